@@ -1,0 +1,128 @@
+//! Account numbers and tokens of this bank.
+
+use rand::Rng;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
+/// The account that pays salaries and is seeded once.
+pub const COMPANY_IBAN: &str = "NL66OPEN0000000000";
+/// Token of [`COMPANY_IBAN`].
+pub const COMPANY_TOKEN: &str = "00000000000000000000";
+/// The counterparty that deposits come from and withdrawals go to; it has no balance, token or limit.
+pub const CASH: &str = "cash";
+
+const LENGTH: usize = 18;
+const TOKEN_DIGITS: usize = 20;
+/// "OPEN" in front of the account digits, each letter as two digits (A = 10).
+const BANK_DIGITS: &str = "24251423";
+/// "NL" and the digits "00" behind them.
+const COUNTRY_DIGITS: &str = "232100";
+
+/// Check digits of the IBAN `NL__OPEN{account}`, 2 to 98. `None` unless `account` is ten ASCII digits.
+/// Source: ISO 13616; ISO 7064 MOD 97-10.
+pub fn check_digits(account: &str) -> Option<u8> {
+    if account.len() != 10 || !account.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digits = BANK_DIGITS.bytes().chain(account.bytes()).chain(COUNTRY_DIGITS.bytes());
+    let remainder = digits.fold(0u32, |rest, digit| (rest * 10 + u32::from(digit - b'0')) % 97);
+    u8::try_from(98 - remainder).ok()
+}
+
+/// True for an iban that this bank could have given out: 18 characters with the right check digits.
+pub fn is_well_formed(iban: &str) -> bool {
+    if iban.len() != LENGTH || !iban.is_ascii() || !iban.starts_with("NL") || &iban[4..8] != "OPEN"
+    {
+        return false;
+    }
+    check_digits(&iban[8..]).is_some_and(|check| iban[2..4] == format!("{check:02}"))
+}
+
+/// A new iban: "0" and nine digits from `rng` behind the bank's code.
+pub fn generate(rng: &mut impl Rng) -> String {
+    let account = format!("0{:09}", rng.random_range(0..1_000_000_000u32));
+    let check = check_digits(&account).expect("the account is ten digits");
+    format!("NL{check:02}OPEN{account}")
+}
+
+/// A new token: 20 decimal digits from the system's generator.
+///
+/// # Errors
+/// The system has no randomness to give.
+pub fn generate_token() -> Result<String, rand::rand_core::OsError> {
+    let mut digits = String::with_capacity(TOKEN_DIGITS);
+    while digits.len() < TOKEN_DIGITS {
+        // 10^19 is the largest power of ten below 2^64: smaller draws are taken, the rest would be biased.
+        let draw = OsRng.try_next_u64()?;
+        if draw < 10_000_000_000_000_000_000 {
+            digits.push_str(&format!("{:010}", draw % 10_000_000_000));
+        }
+    }
+    Ok(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    #[test]
+    fn the_company_iban_is_well_formed() {
+        assert_eq!(check_digits("0000000000"), Some(66));
+        assert!(is_well_formed(COMPANY_IBAN));
+    }
+
+    #[test]
+    fn other_banks_lengths_and_check_digits_are_refused() {
+        for iban in [
+            "",
+            "cash",
+            "NL66OPEN000000000",
+            "NL66OPEN00000000000",
+            "NL67OPEN0000000000",
+            "NL66INGB0000000000",
+            "DE66OPEN0000000000",
+            "NL66OPEN00000000é",
+            "nl66OPEN0000000000",
+        ] {
+            assert!(!is_well_formed(iban), "{iban}");
+        }
+    }
+
+    #[test]
+    fn generated_ibans_are_well_formed_and_differ() {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let (first, second) = (generate(&mut rng), generate(&mut rng));
+        assert!(is_well_formed(&first) && is_well_formed(&second));
+        assert_ne!(first, second);
+        assert_eq!(&first[8..9], "0");
+    }
+
+    #[test]
+    fn a_token_is_twenty_digits() {
+        let token = generate_token().unwrap();
+        assert_eq!(token.len(), 20);
+        assert!(token.bytes().all(|b| b.is_ascii_digit()));
+        assert_ne!(token, generate_token().unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_judged_without_panic(text in ".{0,30}") {
+            let _ = is_well_formed(&text);
+        }
+
+        #[test]
+        fn one_changed_digit_is_always_found(account in 0u64..10_000_000_000, at in 0usize..10, by in 1u8..10) {
+            let account = format!("{account:010}");
+            let check = check_digits(&account).unwrap();
+            let mut changed = account.clone().into_bytes();
+            changed[at] = (changed[at] - b'0' + by) % 10 + b'0';
+            let changed = String::from_utf8(changed).unwrap();
+            let iban = format!("NL{check:02}OPEN{changed}");
+            prop_assert!(!is_well_formed(&iban));
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What every service of scratchbank shares. No service needs a connection to know a topic or a type.
+
+// The bank's words, without I/O.
+pub mod iban;
+pub mod money;
+pub mod records;
+pub mod topology;
+
+// What records look like on the wire.
+pub mod avro;
+pub mod kafka;
+pub mod registry;
+
+// What a process needs to live among others.
+pub mod env;
+pub mod health;
+pub mod http;
+pub mod log;
+pub mod service;
+pub mod shutdown;

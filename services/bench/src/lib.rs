@@ -1,0 +1,13 @@
+//! Measures the running bank.
+
+use common::service::{Service, Start};
+use std::process::ExitCode;
+
+/// This service.
+pub const SERVICE: Service =
+    Service { name: "bench", about: "Measures the running bank", variables: &[], flags: &[], run };
+
+fn run(start: &Start<'_>) -> Result<ExitCode, common::service::BoxError> {
+    start.shutdown.wait_for_ever();
+    Ok(ExitCode::SUCCESS)
+}

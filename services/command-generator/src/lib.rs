@@ -1,0 +1,18 @@
+//! Turns each beat into a command to the bank.
+
+use common::service::{Service, Start};
+use std::process::ExitCode;
+
+/// This service.
+pub const SERVICE: Service = Service {
+    name: "command-generator",
+    about: "Turns each beat into a command to the bank",
+    variables: &[],
+    flags: &[],
+    run,
+};
+
+fn run(start: &Start<'_>) -> Result<ExitCode, common::service::BoxError> {
+    start.shutdown.wait_for_ever();
+    Ok(ExitCode::SUCCESS)
+}
