@@ -70,7 +70,8 @@ ready_postgres() {
   "$(postgres_bin)/pg_isready" -q -h 127.0.0.1 -p "$POSTGRES_PORT" -d balancedb -U bank -t 2
 }
 
-# The backends of a killed PostgreSQL end a moment after it, and until then its data can't be opened. All work in its folder.
+# The backends of a killed PostgreSQL end a moment after it, and until then its data can't be opened. All work in its
+# folder. Where nobody has taken its exit code yet, the next one would think it alive for its postmaster.pid.
 wait_backends_gone() {
   local since
   since=$(now_ms)
@@ -78,4 +79,5 @@ wait_backends_gone() {
     (($(now_ms) - since < 10000)) || die "processes of an earlier PostgreSQL still use $STACK_DIR/postgres"
     sleep 0.05
   done
+  rm -f "$STACK_DIR/postgres/postmaster.pid"
 }
