@@ -125,6 +125,20 @@ await() {
   current=
 }
 
+# stop_parts PARTS...: in this order.
+stop_parts() {
+  local part broker pid
+  for part in "$@"; do
+    # Brokers at once: the last one alone would wait for the others, to say goodbye.
+    if [[ $(kind "$part") == kafka ]]; then
+      for broker in "$@"; do
+        [[ $(kind "$broker") != kafka ]] || ! pid=$(pid_of "$broker") || kill -TERM "$pid"
+      done
+    fi
+    stop_part "$part"
+  done
+}
+
 # stop_part PART [SIGNAL]: the supervisor first, so that it doesn't start the part again.
 stop_part() {
   local part=$1 signal=${2:-} pid
@@ -172,15 +186,16 @@ undo() {
       say "$current failed."
       end_of_log "$current"
     fi
-    [[ ${#started[@]} == 0 ]] || say "Stopping what was started."
-    stop_started
+    if ((${#started[@]} > 0)); then
+      say "Stopping what was started."
+      stop_started
+    fi
   fi
   exit "$1"
 }
 
 stop_started() {
-  local i
-  for ((i = ${#started[@]} - 1; i >= 0; i--)); do
-    stop_part "${started[i]}"
-  done
+  local last_first
+  mapfile -t last_first < <(printf '%s\n' "${started[@]}" | tac)
+  stop_parts "${last_first[@]}"
 }

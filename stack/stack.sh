@@ -110,11 +110,9 @@ configure_up() {
 down() {
   lock
   remember
-  local part all
-  all=$(parts | tac)
-  for part in $all; do
-    stop_part "$part"
-  done
+  local all
+  mapfile -t all < <(parts | tac)
+  stop_parts "${all[@]}"
   unlock
 }
 
@@ -147,7 +145,7 @@ put_back() {
   for part in $(parts); do
     is_among "$part" "$up_before" || started+=("$part")
   done
-  stop_started 2>>"$(log_file stack)"
+  [[ ${#started[@]} == 0 ]] || stop_started 2>>"$(log_file stack)"
   exit "$1"
 }
 
