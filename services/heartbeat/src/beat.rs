@@ -106,6 +106,7 @@ pub struct Schedule {
     /// When the last beat was due, not when it came.
     last: Instant,
     sleep: Duration,
+    /// Beats have been left out since it was last on time.
     behind: bool,
 }
 
@@ -122,17 +123,18 @@ impl Schedule {
             self.sleep = sleep;
             self.leave_out(now, sleep);
         }
-        (self.last + sleep).saturating_duration_since(now)
+        let left = (self.last + sleep).saturating_duration_since(now);
+        self.behind &= left.is_zero();
+        left
     }
 
     /// The beat that is due begins.
     pub fn begin(&mut self, now: Instant) {
         self.last += self.sleep;
-        let behind = self.leave_out(now, LAG_MAX);
-        if behind && !self.behind {
+        if self.leave_out(now, LAG_MAX) && !self.behind {
             log::warn!("beats are left out: they can't be sent so fast");
+            self.behind = true;
         }
-        self.behind = behind;
     }
 
     /// Leaves out the beats that are later than `lag`; true if there are any.
