@@ -153,6 +153,11 @@ stack up 2>"$out"
 check "up replaces a service that lost its supervisor, and one that was stopped" count_up "$parts"
 
 
+stack stop heartbeat 2>/dev/null
+LOG=nonsense check "a service that its environment doesn't suit fails to start" refused start heartbeat
+check "and is not tried again" test "$(grep -c "exited.*code=2 " "$STACK_DIR/log/heartbeat.log")" == 1
+stack start heartbeat 2>/dev/null
+
 check "another stack on these ports is refused" refused_elsewhere
 check "the refusal names the port and who has it" said "Port 26092 of kafka-1 is taken by pid $(stack pid kafka-1) (java"
 check "and nothing was started" test ! -s "$elsewhere/run/kafka-1.pid"
