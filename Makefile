@@ -34,8 +34,8 @@ test-unit: ## tests that need no server
 	@$(STACK) prerequisites build
 	$(CARGO_TEST)
 
-test-stack: ## tests of up, down and the rest, on ports of their own
-	@PROFILE=dev FEATURES=$(TEST_FEATURES) stack/test.sh
+test-stack: ## tests of up, down and the rest, on other ports
+	@$(TEST) stack/test.sh
 
 test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
 	@$(TEST) $(STACK) wipe
