@@ -5,9 +5,9 @@ STACK := stack/stack.sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
+TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888
-TEST_FEATURES ?= command-handler/failpoints
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
 .PHONY: help build lint test test-unit test-stack test-integration up down status logs env wipe demo bench-probe
