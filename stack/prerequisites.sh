@@ -1,0 +1,6 @@
+# shellcheck shell=bash
+# What must be on the machine.
+
+prerequisites() {
+  :
+}
