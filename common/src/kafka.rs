@@ -7,7 +7,6 @@ pub mod wire;
 
 mod metrics;
 mod probe;
-mod watchdog;
 
 #[cfg(test)]
 mod fake;
