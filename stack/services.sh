@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# The bank's own services, each under a supervisor.
+
+prepare_service() {
+  [[ -x $(bin_dir)/$1 ]] || die "$(bin_dir)/$1 is missing: make build"
+}
+
+launch_service() {
+  service_environment "$1"
+  launch "$1.supervisor" env "${service_environment[@]}" "$stack/supervise.sh" "$1" "$run_dir" "$(bin_dir)/$1"
+}
+
+ready_service() {
+  http_ok "$(health_port "$1")" /readyz
+}
+
+# Name=value words for service $1, in the array of that name.
+service_environment() {
+  local database own
+  service_environment=("KAFKA_BROKERS=$(kafka_brokers)" "SCHEMA_REGISTRY_URL=$(registry_url)")
+  database=$(database "$1")
+  [[ -z $database || $database == - ]] || service_environment+=("DATABASE_URL=$(database_url "$database")")
+  own=$(own_port "$1")
+  [[ -z $own || $own == - ]] || service_environment+=("$own=${!own}")
+  [[ $1 == "$synchronizer" ]] || service_environment+=("HEALTH_PORT=$(health_port "$1")")
+}
+
+# Makes topics and schemas what they should be.
+synchronize() {
+  local since
+  since=$(now_ms)
+  prepare_service "$synchronizer"
+  rotate_log "$synchronizer"
+  service_environment "$synchronizer"
+  current=$synchronizer
+  # A bound for the worst case: it has one of its own.
+  run_logged "$synchronizer" timeout --foreground 120 env "${service_environment[@]}" "$(bin_dir)/$synchronizer" ||
+    die "$synchronizer exited with code $? (124 is a time-out)."
+  current=
+  say "$(printf '%-18s done in %s' "$synchronizer" "$(took "$since")")"
+}
