@@ -7,7 +7,9 @@ pub mod wire;
 
 mod metrics;
 mod probe;
-mod watchdog;
+
+#[cfg(test)]
+mod fake;
 
 use crate::env::{self, Env, Variable};
 use std::time::Duration;

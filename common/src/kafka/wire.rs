@@ -5,8 +5,8 @@
 
 use super::KafkaConfig;
 use super::probe::{self, Stored};
-use super::watchdog::{self, Watch};
 use crate::shutdown::Shutdown;
+use crate::watchdog::{self, Watch};
 use kafka::client::fetch::Data;
 use kafka::client::metadata::Broker;
 use kafka::client::{

@@ -76,7 +76,7 @@ impl Worker {
         ready: &dyn Fn(bool),
     ) -> Result<(), Error> {
         let topic = D::Command::TOPIC;
-        let mut session = Session::open(&self.config.database, topic)?;
+        let mut session = Session::open(&self.config.database, topic, &self.shutdown)?;
         while !self.shutdown.requested() {
             // What is in flight belongs to partitions that may go to another handler, or be read again from their committed
             // offset: both want it done.

@@ -71,7 +71,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
 
 fn migrate(config: &Config, shutdown: &Shutdown) -> Result<(), Error> {
     while !shutdown.requested() {
-        match store::migrate(&config.database) {
+        match store::migrate(&config.database, shutdown) {
             Err(err) if err.is_retryable() => {
                 log::warn!(error:% = Chain(&err); "waiting for the database");
                 shutdown.wait(Duration::from_millis(500));

@@ -9,7 +9,9 @@ use crate::failpoint::{self, Point};
 use common::iban;
 use common::money::Cents;
 use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use common::shutdown::Shutdown;
 use common::topology::Topic;
+use common::watchdog::{self, Watch};
 use postgres::{Client, NoTls, Row, Statement, Transaction};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -29,6 +31,9 @@ const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
 const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s \
      -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
      -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
+
+/// How long the server may take for a call, past its own time-outs.
+const CALL: Duration = Duration::from_secs(30);
 
 /// The object key of the lock that every member of a topic shares; partitions count from 0.
 const MEMBERS: i32 = -1;
@@ -81,9 +86,9 @@ pub struct Moved {
 ///
 /// # Errors
 /// The database can't be reached, or is of a newer version.
-pub fn migrate(database: &postgres::Config) -> Result<(), Error> {
+pub fn migrate(database: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
+    let _watch = watch(shutdown, "migrate the database");
     let mut client = connect(database)?;
-    let step = |step| move |source| Error::Database { step, source };
     let mut transaction = client.transaction().map_err(step("begin"))?;
     transaction
         .batch_execute(
@@ -113,6 +118,16 @@ pub fn migrate(database: &postgres::Config) -> Result<(), Error> {
     transaction.commit().map_err(step("migrate the database"))
 }
 
+/// Says what failed.
+fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
+    move |source| Error::Database { step, source }
+}
+
+/// A server that is connected and silent would hold this thread for ever.
+fn watch(shutdown: &Shutdown, step: &str) -> Watch {
+    watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
+}
+
 fn connect(database: &postgres::Config) -> Result<Client, Error> {
     let options = match database.get_options() {
         Some(own) => format!("{SETTINGS} {own}"),
@@ -125,7 +140,7 @@ fn connect(database: &postgres::Config) -> Result<Client, Error> {
         .connect_timeout(Duration::from_secs(5))
         .tcp_user_timeout(Duration::from_secs(10))
         .connect(NoTls)
-        .map_err(|source| Error::Database { step: "connect to the database", source })
+        .map_err(step("connect to the database"))
 }
 
 /// A connection that owns partitions of one topic.
@@ -134,6 +149,7 @@ pub struct Session {
     topic: Topic,
     owned: BTreeSet<i32>,
     statements: Statements,
+    shutdown: Shutdown,
 }
 
 impl Session {
@@ -141,13 +157,18 @@ impl Session {
     ///
     /// # Errors
     /// The database can't be reached.
-    pub fn open(database: &postgres::Config, topic: Topic) -> Result<Self, Error> {
+    pub fn open(
+        database: &postgres::Config,
+        topic: Topic,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
+        let _watch = watch(shutdown, "connect");
         let mut client = connect(database)?;
         let statements = Statements::prepare(&mut client)?;
         client
             .execute(&statements.join, &[&topic.name, &MEMBERS])
-            .map_err(|source| Error::Database { step: "join the members of the topic", source })?;
-        Ok(Self { client, topic, owned: BTreeSet::new(), statements })
+            .map_err(step("join the members of the topic"))?;
+        Ok(Self { client, topic, owned: BTreeSet::new(), statements, shutdown: shutdown.clone() })
     }
 
     /// The partitions this session owns.
@@ -160,10 +181,11 @@ impl Session {
     /// # Errors
     /// The session is lost.
     pub fn share(&mut self) -> Result<usize, Error> {
+        let _watch = watch(&self.shutdown, "count the members of the topic");
         let members: i64 = self
             .client
             .query_one(&self.statements.members, &[&self.topic.name, &MEMBERS])
-            .map_err(|source| Error::Database { step: "count the members of the topic", source })?
+            .map_err(step("count the members of the topic"))?
             .get(0);
         let partitions = usize::try_from(self.topic.partitions).unwrap_or(0);
         Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
@@ -174,6 +196,7 @@ impl Session {
     /// # Errors
     /// The session is lost.
     pub fn claim(&mut self, share: usize) -> Result<(), Error> {
+        let _watch = watch(&self.shutdown, "claim partitions");
         for partition in 0..self.topic.partitions {
             if self.owned.len() >= share {
                 break;
@@ -184,7 +207,7 @@ impl Session {
             let claimed: bool = self
                 .client
                 .query_one(&self.statements.claim, &[&self.topic.name, &partition])
-                .map_err(|source| Error::Database { step: "claim a partition", source })?
+                .map_err(step("claim a partition"))?
                 .get(0);
             if claimed {
                 self.owned.insert(partition);
@@ -198,11 +221,12 @@ impl Session {
     /// # Errors
     /// The session is lost.
     pub fn release(&mut self, share: usize) -> Result<(), Error> {
+        let _watch = watch(&self.shutdown, "release partitions");
         while self.owned.len() > share {
             let Some(partition) = self.owned.pop_last() else { break };
             self.client
                 .execute(&self.statements.release, &[&self.topic.name, &partition])
-                .map_err(|source| Error::Database { step: "release a partition", source })?;
+                .map_err(step("release a partition"))?;
         }
         Ok(())
     }
@@ -216,13 +240,11 @@ impl Session {
         commands: &[ConfirmAccountCreation],
     ) -> Result<Vec<Creation>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
+        let _watch = watch(&self.shutdown, "decide a batch");
         let (mut transaction, statements) = self.begin()?;
         let mut outcomes: HashMap<Uuid, Creation> = transaction
             .query(&statements.creations, &[&ids])
-            .map_err(|source| Error::Database {
-                step: "find the accounts asked for before",
-                source,
-            })?
+            .map_err(step("find the accounts asked for before"))?
             .iter()
             .map(creation)
             .map(|creation| creation.map(|creation| (creation.id, creation)))
@@ -245,7 +267,7 @@ impl Session {
                     &statements.open_accounts,
                     &[&offered, &tokens, &domain::OVERDRAFT_LIMIT.get()],
                 )
-                .map_err(|source| Error::Database { step: "open accounts", source })?
+                .map_err(step("open accounts"))?
                 .iter()
                 .map(|row| row.get(0))
                 .collect();
@@ -271,16 +293,11 @@ impl Session {
                 rows.iter().map(|row| row.result.as_ref().err().map(Cow::as_ref)).collect();
             let stored = transaction
                 .execute(&statements.store_creations, &[&ids, &a_types, &ibans, &reasons])
-                .map_err(|source| Error::Database {
-                    step: "store the outcomes of accounts",
-                    source,
-                })?;
+                .map_err(step("store the outcomes of accounts"))?;
             all_stored(stored, new.len())?;
         }
         failpoint::reach(Point::Commit);
-        transaction
-            .commit()
-            .map_err(|source| Error::Database { step: "commit accounts", source })?;
+        transaction.commit().map_err(step("commit accounts"))?;
         Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
     }
 
@@ -290,10 +307,11 @@ impl Session {
     /// Nothing was written.
     pub fn transfer(&mut self, commands: &[ConfirmMoneyTransfer]) -> Result<Vec<Transfer>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
+        let _watch = watch(&self.shutdown, "decide a batch");
         let (mut transaction, statements) = self.begin()?;
         let mut outcomes: HashMap<Uuid, Transfer> = transaction
             .query(&statements.transfers, &[&ids])
-            .map_err(|source| Error::Database { step: "find the transfers made before", source })?
+            .map_err(step("find the transfers made before"))?
             .iter()
             .map(|row| {
                 let transfer = stored_transfer(row);
@@ -315,17 +333,12 @@ impl Session {
             store_transfers(&mut transaction, statements, &rows)?;
         }
         failpoint::reach(Point::Commit);
-        transaction
-            .commit()
-            .map_err(|source| Error::Database { step: "commit transfers", source })?;
+        transaction.commit().map_err(step("commit transfers"))?;
         Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
     }
 
     fn begin(&mut self) -> Result<(Transaction<'_>, &Statements), Error> {
-        let transaction = self
-            .client
-            .transaction()
-            .map_err(|source| Error::Database { step: "begin", source })?;
+        let transaction = self.client.transaction().map_err(step("begin"))?;
         Ok((transaction, &self.statements))
     }
 }
@@ -357,9 +370,8 @@ fn lock_accounts(
     let sides = commands.iter().flat_map(|command| [command.from.as_str(), command.to.as_str()]);
     let ibans: BTreeSet<&str> = sides.filter(|side| iban::is_well_formed(side)).collect();
     let ibans: Vec<&str> = ibans.into_iter().collect();
-    let rows = transaction
-        .query(&statements.lock_accounts, &[&ibans])
-        .map_err(|source| Error::Database { step: "lock accounts", source })?;
+    let rows =
+        transaction.query(&statements.lock_accounts, &[&ibans]).map_err(step("lock accounts"))?;
     let account = |row: &Row| Account {
         token: row.get(1),
         balance: Cents::new(row.get(2)),
@@ -393,7 +405,7 @@ fn store_accounts(
     let sequences: Vec<i64> = accounts.values().map(|account| account.sequence).collect();
     let stored = transaction
         .execute(&statements.store_accounts, &[&ibans, &balances, &sequences])
-        .map_err(|source| Error::Database { step: "store balances", source })?;
+        .map_err(step("store balances"))?;
     if usize::try_from(stored) == Ok(accounts.len()) {
         Ok(())
     } else {
@@ -440,7 +452,7 @@ fn store_transfers(
                 &number(|changes| changes.to, sequence),
             ],
         )
-        .map_err(|source| Error::Database { step: "store the outcomes of transfers", source })?;
+        .map_err(step("store the outcomes of transfers"))?;
     all_stored(stored, rows.len())
 }
 
@@ -504,11 +516,7 @@ struct Statements {
 
 impl Statements {
     fn prepare(client: &mut Client) -> Result<Self, Error> {
-        let mut prepare = |sql: &str| {
-            client
-                .prepare(sql)
-                .map_err(|source| Error::Database { step: "prepare the statements", source })
-        };
+        let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
         Ok(Self {
             join: prepare("SELECT pg_advisory_lock_shared(hashtext($1), $2)")?,
             members: prepare(
@@ -579,12 +587,12 @@ mod tests {
             connect(&server).unwrap().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
             let mut config = server.clone();
             config.dbname(&name);
-            migrate(&config).unwrap();
+            migrate(&config, &Shutdown::default()).unwrap();
             Self { server, config }
         }
 
         fn session(&self, topic: Topic) -> Session {
-            Session::open(&self.config, topic).unwrap()
+            Session::open(&self.config, topic, &Shutdown::default()).unwrap()
         }
 
         /// Opens `count` accounts and gives each `cents` from cash.
@@ -650,8 +658,9 @@ mod tests {
             .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
             .unwrap();
         thread::scope(|scope| {
-            let starts: Vec<_> =
-                (0..4).map(|_| scope.spawn(|| migrate(&database.config))).collect();
+            let starts: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| migrate(&database.config, &Shutdown::default())))
+                .collect();
             for start in starts {
                 start.join().unwrap().unwrap();
             }
@@ -667,7 +676,7 @@ mod tests {
             .unwrap()
             .batch_execute("INSERT INTO migration (version) VALUES (99)")
             .unwrap();
-        let err = migrate(&database.config).unwrap_err();
+        let err = migrate(&database.config, &Shutdown::default()).unwrap_err();
         assert!(!err.is_retryable() && err.to_string().contains("version 99"), "{err}");
     }
 
