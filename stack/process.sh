@@ -13,11 +13,13 @@ birth() {
 }
 
 # record NAME PID
-record() {
+record() (
+  # Ctrl-C reaches every process of this shell's group, mv too.
+  trap '' INT TERM
   # In one step: a reader never sees half a file.
   echo "$2 $(birth "$2" || echo dead)" >"$run_dir/$1.pid.new"
   mv "$run_dir/$1.pid.new" "$run_dir/$1.pid"
-}
+)
 
 # pid_of NAME: prints the pid; fails if it isn't running.
 pid_of() {

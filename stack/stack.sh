@@ -110,9 +110,9 @@ configure_up() {
 down() {
   lock
   remember
-  local all
-  mapfile -t all < <(parts | tac)
-  stop_parts "${all[@]}"
+  local last_first
+  mapfile -t last_first < <(parts | tac)
+  stop_parts "${last_first[@]}"
   unlock
 }
 
