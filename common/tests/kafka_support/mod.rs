@@ -1,5 +1,5 @@
 //! What the tests against a real Kafka share: topics, records, and reading until all is there.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, dead_code, reason = "tests; each test binary uses a part of this")]
 
 use common::env::Env;
 use common::kafka::KafkaConfig;
