@@ -42,12 +42,10 @@ pub struct Registry {
 }
 
 /// A version of a subject.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// Id of its schema.
-    pub id: u32,
-    /// The schema as it was registered.
-    pub schema: String,
+struct Version {
+    id: u32,
+    /// As it was registered.
+    schema: String,
 }
 
 impl Registry {
@@ -92,37 +90,46 @@ impl Registry {
     /// # Errors
     /// See [`Error`]; retryable also if the schema is not there yet.
     pub fn id_of(&self, topic: &Topic) -> Result<u32, Error> {
-        let subject = topic.subject();
-        let schema = topic.schema.unwrap_or_default();
-        if let Some(id) = self.lookup(&subject, schema)? {
-            return Ok(id);
-        }
-        // The lookup compares texts. A schema that differs in blanks or documentation only, as when a JVM program has
-        // registered it, writes the same bytes.
-        for version in self.versions(&subject)?.into_iter().rev().take(VERSIONS_MAX) {
-            let Some(version) = self.version(&subject, version)? else { continue };
-            if avro::writes_the_same(&version.schema, schema) {
-                return Ok(version.id);
-            }
-        }
-        let text = format!("{subject} at {} has no such schema: run the synchronizer", self.url);
-        Err(Error { retryable: true, text })
+        let (subject, schema) = (topic.subject(), topic.schema.unwrap_or_default());
+        // A schema that differs in blanks or documentation only, as when a JVM program has registered it, writes the same bytes.
+        let found = self.find(&subject, schema, |text| avro::writes_the_same(text, schema))?;
+        found.ok_or_else(|| {
+            let text =
+                format!("{subject} at {} has no such schema: run the synchronizer", self.url);
+            Error { retryable: true, text }
+        })
     }
 
-    /// The id of exactly this text of a schema in `subject`, if it is there.
+    /// The id of `schema` in `subject`, or else of the newest version that `fits`: the registry itself compares texts.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, Error> {
+    pub fn find(
+        &self,
+        subject: &str,
+        schema: &str,
+        fits: impl Fn(&str) -> bool,
+    ) -> Result<Option<u32>, Error> {
+        let exactly = self.lookup(subject, schema)?;
+        if exactly.is_some() {
+            return Ok(exactly);
+        }
+        for version in self.versions(subject)?.into_iter().rev().take(VERSIONS_MAX) {
+            let found = self.version(subject, version)?;
+            if let Some(version) = found.filter(|version| fits(&version.schema)) {
+                return Ok(Some(version.id));
+            }
+        }
+        Ok(None)
+    }
+
+    fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, Error> {
         let call = self.post(&format!("/subjects/{subject}"), &json!({ "schema": schema }))?;
         call.found()?.map(|call| call.id()).transpose()
     }
 
     /// The versions of `subject`, ascending; none if there is no such subject.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn versions(&self, subject: &str) -> Result<Vec<u32>, Error> {
+    fn versions(&self, subject: &str) -> Result<Vec<u32>, Error> {
         let Some(call) = self.get(&format!("/subjects/{subject}/versions"))?.found()? else {
             return Ok(Vec::new());
         };
@@ -132,11 +139,7 @@ impl Registry {
         Ok(versions)
     }
 
-    /// A version of `subject`, if it is there.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub fn version(&self, subject: &str, version: u32) -> Result<Option<Version>, Error> {
+    fn version(&self, subject: &str, version: u32) -> Result<Option<Version>, Error> {
         let call = self.get(&format!("/subjects/{subject}/versions/{version}"))?;
         let version = |call: Call| Ok(Version { id: call.id()?, schema: call.text("schema")? });
         call.found()?.map(version).transpose()
