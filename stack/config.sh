@@ -9,17 +9,17 @@ STACK_DIR=${STACK_DIR:-$root/.stack}
 declare -A settings=(
   [BROKERS]=1           # Kafka brokers, 1 or 3
   [KAFKA_PORT]=19092    # of kafka-1; each further broker takes the next
-  [RAFT_PORT]=""         # of kafka-1's controller; default KAFKA_PORT + 10
+  [RAFT_PORT]=""        # of kafka-1's controller; default KAFKA_PORT + 10
   [REGISTRY_PORT]=18081
   [POSTGRES_PORT]=15432
   [HEALTH_PORTS]=17500  # of the first service in the table; each further service takes the next
   [CONTROL_PORT]=17888  # of the heartbeat
-  [BIN_DIR]=""           # of the services' binaries; default: target/ of PROFILE
-  [KAFKA_OPTIONS]=""     # more of server.properties, as in "connections.max.idle.ms=2000 log.segment.bytes=1048576"
-  [POSTGRES_OPTIONS]=""  # more of postgresql.conf, as in "shared_preload_libraries=pg_stat_statements"
+  [PROFILE]=release     # Cargo profile that the services are built with
+  [FEATURES]=""         # Cargo features that they are built with
+  [BIN_DIR]=""          # of binaries that somebody else built; by default `up` builds them
+  [KAFKA_OPTIONS]=""    # more of server.properties, as in "connections.max.idle.ms=2000 log.segment.bytes=1048576"
+  [POSTGRES_OPTIONS]="" # more of postgresql.conf, as in "shared_preload_libraries=pg_stat_statements"
 )
-PROFILE=${PROFILE:-release} # Cargo profile that `up` builds
-FEATURES=${FEATURES:-}      # Cargo features that `up` builds with
 SERVERS_DIR=${SERVERS_DIR:-$root/target/servers} # what Maven brings
 
 run_dir=$STACK_DIR/run
@@ -49,10 +49,14 @@ configure() {
     declare -g "$name=${!name:-${settings[$name]}}"
   done
   RAFT_PORT=${RAFT_PORT:-$((KAFKA_PORT + 10))}
+  check_settings
+}
+
+# Folder of the services' binaries.
+bin_dir() {
   local target=$PROFILE
   [[ $PROFILE != dev ]] || target=debug
-  BIN_DIR=${BIN_DIR:-${CARGO_TARGET_DIR:-$root/target}/$target}
-  check_settings
+  echo "${BIN_DIR:-${CARGO_TARGET_DIR:-$root/target}/$target}"
 }
 
 check_settings() {
@@ -166,7 +170,7 @@ database_url() {
   echo "postgres://bank:$(<"$STACK_DIR/postgres.password")@127.0.0.1:$POSTGRES_PORT/$1"
 }
 
-# is_part NAME
-is_part() {
-  [[ $'\n'$(parts)$'\n' == *$'\n'"$1"$'\n'* ]]
+# is_among NAME LIST: true if it is a line of it.
+is_among() {
+  [[ $'\n'$2$'\n' == *$'\n'"$1"$'\n'* ]]
 }

@@ -33,8 +33,25 @@ run_logged() {
   return "$code"
 }
 
-# Passes a signal on to what `run` runs, then ends; the EXIT trap cleans up.
+# uninterrupted COMMAND...: signals wait until it is done. To ignore them would not do: what it starts would inherit that.
+uninterrupted() {
+  local pending
+  deferring=1
+  "$@"
+  deferring=
+  pending=$deferred
+  deferred=
+  [[ -z $pending ]] || on_signal "$pending"
+}
+deferring=
+deferred=
+
+# on_signal INT|TERM: passes it on to what `run` runs, then ends; the EXIT trap cleans up.
 on_signal() {
+  if [[ -n $deferring ]]; then
+    deferred=$1
+    return
+  fi
   trap '' INT TERM
   if [[ -n $child ]]; then
     kill "-$1" -- "-$child" 2>/dev/null || true
@@ -46,7 +63,7 @@ on_signal() {
       sleep 0.05
     done
   fi
-  exit "$2"
+  exit $((128 + $(kill -l "$1")))
 }
-trap 'on_signal INT 130' INT
-trap 'on_signal TERM 143' TERM
+trap 'on_signal INT' INT
+trap 'on_signal TERM' TERM

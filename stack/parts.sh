@@ -3,6 +3,7 @@
 
 # What this call has started, and what it waits for now.
 started=()
+declare -A started_ms=()
 current=
 
 is_up() {
@@ -32,6 +33,8 @@ ready() {
 check_ports() {
   local part port owner taken=
   for part in $1; do
+    # Of a service whose supervisor was killed: it would stand in its own way.
+    ! is_running "$part" || stop_part "$part"
     for port in $(ports "$part"); do
       if owner=$(port_owner "$port"); then
         say "Port $port of $part is taken by $owner."
@@ -58,21 +61,25 @@ get_servers() {
   mkdir -p "$SERVERS_DIR"
   rm -rf "${SERVERS_DIR:?}"/{kafka,registry,maven,complete}
   current=maven
-  run_logged maven mvn --batch-mode --file "$stack/pom.xml" -Dservers="$SERVERS_DIR" package
+  run_logged maven mvn --batch-mode --file "$stack/pom.xml" -Dservers="$SERVERS_DIR" package ||
+    die "Maven exited with code $?."
   current=
   cp "$stack/pom.xml" "$done_file"
 }
 
+# build: the services, or nothing if BIN_DIR says that somebody else did.
 build() {
+  [[ -z $BIN_DIR ]] || return 0
+  prerequisites build
   run cargo build --manifest-path "$root/Cargo.toml" --locked --workspace --bins --profile "$PROFILE" \
-    ${FEATURES:+--features "$FEATURES"}
+    ${FEATURES:+--features "$FEATURES"} || die "cargo build failed."
 }
 
 # start_servers PARTS: those among them that are servers. All start at once.
 start_servers() {
   local part mine=()
   for part in $(servers); do
-    ! grep -qx "$part" <<<"$1" || mine+=("$part")
+    ! is_among "$part" "$1" || mine+=("$part")
   done
   for part in "${mine[@]}"; do
     start_part "$part"
@@ -86,7 +93,7 @@ start_servers() {
 start_services() {
   local part mine=()
   for part in $(services); do
-    ! grep -qx "$part" <<<"$1" || mine+=("$part")
+    ! is_among "$part" "$1" || mine+=("$part")
   done
   for part in "${mine[@]}"; do
     start_part "$part"
@@ -104,7 +111,6 @@ start_part() {
   started_ms[$1]=$(now_ms)
   "launch_$(kind "$1")" "$1"
 }
-declare -A started_ms=()
 
 # await PART [BROKERS]: waits until it is ready, at most a minute.
 await() {
@@ -117,6 +123,20 @@ await() {
   done
   say "$(printf '%-18s up after %s, port %d' "$1" "$(took "${started_ms[$1]}")" "$(first_port "$1")")"
   current=
+}
+
+# stop_parts PARTS...: in this order.
+stop_parts() {
+  local part broker pid
+  for part in "$@"; do
+    # Brokers at once: the last one alone would wait for the others, to say goodbye.
+    if [[ $(kind "$part") == kafka ]]; then
+      for broker in "$@"; do
+        [[ $(kind "$broker") != kafka ]] || ! pid=$(pid_of "$broker") || kill -TERM "$pid"
+      done
+    fi
+    stop_part "$part"
+  done
 }
 
 # stop_part PART [SIGNAL]: the supervisor first, so that it doesn't start the part again.
@@ -160,30 +180,22 @@ terminate() {
 
 # undo CODE: at the end of a call that did not come through, stops what it started.
 undo() {
-  trap - EXIT
   trap '' INT TERM
   if [[ $1 != 0 ]]; then
     if [[ -n $current && -f $(log_file "$current") && $1 -lt 128 ]]; then
       say "$current failed."
       end_of_log "$current"
     fi
-    [[ ${#started[@]} == 0 ]] || say "Stopping what was started."
-    stop_started
+    if ((${#started[@]} > 0)); then
+      say "Stopping what was started."
+      stop_started
+    fi
   fi
   exit "$1"
 }
 
-# undo_quietly CODE: the last words are those of the command that ran.
-undo_quietly() {
-  trap - EXIT
-  trap '' INT TERM
-  stop_started 2>>"$log_dir/stack.log"
-  exit "$1"
-}
-
 stop_started() {
-  local i
-  for ((i = ${#started[@]} - 1; i >= 0; i--)); do
-    stop_part "${started[i]}"
-  done
+  local last_first
+  mapfile -t last_first < <(printf '%s\n' "${started[@]}" | tac)
+  stop_parts "${last_first[@]}"
 }

@@ -17,11 +17,17 @@ postgres_bin() {
 as_postgres() {
   as_postgres=()
   [[ $EUID == 0 ]] || return 0
-  as_postgres=(setpriv "--reuid=$POSTGRES_USER" "--regid=$POSTGRES_USER" --init-groups)
-  # A checkout below root's home: that user may pass the folders above its own, and needs this much power for it.
-  "${as_postgres[@]}" test -x "$STACK_DIR" || as_postgres+=(--inh-caps=+dac_override --ambient-caps=+dac_override)
-  "${as_postgres[@]}" test -x "$STACK_DIR" ||
-    die "user $POSTGRES_USER, as whom root runs PostgreSQL, can't reach $STACK_DIR: set STACK_DIR to another folder"
+  local user=(setpriv "--reuid=$POSTGRES_USER" "--regid=$POSTGRES_USER" --init-groups) power
+  # Of a checkout below root's home, that user may not even pass the folders above its own. It gets the power to, the
+  # smaller one where there is a choice (a container has the larger one only).
+  for power in '' dac_read_search dac_override; do
+    as_postgres=("${user[@]}" ${power:+"--inh-caps=+$power" "--ambient-caps=+$power"})
+    # Not test -x: access(2) knows nothing of such powers.
+    if "${as_postgres[@]}" stat "$STACK_DIR/." &>/dev/null; then
+      return
+    fi
+  done
+  die "user $POSTGRES_USER, as whom root runs PostgreSQL, can't reach $STACK_DIR: set STACK_DIR to another folder"
 }
 
 prepare_postgres() {

@@ -1,6 +1,95 @@
 # shellcheck shell=bash
-# What must be on the machine.
+# What must be on the machine. Root on Debian gets what is missing; anyone else is told what to do.
 
+# rustup puts its programs where not every shell looks.
+PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+
+# prerequisites [servers] [build] [lint]: for what the caller is about to do; without a word for all of it.
 prerequisites() {
-  :
+  lock
+  find_missing "${@:-servers build lint}"
+  ((${#missing[@]} > 0)) || return 0
+  if [[ $EUID == 0 && -f /etc/debian_version ]]; then
+    install_packages
+    find_missing "${@:-servers build lint}"
+    ((${#missing[@]} > 0)) || return 0
+  fi
+  say "Missing on this machine:"
+  printf '    %s\n' "${missing[@]}" >&2
+  if [[ -f /etc/debian_version && ${#packages[@]} -gt 0 ]]; then
+    die "on Debian 12 this installs it: sudo $stack/stack.sh prerequisites"
+  fi
+  die "install it, then try again"
+}
+
+# What is missing, in words, and the Debian packages that have it.
+missing=()
+packages=()
+
+find_missing() {
+  missing=()
+  packages=()
+  local purpose
+  # shellcheck disable=SC2048 # words
+  for purpose in $*; do
+    "find_missing_$purpose"
+  done
+}
+
+find_missing_servers() {
+  java_fits || lacks "a Java runtime, 17 or later" default-jre-headless
+  has mvn || lacks "Maven (mvn)" maven ca-certificates
+  postgres_bin >/dev/null || lacks "PostgreSQL 14 or later (POSTGRES_BIN names its folder if it is not found)" postgresql
+}
+
+find_missing_build() {
+  cargo_fits || lacks "Rust $(rust_version) or later (cargo, rustc)" rustc-web cargo-web ca-certificates
+  has cc || lacks "a C compiler (cc), for Rust's linker" gcc libc6-dev
+}
+
+find_missing_lint() {
+  cargo fmt --version &>/dev/null || lacks "rustfmt" rustfmt-web
+  cargo clippy --version &>/dev/null || lacks "clippy" rust-web-clippy
+}
+
+# lacks WORDS PACKAGE...
+lacks() {
+  missing+=("$1")
+  packages+=("${@:2}")
+}
+
+has() {
+  command -v "$1" >/dev/null
+}
+
+java_fits() {
+  [[ $(java -version 2>&1) =~ version\ \"([0-9]+) ]] && ((BASH_REMATCH[1] >= 17))
+}
+
+cargo_fits() {
+  local wanted
+  wanted=$(rust_version)
+  [[ $(cargo --version 2>&1) =~ ^cargo\ 1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= ${wanted#1.}))
+}
+
+rust_version() {
+  sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"
+}
+
+install_packages() {
+  say "Installing with apt-get: ${packages[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  current=prerequisites
+  run_logged prerequisites apt-get update
+  # Debian's postgresql would make and start a cluster of its own.
+  local own=/etc/postgresql-common/createcluster.d/scratchbank.conf code=0
+  mkdir -p "${own%/*}"
+  echo "create_main_cluster = false" >"$own"
+  run_logged prerequisites apt-get install --yes --no-upgrade --no-install-recommends "${packages[@]}" || code=$?
+  rm "$own"
+  if ((code != 0)); then
+    end_of_log prerequisites
+    die "apt-get exited with code $code"
+  fi
+  current=
 }

@@ -38,6 +38,11 @@ log_file() {
 
 # launch NAME COMMAND...: starts it apart from this shell and its terminal.
 launch() {
+  # A process without a pid file would be nobody's.
+  uninterrupted launch_recorded "$@"
+}
+
+launch_recorded() {
   local name=$1 log
   log=$(log_file "${1%.supervisor}")
   shift

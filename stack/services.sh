@@ -2,12 +2,12 @@
 # The bank's own services, each under a supervisor.
 
 prepare_service() {
-  [[ -x $BIN_DIR/$1 ]] || die "$BIN_DIR/$1 is missing: make build"
+  [[ -x $(bin_dir)/$1 ]] || die "$(bin_dir)/$1 is missing: make build"
 }
 
 launch_service() {
   service_environment "$1"
-  launch "$1.supervisor" env "${service_environment[@]}" "$stack/supervise.sh" "$1" "$run_dir" "$BIN_DIR/$1"
+  launch "$1.supervisor" env "${service_environment[@]}" "$stack/supervise.sh" "$1" "$run_dir" "$(bin_dir)/$1"
 }
 
 ready_service() {
@@ -33,8 +33,9 @@ synchronize() {
   rotate_log "$synchronizer"
   service_environment "$synchronizer"
   current=$synchronizer
-  run_logged "$synchronizer" timeout --foreground 120 env "${service_environment[@]}" "$BIN_DIR/$synchronizer" ||
-    die "$synchronizer exited with code $?."
+  # A bound for the worst case: it has one of its own.
+  run_logged "$synchronizer" timeout --foreground 120 env "${service_environment[@]}" "$(bin_dir)/$synchronizer" ||
+    die "$synchronizer exited with code $? (124 is a time-out)."
   current=
   say "$(printf '%-18s done in %s' "$synchronizer" "$(took "$since")")"
 }

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck source-path=SCRIPTDIR
 # Starts and stops a real Kafka, schema registry and PostgreSQL on this machine, and the bank on top of them. README.md
 # beside this file tells the commands and variables.
 set -eEuo pipefail
@@ -31,6 +32,7 @@ usage() {
 }
 
 main() {
+  trap 'undo $?' EXIT
   local command=${1:-help}
   [[ $# == 0 ]] || shift
   case $command in
@@ -45,6 +47,7 @@ main() {
     kill) signal "$@" ;;
     pid) pid "$@" ;;
     prerequisites) prerequisites "$@" ;;
+    build) configure && build ;;
     wipe) wipe ;;
     help | --help | -h) usage ;;
     *) die "unknown command $command; stack.sh help lists them" ;;
@@ -61,30 +64,25 @@ up() {
   esac
   lock
   configure_up
-  local wanted missing
+  local wanted down
   wanted=$(servers)
   [[ -z $bank ]] || wanted=$(parts)
-  missing=$(parts_down "$wanted")
-  if [[ -z $missing ]]; then
+  down=$(parts_down "$wanted")
+  if [[ -z $down ]]; then
     say "All parts are up already."
     unlock
     return
   fi
-  if [[ -n $bank ]]; then
-    prerequisites servers build
-  else
-    prerequisites servers
-  fi
+  prerequisites servers
   get_servers
-  [[ -z $bank || -n ${NO_BUILD:-} ]] || build
+  [[ -z $bank ]] || build
   check_data
-  check_ports "$missing"
+  check_ports "$down"
   memorize
-  trap 'undo $?' EXIT
-  start_servers "$missing"
+  start_servers "$down"
   if [[ -n $bank ]]; then
     synchronize
-    start_services "$missing"
+    start_services "$down"
   fi
   unlock
 }
@@ -112,29 +110,43 @@ configure_up() {
 down() {
   lock
   remember
-  local part all
-  all=$(parts | tac)
-  for part in $all; do
-    stop_part "$part"
-  done
+  local all
+  mapfile -t all < <(parts | tac)
+  stop_parts "${all[@]}"
   unlock
 }
 
-# with [--servers-only] COMMAND...: runs COMMAND with the variables of `env` on a stack that is up meanwhile. What this call
-# started is stopped afterwards, whatever happens.
+# with [--servers-only] COMMAND...: runs COMMAND with the variables of `env` on a stack that is up meanwhile. Parts that
+# were down before are stopped afterwards, whatever happens. The services' binaries are found without a path.
 with() {
   local only=()
   if [[ ${1:-} == --servers-only ]]; then
     only=("$1")
     shift
   fi
+  remember
+  up_before=$(parts_up)
   up "${only[@]}"
-  trap 'undo_quietly $?' EXIT
-  local name value
+  trap 'put_back $?' EXIT
+  local name value code=0
   while IFS='=' read -r name value; do
     export "$name=$value"
   done < <(environment)
-  run "$@"
+  PATH=$(bin_dir):$PATH
+  run "$@" || code=$?
+  exit "$code"
+}
+
+# put_back CODE: what COMMAND started is stopped too. The last words stay those of COMMAND.
+put_back() {
+  trap '' INT TERM
+  local part
+  started=()
+  for part in $(parts); do
+    is_among "$part" "$up_before" || started+=("$part")
+  done
+  [[ ${#started[@]} == 0 ]] || stop_started 2>>"$(log_file stack)"
+  exit "$1"
 }
 
 environment() {
@@ -215,7 +227,6 @@ start() {
     return
   fi
   check_ports "$1"
-  trap 'undo $?' EXIT
   start_part "$1"
   await "$1"
 }
@@ -246,7 +257,7 @@ pid() {
 }
 
 known() {
-  is_part "$1" || die "no part ${1:-given}; there are: $(parts | tr '\n' ' ')"
+  is_among "$1" "$(parts)" || die "no part ${1:-given}; there are: $(parts | tr '\n' ' ')"
 }
 
 # Stops everything and forgets its data.

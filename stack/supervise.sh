@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck source-path=SCRIPTDIR
 # supervise.sh NAME RUN_DIR COMMAND...: keeps COMMAND running. It is started again when it exits with a code other than 0
 # (done) and 2 (its environment is wrong, which a restart doesn't mend): at once at first, then ever slower, and at once
 # again after it has lived for a while. TERM is passed on and ends both. KILL to the process group ends both too.

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How often a session shows a sign of life, counts the members and looks for partitions without an owner.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Longest time until a worker without work sees that the stop was asked for.
+const STOP_LOOK: Duration = Duration::from_millis(100);
+
 /// What is left of the second that a stop may take.
 const LAST_BATCH: Duration = Duration::from_millis(900);
 
@@ -77,7 +80,7 @@ impl Worker {
         while !self.shutdown.requested() {
             // What is in flight belongs to partitions that may go to another handler, or be read again from their committed
             // offset: both want it done.
-            while !publisher.flush(Some(Instant::now() + LOOK))? {
+            while !publisher.flush(Some(Instant::now() + STOP_LOOK))? {
                 session.share()?;
                 if self.shutdown.requested() {
                     return Ok(());
@@ -113,7 +116,7 @@ impl Worker {
     ) -> Result<(), Error> {
         let mut looked = Instant::now();
         while !self.shutdown.requested() {
-            if let Some(batch) = intake.next(LOOK.saturating_sub(looked.elapsed()))? {
+            if let Some(batch) = intake.next(STOP_LOOK)? {
                 let decided = decide::<D>(session, batch)?;
                 publisher.hand_over(decided, || session.share().map(drop))?;
             }

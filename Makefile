@@ -1,0 +1,62 @@
+# Bare `make` lists the targets. stack/README.md tells the variables that change ports and folders.
+
+STACK := stack/stack.sh
+# Where rustup puts cargo, for shells that don't look there.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+# The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
+TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
+	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888
+TEST_FEATURES ?= command-handler/failpoints
+CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
+
+.PHONY: help build lint test test-unit test-integration up down status logs env wipe demo bench-probe
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+		printf 'make %-17s %s\n' "$$name" "$$what"; done
+
+build: ## builds all services
+	@$(STACK) build
+
+lint: ## checks format and lints, warnings denied
+	@$(STACK) prerequisites build lint
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+test: ## unit tests, then integration tests
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-integration
+
+test-unit: ## tests that need no server
+	@$(STACK) prerequisites build
+	$(CARGO_TEST)
+
+test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
+	@$(TEST) $(STACK) wipe
+	@$(TEST) $(STACK) build
+	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) -- --ignored --test-threads=1
+
+up: ## starts Kafka, registry, PostgreSQL and the bank, whatever of it is down
+	@$(STACK) up
+
+down: ## stops them
+	@$(STACK) down
+
+status: ## a line for each part: up or down, pid, port, memory
+	@$(STACK) status
+
+logs: ## follows the logs; PART=name for one
+	@$(STACK) logs $(PART)
+
+env: ## addresses of the running stack, as NAME=value lines (make -s env)
+	@$(STACK) env
+
+wipe: ## stops them and deletes their data
+	@$(STACK) wipe
+
+demo: ## about a minute of the bank at work (DEMO_S), with the check that no cent is lost
+	@$(STACK) with bench demo
+
+bench-probe: ## latency and throughput of transfers, single against batched
+	@$(STACK) with bench probe
