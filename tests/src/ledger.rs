@@ -222,11 +222,50 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Reads until nothing new is told for `quiet`.
-    pub fn read_all(&mut self, quiet: Duration) {
-        while let Some(told) = self.tape.next(quiet) {
-            self.take(told);
+    /// Reads all that the topics hold now.
+    ///
+    /// # Panics
+    /// It does not come in time.
+    pub fn read_to_the_end(&mut self) {
+        let mut ends = Vec::new();
+        for topic in OUTCOMES {
+            let look = || self.bus.bounds(topic.name, PATIENCE).ok();
+            let bounds = until("the end of the topic", PATIENCE, look);
+            ends.extend(
+                (0..).zip(bounds).map(|(partition, (_, end))| ((topic.name, partition), end)),
+            );
         }
+        until("all that was told is read", Duration::from_secs(60), || {
+            self.read(Duration::from_millis(20));
+            ends.iter().all(|(place, end)| self.tape.positions()[place] >= *end).then_some(())
+        });
+    }
+
+    /// Reads until so many commands have answers, those of other tests among them.
+    ///
+    /// # Panics
+    /// They have not within `limit`.
+    #[track_caller]
+    pub fn wait_answers(&mut self, count: usize, limit: Duration) {
+        until(&format!("{count} answers"), limit, || {
+            self.read(Duration::from_millis(20));
+            (self.answers.len() >= count).then_some(())
+        });
+    }
+
+    /// How many records were read.
+    pub fn records(&self) -> usize {
+        self.identities() + self.repeats
+    }
+
+    /// How many different answers and changes were read.
+    pub fn identities(&self) -> usize {
+        self.answers.len() + self.changes.values().map(BTreeMap::len).sum::<usize>()
+    }
+
+    /// How many transfers were ordered.
+    pub fn transfers_count(&self) -> usize {
+        self.transfers.len()
     }
 
     /// Ids of commands without an answer, or without all of its changes.

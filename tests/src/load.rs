@@ -3,6 +3,7 @@
 use crate::stack::{Post, Stack, post};
 use crate::{Account, SHOP, nobody};
 use common::records::ConfirmMoneyTransfer;
+use common::topology::CONFIRM_MONEY_TRANSFER;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
@@ -31,26 +32,23 @@ impl Load {
             let mut rng = SmallRng::seed_from_u64(7);
             let mut ordered = Vec::new();
             let started = Instant::now();
+            let mut due = 0;
             while !stopped.load(Ordering::Relaxed) {
-                // What a pause of Kafka's has held up is not caught up with.
-                let batch: Vec<ConfirmMoneyTransfer> =
-                    (0..per_second / 50).map(|_| random_transfer(&mut rng, &accounts)).collect();
-                let posts: Vec<Post> = batch
-                    .iter()
-                    .map(|order| {
-                        Post::keyed(
-                            &common::topology::CONFIRM_MONEY_TRANSFER,
-                            order.id.to_string(),
-                            transfers.encode(order),
-                        )
-                    })
+                // After a pause of Kafka's, a second's worth at most comes at once.
+                let passed = usize::try_from(started.elapsed().as_millis()).expect("it is short");
+                let behind = (passed * per_second / 1000).saturating_sub(due);
+                due += behind;
+                let batch: Vec<ConfirmMoneyTransfer> = (0..behind.min(per_second))
+                    .map(|_| random_transfer(&mut rng, &accounts))
                     .collect();
-                post(&mut *bus, &posts);
+                let record = |order: &ConfirmMoneyTransfer| {
+                    let key = order.id.to_string();
+                    Post::keyed(&CONFIRM_MONEY_TRANSFER, key, transfers.encode(order))
+                };
+                post(&mut *bus, &batch.iter().map(record).collect::<Vec<_>>());
                 ordered.extend(batch);
                 counted.store(ordered.len(), Ordering::Relaxed);
-                let since = started.elapsed().as_millis() / TICK.as_millis();
-                let next = TICK * u32::try_from(since + 1).expect("a test is short");
-                thread::sleep(next.saturating_sub(started.elapsed()));
+                thread::sleep(TICK);
             }
             ordered
         });

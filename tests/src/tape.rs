@@ -3,6 +3,7 @@
 use crate::stack::{PATIENCE, Stack};
 use common::kafka::wire::{Bus, In, Position};
 use common::topology::Topic;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -27,6 +28,7 @@ pub struct Told {
 /// Records of several topics, read on a thread each from where the topics ended when it was made.
 pub struct Tape {
     told: Receiver<Told>,
+    positions: HashMap<(&'static str, i32), i64>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -45,29 +47,41 @@ impl Tape {
     fn start(stack: &Stack, topics: &[Topic], from: fn((i64, i64)) -> i64) -> Self {
         let (sender, told) = channel();
         let stop = Arc::new(AtomicBool::new(false));
+        let mut starts = HashMap::new();
         let reader = |&topic: &Topic| {
             let mut bus = stack.bus();
             let bounds = bus.bounds(topic.name, PATIENCE).expect("the topic is there");
             let at = |(partition, bounds)| Position { partition, next: from(bounds) };
-            let positions = (0..).zip(bounds).map(at).collect();
+            let positions: Vec<Position> = (0..).zip(bounds).map(at).collect();
+            starts.extend(positions.iter().map(|it| ((topic.name, it.partition), it.next)));
             let reader = Reader { bus, topic, positions, sender: sender.clone() };
             let stop = stop.clone();
             thread::spawn(move || reader.run(&stop))
         };
         let threads = topics.iter().map(reader).collect();
-        Self { told, stop, threads }
+        Self { told, positions: starts, stop, threads }
     }
 
     /// The next record of any topic; `None` if there is none within `wait`.
     ///
     /// # Panics
     /// A reader has.
-    pub fn next(&self, wait: Duration) -> Option<Told> {
+    pub fn next(&mut self, wait: Duration) -> Option<Told> {
         match self.told.recv_timeout(wait) {
-            Ok(told) => Some(told),
+            Ok(told) => {
+                self.positions.insert((told.topic, told.partition), told.offset + 1);
+                Some(told)
+            }
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => panic!("no reader is left: see above"),
         }
+    }
+}
+
+impl Tape {
+    /// The next offset that [`Self::next`] will give, of each topic and partition.
+    pub fn positions(&self) -> &HashMap<(&'static str, i32), i64> {
+        &self.positions
     }
 }
 

@@ -266,12 +266,13 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Positions of this thread's partitions, without the parked ones. Ends the thread if all have gone to others.
+    /// Positions of this thread's partitions, without the parked ones. Ends the thread if all have gone to others, but not
+    /// if the consumer was given none: then there is nothing to read and nothing wrong.
     fn take(&self) -> Result<Vec<Position>, End> {
         let now = Instant::now();
         let mut state = self.shared.state();
         let mut mine = state.slots.iter().filter(|(_, it)| it.leader == self.leader).peekable();
-        if mine.peek().is_none() {
+        if mine.peek().is_none() && !state.slots.is_empty() {
             state.leaders.remove(&self.leader);
             return Err(End::Dropped);
         }
@@ -448,6 +449,14 @@ mod tests {
             }
         }
         offsets
+    }
+
+    #[test]
+    fn without_partitions_there_is_nothing_to_read_and_nothing_wrong() {
+        let mut consumer = consumer(&Fake::new(&[1]), 0);
+        for _ in 0..3 {
+            assert!(consumer.poll(2 * SLICE).unwrap().is_empty());
+        }
     }
 
     #[test]
