@@ -5,7 +5,17 @@ pub mod partitioner;
 pub mod producer;
 pub mod wire;
 
+mod metrics;
+mod probe;
+
+#[cfg(test)]
+mod fake;
+
 use crate::env::{self, Env, Variable};
+use std::time::Duration;
+
+/// How this bank calls itself in the brokers' logs and metrics.
+const CLIENT_ID: &str = "scratchbank";
 
 /// `KAFKA_BROKERS`: where the cluster is found.
 pub const KAFKA_BROKERS: Variable = Variable::required(
@@ -13,16 +23,33 @@ pub const KAFKA_BROKERS: Variable = Variable::required(
     "bootstrap brokers, host:port separated by commas; one that answers is enough",
 );
 
+/// `KAFKA_TIMEOUT_MS`: how long a broker may take to answer.
+pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
+    "KAFKA_TIMEOUT_MS",
+    "10000",
+    "how long a broker may take to answer, 1000 to 110000 ms; past it the service exits with 75, to be started again",
+);
+/// `FETCH_BYTES`: bytes asked of each partition at a time.
+pub const FETCH_BYTES: Variable = Variable::new(
+    "FETCH_BYTES",
+    "65536",
+    "bytes read from each partition at a time, 1024 to 4194304; a larger record still passes, memory grows with it",
+);
+
 /// What it takes to reach the cluster.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     /// `KAFKA_BROKERS`, as host:port, at least one.
     pub brokers: Vec<String>,
+    /// `KAFKA_TIMEOUT_MS`.
+    pub timeout: Duration,
+    /// `FETCH_BYTES`.
+    pub fetch_bytes: i32,
 }
 
 impl KafkaConfig {
     /// The variables this reads.
-    pub const VARIABLES: &'static [Variable] = &[KAFKA_BROKERS];
+    pub const VARIABLES: &'static [Variable] = &[KAFKA_BROKERS, KAFKA_TIMEOUT_MS, FETCH_BYTES];
 
     /// Reads and checks the environment.
     ///
@@ -36,10 +63,14 @@ impl KafkaConfig {
                 !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
             })
         };
-        if brokers.iter().all(fits) {
-            Ok(Self { brokers })
-        } else {
-            Err(env::invalid(&KAFKA_BROKERS, text, "host:port, separated by commas".to_owned()))
+        if !brokers.iter().all(fits) {
+            let expected = "host:port, separated by commas".to_owned();
+            return Err(env::invalid(&KAFKA_BROKERS, text, expected));
         }
+        Ok(Self {
+            brokers,
+            timeout: env.millis(&KAFKA_TIMEOUT_MS, 1000..=110_000)?,
+            fetch_bytes: env.number(&FETCH_BYTES, 1024..=4 << 20)?,
+        })
     }
 }

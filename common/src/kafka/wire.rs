@@ -4,7 +4,21 @@
 //! call. Positions and the choice of partitions belong to the caller.
 
 use super::KafkaConfig;
-use std::time::Duration;
+use super::probe::{self, Stored};
+use crate::shutdown::Shutdown;
+use crate::watchdog::{self, Watch};
+use kafka::client::fetch::Data;
+use kafka::client::metadata::Broker;
+use kafka::client::{
+    CommitOffset, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient, PartitionOffset,
+    ProduceMessage, RequiredAcks,
+};
+use kafka::error::KafkaCode;
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::panic::{self, AssertUnwindSafe};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 /// What an error means for whoever made the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +37,21 @@ pub enum Kind {
     Poison,
     /// Another member owns this now.
     Fenced,
+}
+
+impl Kind {
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Message => "message",
+            Self::Retry => "retry",
+            Self::Unknown => "unknown",
+            Self::Position => "position",
+            Self::Poison => "poison",
+            Self::Fenced => "fenced",
+        }
+    }
 }
 
 /// A failed call.
@@ -96,6 +125,9 @@ pub struct Chunk {
 }
 
 /// The calls to Kafka that this bank needs. One implementation each for the kafka crate and (later) today's protocol.
+///
+/// `within` is the time for retries: an attempt that has begun may take up to `KAFKA_TIMEOUT_MS` longer. After a failed
+/// attempt the next one waits 100 ms, then 200 ms and so on up to 2 s, also over several calls: whoever can wait calls again.
 pub trait Bus: Send {
     /// The broker id that leads each partition of `topic`, index = partition, fresh from the cluster, once all have one.
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>>;
@@ -124,11 +156,874 @@ pub trait Bus: Send {
 }
 
 /// A client of the cluster. No I/O happens before the first call.
-pub fn connect(_config: &KafkaConfig) -> Box<dyn Bus> {
-    unimplemented!()
+pub fn connect(config: &KafkaConfig) -> Box<dyn Bus> {
+    Box::new(KafkaBus::new(config, None))
+}
+
+/// The same; a call that hangs when the stop is asked for doesn't hold up the process for longer than half a second.
+pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn Bus> {
+    Box::new(KafkaBus::new(config, Some(stop.clone())))
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// True while this thread is inside a call of the kafka crate, whose panics become errors.
 pub fn guards_panics() -> bool {
-    false
+    GUARDED.get()
+}
+
+/// Runs a call of the kafka crate; a panic in it becomes an I/O error.
+fn guarded<T>(call: impl FnOnce() -> kafka::Result<T>) -> kafka::Result<T> {
+    GUARDED.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(false);
+    result.unwrap_or_else(|_| Err(io::Error::other("the kafka crate panicked").into()))
+}
+
+/// Below the ten minutes after which a broker closes an idle connection: the crate takes a closed one for a live one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
+/// How long the leader waits for its followers before it answers that they did not.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Wait after the first failed attempt, doubled after each further one.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Longest wait after a failed attempt.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Largest batch that is fetched; the topics of this bank take a twelfth of it.
+const BATCH_BYTES_MAX: i32 = 48 << 20;
+
+/// The [`Bus`] on the kafka crate, whose rules are: after any error that is not a code for one partition the client is
+/// dropped, since it keeps dead connections and takes late replies for the next request's; only brokers that answer a
+/// probe are given to it, since it waits for minutes for the others; and the watchdog stands by each call.
+struct KafkaBus {
+    config: KafkaConfig,
+    limits: Limits,
+    client: Option<Client>,
+    /// Which of `config.brokers` is asked first by the next client.
+    turn: usize,
+    pace: Pace,
+    /// Partitions that are not fetched with `config.fetch_bytes`.
+    asks: HashMap<(String, i32), Ask>,
+}
+
+/// Spaces attempts: after a failure the next one waits, also when the call that failed has long returned.
+struct Pace {
+    failures: u32,
+    not_before: Instant,
+    last: Option<Error>,
+}
+
+/// How a partition is fetched next.
+#[derive(Debug, Clone, Copy)]
+enum Ask {
+    /// With so many bytes, for its batches are large.
+    Bytes(i32),
+    /// The batch at this offset alone: a larger fetch gave none of its records.
+    Exactly { offset: i64, stored: Stored },
+}
+
+impl KafkaBus {
+    fn new(config: &KafkaConfig, stop: Option<Shutdown>) -> Self {
+        Self {
+            config: config.clone(),
+            limits: Limits { timeout: config.timeout, stop },
+            client: None,
+            turn: 0,
+            pace: Pace { failures: 0, not_before: Instant::now(), last: None },
+            asks: HashMap::new(),
+        }
+    }
+
+    /// Waits until the next attempt may start.
+    ///
+    /// # Errors
+    /// The last attempt's, if that is not before `deadline`.
+    fn wait_for_turn(&self, deadline: Instant) -> Result<()> {
+        let now = Instant::now();
+        let turn = self.pace.not_before.min(deadline.max(now));
+        thread::sleep(turn.saturating_duration_since(now));
+        match &self.pace.last {
+            Some(err) if turn < self.pace.not_before => Err(err.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// After an attempt that may be repeated: drops the client and holds the next attempt back.
+    fn failed(&mut self, err: &Error) {
+        self.client = None;
+        let backoff = (BACKOFF_MIN * (1 << self.pace.failures.min(16))).min(BACKOFF_MAX);
+        self.pace.failures += 1;
+        self.pace.not_before = Instant::now() + backoff;
+        self.pace.last = Some(err.clone());
+        log::warn!(err:%, attempt = self.pace.failures, retry_ms = backoff.as_millis(); "Kafka: trying again");
+    }
+
+    /// After an attempt that did what the service is for. Finding the leaders is none: where one is dead, every other attempt
+    /// would succeed, and the backoff never grow.
+    fn succeeded(&mut self) {
+        if self.pace.failures > 0 {
+            log::info!(attempts = self.pace.failures + 1; "Kafka answers again");
+            self.pace.failures = 0;
+        }
+    }
+
+    /// Repeats `attempt` while its error allows, until the deadline.
+    fn retry<T>(
+        &mut self,
+        within: Duration,
+        mut attempt: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + within;
+        loop {
+            self.wait_for_turn(deadline)?;
+            match attempt(self) {
+                Ok(value) => return Ok(value),
+                Err(err) if err.is_retryable() => {
+                    self.failed(&err);
+                    if Instant::now() >= deadline {
+                        return Err(err);
+                    }
+                }
+                Err(err) => return Err(err),
+            }
+        }
+    }
+
+    /// The client, or a new one on the first broker that answers.
+    fn client(&mut self) -> Result<&mut Client> {
+        if self.client.is_none() {
+            self.client = Some(self.new_client()?);
+        }
+        Ok(self.client.as_mut().expect("it was made above"))
+    }
+
+    fn new_client(&mut self) -> Result<Client> {
+        let brokers = &self.config.brokers;
+        let mut refusals = Vec::new();
+        for i in 0..brokers.len() {
+            let host = &brokers[(self.turn + i) % brokers.len()];
+            match self.limits.check(host) {
+                Ok(()) => {
+                    // A broker may answer the probe and fail later: the next client starts with another one.
+                    self.turn = (self.turn + i + 1) % brokers.len();
+                    return Ok(Client::new(host, self.limits.clone()));
+                }
+                Err(err) if err.kind == Kind::Config => return Err(err),
+                Err(err) => refusals.push(err.text),
+            }
+        }
+        Err(Error { kind: Kind::Retry, code: 0, text: refusals.join("; ") })
+    }
+
+    /// One attempt to write `todo`, indices into `batches`; all of them get a result.
+    fn try_produce(
+        &mut self,
+        batches: &[Batch<'_>],
+        mut todo: Vec<usize>,
+        results: &mut [Result<i64>],
+    ) {
+        // All batches of one broker per call: its I/O error then leaves no doubt about the other brokers' batches, which go
+        // on with a new client at once.
+        while let Some(&first) = todo.first() {
+            let client = match self.client() {
+                Ok(client) => client,
+                Err(err) => {
+                    todo.iter().for_each(|&i| results[i].worsen(err.clone()));
+                    return;
+                }
+            };
+            let host = match client.leader(batches[first].topic, batches[first].partition) {
+                Ok(host) => host,
+                Err(err) => {
+                    results[first].worsen(err);
+                    todo.remove(0);
+                    continue;
+                }
+            };
+            let (mine, rest): (Vec<usize>, Vec<usize>) = todo.into_iter().partition(|&i| {
+                client.leader(batches[i].topic, batches[i].partition).is_ok_and(|it| it == host)
+            });
+            todo = rest;
+            if !client.produce(&host, batches, &mine, results) {
+                self.client = None;
+            }
+        }
+    }
+
+    /// One attempt to read, from one broker after the other.
+    fn try_fetch(
+        &mut self,
+        topic: &str,
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<Chunk>> {
+        let mut chunks = Vec::with_capacity(positions.len());
+        let mut by_leader: BTreeMap<String, Vec<Position>> = BTreeMap::new();
+        let client = self.client()?;
+        for position in positions {
+            match client.leader(topic, position.partition) {
+                Ok(host) => by_leader.entry(host).or_default().push(*position),
+                Err(err) if err.kind == Kind::Config => return Err(err),
+                Err(err) => chunks.push(Chunk::failed(*position, err)),
+            }
+        }
+        let wait = wait / u32::try_from(by_leader.len().max(1)).unwrap_or(u32::MAX);
+        for (host, positions) in by_leader {
+            match self.fetch_from(&host, topic, &positions, wait) {
+                Ok(more) => chunks.extend(more),
+                Err(err) if err.kind == Kind::Poison => {
+                    // The crate gives up the whole reply for one batch that it can't read: find which partition's.
+                    for position in positions {
+                        match self.fetch_from(&host, topic, &[position], Duration::ZERO) {
+                            Ok(more) => chunks.extend(more),
+                            Err(err) => {
+                                let mut chunk = Chunk::failed(position, err);
+                                self.narrow(&host, topic, &position, &mut chunk);
+                                chunks.push(chunk);
+                            }
+                        }
+                    }
+                }
+                Err(err) => {
+                    chunks.extend(positions.iter().map(|it| Chunk::failed(*it, err.clone())));
+                }
+            }
+        }
+        Ok(chunks)
+    }
+
+    fn fetch_from(
+        &mut self,
+        host: &str,
+        topic: &str,
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<Chunk>> {
+        let asks: Vec<FetchPartition<'_>> = positions
+            .iter()
+            .map(|it| {
+                FetchPartition::new(topic, it.partition, it.next)
+                    .with_max_bytes(self.bytes_to_ask(topic, it))
+            })
+            .collect();
+        let client = self.client()?;
+        for it in positions {
+            // A client made since they were grouped has metadata of its own.
+            if client.leader(topic, it.partition)? != host {
+                return Err(no_leader(topic, it.partition));
+            }
+        }
+        let fetched = client.fetch(host, topic, &asks, positions, wait);
+        let mut chunks = fetched.inspect_err(|_| self.client = None)?;
+        for (chunk, asked) in chunks.iter_mut().zip(positions) {
+            match &chunk.error {
+                None => self.check_start(host, topic, asked, chunk),
+                Some(_) => self.narrow(host, topic, asked, chunk),
+            }
+        }
+        Ok(chunks)
+    }
+
+    /// Before a partition is given up for what can't be read, its next batch is read by itself: the bad one may come later.
+    fn narrow(&mut self, host: &str, topic: &str, asked: &Position, chunk: &mut Chunk) {
+        if chunk.error.as_ref().is_none_or(|err| err.kind != Kind::Poison) {
+            return;
+        }
+        let key = (topic.to_owned(), asked.partition);
+        let ask = self.asks.remove(&key);
+        if matches!(ask, Some(Ask::Exactly { offset, .. }) if offset == asked.next) {
+            return;
+        }
+        if let Ok(Ok(Some(stored))) = probe::stored(host, topic, asked.partition, asked.next) {
+            self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
+            chunk.error = None;
+        }
+    }
+
+    fn bytes_to_ask(&self, topic: &str, position: &Position) -> i32 {
+        match self.asks.get(&(topic.to_owned(), position.partition)) {
+            Some(Ask::Bytes(bytes)) => *bytes,
+            Some(Ask::Exactly { offset, stored }) if *offset == position.next => stored.bytes,
+            _ => self.config.fetch_bytes,
+        }
+    }
+
+    /// Sees to it that the chunk starts where it was asked to, as far as there are records: the crate gives none of a batch
+    /// larger than the fetch, drops records before a compressed batch, and can't step over the end of a transaction.
+    fn check_start(&mut self, host: &str, topic: &str, asked: &Position, chunk: &mut Chunk) {
+        let key = (topic.to_owned(), asked.partition);
+        let ask = self.asks.remove(&key);
+        let first = chunk.records.first().map_or(chunk.end, |record| record.offset);
+        if first <= asked.next {
+            // All is well. A partition with large batches gets large fetches until its batches are smaller.
+            let received: usize = chunk.records.iter().map(In::bytes).sum();
+            let bytes = match ask {
+                Some(Ask::Bytes(bytes)) if received < bytes as usize / 2 => bytes / 2,
+                Some(Ask::Bytes(bytes) | Ask::Exactly { stored: Stored { bytes, .. }, .. }) => {
+                    bytes
+                }
+                None => 0,
+            };
+            if bytes > self.config.fetch_bytes {
+                self.asks.insert(key, Ask::Bytes(bytes));
+            }
+            return;
+        }
+        match ask {
+            Some(Ask::Exactly { offset, stored })
+                if offset == asked.next && first > stored.last =>
+            {
+                // Read by itself, the batch has no record at or after this offset: compaction removed them.
+                chunk.records.clear();
+                chunk.next = stored.last + 1;
+                return;
+            }
+            _ => {}
+        }
+        let stored = match probe::stored(host, topic, asked.partition, asked.next) {
+            Ok(Ok(Some(stored))) => stored,
+            answer => {
+                let Position { partition, next } = asked;
+                let text =
+                    format!("look at {topic}/{partition}, offset {next}, at {host}: {answer:?}");
+                *chunk = Chunk::failed(*asked, Error { kind: Kind::Retry, code: 0, text });
+                return;
+            }
+        };
+        if stored.control && first == stored.last + 1 && !chunk.records.is_empty() {
+            return;
+        }
+        chunk.records.clear();
+        if stored.control {
+            chunk.next = stored.last + 1;
+            return;
+        }
+        chunk.next = asked.next;
+        if stored.bytes > BATCH_BYTES_MAX {
+            let text = format!(
+                "read {topic}/{} at offset {}: its batch of {} bytes is larger than {BATCH_BYTES_MAX}",
+                asked.partition, asked.next, stored.bytes
+            );
+            chunk.error = Some(Error { kind: Kind::Poison, code: 0, text });
+        } else {
+            self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
+        }
+    }
+}
+
+impl Bus for KafkaBus {
+    fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
+        self.retry(within, |bus| {
+            let client = bus.client()?;
+            client.load(topic)?;
+            let topics = client.kafka.topics();
+            let partitions = topics.partitions(topic).into_iter().flatten();
+            partitions
+                .map(|it| it.leader().ok_or_else(|| no_leader(topic, it.id())).map(Broker::id))
+                .collect()
+        })
+    }
+
+    fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
+        let deadline = Instant::now() + within;
+        let untried = Error { kind: Kind::Retry, code: 0, text: "not tried".into() };
+        let mut results: Vec<Result<i64>> = vec![Err(untried); batches.len()];
+        loop {
+            let todo: Vec<usize> =
+                (0..batches.len()).filter(|&i| results[i].is_retryable()).collect();
+            if let Err(err) = self.wait_for_turn(deadline) {
+                todo.iter().for_each(|&i| results[i].worsen(err.clone()));
+                return results;
+            }
+            self.try_produce(batches, todo, &mut results);
+            match results.iter().find(|result| result.is_retryable()) {
+                Some(Err(err)) => self.failed(&err.clone()),
+                _ => {
+                    self.succeeded();
+                    return results;
+                }
+            }
+            if Instant::now() >= deadline {
+                return results;
+            }
+        }
+    }
+
+    fn fetch(&mut self, topic: &str, positions: &[Position], wait: Duration) -> Result<Vec<Chunk>> {
+        self.wait_for_turn(Instant::now() + wait)?;
+        let result = self.try_fetch(topic, positions, wait);
+        let failure = match &result {
+            Ok(chunks) => chunks
+                .iter()
+                .find_map(|chunk| chunk.error.as_ref().filter(|err| err.is_retryable())),
+            Err(err) => Some(err).filter(|err| err.is_retryable()),
+        };
+        match failure.cloned() {
+            Some(err) => self.failed(&err),
+            None => self.succeeded(),
+        }
+        result
+    }
+
+    fn bounds(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
+        self.retry(within, |bus| {
+            let client = bus.client()?;
+            let earliest = client.offsets(topic, FetchOffset::Earliest)?;
+            let end = client.offsets(topic, FetchOffset::Latest)?;
+            bus.succeeded();
+            Ok(earliest.into_iter().zip(end).collect())
+        })
+    }
+
+    fn committed(
+        &mut self,
+        group: &str,
+        topic: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<i64>>> {
+        self.retry(within, |bus| {
+            let committed = bus.client()?.committed(group, topic)?;
+            bus.succeeded();
+            Ok(committed)
+        })
+    }
+
+    fn commit(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        within: Duration,
+    ) -> Result<()> {
+        self.retry(within, |bus| {
+            bus.client()?.commit(group, topic, positions)?;
+            bus.succeeded();
+            Ok(())
+        })
+    }
+}
+
+/// A client of the kafka crate and what is known about the brokers it talks to.
+struct Client {
+    kafka: KafkaClient,
+    /// The broker it started with.
+    bootstrap: String,
+    limits: Limits,
+    topics: HashSet<String>,
+    /// What the probe of each broker said.
+    checked: HashMap<String, Result<()>>,
+    /// Coordinator of each group.
+    coordinators: HashMap<String, String>,
+}
+
+impl Client {
+    fn new(host: &str, limits: Limits) -> Self {
+        let mut kafka = KafkaClient::new(vec![host.to_owned()]);
+        kafka.set_client_id(super::CLIENT_ID.to_owned());
+        kafka.set_connection_idle_timeout(IDLE_TIMEOUT);
+        kafka.set_fetch_min_bytes(1);
+        kafka.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
+        Self {
+            kafka,
+            bootstrap: host.to_owned(),
+            limits,
+            topics: HashSet::new(),
+            checked: HashMap::from([(host.to_owned(), Ok(()))]),
+            coordinators: HashMap::new(),
+        }
+    }
+
+    /// One call of the crate. `waits` is how long the broker is asked to take.
+    fn call<T>(
+        &mut self,
+        api: Api,
+        host: &str,
+        topic: &str,
+        waits: Duration,
+        call: impl FnOnce(&mut KafkaClient) -> kafka::Result<T>,
+    ) -> Result<T> {
+        let what = format!("{} {topic} at {host}", api.name());
+        let _watch = self.limits.watch(waits, what);
+        guarded(|| call(&mut self.kafka)).map_err(|err| explain(api, &err, topic, host))
+    }
+
+    /// Loads the metadata of `topic` anew.
+    fn load(&mut self, topic: &str) -> Result<()> {
+        let host = self.bootstrap.clone();
+        self.call(Api::Metadata, &host, topic, Duration::ZERO, |kafka| {
+            kafka.load_metadata(&[topic])
+        })?;
+        if self.kafka.topics().partitions(topic).is_none_or(|it| it.is_empty()) {
+            // Which of its codes the broker said is lost in the crate; that the topic isn't there (yet) is by far the most likely.
+            let text =
+                format!("topic {topic} does not exist at {host}; the synchronizer creates it");
+            return Err(Error { kind: Kind::Retry, code: 3, text });
+        }
+        self.topics.insert(topic.to_owned());
+        Ok(())
+    }
+
+    /// The leader of a partition as host:port, once it has answered.
+    fn leader(&mut self, topic: &str, partition: i32) -> Result<String> {
+        if !self.topics.contains(topic) {
+            self.load(topic)?;
+        }
+        let topics = self.kafka.topics();
+        let partitions = topics.partitions(topic).into_iter();
+        let leader = partitions.filter_map(|it| it.partition(partition)?.leader()).next();
+        let host = leader.ok_or_else(|| no_leader(topic, partition))?.host().to_owned();
+        self.check(&host)?;
+        Ok(host)
+    }
+
+    /// Probes the broker, once in the life of this client.
+    fn check(&mut self, host: &str) -> Result<()> {
+        if let Some(answer) = self.checked.get(host) {
+            return answer.clone();
+        }
+        let answer = self.limits.check(host);
+        self.checked.insert(host.to_owned(), answer.clone());
+        answer
+    }
+
+    /// Writes the batches that `host` leads. False if this client can't be used any more.
+    fn produce(
+        &mut self,
+        host: &str,
+        batches: &[Batch<'_>],
+        mine: &[usize],
+        results: &mut [Result<i64>],
+    ) -> bool {
+        let messages = mine.iter().flat_map(|&i| {
+            let Batch { topic, partition, records } = &batches[i];
+            records.iter().map(|it| ProduceMessage::new(topic, *partition, it.key, it.value))
+        });
+        let topic = batches[mine[0]].topic;
+        let ack_timeout = ACK_TIMEOUT.min(self.limits.timeout / 2);
+        let confirms = self.call(Api::Produce, host, topic, Duration::ZERO, |kafka| {
+            kafka.produce_messages(RequiredAcks::All, ack_timeout, messages)
+        });
+        let confirms = match confirms {
+            Ok(confirms) => confirms,
+            Err(err) => {
+                mine.iter().for_each(|&i| results[i].worsen(err.clone()));
+                return false;
+            }
+        };
+        for &i in mine {
+            let Batch { topic, partition, .. } = batches[i];
+            let place = format!("{topic}/{partition}");
+            let confirm = confirms
+                .iter()
+                .filter(|it| it.topic == topic)
+                .flat_map(|it| &it.partition_confirms)
+                .find(|it| it.partition == partition);
+            match confirm.map(|it| it.offset) {
+                Some(Ok(offset)) => results[i] = Ok(offset),
+                Some(Err(code)) => {
+                    results[i].worsen(explain(Api::Produce, &code_error(code), &place, host));
+                }
+                None => {
+                    let text = format!("produce {place} at {host}: no answer for this partition");
+                    results[i].worsen(Error { kind: Kind::Unknown, code: 0, text });
+                }
+            }
+        }
+        mine.iter().all(|&i| !results[i].is_retryable())
+    }
+
+    /// A chunk for each position, in order.
+    fn fetch(
+        &mut self,
+        host: &str,
+        topic: &str,
+        asks: &[FetchPartition<'_>],
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<Chunk>> {
+        let replies = self.call(Api::Fetch, host, topic, wait, |kafka| {
+            kafka.set_fetch_max_wait_time(wait)?;
+            kafka.fetch_messages(asks)
+        })?;
+        let partitions =
+            || replies.iter().flat_map(|it| it.topics()).flat_map(|it| it.partitions());
+        let chunk = |position: &Position| {
+            let place = format!("{topic}/{}", position.partition);
+            let Some(partition) = partitions().find(|it| it.partition() == position.partition)
+            else {
+                let text = format!("fetch {place} at {host}: no answer for this partition");
+                return Chunk::failed(*position, Error { kind: Kind::Retry, code: 0, text });
+            };
+            match partition.data() {
+                Ok(data) => Chunk::new(*position, data),
+                Err(err) => {
+                    Chunk::failed(*position, explain(Api::Fetch, &err.into(), &place, host))
+                }
+            }
+        };
+        Ok(positions.iter().map(chunk).collect())
+    }
+
+    fn offsets(&mut self, topic: &str, which: FetchOffset) -> Result<Vec<i64>> {
+        self.load(topic)?;
+        let count = self.kafka.topics().partitions(topic).map_or(0, |it| it.len());
+        let mut offsets = vec![None; count];
+        for partition in (0..).take(count) {
+            self.leader(topic, partition)?;
+        }
+        let answer = self.call(Api::Offsets, "its leaders", topic, Duration::ZERO, |kafka| {
+            kafka.fetch_topic_offsets(topic, which)
+        })?;
+        for PartitionOffset { offset, partition } in answer {
+            if let Some(entry) = offsets.get_mut(partition as usize).filter(|_| offset >= 0) {
+                *entry = Some(offset);
+            }
+        }
+        let missing = (0..).zip(&offsets).find(|(_, it)| it.is_none());
+        match missing {
+            Some((partition, _)) => Err(no_leader(topic, partition)),
+            None => Ok(offsets.into_iter().flatten().collect()),
+        }
+    }
+
+    /// The group's coordinator, once it has answered.
+    fn coordinator(&mut self, group: &str) -> Result<String> {
+        if let Some(host) = self.coordinators.get(group) {
+            return Ok(host.clone());
+        }
+        let retry = |code, text: &dyn fmt::Display| {
+            let text = format!("find the coordinator of {group} at {}: {text}", self.bootstrap);
+            Error { kind: Kind::Retry, code, text }
+        };
+        let host = match probe::coordinator(&self.bootstrap, group) {
+            Ok(Ok(host)) => host,
+            Ok(Err(code)) => return Err(retry(code, &format_args!("error code {code}"))),
+            Err(err) => return Err(retry(0, &err)),
+        };
+        self.check(&host)?;
+        self.coordinators.insert(group.to_owned(), host.clone());
+        Ok(host)
+    }
+
+    fn committed(&mut self, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
+        self.load(topic)?;
+        let host = self.coordinator(group)?;
+        let count = self.kafka.topics().partitions(topic).map_or(0, |it| it.len());
+        let answer = self.call(Api::Committed, &host, topic, Duration::ZERO, |kafka| {
+            kafka.fetch_group_topic_offset(group, topic)
+        })?;
+        let mut offsets = vec![None; count];
+        for PartitionOffset { offset, partition } in answer {
+            if let Some(entry) = offsets.get_mut(partition as usize).filter(|_| offset >= 0) {
+                *entry = Some(offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    fn commit(&mut self, group: &str, topic: &str, positions: &[Position]) -> Result<()> {
+        if !self.topics.contains(topic) {
+            self.load(topic)?;
+        }
+        let host = self.coordinator(group)?;
+        let offsets = positions.iter().map(|it| CommitOffset::new(topic, it.partition, it.next));
+        self.call(Api::Commit, &host, topic, Duration::ZERO, |kafka| {
+            kafka.commit_offsets(group, offsets)
+        })
+    }
+}
+
+/// How long calls may take.
+#[derive(Debug, Clone)]
+struct Limits {
+    timeout: Duration,
+    stop: Option<Shutdown>,
+}
+
+impl Limits {
+    /// Watches a call that the broker is asked to answer after `waits` at the latest.
+    fn watch(&self, waits: Duration, what: String) -> Watch {
+        watchdog::watch(self.timeout + waits, self.stop.as_ref(), what)
+    }
+
+    /// Is the broker there, and does it serve the protocol version that the kafka crate speaks?
+    fn check(&self, host: &str) -> Result<()> {
+        // The probe has time-outs of its own, but names take as long as the resolver likes.
+        let _watch = self.watch(Duration::from_secs(60), format!("probe {host}"));
+        match probe::lowest_fetch_version(host) {
+            Ok(0) => Ok(()),
+            Ok(lowest) => {
+                let text = format!(
+                    "broker {host} serves Fetch from version {lowest} on: Kafka 4 and newer no longer serve protocol \
+                     version 0, which the kafka crate speaks; use Kafka 3.9 or older"
+                );
+                let code = KafkaCode::UnsupportedVersion as i16;
+                Err(Error { kind: Kind::Config, code, text })
+            }
+            Err(err) => {
+                let text = format!("broker {host} does not answer: {err}");
+                Err(Error { kind: Kind::Retry, code: 0, text })
+            }
+        }
+    }
+}
+
+impl Error {
+    /// The same call may work later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, Kind::Retry | Kind::Unknown)
+    }
+}
+
+/// What a batch has come to over its attempts.
+trait Outcome {
+    fn is_retryable(&self) -> bool;
+    fn worsen(&mut self, err: Error);
+}
+
+impl Outcome for Result<i64> {
+    fn is_retryable(&self) -> bool {
+        self.as_ref().is_err_and(Error::is_retryable)
+    }
+
+    /// Takes the newer error, but once a batch was perhaps written, no later attempt makes that undone.
+    fn worsen(&mut self, err: Error) {
+        let unknown = matches!(self, Err(before) if before.kind == Kind::Unknown);
+        let kind = if unknown && err.kind == Kind::Retry { Kind::Unknown } else { err.kind };
+        *self = Err(Error { kind, ..err });
+    }
+}
+
+impl In {
+    /// Its size in the reply, bytes.
+    fn bytes(&self) -> usize {
+        const HEAD: usize = 34;
+        HEAD + self.key.as_ref().map_or(0, Vec::len) + self.value.as_ref().map_or(0, Vec::len)
+    }
+}
+
+impl Chunk {
+    fn new(position: Position, data: &Data<'_>) -> Self {
+        let bytes = |it: &[u8]| if it.is_empty() { None } else { Some(it.to_vec()) };
+        let records: Vec<In> = data
+            .messages()
+            .iter()
+            .filter(|it| it.offset >= position.next)
+            .map(|it| In { offset: it.offset, key: bytes(it.key), value: bytes(it.value) })
+            .collect();
+        let next = records.last().map_or(position.next, |record| record.offset + 1);
+        let end = data.highwatermark_offset();
+        Self { partition: position.partition, records, next, end, error: None }
+    }
+
+    fn failed(position: Position, err: Error) -> Self {
+        let Position { partition, next } = position;
+        Self { partition, records: Vec::new(), next, end: next, error: Some(err) }
+    }
+}
+
+/// The kinds of calls, by what an error in them means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Metadata,
+    Produce,
+    Fetch,
+    Offsets,
+    Committed,
+    Commit,
+}
+
+impl Api {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Metadata => "load metadata of",
+            Self::Produce => "produce",
+            Self::Fetch => "fetch",
+            Self::Offsets => "find the bounds of",
+            Self::Committed => "fetch committed offsets of",
+            Self::Commit => "commit offsets of",
+        }
+    }
+}
+
+fn no_leader(topic: &str, partition: i32) -> Error {
+    let code = KafkaCode::LeaderNotAvailable as i16;
+    Error { kind: Kind::Retry, code, text: format!("{topic}/{partition} has no leader") }
+}
+
+fn code_error(code: KafkaCode) -> kafka::Error {
+    kafka::Error::Kafka(code)
+}
+
+fn explain(api: Api, err: &kafka::Error, place: &str, host: &str) -> Error {
+    let (kind, code) = classify(api, err);
+    Error { kind, code, text: format!("{} {place} at {host}: {err}", api.name()) }
+}
+
+/// What the crate's error means for the caller, and Kafka's code.
+fn classify(api: Api, err: &kafka::Error) -> (Kind, i16) {
+    use kafka::Error::{
+        ArcSelf, InvalidSnappy, Io, Kafka, NoHostReachable, TopicPartitionError,
+        UnsupportedCompression, UnsupportedProtocol,
+    };
+    let perhaps = if api == Api::Produce { Kind::Unknown } else { Kind::Retry };
+    let kind = match err {
+        ArcSelf(err) => return classify(api, err),
+        Kafka(code) | TopicPartitionError { error_code: code, .. } => {
+            return (kind_of(api, *code), *code as i16);
+        }
+        UnsupportedCompression | UnsupportedProtocol | InvalidSnappy(_) if api == Api::Fetch => {
+            Kind::Poison
+        }
+        Io(err) => match err.kind() {
+            // These two come from the decompression; sockets don't say that.
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput if api == Api::Fetch => {
+                Kind::Poison
+            }
+            io::ErrorKind::ConnectionRefused => Kind::Retry,
+            _ => perhaps,
+        },
+        NoHostReachable => Kind::Retry,
+        _ => perhaps,
+    };
+    (kind, 0)
+}
+
+fn kind_of(api: Api, code: KafkaCode) -> Kind {
+    use KafkaCode::{
+        ClusterAuthorizationFailed, CorruptMessage, GroupAuthorizationFailed, IllegalGeneration,
+        IllegalSaslState, InvalidCommitOffsetSize, InvalidGroupId, InvalidMessageSize,
+        InvalidRequiredAcks, InvalidTimestamp, InvalidTopic, MessageSizeTooLarge,
+        NotEnoughReplicasAfterAppend, OffsetMetadataTooLarge, OffsetOutOfRange,
+        RebalanceInProgress, RecordListTooLarge, RequestTimedOut, TopicAuthorizationFailed,
+        Unknown, UnknownMemberId, UnsupportedSaslMechanism, UnsupportedVersion,
+    };
+    match code {
+        OffsetOutOfRange if api == Api::Fetch => Kind::Position,
+        CorruptMessage | Unknown if api == Api::Fetch => Kind::Poison,
+        CorruptMessage | MessageSizeTooLarge | RecordListTooLarge | InvalidMessageSize
+        | InvalidTimestamp
+            if api == Api::Produce =>
+        {
+            Kind::Message
+        }
+        RequestTimedOut | NotEnoughReplicasAfterAppend | Unknown if api == Api::Produce => {
+            Kind::Unknown
+        }
+        InvalidTopic
+        | InvalidRequiredAcks
+        | InvalidGroupId
+        | OffsetMetadataTooLarge
+        | InvalidCommitOffsetSize
+        | TopicAuthorizationFailed
+        | GroupAuthorizationFailed
+        | ClusterAuthorizationFailed
+        | UnsupportedSaslMechanism
+        | IllegalSaslState
+        | UnsupportedVersion => Kind::Config,
+        IllegalGeneration | UnknownMemberId | RebalanceInProgress => Kind::Fenced,
+        // Metadata has changed, replicas or the coordinator are on their way: all that passes.
+        _ => Kind::Retry,
+    }
 }

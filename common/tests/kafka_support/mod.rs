@@ -1,0 +1,206 @@
+//! What the tests against a real Kafka share: topics, records, and reading until all is there.
+#![allow(clippy::unwrap_used, dead_code, reason = "tests; each test binary uses a part of this")]
+
+use common::env::Env;
+use common::kafka::KafkaConfig;
+use common::kafka::consumer::Consumer;
+use common::kafka::producer::{Outgoing, ProducerConfig};
+use common::kafka::wire::{self, Bus, In, Position};
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::{
+    ApiKey, CreateTopicsRequest, CreateTopicsResponse, MetadataRequest, MetadataResponse,
+    RequestHeader, ResponseHeader, TopicName,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use log::LevelFilter;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Longest wait for anything that should come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The cluster that the test was started with.
+pub fn config() -> KafkaConfig {
+    common::log::init(LevelFilter::Info);
+    KafkaConfig::from_env(&environment()).unwrap()
+}
+
+pub fn producer_config() -> ProducerConfig {
+    ProducerConfig::from_env(&environment()).unwrap()
+}
+
+fn environment() -> Env<'static> {
+    Env::new(&|name| std::env::var(name).ok())
+}
+
+/// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more `configs`. All brokers know it when
+/// this returns.
+pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static str {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+    let name: &'static str = format!("{name}-{now}").leak();
+    let mut all = BTreeMap::from([
+        ("compression.type", "uncompressed"),
+        ("message.timestamp.type", "LogAppendTime"),
+        ("max.message.bytes", "4194304"),
+    ]);
+    all.extend(configs.iter().copied());
+    let configs = all
+        .into_iter()
+        .map(|(name, value)| {
+            CreatableTopicConfig::default()
+                .with_name(StrBytes::from_string(name.to_owned()))
+                .with_value(Some(StrBytes::from_string(value.to_owned())))
+        })
+        .collect();
+    let (controller, replicas) = controller();
+    let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![
+        CreatableTopic::default()
+            .with_name(TopicName(StrBytes::from_static_str(name)))
+            .with_num_partitions(partitions)
+            .with_replication_factor(replicas)
+            .with_configs(configs),
+    ]);
+    let answer: CreateTopicsResponse = ask(&controller, ApiKey::CreateTopics, 5, &request);
+    assert_eq!(answer.topics[0].error_code, 0, "{:?}", answer.topics[0].error_message);
+    for broker in config().brokers {
+        let alone = KafkaConfig { brokers: vec![broker], ..config() };
+        wire::connect(&alone).leaders(name, PATIENCE).unwrap();
+    }
+    name
+}
+
+/// Where topics are made, and with how many replicas.
+fn controller() -> (String, i16) {
+    for broker in config().brokers {
+        if TcpStream::connect(&broker).is_err() {
+            continue;
+        }
+        let answer: MetadataResponse = ask(
+            &broker,
+            ApiKey::Metadata,
+            9,
+            &MetadataRequest::default().with_topics(Some(vec![])),
+        );
+        let found = answer.brokers.iter().find(|it| it.node_id == answer.controller_id);
+        if let Some(it) = found {
+            return (format!("{}:{}", it.host.as_str(), it.port), answer.brokers.len() as i16);
+        }
+    }
+    panic!("no broker of {:?} answers", config().brokers);
+}
+
+fn ask<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
+    broker: &str,
+    api: ApiKey,
+    version: i16,
+    request: &Q,
+) -> A {
+    let mut body = Vec::new();
+    RequestHeader::default()
+        .with_request_api_key(api as i16)
+        .with_request_api_version(version)
+        .encode(&mut body, Q::header_version(version))
+        .unwrap();
+    request.encode(&mut body, version).unwrap();
+    let mut stream = TcpStream::connect(broker).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&(body.len() as u32).to_be_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut answer).unwrap();
+    let mut answer = answer.as_slice();
+    ResponseHeader::decode(&mut answer, A::header_version(version)).unwrap();
+    A::decode(&mut answer, version).unwrap()
+}
+
+/// Records `range`, whose keys and values tell their number.
+pub fn numbered(topic: &'static str, range: std::ops::Range<u32>) -> Vec<Outgoing> {
+    range
+        .map(|i| Outgoing { topic, key: format!("key-{i}"), value: format!("value-{i}").into() })
+        .collect()
+}
+
+/// The beginning of partitions 0 to `partitions`.
+pub fn beginning(partitions: i32) -> Vec<Position> {
+    (0..partitions).map(|partition| Position { partition, next: 0 }).collect()
+}
+
+/// Polls until `enough` says so, checking that each partition comes without gap or repetition.
+pub struct Reader {
+    pub consumer: Consumer,
+    pub partitions: BTreeMap<i32, Vec<In>>,
+}
+
+impl Reader {
+    pub fn new(topic: &'static str, partitions: i32) -> Self {
+        Self {
+            consumer: Consumer::start(&config(), topic, beginning(partitions)),
+            partitions: BTreeMap::new(),
+        }
+    }
+
+    pub fn read_until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !enough(self) {
+            assert!(start.elapsed() < PATIENCE, "only {} records came", self.count());
+            for chunk in self.consumer.poll(Duration::from_millis(100)).unwrap() {
+                let records = self.partitions.entry(chunk.partition).or_default();
+                for record in chunk.records {
+                    if let Some(last) = records.last() {
+                        assert!(
+                            record.offset > last.offset,
+                            "{} after {}",
+                            record.offset,
+                            last.offset
+                        );
+                    }
+                    records.push(record);
+                }
+            }
+        }
+    }
+
+    pub fn read(&mut self, count: usize) -> &BTreeMap<i32, Vec<In>> {
+        self.read_until(|it| it.count() >= count);
+        &self.partitions
+    }
+
+    pub fn count(&self) -> usize {
+        self.partitions.values().map(Vec::len).sum()
+    }
+
+    /// The values of all records, as text.
+    pub fn values(&self) -> Vec<String> {
+        let values = self.partitions.values().flatten().map(|it| it.value.clone());
+        values.map(|it| String::from_utf8(it.unwrap_or_default()).unwrap()).collect()
+    }
+}
+
+pub fn bus() -> Box<dyn Bus> {
+    wire::connect(&config())
+}
+
+/// Lets Java's client do `steps` to `topic`, with the jars that the stack has brought.
+pub fn foreign(topic: &str, steps: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let servers =
+        std::env::var_os("SERVERS_DIR").map_or(root.join("target/servers"), PathBuf::from);
+    let source = root.join("common/tests/kafka_support/Foreign.java");
+    let status = Command::new("java")
+        .arg("-cp")
+        .arg(servers.join("kafka/*"))
+        .arg(source)
+        .arg(config().brokers.join(","))
+        .arg(topic)
+        .args(steps)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "java Foreign.java {topic} {steps:?}");
+}

@@ -1,0 +1,215 @@
+//! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name. Each test has its own topics.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+use common::env::Env;
+use common::registry::Registry;
+use common::shutdown::Shutdown;
+use common::topology::{BALANCE_CHANGED, HEARTBEAT, Topic};
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use synchronizer::admin::{Admin, NewTopic, Seen};
+use synchronizer::{Config, Summary, synchronize};
+
+fn config() -> Config {
+    Config::from_env(&Env::new(&|name| std::env::var(name).ok())).expect("needs Kafka and registry")
+}
+
+/// `like` under a name that no other run has.
+fn own(like: Topic, label: &str) -> Topic {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let name = format!("{label}_{}_{now}", like.name);
+    Topic { name: Box::leak(name.into_boxed_str()), ..like }
+}
+
+/// Lines told and the summary.
+fn run(topics: &[Topic], dry_run: bool) -> (Vec<String>, Summary) {
+    let mut out = Vec::new();
+    let summary = synchronize(&config(), topics, dry_run, &Shutdown::default(), &mut out).unwrap();
+    (String::from_utf8(out).unwrap().lines().map(str::to_owned).collect(), summary)
+}
+
+fn look(topics: &[Topic]) -> Seen {
+    let names: Vec<&'static str> = topics.iter().map(|topic| topic.name).collect();
+    Admin::connect(&config().kafka.brokers).unwrap().look(&names).unwrap()
+}
+
+fn registry() -> Registry {
+    Registry::new(&config().registry_url)
+}
+
+fn binary(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_synchronizer"));
+    command.args(args).envs(variables.iter().copied()).output().unwrap()
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn what_is_missing_is_made_and_a_second_run_changes_nothing() {
+    let topics = [own(HEARTBEAT, "fresh"), own(BALANCE_CHANGED, "fresh")];
+    let (lines, summary) = run(&topics, false);
+    // Each topic, its compatibility and its schema.
+    assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
+    let seen = look(&topics);
+    for topic in &topics {
+        let found = &seen.topics[topic.name];
+        assert_eq!(found.partitions, topic.partitions as usize);
+        assert_eq!(found.replication, seen.brokers.min(3));
+        assert!(found.leaderless.is_empty());
+        assert_eq!(found.configs["compression.type"].value, "uncompressed");
+        assert_eq!(found.configs["message.timestamp.type"].value, "LogAppendTime");
+        assert!(registry().id_of(topic).is_ok());
+        let level = registry().compatibility(&topic.subject()).unwrap();
+        assert_eq!(level.as_deref(), Some("BACKWARD"));
+    }
+    assert_eq!(seen.topics[topics[0].name].configs["retention.ms"].value, "900000");
+    let (lines, summary) = run(&topics, false);
+    assert_eq!((lines, summary.changes, summary.problems), (Vec::new(), 0, 0));
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn drift_is_repaired() {
+    let topic = own(HEARTBEAT, "drift");
+    run(&[topic], false);
+    let wrong = vec![("retention.ms", "1000".to_owned()), ("compression.type", "gzip".to_owned())];
+    let foreign = ("segment.ms", "100000".to_owned());
+    let configs = BTreeMap::from([(topic.name, [wrong, vec![foreign]].concat())]);
+    Admin::connect(&config().kafka.brokers).unwrap().set_configs(&configs).unwrap();
+    registry().set_compatibility(&topic.subject(), "NONE").unwrap();
+
+    let (lines, summary) = run(&[topic], false);
+    let name = topic.name;
+    assert_eq!(
+        lines,
+        [
+            format!("done: set compression.type of topic {name}: gzip -> uncompressed"),
+            format!("done: set retention.ms of topic {name}: 1000 -> 900000"),
+            format!("note: topic {name} keeps segment.ms=100000, which is not ours"),
+            format!("done: set compatibility of {name}-value: NONE -> BACKWARD"),
+        ]
+    );
+    assert!(!summary.differs());
+    let found = &look(&[topic]).topics[name].configs;
+    assert_eq!(found["retention.ms"].value, "900000");
+    assert_eq!(found["segment.ms"].value, "100000");
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn a_dry_run_tells_and_changes_nothing() {
+    let topics = [own(HEARTBEAT, "dry"), own(BALANCE_CHANGED, "dry")];
+    let (lines, summary) = run(&topics, true);
+    assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
+    assert!(summary.differs());
+    assert!(lines.iter().all(|line| line.starts_with("would: ")), "{lines:#?}");
+    assert!(look(&topics).topics.is_empty());
+    for topic in topics {
+        assert!(registry().id_of(&topic).is_err());
+        assert_eq!(registry().compatibility(&topic.subject()).unwrap(), None);
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn wrong_partitions_are_told_and_left() {
+    let topics = [own(BALANCE_CHANGED, "few"), own(HEARTBEAT, "many")];
+    let new = topics.map(|topic| NewTopic {
+        name: topic.name,
+        partitions: 3,
+        replication: 1,
+        configs: Vec::new(),
+    });
+    let results = Admin::connect(&config().kafka.brokers).unwrap().create(&[&new[0], &new[1]]);
+    assert!(results.unwrap().iter().all(Result::is_ok));
+    let (lines, summary) = run(&topics, false);
+    assert!(summary.differs());
+    let few = format!("wrong: topic {} has 3 partitions instead of 9", topics[0].name);
+    let many = format!("wrong: topic {} has 3 partitions instead of 1", topics[1].name);
+    for start in [few, many] {
+        assert!(lines.iter().any(|line| line.starts_with(&start)), "{lines:#?}");
+    }
+    for topic in topics {
+        assert_eq!(look(&[topic]).topics[topic.name].partitions, 3);
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn an_incompatible_schema_is_told_in_the_registrys_words() {
+    let topic = own(HEARTBEAT, "clash");
+    let theirs = r#"{"type":"record","namespace":"nl.openweb.data","name":"Heartbeat",
+        "fields":[{"name":"beat","type":"string"}]}"#;
+    registry().register(&topic.subject(), theirs).unwrap();
+    let (lines, summary) = run(&[topic], false);
+    assert!(summary.differs());
+    assert_eq!(summary.problems, 1);
+    let told = lines.last().unwrap();
+    assert!(told.starts_with(&format!("wrong: our schema of {}", topic.subject())), "{told}");
+    assert!(told.contains("LONG not compatible with writer type: STRING"), "{told}");
+    assert!(registry().id_of(&topic).is_err(), "it must not be registered");
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn the_talks_schema_and_other_blanks_are_followed_without_a_clash() {
+    let talks = own(BALANCE_CHANGED, "talk");
+    let mut old: serde_json::Value = serde_json::from_str(talks.schema.unwrap()).unwrap();
+    old["fields"].as_array_mut().unwrap().truncate(5);
+    let id = registry().register(&talks.subject(), &old.to_string()).unwrap();
+    let (lines, summary) = run(&[talks], false);
+    assert!(!summary.differs(), "{lines:#?}");
+    assert_ne!(registry().id_of(&talks).unwrap(), id, "ours is a new version");
+
+    let blanks = own(HEARTBEAT, "blanks");
+    let same: serde_json::Value = serde_json::from_str(blanks.schema.unwrap()).unwrap();
+    let id = registry().register(&blanks.subject(), &same.to_string()).unwrap();
+    let (lines, summary) = run(&[blanks], false);
+    assert!(!summary.differs(), "{lines:#?}");
+    assert_eq!(registry().id_of(&blanks).unwrap(), id, "no new version for blanks");
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn a_config_that_the_cluster_refuses_is_told_with_its_words() {
+    let bad = Topic { config: &[("retention.ms", "soon")], ..own(HEARTBEAT, "refused") };
+    let good = own(HEARTBEAT, "beside");
+    let (lines, summary) = run(&[bad, good], false);
+    assert_eq!(summary.problems, 1);
+    let told = lines.iter().find(|line| line.starts_with("wrong: ")).unwrap();
+    assert!(told.contains("refused") && told.contains("retention.ms"), "{told}");
+    assert!(look(&[good]).topics.contains_key(good.name));
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn the_binary_settles_the_bank_and_says_so_with_its_exit_code() {
+    let first = binary(&[], &[]);
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    let second = binary(&[], &[]);
+    assert_eq!(second.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8_lossy(&second.stdout),
+        "9 topics, 8 schemas: 0 changed, 0 wrong\n"
+    );
+    let dry = binary(&["--dry-run"], &[]);
+    assert_eq!(dry.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&dry.stdout), "9 topics, 8 schemas: 0 to change, 0 wrong\n");
+}
+
+#[test]
+fn servers_that_do_not_come_are_waited_for_until_wait_s() {
+    let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1"), ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1")];
+    let started = SystemTime::now();
+    let output = binary(&[], &[&nowhere[..], &[("WAIT_S", "2")]].concat());
+    assert_eq!(output.status.code(), Some(75), "{output:?}");
+    let took = started.elapsed().unwrap();
+    assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("gave up waiting"));
+}
+
+#[test]
+fn a_wrong_environment_is_told_apart() {
+    let output = binary(&[], &[("KAFKA_BROKERS", "nonsense"), ("SCHEMA_REGISTRY_URL", "x")]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
