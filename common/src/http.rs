@@ -220,7 +220,7 @@ fn visit(visitor: TcpStream, inside: &unix::SocketAddr, handler: &impl Handler) 
     visitor.set_nodelay(true)?;
     match read_request(&mut Timed::new(&visitor, REQUEST_TIME)) {
         Ok(Ask::Answer { request, more }) => {
-            let Ok(mut inner) = UnixStream::connect_addr(inside) else {
+            let Ok(mut inner) = enter(&visitor, inside) else {
                 refuse(&visitor, &BUSY);
                 return Ok(());
             };
@@ -240,6 +240,15 @@ fn visit(visitor: TcpStream, inside: &unix::SocketAddr, handler: &impl Handler) 
         Err(err) => return Err(err),
     }
     Ok(())
+}
+
+/// Connects to tiny_http, which panics or goes deaf if it finds no descriptors for its side: so only if there are enough.
+fn enter(visitor: &TcpStream, inside: &unix::SocketAddr) -> io::Result<UnixStream> {
+    let spare: [_; DESCRIPTORS_PER_VISITOR] = std::array::from_fn(|_| visitor.try_clone());
+    if let Some(err) = spare.into_iter().find_map(Result::err) {
+        return Err(err);
+    }
+    UnixStream::connect_addr(inside)
 }
 
 /// Copies a reply, with `Connection: close` after its status line: tiny_http leaves that out whoever asks for it.

@@ -9,6 +9,9 @@ mod metrics;
 mod probe;
 mod watchdog;
 
+#[cfg(test)]
+mod fake;
+
 use crate::env::{self, Env, Variable};
 use std::time::Duration;
 

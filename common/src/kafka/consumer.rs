@@ -166,8 +166,7 @@ impl Shared {
                 fetches: fetches.clone(),
                 leader,
             };
-            let name = format!("fetch-{leader}");
-            let thread = thread::Builder::new().name(name).spawn(move || fetcher.run());
+            let thread = thread::Builder::new().name("fetch".into()).spawn(move || fetcher.run());
             thread.expect("the system has a thread for each broker");
         }
     }
@@ -418,3 +417,218 @@ static PARKED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     let help = "1 while a partition can't be read by this client";
     metrics::gauges("kafka_consumer_parked", help, &["topic", "partition"])
 });
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Fake, error};
+    use super::*;
+    use std::collections::HashSet;
+    use std::sync::atomic::AtomicUsize;
+    use std::thread::ThreadId;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn consumer(fake: &Fake, partitions: i32) -> Consumer {
+        let fake = fake.clone();
+        let positions = (0..partitions).map(|partition| Position { partition, next: 0 });
+        Consumer::on(Box::new(move || Box::new(fake.clone())), "t", positions.collect())
+    }
+
+    /// Polls until `count` records are there, checking that each partition's come in order and once.
+    fn read(consumer: &mut Consumer, count: usize) -> BTreeMap<i32, Vec<i64>> {
+        let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        let start = Instant::now();
+        while offsets.values().map(Vec::len).sum::<usize>() < count {
+            assert!(start.elapsed() < PATIENCE, "{offsets:?}");
+            for chunk in consumer.poll(Duration::from_millis(10)).unwrap() {
+                let so_far = offsets.entry(chunk.partition).or_default();
+                so_far.extend(chunk.records.iter().map(|record| record.offset));
+                assert!(so_far.is_sorted_by(|a, b| a < b), "{so_far:?}");
+                assert_eq!(so_far.last().map_or(chunk.next, |last| last + 1), chunk.next);
+            }
+        }
+        offsets
+    }
+
+    #[test]
+    fn each_leader_has_a_thread_and_a_moved_partition_goes_on_with_the_new_one() {
+        let fake = Fake::new(&[1, 2, 2]);
+        let threads = Arc::new(Mutex::new(BTreeMap::<i32, HashSet<ThreadId>>::new()));
+        let seen = threads.clone();
+        fake.on_fetch(move |positions, _| {
+            for it in positions {
+                let mut seen = seen.lock().unwrap();
+                seen.entry(it.partition).or_default().insert(thread::current().id());
+            }
+            None
+        });
+        fake.fill(100);
+        let mut consumer = consumer(&fake, 3);
+        read(&mut consumer, 300);
+        let before = threads.lock().unwrap().clone();
+        assert_ne!(before[&0], before[&1]);
+        assert_eq!(before[&1], before[&2]);
+        assert_eq!(fake.connections(), 2);
+
+        threads.lock().unwrap().clear();
+        let moved = AtomicUsize::new(0);
+        let seen = threads.clone();
+        fake.set_leaders(&[1, 1, 2]);
+        fake.on_fetch(move |positions, _| {
+            for it in positions {
+                let mut seen = seen.lock().unwrap();
+                seen.entry(it.partition).or_default().insert(thread::current().id());
+            }
+            // What the old leader says, once.
+            let lost = positions.iter().position(|it| it.partition == 1)?;
+            (moved.fetch_add(1, Ordering::Relaxed) == 0).then(|| {
+                let mut chunks: Vec<Chunk> = positions.iter().map(|it| Fake::empty(*it)).collect();
+                chunks[lost].error = Some(error(Kind::Retry));
+                Ok(chunks)
+            })
+        });
+        fake.fill(100);
+        assert_eq!(read(&mut consumer, 300).len(), 3);
+        let after = threads.lock().unwrap().clone();
+        assert_eq!(after[&0], before[&0]);
+        assert!(after[&1].is_superset(&before[&0]));
+        assert_eq!(after[&2], before[&2]);
+    }
+
+    #[test]
+    fn one_leader_needs_one_thread() {
+        let fake = Fake::new(&[7, 7, 7]);
+        fake.fill(10);
+        let mut consumer = consumer(&fake, 3);
+        read(&mut consumer, 30);
+        assert_eq!(fake.connections(), 1);
+    }
+
+    #[test]
+    fn threads_end_soon_after_the_drop() {
+        let fake = Fake::new(&[1, 2, 3]);
+        fake.fill(10);
+        let mut consumer = consumer(&fake, 3);
+        read(&mut consumer, 30);
+        drop(consumer);
+        let dropped = Instant::now();
+        while fake.connections() > 0 {
+            assert!(dropped.elapsed() < Duration::from_millis(700));
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn whoever_does_not_poll_stops_the_fetching() {
+        let fake = Fake::new(&[1]);
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let count = fetches.clone();
+        fake.on_fetch(move |positions, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            let mut chunk = Fake::empty(positions[0]);
+            chunk.next += 1;
+            Some(Ok(vec![chunk]))
+        });
+        let consumer = consumer(&fake, 1);
+        let start = Instant::now();
+        while fetches.load(Ordering::Relaxed) < FETCHES_AHEAD + 1 {
+            assert!(start.elapsed() < PATIENCE);
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(50)); // Time in which it must not go on.
+        assert_eq!(fetches.load(Ordering::Relaxed), FETCHES_AHEAD + 1);
+        drop(consumer);
+    }
+
+    #[test]
+    fn a_broker_that_holds_no_fetch_back_is_not_asked_without_pause() {
+        let fake = Fake::new(&[1]);
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let count = fetches.clone();
+        fake.on_fetch(move |positions, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Some(Ok(positions.iter().map(|it| Fake::empty(*it)).collect()))
+        });
+        let start = Instant::now();
+        let mut consumer = consumer(&fake, 1);
+        assert!(consumer.poll(10 * EMPTY_FETCH_MIN).unwrap().is_empty());
+        let pauses = start.elapsed().as_millis() / EMPTY_FETCH_MIN.as_millis();
+        assert!(fetches.load(Ordering::Relaxed) <= pauses as usize + 1);
+    }
+
+    #[test]
+    fn an_offset_outside_the_log_goes_on_at_the_earliest() {
+        let fake = Fake::new(&[1, 1]);
+        fake.fill(100);
+        fake.delete_before(0, 40);
+        let offsets = read(&mut consumer(&fake, 2), 160);
+        assert_eq!(offsets[&0].first(), Some(&40));
+        assert_eq!(offsets[&1].first(), Some(&0));
+    }
+
+    #[test]
+    fn a_partition_that_cannot_be_read_does_not_hold_up_the_others() {
+        let fake = Fake::new(&[1, 1]);
+        fake.fill(100);
+        let poisoned = Arc::new(AtomicUsize::new(0));
+        let count = poisoned.clone();
+        fake.on_fetch(move |positions, fake| {
+            let mut chunks = fake.read(positions);
+            for chunk in chunks.iter_mut().filter(|chunk| chunk.partition == 0) {
+                count.fetch_add(1, Ordering::Relaxed);
+                *chunk = Chunk { error: Some(error(Kind::Poison)), ..Fake::empty(positions[0]) };
+            }
+            Some(Ok(chunks))
+        });
+        let mut consumer = consumer(&fake, 2);
+        assert_eq!(read(&mut consumer, 100).into_keys().collect::<Vec<_>>(), [1]);
+        fake.fill(100);
+        assert_eq!(read(&mut consumer, 100).into_keys().collect::<Vec<_>>(), [1]);
+        assert_eq!(poisoned.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_can_never_work_is_said_at_every_poll() {
+        let fake = Fake::new(&[1]);
+        fake.on_fetch(|_, _| Some(Err(error(Kind::Config))));
+        let mut consumer = consumer(&fake, 1);
+        for _ in 0..2 {
+            assert_eq!(consumer.poll(PATIENCE).unwrap_err().kind, Kind::Config);
+        }
+        let mut elsewhere = self::consumer(&Fake::new(&[1]), 2);
+        let err = elsewhere.poll(PATIENCE).unwrap_err();
+        assert_eq!(err.text, "t/1 does not exist: the topic has 1 partitions");
+    }
+
+    #[test]
+    fn reading_starts_where_the_group_was_if_the_log_still_has_it() {
+        let start = |committed: Option<i64>, otherwise| {
+            let mut fake = Fake::new(&[1]);
+            fake.fill(100);
+            fake.delete_before(0, 40);
+            fake.commits(committed);
+            let found = start_positions_on(&mut fake, "g", "t", &[0], otherwise, PATIENCE).unwrap();
+            (found[0].next, fake.committed(0))
+        };
+        for (committed, expected) in
+            [(39, 40), (40, 40), (41, 41), (99, 99), (100, 100), (101, 40), (0, 40)]
+        {
+            for otherwise in [Otherwise::Earliest, Otherwise::End] {
+                let (next, kept) = start(Some(committed), otherwise);
+                assert_eq!((next, kept), (expected, Some(committed)), "{committed}");
+            }
+        }
+        assert_eq!(start(None, Otherwise::Earliest), (40, None));
+        assert_eq!(start(None, Otherwise::End), (100, Some(100)));
+    }
+
+    #[test]
+    fn a_partition_that_does_not_exist_is_a_wrong_setting() {
+        let mut fake = Fake::new(&[1]);
+        for partition in [1, -1] {
+            let otherwise = Otherwise::Earliest;
+            let found = start_positions_on(&mut fake, "g", "t", &[partition], otherwise, PATIENCE);
+            assert_eq!(found.unwrap_err().kind, Kind::Config);
+        }
+    }
+}

@@ -26,3 +26,38 @@ fn murmur2(data: &[u8]) -> u32 {
     h = h.wrapping_mul(M);
     h ^ (h >> 15)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Made with `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive(..) % 9` of kafka-clients 3.9.1.
+    const OF_THE_JAVA_CLIENT: &[(&[u8], u32, i32)] = &[
+        (b"", 275_646_681, 0),
+        (b"a", 2_731_586_172, 4),
+        (b"ab", 316_155_434, 5),
+        (b"abc", 479_470_107, 3),
+        (b"abcd", 2_971_317_748, 2),
+        (b"key-0", 29_210_041, 1),
+        (b"key-1", 193_331_640, 3),
+        (b"6f1c0b60-8e38-4a4e-9a3e-0f9d3a1f5c11", 891_790_266, 3),
+        (b"NL66OPEN0000000000", 298_697_909, 5),
+        (b"1763877600000", 1_301_036_626, 1),
+        ("ü世🦀".as_bytes(), 1_558_031_526, 0),
+        (
+            b"a long key of more than thirty-two bytes, which ends in the middle of a word",
+            4_183_477_449,
+            4,
+        ),
+        (&[0xff, 0x80, 0x00, 0xfe, 0x81, 0xff, 0x90], 4_168_758_467, 0),
+    ];
+
+    #[test]
+    fn keys_go_where_the_java_client_sends_them() {
+        for &(key, hash, partition_of_9) in OF_THE_JAVA_CLIENT {
+            assert_eq!(murmur2(key), hash, "{key:?}");
+            assert_eq!(partition(key, 9), partition_of_9, "{key:?}");
+            assert_eq!(partition(key, 1), 0);
+        }
+    }
+}

@@ -377,7 +377,11 @@ impl KafkaBus {
                     for position in positions {
                         match self.fetch_from(&host, topic, &[position], Duration::ZERO) {
                             Ok(more) => chunks.extend(more),
-                            Err(err) => chunks.push(Chunk::failed(position, err)),
+                            Err(err) => {
+                                let mut chunk = Chunk::failed(position, err);
+                                self.narrow(&host, topic, &position, &mut chunk);
+                                chunks.push(chunk);
+                            }
                         }
                     }
                 }
@@ -403,14 +407,38 @@ impl KafkaBus {
                     .with_max_bytes(self.bytes_to_ask(topic, it))
             })
             .collect();
-        let fetched = self.client()?.fetch(host, topic, &asks, positions, wait);
+        let client = self.client()?;
+        for it in positions {
+            // A client made since they were grouped has metadata of its own.
+            if client.leader(topic, it.partition)? != host {
+                return Err(no_leader(topic, it.partition));
+            }
+        }
+        let fetched = client.fetch(host, topic, &asks, positions, wait);
         let mut chunks = fetched.inspect_err(|_| self.client = None)?;
         for (chunk, asked) in chunks.iter_mut().zip(positions) {
-            if chunk.error.is_none() {
-                self.check_start(host, topic, asked, chunk);
+            match &chunk.error {
+                None => self.check_start(host, topic, asked, chunk),
+                Some(_) => self.narrow(host, topic, asked, chunk),
             }
         }
         Ok(chunks)
+    }
+
+    /// Before a partition is given up for what can't be read, its next batch is read by itself: the bad one may come later.
+    fn narrow(&mut self, host: &str, topic: &str, asked: &Position, chunk: &mut Chunk) {
+        if chunk.error.as_ref().is_none_or(|err| err.kind != Kind::Poison) {
+            return;
+        }
+        let key = (topic.to_owned(), asked.partition);
+        let ask = self.asks.remove(&key);
+        if matches!(ask, Some(Ask::Exactly { offset, .. }) if offset == asked.next) {
+            return;
+        }
+        if let Ok(Ok(Some(stored))) = probe::stored(host, topic, asked.partition, asked.next) {
+            self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
+            chunk.error = None;
+        }
     }
 
     fn bytes_to_ask(&self, topic: &str, position: &Position) -> i32 {
@@ -821,7 +849,8 @@ impl Limits {
 
     /// Is the broker there, and does it serve the protocol version that the kafka crate speaks?
     fn check(&self, host: &str) -> Result<()> {
-        let _watch = self.watch(Duration::ZERO, format!("probe {host}"));
+        // The probe has time-outs of its own, but names take as long as the resolver likes.
+        let _watch = self.watch(Duration::from_secs(60), format!("probe {host}"));
         match probe::lowest_fetch_version(host) {
             Ok(0) => Ok(()),
             Ok(lowest) => {

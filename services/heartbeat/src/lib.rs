@@ -1,18 +1,53 @@
-//! Sends the beats that drive the load of the bank.
+//! Sends the beats that drive the load of the bank: `batch_size` records each `sleep_ms`, both changed while it runs.
 
-use common::service::{Service, Start};
+pub mod config;
+pub mod control;
+
+pub mod beat;
+pub mod error;
+
+use beat::Beats;
+use common::env::SCHEMA_REGISTRY_URL;
+use common::health::Health;
+use common::kafka::KafkaConfig;
+use common::kafka::producer::ProducerConfig;
+use common::service::{BoxError, Service, Start};
+use config::Config;
+use control::Control;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 
 /// This service.
 pub const SERVICE: Service = Service {
     name: "heartbeat",
-    about: "Sends the beats that drive the load of the bank",
-    variables: &[],
+    about: "Sends the beats that drive the load of the bank; GET and PUT / on CONTROL_PORT show and change how many",
+    variables: &[
+        Config::VARIABLES,
+        &[SCHEMA_REGISTRY_URL],
+        KafkaConfig::VARIABLES,
+        ProducerConfig::VARIABLES,
+    ],
     flags: &[],
     run,
 };
 
-fn run(start: &Start<'_>) -> Result<ExitCode, common::service::BoxError> {
-    start.shutdown.wait_for_ever();
+/// Config -> ports -> Kafka -> beats, until the stop.
+fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
+    let config = Config::from_env(&start.env)?;
+    let health = Health::serve(&start.env)?;
+    let control = Arc::new(Control::new(config.rhythm));
+    control::serve(config.control_port, control.clone())?;
+    let Some(beats) = Beats::open(&config, &start.shutdown)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    health.set_ready(true);
+
+    let (stop, stopping) = (start.shutdown.clone(), control.clone());
+    thread::Builder::new().name("stop".into()).spawn(move || {
+        stop.wait_for_ever();
+        stopping.stop();
+    })?;
+    beats.run(&control)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,257 @@
+//! The control: `GET /` tells how the heart beats, `PUT /` changes it from the next beat on.
+
+use crate::beat::Schedule;
+use crate::config::{BATCH_SIZES, Rhythm, SLEEPS_MS};
+use common::http::{self, Capacity};
+use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tiny_http::{Header, Method, Request};
+
+/// Between those who ask for a rhythm and the thread that beats.
+#[derive(Debug)]
+pub struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+    sent: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    rhythm: Rhythm,
+    stopped: bool,
+}
+
+/// What `GET /` tells.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Status {
+    /// Records per beat.
+    pub batch_size: u64,
+    /// Time from beat to beat, ms.
+    pub sleep_ms: u64,
+    /// Records acknowledged since the service started.
+    pub sent: u64,
+}
+
+/// Opens the control on every address of this machine, until the process ends.
+///
+/// # Errors
+/// The port is taken.
+pub fn serve(port: u16, control: Arc<Control>) -> Result<(), http::Error> {
+    let capacity = Capacity { workers: 1, visitors: 32 };
+    http::serve(&http::everywhere(port), capacity, move |request| control.answer(request)).map(drop)
+}
+
+impl Control {
+    /// Starts with `rhythm`.
+    pub fn new(rhythm: Rhythm) -> Self {
+        let state = Mutex::new(State { rhythm, stopped: false });
+        Self { state, changed: Condvar::new(), sent: AtomicU64::new(0) }
+    }
+
+    /// Waits until the next beat is due, by the rhythm of that moment: its number of records. `None` after the stop.
+    pub fn wait(&self, schedule: &mut Schedule) -> Option<u64> {
+        let mut state = self.state();
+        while !state.stopped {
+            let now = Instant::now();
+            let left = schedule.left(state.rhythm.sleep, now);
+            if left.is_zero() {
+                schedule.begin(now);
+                return Some(state.rhythm.batch_size);
+            }
+            state =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
+    }
+
+    /// Ends the waiting, now and ever after.
+    pub fn stop(&self) {
+        self.state().stopped = true;
+        self.changed.notify_all();
+    }
+
+    /// Counts records that were acknowledged.
+    pub fn count(&self, records: u64) {
+        self.sent.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// How it beats now.
+    pub fn status(&self) -> Status {
+        let Rhythm { batch_size, sleep } = self.state().rhythm;
+        let sleep_ms = sleep.as_millis() as u64;
+        Status { batch_size, sleep_ms, sent: self.sent.load(Ordering::Relaxed) }
+    }
+
+    /// Takes over what `json` asks for, all of it or nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub fn change(&self, json: &[u8]) -> Result<(), String> {
+        let changes: Map<String, Value> = serde_json::from_slice(json).map_err(|err| {
+            format!("{err}: expected JSON as in {{\"batch_size\": 10, \"sleep_ms\": 1000}}")
+        })?;
+        let mut state = self.state();
+        let mut rhythm = state.rhythm;
+        for (name, value) in &changes {
+            match name.as_str() {
+                "batch_size" => rhythm.batch_size = number(name, value, BATCH_SIZES)?,
+                "sleep_ms" => {
+                    rhythm.sleep = Duration::from_millis(number(name, value, SLEEPS_MS)?);
+                }
+                _ => return Err(format!("{name:?}: expected batch_size or sleep_ms")),
+            }
+        }
+        state.rhythm = rhythm;
+        self.changed.notify_all();
+        let Rhythm { batch_size, sleep } = rhythm;
+        log::info!(batch_size, sleep_ms = sleep.as_millis(); "rhythm changed");
+        Ok(())
+    }
+
+    fn answer(&self, mut request: Request) {
+        let path = request.url().split('?').next().unwrap_or_default();
+        let reply = match (request.method(), path) {
+            (Method::Get | Method::Head, "/") => self.tell(),
+            (Method::Put, "/") => {
+                let mut body = Vec::new();
+                let read = request.as_reader().read_to_end(&mut body);
+                match read.map_err(|err| err.to_string()).and_then(|_| self.change(&body)) {
+                    Ok(()) => self.tell(),
+                    Err(reason) => http::text(400, &reason),
+                }
+            }
+            (_, "/") => http::text(405, "only GET, HEAD and PUT")
+                .with_header(Header::from_bytes("Allow", "GET, HEAD, PUT").expect("it is ASCII")),
+            _ => http::text(404, "there is only /"),
+        };
+        // An error means that the visitor left.
+        let _ = request.respond(reply);
+    }
+
+    fn tell(&self) -> tiny_http::Response<std::io::Cursor<Vec<u8>>> {
+        let json = serde_json::to_vec(&self.status()).expect("numbers have a form in JSON");
+        http::reply(200, "application/json", json)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn number(name: &str, value: &Value, range: RangeInclusive<u64>) -> Result<u64, String> {
+    let number = value.as_u64().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (from, to) = (range.start(), range.end());
+        format!("{name}={value}: expected a whole number from {from} to {to}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+    use std::thread;
+
+    fn control(batch_size: u64, sleep_ms: u64) -> Arc<Control> {
+        let sleep = Duration::from_millis(sleep_ms);
+        Arc::new(Control::new(Rhythm { batch_size, sleep }))
+    }
+
+    #[test]
+    fn each_setting_is_taken_at_its_limits_and_nothing_past_them() {
+        for (json, expected) in [
+            (r#"{"batch_size": 0, "sleep_ms": 1}"#, Ok((0, 1))),
+            (r#"{"batch_size": 100000}"#, Ok((100_000, 1000))),
+            (r#"{"sleep_ms": 3600000}"#, Ok((7, 3_600_000))),
+            ("{}", Ok((7, 1000))),
+            (
+                r#"{"batch_size": 100001}"#,
+                Err("batch_size=100001: expected a whole number from 0 to 100000"),
+            ),
+            (
+                r#"{"batch_size": -1}"#,
+                Err("batch_size=-1: expected a whole number from 0 to 100000"),
+            ),
+            (r#"{"batch_size": 1.5}"#, Err("batch_size=1.5: expected")),
+            (r#"{"batch_size": "5"}"#, Err("batch_size=\"5\": expected")),
+            (r#"{"batch_size": null}"#, Err("batch_size=null: expected")),
+            (r#"{"sleep_ms": 0}"#, Err("sleep_ms=0: expected a whole number from 1 to 3600000")),
+            (r#"{"sleep_ms": 3600001}"#, Err("sleep_ms=3600001: expected")),
+            (r#"{"sleep_ms": 99999999999999999999999}"#, Err("sleep_ms=1e")),
+            (r#"{"batch_size": 5, "sleep": 5}"#, Err("\"sleep\": expected batch_size or sleep_ms")),
+            (r#"{"sent": 0}"#, Err("\"sent\": expected batch_size or sleep_ms")),
+            ("[]", Err("invalid type")),
+            ("", Err("EOF")),
+            ("{\"batch_size\": 5", Err("EOF")),
+        ] {
+            let control = control(7, 1000);
+            let result = control.change(json.as_bytes());
+            let Status { batch_size, sleep_ms, .. } = control.status();
+            match expected {
+                Ok(expected) => assert_eq!((result, (batch_size, sleep_ms)), (Ok(()), expected)),
+                Err(reason) => {
+                    assert!(result.clone().unwrap_err().starts_with(reason), "{result:?}");
+                    assert_eq!((batch_size, sleep_ms), (7, 1000), "all or nothing");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_change_is_effective_from_the_next_beat_even_in_a_long_sleep() {
+        let control = control(1, 3_600_000);
+        let beating = control.clone();
+        let beats = thread::spawn(move || beating.wait(&mut Schedule::new(Instant::now())));
+        control.change(br#"{"batch_size": 5}"#).unwrap();
+        control.change(br#"{"sleep_ms": 1}"#).unwrap();
+        assert_eq!(beats.join().unwrap(), Some(5));
+    }
+
+    #[test]
+    fn the_stop_ends_the_longest_sleep() {
+        let control = control(1, 3_600_000);
+        let beating = control.clone();
+        let beats = thread::spawn(move || beating.wait(&mut Schedule::new(Instant::now())));
+        control.stop();
+        assert_eq!(beats.join().unwrap(), None);
+    }
+
+    fn ask(addr: SocketAddr, request: &str) -> String {
+        let mut service = TcpStream::connect(addr).unwrap();
+        service.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        service.read_to_string(&mut reply).unwrap();
+        reply
+    }
+
+    #[test]
+    fn the_control_speaks_http() {
+        let control = control(7, 1000);
+        control.count(42);
+        let capacity = Capacity { workers: 1, visitors: 4 };
+        let addr = (Ipv4Addr::LOCALHOST, 0).into();
+        let addr = http::serve(&[addr], capacity, move |request| control.answer(request)).unwrap();
+        let put = |json: &str| {
+            ask(addr, &format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{json}", json.len()))
+        };
+
+        let told = ask(addr, "GET / HTTP/1.1\r\n\r\n");
+        assert!(told.contains("\r\nContent-Type: application/json\r\n"), "{told}");
+        assert!(told.ends_with(r#"{"batch_size":7,"sleep_ms":1000,"sent":42}"#), "{told}");
+        let changed = put(r#"{"batch_size": 200, "sleep_ms": 10}"#);
+        assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
+        assert!(changed.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{changed}");
+        let refused = put(r#"{"batch_size": "many"}"#);
+        assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+        assert!(refused.ends_with("expected a whole number from 0 to 100000\n"), "{refused}");
+        let told = ask(addr, "GET /?pretty HTTP/1.1\r\n\r\n");
+        assert!(told.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{told}");
+        assert!(ask(addr, "GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        let refused = ask(addr, "DELETE / HTTP/1.1\r\n\r\n");
+        assert!(refused.starts_with("HTTP/1.1 405 ") && refused.contains("Allow: GET, HEAD, PUT"));
+    }
+}
