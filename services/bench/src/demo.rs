@@ -73,6 +73,8 @@ type Accounts = HashMap<String, Balance>;
 const QUIET: Duration = Duration::from_secs(1);
 /// How long answers may stay away before they are given up.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long answers are waited for after Ctrl-C.
+const HURRY: Duration = Duration::from_secs(5);
 /// Time between two questions for offsets.
 const ASK: Duration = Duration::from_millis(250);
 /// Who reads beats and makes commands of them.
@@ -106,7 +108,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     // Whatever became of it, the load ends.
     heartbeat.set_load(0)?;
     loaded?;
-    demo.finish(&mut *bus)?;
+    demo.finish(&mut *bus, &start.shutdown)?;
 
     let after = balances(&mut client)?;
     let letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
@@ -259,9 +261,9 @@ impl Demo {
     }
 
     /// Reads until all commands are answered and no more come, or until nothing has come of them for too long.
-    fn finish(&mut self, bus: &mut dyn Bus) -> Result<(), Error> {
+    fn finish(&mut self, bus: &mut dyn Bus, shutdown: &Shutdown) -> Result<(), Error> {
         self.waiting_since = Instant::now();
-        let mut told = Instant::now();
+        let (began, mut told) = (Instant::now(), Instant::now());
         loop {
             self.read(Instant::now() + ASK, |_| {})?;
             let silence = self.waiting_since.elapsed();
@@ -270,6 +272,11 @@ impl Demo {
                 && is_done(bus, GENERATOR, &HEARTBEAT)?
                 && is_answered(bus)?
             {
+                return Ok(());
+            }
+            let hurried = shutdown.requested() && began.elapsed() > HURRY;
+            if hurried {
+                report::progress("Stopped: the rest is given up");
                 return Ok(());
             }
             if silence > PATIENCE {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// A load counts as held while the lag grows by less than this part of it. A bank that does 98 of 100 due commands holds
 /// nothing; less is drowned in the noise of a few seconds.
 const GROWTH_MAX: f64 = 0.02;
+/// The lag of a bank that keeps up is 0 or 1 at low loads, whichever a look happens to see: no more than that is no growth.
+const GROWN_MIN: f64 = 2.0;
 /// A lag of this much of the load can't become a hold any more: the step is broken off.
 const HOPELESS: Duration = Duration::from_secs(3);
 
@@ -105,9 +107,15 @@ impl Window {
         self.lag(now) as f64 > f64::from(self.schedule.per_s) * HOPELESS.as_secs_f64() + 10.0
     }
 
-    /// How fast the lag grew, as a part of the load: 0 keeps up, 0.5 does half. From the mean of the window's first half to
-    /// that of its second, so that a single stall does not decide.
+    /// How fast the lag grew, as a part of the load: 0 keeps up, 0.5 does half.
     pub fn growth(&self) -> f64 {
+        let due = self.seconds() / 2.0 * f64::from(self.schedule.per_s);
+        if due > 0.0 { self.grown() / due } else { 0.0 }
+    }
+
+    /// How much larger the lag was in the second half of the window than in the first: means, so that a single stall does
+    /// not decide.
+    fn grown(&self) -> f64 {
         let half = self.seconds() / 2.0;
         let mean = |second: bool| {
             let lags = self.lags.iter().filter(|(at, _)| (*at >= half) == second);
@@ -115,16 +123,12 @@ impl Window {
                 lags.fold((0.0, 0.0), |(count, sum), (_, lag)| (count + 1.0, sum + lag));
             if count > 0.0 { sum / count } else { 0.0 }
         };
-        if half > 0.0 {
-            (mean(true) - mean(false)) / (half * f64::from(self.schedule.per_s))
-        } else {
-            0.0
-        }
+        mean(true) - mean(false)
     }
 
     /// True if the lag did not grow.
     pub fn keeps_up(&self) -> bool {
-        self.growth() < GROWTH_MAX
+        self.growth() < GROWTH_MAX || self.grown() < GROWN_MIN
     }
 
     /// The largest lag seen in the window.
@@ -177,6 +181,12 @@ mod tests {
             assert!(!window.keeps_up());
         }
         assert!(simulate(1000, 990, 0).keeps_up(), "a hundredth is within the noise");
+    }
+
+    #[test]
+    fn at_a_low_load_the_one_on_its_way_is_no_growth_but_an_unserved_one_is() {
+        assert!(simulate(10, 5000, 60).keeps_up());
+        assert!(!simulate(10, 9, 60).keeps_up());
     }
 
     #[test]
