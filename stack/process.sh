@@ -2,22 +2,25 @@
 # Processes: started in sessions of their own, known by pid file, never mistaken for another. A pid file holds the pid and
 # the process's time of birth, since the system gives pids out again.
 
-# birth PID: when it began, in clock ticks since boot; fails if it is dead, also if nobody has taken its exit code yet.
+# birth PID: when it began, in clock ticks since boot; fails if it is dead, also if nobody has taken its exit code yet. One
+# whose first thread alone is dead still holds its ports.
 birth() {
   local stat
   { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
   # Counted from behind the command's name, which may hold anything.
   read -r -a stat <<<"${stat##*) }"
-  [[ ${stat[0]} != [ZX] ]] || return 1
+  [[ ${stat[0]} != [ZX] ]] || ((stat[17] > 1)) || return 1
   echo "${stat[19]}"
 }
 
 # record NAME PID
-record() {
+record() (
+  # Ctrl-C reaches every process of this shell's group, mv too.
+  trap '' INT TERM
   # In one step: a reader never sees half a file.
   echo "$2 $(birth "$2" || echo dead)" >"$run_dir/$1.pid.new"
   mv "$run_dir/$1.pid.new" "$run_dir/$1.pid"
-}
+)
 
 # pid_of NAME: prints the pid; fails if it isn't running.
 pid_of() {

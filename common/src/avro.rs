@@ -555,7 +555,6 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
     use std::fmt::Debug;
-    use std::hint::black_box;
 
     /// The talk's BalanceChanged: ours without the two fields at the end.
     const TALKS_BALANCE_CHANGED: &str = r#"{"type":"record","name":"BalanceChanged","namespace":"nl.openweb.data","fields":[
@@ -1019,54 +1018,5 @@ mod tests {
         fn any_value_is_judged_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
             let _ = unframe(&bytes);
         }
-    }
-
-    /// Figures of docs/decisions/0002-avro-codec.md: `cargo test --release -p common codec_against_the_crate -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement, not a test"]
-    fn codec_against_the_crate() {
-        fn measure(name: &str, mut work: impl FnMut()) {
-            const ROUNDS: u32 = 300_000;
-            let best = (0..5).map(|_| {
-                let start = Instant::now();
-                (0..ROUNDS).for_each(|_| work());
-                start.elapsed() / ROUNDS
-            });
-            eprintln!("{name}: {:?}", best.min().unwrap());
-        }
-        fn compare<R: Checked>(record: &R) {
-            let (name, schema) = (R::TOPIC.name, schema::<R>());
-            let encoder = Encoder::<R>::with_id(1);
-            let framed = encoder.encode(record);
-            let mut decoder = decoder::<R>(R::TOPIC.schema.unwrap());
-            measure(&format!("{name} encode, ours"), || {
-                drop(black_box(encoder.encode(black_box(record))))
-            });
-            measure(&format!("{name} encode, crate"), || {
-                drop(black_box(
-                    avro_rs::to_avro_datum(&schema, black_box(record).value()).unwrap(),
-                ));
-            });
-            measure(&format!("{name} decode, ours"), || {
-                drop(black_box(decoder.decode(black_box(&framed)).unwrap()))
-            });
-            measure(&format!("{name} decode, crate"), || {
-                drop(black_box(
-                    avro_rs::from_avro_datum(&schema, &mut black_box(&framed[5..]), None).unwrap(),
-                ));
-            });
-            let writer = foreign(R::TOPIC.schema.unwrap()).unwrap();
-            measure(&format!("{name} decode, foreign schema"), || {
-                drop(black_box(
-                    R::read(&resolve(&writer, black_box(&framed[5..]), &schema).unwrap()).unwrap(),
-                ));
-            });
-        }
-        compare(&transfer());
-        compare(&BalanceChanged {
-            transfer_id: Some(Uuid::from_u128(1)),
-            sequence: 5,
-            ..balance_changed()
-        });
     }
 }

@@ -18,3 +18,4 @@ pub mod http;
 pub mod log;
 pub mod service;
 pub mod shutdown;
+pub mod watchdog;

@@ -34,6 +34,7 @@ struct Stderr;
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= log::max_level()
+            && (metadata.level() <= LevelFilter::Warn || is_ours(metadata.target()))
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -45,6 +46,14 @@ impl Log for Stderr {
     }
 
     fn flush(&self) {}
+}
+
+/// Crates whose details may be logged. At `debug` the postgres crate logs the parameters of statements: tokens, that is.
+const OURS: [&str; 6] =
+    ["bench", "command_generator", "command_handler", "common", "heartbeat", "synchronizer"];
+
+fn is_ours(target: &str) -> bool {
+    target.split("::").next().is_some_and(|name| OURS.contains(&name))
 }
 
 fn line(now: SystemTime, record: &Record<'_>) -> String {
@@ -94,6 +103,18 @@ mod tests {
             line(SystemTime::UNIX_EPOCH, &record),
             "ts=1970-01-01T00:00:00.000Z level=warn msg=\"batch committed\" topic=heartbeat reason=\"a \\\"b\\\"\\nc\"\n"
         );
+    }
+
+    #[test]
+    fn other_crates_tell_no_details() {
+        log::set_max_level(LevelFilter::Trace);
+        let enabled = |target, level| {
+            Stderr.enabled(&Metadata::builder().target(target).level(level).build())
+        };
+        assert!(enabled("command_handler::store", log::Level::Trace));
+        assert!(enabled("tokio_postgres::query", log::Level::Warn));
+        assert!(!enabled("tokio_postgres::query", log::Level::Info));
+        assert!(!enabled("commonplace", log::Level::Debug));
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! The wire, the producer and the consumer against a real Kafka, found by `KAFKA_BROKERS`.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod kafka_support;
 
-use common::kafka::consumer::{Otherwise, start_positions};
-use common::kafka::producer::{Producer, Sender};
-use common::kafka::wire::Position;
+use common::kafka::consumer::{Consumer, Otherwise, start_positions};
+use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
+use common::kafka::wire::{Kind, Position};
 use common::shutdown::Shutdown;
-use kafka_support::{PATIENCE, Reader, bus, config, numbered, producer_config, topic};
+use kafka_support::{
+    PATIENCE, Reader, beginning, bus, config, foreign, numbered, producer_config, topic,
+};
+use std::thread;
+use std::time::{Duration, Instant};
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
@@ -64,4 +70,201 @@ fn positions_are_kept_by_the_group() {
     // The end was committed: records that come before the next start are not skipped.
     assert!(sender.send_all(&numbered(topic, 300..600)).iter().all(Result::is_ok));
     assert_eq!(start(Otherwise::End), from_end);
+}
+
+fn send(records: &[Outgoing]) {
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    for result in sender.send_all(records) {
+        result.unwrap();
+    }
+}
+
+fn values(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|i| format!("value-{i}")).collect()
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn keys_of_the_java_client_go_to_the_same_partitions() {
+    let theirs = topic("keys-theirs", 9, &[]);
+    foreign(theirs, &["keys:500"]);
+    let ours = topic("keys-ours", 9, &[]);
+    send(&numbered(ours, 0..500));
+    let (mut theirs, mut ours) = (Reader::new(theirs, 9), Reader::new(ours, 9));
+    assert_eq!(theirs.read(500), ours.read(500));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn whatever_codec_others_use_all_records_are_read() {
+    let topic = topic("codecs", 1, &[]);
+    foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "lz4:3", "zstd:3", "none:3"]);
+    let mut reader = Reader::new(topic, 1);
+    reader.read(21);
+    assert_eq!(reader.values(), values(0..21));
+}
+
+/// The kafka crate alone drops the uncompressed records here, without a word.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn records_before_a_batch_that_is_stored_compressed_are_read_too() {
+    let topic = topic("stored-compressed", 1, &[("compression.type", "producer")]);
+    foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "gzip:3", "none:3"]);
+    let mut reader = Reader::new(topic, 1);
+    reader.read(18);
+    assert_eq!(reader.values(), values(0..18));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
+    for codec in ["lz4:3", "zstd:3"] {
+        let topic = topic("poison", 9, &[("compression.type", "producer")]);
+        foreign(topic, &["none:2", codec]);
+        let records = numbered(topic, 0..900);
+        send(&records);
+        let in_partition_0 = bus().bounds(topic, PATIENCE).unwrap()[0].1 - 5;
+        assert!(in_partition_0 > 10);
+        let mut reader = Reader::new(topic, 9);
+        reader.read(2 + 900 - in_partition_0 as usize);
+        assert_eq!(reader.partitions[&0].len(), 2, "{codec}");
+
+        let positions = beginning(9).into_iter().map(|it| Position { next: 2, ..it });
+        let positions: Vec<Position> = positions.collect();
+        let mut bus = bus();
+        let wait = Duration::from_millis(500);
+        // The first fetch finds out which partition it is, the second which batch.
+        bus.fetch(topic, &positions, wait).unwrap();
+        for chunk in bus.fetch(topic, &positions, wait).unwrap() {
+            let kind = chunk.error.map(|err| err.kind);
+            assert_eq!(kind, (chunk.partition == 0).then_some(Kind::Poison), "{codec}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn the_end_of_a_transaction_is_stepped_over() {
+    let topic = topic("transactions", 1, &[]);
+    // Offsets: 3 records, a marker, 2 records that protocol version 0 can't tell from committed ones, 2 markers and 1 record.
+    foreign(topic, &["commit:3", "abort:2", "commit:1"]);
+    let mut reader = Reader::new(topic, 1);
+    reader.read(6);
+    let offsets: Vec<i64> = reader.partitions[&0].iter().map(|it| it.offset).collect();
+    assert_eq!(offsets, [0, 1, 2, 4, 5, 7]);
+
+    // The log ends with a marker: the position gets to the end, and then the broker holds the fetch back.
+    let mut bus = bus();
+    let mut position = Position { partition: 0, next: 8 };
+    let wait = Duration::from_millis(500);
+    let chunk = bus.fetch(topic, &[position], wait).unwrap().remove(0);
+    assert_eq!((chunk.next, chunk.end, chunk.records.len()), (9, 9, 0));
+    position.next = chunk.next;
+    let start = Instant::now();
+    let chunk = bus.fetch(topic, &[position], wait).unwrap().remove(0);
+    assert_eq!((chunk.next, chunk.records.len()), (9, 0));
+    assert!(start.elapsed() >= wait / 2, "{:?}", start.elapsed());
+
+    send(&numbered(topic, 0..1));
+    reader.read(7);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn a_record_larger_than_the_fetch_passes_and_others_do_not_wait_for_it() {
+    let topic = topic("large", 9, &[]);
+    let mut records = numbered(topic, 0..2000);
+    for i in [300, 301, 1500] {
+        records[i].value = vec![b'x'; 2 << 20];
+    }
+    records[1000].value = vec![b'y'; (4 << 20) - 200];
+    send(&records);
+    let mut reader = Reader::new(topic, 9);
+    reader.read(2000);
+    let mut sizes: Vec<usize> = reader.values().iter().map(String::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes[1995..], [10, 2 << 20, 2 << 20, 2 << 20, (4 << 20) - 200]);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn batches_larger_than_the_fetch_pass() {
+    let topic = topic("large-batches", 1, &[]);
+    let config = ProducerConfig { batch_records: 100_000, ..producer_config() };
+    let mut sender = Sender::new(&config, &Shutdown::default());
+    let records = numbered(topic, 0..50_000);
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    let mut reader = Reader::new(topic, 1);
+    reader.read(50_000);
+    assert_eq!(reader.values(), values(0..50_000));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn what_the_topic_refuses_comes_back_and_the_rest_is_written() {
+    let topic = topic("small", 1, &[("max.message.bytes", "2000")]);
+    let mut records = numbered(topic, 0..100);
+    records[60].value = vec![b'x'; 3000];
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    let results = sender.send_all(&records);
+    for (i, result) in results.into_iter().enumerate() {
+        assert_eq!(result.err().map(|err| err.kind), (i == 60).then_some(Kind::Message));
+    }
+    let mut reader = Reader::new(topic, 1);
+    reader.read(99);
+    assert_eq!(reader.values(), [values(0..60), values(61..100)].concat());
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn deleted_records_are_jumped_over() {
+    let topic = topic("deleted", 2, &[]);
+    send(&numbered(topic, 0..200));
+    let bounds = bus().bounds(topic, PATIENCE).unwrap();
+    foreign(topic, &["delete:50"]);
+    let mut reader = Reader::new(topic, 2);
+    reader.read(150);
+    assert_eq!(reader.partitions[&0][0].offset, 50);
+    assert_eq!(reader.partitions[&1].len() as i64, bounds[1].1);
+
+    bus().commit(topic, topic, &[Position { partition: 0, next: 10 }], PATIENCE).unwrap();
+    let otherwise = Otherwise::End;
+    let start = start_positions(&config(), topic, topic, &[0], otherwise, PATIENCE).unwrap();
+    assert_eq!(start, [Position { partition: 0, next: 50 }]);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn holes_that_compaction_makes_are_stepped_over() {
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "1"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("max.compaction.lag.ms", "1"),
+    ];
+    let topic = topic("compacted", 1, &configs);
+    let record = |key: &str| Outgoing { topic, key: key.into(), value: b"x".to_vec() };
+    // Each call is a batch, and a segment of its own.
+    send(&[record("a"), record("b"), record("c")]);
+    send(&[record("b"), record("c")]);
+    send(&[record("d")]);
+    let offsets = |next| {
+        let mut consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next }]);
+        let mut offsets = Vec::new();
+        while offsets.last() != Some(&5) {
+            for chunk in consumer.poll(PATIENCE).unwrap() {
+                offsets.extend(chunk.records.iter().map(|it| it.offset));
+            }
+        }
+        offsets
+    };
+    // The cleaner looks every 15 s.
+    let start = Instant::now();
+    while offsets(0) != [0, 3, 4, 5] {
+        assert!(start.elapsed() < 3 * PATIENCE);
+        thread::sleep(Duration::from_millis(500));
+    }
+    // Within the first batch, of which only offset 0 is left.
+    assert_eq!(offsets(1), [3, 4, 5]);
+    assert_eq!(offsets(2), [3, 4, 5]);
 }

@@ -70,6 +70,10 @@ impl Consumer {
         let mut chunks = match self.fetched.recv_timeout(wait) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) if self.shared.state().slots.is_empty() => {
+                thread::sleep(wait);
+                return Ok(Vec::new());
+            }
             Err(RecvTimeoutError::Disconnected) => Err(Error {
                 kind: Kind::Config,
                 code: 0,
@@ -266,12 +270,13 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Positions of this thread's partitions, without the parked ones. Ends the thread if all have gone to others.
+    /// Positions of this thread's partitions, without the parked ones. Ends the thread if all have gone to others, but not
+    /// if the consumer was given none: then there is nothing to read and nothing wrong.
     fn take(&self) -> Result<Vec<Position>, End> {
         let now = Instant::now();
         let mut state = self.shared.state();
         let mut mine = state.slots.iter().filter(|(_, it)| it.leader == self.leader).peekable();
-        if mine.peek().is_none() {
+        if mine.peek().is_none() && !state.slots.is_empty() {
             state.leaders.remove(&self.leader);
             return Err(End::Dropped);
         }
@@ -451,6 +456,14 @@ mod tests {
     }
 
     #[test]
+    fn without_partitions_there_is_nothing_to_read_and_nothing_wrong() {
+        let mut consumer = consumer(&Fake::new(&[1]), 0);
+        for _ in 0..3 {
+            assert!(consumer.poll(2 * SLICE).unwrap().is_empty());
+        }
+    }
+
+    #[test]
     fn each_leader_has_a_thread_and_a_moved_partition_goes_on_with_the_new_one() {
         let fake = Fake::new(&[1, 2, 2]);
         let threads = Arc::new(Mutex::new(BTreeMap::<i32, HashSet<ThreadId>>::new()));
@@ -598,6 +611,14 @@ mod tests {
         let mut elsewhere = self::consumer(&Fake::new(&[1]), 2);
         let err = elsewhere.poll(PATIENCE).unwrap_err();
         assert_eq!(err.text, "t/1 does not exist: the topic has 1 partitions");
+    }
+
+    #[test]
+    fn without_partitions_there_is_nothing_to_read() {
+        let mut consumer = consumer(&Fake::new(&[1]), 0);
+        for _ in 0..3 {
+            assert!(consumer.poll(Duration::from_millis(5)).unwrap().is_empty());
+        }
     }
 
     #[test]

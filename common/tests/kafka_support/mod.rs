@@ -12,9 +12,12 @@ use kafka_protocol::messages::{
     RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
+use log::LevelFilter;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Longest wait for anything that should come.
@@ -22,6 +25,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The cluster that the test was started with.
 pub fn config() -> KafkaConfig {
+    common::log::init(LevelFilter::Info);
     KafkaConfig::from_env(&environment()).unwrap()
 }
 
@@ -33,7 +37,8 @@ fn environment() -> Env<'static> {
     Env::new(&|name| std::env::var(name).ok())
 }
 
-/// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more `configs`. Ready when returned.
+/// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more `configs`. All brokers know it when
+/// this returns.
 pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static str {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
     let name: &'static str = format!("{name}-{now}").leak();
@@ -61,7 +66,10 @@ pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static 
     ]);
     let answer: CreateTopicsResponse = ask(&controller, ApiKey::CreateTopics, 5, &request);
     assert_eq!(answer.topics[0].error_code, 0, "{:?}", answer.topics[0].error_message);
-    wire::connect(&config()).leaders(name, PATIENCE).unwrap();
+    for broker in config().brokers {
+        let alone = KafkaConfig { brokers: vec![broker], ..config() };
+        wire::connect(&alone).leaders(name, PATIENCE).unwrap();
+    }
     name
 }
 
@@ -176,4 +184,23 @@ impl Reader {
 
 pub fn bus() -> Box<dyn Bus> {
     wire::connect(&config())
+}
+
+/// Lets Java's client do `steps` to `topic`, with the jars that the stack has brought.
+pub fn foreign(topic: &str, steps: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let servers =
+        std::env::var_os("SERVERS_DIR").map_or(root.join("target/servers"), PathBuf::from);
+    let source = root.join("common/tests/kafka_support/Foreign.java");
+    let status = Command::new("java")
+        .arg("-cp")
+        .arg(servers.join("kafka/*"))
+        .arg(source)
+        .arg(config().brokers.join(","))
+        .arg(topic)
+        .args(steps)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "java Foreign.java {topic} {steps:?}");
 }

@@ -1,13 +1,96 @@
 //! Measures the running bank.
+//!
+//! `main` picks a sub-command; each is a module that tells its course ([`probe`], [`demo`]) with the help of the ones below it.
 
-use common::service::{Service, Start};
+mod args;
+mod demo;
+mod probe;
+
+// The load, and what comes back.
+mod answers;
+mod bank;
+mod control;
+mod ids;
+mod ledger;
+mod load;
+mod measure;
+mod search;
+mod tap;
+
+// What it costs.
+mod metrics;
+mod proc;
+mod stack;
+
+// What is told about it.
+mod error;
+mod report;
+
+use crate::args::{Asked, Command};
+use crate::error::Error;
+use common::env::{self, Env, LOG};
+use common::log::Chain;
+use common::service::EXIT_USAGE;
+use common::shutdown::Shutdown;
+use std::panic;
 use std::process::ExitCode;
 
-/// This service.
-pub const SERVICE: Service =
-    Service { name: "bench", about: "Measures the running bank", variables: &[], flags: &[], run };
+/// What a sub-command is started with.
+pub(crate) struct Start<'a> {
+    /// Options and environment.
+    pub env: Env<'a>,
+    /// Set by SIGTERM and SIGINT: end cleanly, and tell what was measured.
+    pub shutdown: Shutdown,
+}
 
-fn run(start: &Start<'_>) -> Result<ExitCode, common::service::BoxError> {
-    start.shutdown.wait_for_ever();
-    Ok(ExitCode::SUCCESS)
+const COMMANDS: &[Command] = &[probe::COMMAND, demo::COMMAND];
+
+/// Runs the sub-command that the arguments name.
+///
+/// Exit codes: 0 all is well, 1 it is not (or could not be found out), 2 for wrong arguments or environment.
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args::read(COMMANDS, &args) {
+        Ok(Asked::Text(text)) => {
+            report::tell(&text);
+            ExitCode::SUCCESS
+        }
+        Ok(Asked::Run(command, options)) => {
+            let lookup =
+                |name: &str| options.get(name).cloned().or_else(|| std::env::var(name).ok());
+            run(command, Env::new(&lookup)).unwrap_or_else(|err| fail(&err))
+        }
+        Err(usage) => {
+            eprintln!("bench: {usage}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn run(command: &Command, env: Env<'_>) -> Result<ExitCode, Error> {
+    common::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
+    let printed = panic::take_hook();
+    // Half a bench would measure nonsense: a thread that panics ends all. Panics inside the guard are the kafka crate's own.
+    panic::set_hook(Box::new(move |info| {
+        if !common::kafka::wire::guards_panics() {
+            printed(info);
+            std::process::exit(101);
+        }
+    }));
+    let shutdown = Shutdown::on_signals().map_err(Error::Signals)?;
+    (command.run)(&Start { env, shutdown })
+}
+
+fn fail(err: &Error) -> ExitCode {
+    eprintln!("bench: {}", Chain(err));
+    match err {
+        Error::Env(env::Error::Missing { .. }) => {
+            eprintln!(
+                "The running stack's addresses come from `make -s env`; `make demo` and `make bench-probe` start it and set them."
+            );
+            ExitCode::from(EXIT_USAGE)
+        }
+        Error::Env(_) => ExitCode::from(EXIT_USAGE),
+        _ => ExitCode::FAILURE,
+    }
 }

@@ -1,5 +1,5 @@
-//! See the crate's library: one binary can hold all services.
+//! See the crate's library.
 
 fn main() -> std::process::ExitCode {
-    common::service::main(&bench::SERVICE)
+    bench::main()
 }

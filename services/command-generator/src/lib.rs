@@ -1,18 +1,37 @@
-//! Turns each beat into a command to the bank.
+//! Turns each beat into a command to the bank, as fast as beats come.
+//!
+//! One instance is enough: it makes more commands than the bank can do. A second one is harmless, since both derive the same
+//! command ids from the same beats and the bank does each id once.
 
-use common::service::{Service, Start};
+pub mod config;
+pub mod domain;
+pub mod generate;
+pub mod source;
+
+use common::env::SCHEMA_REGISTRY_URL;
+use common::health::Health;
+use common::kafka::KafkaConfig;
+use common::kafka::producer::ProducerConfig;
+use common::service::{BoxError, Service, Start};
+use config::{Config, SEED};
+use generate::Generator;
 use std::process::ExitCode;
 
 /// This service.
 pub const SERVICE: Service = Service {
     name: "command-generator",
     about: "Turns each beat into a command to the bank",
-    variables: &[],
+    variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, &[SCHEMA_REGISTRY_URL, SEED]],
     flags: &[],
     run,
 };
 
-fn run(start: &Start<'_>) -> Result<ExitCode, common::service::BoxError> {
-    start.shutdown.wait_for_ever();
+/// Config -> connections -> the loop.
+fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
+    let config = Config::from_env(&start.env)?;
+    let health = Health::serve(&start.env)?;
+    if let Some(generator) = Generator::open(config, &start.shutdown)? {
+        generator.run(|| health.set_ready(true))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

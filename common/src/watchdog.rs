@@ -1,5 +1,6 @@
-//! Ends the process when a call hangs. The kafka crate's sockets can't be reached from outside and their own time-out is two
-//! minutes, so a call past its deadline can't be saved; a process started again goes on where this one was.
+//! Ends the process when a call hangs. Neither the kafka crate nor the postgres crate has a time-out for a server that is
+//! connected and silent (theirs are two minutes and none), and neither lets its sockets be reached from outside: a call past
+//! its deadline can't be saved. A process started again goes on where this one was.
 
 use crate::service::EXIT_TEMPORARY;
 use crate::shutdown::Shutdown;
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(250);
 /// How much longer than asked a tick may take before it means that the whole process stood still.
 const STALL: Duration = Duration::from_secs(1);
-/// What a call may still take once the stop was asked for: a service ends within a second, hung broker or not.
-const STOP_GRACE: Duration = Duration::from_millis(500);
+/// What a call may still take once the stop was asked for. A service ends within a second if its brokers answer; where one
+/// hangs, it doesn't wait for the whole time-out.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 static WATCHDOG: Watchdog = Watchdog::new();
 
@@ -20,17 +22,17 @@ static WATCHDOG: Watchdog = Watchdog::new();
 pub struct Watch(u64);
 
 /// Ends the process with [`EXIT_TEMPORARY`] unless the result is dropped within `limit`, or soon after `stop`. `what` names
-/// the call, its broker and its topic.
+/// the call and its server.
 pub fn watch(limit: Duration, stop: Option<&Shutdown>, what: String) -> Watch {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
         let started = thread::Builder::new().name("watchdog".into()).spawn(|| {
             let what = WATCHDOG.wait_for_overdue();
-            log::error!(call = what.as_str(); "a call to Kafka hangs past its deadline; exiting to be started again");
+            log::error!(call = what.as_str(); "a call hangs past its deadline; exiting to be started again");
             std::process::exit(EXIT_TEMPORARY.into());
         });
         if let Err(err) = started {
-            log::error!(err:%; "no watchdog: a call that hangs will block its thread for two minutes");
+            log::error!(err:%; "no watchdog: a call that hangs will block its thread");
         }
     });
     let deadline = Instant::now() + limit;

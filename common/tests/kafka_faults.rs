@@ -1,0 +1,323 @@
+//! The wire, the producer and the consumer while brokers are killed, stopped and started. `STACK` is the script that does
+//! that, to a stack of three brokers; KAFKA_TIMEOUT_MS of the processes under test is 2000.
+
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+
+mod kafka_support;
+
+use common::kafka::consumer::{Consumer, Otherwise, start_positions};
+use common::kafka::producer::{Outgoing, Producer, Sender};
+use common::kafka::wire::{self, Batch, Out, Position};
+use common::service::EXIT_TEMPORARY;
+use common::shutdown::Shutdown;
+use kafka_support::{PATIENCE, Reader, beginning, bus, config, numbered, producer_config, topic};
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// One test at a time works on the brokers.
+static CLUSTER: Mutex<()> = Mutex::new(());
+
+/// The three brokers, all up again when it is dropped.
+struct Brokers {
+    _mine: MutexGuard<'static, ()>,
+}
+
+impl Brokers {
+    fn new() -> Self {
+        let brokers = Self { _mine: CLUSTER.lock().unwrap_or_else(PoisonError::into_inner) };
+        assert_eq!(config().brokers.len(), 3, "these tests need BROKERS=3");
+        brokers
+    }
+
+    fn stack(&self, args: &[&str]) {
+        let stack = std::env::var_os("STACK").expect("STACK is set by stack.sh with");
+        let output = Command::new(stack).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn kill(&self, id: i32) {
+        self.stack(&["stop", &format!("kafka-{id}"), "KILL"]);
+    }
+
+    fn start(&self, id: i32) {
+        self.stack(&["start", &format!("kafka-{id}")]);
+    }
+
+    fn signal(&self, id: i32, signal: &str) {
+        self.stack(&["kill", &format!("kafka-{id}"), signal]);
+    }
+}
+
+impl Drop for Brokers {
+    fn drop(&mut self) {
+        for id in 1..=3 {
+            let stack = std::env::var_os("STACK").unwrap_or_default();
+            let part = format!("kafka-{id}");
+            for args in [["kill", &part, "CONT"], ["start", &part, ""]] {
+                let args = args.iter().filter(|arg| !arg.is_empty());
+                let _ = Command::new(&stack).args(args).stderr(Stdio::null()).status();
+            }
+        }
+    }
+}
+
+/// A producer that sends until it is told to stop; then all that was acknowledged must be read.
+struct Load {
+    stop: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Vec<String>>,
+    topic: &'static str,
+}
+
+impl Load {
+    fn start(topic: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let thread = thread::spawn(move || {
+            let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+            let mut sent = Vec::new();
+            while !stopping.load(Ordering::Relaxed) {
+                let first = sent.len() as u32;
+                let records = numbered(topic, first..first + 20);
+                for result in sender.send_all(&records) {
+                    result.unwrap();
+                }
+                sent.extend(records.into_iter().map(|it| String::from_utf8(it.value).unwrap()));
+                thread::sleep(Duration::from_millis(5));
+            }
+            sent
+        });
+        Self { stop, thread, topic }
+    }
+
+    /// Stops, and checks that all that was acknowledged is read, and nothing read twice.
+    fn check(self, reader: &mut Reader) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.thread.join().unwrap();
+        let ends: Vec<i64> =
+            bus().bounds(self.topic, PATIENCE).unwrap().into_iter().map(|(_, end)| end).collect();
+        reader.read_until(|it| {
+            let at = |partition| it.partitions.get(&partition).and_then(|it| it.last());
+            (0..).zip(&ends).all(|(p, end)| *end == at(p).map_or(0, |last| last.offset + 1))
+        });
+        let read = reader.values();
+        let distinct: HashSet<&String> = read.iter().collect();
+        let missing: Vec<&String> = sent.iter().filter(|it| !distinct.contains(it)).collect();
+        assert!(missing.is_empty(), "{} of {} missing: {missing:?}", missing.len(), sent.len());
+        let in_log: i64 = ends.iter().sum();
+        assert_eq!(read.len() as i64, in_log, "read once, however often it was sent");
+    }
+}
+
+const REPLICATED: &[(&str, &str)] = &[("min.insync.replicas", "2")];
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn nothing_is_lost_when_a_leader_is_killed_and_comes_back() {
+    let brokers = Brokers::new();
+    let topic = topic("killed-leader", 9, REPLICATED);
+    let load = Load::start(topic);
+    let mut reader = Reader::new(topic, 9);
+    reader.read(200);
+    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    brokers.kill(leader);
+    let before = reader.count();
+    reader.read(before + 2000);
+    brokers.start(leader);
+    let before = reader.count();
+    reader.read(before + 2000);
+    load.check(&mut reader);
+}
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn nothing_is_lost_when_brokers_restart_one_after_the_other() {
+    let brokers = Brokers::new();
+    let topic = topic("restarts", 9, REPLICATED);
+    let load = Load::start(topic);
+    let mut reader = Reader::new(topic, 9);
+    for id in 1..=3 {
+        brokers.stack(&["stop", &format!("kafka-{id}")]);
+        let before = reader.count();
+        reader.read(before + 500);
+        brokers.start(id);
+        let before = reader.count();
+        reader.read(before + 500);
+    }
+    load.check(&mut reader);
+}
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
+    let brokers = Brokers::new();
+    let topic = topic("hung-at-start", 9, &[]);
+    let record = Out { key: None, value: Some(b"x") };
+    let batches: Vec<Batch<'_>> =
+        (0..9).map(|partition| Batch { topic, partition, records: vec![record] }).collect();
+    assert!(bus().produce(&batches, PATIENCE).iter().all(Result::is_ok));
+    let leaders = bus().leaders(topic, PATIENCE).unwrap();
+    brokers.signal(1, "STOP");
+
+    let mut config = config();
+    config.brokers.sort();
+    let mut bus = wire::connect(&config);
+    let start = Instant::now();
+    let chunks = bus.fetch(topic, &beginning(9), Duration::from_millis(500)).unwrap();
+    // One probe of the bootstrap broker, one of the leader, and no hang.
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    for chunk in chunks {
+        let hung = leaders[chunk.partition as usize] == 1;
+        assert_eq!(chunk.error.is_some(), hung, "{chunk:?}");
+        assert_eq!(chunk.records.is_empty(), hung, "{chunk:?}");
+    }
+    // The others elect leaders for its partitions, and all goes on.
+    let results = bus.produce(&batches, PATIENCE);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    Reader::new(topic, 9).read(18);
+}
+
+/// A child process that reads `CHILD_TOPIC`, prints what it read and commits it; it doesn't end by itself.
+#[test]
+#[ignore = "run by the tests below"]
+fn child_reads_and_commits() {
+    let Ok(topic) = std::env::var("CHILD_TOPIC") else { return };
+    let topic: &'static str = topic.leak();
+    let mut bus = bus();
+    let otherwise = Otherwise::Earliest;
+    let start = start_positions(&config(), topic, topic, &[0], otherwise, 3 * PATIENCE).unwrap();
+    let mut consumer = Consumer::start(&config(), topic, start);
+    loop {
+        for chunk in consumer.poll(PATIENCE).unwrap() {
+            for record in &chunk.records {
+                println!("offset {}", record.offset);
+            }
+            let done = Position { partition: 0, next: chunk.next };
+            bus.commit(topic, topic, &[done], 3 * PATIENCE).unwrap();
+            println!("committed {}", done.next);
+        }
+    }
+}
+
+struct Reading {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Reading {
+    fn start(topic: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_reads_and_commits", "--ignored", "--nocapture"])
+            .env("CHILD_TOPIC", topic)
+            .env("KAFKA_TIMEOUT_MS", "2000")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    /// The offsets read until `next` is committed.
+    fn offsets_until(&mut self, next: i64) -> Vec<i64> {
+        let mut offsets = Vec::new();
+        let committed = format!("committed {next}");
+        for line in self.lines.by_ref() {
+            let line = line.unwrap();
+            offsets.extend(line.strip_prefix("offset ").map(|it| it.parse::<i64>().unwrap()));
+            if line == committed {
+                return offsets;
+            }
+        }
+        panic!("it ended: {:?}", self.child.wait());
+    }
+
+    fn ended(mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "it lives");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(
+            Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap().success()
+        );
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn send(records: &[Outgoing]) {
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    for result in sender.send_all(records) {
+        result.unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn a_hung_broker_ends_the_process_which_goes_on_where_it_was() {
+    let brokers = Brokers::new();
+    let topic = topic("hung", 1, &[]);
+    send(&numbered(topic, 0..100));
+    let mut reading = Reading::start(topic);
+    assert_eq!(reading.offsets_until(100), (0..100).collect::<Vec<_>>());
+    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    brokers.signal(leader, "STOP");
+    let hung = Instant::now();
+    assert_eq!(reading.ended().code(), Some(i32::from(EXIT_TEMPORARY)));
+    // The long poll, the time-out and two ticks of the watchdog, not the crate's two minutes.
+    assert!(hung.elapsed() < Duration::from_secs(5), "{:?}", hung.elapsed());
+
+    // Started again it finds the new leader, while the old one still hangs.
+    let mut reading = Reading::start(topic);
+    send(&numbered(topic, 100..200));
+    assert_eq!(reading.offsets_until(200), (100..200).collect::<Vec<_>>());
+    brokers.signal(leader, "CONT");
+    send(&numbered(topic, 200..300));
+    assert_eq!(reading.offsets_until(300), (200..300).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn a_process_that_stood_still_itself_goes_on() {
+    let _brokers = Brokers::new();
+    let topic = topic("stopped", 1, &[]);
+    send(&numbered(topic, 0..10));
+    let mut reading = Reading::start(topic);
+    assert_eq!(reading.offsets_until(10).len(), 10);
+    reading.signal("STOP");
+    thread::sleep(Duration::from_secs(5)); // Twice the time-out.
+    reading.signal("CONT");
+    send(&numbered(topic, 10..20));
+    assert_eq!(reading.offsets_until(20), (10..20).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn a_producer_flushes_across_a_broker_that_is_killed() {
+    let brokers = Brokers::new();
+    let topic = topic("flush", 9, REPLICATED);
+    let producer = Producer::start(producer_config(), &Shutdown::default());
+    producer.send_all(numbered(topic, 0..100)).wait().unwrap();
+    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    brokers.kill(leader);
+    producer.send_all(numbered(topic, 100..1000)).wait().unwrap();
+    drop(producer);
+    let mut reader = Reader::new(topic, 9);
+    reader.read_until(|it| it.values().into_iter().collect::<HashSet<_>>().len() == 1000);
+}

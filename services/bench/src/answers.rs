@@ -1,0 +1,92 @@
+//! What the bank tells about the commands of this run.
+
+use crate::bank::wait_for;
+use crate::error::Error;
+use crate::ids::Ids;
+use crate::ledger::{Ledger, Mark};
+use crate::tap::{Cluster, Tap};
+use common::money::Cents;
+use common::records::{BalanceChanged, MoneyTransferConfirmed, MoneyTransferFailed};
+use common::shutdown::Shutdown;
+use std::time::{Duration, Instant};
+
+/// Reads the answers from the topics and keeps the ledger.
+pub struct Answers {
+    ids: Ids,
+    changed: Tap<BalanceChanged>,
+    failed: Tap<MoneyTransferFailed>,
+    /// Read between steps only: its reading should not be measured.
+    confirmed: Tap<MoneyTransferConfirmed>,
+    /// All commands of the run.
+    pub ledger: Ledger,
+    /// Commands that the bank refused.
+    pub refused: u64,
+}
+
+impl Answers {
+    /// Reads from now on.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn open(cluster: &Cluster, ids: Ids) -> Result<Self, Error> {
+        Ok(Self {
+            ids,
+            changed: Tap::from_end(cluster)?,
+            failed: Tap::from_end(cluster)?,
+            confirmed: Tap::from_end(cluster)?,
+            ledger: Ledger::default(),
+            refused: 0,
+        })
+    }
+
+    /// Waits at most `wait` for balance changes; `answered` gets the numbers of the commands that they, or refusals, complete.
+    /// When they were read.
+    ///
+    /// # Errors
+    /// The topics can't be read.
+    pub fn poll(&mut self, wait: Duration, answered: &mut Vec<u64>) -> Result<Instant, Error> {
+        let Self { ids, ledger, .. } = self;
+        let read = self.changed.poll(wait, |changed| {
+            let Some(number) = changed.transfer_id.and_then(|id| ids.number(&id)) else { return };
+            let mark = if changed.changed_by < Cents::ZERO { Mark::Paid } else { Mark::Got };
+            if ledger.note(number, mark) {
+                answered.push(number);
+            }
+        })?;
+        self.failed.poll(Duration::ZERO, |failed| {
+            let Some(number) = ids.number(&failed.id) else { return };
+            if ledger.note(number, Mark::Failed) {
+                self.refused += 1;
+                answered.push(number);
+            }
+        })?;
+        Ok(read)
+    }
+
+    /// Reads until every command from `first` on has exactly one outcome. How many have not after 10 s without news.
+    ///
+    /// # Errors
+    /// The topics can't be read, or the stop was asked for.
+    pub fn settle(&mut self, first: u64, shutdown: &Shutdown) -> Result<u64, Error> {
+        const QUIET: Duration = Duration::from_secs(10);
+        let (mut left, mut news_at) = (u64::MAX, Instant::now());
+        let mut completed = Vec::new();
+        loop {
+            self.poll(Duration::ZERO, &mut completed)?;
+            let Self { ids, ledger, .. } = self;
+            self.confirmed.poll(Duration::from_millis(20), |confirmed| {
+                if let Some(number) = ids.number(&confirmed.id) {
+                    ledger.note(number, Mark::Confirmed);
+                }
+            })?;
+            let now = self.ledger.unsettled(first);
+            if now < left {
+                (left, news_at) = (now, Instant::now());
+            }
+            if left == 0 || news_at.elapsed() > QUIET {
+                return Ok(left);
+            }
+            wait_for(&news_at, "waiting for outcomes", shutdown)?;
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! `bench demo`: the whole bank at work for a minute, and then its books are checked.
+
+mod books;
+mod readers;
+
+use self::books::{Balance, Books, News};
+use self::readers::{Batch, Readers};
+use crate::Start;
+use crate::args::Command;
+use crate::control::{HEARTBEAT_URL, Heartbeat};
+use crate::error::Error;
+use crate::measure::{latencies, percentile_ms};
+use crate::report::{self, short};
+use crate::tap::{Cluster, ends, is_done};
+use common::env::{Env, Variable, invalid};
+use common::kafka::wire::{Bus, Position};
+use common::shutdown::Shutdown;
+use common::topology::{
+    CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, TOPICS, Topic,
+};
+use hdrhistogram::Histogram;
+use postgres::{Client, NoTls};
+use std::collections::HashMap;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const DEMO_S: Variable = Variable::new(
+    "DEMO_S",
+    "60",
+    "length of the load, 1 to 3600 s; starting and checking come on top",
+);
+const DEMO_LOADS: Variable = Variable::new(
+    "DEMO_LOADS",
+    "100,500,2000,5000,10000,20000",
+    "beats per second of each step, separated by commas, each 1 to 1000000; the steps are equally long",
+);
+const BALANCE_DATABASE_URL: Variable = Variable::required(
+    "BALANCE_DATABASE_URL",
+    "the command-handler's database, as in postgres://user:password@host:5432/balancedb",
+)
+.secret();
+
+/// The sub-command.
+pub const COMMAND: Command = Command {
+    name: "demo",
+    about: "The bank at work for a minute, with the check that no cent is lost",
+    details: DETAILS,
+    variables: &[
+        &[DEMO_S, DEMO_LOADS, HEARTBEAT_URL, BALANCE_DATABASE_URL],
+        Cluster::VARIABLES[0],
+        Cluster::VARIABLES[1],
+    ],
+    run,
+};
+
+const DETAILS: &str = "\
+Raises the heartbeat's load in steps. Beats become commands (the first of them open accounts), the bank answers, and every
+command, outcome and balance change is read from the topics. Then the load stops, and when all is answered:
+  - every command has exactly one outcome; a replay that is equal in every field counts as the same one;
+  - the changes of each account follow each other, 1, 2, 3 ... without gaps, and lead to its balance in the database;
+  - the sum of all balances is what it was before, plus what confirmed transfers brought in from outside (cash), less what
+    they took out. An untouched bank begins with the company's 100000000000000000 cents.
+Latency is from reading a command to reading its outcome. The stack may have a past: only what comes from now on is counted.
+Exit code 0 if all of this holds, else 1. The last line is JSON.
+";
+
+/// The end of each topic.
+type Ends = HashMap<Topic, Vec<Position>>;
+/// Accounts by iban.
+type Accounts = HashMap<String, Balance>;
+
+/// How long nothing may come before the bank counts as silent.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long answers may stay away before they are given up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long answers are waited for after Ctrl-C.
+const HURRY: Duration = Duration::from_secs(5);
+/// Time between two questions for offsets.
+const ASK: Duration = Duration::from_millis(250);
+/// Who reads beats and makes commands of them.
+const GENERATOR: &str = "command-generator";
+/// Who reads commands and answers them.
+const HANDLER: &str = "command-handler";
+
+fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
+    let time = Duration::from_secs(start.env.number(&DEMO_S, 1..=3600)?);
+    let loads = loads(&start.env)?;
+    let cluster = Cluster::from_env(&start.env)?;
+    let database: postgres::Config =
+        start.env.parse(&BALANCE_DATABASE_URL, "postgres://user:password@host:port/database")?;
+    let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
+    let mut client = database
+        .connect(NoTls)
+        .map_err(|source| Error::Database { step: "connect to balancedb", source })?;
+    let mut bus = cluster.bus();
+
+    heartbeat.set_load(0)?;
+    let (ends, before) = stand_still(&mut *bus, &mut client, &start.shutdown)?;
+    let put_in_before = sum(&before);
+    report::progress(&format!("{} accounts hold {put_in_before} cents", before.len()));
+    let mut demo = Demo {
+        books: Books::open(before),
+        readers: Readers::start(&cluster, &ends),
+        waiting_since: Instant::now(),
+    };
+    let mut steps = Vec::new();
+    let loaded = demo.load(&heartbeat, &loads, time, &start.shutdown, &mut steps);
+    // Whatever became of it, the load ends.
+    heartbeat.set_load(0)?;
+    loaded?;
+    demo.finish(&mut *bus, &start.shutdown)?;
+
+    let after = balances(&mut client)?;
+    let letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
+    let (sum_before, sum_now) = (put_in_before, sum(&after));
+    let Demo { mut books, .. } = demo;
+    let mut faults = books.close(&after);
+    if letters > 0 {
+        faults.push(format!("{letters} records went to dead_letter"));
+    }
+    let sum_ok = sum_before + books.flow == sum_now;
+    report::tell(&table(&steps));
+    report::tell(&format!(
+        "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\
+         Balances before {sum_before} + from outside {} = {}; in the database {sum_now}: {}\n",
+        books.asked,
+        books.confirmed,
+        books.failed,
+        books.unanswered(),
+        books.repeated,
+        books.flow,
+        sum_before + books.flow,
+        if sum_ok { "no cent is lost" } else { "MONEY WAS LOST OR MADE" },
+    ));
+    for fault in &faults {
+        report::tell(&format!("WRONG: {fault}\n"));
+    }
+    let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
+    report::tell(&format!(
+        "{{\"commands\":{},\"confirmed\":{},\"failed\":{},\"unanswered\":{},\"balance_sum_ok\":{sum_ok},\"max_per_s\":{}}}\n",
+        books.asked,
+        books.confirmed,
+        books.failed,
+        books.unanswered(),
+        max.round(),
+    ));
+    let right = sum_ok && faults.is_empty() && books.unanswered() == 0 && books.asked > 0;
+    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn loads(env: &Env<'_>) -> Result<Vec<u32>, Error> {
+    let text = env.text(&DEMO_LOADS)?;
+    let load = |word: &str| word.trim().parse().ok().filter(|load| (1..=1_000_000).contains(load));
+    let loads = text.split(',').map(load).collect::<Option<Vec<u32>>>();
+    let expected = "numbers from 1 to 1000000, separated by commas";
+    Ok(loads.ok_or_else(|| invalid(&DEMO_LOADS, text, expected.to_owned()))?)
+}
+
+/// Waits until no command is on its way. Where each topic ends then, and the accounts.
+fn stand_still(
+    bus: &mut dyn Bus,
+    client: &mut Client,
+    shutdown: &Shutdown,
+) -> Result<(Ends, Accounts), Error> {
+    let mut started = Instant::now();
+    let mut before = all_ends(bus)?;
+    loop {
+        if shutdown.wait(QUIET) {
+            return Err(Error::Stopped);
+        }
+        let now = all_ends(bus)?;
+        let moved = now != before;
+        before = now;
+        if !moved && is_answered(bus)? {
+            let accounts = balances(client)?;
+            // Nothing has come while the database was read: both tell of the same moment.
+            if all_ends(bus)? == before {
+                return Ok((before, accounts));
+            }
+        }
+        if moved {
+            started = Instant::now();
+        }
+        report::progress("waiting for commands that are still on their way");
+        if started.elapsed() > PATIENCE {
+            return Err(Error::Bank(format!(
+                "commands are on their way, and for {} s nothing came of them; does the command-handler run? (make status, make logs)",
+                PATIENCE.as_secs()
+            )));
+        }
+    }
+}
+
+fn all_ends(bus: &mut dyn Bus) -> Result<Ends, Error> {
+    TOPICS.iter().map(|topic| Ok((*topic, ends(bus, topic)?))).collect()
+}
+
+/// True if the handler has done all commands there are.
+fn is_answered(bus: &mut dyn Bus) -> Result<bool, Error> {
+    Ok(is_done(bus, HANDLER, &CONFIRM_ACCOUNT_CREATION)?
+        && is_done(bus, HANDLER, &CONFIRM_MONEY_TRANSFER)?)
+}
+
+fn balances(client: &mut Client) -> Result<Accounts, Error> {
+    let rows = client
+        .query("SELECT iban, balance, sequence FROM account", &[])
+        .map_err(|source| Error::Database { step: "read the accounts", source })?;
+    let balance = |row: &postgres::Row| Balance { cents: row.get(1), sequence: row.get(2) };
+    Ok(rows.iter().map(|row| (row.get(0), balance(row))).collect())
+}
+
+fn sum(accounts: &Accounts) -> i128 {
+    accounts.values().map(|balance| i128::from(balance.cents)).sum()
+}
+
+/// Records between two sets of positions.
+fn count(before: &[Position], after: &[Position]) -> i64 {
+    after.iter().zip(before).map(|(after, before)| after.next - before.next).sum()
+}
+
+/// The running demo.
+struct Demo {
+    books: Books,
+    readers: Readers,
+    /// When a command was last read or answered.
+    waiting_since: Instant,
+}
+
+impl Demo {
+    /// Runs the steps; `steps` grows as it goes. Ends early, without an error, when the stop is asked for.
+    fn load(
+        &mut self,
+        heartbeat: &Heartbeat,
+        loads: &[u32],
+        time: Duration,
+        shutdown: &Shutdown,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Error> {
+        let length = time / u32::try_from(loads.len()).unwrap_or(u32::MAX);
+        for &load in loads {
+            heartbeat.set_load(load)?;
+            let (mut step, mut second) = (Step::new(load), Step::new(load));
+            while step.started.elapsed() < length && !shutdown.requested() {
+                let line = second.started + Duration::from_secs(1);
+                let end = (step.started + length).min(line);
+                self.read(end, |news| {
+                    step.note(news);
+                    second.note(news);
+                })?;
+                if Instant::now() >= line {
+                    second.took = second.started.elapsed();
+                    report::progress(&second.line(self.books.unanswered()));
+                    second = Step::new(load);
+                }
+            }
+            step.took = step.started.elapsed();
+            step.waiting = self.books.unanswered();
+            steps.push(step);
+        }
+        Ok(())
+    }
+
+    /// Reads until all commands are answered and no more come, or until nothing has come of them for too long.
+    fn finish(&mut self, bus: &mut dyn Bus, shutdown: &Shutdown) -> Result<(), Error> {
+        self.waiting_since = Instant::now();
+        let (began, mut told) = (Instant::now(), Instant::now());
+        loop {
+            self.read(Instant::now() + ASK, |_| {})?;
+            let silence = self.waiting_since.elapsed();
+            if silence > QUIET
+                && self.books.unanswered() == 0
+                && is_done(bus, GENERATOR, &HEARTBEAT)?
+                && is_answered(bus)?
+            {
+                return Ok(());
+            }
+            let hurried = shutdown.requested() && began.elapsed() > HURRY;
+            if hurried {
+                report::progress("Stopped: the rest is given up");
+                return Ok(());
+            }
+            if silence > PATIENCE {
+                report::progress(&format!(
+                    "no news for {} s: the rest is given up",
+                    PATIENCE.as_secs()
+                ));
+                return Ok(());
+            }
+            if told.elapsed() > QUIET {
+                told = Instant::now();
+                let unanswered = self.books.unanswered();
+                report::progress(&format!(
+                    "the load has stopped; {unanswered} commands wait for their outcome"
+                ));
+            }
+        }
+    }
+
+    /// Takes what is read until `end`.
+    fn read(&mut self, end: Instant, mut take: impl FnMut(News)) -> Result<(), Error> {
+        while let Some(Batch { at, events }) = self.readers.next(end)? {
+            for event in events {
+                let news = self.books.note(event, at);
+                if news != News::None {
+                    self.waiting_since = at;
+                    take(news);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What happened in a step of load, or in a second of it.
+struct Step {
+    /// Beats per second.
+    load: u32,
+    started: Instant,
+    took: Duration,
+    asked: u64,
+    failed: u64,
+    latencies: Histogram<u64>,
+    /// Commands without outcome at its end.
+    waiting: u64,
+}
+
+impl Step {
+    fn new(load: u32) -> Self {
+        let (started, took) = (Instant::now(), Duration::ZERO);
+        Self { load, started, took, asked: 0, failed: 0, latencies: latencies(), waiting: 0 }
+    }
+
+    fn note(&mut self, news: News) {
+        match news {
+            News::Asked => self.asked += 1,
+            News::Answered(latency, yes) => {
+                let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                self.latencies.saturating_record(micros);
+                self.failed += u64::from(!yes);
+            }
+            News::None => {}
+        }
+    }
+
+    fn done_per_s(&self) -> f64 {
+        self.latencies.len() as f64 / self.took.as_secs_f64().max(1e-9)
+    }
+
+    fn rejected_percent(&self) -> f64 {
+        self.failed as f64 * 100.0 / (self.latencies.len() as f64).max(1.0)
+    }
+
+    fn line(&self, waiting: u64) -> String {
+        format!(
+            "{:>6}/s  commands {:>6}  done {:>6}  rejected {:>5.1} %  p50 {:>6} ms  p99 {:>6} ms  waiting {waiting}",
+            self.load,
+            self.asked,
+            self.latencies.len(),
+            self.rejected_percent(),
+            short(percentile_ms(&self.latencies, 50.0)),
+            short(percentile_ms(&self.latencies, 99.0)),
+        )
+    }
+}
+
+fn table(steps: &[Step]) -> String {
+    let titles = ["load/s", "commands/s", "done/s", "rejected %", "p50 ms", "p99 ms", "waiting"];
+    let mut rows = vec![titles.map(str::to_owned).to_vec()];
+    rows.extend(steps.iter().map(|step| {
+        vec![
+            step.load.to_string(),
+            short(step.asked as f64 / step.took.as_secs_f64().max(1e-9)),
+            short(step.done_per_s()),
+            short(step.rejected_percent()),
+            short(percentile_ms(&step.latencies, 50.0)),
+            short(percentile_ms(&step.latencies, 99.0)),
+            step.waiting.to_string(),
+        ]
+    }));
+    report::table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_tells_what_was_asked_done_and_refused() {
+        let mut step = Step::new(100);
+        step.note(News::Asked);
+        for _ in 0..3 {
+            step.note(News::Answered(Duration::from_millis(8), true));
+        }
+        step.note(News::Answered(Duration::from_millis(8), false));
+        step.note(News::None);
+        step.took = Duration::from_secs(2);
+        assert_eq!((step.asked, step.done_per_s(), step.rejected_percent()), (1, 2.0, 25.0));
+        let table = table(&[step]);
+        assert_eq!(table.lines().count(), 2);
+        let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(cells, ["100", "0.50", "2.0", "25.0", "8.0", "8.0", "0"]);
+    }
+
+    #[test]
+    fn loads_are_checked() {
+        let set = |value: &str| {
+            let value = value.to_owned();
+            loads(&Env::new(&move |name| (name == "DEMO_LOADS").then(|| value.clone())))
+        };
+        assert_eq!(set("1, 2").unwrap(), [1, 2]);
+        assert_eq!(set("").unwrap().len(), 6);
+        assert!(set("0").is_err() && set("1,").is_err() && set("many").is_err());
+    }
+}

@@ -1,0 +1,38 @@
+//! What ends a run before its time.
+
+use common::env;
+use common::kafka::wire;
+use common::registry;
+use std::io;
+use std::path::PathBuf;
+
+/// Each text says what was tried and where; where a next step is known, it says that too.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Env(#[from] env::Error),
+    #[error("watch for signals")]
+    Signals(#[source] io::Error),
+    #[error("{step}; is the stack up? (make status, make up)")]
+    Kafka { step: String, source: wire::Error },
+    #[error("look up the schema of {topic}; is the stack up? (make status, make up)")]
+    Registry { topic: &'static str, source: registry::Error },
+    #[error("{step}; is the stack up? (make status, make up)")]
+    Database { step: &'static str, source: postgres::Error },
+    #[error("{method} {url}; is the stack up? (make status, make up)")]
+    Http { method: &'static str, url: String, source: Box<ureq::Error> },
+    #[error("{what} of {url}: {found:?}")]
+    Answer { what: &'static str, url: String, found: String },
+    #[error("{command}: {said}")]
+    Stack { command: String, said: String },
+    #[error(
+        "look at {part} (pid {pid}) in /proc: it has ended or was started again; see its log (make logs)"
+    )]
+    Part { part: String, pid: u32, source: io::Error },
+    #[error("write {}", path.display())]
+    Csv { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Bank(String),
+    #[error("stopped")]
+    Stopped,
+}

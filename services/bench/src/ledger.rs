@@ -1,0 +1,132 @@
+//! Which of a run's commands were answered, and how often. A byte for each, so a run of millions stays small.
+
+/// What may come back for a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mark {
+    /// The change of the balance that pays.
+    Paid = 1,
+    /// The change of the balance that is paid.
+    Got = 2,
+    /// The bank said yes.
+    Confirmed = 4,
+    /// The bank said no.
+    Failed = 8,
+}
+
+const CHANGES: u8 = Mark::Paid as u8 | Mark::Got as u8;
+const OUTCOMES: u8 = Mark::Confirmed as u8 | Mark::Failed as u8;
+/// The side that pays is not of this bank: one change is all there will be.
+const FROM_OUTSIDE: u8 = 16;
+
+/// The commands of a run by number, 0, 1, 2 ...
+#[derive(Debug, Default)]
+pub struct Ledger {
+    marks: Vec<u8>,
+    /// Answers that had come already: a replay tells the same again.
+    pub repeated: u64,
+}
+
+impl Ledger {
+    /// The number that the next command will have.
+    pub fn next(&self) -> u64 {
+        self.marks.len() as u64
+    }
+
+    /// `count` more commands; from outside where the payer has no account here.
+    pub fn expect(&mut self, count: u64, from_outside: bool) {
+        let length = self.marks.len() + usize::try_from(count).expect("as many fit in memory");
+        self.marks.resize(length, if from_outside { FROM_OUTSIDE } else { 0 });
+    }
+
+    /// Forgets the commands from `number` on, which were never sent.
+    pub fn cut(&mut self, number: u64) {
+        self.marks.truncate(usize::try_from(number).unwrap_or(usize::MAX));
+    }
+
+    /// Notes an answer. True if it is the one that completes what a customer waits for: both changes, or a refusal.
+    pub fn note(&mut self, number: u64, mark: Mark) -> bool {
+        let known = usize::try_from(number).ok().and_then(|number| self.marks.get_mut(number));
+        // Of this run, but cut: it was written in spite of an error.
+        let Some(marks) = known else { return false };
+        if *marks & mark as u8 != 0 {
+            self.repeated += 1;
+            return false;
+        }
+        let before = is_answered(*marks);
+        *marks |= mark as u8;
+        !before && is_answered(*marks)
+    }
+
+    /// How many commands from `number` on are not settled: all changes and one confirmation, or one refusal and nothing else.
+    pub fn unsettled(&self, number: u64) -> u64 {
+        let from = usize::try_from(number).unwrap_or(usize::MAX).min(self.marks.len());
+        self.marks[from..].iter().filter(|marks| !is_settled(**marks)).count() as u64
+    }
+}
+
+fn is_answered(marks: u8) -> bool {
+    marks & Mark::Failed as u8 != 0 || has_changes(marks)
+}
+
+fn is_settled(marks: u8) -> bool {
+    match marks & OUTCOMES {
+        outcome if outcome == Mark::Confirmed as u8 => has_changes(marks),
+        outcome if outcome == Mark::Failed as u8 => marks & CHANGES == 0,
+        _ => false,
+    }
+}
+
+fn has_changes(marks: u8) -> bool {
+    let wanted = if marks & FROM_OUTSIDE == 0 { CHANGES } else { Mark::Got as u8 };
+    marks & CHANGES == wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_is_answered_by_its_second_change_and_settled_by_the_confirmation() {
+        let mut ledger = Ledger::default();
+        ledger.expect(1, false);
+        assert!(!ledger.note(0, Mark::Got));
+        assert!(!ledger.note(0, Mark::Got), "the same change again");
+        assert!(ledger.note(0, Mark::Paid));
+        assert_eq!(ledger.unsettled(0), 1);
+        assert!(!ledger.note(0, Mark::Confirmed));
+        assert_eq!(ledger.unsettled(0), 0);
+        assert_eq!(ledger.repeated, 1);
+    }
+
+    #[test]
+    fn a_deposit_has_one_change() {
+        let mut ledger = Ledger::default();
+        ledger.expect(1, true);
+        assert!(ledger.note(0, Mark::Got));
+        ledger.note(0, Mark::Confirmed);
+        assert_eq!(ledger.unsettled(0), 0);
+        ledger.note(0, Mark::Paid);
+        assert_eq!(ledger.unsettled(0), 1, "and no other");
+    }
+
+    #[test]
+    fn a_refusal_is_an_answer_unless_money_moved_or_the_bank_also_said_yes() {
+        let mut ledger = Ledger::default();
+        ledger.expect(3, false);
+        assert!((0..3).all(|number| ledger.note(number, Mark::Failed)));
+        assert_eq!(ledger.unsettled(0), 0);
+        ledger.note(1, Mark::Paid);
+        ledger.note(2, Mark::Confirmed);
+        assert_eq!((ledger.unsettled(0), ledger.unsettled(2), ledger.unsettled(3)), (2, 1, 0));
+    }
+
+    #[test]
+    fn a_command_that_was_not_sent_is_not_waited_for() {
+        let mut ledger = Ledger::default();
+        ledger.expect(5, false);
+        ledger.cut(2);
+        assert_eq!((ledger.next(), ledger.unsettled(0)), (2, 2));
+        assert!(!ledger.note(3, Mark::Failed));
+    }
+}

@@ -1,0 +1,393 @@
+//! The bank under test: what drives it, reads it and looks at its processes.
+
+use super::Mode;
+use super::row::{Cpu, Row};
+use crate::answers::Answers;
+use crate::bank::{self, Customers, wait_for};
+use crate::control::Http;
+use crate::error::Error;
+use crate::ids::Ids;
+use crate::load::{self, Schedule};
+use crate::measure::{Window, latencies, percentile_ms};
+use crate::metrics::{Batches, HANDLER_URL};
+use crate::proc::Process;
+use crate::report;
+use crate::stack::{HANDLER, POSTGRES, Stack};
+use crate::tap::Cluster;
+use common::env::Env;
+use common::kafka::producer::Sender;
+use common::shutdown::Shutdown;
+use hdrhistogram::Histogram;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What each load gets to settle before it is measured.
+pub const SETTLE: Duration = Duration::from_secs(1);
+/// How long the machine without load is looked at.
+const IDLE: Duration = Duration::from_secs(4);
+/// Time between two looks at lag and memory.
+const TICK: Duration = Duration::from_millis(100);
+/// Deposits in one batch.
+const DEPOSITS: u64 = 1000;
+
+/// Drives and watches the running stack.
+pub struct Rig {
+    cluster: Cluster,
+    stack: Stack,
+    http: Http,
+    handler_url: String,
+    pace: Duration,
+    shutdown: Shutdown,
+    ids: Ids,
+    sender: Sender,
+    answers: Answers,
+    customers: Option<Customers>,
+    parts: Parts,
+    mode: Mode,
+    /// Number of the first command of this handler process.
+    first: u64,
+    /// CPU seconds per second of the brokers without load.
+    broker_idle: f64,
+}
+
+impl Rig {
+    /// Connects to everything.
+    ///
+    /// # Errors
+    /// A part does not run or does not answer.
+    pub fn open(env: &Env<'_>, pace: Duration, shutdown: Shutdown) -> Result<Self, Error> {
+        let cluster = Cluster::from_env(env)?;
+        let stack = Stack::from_env(env)?;
+        let ids = Ids::new(&mut rand::rng());
+        Ok(Self {
+            parts: Parts::find(&stack, cluster.kafka.brokers.len())?,
+            sender: cluster.sender(&shutdown),
+            answers: Answers::open(&cluster, ids)?,
+            http: Http::default(),
+            handler_url: env.text(&HANDLER_URL)?,
+            customers: None,
+            mode: Mode::Batched,
+            first: 0,
+            broker_idle: 0.0,
+            cluster,
+            stack,
+            pace,
+            shutdown,
+            ids,
+        })
+    }
+
+    /// Opens accounts and gives them cash.
+    ///
+    /// # Errors
+    /// The bank does not do it.
+    pub fn open_accounts(&mut self, count: usize) -> Result<(), Error> {
+        let Self { cluster, sender, answers, ids, shutdown, .. } = self;
+        let customers = Customers::open(cluster, sender, *ids, count, shutdown)?;
+        let first = answers.ledger.next();
+        let count = customers.count();
+        for from in (0..count).step_by(DEPOSITS as usize) {
+            let some = from..(from + DEPOSITS).min(count);
+            answers.ledger.expect(some.end - some.start, true);
+            let deposits: Vec<_> =
+                some.map(|index| customers.deposit(first + index, index as usize)).collect();
+            bank::sent(sender.send_all(&deposits))?;
+        }
+        let unsettled = answers.settle(first, shutdown)?;
+        if unsettled > 0 || answers.refused > 0 {
+            return Err(Error::Bank(format!(
+                "of {count} first deposits, {unsettled} have no outcome and {} were refused",
+                answers.refused
+            )));
+        }
+        report::progress(&format!("{count} accounts have money"));
+        self.customers = Some(customers);
+        Ok(())
+    }
+
+    /// Starts the handler anew with a producer of this mode.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn switch(&mut self, mode: Mode) -> Result<(), Error> {
+        report::progress(&format!("{HANDLER} starts with PRODUCER_MODE={mode}"));
+        // Before the restart: one that fails half-way is to be undone too.
+        self.mode = mode;
+        self.stack.restart(HANDLER, &[("PRODUCER_MODE", &mode.to_string())])?;
+        self.parts = Parts::find(&self.stack, self.cluster.kafka.brokers.len())?;
+        self.first = self.answers.ledger.next();
+        Ok(())
+    }
+
+    /// Leaves the stack with a batched handler, which is what it starts with.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn leave(&mut self) -> Result<(), Error> {
+        if self.mode == Mode::Batched { Ok(()) } else { self.switch(Mode::Batched) }
+    }
+
+    /// Transfers sent to this handler process so far.
+    pub fn transfers(&self) -> u64 {
+        self.answers.ledger.next() - self.first
+    }
+
+    /// Memory of the handler now, bytes.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn rss(&self) -> Result<u64, Error> {
+        self.parts.rss()
+    }
+
+    /// Load that is not kept, and then a look at the machine without any.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn warm_up(&mut self, load: u32, time: Duration) -> Result<(), Error> {
+        report::progress(&format!("{:7}  warming up at {load}/s", self.mode));
+        self.step(load, time)?;
+        let (before, started) = (self.parts.cpu()?, Instant::now());
+        let mut nothing = Vec::new();
+        while started.elapsed() < IDLE {
+            self.answers.poll(TICK, &mut nothing)?;
+            if self.shutdown.requested() {
+                return Err(Error::Stopped);
+            }
+        }
+        let used = self.parts.cpu()?.broker - before.broker;
+        self.broker_idle = used / started.elapsed().as_secs_f64();
+        report::progress(&format!(
+            "{:7}  without load the broker uses {:.1} % of a core",
+            self.mode,
+            self.broker_idle * 100.0
+        ));
+        Ok(())
+    }
+
+    /// Sends `load` transfers per second and measures for `time`, after settling.
+    ///
+    /// # Errors
+    /// A part does not answer or has ended, or the stop was asked for.
+    pub fn step(&mut self, load: u32, time: Duration) -> Result<Row, Error> {
+        let batches = Batches::read(&self.http, &self.handler_url)?;
+        let first = self.answers.ledger.next();
+        let (refused, repeated) = (self.answers.refused, self.answers.ledger.repeated);
+        let schedule = Schedule::new(Instant::now() + TICK, load, SETTLE + time);
+        self.answers.ledger.expect(schedule.count, false);
+        let customers = self.customers.as_mut().expect("accounts are opened before the first step");
+        let mut watch = Watch {
+            label: format!("{:7} {load:>6}/s", self.mode),
+            answers: &mut self.answers,
+            parts: &self.parts,
+            shutdown: &self.shutdown,
+            window: Window::new(schedule, SETTLE),
+            first,
+            answered: Vec::new(),
+            second: latencies(),
+            done: 0,
+            rss: 0,
+        };
+        let (sender, pace, stop) = (&mut self.sender, self.pace, AtomicBool::new(false));
+        let (cpu, broken) = thread::scope(|scope| {
+            let command = |index| customers.transfer(first + index);
+            let sending = scope.spawn(|| load::send(schedule, pace, sender, command, &stop));
+            let measured = watch.measure(&stop, || sending.is_finished());
+            // An error ends the load too.
+            stop.store(true, Ordering::Relaxed);
+            let sent = sending.join().expect("a panic ends the process");
+            let measured = measured?;
+            let sent =
+                sent.map_err(|source| Error::Kafka { step: "send commands".to_owned(), source })?;
+            watch.answers.ledger.cut(first + sent);
+            watch.drain(sent)?;
+            Ok::<_, Error>(measured)
+        })?;
+        let Watch { window, rss, .. } = watch;
+        let unanswered = self.answers.settle(first, &self.shutdown)?;
+        let batches = Batches::read(&self.http, &self.handler_url)? - batches;
+        let percentile = |percentile| percentile_ms(&window.latencies, percentile);
+        Ok(Row {
+            mode: self.mode,
+            load,
+            seconds: window.seconds(),
+            answered: window.answered_within,
+            p50_ms: percentile(50.0),
+            p99_ms: percentile(99.0),
+            p999_ms: percentile(99.9),
+            max_ms: percentile(100.0),
+            lag_max: window.lag_max(),
+            growth: window.growth(),
+            held: !broken && window.keeps_up() && unanswered == 0,
+            unanswered,
+            refused: self.answers.refused - refused,
+            repeated: self.answers.ledger.repeated - repeated,
+            cpu,
+            broker_idle: self.broker_idle,
+            commands_per_batch: batches.mean(),
+            rss,
+            transfers: self.transfers(),
+        })
+    }
+}
+
+/// Watches one step while another thread sends.
+struct Watch<'a> {
+    label: String,
+    answers: &'a mut Answers,
+    parts: &'a Parts,
+    shutdown: &'a Shutdown,
+    window: Window,
+    /// Number of the step's first command.
+    first: u64,
+    /// Reused by each poll.
+    answered: Vec<u64>,
+    /// Latencies since the last line of progress.
+    second: Histogram<u64>,
+    /// Commands answered.
+    done: u64,
+    rss: u64,
+}
+
+impl Watch<'_> {
+    /// Until the window closes and everything is sent. CPU time in the window, and true if the load was broken off because
+    /// the bank had fallen behind too far.
+    fn measure(
+        &mut self,
+        stop: &AtomicBool,
+        sent: impl Fn() -> bool,
+    ) -> Result<(Cpu, bool), Error> {
+        let (mut opened, mut closed, mut broken) = (None, None, false);
+        let (mut tick, mut line) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        loop {
+            let now = Instant::now();
+            if opened.is_none() && now >= self.window.opens() {
+                opened = Some(self.parts.cpu()?);
+            }
+            if closed.is_none() && now >= self.window.closes() {
+                closed = Some(self.parts.cpu()?);
+            }
+            if now >= tick {
+                tick = now + TICK;
+                self.window.sample(now);
+                self.rss = self.rss.max(self.parts.rss()?);
+            }
+            if now >= line {
+                line += Duration::from_secs(1);
+                self.tell();
+            }
+            if self.shutdown.requested() {
+                return Err(Error::Stopped);
+            }
+            if self.window.is_hopeless(now) {
+                report::progress(&format!("{}  too far behind: broken off", self.label));
+                stop.store(true, Ordering::Relaxed);
+                self.window.close(now);
+                closed = Some(self.parts.cpu()?);
+                broken = true;
+                break;
+            }
+            if closed.is_some() && sent() {
+                break;
+            }
+            let edge = if opened.is_none() { self.window.opens() } else { self.window.closes() };
+            let next = if closed.is_none() { tick.min(edge) } else { tick };
+            self.read(next.saturating_duration_since(Instant::now()))?;
+        }
+        let cpu = opened.zip(closed).map(|(opened, closed)| closed - opened);
+        Ok((cpu.unwrap_or_default(), broken))
+    }
+
+    /// Until all `sent` commands are answered, or nothing comes any more.
+    fn drain(&mut self, sent: u64) -> Result<(), Error> {
+        let (mut done, mut news_at) = (self.done, Instant::now());
+        while self.done < sent && news_at.elapsed() < Duration::from_secs(10) {
+            wait_for(&news_at, "waiting for answers", self.shutdown)?;
+            self.read(TICK)?;
+            if self.done > done {
+                (done, news_at) = (self.done, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, wait: Duration) -> Result<(), Error> {
+        self.answered.clear();
+        let read = self.answers.poll(wait, &mut self.answered)?;
+        for number in &self.answered {
+            // A late answer to an earlier step is not this step's.
+            let Some(index) = number.checked_sub(self.first) else { continue };
+            let latency = self.window.answered(index, read);
+            self.second.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+            self.done += 1;
+        }
+        Ok(())
+    }
+
+    /// A line of progress about the last second.
+    fn tell(&mut self) {
+        let Self { label, window, second, rss, .. } = self;
+        let percentile = |percentile| report::short(percentile_ms(second, percentile));
+        report::progress(&format!(
+            "{label}  done {:>6}/s  p50 {:>6} ms  p99 {:>6} ms  lag {:>6}  RSS {:>5.1} MiB",
+            second.len(),
+            percentile(50.0),
+            percentile(99.0),
+            window.lag(Instant::now()),
+            super::row::mib(*rss),
+        ));
+        second.reset();
+    }
+}
+
+/// The processes that are looked at.
+struct Parts {
+    brokers: Vec<Process>,
+    postgres: Process,
+    handler: Process,
+    bench: Process,
+}
+
+impl Parts {
+    fn find(stack: &Stack, brokers: usize) -> Result<Self, Error> {
+        let own = std::process::id();
+        let bench = Process::open(own).map_err(|source| Error::Part {
+            part: "bench".to_owned(),
+            pid: own,
+            source,
+        })?;
+        Ok(Self {
+            brokers: (1..=brokers)
+                .map(|n| stack.process(&format!("kafka-{n}")))
+                .collect::<Result<_, _>>()?,
+            postgres: stack.process(POSTGRES)?,
+            handler: stack.process(HANDLER)?,
+            bench,
+        })
+    }
+
+    /// CPU time of each so far.
+    fn cpu(&self) -> Result<Cpu, Error> {
+        let seconds = |part: &str, process: &Process| {
+            let failed = |source| Error::Part { part: part.to_owned(), pid: process.pid, source };
+            process.cpu().map(|time| time.as_secs_f64()).map_err(failed)
+        };
+        let mut broker = 0.0;
+        for process in &self.brokers {
+            broker += seconds("a broker", process)?;
+        }
+        Ok(Cpu {
+            broker,
+            database: seconds(POSTGRES, &self.postgres)?,
+            handler: seconds(HANDLER, &self.handler)?,
+            bench: seconds("bench", &self.bench)?,
+        })
+    }
+
+    fn rss(&self) -> Result<u64, Error> {
+        let failed =
+            |source| Error::Part { part: HANDLER.to_owned(), pid: self.handler.pid, source };
+        self.handler.rss().map_err(failed)
+    }
+}

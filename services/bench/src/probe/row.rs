@@ -1,0 +1,216 @@
+//! A line of the table: one mode at one load.
+
+use super::Mode;
+use crate::report::short;
+use std::ops::Sub;
+
+/// Records of the bank for each transfer: the command, its confirmation, and two changes.
+const RECORDS_PER_TRANSFER: f64 = 4.0;
+
+/// Columns of the CSV, as [`Row::csv`] writes them.
+pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,max_ms,lag_max,lag_growth,held,\
+     unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,bench_cpu_s,\
+     broker_cpu_us_per_record,commands_per_batch,handler_rss_bytes,handler_transfers";
+
+/// CPU time, seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cpu {
+    /// All brokers.
+    pub broker: f64,
+    /// PostgreSQL with all its processes.
+    pub database: f64,
+    /// The command-handler.
+    pub handler: f64,
+    /// This program.
+    pub bench: f64,
+}
+
+impl Sub for Cpu {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            broker: self.broker - earlier.broker,
+            database: self.database - earlier.database,
+            handler: self.handler - earlier.handler,
+            bench: self.bench - earlier.bench,
+        }
+    }
+}
+
+/// What was measured. Counts and CPU are those of the window.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub mode: Mode,
+    /// Transfers due per second.
+    pub load: u32,
+    /// Length of the window.
+    pub seconds: f64,
+    /// Transfers answered in it.
+    pub answered: u64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    pub p999_ms: f64,
+    pub max_ms: f64,
+    pub lag_max: u64,
+    /// Growth of the lag as a part of the load.
+    pub growth: f64,
+    pub held: bool,
+    /// Transfers of the whole step without exactly one outcome.
+    pub unanswered: u64,
+    /// Transfers of the whole step that the bank refused.
+    pub refused: u64,
+    /// Answers of the whole step that had come before.
+    pub repeated: u64,
+    pub cpu: Cpu,
+    /// CPU seconds per second of the brokers without load.
+    pub broker_idle: f64,
+    pub commands_per_batch: f64,
+    /// Highest memory of the handler in the step, bytes.
+    pub rss: u64,
+    /// Transfers that this handler process had been sent by the end.
+    pub transfers: u64,
+}
+
+impl Row {
+    /// CPU microseconds of the brokers per record, without what they use idle.
+    pub fn broker_us_per_record(&self) -> f64 {
+        let cpu = (self.cpu.broker - self.broker_idle * self.seconds).max(0.0);
+        cpu * 1e6 / (self.answered as f64 * RECORDS_PER_TRANSFER).max(1.0)
+    }
+
+    fn per_1000(&self, cpu: f64) -> f64 {
+        cpu * 1000.0 / (self.answered as f64).max(1.0)
+    }
+
+    /// Titles of [`Self::cells`].
+    pub fn titles() -> Vec<String> {
+        [
+            "mode",
+            "load",
+            "done/s",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "lag",
+            "held",
+            "broker us/rec",
+            "handler s/1000",
+            "db s/1000",
+            "batch",
+            "RSS MiB",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// As it stands in the table.
+    pub fn cells(&self) -> Vec<String> {
+        let held = if self.held { "yes" } else { "no" };
+        vec![
+            self.mode.to_string(),
+            self.load.to_string(),
+            short(self.answered as f64 / self.seconds),
+            short(self.p50_ms),
+            short(self.p99_ms),
+            short(self.p999_ms),
+            self.lag_max.to_string(),
+            held.to_owned(),
+            short(self.broker_us_per_record()),
+            format!("{:.3}", self.per_1000(self.cpu.handler)),
+            format!("{:.3}", self.per_1000(self.cpu.database)),
+            short(self.commands_per_batch),
+            format!("{:.1}", mib(self.rss)),
+        ]
+    }
+
+    /// As it stands in the CSV, in the order of [`COLUMNS`].
+    pub fn csv(&self) -> String {
+        let Self { cpu, .. } = self;
+        let idle = self.broker_idle * self.seconds;
+        let numbers = [
+            f64::from(self.load),
+            self.seconds,
+            self.answered as f64,
+            self.answered as f64 / self.seconds,
+            self.p50_ms,
+            self.p99_ms,
+            self.p999_ms,
+            self.max_ms,
+            self.lag_max as f64,
+            self.growth,
+            f64::from(u8::from(self.held)),
+            self.unanswered as f64,
+            self.refused as f64,
+            self.repeated as f64,
+            cpu.broker,
+            idle,
+            cpu.database,
+            cpu.handler,
+            cpu.bench,
+            self.broker_us_per_record(),
+            self.commands_per_batch,
+            self.rss as f64,
+            self.transfers as f64,
+        ];
+        // To a ten-thousandth, without zeros at the end.
+        let numbers = numbers.map(|number| ((number * 1e4).round() / 1e4).to_string());
+        format!("{},{}", self.mode, numbers.join(","))
+    }
+
+    #[cfg(test)]
+    pub fn example(broker_s: f64) -> Self {
+        Self {
+            mode: Mode::Single,
+            load: 500,
+            seconds: 8.0,
+            answered: 4000,
+            p50_ms: 3.21,
+            p99_ms: 9.42,
+            p999_ms: 30.0,
+            max_ms: 31.5,
+            lag_max: 7,
+            growth: 0.001,
+            held: true,
+            unanswered: 0,
+            refused: 0,
+            repeated: 0,
+            cpu: Cpu { broker: broker_s, database: 1.2, handler: 0.4, bench: 0.2 },
+            broker_idle: 0.0,
+            commands_per_batch: 2.5,
+            rss: 12 << 20,
+            transfers: 4500,
+        }
+    }
+}
+
+/// Bytes as MiB.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_csv_has_a_value_for_each_column() {
+        let row = Row::example(4.0).csv();
+        assert_eq!(row.split(',').count(), COLUMNS.split(',').count());
+        assert!(
+            row.starts_with(
+                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.2,250,2.5,"
+            ),
+            "{row}"
+        );
+        assert_eq!(Row::titles().len(), Row::example(4.0).cells().len());
+    }
+
+    #[test]
+    fn what_the_broker_uses_without_load_is_taken_off() {
+        let row = Row { broker_idle: 0.1, ..Row::example(4.0) };
+        assert!((row.broker_us_per_record() - 200.0).abs() < 1e-6);
+        let row = Row { broker_idle: 9.0, ..Row::example(4.0) };
+        assert_eq!(row.broker_us_per_record(), 0.0);
+    }
+}

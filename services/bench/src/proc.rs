@@ -1,0 +1,187 @@
+//! CPU time and memory of processes, from /proc.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+use std::{fs, io};
+
+/// Ticks of /proc in a second: fixed for programs (USER_HZ), whatever the kernel's own clock does.
+const TICKS_PER_S: u64 = 100;
+/// Attempts to see a family of processes while none of it begins or ends.
+const LOOKS_MAX: usize = 10;
+
+/// CPU times of a process, ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    /// Its own, all threads.
+    own: u64,
+    /// Of its children that have ended and theirs.
+    ended: u64,
+    /// When it began, since boot: the same pid with another birth is another process.
+    birth: u64,
+}
+
+/// A process that is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    birth: u64,
+}
+
+impl Process {
+    /// The process that has `pid` now.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid, birth: stat(pid)?.birth })
+    }
+
+    /// CPU time so far of the process and its whole family, the living and the dead: PostgreSQL starts a process for each
+    /// connection, and what it used must not vanish with it.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn cpu(&self) -> io::Result<Duration> {
+        // The time of a child that ends moves into its parent's. Seen in between, it would be missed or counted twice; so two
+        // looks must have seen the same processes with the same dead.
+        let mut before = self.family()?;
+        for _ in 0..LOOKS_MAX {
+            let now = self.family()?;
+            let same =
+                |((pid, stat), (pid_before, stat_before)): ((&u32, &Stat), (&u32, &Stat))| {
+                    pid == pid_before
+                        && stat.birth == stat_before.birth
+                        && stat.ended == stat_before.ended
+                };
+            let settled = now.len() == before.len() && now.iter().zip(&before).all(same);
+            before = now;
+            if settled {
+                break;
+            }
+        }
+        let ticks: u64 = before.values().map(|stat| stat.own + stat.ended).sum();
+        Ok(Duration::from_millis(ticks * (1000 / TICKS_PER_S)))
+    }
+
+    /// Memory now, bytes: the process alone.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn rss(&self) -> io::Result<u64> {
+        rss(&fs::read_to_string(format!("/proc/{}/status", self.pid))?)
+            .ok_or_else(|| io::Error::other("no VmRSS in its status: it has ended"))
+    }
+
+    fn family(&self) -> io::Result<BTreeMap<u32, Stat>> {
+        let root = stat(self.pid)?;
+        if root.birth != self.birth {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let mut family = BTreeMap::from([(self.pid, root)]);
+        let mut rest = children(self.pid);
+        while let Some(pid) = rest.pop() {
+            // A child that ended meanwhile is in its parent's time, at the next look.
+            if let Ok(stat) = stat(pid) {
+                family.insert(pid, stat);
+                rest.extend(children(pid));
+            }
+        }
+        Ok(family)
+    }
+}
+
+fn stat(pid: u32) -> io::Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::other(format!("can't read {text:?}")))
+}
+
+/// Source: proc_pid_stat(5); fields are counted from 1.
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The second field is the name in parentheses, which may itself hold anything.
+    let (_, behind_name) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = behind_name.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(Stat { own: field(14)? + field(15)?, ended: field(16)? + field(17)?, birth: field(22)? })
+}
+
+/// The children that any thread of `pid` started.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
+fn rss(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Cores and memory of this machine, as in `2 cores, 24105 MiB, AMD EPYC`.
+pub fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = memory.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, model)| model);
+    format!("{cores} cores, {} MiB, {model}", kib.unwrap_or(0) / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn times_are_found_behind_a_name_with_spaces_and_parentheses() {
+        let text = "42 (a) b) (c) S 1 42 42 0 -1 4194560 9 8 7 6 100 20 3 4 20 0 12 0 777 1234 5";
+        assert_eq!(parse_stat(text), Some(Stat { own: 120, ended: 7, birth: 777 }));
+        assert_eq!(parse_stat("42 (a) S 1 42"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn resident_memory_is_in_bytes() {
+        assert_eq!(rss("VmHWM:\t  9 kB\nVmRSS:\t    12 kB\n"), Some(12 * 1024));
+        assert_eq!(rss("State:\tZ (zombie)\n"), None);
+    }
+
+    #[test]
+    fn a_child_counts_while_it_lives_and_after_its_death() {
+        // The shell burns CPU in a child of its own, says so, and waits for a line before it ends.
+        let burn = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; read line); echo dead; read line";
+        let mut shell = Command::new("sh")
+            .args(["-c", burn])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let process = Process::open(shell.id()).unwrap();
+        let mut said = io::BufRead::lines(io::BufReader::new(shell.stdout.take().unwrap()));
+        let mut stdin = shell.stdin.take().unwrap();
+
+        assert_eq!(said.next().unwrap().unwrap(), "done");
+        let family = process.family().unwrap();
+        let alive = process.cpu().unwrap();
+        assert_eq!(family.len(), 2, "{family:?}");
+        assert!(alive >= Duration::from_millis(50), "{alive:?} while the child lives");
+
+        io::Write::write_all(&mut stdin, b"\n").unwrap();
+        assert_eq!(said.next().unwrap().unwrap(), "dead");
+        let dead = process.cpu().unwrap();
+        assert_eq!(process.family().unwrap().len(), 1);
+        assert!(dead >= alive && dead < alive * 3 / 2, "{alive:?}, then {dead:?}");
+        assert!(process.rss().unwrap() > 0);
+
+        io::Write::write_all(&mut stdin, b"\n").unwrap();
+        shell.wait().unwrap();
+        assert!(process.cpu().is_err() && process.rss().is_err());
+    }
+}

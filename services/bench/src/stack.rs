@@ -1,0 +1,90 @@
+//! The parts of the running stack, by the script that started them.
+
+use crate::error::Error;
+use crate::proc::Process;
+use common::env::{self, Env, Variable};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// `STACK`: the script.
+pub const STACK: Variable = Variable::required(
+    "STACK",
+    "the script that started the stack, which knows the pids of its parts and starts them again (stack/stack.sh)",
+);
+
+/// The service that decides the commands.
+pub const HANDLER: &str = "command-handler";
+/// The database server.
+pub const POSTGRES: &str = "postgres";
+
+/// The script, which finds its stack by the environment (STACK_DIR).
+#[derive(Debug, Clone)]
+pub struct Stack(PathBuf);
+
+impl Stack {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// The variable is missing.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        env.text(&STACK).map(|path| Self(path.into()))
+    }
+
+    /// The process of `part` as it runs now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn process(&self, part: &str) -> Result<Process, Error> {
+        let said = self.run(&["pid", part], &[])?;
+        let pid = said.trim().parse().map_err(|_| self.failed(&["pid", part], &said))?;
+        Process::open(pid).map_err(|source| Error::Part { part: part.to_owned(), pid, source })
+    }
+
+    /// Stops `part` and starts it with `variables` in its environment; returns when it is ready.
+    ///
+    /// # Errors
+    /// The script fails; it has said why.
+    pub fn restart(&self, part: &str, variables: &[(&str, &str)]) -> Result<(), Error> {
+        self.run(&["stop", part], &[])?;
+        self.run(&["start", part], variables).map(drop)
+    }
+
+    fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<String, Error> {
+        let output = Command::new(&self.0)
+            .args(args)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|err| self.failed(args, &err.to_string()))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(self.failed(args, &String::from_utf8_lossy(&output.stderr)))
+        }
+    }
+
+    fn failed(&self, args: &[&str], said: &str) -> Error {
+        let command = format!("{} {}", self.0.display(), args.join(" "));
+        Error::Stack { command, said: said.trim().to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_script_says_is_in_the_error() {
+        let stack = Stack("sh".into());
+        let err = stack.run(&["-c", "echo it is down >&2; exit 1"], &[]).unwrap_err();
+        assert_eq!(err.to_string(), "sh -c echo it is down >&2; exit 1: it is down");
+        assert!(Stack("/no/such/script".into()).run(&[], &[]).is_err());
+    }
+
+    #[test]
+    fn variables_reach_the_part() {
+        let stack = Stack("sh".into());
+        let said = stack.run(&["-c", "echo $PRODUCER_MODE"], &[("PRODUCER_MODE", "single")]);
+        assert_eq!(said.unwrap(), "single\n");
+    }
+}

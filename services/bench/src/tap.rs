@@ -1,0 +1,145 @@
+//! Reads one topic of the bank.
+
+use crate::error::Error;
+use common::avro::{self, Decoder, Encoder, Record};
+use common::env::{Env, SCHEMA_REGISTRY_URL, Variable};
+use common::kafka::KafkaConfig;
+use common::kafka::consumer::Consumer;
+use common::kafka::producer::{Mode, ProducerConfig, Sender};
+use common::kafka::wire::{self, Bus, Position};
+use common::log::Chain;
+use common::registry::Registry;
+use common::shutdown::Shutdown;
+use common::topology::Topic;
+use std::time::{Duration, Instant};
+
+/// How long the cluster may take to tell offsets.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Where records are, and what they look like.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub kafka: KafkaConfig,
+    pub registry: Registry,
+}
+
+impl Cluster {
+    /// The variables this reads.
+    pub const VARIABLES: &'static [&'static [Variable]] =
+        &[KafkaConfig::VARIABLES, &[SCHEMA_REGISTRY_URL]];
+
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// A variable is missing or does not fit.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, Error> {
+        let registry = Registry::new(&env.text(&SCHEMA_REGISTRY_URL)?);
+        Ok(Self { kafka: KafkaConfig::from_env(env)?, registry })
+    }
+
+    /// A client for offsets.
+    pub fn bus(&self) -> Box<dyn Bus> {
+        wire::connect(&self.kafka)
+    }
+
+    /// Our own producer. It is always batched: modes are compared in the handler.
+    pub fn sender(&self, shutdown: &Shutdown) -> Sender {
+        let config = ProducerConfig {
+            kafka: self.kafka.clone(),
+            mode: Mode::Batched,
+            linger: Duration::ZERO,
+            batch_records: 10_000,
+            batch_bytes: 900_000,
+        };
+        Sender::new(&config, shutdown)
+    }
+
+    /// Makes values of commands.
+    ///
+    /// # Errors
+    /// The registry does not answer, or lacks the schema.
+    pub fn encoder<R: Record>(&self) -> Result<Encoder<R>, Error> {
+        Encoder::new(&self.registry)
+            .map_err(|source| Error::Registry { topic: R::TOPIC.name, source })
+    }
+}
+
+/// The end of each partition of `topic`.
+///
+/// # Errors
+/// The cluster does not answer.
+pub fn ends(bus: &mut dyn Bus, topic: &Topic) -> Result<Vec<Position>, Error> {
+    let bounds = bus.bounds(topic.name, WITHIN).map_err(|source| Error::Kafka {
+        step: format!("look up the offsets of {}", topic.name),
+        source,
+    })?;
+    let ends = bounds.into_iter().map(|(_, end)| end);
+    Ok((0..).zip(ends).map(|(partition, next)| Position { partition, next }).collect())
+}
+
+/// True if `group` has read and committed all there is in `topic`.
+///
+/// # Errors
+/// The cluster does not answer.
+pub fn is_done(bus: &mut dyn Bus, group: &str, topic: &Topic) -> Result<bool, Error> {
+    let ends = ends(bus, topic)?;
+    let committed = bus.committed(group, topic.name, WITHIN).map_err(|source| Error::Kafka {
+        step: format!("look up the offsets of group {group}"),
+        source,
+    })?;
+    let done = |(end, committed): (&Position, &Option<i64>)| committed.unwrap_or(0) >= end.next;
+    Ok(ends.iter().zip(&committed).all(done))
+}
+
+/// The records of one topic, decoded.
+pub struct Tap<R> {
+    consumer: Consumer,
+    decoder: Decoder<R>,
+}
+
+impl<R: Record> Tap<R> {
+    /// Reads what comes from now on.
+    ///
+    /// # Errors
+    /// The cluster does not answer.
+    pub fn from_end(cluster: &Cluster) -> Result<Self, Error> {
+        let positions = ends(&mut *cluster.bus(), &R::TOPIC)?;
+        Ok(Self::from(cluster, positions))
+    }
+
+    /// Reads from `positions` on.
+    pub fn from(cluster: &Cluster, positions: Vec<Position>) -> Self {
+        let consumer = Consumer::start(&cluster.kafka, R::TOPIC.name, positions);
+        Self { consumer, decoder: Decoder::new(cluster.registry.clone()) }
+    }
+
+    /// Gives what has arrived to `take`; waits at most `wait` for the first. When it was read.
+    ///
+    /// # Errors
+    /// The cluster can't be read, or a record is none of this topic's: nobody but the bank writes there.
+    pub fn poll(&mut self, wait: Duration, mut take: impl FnMut(R)) -> Result<Instant, Error> {
+        let topic = R::TOPIC.name;
+        let failed = |source| Error::Kafka { step: format!("read {topic}"), source };
+        let chunks = self.consumer.poll(wait).map_err(failed)?;
+        let now = Instant::now();
+        for chunk in chunks {
+            let partition = chunk.partition;
+            for record in chunk.records {
+                let value = record.value.unwrap_or_default();
+                let record = self.decoder.decode(&value).map_err(|err| match err {
+                    avro::Error::Registry { source, .. } => Error::Registry { topic, source },
+                    err @ avro::Error::Poison(_) => Error::Bank(format!(
+                        "{topic}/{partition}/{}: {}",
+                        record.offset,
+                        Chain(&err)
+                    )),
+                })?;
+                take(record);
+            }
+            if let Some(source) = chunk.error {
+                return Err(failed(source));
+            }
+        }
+        Ok(now)
+    }
+}

@@ -1,0 +1,94 @@
+//! The environment of the generator.
+
+use common::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
+use common::kafka::producer::ProducerConfig;
+use common::topology;
+
+/// `SEED`: makes a run repeatable.
+pub const SEED: Variable = Variable::new(
+    "SEED",
+    "",
+    "number that makes kinds and amounts the same for the same beats; without it each beat has its own",
+);
+
+/// Settings of the generator.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The cluster, and how commands are sent.
+    pub producer: ProducerConfig,
+    /// `SCHEMA_REGISTRY_URL`.
+    pub registry_url: String,
+    /// `SEED`.
+    pub seed: Option<u64>,
+    /// What is read and written, and as whom.
+    pub names: Names,
+}
+
+/// Topics and group; a test has its own.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Consumer group.
+    pub group: &'static str,
+    /// Beats.
+    pub heartbeat: &'static str,
+    /// Accounts that were opened.
+    pub account_creation_confirmed: &'static str,
+    /// Commands to open accounts.
+    pub confirm_account_creation: &'static str,
+    /// Commands to move money.
+    pub confirm_money_transfer: &'static str,
+    /// What could not be read.
+    pub dead_letter: &'static str,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            group: "command-generator",
+            heartbeat: topology::HEARTBEAT.name,
+            account_creation_confirmed: topology::ACCOUNT_CREATION_CONFIRMED.name,
+            confirm_account_creation: topology::CONFIRM_ACCOUNT_CREATION.name,
+            confirm_money_transfer: topology::CONFIRM_MONEY_TRANSFER.name,
+            dead_letter: topology::DEAD_LETTER.name,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// A variable is missing or does not fit.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        let seeded = !env.text(&SEED)?.is_empty();
+        Ok(Self {
+            producer: ProducerConfig::from_env(env)?,
+            registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
+            seed: seeded.then(|| env.number(&SEED, 0..=u64::MAX)).transpose()?,
+            names: Names::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seed(text: &str) -> Result<Option<u64>, env::Error> {
+        let lookup = |name: &str| match name {
+            "SEED" => Some(text.to_owned()),
+            "KAFKA_BROKERS" => Some("localhost:9092".to_owned()),
+            _ => Some("http://localhost".to_owned()).filter(|_| name == "SCHEMA_REGISTRY_URL"),
+        };
+        Config::from_env(&Env::new(&lookup)).map(|config| config.seed)
+    }
+
+    #[test]
+    fn a_seed_is_a_number_or_none() {
+        assert_eq!(seed(""), Ok(None));
+        assert_eq!(seed("0"), Ok(Some(0)));
+        assert_eq!(seed("18446744073709551615"), Ok(Some(u64::MAX)));
+        assert!(seed("18446744073709551616").is_err());
+        assert!(seed("x").is_err());
+    }
+}

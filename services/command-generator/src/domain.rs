@@ -1,0 +1,437 @@
+//! What a beat becomes. No Kafka, clock or system randomness: what is drawn comes from the beat's own generator of numbers.
+
+use common::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use common::money::Cents;
+use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use std::collections::HashSet;
+use uuid::Uuid;
+
+/// Beats below this number open accounts, so that the others find some.
+const FIRST_ACCOUNTS: i64 = 20;
+/// Later, each beat whose number this divides opens one.
+const ACCOUNT_EVERY: i64 = 200;
+/// Who sells what is paid by card.
+const SHOP: &str = "Albert Heijn BV";
+/// Banknotes, in euro: a deposit or withdrawal is a thousand cents times one of these.
+const NOTES: [i64; 8] = [2, 2, 2, 3, 5, 5, 10, 20];
+
+/// What ids are derived from (uuid v5): this bank's own name space.
+const NAMESPACE: Uuid = Uuid::from_u128(0x5c7a_7c4b_a11c_5f00_9b1d_2b60_0e4e_7a70);
+
+/// A command to the bank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// For `confirm_account_creation`.
+    OpenAccount(ConfirmAccountCreation),
+    /// For `confirm_money_transfer`.
+    Transfer(Kind, ConfirmMoneyTransfer),
+}
+
+/// Why money moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// From the company to an account.
+    Salary,
+    /// Cash to an account.
+    Deposit,
+    /// Cash from an account.
+    Withdraw,
+    /// From an account to a shop.
+    Pin,
+    /// From an account to another.
+    Transfer,
+}
+
+impl Kind {
+    /// Its name, which is the transfer's description.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Salary => "salary",
+            Self::Deposit => "deposit",
+            Self::Withdraw => "withdraw",
+            Self::Pin => "pin",
+            Self::Transfer => "transfer",
+        }
+    }
+
+    fn draw(rng: &mut impl Rng) -> Self {
+        match rng.random_range(0..70) {
+            0 => Self::Salary,
+            1..=3 => Self::Deposit,
+            4..=13 => Self::Withdraw,
+            14..=53 => Self::Pin,
+            _ => Self::Transfer,
+        }
+    }
+
+    fn draw_amount(self, rng: &mut impl Rng) -> Cents {
+        Cents::new(match self {
+            Self::Salary => 220_000 + rng.random_range(0..50_000),
+            Self::Deposit | Self::Withdraw => {
+                1_000 * NOTES.choose(rng).expect("there are eight notes")
+            }
+            Self::Pin | Self::Transfer => 1_000 + rng.random_range(0..10_000),
+        })
+    }
+}
+
+/// The command of beat `number`. `None` if it needs an account and too few are known: it has to wait.
+pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -> Option<Command> {
+    if opens_account(number) {
+        let open = ConfirmAccountCreation { id, a_type: Atype::Auto };
+        return Some(Command::OpenAccount(open));
+    }
+    let kind = Kind::draw(rng);
+    let amount = kind.draw_amount(rng);
+    let (token, from, to) = match kind {
+        Kind::Salary => {
+            (COMPANY_TOKEN.to_owned(), COMPANY_IBAN.to_owned(), accounts.draw(rng)?.iban())
+        }
+        Kind::Deposit => (CASH.to_owned(), CASH.to_owned(), accounts.draw(rng)?.iban()),
+        Kind::Withdraw => paid_by(accounts.draw(rng)?, CASH.to_owned()),
+        Kind::Pin => paid_by(accounts.draw(rng)?, SHOP.to_owned()),
+        Kind::Transfer => {
+            let (from, to) = accounts.draw_two(rng)?;
+            paid_by(from, to.iban())
+        }
+    };
+    let description = kind.name().to_owned();
+    Some(Command::Transfer(kind, ConfirmMoneyTransfer { id, token, amount, from, to, description }))
+}
+
+/// True if beat `number` opens an account, for which it never has to wait.
+pub fn opens_account(number: i64) -> bool {
+    number < FIRST_ACCOUNTS || number % ACCOUNT_EVERY == 0
+}
+
+/// The first salary of an account.
+pub fn first_salary(id: Uuid, account: &Account, rng: &mut impl Rng) -> Command {
+    let kind = Kind::Salary;
+    let transfer = ConfirmMoneyTransfer {
+        id,
+        token: COMPANY_TOKEN.to_owned(),
+        amount: kind.draw_amount(rng),
+        from: COMPANY_IBAN.to_owned(),
+        to: account.iban(),
+        description: kind.name().to_owned(),
+    };
+    Command::Transfer(kind, transfer)
+}
+
+fn paid_by(account: &Account, to: String) -> (String, String, String) {
+    (account.token(), account.iban(), to)
+}
+
+/// The id of a beat's command: the same whenever and by whomever the beat is read, so that the bank does it once. A topic
+/// made anew begins with the same offsets and numbers, but its keys are other times.
+pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
+    let mut name = Vec::with_capacity(32 + key.len());
+    name.extend_from_slice(b"beat");
+    name.extend_from_slice(&partition.to_be_bytes());
+    name.extend_from_slice(&offset.to_be_bytes());
+    name.extend_from_slice(&number.to_be_bytes());
+    name.extend_from_slice(key);
+    Uuid::new_v5(&NAMESPACE, &name)
+}
+
+/// The id of the first salary of the account that command `opened` made: paid once, however often that is read.
+pub fn first_salary_id(opened: &Uuid) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, &[b"salary", &opened.as_bytes()[..]].concat())
+}
+
+/// Numbers drawn for beat or account `number`: the same with the same `seed`, and without one the same for the same `id`.
+pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
+    // 2^64 divided by the golden ratio: keeps neighbouring seeds from giving neighbouring sequences.
+    let from_seed = |seed: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number);
+    SmallRng::seed_from_u64(seed.map_or_else(|| id.as_u64_pair().1, from_seed))
+}
+
+/// An account that may be told to pay. Of fixed size: there may be a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    iban: [u8; 18],
+    token: [u8; 20],
+}
+
+impl Account {
+    /// `None` if these are no iban and token of this bank.
+    pub fn new(iban: &str, token: &str) -> Option<Self> {
+        let digits = token.bytes().all(|b| b.is_ascii_digit());
+        (iban::is_well_formed(iban) && digits).then_some(())?;
+        Some(Self {
+            iban: iban.as_bytes().try_into().ok()?,
+            token: token.as_bytes().try_into().ok()?,
+        })
+    }
+
+    fn iban(&self) -> String {
+        self.iban.iter().copied().map(char::from).collect()
+    }
+
+    fn token(&self) -> String {
+        self.token.iter().copied().map(char::from).collect()
+    }
+
+    /// What tells it from others in eight bytes.
+    fn number(&self) -> u64 {
+        self.iban[8..].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
+    }
+}
+
+/// The accounts known, each once, up to a limit: 57 bytes each.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    list: Vec<Account>,
+    numbers: HashSet<u64>,
+}
+
+impl Accounts {
+    /// Most accounts remembered; a load needs no more to choose from.
+    pub const MAX: usize = 1_000_000;
+
+    /// Remembers an account. The topic has it again when its command was replayed.
+    pub fn remember(&mut self, account: Account) {
+        if self.list.len() < Self::MAX && self.numbers.insert(account.number()) {
+            self.list.push(account);
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// True if none is known.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn draw(&self, rng: &mut impl Rng) -> Option<&Account> {
+        self.list.choose(rng)
+    }
+
+    /// Two that differ.
+    fn draw_two(&self, rng: &mut impl Rng) -> Option<(&Account, &Account)> {
+        if self.list.len() < 2 {
+            return None;
+        }
+        let first = rng.random_range(0..self.list.len());
+        let second = rng.random_range(0..self.list.len() - 1);
+        Some((&self.list[first], &self.list[second + usize::from(second >= first)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn accounts(count: u64) -> Accounts {
+        let mut accounts = Accounts::default();
+        let mut rng = SmallRng::seed_from_u64(1);
+        for n in 0..count {
+            accounts
+                .remember(Account::new(&iban::generate(&mut rng), &format!("{n:020}")).unwrap());
+        }
+        accounts
+    }
+
+    /// The commands of `count` beats that move money.
+    fn transfers(count: u64, accounts: &Accounts) -> Vec<(Kind, ConfirmMoneyTransfer)> {
+        let of =
+            |n: u64| match command(21, Uuid::nil(), accounts, &mut draws(Some(1), n, &Uuid::nil()))
+            {
+                Some(Command::Transfer(kind, transfer)) => (kind, transfer),
+                other => panic!("{other:?}"),
+            };
+        (0..count).map(of).collect()
+    }
+
+    #[test]
+    fn the_first_twenty_beats_and_each_two_hundredth_open_accounts() {
+        for (number, opens) in [
+            (i64::MIN, true),
+            (-1, true),
+            (0, true),
+            (19, true),
+            (20, false),
+            (21, false),
+            (199, false),
+            (200, true),
+            (201, false),
+            (399, false),
+            (400, true),
+            (i64::MAX, false),
+        ] {
+            assert_eq!(opens_account(number), opens, "{number}");
+            let id = Uuid::from_u128(9);
+            let found = command(number, id, &Accounts::default(), &mut draws(None, 0, &id));
+            let open = Command::OpenAccount(ConfirmAccountCreation { id, a_type: Atype::Auto });
+            assert_eq!(found, opens.then_some(open), "{number}");
+        }
+    }
+
+    #[test]
+    fn kinds_come_as_often_as_agreed() {
+        let mut counts = BTreeMap::new();
+        for (kind, _) in transfers(70_000, &accounts(5)) {
+            *counts.entry(kind).or_insert(0) += 1;
+        }
+        // Six standard deviations around 1, 3, 10, 40 and 16 of 70.
+        for (kind, range) in [
+            (Kind::Salary, 810..1_190),
+            (Kind::Deposit, 2_680..3_320),
+            (Kind::Withdraw, 9_440..10_560),
+            (Kind::Pin, 39_200..40_800),
+            (Kind::Transfer, 15_330..16_670),
+        ] {
+            assert!(range.contains(&counts[&kind]), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn each_kind_has_its_sides_token_and_amounts() {
+        let accounts = accounts(3);
+        let token_of =
+            |iban: &str| accounts.list.iter().find(|a| a.iban() == iban).map(Account::token);
+        let mut ranges: BTreeMap<Kind, (i64, i64)> = BTreeMap::new();
+        for (kind, transfer) in transfers(200_000, &accounts) {
+            let ConfirmMoneyTransfer { from, to, token, .. } = &transfer;
+            match kind {
+                Kind::Salary => assert_eq!((&**from, &**token), (COMPANY_IBAN, COMPANY_TOKEN)),
+                Kind::Deposit => assert_eq!((&**from, &**token), ("cash", "cash")),
+                _ => assert_eq!(Some(token.clone()), token_of(from), "{transfer:?}"),
+            }
+            match kind {
+                Kind::Withdraw => assert_eq!(to, "cash"),
+                Kind::Pin => assert_eq!(to, "Albert Heijn BV"),
+                _ => assert!(token_of(to).is_some(), "{transfer:?}"),
+            }
+            assert_ne!(from, to);
+            assert_eq!(transfer.description, kind.name());
+            let amount = transfer.amount.get();
+            if matches!(kind, Kind::Deposit | Kind::Withdraw) {
+                assert!([2_000, 3_000, 5_000, 10_000, 20_000].contains(&amount), "{amount}");
+            }
+            let range = ranges.entry(kind).or_insert((amount, amount));
+            *range = (range.0.min(amount), range.1.max(amount));
+        }
+        // Never outside, and both ends are reached or nearly so.
+        let (low, high) = ranges[&Kind::Salary];
+        assert!(
+            (220_000..220_500).contains(&low) && (269_500..270_000).contains(&high),
+            "{ranges:?}"
+        );
+        assert_eq!(ranges[&Kind::Deposit], (2_000, 20_000));
+        assert_eq!(ranges[&Kind::Withdraw], (2_000, 20_000));
+        assert_eq!(
+            (ranges[&Kind::Pin], ranges[&Kind::Transfer]),
+            ((1_000, 10_999), (1_000, 10_999))
+        );
+    }
+
+    #[test]
+    fn what_needs_an_account_waits_for_one() {
+        let none = accounts(0);
+        for n in 0..200 {
+            assert_eq!(command(21, Uuid::nil(), &none, &mut draws(Some(n), 0, &Uuid::nil())), None);
+        }
+    }
+
+    #[test]
+    fn with_one_account_only_transfers_between_two_wait() {
+        let one = accounts(1);
+        let (mut waiting, mut made) = (0, 0);
+        for n in 0..700 {
+            match command(21, Uuid::nil(), &one, &mut draws(Some(1), n, &Uuid::nil())) {
+                None => waiting += 1,
+                Some(Command::Transfer(kind, _)) => {
+                    assert_ne!(kind, Kind::Transfer);
+                    made += 1;
+                }
+                Some(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(waiting > 0 && made > 0);
+    }
+
+    #[test]
+    fn a_beat_read_again_gives_the_same_command() {
+        let accounts = accounts(100);
+        let id = beat_id(0, 77, b"1700000000000", 21);
+        let again = || command(21, id, &accounts, &mut draws(None, 21, &id));
+        assert_eq!(again(), again());
+        let others = [
+            beat_id(1, 77, b"1700000000000", 21),
+            beat_id(0, 78, b"1700000000000", 21),
+            beat_id(0, 77, b"1700000000001", 21),
+            beat_id(0, 77, b"1700000000000", 22),
+        ];
+        for other in others {
+            assert_ne!(other, id);
+        }
+    }
+
+    #[test]
+    fn a_seed_repeats_the_kinds_and_amounts_of_a_run() {
+        let accounts = accounts(10);
+        let run = |seed, offset: i64| -> Vec<(Kind, Cents)> {
+            (20..120)
+                .map(|number: i64| {
+                    let id = beat_id(0, offset + number, b"", number);
+                    let mut rng = draws(seed, number as u64, &id);
+                    match command(number, id, &accounts, &mut rng) {
+                        Some(Command::Transfer(kind, transfer)) => (kind, transfer.amount),
+                        other => panic!("{other:?}"),
+                    }
+                })
+                .collect()
+        };
+        assert_eq!(run(Some(7), 0), run(Some(7), 1_000));
+        assert_ne!(run(Some(7), 0), run(Some(8), 0));
+        assert_ne!(run(None, 0), run(None, 1_000), "without a seed each beat has its own numbers");
+    }
+
+    #[test]
+    fn a_first_salary_has_one_id_per_account() {
+        let opened = Uuid::from_u128(3);
+        assert_eq!(first_salary_id(&opened), first_salary_id(&opened));
+        assert_ne!(first_salary_id(&opened), first_salary_id(&Uuid::from_u128(4)));
+        assert_ne!(first_salary_id(&opened), opened);
+        let account = Account::new(COMPANY_IBAN, COMPANY_TOKEN).unwrap();
+        let id = first_salary_id(&opened);
+        let Command::Transfer(Kind::Salary, salary) =
+            first_salary(id, &account, &mut draws(None, 0, &id))
+        else {
+            panic!("no salary");
+        };
+        assert_eq!((salary.id, &*salary.from, &*salary.token), (id, COMPANY_IBAN, COMPANY_TOKEN));
+        assert!((220_000..270_000).contains(&salary.amount.get()));
+    }
+
+    #[test]
+    fn an_account_is_remembered_once() {
+        let mut accounts = accounts(3);
+        accounts.remember(accounts.list[1]);
+        assert_eq!(accounts.len(), 3);
+    }
+
+    #[test]
+    fn an_iban_or_token_of_another_bank_is_no_account() {
+        let token = "01234567890123456789";
+        assert!(Account::new(COMPANY_IBAN, token).is_some());
+        for (iban, token) in [
+            ("NL67OPEN0000000000", token),
+            ("cash", token),
+            ("", token),
+            (COMPANY_IBAN, ""),
+            (COMPANY_IBAN, &token[1..]),
+            (COMPANY_IBAN, "0123456789012345678x"),
+            (COMPANY_IBAN, "\u{e9}123456789012345678"),
+        ] {
+            assert_eq!(Account::new(iban, token), None, "{iban} {token}");
+        }
+    }
+}

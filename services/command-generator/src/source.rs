@@ -1,0 +1,158 @@
+//! A topic that is read: records decoded, positions kept.
+
+use common::avro::{self, Decoder, Record};
+use common::kafka::KafkaConfig;
+use common::kafka::consumer::Consumer;
+use common::kafka::wire::{self, Bus, Chunk, In, Position};
+use common::log::Chain;
+use common::registry::Registry;
+use common::shutdown::Shutdown;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Time for retries of a call that can be made again later.
+const SLICE: Duration = Duration::from_millis(200);
+/// Between two attempts to get a schema.
+const SCHEMA_AGAIN: Duration = Duration::from_millis(500);
+
+/// Where to start reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At the committed offsets; at the earliest records where there are none.
+    Committed,
+    /// At the earliest records.
+    Earliest,
+}
+
+/// A record that was read.
+#[derive(Debug)]
+pub struct Arrived<R> {
+    /// Where it stands.
+    pub partition: i32,
+    /// Where it stands.
+    pub offset: i64,
+    /// Its key; empty if it has none.
+    pub key: Vec<u8>,
+    /// Its value; where that can't be read, the bytes and why.
+    pub value: Result<R, (Vec<u8>, String)>,
+    /// It was read, and dealt with, before the offsets were last committed.
+    pub seen_before: bool,
+}
+
+/// A topic that is read by a group.
+pub struct Source<R> {
+    group: &'static str,
+    topic: &'static str,
+    consumer: Consumer,
+    decoder: Decoder<R>,
+    /// Next offset by what is committed, per partition.
+    committed: BTreeMap<i32, i64>,
+    /// Next offset by what was handed out.
+    read: BTreeMap<i32, i64>,
+    /// Ends of the log when the reading began.
+    ends: BTreeMap<i32, i64>,
+}
+
+impl<R: Record> Source<R> {
+    /// Finds the positions and starts to read.
+    ///
+    /// # Errors
+    /// See [`wire::Error`].
+    pub fn open(
+        kafka: &KafkaConfig,
+        bus: &mut dyn Bus,
+        group: &'static str,
+        topic: &'static str,
+        from: From,
+        registry: Registry,
+    ) -> wire::Result<Self> {
+        let bounds = bus.bounds(topic, SLICE)?;
+        let offsets = bus.committed(group, topic, SLICE)?;
+        let (mut committed, mut read, mut ends) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (partition, (earliest, end)) in (0..).zip(bounds) {
+            let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);
+            // Outside the log: that was deleted, or the topic was made anew.
+            let offset =
+                offset.filter(|offset| (earliest..=end).contains(offset)).unwrap_or(earliest);
+            committed.insert(partition, offset);
+            read.insert(partition, if from == From::Earliest { earliest } else { offset });
+            ends.insert(partition, end);
+        }
+        let positions = read.iter().map(|(&partition, &next)| Position { partition, next });
+        let consumer = Consumer::start(kafka, topic, positions.collect());
+        Ok(Self { group, topic, consumer, decoder: Decoder::new(registry), committed, read, ends })
+    }
+
+    /// What has arrived; waits at most `wait` for it. `None` if the stop was asked for while a schema could not be had.
+    ///
+    /// # Errors
+    /// See [`Consumer::poll`].
+    pub fn poll(
+        &mut self,
+        wait: Duration,
+        shutdown: &Shutdown,
+    ) -> wire::Result<Option<Vec<Arrived<R>>>> {
+        let chunks = self.consumer.poll(wait)?;
+        let mut arrived = Vec::with_capacity(chunks.iter().map(|chunk| chunk.records.len()).sum());
+        for Chunk { partition, records, next, .. } in chunks {
+            let committed = self.committed.get(&partition).copied().unwrap_or(0);
+            for In { offset, key, value } in records {
+                let bytes = value.unwrap_or_default();
+                let Some(value) = self.decode(bytes, shutdown) else { return Ok(None) };
+                let key = key.unwrap_or_default();
+                let seen_before = offset < committed;
+                arrived.push(Arrived { partition, offset, key, value, seen_before });
+            }
+            self.read.insert(partition, next);
+        }
+        Ok(Some(arrived))
+    }
+
+    /// Waits for a registry that is away: what it does not say is not known, and nothing is skipped.
+    fn decode(
+        &mut self,
+        bytes: Vec<u8>,
+        shutdown: &Shutdown,
+    ) -> Option<Result<R, (Vec<u8>, String)>> {
+        loop {
+            match self.decoder.decode(&bytes) {
+                Ok(record) => return Some(Ok(record)),
+                Err(avro::Error::Poison(reason)) => return Some(Err((bytes, reason))),
+                Err(err @ avro::Error::Registry { .. }) => {
+                    let reason = Chain(&err).to_string();
+                    log::warn!(topic = self.topic, reason = reason.as_str(); "waiting for the schema registry");
+                    if shutdown.wait(SCHEMA_AGAIN) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// True once all is read that was there when the reading began.
+    pub fn has_caught_up(&self) -> bool {
+        self.ends.iter().all(|(partition, end)| self.read.get(partition) >= Some(end))
+    }
+
+    /// Commits what was read, but nothing from the offsets in `held` on.
+    ///
+    /// # Errors
+    /// See [`wire::Error`]; after a retryable one the next call commits as much and more.
+    pub fn commit(&mut self, bus: &mut dyn Bus, held: &BTreeMap<i32, i64>) -> wire::Result<()> {
+        let next = |(&partition, &read): (&i32, &i64)| {
+            let next = held.get(&partition).map_or(read, |&held| held.min(read));
+            Position { partition, next }
+        };
+        let is_new = |position: &Position| {
+            self.committed.get(&position.partition).is_none_or(|&done| done < position.next)
+        };
+        let positions: Vec<Position> = self.read.iter().map(next).filter(is_new).collect();
+        if positions.is_empty() {
+            return Ok(());
+        }
+        bus.commit(self.group, self.topic, &positions, SLICE)?;
+        self.committed.extend(positions.iter().map(|it| (it.partition, it.next)));
+        Ok(())
+    }
+}

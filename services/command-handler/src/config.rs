@@ -1,0 +1,65 @@
+//! The environment of the command-handler, read once.
+
+use common::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
+use common::kafka::producer::ProducerConfig;
+
+/// The variables of this service beside those of Kafka and the producer.
+pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL, TRANSACTION_RECORDS];
+
+/// `TRANSACTION_RECORDS`: commands per transaction.
+const TRANSACTION_RECORDS: Variable = Variable::new(
+    "TRANSACTION_RECORDS",
+    "2000",
+    "most commands decided in one database transaction, 1 to 10000; more is faster and takes more memory",
+);
+
+/// What the service needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Kafka and how to produce.
+    pub producer: ProducerConfig,
+    /// `SCHEMA_REGISTRY_URL`.
+    pub registry_url: String,
+    /// `DATABASE_URL`: balancedb.
+    pub database: postgres::Config,
+    /// `TRANSACTION_RECORDS`.
+    pub transaction_records: usize,
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// A variable is missing or does not fit.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        Ok(Self {
+            producer: ProducerConfig::from_env(env)?,
+            registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
+            database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
+            transaction_records: env.number(&TRANSACTION_RECORDS, 1..=10_000)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_need_three_variables() {
+        let set = [
+            ("KAFKA_BROKERS", "a:9092, b:9092"),
+            ("SCHEMA_REGISTRY_URL", "http://r"),
+            ("DATABASE_URL", "postgres://bank:secret@db:5432/balancedb"),
+        ];
+        for missing in 0..=set.len() {
+            let lookup = |name: &str| {
+                let (at, (_, value)) =
+                    set.iter().enumerate().find(|(_, (known, _))| *known == name)?;
+                (at != missing).then(|| (*value).to_owned())
+            };
+            let config = Config::from_env(&Env::new(&lookup));
+            assert_eq!(config.is_ok(), missing == set.len(), "without {missing}");
+        }
+    }
+}

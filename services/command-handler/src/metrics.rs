@@ -1,0 +1,54 @@
+//! What `/metrics` tells about the bank's work.
+
+use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        "bank_commands_total",
+        "Commands answered, replays among them",
+        &["topic", "outcome"]
+    )
+    .expect("the only metric of this name")
+});
+
+static STAGES: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+    register_histogram_vec!(
+        "bank_batch_seconds",
+        "Time a batch takes in a stage",
+        &["topic", "stage"],
+        buckets
+    )
+    .expect("the only metric of this name")
+});
+
+static BATCHES: LazyLock<HistogramVec> = LazyLock::new(|| {
+    let buckets = vec![1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0];
+    register_histogram_vec!(
+        "bank_batch_commands",
+        "Commands decided in one transaction",
+        &["topic"],
+        buckets
+    )
+    .expect("the only metric of this name")
+});
+
+/// Counts a batch that was decided.
+pub fn decided(topic: &str, confirmed: usize, failed: usize, letters: usize) {
+    for (outcome, count) in [("confirmed", confirmed), ("failed", failed), ("dead_letter", letters)]
+    {
+        COMMANDS
+            .with_label_values(&[topic, outcome])
+            .inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+    BATCHES
+        .with_label_values(&[topic])
+        .observe(f64::from(u32::try_from(confirmed + failed).unwrap_or(u32::MAX)));
+}
+
+/// Notes the time of a stage: `decide` or `produce`.
+pub fn took(topic: &str, stage: &str, time: Duration) {
+    STAGES.with_label_values(&[topic, stage]).observe(time.as_secs_f64());
+}

@@ -1,0 +1,174 @@
+//! The last stage: outcomes become records, are written with acks=all, and then the offsets are committed, on a thread of
+//! its own, in the order of the batches.
+
+use crate::desk::Desk;
+use crate::error::Error;
+use crate::failpoint::{self, Point};
+use crate::metrics;
+use common::avro::Record;
+use common::kafka::producer::{Outgoing, ProducerConfig, Sender as KafkaSender};
+use common::kafka::wire::{self, Bus, Kind, Position};
+use common::log::Chain;
+use common::shutdown::Shutdown;
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Consumer group of the handler's offsets.
+pub const GROUP: &str = "command-handler";
+
+/// Batches handed over and not yet done: one is being written while the next is encoded.
+const IN_FLIGHT_MAX: usize = 2;
+
+/// A batch whose outcomes are committed in the database.
+pub struct Decided<O> {
+    /// In the order of the commands.
+    pub outcomes: Vec<O>,
+    /// For dead_letter.
+    pub letters: Vec<Outgoing>,
+    /// Offsets to commit, by partition.
+    pub positions: BTreeMap<i32, i64>,
+}
+
+/// Tells outcomes in the order they are handed over.
+pub struct Publisher<O> {
+    work: Sender<Decided<O>>,
+    done: Receiver<Result<(), Error>>,
+    in_flight: usize,
+}
+
+impl<O: Send + 'static> Publisher<O> {
+    /// Starts the thread; it ends when the publisher is dropped.
+    pub fn start<D: Desk<Outcome = O>>(
+        desk: D,
+        config: &ProducerConfig,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let (work, inbox) = channel();
+        let (outbox, done) = channel();
+        let teller = Teller {
+            desk,
+            sender: KafkaSender::new(config, shutdown),
+            offsets: wire::connect(&config.kafka),
+            shutdown: shutdown.clone(),
+        };
+        thread::Builder::new()
+            .name(format!("out-{}", D::Command::TOPIC.name))
+            .spawn(move || teller.run(&inbox, &outbox))
+            .expect("a thread can be started: the service has a handful");
+        Self { work, done, in_flight: 0 }
+    }
+
+    /// Hands over a batch, once there is room; `waiting` is called each second until then.
+    ///
+    /// # Errors
+    /// Those of `waiting`, or what stopped the publishing for good.
+    pub fn hand_over(
+        &mut self,
+        decided: Decided<O>,
+        mut waiting: impl FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while self.in_flight >= IN_FLIGHT_MAX {
+            if !self.one_done(Duration::from_secs(1))? {
+                waiting()?;
+            }
+        }
+        self.in_flight += 1;
+        self.work
+            .send(decided)
+            .expect("the thread ends only after an error, which one_done has returned");
+        Ok(())
+    }
+
+    /// Waits until all that was handed over is told and its offsets are committed, or until `deadline`; true if it is.
+    ///
+    /// # Errors
+    /// What stopped the publishing for good.
+    pub fn flush(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
+        while self.in_flight > 0 {
+            let wait = deadline.map_or(Duration::from_secs(1), |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+            if !self.one_done(wait)? && deadline.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn one_done(&mut self, wait: Duration) -> Result<bool, Error> {
+        match self.done.recv_timeout(wait) {
+            Ok(done) => {
+                self.in_flight -= 1;
+                done.map(|()| true)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(false),
+            Err(RecvTimeoutError::Disconnected) => {
+                unreachable!("the thread sends its error before it ends")
+            }
+        }
+    }
+}
+
+struct Teller<D> {
+    desk: D,
+    sender: KafkaSender,
+    offsets: Box<dyn Bus>,
+    shutdown: Shutdown,
+}
+
+impl<D: Desk> Teller<D> {
+    fn run(mut self, inbox: &Receiver<Decided<D::Outcome>>, outbox: &Sender<Result<(), Error>>) {
+        while let Ok(decided) = inbox.recv() {
+            let told = self.tell(decided);
+            let ends = told.is_err();
+            if outbox.send(told).is_err() || ends {
+                return;
+            }
+        }
+    }
+
+    fn tell(&mut self, decided: Decided<D::Outcome>) -> Result<(), Error> {
+        let started = Instant::now();
+        let Decided { outcomes, letters, positions } = decided;
+        let mut records = letters;
+        records.reserve(outcomes.len() * 3);
+        for outcome in outcomes {
+            self.desk.tell(outcome, &mut records);
+        }
+        failpoint::reach(Point::Produce);
+        for (result, record) in self.sender.send_all(&records).into_iter().zip(&records) {
+            match result {
+                Ok(()) => {}
+                // Stored and known, but too large to tell: only a dead letter can be, since commands are bounded.
+                Err(err) if err.kind == Kind::Message => {
+                    log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped");
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+        metrics::took(D::Command::TOPIC.name, "produce", started.elapsed());
+        failpoint::reach(Point::Offsets);
+        self.commit(&positions)
+    }
+
+    /// Commits, trying again for as long as the service lives: the next batch would only move the offsets further.
+    fn commit(&mut self, positions: &BTreeMap<i32, i64>) -> Result<(), Error> {
+        let positions: Vec<Position> =
+            positions.iter().map(|(&partition, &next)| Position { partition, next }).collect();
+        let topic = D::Command::TOPIC.name;
+        loop {
+            let within = Duration::from_secs(if self.shutdown.requested() { 1 } else { 10 });
+            match self.offsets.commit(GROUP, topic, &positions, within) {
+                Ok(()) => return Ok(()),
+                Err(err) if err.kind == Kind::Config || self.shutdown.requested() => {
+                    return Err(err.into());
+                }
+                Err(err) => {
+                    log::warn!(topic, error:% = Chain(&err); "offsets not committed, trying again")
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Command-handlers that a test starts, kills, freezes and stops.
+
+use crate::stack::{PATIENCE, Stack, binary};
+use crate::wait::until;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+const SIGKILL: i32 = 9;
+
+/// How a handler is started.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Environment beside the addresses of the servers.
+    pub env: &'a [(&'a str, &'a str)],
+    /// The same, for the first life only.
+    pub env_first: &'a [(&'a str, &'a str)],
+    /// It stays dead when it dies.
+    pub once: bool,
+}
+
+/// A command-handler. Started again when it dies, as the stack's supervisor does; killed when dropped.
+pub struct Handler {
+    shared: Arc<Mutex<Shared>>,
+    supervisor: Option<JoinHandle<()>>,
+    port: u16,
+    log: PathBuf,
+}
+
+struct Shared {
+    /// The process, while it lives.
+    child: Option<Child>,
+    /// How its lives ended so far.
+    exits: Vec<ExitStatus>,
+    /// This life is its last.
+    last: bool,
+}
+
+impl Handler {
+    /// Starts a handler and waits until it serves both topics.
+    pub fn start(stack: &Stack) -> Self {
+        Self::start_with(stack, Settings::default())
+    }
+
+    /// The same, with settings.
+    pub fn start_with(stack: &Stack, settings: Settings<'_>) -> Self {
+        let handler = Self::launch(stack, settings);
+        handler.wait_ready(PATIENCE);
+        handler
+    }
+
+    /// Starts a handler and waits for nothing.
+    ///
+    /// # Panics
+    /// It can't be started.
+    pub fn launch(stack: &Stack, settings: Settings<'_>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let test = thread::current().name().unwrap_or("test").replace("::", "-");
+        let log = stack.log_dir().join(format!("{test}-handler-{number}.log"));
+        File::create(&log).unwrap_or_else(|err| panic!("{}: {err}", log.display()));
+        let port = free_port();
+        let command = |env: &[(&str, &str)]| {
+            let mut command = Command::new(binary("command-handler"));
+            command
+                .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))
+                .env("SCHEMA_REGISTRY_URL", stack.registry_url())
+                .env("DATABASE_URL", stack.database_url())
+                .env("HEALTH_PORT", port.to_string())
+                .envs(settings.env.iter().chain(env).copied())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(appending(&log));
+            command
+        };
+        let shared = Arc::new(Mutex::new(Shared {
+            child: Some(spawn(&mut command(settings.env_first))),
+            exits: Vec::new(),
+            last: settings.once,
+        }));
+        let supervisor = thread::spawn({
+            let (shared, command) = (shared.clone(), command(&[]));
+            move || supervise(&shared, command)
+        });
+        Self { shared, supervisor: Some(supervisor), port, log }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if it says that it serves both topics.
+    pub fn is_ready(&self) -> bool {
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(1)))
+            .build()
+            .new_agent();
+        let url = format!("http://127.0.0.1:{}/readyz", self.port);
+        agent.get(&url).call().is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Waits until it serves both topics.
+    ///
+    /// # Panics
+    /// It does not within `limit`.
+    #[track_caller]
+    pub fn wait_ready(&self, limit: Duration) {
+        until("the handler is ready", limit, || self.is_ready().then_some(()));
+    }
+
+    /// The number of `/metrics` in the line that starts with `name`; `None` if there is none.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        let text = ureq::get(&url).call().ok()?.body_mut().read_to_string().ok()?;
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// How its lives ended so far.
+    pub fn exits(&self) -> Vec<ExitStatus> {
+        self.shared().exits.clone()
+    }
+
+    /// Kills it (SIGKILL); it is started again unless it was to live once.
+    pub fn kill(&self) {
+        self.signal("KILL");
+    }
+
+    /// Kills it for good.
+    pub fn kill_for_good(&self) {
+        self.shared().last = true;
+        self.kill();
+        self.wait_gone(PATIENCE);
+    }
+
+    /// Stops all its threads where they are.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal("CONT");
+    }
+
+    /// While the lock is held nobody waits for the child, so its pid is nobody else's.
+    fn signal(&self, signal: &str) {
+        if let Some(child) = &self.shared().child {
+            let pid = child.id().to_string();
+            let sent = Command::new("kill").arg(format!("-{signal}")).arg(&pid).status();
+            assert!(sent.is_ok_and(|status| status.success()), "kill -{signal} {pid}");
+        }
+    }
+
+    /// Waits until it has ended `count` times; the last end.
+    ///
+    /// # Panics
+    /// It has not within `limit`.
+    #[track_caller]
+    pub fn wait_exits(&self, count: usize, limit: Duration) -> ExitStatus {
+        until(&format!("the handler ends (time {count})"), limit, || {
+            self.exits().get(count - 1).copied()
+        })
+    }
+
+    fn wait_gone(&self, limit: Duration) {
+        until("the handler is gone", limit, || self.shared().child.is_none().then_some(()));
+    }
+
+    /// Stops it by SIGTERM; how long that took.
+    ///
+    /// # Panics
+    /// It exits with another code than 0.
+    #[track_caller]
+    pub fn stop(&self) -> Duration {
+        let started = Instant::now();
+        self.shared().last = true;
+        self.signal("TERM");
+        self.wait_gone(PATIENCE);
+        let took = started.elapsed();
+        let end = self.exits().last().copied();
+        assert_eq!(end.and_then(|end| end.code()), Some(0), "{end:?}; {}", self.end_of_log());
+        took
+    }
+
+    fn end_of_log(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let end = lines[lines.len().saturating_sub(25)..].join("\n");
+        format!("the end of {}:\n{end}", self.log.display())
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.end_of_log());
+        }
+        let mut shared = self.shared();
+        shared.last = true;
+        if let Some(child) = &mut shared.child {
+            // A frozen process dies of it, too.
+            let _ = child.kill();
+        }
+        drop(shared);
+        if let Some(supervisor) = self.supervisor.take() {
+            let _ = supervisor.join();
+        }
+    }
+}
+
+/// True for an end by SIGKILL.
+pub fn was_killed(end: ExitStatus) -> bool {
+    end.signal() == Some(SIGKILL)
+}
+
+/// Starts the handler again whenever it ends with another code than 0 (done) and 2 (its environment is wrong).
+fn supervise(shared: &Mutex<Shared>, mut command: Command) {
+    const LOOK: Duration = Duration::from_millis(5);
+    const PAUSE: Duration = Duration::from_millis(100);
+    let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        thread::sleep(LOOK);
+        {
+            let mut shared = lock();
+            let Some(child) = &mut shared.child else { return };
+            let Ok(Some(end)) = child.try_wait() else { continue };
+            shared.child = None;
+            shared.exits.push(end);
+            if shared.last || matches!(end.code(), Some(0 | 2)) {
+                return;
+            }
+        }
+        thread::sleep(PAUSE);
+        let mut shared = lock();
+        if shared.last {
+            return;
+        }
+        shared.child = Some(spawn(&mut command));
+    }
+}
+
+fn spawn(command: &mut Command) -> Child {
+    let program = command.get_program().to_owned();
+    command.spawn().unwrap_or_else(|err| {
+        panic!("{}: {err}: make test-integration builds it", program.display())
+    })
+}
+
+fn appending(log: &Path) -> File {
+    let file = File::options().append(true).open(log);
+    file.unwrap_or_else(|err| panic!("{}: {err}", log.display()))
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the system has a port");
+    listener.local_addr().expect("it is bound").port()
+}
