@@ -2,7 +2,7 @@
 # What must be on the machine. Root on Debian gets what is missing; anyone else is told what to do.
 
 # rustup puts its programs where not every shell looks.
-PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
+PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
 # prerequisites [servers] [build] [lint]: for what the caller is about to do; without a word for all of it.
 prerequisites() {

@@ -131,15 +131,19 @@ with() {
   exit "$code"
 }
 
-# put_back CODE: what COMMAND started is stopped too. The last words stay those of COMMAND.
+# put_back CODE: what COMMAND started is stopped too, also a stack beside this one, named STACK_DIR-anything. The last words
+# stay those of COMMAND.
 put_back() {
   trap '' INT TERM
-  local part
+  local part beside
   started=()
   for part in $(parts); do
     is_among "$part" "$up_before" || started+=("$part")
   done
   [[ ${#started[@]} == 0 ]] || stop_started 2>>"$(log_file stack)"
+  for beside in "$STACK_DIR"-*/settings; do
+    [[ ! -f $beside ]] || STACK_DIR=${beside%/settings} "$stack/stack.sh" down 2>>"$(log_file stack)"
+  done
   exit "$1"
 }
 

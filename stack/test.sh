@@ -120,7 +120,7 @@ cleanup() {
   trap '' INT TERM
   [[ -z ${bystander:-} ]] || kill "$bystander" 2>/dev/null || true
   stack down 2>/dev/null
-  rm -rf "$elsewhere"
+  rm -rf "$elsewhere" "$STACK_DIR-2"
 }
 trap cleanup EXIT
 
@@ -198,6 +198,10 @@ stack with --servers-only bash -c 'echo "brokers $KAFKA_BROKERS"; exit 7' >"$out
 check "with gives its command the environment" said "^brokers 127.0.0.1:$KAFKA_PORT$"
 check "with ends as its command does" test "$code" == 7
 check "and leaves nothing running" test -z "$(processes)"
+stack with --servers-only env STACK_DIR="$STACK_DIR-2" KAFKA_PORT=$((KAFKA_PORT + 50)) REGISTRY_PORT=$((KAFKA_PORT + 51)) \
+  POSTGRES_PORT=$((KAFKA_PORT + 52)) "$here/stack.sh" up --servers-only 2>/dev/null
+STACK_DIR="$STACK_DIR-2" stack status >"$out"
+check "a stack that its command started beside it is stopped too" test "$(grep -c " down$" "$out")" == "$parts"
 
 ((failed == 0)) || exit 1
 echo "The stack does what its README says."
