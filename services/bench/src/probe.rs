@@ -107,7 +107,9 @@ const IDLE: u32 = 10;
 /// Load of `p99_ms_at_2000`.
 const WORKING: u32 = 2000;
 /// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to warm up on.
-const WARM_UP: (u32, Duration) = (500, Duration::from_secs(6));
+const WARM_UP: (u32, Duration) = (250, Duration::from_secs(6));
+/// Cores in use by others from which on the figures say more about them.
+const DISTURBED: f64 = 0.1;
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
 
@@ -293,6 +295,13 @@ impl Results {
             text += &format!(
                 "Memory of the handler: {} transfers\n",
                 memory.collect::<Vec<_>>().join(", ")
+            );
+        }
+        let others = |row: &Row| row.cpu.others() / row.seconds;
+        let others = self.rows.iter().map(others).fold(0.0, f64::max);
+        if others > DISTURBED {
+            text += &format!(
+                "DISTURBED: other processes used up to {others:.2} cores meanwhile; the CSV has it for each row\n"
             );
         }
         text + &format!("Raw rows: {}\n", self.csv.path().display())

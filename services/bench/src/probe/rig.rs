@@ -10,7 +10,7 @@ use crate::ids::Ids;
 use crate::load::{self, Schedule};
 use crate::measure::{Window, latencies, percentile_ms};
 use crate::metrics::{Batches, HANDLER_URL};
-use crate::proc::Process;
+use crate::proc::{self, Process};
 use crate::report;
 use crate::stack::{HANDLER, POSTGRES, Stack};
 use crate::tap::Cluster;
@@ -382,6 +382,9 @@ impl Parts {
             database: seconds(POSTGRES, &self.postgres)?,
             handler: seconds(HANDLER, &self.handler)?,
             bench: seconds("bench", &self.bench)?,
+            machine: proc::machine_cpu()
+                .map_err(|source| Error::Part { part: "the machine".to_owned(), pid: 0, source })?
+                .as_secs_f64(),
         })
     }
 
