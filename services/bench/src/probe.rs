@@ -96,7 +96,8 @@ the handler's PRODUCER_MODE differs. What the columns mean:
                     services, answers written, changes read by us, offsets. What the broker uses without load, measured
                     before, is taken off; the CSV has it
   handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL with all its processes
-  batch             commands per database transaction
+  cmds/tx           transfers decided in one database transaction, on average
+  recs/req          records in one request of the handler's producer, on average
   RSS               highest memory of the handler, MiB
 The last line is JSON: the highest load held by each mode, broker CPU per record of both at the highest load that single
 held, p50 at 10/s, p99 at 2000/s and the handler's highest memory, these three in mode batched.

@@ -10,7 +10,7 @@ const RECORDS_PER_TRANSFER: f64 = 4.0;
 /// Columns of the CSV, as [`Row::csv`] writes them.
 pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,max_ms,lag_max,lag_growth,held,\
      unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,bench_cpu_s,other_cpu_s,\
-     broker_cpu_us_per_record,commands_per_batch,handler_rss_bytes,handler_transfers";
+     broker_cpu_us_per_record,commands_per_transaction,records_per_request,handler_rss_bytes,handler_transfers";
 
 /// CPU time, seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -75,7 +75,10 @@ pub struct Row {
     pub cpu: Cpu,
     /// CPU seconds per second of the brokers without load.
     pub broker_idle: f64,
-    pub commands_per_batch: f64,
+    /// Mean over the whole step.
+    pub commands_per_transaction: f64,
+    /// Of the handler's producer; mean over the whole step.
+    pub records_per_request: f64,
     /// Highest memory of the handler in the step, bytes.
     pub rss: u64,
     /// Transfers that this handler process had been sent by the end.
@@ -107,7 +110,8 @@ impl Row {
             "broker us/rec",
             "handler s/1000",
             "db s/1000",
-            "batch",
+            "cmds/tx",
+            "recs/req",
             "RSS MiB",
         ]
         .map(str::to_owned)
@@ -129,7 +133,8 @@ impl Row {
             short(self.broker_us_per_record()),
             format!("{:.3}", self.per_1000(self.cpu.handler)),
             format!("{:.3}", self.per_1000(self.cpu.database)),
-            short(self.commands_per_batch),
+            short(self.commands_per_transaction),
+            short(self.records_per_request),
             format!("{:.1}", mib(self.rss)),
         ]
     }
@@ -160,7 +165,8 @@ impl Row {
             cpu.bench,
             cpu.others(),
             self.broker_us_per_record(),
-            self.commands_per_batch,
+            self.commands_per_transaction,
+            self.records_per_request,
             self.rss as f64,
             self.transfers as f64,
         ];
@@ -194,7 +200,8 @@ impl Row {
                 machine: broker_s + 2.8,
             },
             broker_idle: 0.0,
-            commands_per_batch: 2.5,
+            commands_per_transaction: 2.5,
+            records_per_request: 7.5,
             rss: 12 << 20,
             transfers: 4500,
         }
@@ -216,7 +223,7 @@ mod tests {
         assert_eq!(row.split(',').count(), COLUMNS.split(',').count());
         assert!(
             row.starts_with(
-                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.2,1,250,2.5,"
+                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.2,1,250,2.5,7.5,"
             ),
             "{row}"
         );
