@@ -5,12 +5,12 @@ STACK := stack/stack.sh
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 # The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
+TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888
-TEST_FEATURES ?= command-handler/failpoints
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build lint test test-unit test-integration up down status logs env wipe demo bench-probe
+.PHONY: help build lint test test-unit test-stack test-integration up down status logs env wipe demo bench-probe
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -23,19 +23,24 @@ lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh .ci/run
 
-test: ## unit tests, then integration tests
+test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-stack
 	@$(MAKE) --no-print-directory test-integration
 
 test-unit: ## tests that need no server
 	@$(STACK) prerequisites build
 	$(CARGO_TEST)
 
+test-stack: ## tests of up, down and the rest, on other ports
+	@$(TEST) stack/test.sh
+
 test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
-	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) -- --ignored --test-threads=1
+	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --tests -- --ignored --test-threads=1
 
 up: ## starts Kafka, registry, PostgreSQL and the bank, whatever of it is down
 	@$(STACK) up

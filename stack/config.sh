@@ -36,17 +36,17 @@ services_table='
 # Runs before them, each time anything is started.
 readonly synchronizer=synchronizer
 
-# Settings that the caller gave.
+# Those that the caller gave.
 declare -A given=()
 for name in "${!settings[@]}"; do
-  [[ -z ${!name:-} ]] || given[$name]=1
+  [[ -z ${!name:-} ]] || given[$name]=${!name}
 done
 
-# Sets the variables above from the environment and their defaults.
+# Sets them to what the caller gave, or their defaults.
 configure() {
   local name
   for name in "${!settings[@]}"; do
-    declare -g "$name=${!name:-${settings[$name]}}"
+    declare -g "$name=${given[$name]:-${settings[$name]}}"
   done
   RAFT_PORT=${RAFT_PORT:-$((KAFKA_PORT + 10))}
   check_settings

@@ -32,6 +32,13 @@ transaction.state.log.num.partitions=3
 log.cleaner.dedupe.buffer.size=16777216
 group.initial.rebalance.delay.ms=0
 END
+  if ((BROKERS == 1)); then
+    # Killed, it may come back when its former session is over. Nobody could take over from it meanwhile.
+    cat >>"$dir/server.properties" <<'END'
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=1000
+END
+  fi
   tr ' ' '\n' <<<"$KAFKA_OPTIONS" >>"$dir/server.properties"
   cat >"$dir/log4j.properties" <<'END'
 log4j.rootLogger=WARN, out

@@ -112,12 +112,12 @@ start_part() {
   "launch_$(kind "$1")" "$1"
 }
 
-# await PART [BROKERS]: waits until it is ready, at most a minute.
+# await PART [BROKERS]: waits until it is ready, at most two minutes: a busy machine is slow.
 await() {
   current=$1
   until "ready_$(kind "$1")" "$@"; do
     is_up "$1" || die "$1 has exited."
-    (($(now_ms) - ${started_ms[$1]} < 60000)) || die "$1 is not ready after a minute."
+    (($(now_ms) - ${started_ms[$1]} < 120000)) || die "$1 is not ready after two minutes."
     progress "waiting for $1" "${started_ms[$1]}"
     sleep 0.1
   done

@@ -44,12 +44,14 @@ find_missing_servers() {
 
 find_missing_build() {
   cargo_fits || lacks "Rust $(rust_version) or later (cargo, rustc)" rustc-web cargo-web ca-certificates
+  has make || lacks "make" make
   has cc || lacks "a C compiler (cc), for Rust's linker" gcc libc6-dev
 }
 
 find_missing_lint() {
   cargo fmt --version &>/dev/null || lacks "rustfmt" rustfmt-web
   cargo clippy --version &>/dev/null || lacks "clippy" rust-web-clippy
+  has shellcheck || lacks "shellcheck" shellcheck
 }
 
 # lacks WORDS PACKAGE...
@@ -79,17 +81,15 @@ rust_version() {
 install_packages() {
   say "Installing with apt-get: ${packages[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  current=prerequisites
-  run_logged prerequisites apt-get update
+  run_logged apt-get apt-get update
   # Debian's postgresql would make and start a cluster of its own.
   local own=/etc/postgresql-common/createcluster.d/scratchbank.conf code=0
   mkdir -p "${own%/*}"
   echo "create_main_cluster = false" >"$own"
-  run_logged prerequisites apt-get install --yes --no-upgrade --no-install-recommends "${packages[@]}" || code=$?
+  run_logged apt-get apt-get install --yes --no-upgrade --no-install-recommends "${packages[@]}" || code=$?
   rm "$own"
   if ((code != 0)); then
-    end_of_log prerequisites
+    end_of_log apt-get
     die "apt-get exited with code $code"
   fi
-  current=
 }

@@ -2,13 +2,14 @@
 # Processes: started in sessions of their own, known by pid file, never mistaken for another. A pid file holds the pid and
 # the process's time of birth, since the system gives pids out again.
 
-# birth PID: when it began, in clock ticks since boot; fails if it is dead, also if nobody has taken its exit code yet.
+# birth PID: when it began, in clock ticks since boot; fails if it is dead, also if nobody has taken its exit code yet. One
+# whose first thread alone is dead still holds its ports.
 birth() {
   local stat
   { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
   # Counted from behind the command's name, which may hold anything.
   read -r -a stat <<<"${stat##*) }"
-  [[ ${stat[0]} != [ZX] ]] || return 1
+  [[ ${stat[0]} != [ZX] ]] || ((stat[17] > 1)) || return 1
   echo "${stat[19]}"
 }
 

@@ -7,7 +7,9 @@ prepare_service() {
 
 launch_service() {
   service_environment "$1"
-  launch "$1.supervisor" env "${service_environment[@]}" "$stack/supervise.sh" "$1" "$run_dir" "$(bin_dir)/$1"
+  # Not as arguments of env: others could read the database's password there.
+  local -x "${service_environment[@]}"
+  launch "$1.supervisor" "$stack/supervise.sh" "$1" "$run_dir" "$(bin_dir)/$1"
 }
 
 ready_service() {
@@ -32,9 +34,10 @@ synchronize() {
   prepare_service "$synchronizer"
   rotate_log "$synchronizer"
   service_environment "$synchronizer"
+  local -x "${service_environment[@]}"
   current=$synchronizer
   # A bound for the worst case: it has one of its own.
-  run_logged "$synchronizer" timeout --foreground 120 env "${service_environment[@]}" "$(bin_dir)/$synchronizer" ||
+  run_logged "$synchronizer" timeout --foreground 120 "$(bin_dir)/$synchronizer" ||
     die "$synchronizer exited with code $? (124 is a time-out)."
   current=
   say "$(printf '%-18s done in %s' "$synchronizer" "$(took "$since")")"

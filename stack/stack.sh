@@ -28,7 +28,7 @@ source "$stack/services.sh"
 source "$stack/parts.sh"
 
 usage() {
-  sed -n '/^    stack.sh /s/^    //p' "$stack/README.md"
+  sed -n '/^## Commands/,/^## Variables/s/^    //p' "$stack/README.md"
 }
 
 main() {
@@ -89,21 +89,15 @@ up() {
 
 # The settings of the running stack, or, if nothing runs, those of this call.
 configure_up() {
-  local name wanted
-  configure
+  remember
   if [[ -z $(parts_up) ]]; then
+    configure
     return
   fi
-  declare -A asked=()
-  for name in "${!settings[@]}"; do
-    asked[$name]=${!name}
-  done
-  remember
-  for name in "${!settings[@]}"; do
-    wanted=${asked[$name]}
-    # What the caller did not ask for may differ.
-    [[ ! -v given[$name] || $wanted == "${!name}" ]] ||
-      die "the running stack has $name=${!name}, not $wanted: down first, or use another STACK_DIR"
+  local name
+  for name in "${!given[@]}"; do
+    [[ ${given[$name]} == "${!name}" ]] ||
+      die "the running stack has $name=${!name}, not ${given[$name]}: down first, or use another STACK_DIR"
   done
 }
 
@@ -244,10 +238,16 @@ stop() {
 signal() {
   remember
   known "${1:-}"
-  local pid
+  local pid born
+  [[ -n ${2:-} ]] || die "kill $1: expected a signal too, as in STOP"
   pid=$(pid_of "$1") || die "$1 is not running"
+  born=$(birth "$pid") || die "$1 is not running"
   # shellcheck disable=SC2046 # a list of pids
-  kill "-${2:?a signal, as in STOP}" $(family "$pid")
+  kill "-$2" $(family "$pid")
+  # Nothing survives it, but a big process takes a moment to die.
+  while [[ $2 == KILL && $(birth "$pid") == "$born" ]]; do
+    sleep 0.05
+  done
 }
 
 pid() {

@@ -26,7 +26,6 @@ stop() {
   [[ -z $child ]] || kill -TERM "$child" 2>/dev/null || true
 }
 trap stop TERM
-trap - INT
 
 delay_ms=$delay_first_ms
 while [[ -z $stopping ]]; do
@@ -38,10 +37,10 @@ while [[ -z $stopping ]]; do
   # A TERM that came while the child was being made found no child.
   [[ -z $stopping ]] || stop
   # A trapped signal ends `wait` before the child ends.
-  wait "$child" || code=$?
+  wait "$child" 2>/dev/null || code=$?
   while kill -0 "$child" 2>/dev/null; do
     code=0
-    wait "$child" || code=$?
+    wait "$child" 2>/dev/null || code=$?
   done
   child=
   lived_s=$((SECONDS - started_s))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tests of the stack, on a stack of its own. The services are those of PROFILE, or of BIN_DIR.
+# Tests of the stack, on a stack of its own; ports and services as for `up`.
 set -euo pipefail
 
 here=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # A space in the path finds each missing quote.
 export STACK_DIR="${here%/*}/target/stack tests"
-export KAFKA_PORT=26092 REGISTRY_PORT=26081 POSTGRES_PORT=26432 HEALTH_PORTS=26500 CONTROL_PORT=26888
+export KAFKA_PORT=${KAFKA_PORT:-19092}
 unset BROKERS RAFT_PORT KAFKA_OPTIONS POSTGRES_OPTIONS
 out=$STACK_DIR/output
 
@@ -137,7 +137,7 @@ stack up >"$out" 2>&1
 check "a second up says so" said "up already"
 check "and starts nothing" test "$pids" == "$(all_pids)"
 stack env >"$out"
-check "env names the broker" said "^KAFKA_BROKERS=127.0.0.1:26092$"
+check "env names the broker" said "^KAFKA_BROKERS=127.0.0.1:$KAFKA_PORT$"
 check "env names the folder, space and all" said "^STACK_DIR=$STACK_DIR$"
 
 pid=$(stack pid command-handler)
@@ -153,8 +153,13 @@ stack up 2>"$out"
 check "up replaces a service that lost its supervisor, and one that was stopped" count_up "$parts"
 
 
+stack stop heartbeat 2>/dev/null
+LOG=nonsense check "a service that its environment doesn't suit fails to start" refused start heartbeat
+check "and is not tried again" test "$(grep -c "exited.*code=2 " "$STACK_DIR/log/heartbeat.log")" == 1
+stack start heartbeat 2>/dev/null
+
 check "another stack on these ports is refused" refused_elsewhere
-check "the refusal names the port and who has it" said "Port 26092 of kafka-1 is taken by pid $(stack pid kafka-1) (java"
+check "the refusal names the port and who has it" said "Port $KAFKA_PORT of kafka-1 is taken by pid $(stack pid kafka-1) (java"
 check "and nothing was started" test ! -s "$elsewhere/run/kafka-1.pid"
 check "settings that the running stack doesn't have are refused" with_brokers 3 refused up
 check "and named" said "has BROKERS=1, not 3"
@@ -190,7 +195,7 @@ check "and leaves nothing running" test -z "$(processes)"
 code=0
 # shellcheck disable=SC2016 # for the command's shell
 stack with --servers-only bash -c 'echo "brokers $KAFKA_BROKERS"; exit 7' >"$out" || code=$?
-check "with gives its command the environment" said "^brokers 127.0.0.1:26092$"
+check "with gives its command the environment" said "^brokers 127.0.0.1:$KAFKA_PORT$"
 check "with ends as its command does" test "$code" == 7
 check "and leaves nothing running" test -z "$(processes)"
 

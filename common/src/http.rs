@@ -9,6 +9,7 @@
 //! permissions: whoever shares the network namespace, and so reaches the brokers as well, can pass the door by.
 
 use crate::service::EXIT_TEMPORARY;
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -73,7 +74,8 @@ pub struct Handshake {
 /// How many a door lets in.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
-    /// Threads that answer requests.
+    /// Threads that answer requests. A reply of more than about 200 kB, what the sockets buffer, keeps one until the visitor
+    /// has taken the rest.
     pub workers: usize,
     /// Open connections; fewer where the process has too few descriptors for all its doors. Others hear 503.
     pub visitors: usize,
@@ -183,22 +185,19 @@ fn let_in(
     inside: &Arc<unix::SocketAddr>,
     handler: &Arc<impl Handler>,
 ) {
-    let mut failing = false;
+    let mut trouble = Trouble(None);
     loop {
         let visitor = match listener.accept() {
             Ok((visitor, _)) => visitor,
             // Most likely no descriptors are left. The visitor waits in the kernel's queue until there are some.
             Err(err) => {
-                if !failing {
-                    log::warn!(err:%; "cannot accept connections now");
-                }
-                failing = true;
+                trouble.log(&err);
                 thread::sleep(Duration::from_millis(100));
                 continue;
             }
         };
-        failing = false;
         if Arc::strong_count(inside) > visitors_max {
+            trouble.log(&BUSY.reason);
             // This fits into the empty buffer of a new socket, so it does not wait.
             let _ = (&visitor).write_all(&BUSY.to_bytes());
             continue;
@@ -210,7 +209,19 @@ fn let_in(
             let _ = visit(visitor, &inside, &*handler);
         });
         if let Err(err) = spawned {
-            log::warn!(err:%; "no thread for a visitor");
+            trouble.log(&err);
+        }
+    }
+}
+
+/// Logs why visitors are not let in, at most each ten seconds: an attack must not fill the log. When it last did.
+struct Trouble(Option<Instant>);
+
+impl Trouble {
+    fn log(&mut self, reason: &dyn Display) {
+        if self.0.is_none_or(|last| last.elapsed() > Duration::from_secs(10)) {
+            log::warn!(reason:%; "not all visitors are let in");
+            self.0 = Some(Instant::now());
         }
     }
 }

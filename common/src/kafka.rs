@@ -74,3 +74,21 @@ impl KafkaConfig {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_hosts_with_ports() {
+        let read = |text: &'static str| {
+            let lookup = |name: &str| (name == KAFKA_BROKERS.name).then(|| text.to_owned());
+            KafkaConfig::from_env(&Env::new(&lookup)).map(|config| config.brokers)
+        };
+        assert_eq!(read("kafka-1:9092").unwrap(), ["kafka-1:9092"]);
+        assert_eq!(read("a:1, [::1]:65535").unwrap(), ["a:1", "[::1]:65535"]);
+        for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

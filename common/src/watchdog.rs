@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(250);
 /// How much longer than asked a tick may take before it means that the whole process stood still.
 const STALL: Duration = Duration::from_secs(1);
-/// What a call may still take once the stop was asked for: a service ends within a second, hung broker or not.
-const STOP_GRACE: Duration = Duration::from_millis(500);
+/// What a call may still take once the stop was asked for. A service ends within a second if its brokers answer; where one
+/// hangs, it doesn't wait for the whole time-out.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 static WATCHDOG: Watchdog = Watchdog::new();
 

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use common::http::{self, Capacity, Handler, Handshake};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Lines, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -376,6 +378,43 @@ fn a_process_without_descriptors_answers_again_when_there_are_some() {
             ask(served.addr, b"GET / HTTP/1.1\r\n\r\n").is_ok_and(|reply| reply.ends_with("hello"))
         });
     }
+    served.is_well();
+}
+
+/// Parts of requests, right and wrong.
+fn parts() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(b"GET / HTTP/1.1\r\n".to_vec()),
+        Just(b"\r\n".to_vec()),
+        Just(b"Expect: 100-continue\r\n".to_vec()),
+        Just(b"Connection: upgrade\r\nUpgrade: websocket\r\n".to_vec()),
+        Just(b"TE: chunked;q=x, identity\r\n".to_vec()),
+        (0..3000_usize).prop_map(|len| format!("Content-Length: {len}\r\n\r\n").into_bytes()),
+        (0..3000_usize).prop_map(|len| vec![b'x'; len]),
+        "[!-~]{1,9}:[ -~]{0,20}\r\n".prop_map(String::into_bytes),
+        "[A-Z]{1,9} [!-~]{1,20} HTTP/1.[01]\r\n".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..40),
+    ]
+}
+
+#[test]
+fn whatever_is_sent_tiny_http_survives_what_the_door_lets_pass() {
+    let served = Served::start();
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(500));
+    let requests = prop::collection::vec(parts(), 0..8).prop_map(|parts| parts.concat());
+    let result = runner.run(&requests, |request| {
+        let mut door = connect(served.addr);
+        // The door may have left already; it closes in any case, as nothing more will come.
+        let _ = door.write_all(&request).and_then(|()| door.shutdown(Shutdown::Write));
+        let mut reply = Vec::new();
+        match door.read_to_end(&mut reply) {
+            Err(err) => prop_assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
+            // 500 is how the door tells that tiny_http gave up without a word.
+            Ok(_) => prop_assert!(!reply.starts_with(b"HTTP/1.1 500")),
+        }
+        Ok(())
+    });
+    result.unwrap();
     served.is_well();
 }
 

@@ -4,13 +4,14 @@
 
 mod kafka_support;
 
-use common::kafka::consumer::{Otherwise, start_positions};
+use common::kafka::consumer::{Consumer, Otherwise, start_positions};
 use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
 use common::kafka::wire::{Kind, Position};
 use common::shutdown::Shutdown;
 use kafka_support::{
     PATIENCE, Reader, beginning, bus, config, foreign, numbered, producer_config, topic,
 };
+use std::thread;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -230,4 +231,40 @@ fn deleted_records_are_jumped_over() {
     let otherwise = Otherwise::End;
     let start = start_positions(&config(), topic, topic, &[0], otherwise, PATIENCE).unwrap();
     assert_eq!(start, [Position { partition: 0, next: 50 }]);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn holes_that_compaction_makes_are_stepped_over() {
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "1"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("max.compaction.lag.ms", "1"),
+    ];
+    let topic = topic("compacted", 1, &configs);
+    let record = |key: &str| Outgoing { topic, key: key.into(), value: b"x".to_vec() };
+    // Each call is a batch, and a segment of its own.
+    send(&[record("a"), record("b"), record("c")]);
+    send(&[record("b"), record("c")]);
+    send(&[record("d")]);
+    let offsets = |next| {
+        let mut consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next }]);
+        let mut offsets = Vec::new();
+        while offsets.last() != Some(&5) {
+            for chunk in consumer.poll(PATIENCE).unwrap() {
+                offsets.extend(chunk.records.iter().map(|it| it.offset));
+            }
+        }
+        offsets
+    };
+    // The cleaner looks every 15 s.
+    let start = Instant::now();
+    while offsets(0) != [0, 3, 4, 5] {
+        assert!(start.elapsed() < 3 * PATIENCE);
+        thread::sleep(Duration::from_millis(500));
+    }
+    // Within the first batch, of which only offset 0 is left.
+    assert_eq!(offsets(1), [3, 4, 5]);
+    assert_eq!(offsets(2), [3, 4, 5]);
 }

@@ -103,12 +103,17 @@ impl<'a> Ledger<'a> {
 
     /// Asks for accounts.
     pub fn ask(&mut self, commands: &[ConfirmAccountCreation]) {
+        self.note_creations(commands);
+        let posts: Vec<Post> = commands.iter().map(|it| self.stack.creation(it)).collect();
+        post(&mut *self.bus, &posts);
+    }
+
+    /// Takes note of accounts that someone else asks for.
+    pub fn note_creations(&mut self, commands: &[ConfirmAccountCreation]) {
         for command in commands {
             self.creations.entry(command.id).or_insert_with(|| command.clone());
             self.pending.insert(command.id);
         }
-        let posts: Vec<Post> = commands.iter().map(|it| self.stack.creation(it)).collect();
-        post(&mut *self.bus, &posts);
     }
 
     /// Orders transfers.
@@ -118,7 +123,7 @@ impl<'a> Ledger<'a> {
         post(&mut *self.bus, &posts);
     }
 
-    /// Takes note of transfers that someone else has ordered. Of two with the same id the first counts.
+    /// Takes note of transfers that someone else orders. Of two with the same id the first counts.
     pub fn note(&mut self, commands: &[ConfirmMoneyTransfer]) {
         for command in commands {
             self.transfers.entry(command.id).or_insert_with(|| command.clone());

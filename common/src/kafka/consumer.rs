@@ -70,6 +70,10 @@ impl Consumer {
         let mut chunks = match self.fetched.recv_timeout(wait) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
+            Err(RecvTimeoutError::Disconnected) if self.shared.state().slots.is_empty() => {
+                thread::sleep(wait);
+                return Ok(Vec::new());
+            }
             Err(RecvTimeoutError::Disconnected) => Err(Error {
                 kind: Kind::Config,
                 code: 0,
@@ -607,6 +611,14 @@ mod tests {
         let mut elsewhere = self::consumer(&Fake::new(&[1]), 2);
         let err = elsewhere.poll(PATIENCE).unwrap_err();
         assert_eq!(err.text, "t/1 does not exist: the topic has 1 partitions");
+    }
+
+    #[test]
+    fn without_partitions_there_is_nothing_to_read() {
+        let mut consumer = consumer(&Fake::new(&[1]), 0);
+        for _ in 0..3 {
+            assert!(consumer.poll(Duration::from_millis(5)).unwrap().is_empty());
+        }
     }
 
     #[test]

@@ -885,19 +885,18 @@ mod tests {
 
     #[test]
     fn a_batch_waits_for_linger_unless_it_is_full() {
-        let (fake, permit, starts) = gated();
-        let linger = Duration::from_millis(300);
-        let producer = producer(&fake, &ProducerConfig { linger, batch_records: 10, ..config() });
-        let start = Instant::now();
-        let _ = producer.send_all(records(10));
-        assert_eq!(starts.recv(), Ok(10));
-        assert!(start.elapsed() < linger);
-        permit.send(()).unwrap();
-        let start = Instant::now();
-        let _ = producer.send_all(records(3));
-        assert_eq!(starts.recv(), Ok(3));
-        assert!(start.elapsed() >= linger);
-        permit.send(()).unwrap();
+        let send = |linger, count| {
+            let fake = fake();
+            let producer =
+                producer(&fake, &ProducerConfig { linger, batch_records: 10, ..config() });
+            let start = Instant::now();
+            producer.send_all(records(count)).wait().unwrap();
+            start.elapsed()
+        };
+        let long = Duration::from_secs(20);
+        assert!(send(long, 10) < long);
+        let short = Duration::from_millis(50);
+        assert!(send(short, 3) >= short);
     }
 
     #[test]

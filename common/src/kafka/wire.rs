@@ -160,7 +160,7 @@ pub fn connect(config: &KafkaConfig) -> Box<dyn Bus> {
     Box::new(KafkaBus::new(config, None))
 }
 
-/// The same; a call that hangs when the stop is asked for doesn't hold up the process for longer than half a second.
+/// The same; a call that hangs when the stop is asked for holds up the process for two seconds at most.
 pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn Bus> {
     Box::new(KafkaBus::new(config, Some(stop.clone())))
 }
@@ -190,7 +190,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest wait after a failed attempt.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Largest batch that is fetched; the topics of this bank take a twelfth of it.
+/// Largest batch that is fetched: below the 55 MiB that a broker puts into a reply. The topics of this bank take a twelfth.
 const BATCH_BYTES_MAX: i32 = 48 << 20;
 
 /// The [`Bus`] on the kafka crate, whose rules are: after any error that is not a code for one partition the client is
@@ -292,10 +292,9 @@ impl KafkaBus {
 
     /// The client, or a new one on the first broker that answers.
     fn client(&mut self) -> Result<&mut Client> {
-        if self.client.is_none() {
-            self.client = Some(self.new_client()?);
-        }
-        Ok(self.client.as_mut().expect("it was made above"))
+        let usable = self.client.take().filter(|client| client.broken.is_none());
+        let client = usable.map_or_else(|| self.new_client(), Ok)?;
+        Ok(self.client.insert(client))
     }
 
     fn new_client(&mut self) -> Result<Client> {
@@ -345,9 +344,7 @@ impl KafkaBus {
                 client.leader(batches[i].topic, batches[i].partition).is_ok_and(|it| it == host)
             });
             todo = rest;
-            if !client.produce(&host, batches, &mine, results) {
-                self.client = None;
-            }
+            client.produce(&host, batches, &mine, results);
         }
     }
 
@@ -393,6 +390,7 @@ impl KafkaBus {
         Ok(chunks)
     }
 
+    /// Reads from `host`, which leads all of the positions' partitions: a chunk for each, in order.
     fn fetch_from(
         &mut self,
         host: &str,
@@ -414,11 +412,10 @@ impl KafkaBus {
                 return Err(no_leader(topic, it.partition));
             }
         }
-        let fetched = client.fetch(host, topic, &asks, positions, wait);
-        let mut chunks = fetched.inspect_err(|_| self.client = None)?;
+        let mut chunks = client.fetch(host, topic, &asks, positions, wait)?;
         for (chunk, asked) in chunks.iter_mut().zip(positions) {
             match &chunk.error {
-                None => self.check_start(host, topic, asked, chunk),
+                None => self.check_start(host, topic, asked, positions.len() == 1, chunk),
                 Some(_) => self.narrow(host, topic, asked, chunk),
             }
         }
@@ -435,9 +432,13 @@ impl KafkaBus {
         if matches!(ask, Some(Ask::Exactly { offset, .. }) if offset == asked.next) {
             return;
         }
-        if let Ok(Ok(Some(stored))) = probe::stored(host, topic, asked.partition, asked.next) {
-            self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
-            chunk.error = None;
+        match look(host, topic, asked) {
+            Ok(stored) => {
+                self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
+                chunk.error = None;
+            }
+            // The crate calls every code that it doesn't know the same: it's the broker that can't read, and that passes.
+            Err(err) => chunk.error = Some(err),
         }
     }
 
@@ -451,7 +452,15 @@ impl KafkaBus {
 
     /// Sees to it that the chunk starts where it was asked to, as far as there are records: the crate gives none of a batch
     /// larger than the fetch, drops records before a compressed batch, and can't step over the end of a transaction.
-    fn check_start(&mut self, host: &str, topic: &str, asked: &Position, chunk: &mut Chunk) {
+    /// `alone` says that the fetch was for this partition only.
+    fn check_start(
+        &mut self,
+        host: &str,
+        topic: &str,
+        asked: &Position,
+        alone: bool,
+        chunk: &mut Chunk,
+    ) {
         let key = (topic.to_owned(), asked.partition);
         let ask = self.asks.remove(&key);
         let first = chunk.records.first().map_or(chunk.end, |record| record.offset);
@@ -470,24 +479,28 @@ impl KafkaBus {
             }
             return;
         }
-        match ask {
-            Some(Ask::Exactly { offset, stored })
-                if offset == asked.next && first > stored.last =>
-            {
-                // Read by itself, the batch has no record at or after this offset: compaction removed them.
+        if let Some(ask @ Ask::Exactly { offset, stored }) = ask
+            && offset == asked.next
+            && first > stored.last
+        {
+            if alone {
+                // Compaction has removed what the batch had at and after this offset.
                 chunk.records.clear();
                 chunk.next = stored.last + 1;
-                return;
+            } else {
+                // Or the reply had no room for it beside the others.
+                self.asks.insert(key, ask);
+                *chunk = match self.fetch_from(host, topic, &[*asked], Duration::ZERO) {
+                    Ok(mut only) => only.remove(0),
+                    Err(err) => Chunk::failed(*asked, err),
+                };
             }
-            _ => {}
+            return;
         }
-        let stored = match probe::stored(host, topic, asked.partition, asked.next) {
-            Ok(Ok(Some(stored))) => stored,
-            answer => {
-                let Position { partition, next } = asked;
-                let text =
-                    format!("look at {topic}/{partition}, offset {next}, at {host}: {answer:?}");
-                *chunk = Chunk::failed(*asked, Error { kind: Kind::Retry, code: 0, text });
+        let stored = match look(host, topic, asked) {
+            Ok(stored) => stored,
+            Err(err) => {
+                *chunk = Chunk::failed(*asked, err);
                 return;
             }
         };
@@ -610,6 +623,8 @@ struct Client {
     /// The broker it started with.
     bootstrap: String,
     limits: Limits,
+    /// Set by any error of a whole call: then replies may be on their way that belong to no request any more.
+    broken: Option<Error>,
     topics: HashSet<String>,
     /// What the probe of each broker said.
     checked: HashMap<String, Result<()>>,
@@ -628,13 +643,14 @@ impl Client {
             kafka,
             bootstrap: host.to_owned(),
             limits,
+            broken: None,
             topics: HashSet::new(),
             checked: HashMap::from([(host.to_owned(), Ok(()))]),
             coordinators: HashMap::new(),
         }
     }
 
-    /// One call of the crate. `waits` is how long the broker is asked to take.
+    /// One call of the crate. `waits` is how long the broker is asked to take. After an error there is no further one.
     fn call<T>(
         &mut self,
         api: Api,
@@ -643,9 +659,16 @@ impl Client {
         waits: Duration,
         call: impl FnOnce(&mut KafkaClient) -> kafka::Result<T>,
     ) -> Result<T> {
+        if let Some(err) = &self.broken {
+            return Err(err.clone());
+        }
         let what = format!("{} {topic} at {host}", api.name());
         let _watch = self.limits.watch(waits, what);
-        guarded(|| call(&mut self.kafka)).map_err(|err| explain(api, &err, topic, host))
+        guarded(|| call(&mut self.kafka)).map_err(|err| {
+            let err = explain(api, &err, topic, host);
+            self.broken = Some(err.clone());
+            err
+        })
     }
 
     /// Loads the metadata of `topic` anew.
@@ -687,14 +710,14 @@ impl Client {
         answer
     }
 
-    /// Writes the batches that `host` leads. False if this client can't be used any more.
+    /// Writes the batches that `host` leads.
     fn produce(
         &mut self,
         host: &str,
         batches: &[Batch<'_>],
         mine: &[usize],
         results: &mut [Result<i64>],
-    ) -> bool {
+    ) {
         let messages = mine.iter().flat_map(|&i| {
             let Batch { topic, partition, records } = &batches[i];
             records.iter().map(|it| ProduceMessage::new(topic, *partition, it.key, it.value))
@@ -708,7 +731,7 @@ impl Client {
             Ok(confirms) => confirms,
             Err(err) => {
                 mine.iter().for_each(|&i| results[i].worsen(err.clone()));
-                return false;
+                return;
             }
         };
         for &i in mine {
@@ -730,7 +753,6 @@ impl Client {
                 }
             }
         }
-        mine.iter().all(|&i| !results[i].is_retryable())
     }
 
     /// A chunk for each position, in order.
@@ -831,6 +853,21 @@ impl Client {
         self.call(Api::Commit, &host, topic, Duration::ZERO, |kafka| {
             kafka.commit_offsets(group, offsets)
         })
+    }
+}
+
+/// Looks at what is stored at a position where the crate reads nothing.
+fn look(host: &str, topic: &str, position: &Position) -> Result<Stored> {
+    let Position { partition, next } = position;
+    let retry = |code, what: &dyn fmt::Display| {
+        let text = format!("look at {topic}/{partition}, offset {next}, at {host}: {what}");
+        Error { kind: Kind::Retry, code, text }
+    };
+    match probe::stored(host, topic, *partition, *next) {
+        Ok(Ok(Some(stored))) => Ok(stored),
+        Ok(Ok(None)) => Err(retry(0, &"nothing is there")),
+        Ok(Err(code)) => Err(retry(code, &format_args!("error code {code}"))),
+        Err(err) => Err(retry(0, &err)),
     }
 }
 
@@ -1025,5 +1062,198 @@ fn kind_of(api: Api, code: KafkaCode) -> Kind {
         IllegalGeneration | UnknownMemberId | RebalanceInProgress => Kind::Fenced,
         // Metadata has changed, replicas or the coordinator are on their way: all that passes.
         _ => Kind::Retry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::slice;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const API_VERSIONS: i16 = 18;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// A broker whose `answer` to an API key is a body, or `None` for none at all. It closes the connection after each answer.
+    fn broker(answer: impl Fn(i16, u16) -> Option<Vec<u8>> + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            let mut hung = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                match serve(&mut stream, |api| answer(api, port)) {
+                    Some(()) => {}
+                    None => hung.push(stream),
+                }
+            }
+        });
+        format!("127.0.0.1:{port}")
+    }
+
+    fn serve(stream: &mut TcpStream, answer: impl Fn(i16) -> Option<Vec<u8>>) -> Option<()> {
+        let mut length = [0; 4];
+        if stream.read_exact(&mut length).is_err() {
+            return Some(());
+        }
+        let mut request = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut request).unwrap();
+        let body = answer(i16::from_be_bytes([request[0], request[1]]))?;
+        stream.write_all(&(4 + body.len() as u32).to_be_bytes()).unwrap();
+        stream.write_all(&request[4..8]).unwrap();
+        stream.write_all(&body).unwrap();
+        Some(())
+    }
+
+    /// ApiVersions, version 0: Fetch from `lowest` on.
+    fn versions(lowest: u8) -> Option<Vec<u8>> {
+        Some([[0, 0, 0, 0, 0, 1].as_slice(), &[0, 1, 0, lowest, 0, 17]].concat())
+    }
+
+    /// Metadata, version 0: broker 5 at `port` leads the only partition of topic "t".
+    fn metadata(port: u16) -> Option<Vec<u8>> {
+        let mut body = vec![0, 0, 0, 1, 0, 0, 0, 5, 0, 9];
+        body.extend(b"127.0.0.1");
+        body.extend(u32::from(port).to_be_bytes());
+        body.extend([0, 0, 0, 1, 0, 0, 0, 1, b't', 0, 0, 0, 1]);
+        body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0]);
+        Some(body)
+    }
+
+    fn healthy(api: i16, port: u16) -> Option<Vec<u8>> {
+        if api == API_VERSIONS { versions(0) } else { metadata(port) }
+    }
+
+    fn bus(brokers: &[String]) -> KafkaBus {
+        let brokers = brokers.to_vec();
+        KafkaBus::new(&KafkaConfig { brokers, timeout: PATIENCE, fetch_bytes: 65536 }, None)
+    }
+
+    #[test]
+    fn a_broker_without_version_0_is_named_with_what_to_do() {
+        let host = broker(|_, _| versions(4));
+        let err = bus(slice::from_ref(&host)).leaders("t", PATIENCE).unwrap_err();
+        assert_eq!(err.kind, Kind::Config);
+        for part in [host.as_str(), "version 4", "Kafka 4", "use Kafka 3.9 or older"] {
+            assert!(err.text.contains(part), "{part} in {err}");
+        }
+    }
+
+    #[test]
+    fn a_broker_that_does_not_answer_is_passed_over() {
+        let hung = broker(|_, _| None);
+        let mut bus = bus(&[hung, broker(healthy)]);
+        assert_eq!(bus.leaders("t", Duration::ZERO).unwrap(), [5]);
+    }
+
+    #[test]
+    fn a_leader_that_does_not_answer_is_not_talked_to() {
+        let hung = broker(|_, _| None);
+        let port = hung.rsplit_once(':').unwrap().1.parse().unwrap();
+        let host = broker(move |api, _| healthy(api, port));
+        let start = Instant::now();
+        let chunk =
+            bus(&[host]).fetch("t", &[Position { partition: 0, next: 0 }], PATIENCE).unwrap();
+        assert_eq!(chunk[0].error.as_ref().unwrap().kind, Kind::Retry);
+        assert!(start.elapsed() < PATIENCE / 2);
+    }
+
+    #[test]
+    fn a_connection_that_the_broker_closed_is_replaced() {
+        let mut bus = bus(&[broker(healthy)]);
+        for _ in 0..3 {
+            assert_eq!(bus.leaders("t", PATIENCE).unwrap(), [5]);
+        }
+        assert_eq!(bus.pace.failures, 2, "two of three found it closed");
+    }
+
+    #[test]
+    fn an_answer_that_is_no_answer_is_an_error_like_others() {
+        // No array lengths of billions: the crate asks for that memory, which aborts the process.
+        for garbage in [&[][..], &[0xff; 3], &[0x00; 100], &[0xff; 100]] {
+            let answer = move |api, _| {
+                if api == API_VERSIONS { versions(0) } else { Some(garbage.to_vec()) }
+            };
+            let err = bus(&[broker(answer)]).leaders("t", Duration::ZERO).unwrap_err();
+            assert_eq!(err.kind, Kind::Retry, "{err}");
+            let host = broker(move |_, _| Some(garbage.to_vec()));
+            let err = bus(&[host]).leaders("t", Duration::ZERO).unwrap_err();
+            assert_eq!(err.kind, Kind::Retry, "{err}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_spaced_also_over_several_calls() {
+        let probes = Arc::new(AtomicUsize::new(0));
+        let count = probes.clone();
+        let host = broker(move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Some(Vec::new())
+        });
+        let mut bus = bus(&[host]);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(1) {
+            bus.leaders("t", Duration::from_millis(20)).unwrap_err();
+            bus.produce(&[], Duration::from_millis(20));
+        }
+        // After 0, 100, 300 and 700 ms.
+        assert_eq!(probes.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn a_panic_of_the_crate_is_an_error_and_the_guard_ends_with_the_call() {
+        let result: kafka::Result<()> = guarded(|| {
+            assert!(guards_panics());
+            panic!("of the crate");
+        });
+        assert!(!guards_panics());
+        let (kind, _) = classify(Api::Produce, &result.unwrap_err());
+        assert_eq!(kind, Kind::Unknown);
+    }
+
+    #[test]
+    fn errors_mean_what_the_call_makes_of_them() {
+        use kafka::Error::{ArcSelf, Io, NoHostReachable, UnsupportedCompression};
+        let io = |kind| Io(io::Error::from(kind));
+        let code = |code| ArcSelf(Arc::new(kafka::Error::Kafka(code)));
+        let eof = io::ErrorKind::UnexpectedEof;
+        for (api, err, kind) in [
+            (Api::Produce, io(eof), Kind::Unknown),
+            (Api::Fetch, io(eof), Kind::Retry),
+            (Api::Commit, io(eof), Kind::Retry),
+            (Api::Produce, io(io::ErrorKind::ConnectionRefused), Kind::Retry),
+            (Api::Produce, NoHostReachable, Kind::Retry),
+            (Api::Fetch, UnsupportedCompression, Kind::Poison),
+            (Api::Fetch, io(io::ErrorKind::InvalidInput), Kind::Poison),
+            (Api::Produce, code(KafkaCode::MessageSizeTooLarge), Kind::Message),
+            (Api::Produce, code(KafkaCode::RequestTimedOut), Kind::Unknown),
+            (Api::Produce, code(KafkaCode::NotEnoughReplicas), Kind::Retry),
+            (Api::Produce, code(KafkaCode::NotEnoughReplicasAfterAppend), Kind::Unknown),
+            (Api::Fetch, code(KafkaCode::OffsetOutOfRange), Kind::Position),
+            (Api::Fetch, code(KafkaCode::CorruptMessage), Kind::Poison),
+            (Api::Fetch, code(KafkaCode::NotLeaderForPartition), Kind::Retry),
+            (Api::Commit, code(KafkaCode::UnknownMemberId), Kind::Fenced),
+            (Api::Produce, code(KafkaCode::TopicAuthorizationFailed), Kind::Config),
+        ] {
+            assert_eq!(classify(api, &err).0, kind, "{api:?} {err:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_perhaps_written_stays_so_until_it_is_known() {
+        let error = |kind| Error { kind, code: 0, text: String::new() };
+        let mut result: Result<i64> = Err(error(Kind::Retry));
+        for (next, kind) in [
+            (Kind::Retry, Kind::Retry),
+            (Kind::Unknown, Kind::Unknown),
+            (Kind::Retry, Kind::Unknown),
+            (Kind::Message, Kind::Message),
+        ] {
+            result.worsen(error(next));
+            assert_eq!(result.as_ref().unwrap_err().kind, kind);
+        }
     }
 }

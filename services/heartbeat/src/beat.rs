@@ -106,6 +106,7 @@ pub struct Schedule {
     /// When the last beat was due, not when it came.
     last: Instant,
     sleep: Duration,
+    /// Beats have been left out since it was last on time.
     behind: bool,
 }
 
@@ -122,17 +123,18 @@ impl Schedule {
             self.sleep = sleep;
             self.leave_out(now, sleep);
         }
-        (self.last + sleep).saturating_duration_since(now)
+        let left = (self.last + sleep).saturating_duration_since(now);
+        self.behind &= left.is_zero();
+        left
     }
 
     /// The beat that is due begins.
     pub fn begin(&mut self, now: Instant) {
         self.last += self.sleep;
-        let behind = self.leave_out(now, LAG_MAX);
-        if behind && !self.behind {
+        if self.leave_out(now, LAG_MAX) && !self.behind {
             log::warn!("beats are left out: they can't be sent so fast");
+            self.behind = true;
         }
-        self.behind = behind;
     }
 
     /// Leaves out the beats that are later than `lag`; true if there are any.
@@ -203,6 +205,54 @@ fn value_at(bus: &mut dyn Bus, topic: &str, position: Position) -> Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use common::kafka::wire::{Batch, Chunk, In, Result};
+
+    /// A log of one partition that begins at `start`; each record is its value.
+    struct Log {
+        start: i64,
+        values: Vec<&'static [u8]>,
+    }
+
+    impl Bus for Log {
+        fn bounds(&mut self, _: &str, _: Duration) -> Result<Vec<(i64, i64)>> {
+            Ok(vec![(self.start, self.start + self.values.len() as i64)])
+        }
+
+        fn fetch(&mut self, _: &str, positions: &[Position], _: Duration) -> Result<Vec<Chunk>> {
+            let Position { partition, next: offset } = positions[0];
+            let value = Some(self.values[(offset - self.start) as usize].to_vec());
+            let records = vec![In { offset, key: None, value }];
+            Ok(vec![Chunk { partition, records, next: offset + 1, end: offset + 1, error: None }])
+        }
+
+        fn leaders(&mut self, _: &str, _: Duration) -> Result<Vec<i32>> {
+            unimplemented!()
+        }
+
+        fn produce(&mut self, _: &[Batch<'_>], _: Duration) -> Vec<Result<i64>> {
+            unimplemented!()
+        }
+
+        fn committed(&mut self, _: &str, _: &str, _: Duration) -> Result<Vec<Option<i64>>> {
+            unimplemented!()
+        }
+
+        fn commit(&mut self, _: &str, _: &str, _: &[Position], _: Duration) -> Result<()> {
+            unimplemented!()
+        }
+    }
+
+    #[test]
+    fn where_the_last_beat_is_unknown_counting_goes_on_at_the_end_of_the_log() {
+        // Nobody answers there: a beat of an unknown schema has to wait for the registry.
+        let mut decoder = Decoder::new(Registry::new("http://127.0.0.1:9"));
+        let mut next = |start, values| after_last(&mut Log { start, values }, &mut decoder);
+        assert_eq!(next(0, vec![]).unwrap(), 0);
+        assert_eq!(next(5, vec![]).unwrap(), 5, "deleted");
+        assert_eq!(next(5, vec![b"", b"no beat"]).unwrap(), 7);
+        assert!(next(5, vec![b"\0\0\0\0\x01\x02"]).unwrap_err().is_retryable());
+    }
 
     const MS: Duration = Duration::from_millis(1);
 

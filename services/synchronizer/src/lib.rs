@@ -7,7 +7,7 @@ pub mod topics;
 
 use admin::Admin;
 use common::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::KafkaConfig;
+use common::kafka::{KAFKA_BROKERS, KafkaConfig};
 use common::log::Chain;
 use common::registry::{self, Registry};
 use common::service::{BoxError, EXIT_TEMPORARY, Service, Start};
@@ -37,7 +37,7 @@ pub const SERVICE: Service = Service {
     name: "synchronizer",
     about: "Makes the topics and schemas of the bank what they should be. Exit codes: 0 all is as wanted, 1 something differs that \
             can't or may not be changed (with --dry-run: anything differs), 2 wrong environment, 75 the servers were not there within WAIT_S",
-    variables: &[KafkaConfig::VARIABLES, &[SCHEMA_REGISTRY_URL, WAIT_S]],
+    variables: &[&[KAFKA_BROKERS, SCHEMA_REGISTRY_URL, WAIT_S]],
     flags: &[(DRY_RUN, "says what it would do, and changes nothing")],
     run,
 };

@@ -1,0 +1,185 @@
+//! Servers that go away, come back and freeze while the bank is under load.
+
+use bank_tests::handler::{Handler, Settings};
+use bank_tests::ledger::Ledger;
+use bank_tests::load::Load;
+use bank_tests::stack::{PATIENCE, Post, Stack, post};
+use bank_tests::tape::Tape;
+use bank_tests::wait::until;
+use bank_tests::{Account, creation};
+use common::records::{Atype, ConfirmMoneyTransfer};
+use common::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// How soon after a server's return the bank must work.
+const RECOVERY: Duration = Duration::from_secs(10);
+const PER_SECOND: usize = 2_000;
+
+/// A bank at work.
+struct Bank<'a> {
+    ledger: Ledger<'a>,
+    handler: Handler,
+    accounts: Vec<Account>,
+    load: Load,
+}
+
+impl<'a> Bank<'a> {
+    fn open(stack: &'a Stack, env: &[(&str, &str)]) -> Self {
+        let mut ledger = Ledger::open(stack);
+        let handler = Handler::start_with(stack, Settings { env, ..Settings::default() });
+        let accounts = ledger.open_accounts(50, 100_000);
+        let load = Load::start(stack, &accounts, PER_SECOND);
+        ledger.wait_answers(3 * PER_SECOND, PATIENCE);
+        Self { ledger, handler, accounts, load }
+    }
+
+    /// Both kinds of commands, ordered now, are answered soon enough.
+    #[track_caller]
+    fn recovers(&mut self) {
+        let started = Instant::now();
+        self.ledger.ask(&[creation(Atype::Manual)]);
+        self.ledger.order(&[self.accounts[0].gets(1)]);
+        self.ledger.settle(RECOVERY.saturating_sub(started.elapsed()));
+    }
+
+    /// All that was ever ordered has its one answer.
+    fn close(mut self) {
+        self.ledger.note(&self.load.stop());
+        self.ledger.settle(PATIENCE);
+        self.handler.stop();
+        self.ledger.read_to_the_end();
+        self.ledger.check();
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_broker_restarts_under_load() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[]);
+    for signal in ["TERM", "KILL"] {
+        stack.stop("kafka-1", signal).end();
+        bank.recovers();
+    }
+    bank.close();
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn postgresql_restarts_under_load() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[]);
+    for signal in ["TERM", "KILL"] {
+        let fault = stack.stop("postgres", signal);
+        until("the handler says that it can't serve", PATIENCE, || {
+            (!bank.handler.is_ready()).then_some(())
+        });
+        fault.end();
+        bank.recovers();
+        bank.handler.wait_ready(RECOVERY);
+    }
+    assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+    bank.close();
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_handler_waits_for_a_registry_that_is_down_at_its_start() {
+    let stack = Stack::shared();
+    let mut ledger = Ledger::open(&stack);
+    let fault = stack.stop("registry", "TERM");
+    let handler = Handler::launch(&stack, Settings::default());
+    ledger.ask(&[creation(Atype::Manual)]);
+    until("it says what it waits for", PATIENCE, || {
+        handler.log().contains("waiting for the schema registry").then_some(())
+    });
+    assert!(!handler.is_ready());
+    fault.end();
+    ledger.settle(RECOVERY);
+    handler.wait_ready(RECOVERY);
+    assert!(handler.exits().is_empty(), "it waits, and does not end");
+    ledger.check();
+}
+
+/// What it needs for the bank's own schemas it has learned. A command in another schema waits until it can be read.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn the_registry_goes_away_and_comes_back() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[]);
+    let mut letters = Tape::from_now(&stack, &[DEAD_LETTER]);
+    let newer = newer_schema();
+    let id = stack.registry.register(&format!("test-{}-value", Uuid::new_v4()), &newer).unwrap();
+
+    let fault = stack.stop("registry", "KILL");
+    bank.recovers();
+    let order = bank.accounts[0].gets(1);
+    bank.ledger.note(std::slice::from_ref(&order));
+    let key = order.id.to_string();
+    post(
+        &mut *stack.bus(),
+        &[Post::keyed(&CONFIRM_MONEY_TRANSFER, key, in_newer_schema(&stack, id, &order))],
+    );
+    until("it says what it waits for", PATIENCE, || {
+        bank.handler.log().contains("waiting for the schema registry").then_some(())
+    });
+    fault.end();
+    bank.recovers();
+    assert_eq!(bank.ledger.refusal(order.id), None);
+    assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+    bank.close();
+    assert_eq!(letters.next(Duration::ZERO), None);
+}
+
+/// A schema of transfers with one field more.
+fn newer_schema() -> String {
+    let ours = CONFIRM_MONEY_TRANSFER.schema.expect("it has one");
+    let mut schema: serde_json::Value = serde_json::from_str(ours).expect("schemas are JSON");
+    let note = serde_json::json!({ "name": "note", "type": "string", "default": "" });
+    schema["fields"].as_array_mut().expect("a record has fields").push(note);
+    schema.to_string()
+}
+
+fn in_newer_schema(stack: &Stack, id: u32, order: &ConfirmMoneyTransfer) -> Vec<u8> {
+    let mut value = stack.transfers.encode(order);
+    value[1..5].copy_from_slice(&id.to_be_bytes());
+    value.extend_from_slice(b"\x04hi");
+    value
+}
+
+/// Its socket stays open and says nothing: only a deadline helps, and only a new process gets rid of the call.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_broker_freezes_and_the_handler_is_started_again() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[("KAFKA_TIMEOUT_MS", "3000")]);
+    let fault = stack.freeze("kafka-1");
+    let end = bank.handler.wait_exits(1, PATIENCE);
+    assert_eq!(end.code(), Some(75), "{end:?}");
+    until("the next one finds no broker", PATIENCE, || {
+        bank.handler.log().contains("does not answer").then_some(())
+    });
+    fault.end();
+    bank.recovers();
+    bank.handler.wait_ready(RECOVERY);
+    assert_eq!(bank.handler.exits().len(), 1, "the next one waits");
+    bank.close();
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn postgresql_freezes() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[]);
+    let fault = stack.freeze("postgres");
+    let since = Instant::now();
+    // Longer than any of the sessions' time-outs.
+    until("the time has passed", PATIENCE, || {
+        bank.ledger.read(Duration::from_millis(100));
+        (since.elapsed() > Duration::from_secs(12)).then_some(())
+    });
+    fault.end();
+    bank.recovers();
+    bank.close();
+}
