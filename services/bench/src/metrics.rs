@@ -1,4 +1,4 @@
-//! What the command-handler tells about itself at `/metrics`: sizes of its batches.
+//! What the command-handler tells about itself at `/metrics`: sizes of its batches and requests.
 
 use crate::control::Http;
 use crate::error::Error;
@@ -12,51 +12,74 @@ pub const HANDLER_URL: Variable = Variable::required(
     "the command-handler's health endpoint, as in http://127.0.0.1:17502",
 );
 
-/// Transfers decided so far, and in how many batches.
+/// What the handler has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Batches {
-    /// Transactions.
-    pub batches: f64,
+pub struct Work {
+    /// Transactions that decided transfers.
+    pub transactions: f64,
     /// Commands in them.
     pub commands: f64,
+    /// Requests of its producer.
+    pub requests: f64,
+    /// Records in them.
+    pub records: f64,
 }
 
-impl Batches {
+impl Work {
     /// Asks the handler at `url`.
     ///
     /// # Errors
     /// It does not answer.
     pub fn read(http: &Http, url: &str) -> Result<Self, Error> {
         let text = http.get(&format!("{}/metrics", url.trim_end_matches('/')))?;
-        // A histogram without an observation yet is not there.
-        let value =
-            |name| metric(&text, name, ("topic", CONFIRM_MONEY_TRANSFER.name)).unwrap_or(0.0);
+        // What has not happened yet may not be there.
+        let value = |name, label| metric(&text, name, label).unwrap_or(0.0);
+        let transfers = Some(("topic", CONFIRM_MONEY_TRANSFER.name));
         Ok(Self {
-            batches: value("bank_batch_commands_count"),
-            commands: value("bank_batch_commands_sum"),
+            transactions: value("bank_batch_commands_count", transfers),
+            commands: value("bank_batch_commands_sum", transfers),
+            requests: value("kafka_producer_request_seconds_count", None),
+            records: value("kafka_producer_batch_records_sum", None),
         })
     }
 
-    /// Commands per batch; 0 if there was none.
-    pub fn mean(self) -> f64 {
-        if self.batches > 0.0 { self.commands / self.batches } else { 0.0 }
+    /// Mean of commands per transaction; 0 if there was none.
+    pub fn commands_per_transaction(&self) -> f64 {
+        self.commands / self.transactions.max(1.0)
+    }
+
+    /// Mean of records per request; 0 if there was none.
+    pub fn records_per_request(&self) -> f64 {
+        self.records / self.requests.max(1.0)
     }
 }
 
-impl Sub for Batches {
+impl Sub for Work {
     type Output = Self;
 
     fn sub(self, earlier: Self) -> Self {
-        Self { batches: self.batches - earlier.batches, commands: self.commands - earlier.commands }
+        Self {
+            transactions: self.transactions - earlier.transactions,
+            commands: self.commands - earlier.commands,
+            requests: self.requests - earlier.requests,
+            records: self.records - earlier.records,
+        }
     }
 }
 
-/// The value of the metric with this name and label in Prometheus' text format.
-fn metric(text: &str, name: &str, (label, value): (&str, &str)) -> Option<f64> {
-    let wanted = format!("{label}=\"{value}\"");
+/// The value of the metric with this name in Prometheus' text format, and with this label if it has any.
+fn metric(text: &str, name: &str, label: Option<(&str, &str)>) -> Option<f64> {
+    let wanted = label.map(|(label, value)| format!("{label}=\"{value}\""));
     text.lines().find_map(|line| {
-        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
-        labels.split(',').any(|label| label == wanted).then(|| value.trim().parse().ok())?
+        let rest = line.strip_prefix(name)?;
+        let value = match &wanted {
+            None => rest.strip_prefix(' ')?,
+            Some(wanted) => {
+                let (labels, value) = rest.strip_prefix('{')?.rsplit_once("} ")?;
+                labels.split(',').any(|label| label == wanted).then_some(value)?
+            }
+        };
+        value.trim().parse().ok()
     })
 }
 
@@ -67,10 +90,12 @@ mod tests {
     #[test]
     fn a_metric_is_found_by_name_and_label() {
         let text = "# TYPE b histogram\n\
-            b_bucket{topic=\"x\",le=\"1\"} 1\nb_sum{topic=\"y\"} 3\nb_sum{stage=\"s\",topic=\"x\"} 4.5\nb_summary 9\n";
-        assert_eq!(metric(text, "b_sum", ("topic", "x")), Some(4.5));
-        assert_eq!(metric(text, "b_sum", ("topic", "y")), Some(3.0));
-        assert_eq!(metric(text, "b_sum", ("topic", "z")), None);
-        assert_eq!(metric(text, "b_count", ("topic", "x")), None);
+            b_bucket{topic=\"x\",le=\"1\"} 1\nb_sum{topic=\"y\"} 3\nb_sum{stage=\"s\",topic=\"x\"} 4.5\nb_summary 9\nb_sums 2\n";
+        assert_eq!(metric(text, "b_sum", Some(("topic", "x"))), Some(4.5));
+        assert_eq!(metric(text, "b_sum", Some(("topic", "y"))), Some(3.0));
+        assert_eq!(metric(text, "b_sum", Some(("topic", "z"))), None);
+        assert_eq!(metric(text, "b_sums", None), Some(2.0));
+        assert_eq!(metric(text, "b_sum", None), None);
+        assert_eq!(metric(text, "b_count", Some(("topic", "x"))), None);
     }
 }

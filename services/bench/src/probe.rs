@@ -96,7 +96,8 @@ the handler's PRODUCER_MODE differs. What the columns mean:
                     services, answers written, changes read by us, offsets. What the broker uses without load, measured
                     before, is taken off; the CSV has it
   handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL with all its processes
-  batch             commands per database transaction
+  cmds/tx           transfers decided in one database transaction, on average
+  recs/req          records in one request of the handler's producer, on average
   RSS               highest memory of the handler, MiB
 The last line is JSON: the highest load held by each mode, broker CPU per record of both at the highest load that single
 held, p50 at 10/s, p99 at 2000/s and the handler's highest memory, these three in mode batched.
@@ -107,7 +108,9 @@ const IDLE: u32 = 10;
 /// Load of `p99_ms_at_2000`.
 const WORKING: u32 = 2000;
 /// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to warm up on.
-const WARM_UP: (u32, Duration) = (500, Duration::from_secs(6));
+const WARM_UP: (u32, Duration) = (250, Duration::from_secs(6));
+/// Cores in use by others from which on the figures say more about them.
+const DISTURBED: f64 = 0.1;
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
 
@@ -293,6 +296,13 @@ impl Results {
             text += &format!(
                 "Memory of the handler: {} transfers\n",
                 memory.collect::<Vec<_>>().join(", ")
+            );
+        }
+        let others = |row: &Row| row.cpu.others() / row.seconds;
+        let others = self.rows.iter().map(others).fold(0.0, f64::max);
+        if others > DISTURBED {
+            text += &format!(
+                "DISTURBED: other processes used up to {others:.2} cores meanwhile; the CSV has it for each row\n"
             );
         }
         text + &format!("Raw rows: {}\n", self.csv.path().display())

@@ -122,6 +122,25 @@ fn rss(status: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// CPU time that all processes of this machine have used so far.
+///
+/// # Errors
+/// /proc can't be read.
+pub fn machine_cpu() -> io::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    busy(&text)
+        .map(|ticks| Duration::from_millis(ticks * (1000 / TICKS_PER_S)))
+        .ok_or_else(|| io::Error::other("can't read the first line of /proc/stat"))
+}
+
+/// Ticks of user, nice, system, irq, softirq and steal. Source: proc_stat(5). Guests are among the users.
+fn busy(stat: &str) -> Option<u64> {
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
+    let busy = |index: &usize| ticks.get(*index).copied();
+    [0, 1, 2, 5, 6, 7].iter().map(busy).sum()
+}
+
 /// Cores and memory of this machine, as in `2 cores, 24105 MiB, AMD EPYC`.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -145,6 +164,14 @@ mod tests {
         assert_eq!(parse_stat(text), Some(Stat { own: 120, ended: 7, birth: 777 }));
         assert_eq!(parse_stat("42 (a) S 1 42"), None);
         assert_eq!(parse_stat(""), None);
+    }
+
+    #[test]
+    fn idle_time_and_waiting_for_disks_are_no_use_of_the_machine() {
+        let text = "cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 5 5 5 5\n";
+        assert_eq!(busy(text), Some(63));
+        assert_eq!(busy("cpu0 1 2"), None);
+        assert!(machine_cpu().unwrap() > Duration::ZERO);
     }
 
     #[test]

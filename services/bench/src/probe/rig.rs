@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::ids::Ids;
 use crate::load::{self, Schedule};
 use crate::measure::{Window, latencies, percentile_ms};
-use crate::metrics::{Batches, HANDLER_URL};
-use crate::proc::Process;
+use crate::metrics::{HANDLER_URL, Work};
+use crate::proc::{self, Process};
 use crate::report;
 use crate::stack::{HANDLER, POSTGRES, Stack};
 use crate::tap::Cluster;
@@ -171,7 +171,7 @@ impl Rig {
     /// # Errors
     /// A part does not answer or has ended, or the stop was asked for.
     pub fn step(&mut self, load: u32, time: Duration) -> Result<Row, Error> {
-        let batches = Batches::read(&self.http, &self.handler_url)?;
+        let work = Work::read(&self.http, &self.handler_url)?;
         let first = self.answers.ledger.next();
         let (refused, repeated) = (self.answers.refused, self.answers.ledger.repeated);
         let schedule = Schedule::new(Instant::now() + TICK, load, SETTLE + time);
@@ -206,7 +206,7 @@ impl Rig {
         })?;
         let Watch { window, rss, .. } = watch;
         let unanswered = self.answers.settle(first, &self.shutdown)?;
-        let batches = Batches::read(&self.http, &self.handler_url)? - batches;
+        let work = Work::read(&self.http, &self.handler_url)? - work;
         let percentile = |percentile| percentile_ms(&window.latencies, percentile);
         Ok(Row {
             mode: self.mode,
@@ -225,7 +225,8 @@ impl Rig {
             repeated: self.answers.ledger.repeated - repeated,
             cpu,
             broker_idle: self.broker_idle,
-            commands_per_batch: batches.mean(),
+            commands_per_transaction: work.commands_per_transaction(),
+            records_per_request: work.records_per_request(),
             rss,
             transfers: self.transfers(),
         })
@@ -382,6 +383,9 @@ impl Parts {
             database: seconds(POSTGRES, &self.postgres)?,
             handler: seconds(HANDLER, &self.handler)?,
             bench: seconds("bench", &self.bench)?,
+            machine: proc::machine_cpu()
+                .map_err(|source| Error::Part { part: "the machine".to_owned(), pid: 0, source })?
+                .as_secs_f64(),
         })
     }
 

@@ -9,8 +9,8 @@ const RECORDS_PER_TRANSFER: f64 = 4.0;
 
 /// Columns of the CSV, as [`Row::csv`] writes them.
 pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,max_ms,lag_max,lag_growth,held,\
-     unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,bench_cpu_s,\
-     broker_cpu_us_per_record,commands_per_batch,handler_rss_bytes,handler_transfers";
+     unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,bench_cpu_s,other_cpu_s,\
+     broker_cpu_us_per_record,commands_per_transaction,records_per_request,handler_rss_bytes,handler_transfers";
 
 /// CPU time, seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -23,6 +23,15 @@ pub struct Cpu {
     pub handler: f64,
     /// This program.
     pub bench: f64,
+    /// Everything on the machine, these among it.
+    pub machine: f64,
+}
+
+impl Cpu {
+    /// What is none of the bank's doing: a measurement beside other work says little.
+    pub fn others(&self) -> f64 {
+        (self.machine - self.broker - self.database - self.handler - self.bench).max(0.0)
+    }
 }
 
 impl Sub for Cpu {
@@ -34,6 +43,7 @@ impl Sub for Cpu {
             database: self.database - earlier.database,
             handler: self.handler - earlier.handler,
             bench: self.bench - earlier.bench,
+            machine: self.machine - earlier.machine,
         }
     }
 }
@@ -65,7 +75,10 @@ pub struct Row {
     pub cpu: Cpu,
     /// CPU seconds per second of the brokers without load.
     pub broker_idle: f64,
-    pub commands_per_batch: f64,
+    /// Mean over the whole step.
+    pub commands_per_transaction: f64,
+    /// Of the handler's producer; mean over the whole step.
+    pub records_per_request: f64,
     /// Highest memory of the handler in the step, bytes.
     pub rss: u64,
     /// Transfers that this handler process had been sent by the end.
@@ -97,7 +110,8 @@ impl Row {
             "broker us/rec",
             "handler s/1000",
             "db s/1000",
-            "batch",
+            "cmds/tx",
+            "recs/req",
             "RSS MiB",
         ]
         .map(str::to_owned)
@@ -119,7 +133,8 @@ impl Row {
             short(self.broker_us_per_record()),
             format!("{:.3}", self.per_1000(self.cpu.handler)),
             format!("{:.3}", self.per_1000(self.cpu.database)),
-            short(self.commands_per_batch),
+            short(self.commands_per_transaction),
+            short(self.records_per_request),
             format!("{:.1}", mib(self.rss)),
         ]
     }
@@ -148,8 +163,10 @@ impl Row {
             cpu.database,
             cpu.handler,
             cpu.bench,
+            cpu.others(),
             self.broker_us_per_record(),
-            self.commands_per_batch,
+            self.commands_per_transaction,
+            self.records_per_request,
             self.rss as f64,
             self.transfers as f64,
         ];
@@ -175,9 +192,16 @@ impl Row {
             unanswered: 0,
             refused: 0,
             repeated: 0,
-            cpu: Cpu { broker: broker_s, database: 1.2, handler: 0.4, bench: 0.2 },
+            cpu: Cpu {
+                broker: broker_s,
+                database: 1.2,
+                handler: 0.4,
+                bench: 0.2,
+                machine: broker_s + 2.8,
+            },
             broker_idle: 0.0,
-            commands_per_batch: 2.5,
+            commands_per_transaction: 2.5,
+            records_per_request: 7.5,
             rss: 12 << 20,
             transfers: 4500,
         }
@@ -199,7 +223,7 @@ mod tests {
         assert_eq!(row.split(',').count(), COLUMNS.split(',').count());
         assert!(
             row.starts_with(
-                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.2,250,2.5,"
+                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.2,1,250,2.5,7.5,"
             ),
             "{row}"
         );
