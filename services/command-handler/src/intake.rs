@@ -135,7 +135,7 @@ impl<D: Desk> Reader<D> {
     }
 
     fn take(&mut self, partition: i32, record: In) -> Result<(), Error> {
-        match self.decode(record.value.as_deref()) {
+        match self.decode(&record) {
             Ok(Ok(command)) => self.batch.commands.push(command),
             Ok(Err(reason)) => self.batch.letters.push(dead_letter(
                 D::Command::TOPIC.name,
@@ -149,8 +149,11 @@ impl<D: Desk> Reader<D> {
     }
 
     /// A command, or why it is none. A registry that is away is waited for: skipping the record would lose it.
-    fn decode(&mut self, value: Option<&[u8]>) -> Result<Result<D::Command, String>, Error> {
-        let Some(value) = value else { return Ok(Err("no value".to_owned())) };
+    fn decode(&mut self, record: &In) -> Result<Result<D::Command, String>, Error> {
+        if record.key.is_none() {
+            return Ok(Err("no key".to_owned()));
+        }
+        let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
         if value.len() > COMMAND_BYTES_MAX {
             return Ok(Err(format!(
                 "value of {} bytes, more than {COMMAND_BYTES_MAX}",
