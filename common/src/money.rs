@@ -48,6 +48,7 @@ impl fmt::Display for Cents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn sums_at_the_ends_of_a_long_are_exact_and_past_them_none() {
@@ -59,5 +60,16 @@ mod tests {
         assert_eq!(Cents::new(i64::MIN).checked_sub(one), None);
         assert_eq!(max.checked_neg(), Some(Cents::new(-i64::MAX)));
         assert_eq!(Cents::new(i64::MIN).checked_neg(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn money_is_exact_or_none(a: i64, b: i64) {
+            let exact = |sum: i128| i64::try_from(sum).ok().map(Cents::new);
+            let (left, right) = (Cents::new(a), Cents::new(b));
+            prop_assert_eq!(left.checked_add(right), exact(i128::from(a) + i128::from(b)));
+            prop_assert_eq!(left.checked_sub(right), exact(i128::from(a) - i128::from(b)));
+            prop_assert_eq!(left.checked_neg(), exact(-i128::from(a)));
+        }
     }
 }
