@@ -135,6 +135,8 @@ pub struct Sender {
     /// Set when the producer that owns this sender is dropped.
     closing: Arc<AtomicBool>,
     give_up_at: Option<Instant>,
+    /// Why it gave up. Nothing is written after that: the order within a partition would have a hole.
+    gave_up: Option<Error>,
     partitions: HashMap<&'static str, (i32, Instant)>,
 }
 
@@ -152,6 +154,7 @@ impl Sender {
             shutdown: shutdown.clone(),
             closing: Arc::default(),
             give_up_at: None,
+            gave_up: None,
             partitions: HashMap::new(),
         }
     }
@@ -161,10 +164,15 @@ impl Sender {
     pub fn send_all(&mut self, records: &[Outgoing]) -> Vec<Result<(), Error>> {
         let mut results = Vec::with_capacity(records.len());
         let mut rest = records;
-        while !rest.is_empty() {
+        while !rest.is_empty() && self.gave_up.is_none() {
             let (request, later) = rest.split_at(self.request_len(rest));
             results.extend(self.send(request));
             rest = later;
+        }
+        if let Some(err) = &self.gave_up {
+            ERRORS.with_label_values(&[Kind::Retry.name()]).inc_by(rest.len() as u64);
+            let err = Error { kind: Kind::Retry, ..err.clone() };
+            results.resize(records.len(), Err(err));
         }
         results
     }
@@ -206,22 +214,21 @@ impl Sender {
         results
     }
 
-    /// Sends the first batch of each lane. True if some are left.
+    /// Sends the first batch of each lane until all are through, or one fails: true then.
     fn send_heads(
         &mut self,
         records: &[Outgoing],
         lanes: &mut Vec<Lane>,
         results: &mut [Result<(), Error>],
     ) -> bool {
-        // Their sizes are looked at in rounds: a lane has more than one batch only where its records are large.
-        while !lanes.is_empty() {
+        let mut failed = false;
+        while !lanes.is_empty() && !failed {
             let batches: Vec<Batch<'_>> = lanes.iter().map(|lane| lane.batch(records)).collect();
             let started = Instant::now();
             let within = self.slice();
             let outcomes = self.bus.produce(&batches, within);
             REQUEST_SECONDS.observe(started.elapsed().as_secs_f64());
             let give_up = self.gives_up();
-            let mut failed = false;
             for (lane, outcome) in lanes.iter_mut().zip(outcomes) {
                 match outcome {
                     Ok(_) => lane.written(records),
@@ -229,15 +236,18 @@ impl Sender {
                         lane.unknown |= err.kind == Kind::Unknown;
                         failed = true;
                     }
-                    Err(err) => lane.refused(err, results),
+                    Err(err) if err.kind == Kind::Message => lane.refused(err, results),
+                    Err(err) => {
+                        if err.is_retryable() {
+                            self.gave_up = Some(err.clone());
+                        }
+                        lane.given_up(err, results);
+                    }
                 }
             }
             lanes.retain(|lane| !lane.batches.is_empty());
-            if failed {
-                return true;
-            }
         }
-        false
+        failed
     }
 
     /// Partitions of the topic, asked anew every few minutes.
@@ -338,22 +348,38 @@ impl Lane {
         self.unknown = false;
     }
 
-    fn refused(&mut self, mut err: Error, results: &mut [Result<(), Error>]) {
+    /// The broker doesn't take the first batch: its halves show which record spoils it, or that it was too large as a whole.
+    fn refused(&mut self, err: Error, results: &mut [Result<(), Error>]) {
         let mut head = self.batches.pop_front().unwrap_or_default();
-        if err.kind == Kind::Message && head.len() > 1 {
-            // The topic takes less than this batch, or one record in it spoils it: halves show which.
+        if head.len() > 1 {
             let rest = head.split_off(head.len() / 2);
             self.batches.push_front(rest);
             self.batches.push_front(head);
-            return;
+        } else {
+            self.unknown = false;
+            self.fail(&head, &err, results);
         }
+    }
+
+    /// Nothing more is written in this lane.
+    fn given_up(&mut self, mut err: Error, results: &mut [Result<(), Error>]) {
+        let mut batches = mem::take(&mut self.batches).into_iter();
+        let head = batches.next().unwrap_or_default();
         if self.unknown && err.kind == Kind::Retry {
             err.kind = Kind::Unknown;
         }
-        self.unknown = false;
-        log::error!(topic = self.topic, partition = self.partition, records = head.len(), err:%; "records not written");
-        ERRORS.with_label_values(&[err.kind.name()]).inc_by(head.len() as u64);
-        for i in head {
+        self.fail(&head, &err, results);
+        if err.kind == Kind::Unknown {
+            err.kind = Kind::Retry; // The later ones were not tried.
+        }
+        batches.for_each(|batch| self.fail(&batch, &err, results));
+    }
+
+    fn fail(&self, batch: &[usize], err: &Error, results: &mut [Result<(), Error>]) {
+        let Self { topic, partition, .. } = self;
+        log::error!(topic, partition, records = batch.len(), err:%; "records not written");
+        ERRORS.with_label_values(&[err.kind.name()]).inc_by(batch.len() as u64);
+        for &i in batch {
             results[i] = Err(err.clone());
         }
     }
@@ -622,7 +648,7 @@ static REQUEST_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 2., 5., 10.];
     metrics::histogram(
         "kafka_producer_request_seconds",
-        "Time until a request's acknowledgement",
+        "Time until a request is acknowledged or fails",
         &buckets,
     )
 });
@@ -850,6 +876,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn after_giving_up_nothing_is_written_behind_the_hole() {
+        let fake = fake();
+        fake.on_produce(|batches| {
+            thread::sleep(Duration::from_millis(10));
+            let first = |it: &Batch<'_>| it.records[0].key == Some(b"0");
+            let verdict = |it| {
+                if first(it) { Verdict::NotWritten(error(Kind::Retry)) } else { Verdict::Written }
+            };
+            batches.iter().map(verdict).collect()
+        });
+        let (mut sender, shutdown) = sender(&fake, &ProducerConfig { batch_bytes: 1, ..config() });
+        shutdown.request();
+        let records = records(30);
+        let hole = partitioner::partition(b"0", PARTITIONS);
+        for (record, result) in records.iter().zip(sender.send_all(&records)) {
+            let partition = partitioner::partition(record.key.as_bytes(), PARTITIONS);
+            assert_eq!(result.is_err(), partition == hole, "{}", record.key);
+        }
+        assert_eq!(fake.keys(hole as usize), Vec::<String>::new());
+        assert!(sender.send_all(&records[1..]).iter().all(Result::is_err));
+    }
+
     /// A fake whose calls to produce wait for a permit each, and say how many records they were given.
     fn gated() -> (Fake, mpsc::Sender<()>, mpsc::Receiver<usize>) {
         let fake = fake();
@@ -857,7 +906,7 @@ mod tests {
         let (started, starts) = mpsc::channel();
         fake.on_produce(move |batches| {
             started.send(batches.iter().map(|it| it.records.len()).sum()).unwrap();
-            permits.recv().unwrap();
+            permits.recv_timeout(Duration::from_secs(10)).unwrap();
             batches.iter().map(|_| Verdict::Written).collect()
         });
         (fake, permit, starts)
@@ -904,9 +953,9 @@ mod tests {
         let (fake, permit, starts) = gated();
         let config = ProducerConfig { batch_records: 10, ..config() };
         let producer = producer(&fake, &config);
-        let full = QUEUE_BATCHES * 10;
-        let _ = producer.send_all(records(full));
-        assert_eq!(starts.recv(), Ok(10));
+        let _ = producer.send(record("first"));
+        assert_eq!(starts.recv(), Ok(1));
+        let _ = producer.send_all(records(QUEUE_BATCHES * 10 - 1));
         let (handed, over) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| {
