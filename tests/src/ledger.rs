@@ -195,6 +195,16 @@ impl<'a> Ledger<'a> {
         changes.flat_map(BTreeMap::values).map(|(_, change)| change).collect()
     }
 
+    /// All answers that were read, each once.
+    pub fn answers(&self) -> impl Iterator<Item = (&Told, &Answer)> {
+        self.answers.values().map(|(told, answer)| (told, answer))
+    }
+
+    /// All changes that were read, each once.
+    pub fn all_changes(&self) -> impl Iterator<Item = (&Told, &BalanceChanged)> {
+        self.changes.values().flat_map(BTreeMap::values).map(|(told, change)| (told, change))
+    }
+
     /// Reads until every command has its answer, and every transfer that was made its changes.
     ///
     /// # Panics

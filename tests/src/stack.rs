@@ -221,15 +221,21 @@ fn synchronize(variables: &BTreeMap<String, String>) {
 
 /// A binary of this build: in `BIN_DIR`, or where Cargo has put this test.
 pub fn binary(name: &str) -> PathBuf {
-    let dir = std::env::var_os("BIN_DIR").filter(|dir| !dir.is_empty()).map_or_else(
-        || {
-            let test = std::env::current_exe().expect("a test knows where it is");
-            let deps = test.parent().and_then(Path::parent);
-            deps.expect("Cargo puts tests into deps/ below the binaries").to_owned()
-        },
-        PathBuf::from,
-    );
-    dir.join(name)
+    let dir = std::env::var_os("BIN_DIR").filter(|dir| !dir.is_empty());
+    dir.map_or_else(profile_dir, PathBuf::from).join(name)
+}
+
+/// Cargo's folder for what is built.
+pub fn target_dir() -> PathBuf {
+    let mut dir = profile_dir();
+    dir.pop();
+    dir
+}
+
+fn profile_dir() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let dir = test.parent().and_then(Path::parent);
+    dir.expect("Cargo puts tests into deps/ beside the binaries").to_owned()
 }
 
 /// A record on its way to a topic.

@@ -1,0 +1,148 @@
+"""A client of the bank that shares no code with it: Confluent's, with its own Avro and its own partitioner.
+
+Opens two accounts, orders transfers, and reads every outcome through the registry. Prints what it did and read as one JSON object.
+Bootstrap brokers and the registry's URL come from the environment.
+"""
+
+import json
+import os
+import sys
+import time
+import uuid
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext, StringSerializer
+
+BROKERS = os.environ["KAFKA_BROKERS"]
+OUTCOMES = [
+    "account_creation_confirmed",
+    "account_creation_failed",
+    "money_transfer_confirmed",
+    "money_transfer_failed",
+    "balance_changed",
+]
+# As the talk's programs know it: without transfer_id and sequence.
+TALK = json.dumps({
+    "namespace": "nl.openweb.data",
+    "type": "record",
+    "name": "BalanceChanged",
+    "fields": [
+        {"name": "iban", "type": "string"},
+        {"name": "new_balance", "type": "long"},
+        {"name": "changed_by", "type": "long"},
+        {"name": "from_to", "type": "string"},
+        {"name": "description", "type": "string"},
+    ],
+})
+PATIENCE_S = 30
+
+registry = SchemaRegistryClient({"url": os.environ["SCHEMA_REGISTRY_URL"]})
+# librdkafka's own default is another hash.
+producer = Producer({"bootstrap.servers": BROKERS, "partitioner": "murmur2_random", "acks": "all"})
+consumer = Consumer({"bootstrap.servers": BROKERS, "group.id": "foreign-client", "enable.auto.commit": False})
+serializers = {}
+sent, read = [], []
+
+
+def main():
+    read_from_the_end()
+    creations = [{"id": uuid.uuid4().bytes, "a_type": a_type} for a_type in ("AUTO", "MANUAL")]
+    for command in creations:
+        send("confirm_account_creation", command)
+    read_until(lambda: answered(creations))
+    a, b = (next(it["value"] for it in read if it["value"]["id"] == text(command)) for command in creations)
+
+    def transfer(amount, source, token, to):
+        fields = {"amount": amount, "from": source, "token": token, "to": to}
+        return {"id": uuid.uuid4().bytes, "description": "émigré €", **fields}
+
+    orders = [transfer(1000 + n, "cash", "cash", a["iban"]) for n in range(50)]
+    for command in orders:
+        send("confirm_money_transfer", command)
+    read_until(lambda: answered(orders) and changes() >= len(orders))
+    more = [transfer(n, a["iban"], a["token"], b["iban"]) for n in range(50)]
+    more += [transfer(1, a["iban"], b["token"], b["iban"])]
+    # As a serializer comes: it registers its own text of the schema, without blanks, which may get another id.
+    own = registry.get_latest_version("confirm_money_transfer-value").schema.schema_str
+    for command in more:
+        send("confirm_money_transfer", command, own)
+    # The first of them moves nothing, and the last one has the wrong token.
+    read_until(lambda: answered(more) and changes() >= len(orders) + 2 * (len(more) - 2))
+
+    talk = {"iban": "NL00TALK" + uuid.uuid4().hex, "new_balance": 7, "changed_by": -3, "from_to": "x", "description": "y"}
+    send("balance_changed", talk, TALK)
+    producer.flush(PATIENCE_S)
+    json.dump({"sent": sent, "read": read, "talk": talk}, sys.stdout)
+
+
+def text(command):
+    return str(uuid.UUID(bytes=command["id"]))
+
+
+def send(topic, value, schema=None):
+    """Writes `value` in the newest schema of the topic, or in one that the client registers."""
+    conf = {} if schema else {"auto.register.schemas": False, "use.latest.version": True}
+    key = text(value) if "id" in value else value["iban"]
+    if (topic, schema) not in serializers:
+        serializers[topic, schema] = AvroSerializer(registry, schema, conf=conf)
+    produce(topic, key, serializers[topic, schema](value, SerializationContext(topic, MessageField.VALUE)))
+
+
+def produce(topic, key, value):
+    def delivered(err, message):
+        assert err is None, err
+        sent.append({"topic": topic, "key": key, "partition": message.partition()})
+
+    producer.produce(topic, key=StringSerializer()(key), value=value, on_delivery=delivered)
+    producer.poll(0)
+
+
+def read_from_the_end():
+    places = []
+    for topic in OUTCOMES:
+        for partition in consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions:
+            place = TopicPartition(topic, partition)
+            _, place.offset = consumer.get_watermark_offsets(place, timeout=PATIENCE_S)
+            places.append(place)
+    consumer.assign(places)
+
+
+def read_until(done):
+    deadline = time.monotonic() + PATIENCE_S
+    with_writers_schema = AvroDeserializer(registry)
+    as_the_talk = AvroDeserializer(registry, TALK)
+    while not done():
+        producer.poll(0)
+        assert time.monotonic() < deadline, f"of {len(sent)} commands too little is answered: {read}"
+        message = consumer.poll(0.1)
+        if message is None:
+            continue
+        assert message.error() is None, message.error()
+        context = SerializationContext(message.topic(), MessageField.VALUE)
+        record = {
+            "topic": message.topic(),
+            "key": message.key().decode(),
+            "partition": message.partition(),
+            "value": plain(with_writers_schema(message.value(), context)),
+        }
+        if message.topic() == "balance_changed":
+            record["as_the_talk"] = as_the_talk(message.value(), context)
+        read.append(record)
+
+
+def plain(value):
+    return {name: str(uuid.UUID(bytes=it)) if isinstance(it, bytes) else it for name, it in value.items()}
+
+
+def answered(commands):
+    answers = {record["key"] for record in read if record["topic"] != "balance_changed"}
+    return all(text(command) in answers for command in commands)
+
+
+def changes():
+    return sum(record["topic"] == "balance_changed" for record in read)
+
+
+main()
