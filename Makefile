@@ -10,7 +10,7 @@ TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build lint test test-unit test-stack test-integration up down status logs env wipe demo bench-probe
+.PHONY: help build lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -38,9 +38,16 @@ test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
 test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
+	@$(MAKE) --no-print-directory test-kafka
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
-	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --tests -- --ignored --test-threads=1
+	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common --tests -- --ignored --test-threads=1
+
+# Connections that idle for five seconds are closed by these brokers.
+test-kafka: ## tests of common/ on three brokers
+	@$(TEST) STACK_DIR=target/test-stack-kafka $(STACK) wipe
+	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 KAFKA_OPTIONS=connections.max.idle.ms=5000 \
+		$(STACK) with --servers-only cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1
 
 up: ## starts Kafka, registry, PostgreSQL and the bank, whatever of it is down
 	@$(STACK) up

@@ -153,6 +153,51 @@ fn nothing_is_lost_when_brokers_restart_one_after_the_other() {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
+fn connections_that_the_broker_closed_as_idle_are_replaced() {
+    let _brokers = Brokers::new();
+    let topic = topic("idle", 1, &[]);
+    let record = Out { key: None, value: Some(b"x") };
+    let batch = [Batch { topic, partition: 0, records: vec![record] }];
+    let start = [Position { partition: 0, next: 0 }];
+    let (mut writer, mut reader) = (bus(), bus());
+    for written in 1..=2 {
+        assert_eq!(writer.produce(&batch, PATIENCE).remove(0).unwrap(), written - 1);
+        let chunks = reader.fetch(topic, &start, PATIENCE).unwrap();
+        assert_eq!(chunks[0].next, written);
+        let deadline = Instant::now() + 2 * PATIENCE;
+        while connections() > 0 {
+            assert!(Instant::now() < deadline, "these tests need connections.max.idle.ms=5000");
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// How many connections to brokers this process has, and the brokers have not closed.
+fn connections() -> usize {
+    const ESTABLISHED: &str = "01";
+    let mine: HashSet<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let ports: Vec<String> = config()
+        .brokers
+        .iter()
+        .map(|it| format!("{:04X}", it.rsplit(':').next().unwrap().parse::<u16>().unwrap()))
+        .collect();
+    let tcp = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let to_broker = |line: &&str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let port = columns[2].rsplit(':').next().unwrap();
+        columns[3] == ESTABLISHED
+            && mine.contains(columns[9])
+            && ports.iter().any(|broker| broker == port)
+    };
+    tcp.lines().skip(1).filter(to_broker).count()
+}
+
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
 fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
     let brokers = Brokers::new();
     let topic = topic("hung-at-start", 9, &[]);
