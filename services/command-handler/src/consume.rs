@@ -150,7 +150,7 @@ fn decide<D: Desk>(
     let started = Instant::now();
     let Batch { commands, letters, positions } = batch;
     // Only dead letters: nothing to ask the database.
-    let outcomes = if commands.is_empty() { Vec::new() } else { D::decide(session, &commands)? };
+    let outcomes = if commands.is_empty() { Vec::new() } else { D::decide(session, commands)? };
     let confirmed = outcomes.iter().filter(|outcome| D::confirmed(outcome)).count();
     metrics::decided(topic, confirmed, outcomes.len() - confirmed, letters.len());
     metrics::took(topic, "decide", started.elapsed());

@@ -224,11 +224,14 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was written.
-    pub fn transfer(&mut self, commands: &[ConfirmMoneyTransfer]) -> Result<Vec<Transfer>, Error> {
+    pub fn transfer(
+        &mut self,
+        commands: Vec<ConfirmMoneyTransfer>,
+    ) -> Result<Vec<Transfer>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         let _watch = database::watch(&self.shutdown, "decide a batch");
         let (mut transaction, statements) = self.begin()?;
-        let mut outcomes: HashMap<Uuid, Transfer> = transaction
+        let known: HashMap<Uuid, Transfer> = transaction
             .query(&statements.transfers, &[&ids])
             .map_err(step("find the transfers made before"))?
             .iter()
@@ -238,22 +241,27 @@ impl Session {
             })
             .collect();
 
-        let new = first_of_each(commands, |command| command.id, &outcomes);
-        if !new.is_empty() {
-            let mut accounts = lock_accounts(&mut transaction, statements, &new)?;
-            let before: HashMap<String, i64> =
-                accounts.iter().map(|(iban, account)| (iban.clone(), account.sequence)).collect();
-            for command in &new {
-                outcomes.insert(command.id, decide(command, &mut accounts));
-            }
-            accounts.retain(|iban, account| before[iban] != account.sequence);
-            store_accounts(&mut transaction, statements, &accounts)?;
-            let rows: Vec<&Transfer> = new.iter().map(|command| &outcomes[&command.id]).collect();
-            store_transfers(&mut transaction, statements, &rows)?;
+        let new = commands.iter().filter(|command| !known.contains_key(&command.id));
+        let mut accounts = lock_accounts(&mut transaction, statements, new)?;
+        let mut decided: HashMap<Uuid, usize> = HashMap::with_capacity(commands.len());
+        let mut outcomes: Vec<Transfer> = Vec::with_capacity(commands.len());
+        for command in commands {
+            let outcome = match (known.get(&command.id), decided.get(&command.id)) {
+                (Some(outcome), _) => outcome.clone(),
+                (None, Some(&first)) => outcomes[first].clone(),
+                (None, None) => {
+                    decided.insert(command.id, outcomes.len());
+                    decide(command, &mut accounts)
+                }
+            };
+            outcomes.push(outcome);
         }
+        let rows: Vec<&Transfer> = decided.values().map(|&at| &outcomes[at]).collect();
+        store_accounts(&mut transaction, statements, &accounts, &rows)?;
+        store_transfers(&mut transaction, statements, &rows)?;
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
-        Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
+        Ok(outcomes)
     }
 
     fn begin(&mut self) -> Result<(Transaction<'_>, &Statements), Error> {
@@ -281,12 +289,12 @@ fn all_stored(stored: u64, wanted: usize) -> Result<(), Error> {
 }
 
 /// Locks the accounts that `commands` name, in iban order, so that two handlers never wait for each other in a ring.
-fn lock_accounts(
+fn lock_accounts<'a>(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
-    commands: &[&ConfirmMoneyTransfer],
+    commands: impl Iterator<Item = &'a ConfirmMoneyTransfer>,
 ) -> Result<Accounts, Error> {
-    let sides = commands.iter().flat_map(|command| [command.from.as_str(), command.to.as_str()]);
+    let sides = commands.flat_map(|command| [command.from.as_str(), command.to.as_str()]);
     let ibans: BTreeSet<&str> = sides.filter(|side| iban::is_well_formed(side)).collect();
     let ibans: Vec<&str> = ibans.into_iter().collect();
     let rows =
@@ -300,13 +308,13 @@ fn lock_accounts(
     Ok(rows.iter().map(|row| (row.get(0), account(row))).collect())
 }
 
-fn decide(command: &ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
-    let result = match domain::transfer(command, accounts) {
+fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
+    let result = match domain::transfer(&command, accounts) {
         Ok(changes) => Ok(Moved {
             amount: command.amount,
-            from: command.from.clone(),
-            to: command.to.clone(),
-            description: command.description.clone(),
+            from: command.from,
+            to: command.to,
+            description: command.description,
             changes,
         }),
         Err(rejection) => Err(Cow::Borrowed(rejection.reason())),
@@ -314,23 +322,31 @@ fn decide(command: &ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
     Transfer { id: command.id, result }
 }
 
+/// Writes the accounts that `transfers` changed.
 fn store_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     accounts: &Accounts,
+    transfers: &[&Transfer],
 ) -> Result<(), Error> {
-    let ibans: Vec<&str> = accounts.keys().map(String::as_str).collect();
-    let balances: Vec<i64> = accounts.values().map(|account| account.balance.get()).collect();
-    let sequences: Vec<i64> = accounts.values().map(|account| account.sequence).collect();
+    let moved = transfers.iter().filter_map(|transfer| transfer.result.as_ref().ok());
+    let sides = moved.flat_map(|moved| {
+        let Changes { from, to } = &moved.changes;
+        [from.map(|_| moved.from.as_str()), to.map(|_| moved.to.as_str())]
+    });
+    let changed: BTreeSet<&str> = sides.flatten().collect();
+    let ibans: Vec<&str> = changed.into_iter().collect();
+    let balances: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
+    let sequences: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
     let stored = transaction
         .execute(&statements.store_accounts, &[&ibans, &balances, &sequences])
         .map_err(step("store balances"))?;
-    if usize::try_from(stored) == Ok(accounts.len()) {
+    if usize::try_from(stored) == Ok(ibans.len()) {
         Ok(())
     } else {
         Err(database::Error::Foreign(format!(
             "{stored} of {} locked accounts could be stored",
-            accounts.len()
+            ibans.len()
         ))
         .into())
     }
@@ -519,7 +535,11 @@ mod tests {
             let deposits: Vec<_> =
                 opened.iter().map(|account| order(cents, CASH, "", &account.iban)).collect();
             assert!(
-                session.transfer(&deposits).unwrap().iter().all(|outcome| outcome.result.is_ok())
+                session
+                    .transfer(deposits.clone())
+                    .unwrap()
+                    .iter()
+                    .all(|outcome| outcome.result.is_ok())
             );
             opened
         }
@@ -605,7 +625,7 @@ mod tests {
         ];
         // The same id twice in one batch, the second time with another amount: the first one counts.
         batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
-        let first = session.transfer(&batch).unwrap();
+        let first = session.transfer(batch.clone()).unwrap();
         assert_eq!(first[0], first[4]);
         assert_eq!(first[1].result, Err(Cow::Borrowed("insufficient funds")));
         let moved = first[0].result.as_ref().unwrap();
@@ -613,9 +633,9 @@ mod tests {
         assert_eq!(moved.changes.to, Some(Change { balance: Cents::new(1600), sequence: 2 }));
         let sum = database.sum();
         assert_eq!(sum, COMPANY_CENTS + 2000 - 7);
-        assert_eq!(session.transfer(&batch).unwrap(), first);
+        assert_eq!(session.transfer(batch.clone()).unwrap(), first);
         batch.reverse();
-        let mut reversed = session.transfer(&batch).unwrap();
+        let mut reversed = session.transfer(batch.clone()).unwrap();
         reversed.reverse();
         assert_eq!(reversed, first);
         assert_eq!(database.sum(), sum);
@@ -646,7 +666,7 @@ mod tests {
                 let handler = |command: ConfirmMoneyTransfer| {
                     let mut session = database.session(CONFIRM_MONEY_TRANSFER);
                     move || loop {
-                        match session.transfer(std::slice::from_ref(&command)) {
+                        match session.transfer(vec![command.clone()]) {
                             Ok(mut outcomes) => return outcomes.remove(0),
                             Err(err) => assert!(err.is_retryable(), "{err}"),
                         }
@@ -660,7 +680,7 @@ mod tests {
         }
         let mut session = database.session(CONFIRM_MONEY_TRANSFER);
         let last = session
-            .transfer(&[order(1, &b.iban, &b.token, CASH)])
+            .transfer(vec![order(1, &b.iban, &b.token, CASH)])
             .unwrap()
             .remove(0)
             .result
@@ -747,7 +767,7 @@ mod tests {
                  WHERE pid <> pg_backend_pid() AND datname = current_database()",
             )
             .unwrap();
-        let err = session.transfer(&[order(1, CASH, "", &a.iban)]).unwrap_err();
+        let err = session.transfer(vec![order(1, CASH, "", &a.iban)]).unwrap_err();
         assert!(err.is_retryable(), "{err}");
         assert_eq!(database.sum(), COMPANY_CENTS + 1000);
     }
