@@ -90,7 +90,7 @@ the handler's PRODUCER_MODE differs. What the columns mean:
                     read back
   lag               most transfers that were due and not answered
   held              yes: the lag grew by less than 2 % of the load from the first half of the measured time to the second,
-                    and each transfer got exactly one outcome
+                    at least 95 % of what fell due in it was answered in it, and each transfer got exactly one outcome
   broker us/rec     CPU time of all brokers per record of the bank: a transfer is a command, a confirmation and two changes.
                     It covers whatever the broker does for them: our commands written, read by the handler and by the other
                     services, answers written, changes read by us, offsets. What the broker uses without load, measured
