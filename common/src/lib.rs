@@ -12,6 +12,8 @@ pub mod kafka;
 pub mod registry;
 
 // What a process needs to live among others.
+#[cfg(feature = "database")]
+pub mod database;
 pub mod env;
 pub mod health;
 pub mod http;

@@ -49,9 +49,9 @@ const TRANSFERS: Variable = Variable::new(
 );
 const PACE_MS: Variable = Variable::new(
     "PACE_MS",
-    "5",
-    "least time between two batches of commands of this program, 0 to 100 ms: our requests should not be what the broker \
-     is busy with",
+    "10",
+    "least time between two batches of commands of this program, 0 to 100 ms. Each command still counts from its own due \
+     time. With less, commands trickle in, the bank finds fewer of them at once, and the broker is busy with our requests",
 );
 const OUT: Variable = Variable::new("OUT", "target/bench", "folder for the raw rows, as CSV");
 
