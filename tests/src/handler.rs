@@ -63,7 +63,7 @@ impl Handler {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let test = thread::current().name().unwrap_or("test").replace("::", "-");
-        let log = stack.log_dir().join(format!("{test}-handler-{number}.log"));
+        let log = stack.log_dir().join(format!("{test}-{}-{number}.log", std::process::id()));
         File::create(&log).unwrap_or_else(|err| panic!("{}: {err}", log.display()));
         let port = free_port();
         let command = |env: &[(&str, &str)]| {
