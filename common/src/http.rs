@@ -15,8 +15,8 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{self as unix, UnixListener, UnixStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tiny_http::{Header, Request, Response};
@@ -253,8 +253,12 @@ fn visit(visitor: TcpStream, inside: &unix::SocketAddr, handler: &impl Handler) 
     Ok(())
 }
 
-/// Connects to tiny_http, which panics or goes deaf if it finds no descriptors for its side: so only if there are enough.
+/// Connects to tiny_http, which panics or goes deaf if it finds no descriptors for its side: so only if there are enough, and
+/// one after the other, since looking takes them for a moment. Should others take the last ones before tiny_http has its
+/// own, the process ends and is started again.
 fn enter(visitor: &TcpStream, inside: &unix::SocketAddr) -> io::Result<UnixStream> {
+    static ONE_BY_ONE: Mutex<()> = Mutex::new(());
+    let _mine = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let spare: [_; DESCRIPTORS_PER_VISITOR] = std::array::from_fn(|_| visitor.try_clone());
     if let Some(err) = spare.into_iter().find_map(Result::err) {
         return Err(err);
