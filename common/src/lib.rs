@@ -19,3 +19,8 @@ pub mod log;
 pub mod service;
 pub mod shutdown;
 pub mod watchdog;
+
+// With musl's own, two busy threads do less than one: docs/decisions/0006-allocator.md.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: allocator::PerThread = allocator::PerThread;
