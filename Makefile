@@ -43,6 +43,7 @@ test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
 test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
+	@$(STACK) prerequisites test
 	@$(MAKE) --no-print-directory test-kafka
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build

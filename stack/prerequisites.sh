@@ -4,14 +4,14 @@
 # rustup puts its programs where not every shell looks.
 PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
-# prerequisites [servers] [build] [lint] [static] [images]: for what the caller is about to do; without a word for all of it.
+# prerequisites [servers] [build] [lint] [test] [static] [images]: for what the caller is about to do; without a word for all of it.
 prerequisites() {
   lock
-  find_missing "${@:-servers build lint}"
+  find_missing "${@:-servers build lint test}"
   ((${#missing[@]} > 0)) || return 0
   if [[ $EUID == 0 && -f /etc/debian_version ]]; then
     install_packages
-    find_missing "${@:-servers build lint}"
+    find_missing "${@:-servers build lint test}"
     ((${#missing[@]} > 0)) || return 0
   fi
   say "Missing on this machine:"
@@ -52,6 +52,12 @@ find_missing_lint() {
   cargo fmt --version &>/dev/null || lacks "rustfmt" rustfmt-web
   cargo clippy --version &>/dev/null || lacks "clippy" rust-web-clippy
   has shellcheck || lacks "shellcheck" shellcheck
+}
+
+find_missing_test() {
+  # A client that shares no code with the bank is written in it.
+  python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' &>/dev/null ||
+    lacks "Python 3.10 or later with venv" python3-venv
 }
 
 # For static binaries: rustup's musl target, or a way to build its standard library (images/binaries.sh).

@@ -1,5 +1,5 @@
 //! Free lists per thread before the system's allocator, for a C library whose own takes one lock for everything, as musl's does:
-//! two busy threads get less done with it than one. docs/decisions/0006-allocator.md has the figures.
+//! two busy threads get less done with it than one. docs/decisions/0007-allocator.md has the figures.
 //!
 //! Blocks of up to a KiB come in classes of 16 bytes. A thread keeps the ones it frees, up to 8 KiB of a class, and takes from
 //! them without a lock. What is more goes in one piece to a depot, from where a thread that has none left fetches it: so blocks

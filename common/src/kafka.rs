@@ -32,7 +32,7 @@ pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
 /// `FETCH_BYTES`: bytes asked of each partition at a time.
 pub const FETCH_BYTES: Variable = Variable::new(
     "FETCH_BYTES",
-    "65536",
+    "32768",
     "bytes read from each partition at a time, 1024 to 4194304; a larger record still passes, memory grows with it",
 );
 

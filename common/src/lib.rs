@@ -12,6 +12,8 @@ pub mod kafka;
 pub mod registry;
 
 // What a process needs to live among others.
+#[cfg(feature = "database")]
+pub mod database;
 pub mod env;
 pub mod health;
 pub mod http;
@@ -20,7 +22,7 @@ pub mod service;
 pub mod shutdown;
 pub mod watchdog;
 
-// With musl's own, two busy threads do less than one: docs/decisions/0006-allocator.md.
+// With musl's own, two busy threads do less than one: docs/decisions/0007-allocator.md.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: allocator::PerThread = allocator::PerThread;

@@ -184,14 +184,23 @@ impl Handler {
     /// It exits with another code than 0.
     #[track_caller]
     pub fn stop(&self) -> Duration {
+        let (end, took) = self.terminate();
+        assert_eq!(end.code(), Some(0), "{end:?}");
+        took
+    }
+
+    /// Ends it by SIGTERM: how, and how long that took.
+    ///
+    /// # Panics
+    /// It goes on.
+    #[track_caller]
+    pub fn terminate(&self) -> (ExitStatus, Duration) {
         let started = Instant::now();
         self.shared().last = true;
         self.signal("TERM");
         self.wait_gone(PATIENCE);
         let took = started.elapsed();
-        let end = self.exits().last().copied();
-        assert_eq!(end.and_then(|end| end.code()), Some(0), "{end:?}; {}", self.end_of_log());
-        took
+        (*self.exits().last().expect("it is gone"), took)
     }
 
     fn end_of_log(&self) -> String {

@@ -7,7 +7,7 @@ use common::kafka::partitioner::partition;
 use common::kafka::wire::{self, Batch, Bus, Out};
 use common::records::{ConfirmAccountCreation, ConfirmMoneyTransfer};
 use common::registry::Registry;
-use common::topology::{DEAD_LETTER, TOPICS};
+use common::topology::{TOPICS, Topic};
 use postgres::NoTls;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,8 +30,8 @@ pub struct Stack {
     pub creations: Encoder<ConfirmAccountCreation>,
     /// Writes commands.
     pub transfers: Encoder<ConfirmMoneyTransfer>,
-    /// Stops it again: this value started it.
-    own: bool,
+    /// Stops the servers again, where this value has started them.
+    _own: Option<Own>,
 }
 
 impl Stack {
@@ -47,7 +47,7 @@ impl Stack {
                 .unwrap_or_else(|_| panic!("{name} is not set: make test-integration sets it"));
             (name.to_owned(), value)
         };
-        Self::describe(names.into_iter().map(variable).collect(), false)
+        Self::describe(names.into_iter().map(variable).collect(), None)
     }
 
     /// A stack of three brokers beside the shared one, each of its ports 100 above the shared one's; stopped and deleted when
@@ -75,6 +75,7 @@ impl Stack {
         ]);
         // What a run that was killed has left.
         script(&variables, &["wipe"]);
+        let own = Own(variables.clone());
         script(&variables, &["up", "--servers-only"]);
         let environment = script(&variables, &["env"]);
         for line in environment.lines() {
@@ -82,10 +83,10 @@ impl Stack {
                 variables.insert(name.to_owned(), value.to_owned());
             }
         }
-        Self::describe(variables, true)
+        Self::describe(variables, Some(own))
     }
 
-    fn describe(variables: BTreeMap<String, String>, own: bool) -> Self {
+    fn describe(variables: BTreeMap<String, String>, own: Option<Own>) -> Self {
         // The harness outlives a broker that is frozen for a while.
         let lookup = |name: &str| match name {
             "KAFKA_TIMEOUT_MS" => Some("110000".to_owned()),
@@ -94,7 +95,7 @@ impl Stack {
         let kafka = KafkaConfig::from_env(&Env::new(&lookup)).expect("env gives host:port");
         let registry = Registry::new(&variables["SCHEMA_REGISTRY_URL"]);
         synchronize(&variables);
-        let id = |topic: &common::topology::Topic| {
+        let id = |topic: &Topic| {
             let id = registry.id_of(topic).expect("the synchronizer has registered it");
             (topic.name, id)
         };
@@ -102,12 +103,24 @@ impl Stack {
             TOPICS.iter().filter(|topic| topic.schema.is_some()).map(id).collect();
         let creations = Encoder::with_id(schema_ids[ConfirmAccountCreation::TOPIC.name]);
         let transfers = Encoder::with_id(schema_ids[ConfirmMoneyTransfer::TOPIC.name]);
-        Self { variables, kafka, registry, schema_ids, creations, transfers, own }
+        Self { variables, kafka, registry, schema_ids, creations, transfers, _own: own }
     }
 
     /// A client of the cluster.
     pub fn bus(&self) -> Box<dyn Bus> {
         wire::connect(&self.kafka)
+    }
+
+    /// A command as a record.
+    pub fn creation(&self, command: &ConfirmAccountCreation) -> Post {
+        let topic = ConfirmAccountCreation::TOPIC;
+        Post::keyed(&topic, command.id.to_string(), self.creations.encode(command))
+    }
+
+    /// A command as a record.
+    pub fn transfer(&self, command: &ConfirmMoneyTransfer) -> Post {
+        let topic = ConfirmMoneyTransfer::TOPIC;
+        Post::keyed(&topic, command.id.to_string(), self.transfers.encode(command))
     }
 
     /// A connection to balancedb.
@@ -152,13 +165,14 @@ impl Stack {
     }
 }
 
-impl Drop for Stack {
+/// Servers that end, and whose data go, when this is dropped.
+struct Own(BTreeMap<String, String>);
+
+impl Drop for Own {
     fn drop(&mut self) {
-        if self.own {
-            let output = run(&self.variables, &["wipe"]);
-            if !output.status.success() {
-                eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-            }
+        let output = run(&self.0, &["wipe"]);
+        if !output.status.success() {
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
         }
     }
 }
@@ -252,23 +266,9 @@ pub struct Post {
 
 impl Post {
     /// A record where its key belongs.
-    pub fn keyed(topic: &common::topology::Topic, key: String, value: Vec<u8>) -> Self {
+    pub fn keyed(topic: &Topic, key: String, value: Vec<u8>) -> Self {
         let partition = partition(key.as_bytes(), topic.partitions);
         Self { topic: topic.name, partition, key: Some(key.into_bytes()), value: Some(value) }
-    }
-}
-
-impl Stack {
-    /// A command as a record.
-    pub fn creation(&self, command: &ConfirmAccountCreation) -> Post {
-        let topic = ConfirmAccountCreation::TOPIC;
-        Post::keyed(&topic, command.id.to_string(), self.creations.encode(command))
-    }
-
-    /// A command as a record.
-    pub fn transfer(&self, command: &ConfirmMoneyTransfer) -> Post {
-        let topic = ConfirmMoneyTransfer::TOPIC;
-        Post::keyed(&topic, command.id.to_string(), self.transfers.encode(command))
     }
 }
 
@@ -305,10 +305,4 @@ pub fn post(bus: &mut dyn Bus, posts: &[Post]) -> Vec<i64> {
         left.is_empty().then_some(())
     });
     offsets
-}
-
-/// Key of a letter in dead_letter.
-pub fn letter_key(topic: &str, partition: i32, offset: i64, reason: &str) -> String {
-    debug_assert_ne!(topic, DEAD_LETTER.name);
-    format!("{topic}/{partition}/{offset}: {reason}")
 }

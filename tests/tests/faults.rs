@@ -14,6 +14,10 @@ use uuid::Uuid;
 
 /// How soon after a server's return the bank must work.
 const RECOVERY: Duration = Duration::from_secs(10);
+/// How long a stop may take, with some time for the process to end.
+const STOP: Duration = Duration::from_millis(1_500);
+/// The same where a call hangs, which is given two seconds.
+const STOP_HUNG: Duration = Duration::from_secs(4);
 const PER_SECOND: usize = 2_000;
 
 /// A bank at work.
@@ -80,6 +84,45 @@ fn postgresql_restarts_under_load() {
         bank.handler.wait_ready(RECOVERY);
     }
     assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+    bank.close();
+}
+
+/// What it has decided and can't tell, the next one tells.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_handler_is_stopped_while_a_server_is_away() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[]);
+    for (part, sign) in [("kafka-1", "does not answer"), ("postgres", "starting over")] {
+        let before = bank.handler.log().matches(sign).count();
+        let fault = stack.stop(part, "TERM");
+        until("it notices", PATIENCE, || {
+            (bank.handler.log().matches(sign).count() > before).then_some(())
+        });
+        let took = bank.handler.stop();
+        assert!(took < STOP, "without {part} the stop took {took:?}");
+        fault.end();
+        bank.handler = Handler::start(&stack);
+        bank.recovers();
+    }
+    bank.close();
+}
+
+/// A call that hangs doesn't hold up the stop. The exit code says that something was left to be done.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_handler_is_stopped_while_a_server_is_frozen() {
+    let stack = Stack::shared();
+    let mut bank = Bank::open(&stack, &[]);
+    for part in ["kafka-1", "postgres"] {
+        let fault = stack.freeze(part);
+        let (end, took) = bank.handler.terminate();
+        assert!(took < STOP_HUNG, "beside a frozen {part} the stop took {took:?}");
+        assert!(matches!(end.code(), Some(0 | 75)), "{end:?}");
+        fault.end();
+        bank.handler = Handler::start(&stack);
+        bank.recovers();
+    }
     bank.close();
 }
 
@@ -167,6 +210,7 @@ fn a_broker_freezes_and_the_handler_is_started_again() {
     bank.close();
 }
 
+/// For longer than its sessions may be idle, and then for longer than a call may take.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn postgresql_freezes() {
@@ -174,11 +218,17 @@ fn postgresql_freezes() {
     let mut bank = Bank::open(&stack, &[]);
     let fault = stack.freeze("postgres");
     let since = Instant::now();
-    // Longer than any of the sessions' time-outs.
     until("the time has passed", PATIENCE, || {
         bank.ledger.read(Duration::from_millis(100));
         (since.elapsed() > Duration::from_secs(12)).then_some(())
     });
+    fault.end();
+    bank.recovers();
+    assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+
+    let fault = stack.freeze("postgres");
+    let end = bank.handler.wait_exits(1, Duration::from_secs(45));
+    assert_eq!(end.code(), Some(75), "{end:?}");
     fault.end();
     bank.recovers();
     bank.close();

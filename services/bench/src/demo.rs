@@ -114,11 +114,15 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     let letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
     let (sum_before, sum_now) = (put_in_before, sum(&after));
     let Demo { mut books, .. } = demo;
-    let mut faults = books.close(&after);
+    let mut faults = match books.unanswered() {
+        0 => books.close(&after),
+        // The bank is still at it: whatever differs now may be right in the end.
+        _ => vec!["commands are unanswered, so the books can't be compared".to_owned()],
+    };
     if letters > 0 {
         faults.push(format!("{letters} records went to dead_letter"));
     }
-    let sum_ok = sum_before + books.flow == sum_now;
+    let sum_ok = sum_before + books.flow == sum_now && books.unanswered() == 0;
     report::tell(&table(&steps));
     report::tell(&format!(
         "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\
@@ -130,7 +134,11 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         books.repeated,
         books.flow,
         sum_before + books.flow,
-        if sum_ok { "no cent is lost" } else { "MONEY WAS LOST OR MADE" },
+        match (sum_ok, books.unanswered()) {
+            (true, _) => "no cent is lost",
+            (false, 0) => "MONEY WAS LOST OR MADE",
+            (false, _) => "not known yet",
+        },
     ));
     for fault in &faults {
         report::tell(&format!("WRONG: {fault}\n"));
@@ -238,6 +246,9 @@ impl Demo {
     ) -> Result<(), Error> {
         let length = time / u32::try_from(loads.len()).unwrap_or(u32::MAX);
         for &load in loads {
+            if shutdown.requested() {
+                return Ok(());
+            }
             heartbeat.set_load(load)?;
             let (mut step, mut second) = (self.step(load), self.step(load));
             while step.started.elapsed() < length && !shutdown.requested() {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// A load counts as held while the lag grows by less than this part of it. A bank that does 98 of 100 due commands holds
 /// nothing; less is drowned in the noise of a few seconds.
 const GROWTH_MAX: f64 = 0.02;
+/// Nor does it hold while answers stay behind what was due by more than this part: half a second in a window of ten.
+const SHORT_MAX: f64 = 0.05;
 /// The lag of a bank that keeps up is 0 or 1 at low loads, whichever a look happens to see: no more than that is no growth.
 const GROWN_MIN: f64 = 2.0;
 /// A lag of this much of the load can't become a hold any more: the step is broken off.
@@ -126,9 +128,12 @@ impl Window {
         mean(true) - mean(false)
     }
 
-    /// True if the lag did not grow.
+    /// True if the lag did not grow, and as much was answered in the window as fell due in it.
     pub fn keeps_up(&self) -> bool {
-        self.growth() < GROWTH_MAX || self.grown() < GROWN_MIN
+        let due = self.seconds() * f64::from(self.schedule.per_s);
+        let short = due - self.answered_within as f64;
+        (self.growth() < GROWTH_MAX || self.grown() < GROWN_MIN)
+            && (short < due * SHORT_MAX || short < GROWN_MIN)
     }
 
     /// The largest lag seen in the window.
@@ -143,16 +148,20 @@ mod tests {
 
     /// A bank that answers `capacity` per second in order, each `delay_ms` after it was due at the earliest.
     fn simulate(per_s: u32, capacity: u32, delay_ms: u64) -> Window {
+        simulate_able(per_s, delay_ms, |ms| ms * u64::from(capacity) / 1000)
+    }
+
+    /// The same, but it is `able` to have answered that many after so many milliseconds.
+    fn simulate_able(per_s: u32, delay_ms: u64, able: impl Fn(u64) -> u64) -> Window {
         let start = Instant::now();
         let schedule = Schedule::new(start, per_s, Duration::from_secs(9));
         let mut window = Window::new(schedule, Duration::from_secs(1));
         let mut next = 0;
         for ms in 0..12_000u64 {
             let now = start + Duration::from_millis(ms);
-            let able = ms * u64::from(capacity) / 1000;
             let ripe =
                 schedule.due_by(now.checked_sub(Duration::from_millis(delay_ms)).unwrap_or(start));
-            while next < ripe.min(able) {
+            while next < ripe.min(able(ms)) {
                 window.answered(next, now);
                 next += 1;
             }
@@ -181,6 +190,17 @@ mod tests {
             assert!(!window.keeps_up());
         }
         assert!(simulate(1000, 990, 0).keeps_up(), "a hundredth is within the noise");
+    }
+
+    #[test]
+    fn what_was_lost_to_a_stall_must_be_made_good_within_the_window() {
+        // Nothing for 600 ms, and then just as much as falls due: the lag stays and does not grow.
+        let stalled = |ms: u64| if ms < 1000 { ms } else { ms.max(1600) - 600 };
+        let window = simulate_able(1000, 0, stalled);
+        assert!(window.growth() < GROWTH_MAX && !window.keeps_up());
+        // Here it catches up.
+        let recovers = |ms: u64| if (1000..1600).contains(&ms) { 1000 } else { ms };
+        assert!(simulate_able(1000, 0, recovers).keeps_up());
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL, TRANSACT
 /// `TRANSACTION_RECORDS`: commands per transaction.
 const TRANSACTION_RECORDS: Variable = Variable::new(
     "TRANSACTION_RECORDS",
-    "2000",
+    "1000",
     "most commands decided in one database transaction, 1 to 10000; more is faster and takes more memory",
 );
 

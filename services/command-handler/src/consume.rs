@@ -51,7 +51,7 @@ impl Worker {
             let started = Instant::now();
             match self.own_and_serve::<D>(&mut publisher, ready) {
                 Ok(()) => {}
-                Err(err) if err.is_retryable() => {
+                Err(err) if err.is_retryable() && !publisher.has_failed() => {
                     ready(false);
                     if started.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
@@ -60,12 +60,20 @@ impl Worker {
                     self.shutdown.wait(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
+                // Kafka did not take the last batch in time.
+                Err(err) if err.is_retryable() && self.shutdown.requested() => {
+                    log::warn!(topic, error:% = Chain(&err); "stopping");
+                }
                 Err(err) => return Err(err),
             }
         }
-        if !publisher.flush(Some(Instant::now() + LAST_BATCH))? {
-            log::warn!(topic; "stopped before the last batch was told: it will be after the next start");
+        match publisher.flush(Some(Instant::now() + LAST_BATCH)) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(err) if err.is_retryable() => log::warn!(topic, error:% = Chain(&err); "stopping"),
+            Err(err) => return Err(err),
         }
+        log::warn!(topic; "stopped before the last batch was told: it will be after the next start");
         Ok(())
     }
 
@@ -142,7 +150,7 @@ fn decide<D: Desk>(
     let started = Instant::now();
     let Batch { commands, letters, positions } = batch;
     // Only dead letters: nothing to ask the database.
-    let outcomes = if commands.is_empty() { Vec::new() } else { D::decide(session, &commands)? };
+    let outcomes = if commands.is_empty() { Vec::new() } else { D::decide(session, commands)? };
     let confirmed = outcomes.iter().filter(|outcome| D::confirmed(outcome)).count();
     metrics::decided(topic, confirmed, outcomes.len() - confirmed, letters.len());
     metrics::took(topic, "decide", started.elapsed());

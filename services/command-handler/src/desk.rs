@@ -35,7 +35,7 @@ pub trait Desk: Sized + Send + 'static {
     /// Nothing was written.
     fn decide(
         session: &mut Session,
-        commands: &[Self::Command],
+        commands: Vec<Self::Command>,
     ) -> Result<Vec<Self::Outcome>, Error>;
 
     /// True if the bank said yes.
@@ -67,9 +67,9 @@ impl Desk for AccountDesk {
 
     fn decide(
         session: &mut Session,
-        commands: &[ConfirmAccountCreation],
+        commands: Vec<ConfirmAccountCreation>,
     ) -> Result<Vec<Creation>, Error> {
-        session.open_accounts(commands)
+        session.open_accounts(&commands)
     }
 
     fn confirmed(outcome: &Creation) -> bool {
@@ -121,7 +121,7 @@ impl Desk for TransferDesk {
 
     fn decide(
         session: &mut Session,
-        commands: &[ConfirmMoneyTransfer],
+        commands: Vec<ConfirmMoneyTransfer>,
     ) -> Result<Vec<Transfer>, Error> {
         session.transfer(commands)
     }

@@ -36,6 +36,7 @@ pub struct Publisher<O> {
     work: Sender<Decided<O>>,
     done: Receiver<Result<(), Error>>,
     in_flight: usize,
+    failed: bool,
 }
 
 impl<O: Send + 'static> Publisher<O> {
@@ -57,7 +58,7 @@ impl<O: Send + 'static> Publisher<O> {
             .name(format!("out-{}", D::Command::TOPIC.name))
             .spawn(move || teller.run(&inbox, &outbox))
             .expect("a thread can be started: the service has a handful");
-        Self { work, done, in_flight: 0 }
+        Self { work, done, in_flight: 0, failed: false }
     }
 
     /// Hands over a batch, once there is room; `waiting` is called each second until then.
@@ -75,10 +76,15 @@ impl<O: Send + 'static> Publisher<O> {
             }
         }
         self.in_flight += 1;
-        self.work
-            .send(decided)
-            .expect("the thread ends only after an error, which one_done has returned");
+        // A thread that has ended has left its error, which comes next.
+        let _ = self.work.send(decided);
         Ok(())
+    }
+
+    /// True after an error of the publishing: nothing more is told. A later batch must not be, for its offsets would move past
+    /// those of the one that failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Waits until all that was handed over is told and its offsets are committed, or until `deadline`; true if it is.
@@ -87,6 +93,9 @@ impl<O: Send + 'static> Publisher<O> {
     /// What stopped the publishing for good.
     pub fn flush(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
         while self.in_flight > 0 {
+            if self.failed {
+                return Ok(false);
+            }
             let wait = deadline.map_or(Duration::from_secs(1), |deadline| {
                 deadline.saturating_duration_since(Instant::now())
             });
@@ -101,11 +110,14 @@ impl<O: Send + 'static> Publisher<O> {
         match self.done.recv_timeout(wait) {
             Ok(done) => {
                 self.in_flight -= 1;
+                self.failed = done.is_err();
                 done.map(|()| true)
             }
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => {
-                unreachable!("the thread sends its error before it ends")
+                unreachable!(
+                    "the thread sends its error before it ends, and after that nobody waits"
+                )
             }
         }
     }

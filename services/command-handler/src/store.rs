@@ -6,22 +6,24 @@
 use crate::domain::{self, Account, Accounts, Change, Changes};
 use crate::error::Error;
 use crate::failpoint::{self, Point};
+use common::database::{self, Ownership};
 use common::iban;
 use common::money::Cents;
 use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use common::shutdown::Shutdown;
 use common::topology::Topic;
-use common::watchdog::{self, Watch};
-use postgres::{Client, NoTls, Row, Statement, Transaction};
+use postgres::{Client, Row, Statement, Transaction};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// The migrations, in order; version n is the n-th.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
+
+/// Its name in PostgreSQL, and of the lock on the migrations.
+const SERVICE: &str = "command-handler";
 
 /// Settings of each connection.
 /// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open: the idle time-outs end its session, and
@@ -31,12 +33,6 @@ const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
 const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s \
      -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
      -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
-
-/// How long the server may take for a call, past its own time-outs.
-const CALL: Duration = Duration::from_secs(30);
-
-/// The object key of the lock that every member of a topic shares; partitions count from 0.
-const MEMBERS: i32 = -1;
 
 /// Outcome of a command to open an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,68 +82,24 @@ pub struct Moved {
 ///
 /// # Errors
 /// The database can't be reached, or is of a newer version.
-pub fn migrate(database: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
-    let _watch = watch(shutdown, "migrate the database");
-    let mut client = connect(database)?;
-    let mut transaction = client.transaction().map_err(step("begin"))?;
-    transaction
-        .batch_execute(
-            "SELECT pg_advisory_xact_lock(hashtext('command-handler/migrations'));
-             CREATE TABLE IF NOT EXISTS migration (
-                 version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
-        )
-        .map_err(step("lock the migrations"))?;
-    let version: i32 = transaction
-        .query_one("SELECT coalesce(max(version), 0) FROM migration", &[])
-        .map_err(step("read the version of the database"))?
-        .get(0);
-    let done = usize::try_from(version).unwrap_or(0);
-    if done > MIGRATIONS.len() {
-        return Err(Error::Foreign(format!(
-            "the database is of version {version}, this program knows {}: start a newer one",
-            MIGRATIONS.len()
-        )));
-    }
-    for (version, sql) in (1i32..).zip(MIGRATIONS).skip(done) {
-        transaction.batch_execute(sql).map_err(step("migrate the database"))?;
-        transaction
-            .execute("INSERT INTO migration (version) VALUES ($1)", &[&version])
-            .map_err(step("migrate the database"))?;
-        log::info!(version; "database migrated");
-    }
-    transaction.commit().map_err(step("migrate the database"))
+pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
+    let _watch = database::watch(shutdown, "migrate the database");
+    Ok(database::migrate(&mut connect(config)?, SERVICE, &MIGRATIONS)?)
 }
 
 /// Says what failed.
 fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
-    move |source| Error::Database { step, source }
+    move |source| database::step(step)(source).into()
 }
 
-/// A server that is connected and silent would hold this thread for ever.
-fn watch(shutdown: &Shutdown, step: &str) -> Watch {
-    watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
-}
-
-fn connect(database: &postgres::Config) -> Result<Client, Error> {
-    let options = match database.get_options() {
-        Some(own) => format!("{SETTINGS} {own}"),
-        None => SETTINGS.to_owned(),
-    };
-    database
-        .clone()
-        .options(&options)
-        .application_name("command-handler")
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_user_timeout(Duration::from_secs(10))
-        .connect(NoTls)
-        .map_err(step("connect to the database"))
+fn connect(config: &postgres::Config) -> Result<Client, Error> {
+    Ok(database::connect(config, SERVICE, SETTINGS)?)
 }
 
 /// A connection that owns partitions of one topic.
 pub struct Session {
     client: Client,
-    topic: Topic,
-    owned: BTreeSet<i32>,
+    ownership: Ownership,
     statements: Statements,
     shutdown: Shutdown,
 }
@@ -158,77 +110,44 @@ impl Session {
     /// # Errors
     /// The database can't be reached.
     pub fn open(
-        database: &postgres::Config,
+        config: &postgres::Config,
         topic: Topic,
         shutdown: &Shutdown,
     ) -> Result<Self, Error> {
-        let _watch = watch(shutdown, "connect");
-        let mut client = connect(database)?;
+        let _watch = database::watch(shutdown, "connect");
+        let mut client = connect(config)?;
         let statements = Statements::prepare(&mut client)?;
-        client
-            .execute(&statements.join, &[&topic.name, &MEMBERS])
-            .map_err(step("join the members of the topic"))?;
-        Ok(Self { client, topic, owned: BTreeSet::new(), statements, shutdown: shutdown.clone() })
+        let ownership = Ownership::join(&mut client, topic, shutdown)?;
+        Ok(Self { client, ownership, statements, shutdown: shutdown.clone() })
     }
 
     /// The partitions this session owns.
     pub fn owned(&self) -> &BTreeSet<i32> {
-        &self.owned
+        self.ownership.owned()
     }
 
-    /// How many partitions this session should own: an equal share of all, rounded up. Also a sign of life.
+    /// See [`Ownership::share`].
     ///
     /// # Errors
     /// The session is lost.
     pub fn share(&mut self) -> Result<usize, Error> {
-        let _watch = watch(&self.shutdown, "count the members of the topic");
-        let members: i64 = self
-            .client
-            .query_one(&self.statements.members, &[&self.topic.name, &MEMBERS])
-            .map_err(step("count the members of the topic"))?
-            .get(0);
-        let partitions = usize::try_from(self.topic.partitions).unwrap_or(0);
-        Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
+        Ok(self.ownership.share(&mut self.client)?)
     }
 
-    /// Takes partitions that nobody owns until `share` are owned.
+    /// See [`Ownership::claim`].
     ///
     /// # Errors
     /// The session is lost.
     pub fn claim(&mut self, share: usize) -> Result<(), Error> {
-        let _watch = watch(&self.shutdown, "claim partitions");
-        for partition in 0..self.topic.partitions {
-            if self.owned.len() >= share {
-                break;
-            }
-            if self.owned.contains(&partition) {
-                continue;
-            }
-            let claimed: bool = self
-                .client
-                .query_one(&self.statements.claim, &[&self.topic.name, &partition])
-                .map_err(step("claim a partition"))?
-                .get(0);
-            if claimed {
-                self.owned.insert(partition);
-            }
-        }
-        Ok(())
+        Ok(self.ownership.claim(&mut self.client, share)?)
     }
 
-    /// Gives back partitions until `share` are owned. The caller has finished all work on them.
+    /// See [`Ownership::release`].
     ///
     /// # Errors
     /// The session is lost.
     pub fn release(&mut self, share: usize) -> Result<(), Error> {
-        let _watch = watch(&self.shutdown, "release partitions");
-        while self.owned.len() > share {
-            let Some(partition) = self.owned.pop_last() else { break };
-            self.client
-                .execute(&self.statements.release, &[&self.topic.name, &partition])
-                .map_err(step("release a partition"))?;
-        }
-        Ok(())
+        Ok(self.ownership.release(&mut self.client, share)?)
     }
 
     /// Opens accounts: one transaction, one outcome for each command, in order. Known ids get their first outcome again.
@@ -240,7 +159,7 @@ impl Session {
         commands: &[ConfirmAccountCreation],
     ) -> Result<Vec<Creation>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
-        let _watch = watch(&self.shutdown, "decide a batch");
+        let _watch = database::watch(&self.shutdown, "decide a batch");
         let (mut transaction, statements) = self.begin()?;
         let mut outcomes: HashMap<Uuid, Creation> = transaction
             .query(&statements.creations, &[&ids])
@@ -305,11 +224,14 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was written.
-    pub fn transfer(&mut self, commands: &[ConfirmMoneyTransfer]) -> Result<Vec<Transfer>, Error> {
+    pub fn transfer(
+        &mut self,
+        commands: Vec<ConfirmMoneyTransfer>,
+    ) -> Result<Vec<Transfer>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
-        let _watch = watch(&self.shutdown, "decide a batch");
+        let _watch = database::watch(&self.shutdown, "decide a batch");
         let (mut transaction, statements) = self.begin()?;
-        let mut outcomes: HashMap<Uuid, Transfer> = transaction
+        let known: HashMap<Uuid, Transfer> = transaction
             .query(&statements.transfers, &[&ids])
             .map_err(step("find the transfers made before"))?
             .iter()
@@ -319,22 +241,27 @@ impl Session {
             })
             .collect();
 
-        let new = first_of_each(commands, |command| command.id, &outcomes);
-        if !new.is_empty() {
-            let mut accounts = lock_accounts(&mut transaction, statements, &new)?;
-            let before: HashMap<String, i64> =
-                accounts.iter().map(|(iban, account)| (iban.clone(), account.sequence)).collect();
-            for command in &new {
-                outcomes.insert(command.id, decide(command, &mut accounts));
-            }
-            accounts.retain(|iban, account| before[iban] != account.sequence);
-            store_accounts(&mut transaction, statements, &accounts)?;
-            let rows: Vec<&Transfer> = new.iter().map(|command| &outcomes[&command.id]).collect();
-            store_transfers(&mut transaction, statements, &rows)?;
+        let new = commands.iter().filter(|command| !known.contains_key(&command.id));
+        let mut accounts = lock_accounts(&mut transaction, statements, new)?;
+        let mut decided: HashMap<Uuid, usize> = HashMap::with_capacity(commands.len());
+        let mut outcomes: Vec<Transfer> = Vec::with_capacity(commands.len());
+        for command in commands {
+            let outcome = match (known.get(&command.id), decided.get(&command.id)) {
+                (Some(outcome), _) => outcome.clone(),
+                (None, Some(&first)) => outcomes[first].clone(),
+                (None, None) => {
+                    decided.insert(command.id, outcomes.len());
+                    decide(command, &mut accounts)
+                }
+            };
+            outcomes.push(outcome);
         }
+        let rows: Vec<&Transfer> = decided.values().map(|&at| &outcomes[at]).collect();
+        store_accounts(&mut transaction, statements, &accounts, &rows)?;
+        store_transfers(&mut transaction, statements, &rows)?;
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
-        Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
+        Ok(outcomes)
     }
 
     fn begin(&mut self) -> Result<(Transaction<'_>, &Statements), Error> {
@@ -362,12 +289,12 @@ fn all_stored(stored: u64, wanted: usize) -> Result<(), Error> {
 }
 
 /// Locks the accounts that `commands` name, in iban order, so that two handlers never wait for each other in a ring.
-fn lock_accounts(
+fn lock_accounts<'a>(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
-    commands: &[&ConfirmMoneyTransfer],
+    commands: impl Iterator<Item = &'a ConfirmMoneyTransfer>,
 ) -> Result<Accounts, Error> {
-    let sides = commands.iter().flat_map(|command| [command.from.as_str(), command.to.as_str()]);
+    let sides = commands.flat_map(|command| [command.from.as_str(), command.to.as_str()]);
     let ibans: BTreeSet<&str> = sides.filter(|side| iban::is_well_formed(side)).collect();
     let ibans: Vec<&str> = ibans.into_iter().collect();
     let rows =
@@ -381,13 +308,13 @@ fn lock_accounts(
     Ok(rows.iter().map(|row| (row.get(0), account(row))).collect())
 }
 
-fn decide(command: &ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
-    let result = match domain::transfer(command, accounts) {
+fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
+    let result = match domain::transfer(&command, accounts) {
         Ok(changes) => Ok(Moved {
             amount: command.amount,
-            from: command.from.clone(),
-            to: command.to.clone(),
-            description: command.description.clone(),
+            from: command.from,
+            to: command.to,
+            description: command.description,
             changes,
         }),
         Err(rejection) => Err(Cow::Borrowed(rejection.reason())),
@@ -395,24 +322,33 @@ fn decide(command: &ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
     Transfer { id: command.id, result }
 }
 
+/// Writes the accounts that `transfers` changed.
 fn store_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     accounts: &Accounts,
+    transfers: &[&Transfer],
 ) -> Result<(), Error> {
-    let ibans: Vec<&str> = accounts.keys().map(String::as_str).collect();
-    let balances: Vec<i64> = accounts.values().map(|account| account.balance.get()).collect();
-    let sequences: Vec<i64> = accounts.values().map(|account| account.sequence).collect();
+    let moved = transfers.iter().filter_map(|transfer| transfer.result.as_ref().ok());
+    let sides = moved.flat_map(|moved| {
+        let Changes { from, to } = &moved.changes;
+        [from.map(|_| moved.from.as_str()), to.map(|_| moved.to.as_str())]
+    });
+    let changed: BTreeSet<&str> = sides.flatten().collect();
+    let ibans: Vec<&str> = changed.into_iter().collect();
+    let balances: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
+    let sequences: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
     let stored = transaction
         .execute(&statements.store_accounts, &[&ibans, &balances, &sequences])
         .map_err(step("store balances"))?;
-    if usize::try_from(stored) == Ok(accounts.len()) {
+    if usize::try_from(stored) == Ok(ibans.len()) {
         Ok(())
     } else {
-        Err(Error::Foreign(format!(
+        Err(database::Error::Foreign(format!(
             "{stored} of {} locked accounts could be stored",
-            accounts.len()
-        )))
+            ibans.len()
+        ))
+        .into())
     }
 }
 
@@ -482,7 +418,11 @@ fn creation(row: &Row) -> Result<Creation, Error> {
     let a_type = match a_type {
         "AUTO" => Atype::Auto,
         "MANUAL" => Atype::Manual,
-        other => return Err(Error::Foreign(format!("account_creation has a_type {other:?}"))),
+        other => {
+            return Err(
+                database::Error::Foreign(format!("account_creation has a_type {other:?}")).into()
+            );
+        }
     };
     let reason: Option<String> = row.get(4);
     let result = match reason {
@@ -501,10 +441,6 @@ const fn a_type_text(a_type: Atype) -> &'static str {
 
 /// The statements of a session, prepared once. Each takes arrays: a batch costs a constant number of round trips.
 struct Statements {
-    join: Statement,
-    members: Statement,
-    claim: Statement,
-    release: Statement,
     creations: Statement,
     open_accounts: Statement,
     store_creations: Statement,
@@ -518,15 +454,6 @@ impl Statements {
     fn prepare(client: &mut Client) -> Result<Self, Error> {
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
         Ok(Self {
-            join: prepare("SELECT pg_advisory_lock_shared(hashtext($1), $2)")?,
-            members: prepare(
-                "SELECT count(*) FROM pg_locks
-                 WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
-                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                   AND classid = hashtext($1)::oid AND objid = $2::int4::oid",
-            )?,
-            claim: prepare("SELECT pg_try_advisory_lock(hashtext($1), $2)")?,
-            release: prepare("SELECT pg_advisory_unlock(hashtext($1), $2)")?,
             creations: prepare(
                 "SELECT creation.id, a_type, iban, account.token, reason
                  FROM account_creation AS creation LEFT JOIN account USING (iban) WHERE creation.id = ANY($1)",
@@ -608,7 +535,11 @@ mod tests {
             let deposits: Vec<_> =
                 opened.iter().map(|account| order(cents, CASH, "", &account.iban)).collect();
             assert!(
-                session.transfer(&deposits).unwrap().iter().all(|outcome| outcome.result.is_ok())
+                session
+                    .transfer(deposits.clone())
+                    .unwrap()
+                    .iter()
+                    .all(|outcome| outcome.result.is_ok())
             );
             opened
         }
@@ -694,7 +625,7 @@ mod tests {
         ];
         // The same id twice in one batch, the second time with another amount: the first one counts.
         batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
-        let first = session.transfer(&batch).unwrap();
+        let first = session.transfer(batch.clone()).unwrap();
         assert_eq!(first[0], first[4]);
         assert_eq!(first[1].result, Err(Cow::Borrowed("insufficient funds")));
         let moved = first[0].result.as_ref().unwrap();
@@ -702,9 +633,9 @@ mod tests {
         assert_eq!(moved.changes.to, Some(Change { balance: Cents::new(1600), sequence: 2 }));
         let sum = database.sum();
         assert_eq!(sum, COMPANY_CENTS + 2000 - 7);
-        assert_eq!(session.transfer(&batch).unwrap(), first);
+        assert_eq!(session.transfer(batch.clone()).unwrap(), first);
         batch.reverse();
-        let mut reversed = session.transfer(&batch).unwrap();
+        let mut reversed = session.transfer(batch.clone()).unwrap();
         reversed.reverse();
         assert_eq!(reversed, first);
         assert_eq!(database.sum(), sum);
@@ -735,7 +666,7 @@ mod tests {
                 let handler = |command: ConfirmMoneyTransfer| {
                     let mut session = database.session(CONFIRM_MONEY_TRANSFER);
                     move || loop {
-                        match session.transfer(std::slice::from_ref(&command)) {
+                        match session.transfer(vec![command.clone()]) {
                             Ok(mut outcomes) => return outcomes.remove(0),
                             Err(err) => assert!(err.is_retryable(), "{err}"),
                         }
@@ -749,7 +680,7 @@ mod tests {
         }
         let mut session = database.session(CONFIRM_MONEY_TRANSFER);
         let last = session
-            .transfer(&[order(1, &b.iban, &b.token, CASH)])
+            .transfer(vec![order(1, &b.iban, &b.token, CASH)])
             .unwrap()
             .remove(0)
             .result
@@ -836,7 +767,7 @@ mod tests {
                  WHERE pid <> pg_backend_pid() AND datname = current_database()",
             )
             .unwrap();
-        let err = session.transfer(&[order(1, CASH, "", &a.iban)]).unwrap_err();
+        let err = session.transfer(vec![order(1, CASH, "", &a.iban)]).unwrap_err();
         assert!(err.is_retryable(), "{err}");
         assert_eq!(database.sum(), COMPANY_CENTS + 1000);
     }
