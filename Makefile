@@ -8,9 +8,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888
+TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
+	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888
+# Of the static binaries and images: amd64, arm64, armv7, or several of them.
+ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe
+.PHONY: help build lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe \
+	binaries images verify-reproducible test-images compare
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -23,7 +28,7 @@ lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
-	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh .ci/run
+	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
@@ -73,3 +78,30 @@ demo: ## about a minute of the bank at work (DEMO_S), with the check that no cen
 
 bench-probe: ## latency and throughput of transfers, single against batched
 	@$(STACK) with bench probe
+
+binaries: ## static binaries in dist/ARCH; ARCH=arm64, armv7 or several
+	@$(STACK) prerequisites static
+	@images/binaries.sh $(ARCH)
+
+images: binaries ## an image of each of them, and their sizes
+	@images/images.sh $(ARCH)
+
+verify-reproducible: ## builds what is committed twice and compares
+	@$(STACK) prerequisites static
+	@images/verify-reproducible.sh $(firstword $(ARCH))
+
+test-images: ## the arm64 binaries in an emulator and all images at work, on a stack of their own
+	@$(STACK) prerequisites static images
+	@images/binaries.sh amd64 arm64
+	@images/images.sh amd64 arm64
+	@$(TEST_IMAGES) $(STACK) wipe
+	@$(TEST_IMAGES) $(STACK) build
+	@$(TEST_IMAGES) $(STACK) with --servers-only images/engine.sh images/test.sh
+
+compare: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
+	@$(STACK) prerequisites static images
+	@images/binaries.sh $(ARCH)
+	@images/images.sh $(ARCH)
+	@$(TEST_IMAGES) $(STACK) wipe
+	@$(TEST_IMAGES) $(STACK) build
+	@$(TEST_IMAGES) $(STACK) with --servers-only images/engine.sh images/compare.py $(ARCH)

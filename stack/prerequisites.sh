@@ -4,7 +4,7 @@
 # rustup puts its programs where not every shell looks.
 PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
-# prerequisites [servers] [build] [lint] [test]: for what the caller is about to do; without a word for all of it.
+# prerequisites [servers] [build] [lint] [test] [static] [images]: for what the caller is about to do; without a word for all of it.
 prerequisites() {
   lock
   find_missing "${@:-servers build lint test}"
@@ -58,6 +58,24 @@ find_missing_test() {
   # A client that shares no code with the bank is written in it.
   python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' &>/dev/null ||
     lacks "Python 3.10 or later with venv" python3-venv
+}
+
+# For static binaries: rustup's musl target, or a way to build its standard library (images/binaries.sh).
+find_missing_static() {
+  find_missing_build
+  has python3 || lacks "Python 3.11 or later" python3
+  compgen -G "$(rustc --print target-libdir --target "$(uname -m)-unknown-linux-musl" 2>/dev/null)/libstd-*.rlib" >/dev/null ||
+    compgen -G "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/std" >/dev/null ||
+    [[ -f /usr/lib/rustlib/src/rust/library/std/Cargo.toml && -x /usr/bin/cargo ]] ||
+    lacks "rustup's musl target (rustup target add $(uname -m)-unknown-linux-musl)" rustc-web cargo-web rust-web-src
+  compgen -G "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/*/bin/rust-lld" >/dev/null || has ld.lld || has ld.lld-16 ||
+    lacks "LLVM's linker (ld.lld)" lld-16
+}
+
+# To try images: an engine and an emulator.
+find_missing_images() {
+  docker version &>/dev/null || has dockerd || lacks "a Docker engine" docker.io
+  has qemu-aarch64-static || has qemu-aarch64 || lacks "an emulator of arm64 (qemu-aarch64)" qemu-user-static
 }
 
 # lacks WORDS PACKAGE...

@@ -21,3 +21,8 @@ pub mod log;
 pub mod service;
 pub mod shutdown;
 pub mod watchdog;
+
+// With musl's own, two busy threads do less than one: docs/decisions/0007-allocator.md.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: allocator::PerThread = allocator::PerThread;

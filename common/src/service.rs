@@ -45,11 +45,33 @@ pub struct Start<'a> {
 /// Exit codes: what `run` says, 2 for a wrong environment or argument, 1 for any other error.
 pub fn main(service: &Service) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let lookup = |name: &str| std::env::var(name).ok();
-    match start(service, &args, &lookup) {
+    run(service, &args)
+}
+
+/// The same with these arguments, for a binary that holds several services.
+pub fn run(service: &Service, args: &[String]) -> ExitCode {
+    exit_code(service.name, start(service, args, &lookup))
+}
+
+/// Asks whatever service runs on this machine's `HEALTH_PORT` whether it is ready, for `program`: exit code 0, else 1.
+pub fn healthcheck(program: &str) -> ExitCode {
+    exit_code(program, check(&Env::new(&lookup)))
+}
+
+/// Prints an answer of `program`, as `--help` asks for one; exit code 0 if that worked.
+pub fn answer(program: &str, text: &str) -> ExitCode {
+    exit_code(program, print(text))
+}
+
+fn lookup(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn exit_code(program: &str, result: Result<ExitCode, BoxError>) -> ExitCode {
+    match result {
         Ok(code) => code,
         Err(err) => {
-            eprintln!("{}: {}", service.name, Chain(&*err));
+            eprintln!("{program}: {}", Chain(&*err));
             if caused_by_environment(&*err) {
                 ExitCode::from(EXIT_USAGE)
             } else {
@@ -72,7 +94,7 @@ fn start(
             "--version" | "-V" => {
                 return print(&format!("{} {}\n", service.name, env!("CARGO_PKG_VERSION")));
             }
-            "healthcheck" => return Ok(health::check(env.number(&HEALTH_PORT, 1..=u16::MAX)?)),
+            "healthcheck" => return check(&env),
             other => match service.flags.iter().find(|(flag, _)| *flag == other) {
                 Some((flag, _)) => flags.push(*flag),
                 None => {
@@ -89,6 +111,10 @@ fn start(
     stop_on_panic();
     let shutdown = Shutdown::on_signals()?;
     (service.run)(&Start { env, shutdown, flags })
+}
+
+fn check(env: &Env<'_>) -> Result<ExitCode, BoxError> {
+    Ok(health::check(env.number(&HEALTH_PORT, 1..=u16::MAX)?))
 }
 
 /// A thread that panics takes the process with it: half a service would look alive and do nothing. Started again, it goes

@@ -1,0 +1,312 @@
+#!/usr/bin/env python3
+"""compare.py ARCH...: measures images and services on this machine and writes docs/footprint.md, .json and .svg.
+
+Needs dist/ (make images), a Docker engine (engine.sh) and the servers of the stack in whose environment it is run: `make compare`.
+ARCH are those whose sizes are told; what runs is this machine's.
+"""
+
+import http.client
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+RUNS = 20
+COMMANDS = 100_000
+LOAD_PER_S = 5_000
+NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "armv7")
+
+
+def say(text):
+    print(f"compare: {text}", file=sys.stderr)
+
+
+def run(*command, **options):
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout.strip()
+
+
+def port(url):
+    return int(url.rsplit(":", 1)[1])
+
+
+def health_port(service):
+    return port(os.environ[service.upper().replace("-", "_") + "_HEALTH_URL"])
+
+
+def environment(service):
+    it = os.environ
+    made = {
+        "KAFKA_BROKERS": it["KAFKA_BROKERS"],
+        "SCHEMA_REGISTRY_URL": it["SCHEMA_REGISTRY_URL"],
+        "DATABASE_URL": it["BALANCE_DATABASE_URL"],
+        "CONTROL_PORT": str(port(it["HEARTBEAT_URL"])),
+    }
+    if service != "synchronizer":
+        made["HEALTH_PORT"] = str(health_port(service))
+    return made
+
+
+def answers(service, path, since):
+    """Milliseconds from `since` until the service answers 200 at `path`."""
+    deadline = since + 30
+    while time.monotonic() < deadline:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", health_port(service), timeout=5)
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return (time.monotonic() - since) * 1000
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.0002)
+    sys.exit(f"compare: {service} does not answer at {path}")
+
+
+def median(values):
+    return round(statistics.median(values), 2)
+
+
+def start_process(service):
+    """Milliseconds until it answers at all, which is its own part, and until it is ready."""
+    since = time.monotonic()
+    process = subprocess.Popen(
+        [f"dist/{NATIVE}/{service}"], env=environment(service), stderr=subprocess.DEVNULL
+    )
+    own = answers(service, "/healthz", since)
+    ready = answers(service, "/readyz", since)
+    process.terminate()
+    if process.wait(10) != 0:
+        sys.exit(f"compare: {service} exited with {process.returncode} after SIGTERM")
+    return own, ready
+
+
+def docker_run(service, *options):
+    command = ["docker", "run", "--network", "host", "--memory", "16m", "--read-only", "--cap-drop", "ALL"]
+    for name, value in environment(service).items():
+        command += ["--env", f"{name}={value}"]
+    return [*command, *options, f"scratchbank/{service}:{VERSION}"]
+
+
+def start_container(service):
+    since = time.monotonic()
+    container = run(*docker_run(service, "--detach"))
+    ready = answers(service, "/readyz", since)
+    run("docker", "stop", container)
+    run("docker", "rm", container)
+    return ready
+
+
+def empty_container():
+    """Milliseconds for a container that does nothing: the engine's own time."""
+    since = time.monotonic()
+    run("docker", "run", "--rm", "--network", "host", f"scratchbank/edge:{VERSION}", "--version")
+    return (time.monotonic() - since) * 1000
+
+
+def status(container):
+    pid = run("docker", "inspect", "--format", "{{.State.Pid}}", container)
+    with open(f"/proc/{pid}/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    mib = {key: round(int(fields[key].split()[0]) / 1024, 2) for key in ("VmRSS", "VmHWM")}
+    return mib["VmRSS"], mib["VmHWM"], int(fields["Threads"])
+
+
+def sizes(archs):
+    found = {}
+    for arch in archs:
+        with open(f"dist/{arch}/SHA256SUMS") as sums:
+            for line in sums:
+                name = line.split()[1]
+                archive = f"dist/images/{name}-{arch}.tar"
+                listing = run("tar", "-tvf", archive)
+                blobs = [int(line.split()[2]) for line in listing.splitlines() if "blobs/" in line]
+                size = os.path.getsize(f"dist/{arch}/{name}")
+                found.setdefault(name, {})[arch] = {"bytes": size, "compressed": max(blobs), "binary": size}
+    return found
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = re.search(r"model name\s*: (.*)", file.read())
+    with open("/proc/meminfo") as file:
+        memory = int(file.readline().split()[1]) / (1 << 20)
+    return f"{os.cpu_count()} x {model[1] if model else platform.machine()}, {memory:.0f} GiB, Linux {platform.release()}"
+
+
+def chart(talk, ours):
+    """Three panels of bars on logarithmic scales."""
+    panels = [
+        ("image, MB", "image_mb", ours["image_mb"]),
+        ("start until ready, ms", "start_ms", ours["start_ms"]),
+        ("memory of the handler under load, MiB", "memory_mib", ours["memory_mib"]),
+    ]
+    rows, width, bar, panel_height = len(talk) + 1, 860, 18, 30 + 24 * (len(talk) + 1) + 18
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {40 + panel_height * len(panels)}" '
+        'font-family="sans-serif" font-size="13">',
+        "<title>Command handlers of the talk and of scratchbank</title>",
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        '<text x="12" y="24" font-size="16">Command handlers of the talk (2019, another machine) and of scratchbank; '
+        "logarithmic scales</text>",
+    ]
+    from math import log10
+
+    for index, (title, key, own) in enumerate(panels):
+        top = 40 + index * panel_height
+        values = [(it["name"], it[key], "#9aa5b1") for it in talk] + [("scratchbank", own, "#c2410c")]
+        low = 10 ** int(log10(min(value for _, value, _ in values)) - 1)
+        high = max(value for _, value, _ in values)
+        out.append(f'<text x="12" y="{top + 18}" font-weight="bold">{title}</text>')
+        for row, (name, value, colour) in enumerate(values):
+            y = top + 28 + row * 24
+            length = (width - 330) * log10(value / low) / log10(high / low)
+            out.append(f'<text x="200" y="{y + 14}" text-anchor="end">{name}</text>')
+            out.append(f'<rect x="210" y="{y}" width="{length:.1f}" height="{bar}" fill="{colour}"/>')
+            out.append(f'<text x="{216 + length:.1f}" y="{y + 14}">{value:g}</text>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def page(result, talk):
+    lines = [
+        "# Footprint",
+        "",
+        f"Written by `make compare`: commit {result['commit']}, {result['machine']}, {result['date']}. "
+        f"[footprint.json](footprint.json) has the same figures.",
+        "",
+        "![Image, start and memory beside the talk's](footprint.svg)",
+        "",
+        "## Beside the talk",
+        "",
+        f"The talk's figures: {talk['source']}. {talk['conditions']} Another machine and another year: only sizes "
+        "compare exactly.",
+        "",
+        "| command-handler | image, MB | start, ms | memory, MiB | highest load, messages/s |",
+        "|---|---|---|---|---|",
+    ]
+    for it in talk["implementations"]:
+        lines.append(
+            f"| {it['name']} | {it['image_mb']} | {it['start_ms']} | {it['memory_mib']} | {it['highest_load_per_s']} |"
+        )
+    ours = result["ours"]
+    lines += [
+        f"| scratchbank | {ours['image_mb']} | {ours['start_ms']} | {ours['memory_mib']} | `make bench-probe` |",
+        "",
+        "Start is the process until ready (Kafka and PostgreSQL up), memory the most resident at "
+        f"{LOAD_PER_S} beats/s.",
+        "",
+        "## Size",
+        "",
+        "An image has one file, so that image and binary are equally large. Compressed is the layer as it is pulled.",
+        "",
+        "| image | architecture | bytes | compressed |",
+        "|---|---|---|---|",
+    ]
+    for name, archs in result["sizes"].items():
+        for arch, it in archs.items():
+            lines.append(f"| {name} | {arch} | {it['bytes']:,} | {it['compressed']:,} |")
+    lines += [
+        "",
+        "## Start-up",
+        "",
+        f"Milliseconds, median of {RUNS}. Own part: from exec until the process answers `/healthz`, which needs no server. "
+        "Ready: until `/readyz` says so, with all connections made. Container: `docker run` until ready; a container that only "
+        f"prints its version takes {result['empty_container_ms']} ms, the engine's own time.",
+        "",
+        "| service | own part | ready | container ready |",
+        "|---|---|---|---|",
+    ]
+    for name, it in result["services"].items():
+        lines.append(f"| {name} | {it['own_ms']} | {it['ready_ms']} | {it['container_ready_ms']} |")
+    lines += [
+        "",
+        "## Memory",
+        "",
+        f"MiB resident in a container limited to 16 MiB: two seconds after it was ready; after {result['commands']:,} commands at "
+        f"{LOAD_PER_S}/s; the most at any time.",
+        "",
+        "| service | idle | after the load | most | threads |",
+        "|---|---|---|---|---|",
+    ]
+    for name, it in result["services"].items():
+        lines.append(
+            f"| {name} | {it['rss_idle_mib']} | {it['rss_loaded_mib']} | {it['rss_max_mib']} | {it['threads']} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main():
+    archs = sys.argv[1:] or [NATIVE]
+    with open("docs/talk-2019.json") as file:
+        talk = json.load(file)
+    services = []
+    with open(f"dist/{NATIVE}/SHA256SUMS") as sums:
+        for line in sums:
+            services.append(line.split()[1])
+    for name in services:
+        run("docker", "load", "--quiet", "--input", f"dist/images/{name}-{NATIVE}.tar")
+    services = [name for name in services if name not in ("edge", "synchronizer")]
+    run(f"dist/{NATIVE}/synchronizer", env=environment("synchronizer"))
+
+    measured = {name: {} for name in services}
+    for name in services:
+        say(f"{name} starts {RUNS} times as a process and {RUNS} times as a container")
+        starts = [start_process(name) for _ in range(RUNS)]
+        measured[name]["own_ms"] = median(own for own, _ in starts)
+        measured[name]["ready_ms"] = median(ready for _, ready in starts)
+        measured[name]["container_ready_ms"] = median(start_container(name) for _ in range(RUNS))
+    empty = median(empty_container() for _ in range(RUNS))
+
+    say(f"{COMMANDS} commands")
+    containers = {}
+    try:
+        for name in services:
+            containers[name] = run(*docker_run(name, "--detach"))
+        for name in services:
+            answers(name, "/readyz", time.monotonic())
+        time.sleep(2)
+        for name in services:
+            measured[name]["rss_idle_mib"], _, measured[name]["threads"] = status(containers[name])
+        load = {**os.environ, "DEMO_S": str(COMMANDS // LOAD_PER_S), "DEMO_LOADS": str(LOAD_PER_S)}
+        outcome = json.loads(run("bench", "demo", env=load).splitlines()[-1])
+        for name in services:
+            rss, most, threads = status(containers[name])
+            measured[name] |= {"rss_loaded_mib": rss, "rss_max_mib": most, "threads": threads}
+    finally:
+        for container in containers.values():
+            run("docker", "rm", "--force", container)
+
+    all_sizes = sizes(archs)
+    handler = measured["command-handler"]
+    result = {
+        "images": {name: it[archs[0]] for name, it in all_sizes.items() if name != "edge"},
+        "edge": all_sizes["edge"][archs[0]],
+        "ours": {
+            "image_mb": round(all_sizes["command-handler"][NATIVE]["bytes"] / 1e6, 2),
+            "start_ms": round(handler["ready_ms"]),
+            "memory_mib": handler["rss_max_mib"],
+        },
+        "sizes": all_sizes,
+        "services": measured,
+        "empty_container_ms": empty,
+        "commands": outcome["commands"],
+        "commit": run("git", "rev-parse", "--short", "HEAD"),
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    with open("docs/footprint.json", "w") as file:
+        json.dump(result, file, indent=1)
+        file.write("\n")
+    with open("docs/footprint.svg", "w") as file:
+        file.write(chart(talk["implementations"], result["ours"]))
+    with open("docs/footprint.md", "w") as file:
+        file.write(page(result, talk))
+    print(json.dumps({"images": result["images"], "edge": result["edge"], "services": measured}))
+
+
+VERSION = re.search(r'^version = "(.*)"', open("Cargo.toml").read(), re.M)[1]
+main()

@@ -1,0 +1,127 @@
+//! All services of the bank in one binary, since they share most of their code: one file to bring to a node, to store and to keep in
+//! the page cache. The name it is called by (a link), or else its first argument, chooses the service.
+
+#![warn(unused_crate_dependencies)]
+
+use common::service::{self, EXIT_USAGE, Service};
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// In the order in which they start.
+pub const SERVICES: [&Service; 4] = [
+    &synchronizer::SERVICE,
+    &heartbeat::SERVICE,
+    &command_generator::SERVICE,
+    &command_handler::SERVICE,
+];
+
+/// Runs the service that the arguments of this process choose, with the ones behind.
+///
+/// Exit codes: the service's; 2 if none is chosen.
+pub fn main() -> ExitCode {
+    let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    match choose(&args) {
+        Choice::Run(service, args) => service::run(service, args),
+        Choice::Healthcheck => service::healthcheck("edge"),
+        Choice::Text(text) => service::answer("edge", &text),
+        Choice::Refused(why) => {
+            eprintln!("edge: {why}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+/// What the arguments ask for.
+enum Choice<'a> {
+    Run(&'static Service, &'a [String]),
+    /// Of whichever service runs on `HEALTH_PORT`.
+    Healthcheck,
+    Text(String),
+    Refused(String),
+}
+
+fn choose(args: &[String]) -> Choice<'_> {
+    let (program, args) =
+        args.split_first().map_or(("edge", args), |(program, rest)| (program, rest));
+    let called = Path::new(program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if let Some(service) = find(called) {
+        return Choice::Run(service, args);
+    }
+    let Some((first, rest)) = args.split_first() else {
+        return Choice::Refused(format!("which service? one of {}", names().join(", ")));
+    };
+    match first.as_str() {
+        "--help" | "-h" => Choice::Text(help()),
+        "--version" | "-V" => Choice::Text(format!("edge {}\n", env!("CARGO_PKG_VERSION"))),
+        "healthcheck" => Choice::Healthcheck,
+        name => match find(name) {
+            Some(service) => Choice::Run(service, rest),
+            None => Choice::Refused(format!(
+                "unknown service {name:?}; there are {}",
+                names().join(", ")
+            )),
+        },
+    }
+}
+
+fn find(name: &str) -> Option<&'static Service> {
+    SERVICES.into_iter().find(|service| service.name == name)
+}
+
+fn names() -> [&'static str; SERVICES.len()] {
+    SERVICES.map(|service| service.name)
+}
+
+fn help() -> String {
+    let mut text = "All services of the bank in one binary.\n\n\
+        Usage: edge SERVICE [ARGUMENT...]; a link to it that is named as a service needs no SERVICE\n       \
+        edge [--help | --version | healthcheck]\n\n"
+        .to_owned();
+    for Service { name, about, .. } in SERVICES {
+        text += &format!("  {name}\n      {about}\n");
+    }
+    text + "\nedge SERVICE --help tells the environment of one.\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(args: &[&str]) -> String {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        match choose(&args) {
+            Choice::Run(service, rest) => format!("{} {rest:?}", service.name),
+            Choice::Healthcheck => "healthcheck".to_owned(),
+            Choice::Text(text) => text,
+            Choice::Refused(why) => format!("refused: {why}"),
+        }
+    }
+
+    #[test]
+    fn the_first_argument_chooses() {
+        let run = chosen(&["/service", "synchronizer", "--dry-run"]);
+        assert_eq!(run, "synchronizer [\"--dry-run\"]");
+    }
+
+    #[test]
+    fn the_name_it_is_called_by_chooses() {
+        assert_eq!(chosen(&["/usr/bin/heartbeat", "--help"]), "heartbeat [\"--help\"]");
+    }
+
+    #[test]
+    fn help_and_refusals_name_every_service() {
+        for service in SERVICES {
+            for args in [&["edge", "--help"][..], &["edge"], &["edge", "teller"], &[]] {
+                let text = chosen(args);
+                assert!(text.contains(service.name), "{text}");
+                assert_eq!(text.starts_with("refused: "), args.last() != Some(&"--help"));
+            }
+        }
+    }
+
+    #[test]
+    fn health_needs_no_service() {
+        assert_eq!(chosen(&["edge", "healthcheck"]), "healthcheck");
+    }
+}

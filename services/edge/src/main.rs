@@ -1,0 +1,5 @@
+//! See the crate's library.
+
+fn main() -> std::process::ExitCode {
+    edge::main()
+}
