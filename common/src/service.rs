@@ -6,9 +6,9 @@ use crate::log::Chain;
 use crate::shutdown::Shutdown;
 use std::cell::Cell;
 use std::error::Error;
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
-use std::io;
 
 /// What can end a service.
 pub type BoxError = Box<dyn Error + Send + Sync>;

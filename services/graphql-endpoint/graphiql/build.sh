@@ -22,8 +22,7 @@ import re, sys
 css = sys.stdin.read()
 sys.stdout.write(re.sub(r"@font-face\s*\{[^}]*\}", "", css))
 ' <"$from/graphiql/graphiql.min.css" | pack graphiql.css
-pack start.js <start.js
-pack index.html <index.html
+gzip -9 -n -k -f start.js index.html
 
 {
   echo "The files here come from these packages, all under the MIT licence:"
