@@ -7,14 +7,14 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
 TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
-	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888
+	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888 GRAPHQL_PORT=28888
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
-	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888
+	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe \
+.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -24,11 +24,19 @@ help: ## this list
 build: ## builds all services
 	@$(STACK) build
 
+schema: ## writes the GraphQL schema anew, after a change of the endpoint's
+	cargo run --locked --quiet -p graphql-endpoint -- --schema >target/schema.graphql
+	mv target/schema.graphql services/graphql-endpoint/schema.graphql
+
+graphiql: ## makes the files of GraphiQL anew, after a change of their versions; needs npm
+	services/graphql-endpoint/graphiql/build.sh
+
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
-	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run
+	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
+		services/graphql-endpoint/graphiql/build.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit

@@ -14,6 +14,7 @@ declare -A settings=(
   [POSTGRES_PORT]=15432
   [HEALTH_PORTS]=17500  # of the first service in the table; each further service takes the next
   [CONTROL_PORT]=17888  # of the heartbeat
+  [GRAPHQL_PORT]=8888   # of the graphql-endpoint
   [PROFILE]=release     # Cargo profile that the services are built with
   [FEATURES]=""         # Cargo features that they are built with
   [BIN_DIR]=""          # of binaries that somebody else built; by default `up` builds them
@@ -27,11 +28,12 @@ log_dir=$STACK_DIR/log
 
 # The services, in the order of their start; all are given KAFKA_BROKERS, SCHEMA_REGISTRY_URL, HEALTH_PORT and the
 # caller's environment. A further port of its own is a variable among the settings above.
-#  name               database   own port
+#  name               database       own port
 services_table='
-   heartbeat          -          CONTROL_PORT
-   command-generator  -          -
-   command-handler    balancedb  -
+   heartbeat          -              CONTROL_PORT
+   command-generator  -              -
+   command-handler    balancedb      -
+   graphql-endpoint   transactiondb  GRAPHQL_PORT
 '
 # Runs before them, each time anything is started.
 readonly synchronizer=synchronizer
@@ -62,7 +64,7 @@ bin_dir() {
 check_settings() {
   [[ $BROKERS == [13] ]] || die "BROKERS=$BROKERS: expected 1 or 3"
   local name
-  for name in KAFKA_PORT RAFT_PORT REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT; do
+  for name in KAFKA_PORT RAFT_PORT REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT GRAPHQL_PORT; do
     if ! [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] || ((${!name} >= 65500)); then
       die "$name=${!name}: expected a port from 1 to 65499"
     fi

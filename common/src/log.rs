@@ -49,8 +49,15 @@ impl Log for Stderr {
 }
 
 /// Crates whose details may be logged. At `debug` the postgres crate logs the parameters of statements: tokens, that is.
-const OURS: [&str; 6] =
-    ["bench", "command_generator", "command_handler", "common", "heartbeat", "synchronizer"];
+const OURS: [&str; 7] = [
+    "bench",
+    "command_generator",
+    "command_handler",
+    "common",
+    "graphql_endpoint",
+    "heartbeat",
+    "synchronizer",
+];
 
 fn is_ours(target: &str) -> bool {
     target.split("::").next().is_some_and(|name| OURS.contains(&name))

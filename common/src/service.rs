@@ -4,9 +4,11 @@ use crate::env::{self, Env, LOG, Variable};
 use crate::health::{self, HEALTH_PORT};
 use crate::log::Chain;
 use crate::shutdown::Shutdown;
+use std::cell::Cell;
 use std::error::Error;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
-use std::{io, panic};
 
 /// What can end a service.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -117,12 +119,26 @@ fn check(env: &Env<'_>) -> Result<ExitCode, BoxError> {
     Ok(health::check(env.number(&HEALTH_PORT, 1..=u16::MAX)?))
 }
 
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work`, whose panic is logged and gives `None` instead of ending the process: for work that one visitor asked for and
+/// that leaves nothing half done, so that a fault in it can't send all others away.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let around = GUARDED.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(around);
+    result.ok()
+}
+
 /// A thread that panics takes the process with it: half a service would look alive and do nothing. Started again, it goes
-/// on where it was. Panics inside [`crate::kafka::wire`]'s guard are the kafka crate's own and become errors there.
+/// on where it was. Panics inside [`crate::kafka::wire`]'s guard are the kafka crate's own and become errors there; those
+/// inside [`guarded`] end what was asked for.
 fn stop_on_panic() {
     panic::set_hook(Box::new(|info| {
         log::error!(panic = info.to_string().as_str(); "a thread panicked");
-        if !crate::kafka::wire::guards_panics() {
+        if !crate::kafka::wire::guards_panics() && !GUARDED.get() {
             std::process::exit(101);
         }
     }));
@@ -199,6 +215,14 @@ mod tests {
         ] {
             assert!(help.contains(part), "{part} in {help}");
         }
+    }
+
+    #[test]
+    fn a_guarded_panic_gives_nothing_and_the_thread_goes_on() {
+        assert_eq!(guarded(|| 1), Some(1));
+        assert_eq!(guarded(|| guarded(|| panic!("inner")).or(Some(2))), Some(Some(2)));
+        assert_eq!(guarded::<()>(|| panic!("outer")), None);
+        assert!(!GUARDED.get());
     }
 
     #[test]

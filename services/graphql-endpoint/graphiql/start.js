@@ -1,0 +1,86 @@
+// Shows GraphiQL. Subscriptions come as server-sent events over fetch: no library is needed for them, and headers can be sent.
+"use strict";
+
+const examples = `# Ctrl-Enter runs what the cursor is in. The book at the top left has the docs of every field.
+
+query last_of_each_account {
+  all_last_transactions(max_items: 10) { iban new_balance changed_by from_to descr direction }
+}
+
+query of_the_company {
+  transactions_by_iban(iban: "NL66OPEN0000000000", max_items: 5) { id ref changed_by from_to descr }
+}
+
+# Live: everything that moves at least 10 euros into an account.
+subscription live {
+  stream_transactions(min_amount: 1000, direction: CREDIT) { iban changed_by new_balance from_to descr }
+}
+
+# A new name opens an account; the same name and password give the same iban and token again.
+mutation account {
+  get_account(username: "somebody", password: "a long password") { iban token reason }
+}
+
+# Take a new uuid for each transfer: the same one gives the same result and moves nothing.
+mutation deposit($uuid: String = "2f1c0f6e-3a52-4cf1-8f0a-0c8a1d6a9a11") {
+  money_transfer(uuid: $uuid, token: "cash", amount: 5000, from: "cash", to: "NL66OPEN0000000000", descr: "a deposit") {
+    uuid success reason
+  }
+}
+`;
+
+function kind(document, name) {
+  const operations = (document?.definitions ?? []).filter((it) => it.kind === "OperationDefinition");
+  return (operations.find((it) => it.name?.value === name) ?? operations[0])?.operation;
+}
+
+async function ask(params, accept, headers, signal) {
+  return fetch("/graphql", {
+    method: "POST",
+    headers: { ...headers, "Content-Type": "application/json", Accept: accept },
+    body: JSON.stringify(params),
+    signal,
+  });
+}
+
+async function* events(params, headers) {
+  const leave = new AbortController();
+  try {
+    const reply = await ask(params, "text/event-stream", headers, leave.signal);
+    if (!reply.ok) {
+      yield await reply.json();
+      return;
+    }
+    const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      text += value;
+      const whole = text.split("\n\n");
+      text = whole.pop();
+      for (const event of whole) {
+        const field = (name) => event.split("\n").find((line) => line.startsWith(name + ":"))?.slice(name.length + 1).trim();
+        if (field("event") === "complete") return;
+        if (field("event") === "next") yield JSON.parse(field("data"));
+      }
+    }
+  } finally {
+    leave.abort();
+  }
+}
+
+function fetcher(params, options) {
+  const headers = options?.headers ?? {};
+  if (kind(options?.documentAST, params.operationName) === "subscription") return events(params, headers);
+  return ask(params, "application/json", headers).then((reply) => reply.json());
+}
+
+if (typeof ReactDOM !== "undefined") {
+  ReactDOM.createRoot(document.getElementById("graphiql")).render(
+    React.createElement(GraphiQL, { fetcher, defaultQuery: examples, defaultEditorToolsVisibility: true }),
+  );
+}
+
+// For the test in Node.
+if (typeof module !== "undefined") module.exports = { fetcher, examples };

@@ -1,0 +1,209 @@
+//! The environment of the endpoint, read once.
+
+use common::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
+use common::kafka::producer::ProducerConfig;
+use std::time::Duration;
+
+/// The variables of this service beside those of Kafka and the producer.
+pub const VARIABLES: &[Variable] = &[
+    SCHEMA_REGISTRY_URL,
+    DATABASE_URL,
+    GRAPHQL_PORT,
+    VISITORS,
+    PUBLIC_LEDGER,
+    EMPLOYEE_TOKEN,
+    CORS_ORIGINS,
+    INTROSPECTION,
+    ANSWER_TIMEOUT_MS,
+];
+
+const GRAPHQL_PORT: Variable =
+    Variable::new("GRAPHQL_PORT", "8888", "port of /graphql and of GraphiQL at /, 1 to 65535");
+const VISITORS: Variable = Variable::new(
+    "VISITORS",
+    "2000",
+    "most open connections, 4 to 20000; fewer where the process may open too few files, 4 for each",
+);
+const PUBLIC_LEDGER: Variable = Variable::new(
+    "PUBLIC_LEDGER",
+    "true",
+    "true: everybody reads all transactions, as in the talk; false: an account's token reads its own, EMPLOYEE_TOKEN all",
+);
+const EMPLOYEE_TOKEN: Variable = Variable::new(
+    "EMPLOYEE_TOKEN",
+    "",
+    "reads all transactions where PUBLIC_LEDGER is false, 16 characters or more",
+)
+.secret();
+const CORS_ORIGINS: Variable = Variable::new(
+    "CORS_ORIGINS",
+    "",
+    "origins whose pages may ask, as in https://bank.example, separated by commas; * for all",
+);
+const INTROSPECTION: Variable =
+    Variable::new("INTROSPECTION", "true", "true or false: whether the schema may be asked for");
+const ANSWER_TIMEOUT_MS: Variable = Variable::new(
+    "ANSWER_TIMEOUT_MS",
+    "10000",
+    "how long get_account and money_transfer wait for the bank, 100 to 60000 ms",
+);
+
+/// What the service needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Kafka and how to produce.
+    pub producer: ProducerConfig,
+    /// `SCHEMA_REGISTRY_URL`.
+    pub registry_url: String,
+    /// `DATABASE_URL`: transactiondb.
+    pub database: postgres::Config,
+    /// `GRAPHQL_PORT`.
+    pub port: u16,
+    /// `VISITORS`.
+    pub visitors: usize,
+    /// `PUBLIC_LEDGER`.
+    pub public_ledger: bool,
+    /// `EMPLOYEE_TOKEN`.
+    pub employee_token: Option<Secret>,
+    /// `CORS_ORIGINS`.
+    pub origins: Origins,
+    /// `INTROSPECTION`.
+    pub introspection: bool,
+    /// `ANSWER_TIMEOUT_MS`.
+    pub answer_timeout: Duration,
+}
+
+/// A text that is never printed.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Whose pages may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Everybody's.
+    All,
+    /// Those of these origins, in lower case.
+    These(Vec<String>),
+}
+
+impl Origins {
+    /// True if pages of `origin` may ask.
+    pub fn allow(&self, origin: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::These(origins) => origins.iter().any(|it| it.eq_ignore_ascii_case(origin)),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// A variable is missing or does not fit.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
+        Ok(Self {
+            producer: ProducerConfig::from_env(env)?,
+            registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
+            database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
+            port: env.number(&GRAPHQL_PORT, 1..=u16::MAX)?,
+            visitors: env.number(&VISITORS, 4..=20_000)?,
+            public_ledger: env.choice(&PUBLIC_LEDGER, &SWITCH)?,
+            employee_token: employee_token(env.text(&EMPLOYEE_TOKEN)?)?,
+            origins: origins(env.text(&CORS_ORIGINS)?)?,
+            introspection: env.choice(&INTROSPECTION, &SWITCH)?,
+            answer_timeout: env.millis(&ANSWER_TIMEOUT_MS, 100..=60_000)?,
+        })
+    }
+}
+
+fn employee_token(token: String) -> Result<Option<Secret>, env::Error> {
+    match token.len() {
+        0 => Ok(None),
+        16..=256 if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(Secret(token))),
+        _ => {
+            let expected = "16 to 256 characters of ASCII without spaces".to_owned();
+            Err(env::invalid(&EMPLOYEE_TOKEN, token, expected))
+        }
+    }
+}
+
+fn origins(text: String) -> Result<Origins, env::Error> {
+    if text.trim() == "*" {
+        return Ok(Origins::All);
+    }
+    let origins: Vec<String> = text
+        .split(',')
+        .map(|it| it.trim().to_ascii_lowercase())
+        .filter(|it| !it.is_empty())
+        .collect();
+    let fits = |origin: &String| {
+        origin.split_once("://").is_some_and(|(scheme, host)| {
+            matches!(scheme, "http" | "https")
+                && !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+        })
+    };
+    if origins.iter().all(fits) {
+        Ok(Origins::These(origins))
+    } else {
+        let expected = "origins as in https://bank.example, separated by commas, or *".to_owned();
+        Err(env::invalid(&CORS_ORIGINS, text, expected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &'static str) -> Result<Config, env::Error> {
+        let set = [
+            ("KAFKA_BROKERS", "a:9092"),
+            ("SCHEMA_REGISTRY_URL", "http://r"),
+            ("DATABASE_URL", "postgres://bank:secret@db:5432/transactiondb"),
+            (name, value),
+        ];
+        let lookup = |asked: &str| {
+            set.iter().rev().find(|(name, _)| *name == asked).map(|(_, value)| (*value).to_owned())
+        };
+        Config::from_env(&Env::new(&lookup))
+    }
+
+    #[test]
+    fn three_variables_are_needed() {
+        assert!(read("X", "").is_ok());
+        for name in ["KAFKA_BROKERS", "SCHEMA_REGISTRY_URL", "DATABASE_URL"] {
+            assert!(read(name, "").is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn origins_are_schemes_with_hosts() {
+        let origins = |text| read("CORS_ORIGINS", text).map(|config| config.origins);
+        assert_eq!(origins(""), Ok(Origins::These(vec![])));
+        assert_eq!(origins("*"), Ok(Origins::All));
+        let two = origins("http://localhost:8181, https://Bank.example").unwrap();
+        assert!(two.allow("https://bank.example") && two.allow("http://localhost:8181"));
+        assert!(!two.allow("http://bank.example") && !two.allow("null") && !two.allow(""));
+        for wrong in ["bank.example", "ftp://a", "http://", "http://a/", "http://a b", "http://a,*"]
+        {
+            assert!(origins(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_long_and_never_printed() {
+        let config = read("EMPLOYEE_TOKEN", "0123456789abcdef").unwrap();
+        assert!(config.employee_token.is_some());
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        let err = read("EMPLOYEE_TOKEN", "0123456789abcde").unwrap_err();
+        assert!(!err.to_string().contains("0123456789abcde"), "{err}");
+    }
+}

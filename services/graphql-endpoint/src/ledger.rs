@@ -1,0 +1,103 @@
+//! What a transaction is, and who wants to hear of which. No I/O.
+
+use common::money::Cents;
+
+/// A stored change of a balance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its number in the store, from 1.
+    pub number: i64,
+    /// Whose balance.
+    pub iban: String,
+    /// The balance after it.
+    pub new_balance: Cents,
+    /// The change: below zero for the side that pays.
+    pub changed_by: Cents,
+    /// The other side.
+    pub from_to: String,
+    /// Text of the transfer.
+    pub description: String,
+}
+
+/// Which way the money went, seen from the account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Out.
+    Debit,
+    /// In.
+    Credit,
+}
+
+impl Transaction {
+    /// The talk's id: the lower 31 bits of the number, so it begins anew after 2,147,483,647.
+    pub fn id(&self) -> i32 {
+        i32::try_from(self.number & i64::from(i32::MAX)).expect("31 bits fit")
+    }
+
+    /// Which way the money went.
+    pub fn direction(&self) -> Direction {
+        if self.changed_by < Cents::ZERO { Direction::Debit } else { Direction::Credit }
+    }
+}
+
+/// What a subscriber wants to hear of; what is `None` does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Of this account.
+    pub iban: Option<String>,
+    /// At least this change, with its sign.
+    pub min_amount: Option<Cents>,
+    /// This way.
+    pub direction: Option<Direction>,
+}
+
+impl Filter {
+    /// True if it wants `transaction`, whatever the account.
+    pub fn wants_of_any(&self, transaction: &Transaction) -> bool {
+        self.min_amount.is_none_or(|min| transaction.changed_by >= min)
+            && self.direction.is_none_or(|direction| transaction.direction() == direction)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn transaction(number: i64, iban: &str, cents: i64) -> Transaction {
+        Transaction {
+            number,
+            iban: iban.to_owned(),
+            new_balance: Cents::new(1000),
+            changed_by: Cents::new(cents),
+            from_to: "cash".to_owned(),
+            description: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_number_until_31_bits_are_used_up() {
+        for (number, id) in [
+            (1, 1),
+            (i64::from(i32::MAX), i32::MAX),
+            (1 << 31, 0),
+            ((1 << 31) + 1, 1),
+            (i64::MAX, i32::MAX),
+        ] {
+            assert_eq!(transaction(number, "a", 1).id(), id);
+        }
+    }
+
+    #[test]
+    fn a_filter_compares_the_signed_change() {
+        let wants = |min: Option<i64>, direction, cents| {
+            let filter = Filter { iban: None, min_amount: min.map(Cents::new), direction };
+            filter.wants_of_any(&transaction(1, "a", cents))
+        };
+        assert!(wants(None, None, -5));
+        assert!(wants(Some(100), None, 100) && !wants(Some(100), None, 99));
+        assert!(!wants(Some(100), None, -1000));
+        assert!(wants(Some(-100), None, -100) && !wants(Some(-100), None, -101));
+        assert!(wants(None, Some(Direction::Debit), -1) && !wants(None, Some(Direction::Debit), 1));
+        assert!(wants(None, Some(Direction::Credit), 0));
+    }
+}

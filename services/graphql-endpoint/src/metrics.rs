@@ -1,0 +1,34 @@
+//! What `/metrics` tells about this service.
+
+use prometheus::{
+    Histogram, IntCounter, IntCounterVec, IntGauge, register_histogram, register_int_counter,
+    register_int_counter_vec, register_int_gauge,
+};
+use std::sync::LazyLock;
+
+const UNIQUE: &str = "the only metric of this name";
+
+/// Transactions stored.
+pub static STORED: LazyLock<IntCounter> = LazyLock::new(|| {
+    register_int_counter!("graphql_transactions_stored_total", "Transactions stored").expect(UNIQUE)
+});
+/// Time of a batch in the database.
+pub static STORE_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+    let help = "Time to store a batch of transactions";
+    register_histogram!("graphql_store_seconds", help, buckets).expect(UNIQUE)
+});
+/// Subscriptions to transactions that are open.
+pub static SUBSCRIBERS: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("graphql_subscribers", "Open subscriptions to transactions").expect(UNIQUE)
+});
+/// Subscribers that did not keep up.
+pub static CUT_OFF: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Subscribers cut off because they did not keep up";
+    register_int_counter!("graphql_subscribers_cut_off_total", help).expect(UNIQUE)
+});
+/// Operations by kind: query, mutation, subscription, or refused before they ran.
+pub static OPERATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("graphql_operations_total", "Operations asked for", &["kind"])
+        .expect(UNIQUE)
+});

@@ -1,0 +1,47 @@
+//! GraphiQL at `/`, without any other server: the files are in this binary, compressed as they are sent.
+
+use common::http;
+use tiny_http::{Method, Request, Response};
+
+use crate::web::header;
+
+/// Path, type and content of each file; `graphiql/build.sh` makes them.
+const FILES: [(&str, &str, &[u8]); 6] = [
+    ("/", "text/html; charset=utf-8", include_bytes!("../graphiql/index.html.gz")),
+    ("/graphiql/start.js", SCRIPT, include_bytes!("../graphiql/start.js.gz")),
+    ("/graphiql/graphiql.js", SCRIPT, include_bytes!("../graphiql/graphiql.js.gz")),
+    ("/graphiql/react.js", SCRIPT, include_bytes!("../graphiql/react.js.gz")),
+    ("/graphiql/react-dom.js", SCRIPT, include_bytes!("../graphiql/react-dom.js.gz")),
+    (
+        "/graphiql/graphiql.css",
+        "text/css; charset=utf-8",
+        include_bytes!("../graphiql/graphiql.css.gz"),
+    ),
+];
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// Nothing from elsewhere; GraphiQL sets styles of elements itself.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
+     img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// Answers a request for a page.
+pub fn answer(request: Request, path: &str) {
+    let file = FILES.iter().find(|(name, ..)| *name == path);
+    // An error means that the visitor left.
+    let _ = match (file, request.method()) {
+        (Some((_, content_type, bytes)), Method::Get | Method::Head) => request.respond(
+            // All browsers take gzip, and who does not can still unpack it.
+            Response::from_data(*bytes)
+                .with_header(header("Content-Type", content_type))
+                .with_header(header("Content-Encoding", "gzip"))
+                .with_header(header("Cache-Control", "no-cache"))
+                .with_header(header("Content-Security-Policy", POLICY))
+                .with_header(header("X-Content-Type-Options", "nosniff")),
+        ),
+        (Some(_), _) => request.respond(
+            http::text(405, "only GET and HEAD").with_header(header("Allow", "GET, HEAD")),
+        ),
+        (None, _) => request.respond(http::text(404, "there are /graphql and GraphiQL at /")),
+    };
+}

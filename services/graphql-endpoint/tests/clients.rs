@@ -1,0 +1,95 @@
+//! Clients that no one here wrote: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use bank_tests::handler::Handler;
+use bank_tests::stack::{Stack, target_dir};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use support::Endpoint;
+
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+
+/// A folder under target/ that was made for exactly these `files`, by `make` if it was not.
+fn made_for(name: &str, files: &[&str], make: impl FnOnce(&Path)) -> PathBuf {
+    let dir = target_dir().join(name);
+    let complete = dir.join("complete");
+    let wanted: String = files
+        .iter()
+        .map(|file| fs::read_to_string(Path::new(CLIENTS).join(file)).unwrap())
+        .collect();
+    if !fs::read_to_string(&complete).is_ok_and(|made| made == wanted) {
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        for file in files {
+            fs::copy(Path::new(CLIENTS).join(file), dir.join(file)).unwrap();
+        }
+        make(&dir);
+        fs::write(&complete, wanted).unwrap();
+    }
+    dir
+}
+
+fn run(dir: &Path, words: &[&str], hint: &str) {
+    let done =
+        Command::new(words[0]).args(&words[1..]).current_dir(dir).stdin(Stdio::null()).status();
+    assert!(done.is_ok_and(|status| status.success()), "{words:?} failed: {hint}");
+}
+
+/// Runs a client against `endpoint`; its last words if it fails.
+fn passes(endpoint: &Endpoint, command: &mut Command) {
+    let client = command
+        .env("URL", endpoint.url())
+        .env("METRICS", format!("http://127.0.0.1:{}/metrics", endpoint.health))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let (told, errors) =
+        (String::from_utf8_lossy(&client.stdout), String::from_utf8_lossy(&client.stderr));
+    assert!(client.status.success(), "{}\n{told}\n{errors}", client.status);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn clients_from_npm_query_and_subscribe() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let dir = made_for("graphql-clients-npm", &["package.json", "package-lock.json"], |dir| {
+        run(
+            dir,
+            &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            "apt-get install nodejs npm",
+        );
+    });
+    // Node looks for packages beside the script.
+    fs::copy(Path::new(CLIENTS).join("clients.mjs"), dir.join("clients.mjs")).unwrap();
+    let folder = Path::new(CLIENTS).parent().unwrap();
+    let start = dir.join("start.cjs");
+    fs::copy(folder.join("../graphiql/start.js"), &start).unwrap();
+    let mut node = Command::new("node");
+    node.arg(dir.join("clients.mjs"))
+        .env("SDL", folder.join("talk-2019.graphql"))
+        .env("START", start);
+    passes(&endpoint, &mut node);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_client_from_pypi_queries_and_subscribes() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let dir = made_for("graphql-clients-pypi", &["requirements.txt"], |dir| {
+        run(dir, &["python3", "-m", "venv", "venv"], "apt-get install python3-venv");
+        run(
+            dir,
+            &["venv/bin/python", "-m", "pip", "install", "--quiet", "-r", "requirements.txt"],
+            "see above",
+        );
+    });
+    let mut python = Command::new(dir.join("venv/bin/python"));
+    passes(&endpoint, python.arg(Path::new(CLIENTS).join("client.py")));
+}

@@ -1,0 +1,180 @@
+// Talks to the endpoint at URL (http://host:port/graphql) as a page would: by graphql-js, graphql-ws and graphql-sse. Exits with
+// 0 if everything was as it should be. SDL is the file with the talk's schema.
+import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { buildClientSchema, buildSchema, findBreakingChanges, getIntrospectionQuery } from "graphql";
+import { createClient as createSse } from "graphql-sse";
+import { createClient as createWs } from "graphql-ws";
+import WebSocket from "ws";
+
+const { URL: url, SDL: sdl, START: start } = process.env;
+const wsUrl = url.replace("http", "ws");
+
+const GET_ACCOUNT = "($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }";
+const MONEY_TRANSFER = `($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
+  money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { uuid success reason } }`;
+const STREAM = `subscription($iban: String, $min: Int, $direction: dtype) {
+  stream_transactions(iban: $iban, min_amount: $min, direction: $direction) { descr changed_by direction } }`;
+
+async function post(query, variables, headers = {}) {
+  const body = JSON.stringify({ query, variables });
+  const reply = await fetch(url, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body });
+  return reply.json();
+}
+
+// All answers of an operation that ends by itself.
+async function all(client, payload) {
+  const answers = [];
+  for await (const answer of client.iterate(payload)) answers.push(answer);
+  return answers;
+}
+
+const deposit = (iban, amount, descr) => ({ uuid: randomUUID(), token: "cash", amount, from: "cash", to: iban, descr });
+
+async function schema() {
+  const { data } = await post(getIntrospectionQuery());
+  const ours = buildClientSchema(data);
+  assert.deepEqual(findBreakingChanges(buildSchema(readFileSync(sdl, "utf8")), ours), []);
+  for (const type of [ours.getQueryType(), ours.getMutationType(), ours.getSubscriptionType(), ours.getType("Transaction")]) {
+    for (const field of Object.values(type.getFields())) assert.ok(field.description, `${type}.${field.name} has no docs`);
+  }
+}
+
+// The operations of a bank's customer; `live` gives what a subscription has heard, in order, once it has `count`.
+async function customer(client) {
+  const user = { u: `user-${randomUUID()}`, p: "correct horse" };
+  const [opened, ...more] = await all(client, { query: `subscription ${GET_ACCOUNT}`, variables: user });
+  const account = opened.data.get_account;
+  assert.equal(more.length, 0);
+  assert.match(account.iban, /^NL\d\dOPEN\d{10}$/);
+  const [again] = await all(client, { query: `mutation ${GET_ACCOUNT}`, variables: user });
+  assert.deepEqual(again.data.get_account, account);
+
+  const every = client.iterate({ query: STREAM, variables: { iban: account.iban } });
+  const large = client.iterate({ query: STREAM, variables: { iban: account.iban, min: 1000 } });
+  const debits = client.iterate({ query: STREAM, variables: { iban: account.iban, direction: "DEBIT" } });
+  const heard = [every.next(), large.next(), debits.next()];
+  await subscribed(3);
+  const small = deposit(account.iban, 999, "small");
+  for (const kind of ["subscription", "mutation"]) {
+    const [made] = await all(client, { query: `${kind} ${MONEY_TRANSFER}`, variables: small });
+    assert.deepEqual({ ...made.data.money_transfer }, { uuid: small.uuid, success: true, reason: null });
+  }
+  await all(client, { query: `mutation ${MONEY_TRANSFER}`, variables: deposit(account.iban, 1000, "large") });
+  const out = { ...deposit("cash", 5, "out"), from: account.iban, token: account.token };
+  await all(client, { query: `subscription ${MONEY_TRANSFER}`, variables: out });
+  const event = ({ value }) => ({ ...value.data.stream_transactions });
+  const [first, one, debit] = (await Promise.all(heard)).map(event);
+  assert.deepEqual(first, { descr: "small", changed_by: "€9,99", direction: "CREDIT" });
+  assert.deepEqual(event(await every.next()), { descr: "large", changed_by: "€10,00", direction: "CREDIT" });
+  assert.deepEqual(event(await every.next()).descr, "out");
+  assert.equal(one.descr, "large");
+  assert.deepEqual(debit, { descr: "out", changed_by: "-€0,05", direction: "DEBIT" });
+  await Promise.all([every.return(), large.return(), debits.return()]);
+  await subscribed(0);
+}
+
+// Waits until the endpoint has so many subscribers.
+async function subscribed(count) {
+  for (const deadline = Date.now() + 30_000; ; ) {
+    const text = await (await fetch(process.env.METRICS)).text();
+    const found = text.match(/^graphql_subscribers (\d+)$/m)?.[1] ?? "0";
+    if (Number(found) === count) return;
+    assert.ok(Date.now() < deadline, `${found} subscribers, not ${count}`);
+    await new Promise((next) => setTimeout(next, 20));
+  }
+}
+
+async function refusals(client) {
+  const [answer] = await all(client, { query: "{ transactions_by_iban(iban: \"a\", max_items: 0) { id } }" });
+  assert.match(answer.errors[0].message, /expected 1 to 1000/);
+  const two = "subscription { a: stream_transactions { id } b: stream_transactions { id } }";
+  for (const query of ["{ nothing }", "{", "subscription { stream_transactions { nothing } }", two]) {
+    // graphql-ws throws what the protocol calls an error; graphql-sse gives it as an answer.
+    const refused = await all(client, { query }).catch((errors) => [{ errors }]);
+    assert.ok(refused[0].errors.length > 0, query);
+  }
+}
+
+async function manyAtOnce(client) {
+  const queries = Array.from({ length: 10 }, (_, n) => all(client, { query: `{ n${n}: __typename }` }));
+  (await Promise.all(queries)).forEach(([answer], n) => assert.equal(answer.data[`n${n}`], "Query"));
+}
+
+// What a socket hears until it is closed, after saying `messages`.
+function closing(messages, protocol = "graphql-transport-ws") {
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(wsUrl, protocol === null ? [] : [protocol]);
+    socket.on("open", () => messages.forEach((it) => socket.send(typeof it === "string" || Buffer.isBuffer(it) ? it : JSON.stringify(it))));
+    socket.on("error", reject);
+    socket.on("close", (code, reason) => resolve({ code, reason: reason.toString() }));
+  });
+}
+
+async function closeCodes() {
+  const init = { type: "connection_init" };
+  const subscribe = { type: "subscribe", id: "1", payload: { query: "subscription { stream_transactions { id } }" } };
+  const started = Date.now();
+  for (const [code, messages, protocol] of [
+    [4408, []],
+    [4400, ["nonsense"]],
+    [4400, [init, { type: "nonsense" }]],
+    [4400, [init, { ...subscribe, payload: { query: 1 } }]],
+    [4400, [init, Buffer.from("binary")]],
+    [4401, [subscribe]],
+    [4429, [init, init]],
+    [4409, [init, subscribe, subscribe]],
+    [1013, [init, ...Array.from({ length: 33 }, (_, n) => ({ ...subscribe, id: `${n}` }))]],
+    [1009, [init, "x".repeat(70_000)]],
+    [4406, [], null],
+    [4406, [], "graphql-ws"],
+  ]) {
+    const closed = await closing(messages, protocol).catch((err) => ({ code: err.message }));
+    // A client that asked for another protocol may refuse our handshake before it hears the code.
+    if (protocol === "graphql-ws" && /subprotocol/.test(closed.code)) continue;
+    assert.equal(closed.code, code, JSON.stringify([messages.slice(0, 3), closed]));
+    assert.ok(closed.reason.length > 0);
+    if (code === 4408) assert.ok(Date.now() - started >= 3000);
+  }
+  await subscribed(0);
+}
+
+async function graphiql() {
+  const asked = globalThis.fetch;
+  globalThis.fetch = (path, options) => asked(new URL(path, url), options);
+  const { fetcher, examples } = createRequire(import.meta.url)(start);
+  const { parse, validate } = await import("graphql");
+  const { data } = await fetcher({ query: getIntrospectionQuery() });
+  const documentAST = parse(examples);
+  assert.deepEqual(validate(buildClientSchema(data), documentAST), []);
+  const events = fetcher({ query: examples, operationName: "live" }, { documentAST });
+  const heard = events.next();
+  await subscribed(1);
+  const { data: made } = await fetcher({ query: examples, operationName: "deposit", variables: { uuid: randomUUID() } }, { documentAST });
+  assert.equal(made.money_transfer.success, true);
+  assert.equal((await heard).value.data.stream_transactions.from_to, "cash");
+  await events.return();
+  await subscribed(0);
+  globalThis.fetch = asked;
+}
+
+const ws = createWs({ url: wsUrl, webSocketImpl: WebSocket, lazy: false, retryAttempts: 0 });
+const sse = createSse({ url, retryAttempts: 0 });
+for (const [name, work] of [
+  ["schema", schema],
+  ["graphql-ws: customer", () => customer(ws)],
+  ["graphql-ws: refusals", () => refusals(ws)],
+  ["graphql-ws: many at once", () => manyAtOnce(ws)],
+  ["graphql-sse: customer", () => customer(sse)],
+  ["graphql-sse: refusals", () => refusals(sse)],
+  ["graphql-sse: many at once", () => manyAtOnce(sse)],
+  ["close codes", closeCodes],
+  ["GraphiQL's fetcher", graphiql],
+]) {
+  console.log(name);
+  await work();
+}
+await ws.dispose();
+sse.dispose();

@@ -1,0 +1,426 @@
+//! The endpoint beside a real Kafka, registry, PostgreSQL and command-handler.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use bank_tests::handler::Handler;
+use bank_tests::stack::{PATIENCE, Post, Stack, letter_key, post};
+use bank_tests::wait::until;
+use common::avro::{Encoder, Record};
+use common::kafka::wire::Position;
+use common::money::Cents;
+use common::records::BalanceChanged;
+use common::topology::DEAD_LETTER;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::{Endpoint, deposit, name};
+use uuid::Uuid;
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn an_account_is_opened_and_money_moves() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let ((iban, token), (other, _)) = (endpoint.account(), endpoint.account());
+    endpoint.deposit(&iban, 123_456, "first");
+    let payment = json!({
+        "uuid": Uuid::new_v4().to_string(), "token": token, "amount": 5000,
+        "from": iban, "to": other, "descr": "rent",
+    });
+    let moved = json!({ "uuid": payment["uuid"], "success": true, "reason": null });
+    assert_eq!(endpoint.transfer(&payment), moved);
+    until("both sides are stored", PATIENCE, || {
+        (endpoint.transactions(&iban).len() == 2 && endpoint.transactions(&other).len() == 1)
+            .then_some(())
+    });
+    let all = endpoint.transactions(&iban);
+    let shown =
+        |field: &str| -> Vec<&str> { all.iter().map(|it| it[field].as_str().unwrap()).collect() };
+    assert_eq!(shown("new_balance"), ["€1.184,56", "€1.234,56"]);
+    assert_eq!(shown("changed_by"), ["-€50,00", "€1.234,56"]);
+    assert_eq!(shown("direction"), ["DEBIT", "CREDIT"]);
+    assert_eq!(shown("from_to"), [other.as_str(), "cash"]);
+    assert_eq!(shown("descr"), ["rent", "first"]);
+
+    let by_id = "query($id: Int!) { transaction_by_id(id: $id) { ref } }";
+    let by_ref = "query($ref: ID!) { transaction_by_ref(ref: $ref) { id iban } }";
+    assert_eq!(
+        endpoint.data(by_id, &json!({ "id": all[0]["id"] }))["transaction_by_id"]["ref"],
+        all[0]["ref"]
+    );
+    let found = endpoint.data(by_ref, &json!({ "ref": all[0]["ref"] }));
+    assert_eq!(found["transaction_by_ref"], json!({ "id": all[0]["id"], "iban": iban }));
+    for nothing in [json!({ "ref": "0" }), json!({ "ref": "x" })] {
+        assert_eq!(endpoint.data(by_ref, &nothing)["transaction_by_ref"], Value::Null);
+    }
+
+    // Page by page, every account once, by iban.
+    let page = "query($after: String) { all_last_transactions(after: $after, max_items: 3) { iban descr } }";
+    let (mut after, mut seen) = (Value::Null, Vec::new());
+    loop {
+        let data = endpoint.data(page, &json!({ "after": after }));
+        let items = data["all_last_transactions"].as_array().unwrap().clone();
+        let Some(last) = items.last() else { break };
+        after = last["iban"].clone();
+        seen.extend(items);
+    }
+    let ibans: Vec<&str> = seen.iter().map(|it| it["iban"].as_str().unwrap()).collect();
+    assert!(ibans.is_sorted_by(|a, b| a < b) && ibans.contains(&iban.as_str()));
+    let last = seen.iter().find(|it| it["iban"] == iban.as_str()).unwrap();
+    assert_eq!(last["descr"], "rent");
+
+    for (items, wrong) in [(0, true), (1, false), (1000, false), (1001, true), (-1, true)] {
+        let query =
+            format!("{{ transactions_by_iban(iban: \"{iban}\", max_items: {items}) {{ id }} }}");
+        let answer = endpoint.ask(&query, &json!({}));
+        let text = answer["errors"][0]["message"].as_str().unwrap_or_default();
+        assert_eq!(text.contains("expected 1 to 1000"), wrong, "{answer}");
+    }
+    let took = endpoint.stop();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_password_opens_the_same_account_again_and_no_other_does() {
+    let stack = Stack::shared();
+    let handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (user, password) = (name(), "correct horse");
+    // Two first logins at the same moment.
+    let accounts: Vec<Value> = thread::scope(|scope| {
+        let logins = [(); 4].map(|()| scope.spawn(|| endpoint.log_in(&user, password)));
+        logins.into_iter().map(|login| login.join().unwrap()).collect()
+    });
+    let account = &accounts[0];
+    assert!(account["iban"].is_string() && account["reason"].is_null(), "{account}");
+    assert!(accounts.iter().all(|it| it == account), "{accounts:?}");
+
+    let wrong = json!({ "iban": null, "token": null, "reason": "incorrect password" });
+    assert_eq!(endpoint.log_in(&user, "correct hors"), wrong);
+    drop(handler);
+    drop(endpoint);
+    // The bank isn't needed for who is known.
+    let endpoint = Endpoint::start(&stack);
+    assert_eq!(&endpoint.log_in(&user, password), account);
+    for (user, password) in
+        [("1234567", password), (user.as_str(), "1234567"), (&"x".repeat(129), password)]
+    {
+        let reason = endpoint.log_in(user, password)["reason"].as_str().unwrap().to_owned();
+        assert!(reason.contains("8 to 128 characters"), "{reason}");
+    }
+    // Whoever guesses is slowed down, also with many guesses at once, and even with the right one.
+    let reasons: Vec<String> = thread::scope(|scope| {
+        let guesses = [(); 16].map(|()| {
+            scope.spawn(|| endpoint.log_in(&user, "wrong password")["reason"].to_string())
+        });
+        guesses.into_iter().map(|guess| guess.join().unwrap()).collect()
+    });
+    let slowed = reasons.iter().filter(|reason| reason.contains("wait a minute")).count();
+    assert_eq!(slowed, 6, "{reasons:?}");
+    let too_soon = "too many failed tries, wait a minute";
+    until("the next guess is too soon", PATIENCE, || {
+        (endpoint.log_in(&user, "wrong password")["reason"] == too_soon).then_some(())
+    });
+    assert_eq!(endpoint.log_in(&user, password)["reason"], too_soon);
+    until("the wait is over", PATIENCE, || {
+        (&endpoint.log_in(&user, password) == account).then_some(())
+    });
+    assert!(!endpoint.log().contains(password) && !endpoint.log().contains("wrong password"));
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn an_account_that_the_bank_opens_late_is_had_by_asking_again() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "300")]);
+    let user = name();
+    let reason = endpoint.log_in(&user, "correct horse")["reason"].clone();
+    assert_eq!(reason, "the bank has not answered yet, try again");
+    let _handler = Handler::start(&stack);
+    until("the account is open", PATIENCE, || {
+        endpoint.log_in(&user, "correct horse")["iban"].is_string().then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_known_uuid_gives_the_same_result_and_moves_nothing() {
+    let stack = Stack::shared();
+    let handler = Handler::start(&stack);
+    let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "2000")]);
+    let (iban, token) = endpoint.account();
+    let made = deposit(&iban, 700, "once");
+    let mut refused = deposit(&iban, 50_701, "never");
+    (refused["from"], refused["to"], refused["token"]) =
+        (iban.as_str().into(), "cash".into(), token.into());
+    let first = [endpoint.transfer(&made), endpoint.transfer(&refused)];
+    assert_eq!(
+        (first[0]["success"].clone(), first[1]["success"].clone()),
+        (true.into(), false.into())
+    );
+    assert_eq!(first[1]["reason"], "insufficient funds");
+    // In another spelling it is the same uuid.
+    let mut shouted = made.clone();
+    shouted["uuid"] = made["uuid"].as_str().unwrap().to_uppercase().into();
+    assert_eq!(endpoint.transfer(&shouted)["success"], true);
+    let mut other = made.clone();
+    other["amount"] = 701.into();
+    let reason = endpoint.transfer(&other)["reason"].clone();
+    assert_eq!(reason, "uuid was used for another transfer");
+
+    drop(handler);
+    drop(endpoint);
+    // Known after a restart, without the bank.
+    let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "300")]);
+    assert_eq!([endpoint.transfer(&made), endpoint.transfer(&refused)], first);
+    let find = "query($uuid: String!) { transfer_by_uuid(uuid: $uuid) { uuid success reason } }";
+    let found = |endpoint: &Endpoint, uuid: &Value| {
+        endpoint.data(find, &json!({ "uuid": uuid }))["transfer_by_uuid"].take()
+    };
+    assert_eq!(found(&endpoint, &made["uuid"]), first[0]);
+    let unknown = json!(Uuid::new_v4().to_string());
+    assert_eq!(found(&endpoint, &unknown)["reason"], "uuid is not known");
+    // The bank is away: that is said, and the answer can be had later, after another restart too.
+    let late = deposit(&iban, 900, "late");
+    let unanswered = endpoint.transfer(&late);
+    assert_eq!(unanswered["success"], Value::Null);
+    assert_eq!(unanswered["reason"], "the bank has not answered yet, ask transfer_by_uuid later");
+    drop(endpoint);
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    assert_eq!(found(&endpoint, &late["uuid"])["success"], true);
+    assert_eq!(endpoint.transfer(&late)["success"], true);
+    until("all is stored", PATIENCE, || (endpoint.transactions(&iban).len() == 2).then_some(()));
+    let balances: Vec<Value> =
+        endpoint.transactions(&iban).iter().map(|it| it["new_balance"].clone()).collect();
+    assert_eq!(balances, ["€16,00", "€7,00"]);
+
+    let mut nonsense = made;
+    nonsense["uuid"] = "1".into();
+    let reason = endpoint.transfer(&nonsense)["reason"].clone();
+    assert!(reason.as_str().unwrap().starts_with("uuid must be a UUID"), "{reason}");
+}
+
+/// A record of balance_changed, as the bank would tell it.
+fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> Post {
+    let change = BalanceChanged {
+        iban: iban.to_owned(),
+        new_balance: Cents::new(sequence * 100),
+        changed_by: Cents::new(100),
+        from_to: "cash".to_owned(),
+        description: format!("change {sequence}"),
+        transfer_id,
+        sequence,
+    };
+    let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
+    Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn what_is_told_twice_is_stored_once_and_what_cannot_be_read_is_a_dead_letter() {
+    let stack = Stack::shared();
+    let mut bus = stack.bus();
+    let iban = bank_tests::nobody();
+    let letters_from = bus.bounds(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
+    let twice = Some(Uuid::new_v4());
+    let mut posts = vec![
+        change(&stack, &iban, 2, Some(Uuid::new_v4())),
+        change(&stack, &iban, 1, twice),
+        change(&stack, &iban, 1, twice),
+        // As programs write that don't know these fields: each record is a transaction of its own.
+        change(&stack, &iban, 0, None),
+        change(&stack, &iban, 0, None),
+    ];
+    let topic = BalanceChanged::TOPIC;
+    let good = posts.len();
+    posts.push(Post::keyed(&topic, iban.clone(), b"nonsense".to_vec()));
+    posts.push(Post::keyed(&topic, iban.clone(), vec![0, 0, 0, 0, 99, 1]));
+    posts.push(change(&stack, &"x".repeat(65), 1, Some(Uuid::new_v4())));
+    posts.push(change(&stack, "NL\0", 1, Some(Uuid::new_v4())));
+    let offsets = post(&mut *bus, &posts);
+    let endpoint = Endpoint::start(&stack);
+    until("all is stored", PATIENCE, || (endpoint.transactions(&iban).len() == 4).then_some(()));
+    let shown: Vec<Value> =
+        endpoint.transactions(&iban).iter().map(|it| it["descr"].clone()).collect();
+    assert_eq!(shown, ["change 2", "change 1", "change 0", "change 0"]);
+
+    let wanted: BTreeSet<String> = (good..posts.len())
+        .map(|at| letter_key(topic.name, posts[at].partition, offsets[at], ""))
+        .collect();
+    let (mut next, mut found) = (letters_from, BTreeSet::new());
+    until("the letters are there", PATIENCE, || {
+        let position = Position { partition: 0, next };
+        for chunk in bus.fetch(DEAD_LETTER.name, &[position], Duration::from_millis(500)).unwrap() {
+            next = chunk.next;
+            for record in chunk.records {
+                let key = String::from_utf8(record.key.unwrap()).unwrap();
+                found.extend(wanted.iter().filter(|start| key.starts_with(*start)).cloned());
+            }
+        }
+        (found == wanted).then_some(())
+    });
+    // After a restart nothing comes again.
+    assert!(endpoint.stop() < Duration::from_secs(1));
+    let endpoint = Endpoint::start(&stack);
+    post(&mut *bus, &[change(&stack, &iban, 3, Some(Uuid::new_v4()))]);
+    until("the next is stored", PATIENCE, || {
+        (endpoint.transactions(&iban).len() == 5).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_private_ledger_is_read_by_its_owner_and_by_employees() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let employee = "employee-0123456789";
+    let settings = [("PUBLIC_LEDGER", "false"), ("EMPLOYEE_TOKEN", employee)];
+    let public = Endpoint::start(&stack);
+    let ((iban, token), (other, _)) = (public.account(), public.account());
+    public.deposit(&iban, 100, "mine");
+    public.deposit(&other, 100, "theirs");
+    drop(public);
+    let endpoint = Endpoint::start_with(&stack, &settings);
+    let of = |iban: &str, token: Option<&str>| {
+        let query =
+            format!("{{ transactions_by_iban(iban: \"{iban}\", max_items: 10) {{ descr id }} }}");
+        let answer = endpoint.ask_as(&query, &json!({}), token);
+        answer["data"]["transactions_by_iban"].as_array().cloned()
+    };
+    let (mine, theirs) = (of(&iban, Some(employee)).unwrap(), of(&other, Some(employee)).unwrap());
+    assert_eq!((mine.len(), theirs.len()), (1, 1));
+    assert_eq!(of(&iban, Some(&token)).as_ref(), Some(&mine));
+    assert_eq!(of(&other, Some(&token)), None);
+    for nobody in [None, Some("00000000000000000001"), Some("")] {
+        assert_eq!(of(&iban, nobody), None);
+    }
+    let by_id = format!(
+        "{{ a: transaction_by_id(id: {}) {{ descr }} b: transaction_by_id(id: {}) {{ descr }} }}",
+        mine[0]["id"], theirs[0]["id"]
+    );
+    let answer = endpoint.ask_as(&by_id, &json!({}), Some(&token));
+    assert_eq!(answer["data"], json!({ "a": { "descr": "mine" }, "b": null }));
+    let last = endpoint.ask_as("{ all_last_transactions { iban } }", &json!({}), Some(&token));
+    assert_eq!(last["data"]["all_last_transactions"], json!([{ "iban": iban }]));
+    assert!(!endpoint.log().contains(&token) && !endpoint.log().contains(employee));
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn http_says_what_it_takes() {
+    let stack = Stack::shared();
+    let origin = "https://bank.example";
+    let endpoint =
+        Endpoint::start_with(&stack, &[("CORS_ORIGINS", origin), ("INTROSPECTION", "false")]);
+    let agent = support::agent();
+    let post = |content_type: &str, accept: &str, body: &str| {
+        let request = agent
+            .post(endpoint.url())
+            .header("Content-Type", content_type)
+            .header("Accept", accept);
+        let mut answer = request.send(body).unwrap();
+        let content_type = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), content_type, answer.body_mut().read_to_string().unwrap())
+    };
+    let (json, graphql) = ("application/json", "application/graphql-response+json");
+    let good = r#"{"query":"{ __typename }"}"#;
+    let (status, content_type, body) = post(json, graphql, good);
+    assert_eq!((status, body.as_str()), (200, r#"{"data":{"__typename":"Query"}}"#));
+    assert!(content_type.starts_with(graphql));
+    assert!(post("application/json; charset=utf-8", "*/*", good).1.starts_with(json));
+    // A wrong document: the newer type says so by its status.
+    let wrong = r#"{"query":"{ nothing }"}"#;
+    assert_eq!((post(json, graphql, wrong).0, post(json, json, wrong).0), (400, 200));
+    assert_eq!(post("text/plain", json, good).0, 415);
+    for malformed in
+        ["", "{", "[]", r#"{"query":7}"#, r#"{"query":"{ __typename }","variables":[1]}"#]
+    {
+        let (status, _, body) = post(json, json, malformed);
+        assert_eq!((status, body.contains("errors")), (400, true), "{malformed}: {body}");
+    }
+    let (_, _, body) = post(json, json, r#"{"query":"{ __schema { types { name } } }"}"#);
+    assert!(body.contains("errors"), "introspection is off: {body}");
+
+    let get = |query: &str| {
+        let mut answer = agent
+            .get(format!("{}?{query}", endpoint.url()))
+            .header("Origin", origin)
+            .call()
+            .unwrap();
+        let allowed = answer
+            .headers()
+            .get("access-control-allow-origin")
+            .map(|it| it.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), allowed, answer.body_mut().read_to_string().unwrap())
+    };
+    let (status, allowed, body) = get("query=%7B__typename%7D");
+    assert_eq!((status, allowed.as_deref()), (200, Some(origin)));
+    assert!(body.contains("Query"));
+    assert_eq!(get("").0, 400);
+    let mutation = "query=mutation%7Bget_account(username:%22abcdefgh%22,password:%22abcdefgh%22)%7Biban%7D%7D";
+    assert_eq!(get(mutation).0, 405);
+    assert_eq!(get("query=subscription%7Bstream_transactions%7Bid%7D%7D").0, 406);
+    let foreign = agent
+        .get(format!("{}?query=%7B__typename%7D", endpoint.url()))
+        .header("Origin", "https://evil.example")
+        .call()
+        .unwrap();
+    assert!(foreign.headers().get("access-control-allow-origin").is_none());
+    let mut page = agent.get(endpoint.url().replace("/graphql", "/")).call().unwrap();
+    assert_eq!(page.headers()["content-encoding"], "gzip");
+    assert!(page.body_mut().read_to_vec().unwrap().starts_with(&[0x1f, 0x8b]));
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn two_endpoints_share_the_store_and_take_over() {
+    let stack = Stack::shared();
+    let first = Endpoint::start(&stack);
+    let second = Endpoint::start(&stack);
+    let ibans: Vec<String> = (0..40).map(|_| bank_tests::nobody()).collect();
+    let mut bus = stack.bus();
+    let mut round = 0;
+    let mut tell = || {
+        round += 1;
+        let posts: Vec<Post> =
+            ibans.iter().map(|iban| change(&stack, iban, round, Some(Uuid::new_v4()))).collect();
+        post(&mut *bus, &posts);
+        round as usize
+    };
+    let all_have = |endpoint: &Endpoint, count: usize| {
+        until("all is stored", PATIENCE, || {
+            ibans.iter().all(|iban| endpoint.transactions(iban).len() == count).then_some(())
+        });
+    };
+    // Each has a share.
+    until("the second has its share", PATIENCE, || {
+        let last = |endpoint: &Endpoint| {
+            let log = endpoint.log();
+            let line = log.lines().rfind(|line| line.contains("msg=serving"))?.to_owned();
+            Some(line.matches(',').count() + 1)
+        };
+        (last(&first)? == 5 && last(&second)? == 4).then_some(())
+    });
+    let told = tell();
+    all_have(&first, told);
+    all_have(&second, told);
+    // One is frozen, as a machine that stands still, and then goes on beside its replacement.
+    first.signal("STOP");
+    let started = Instant::now();
+    let told = tell();
+    all_have(&second, told);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    first.signal("CONT");
+    let told = tell();
+    all_have(&second, told);
+    // One is killed.
+    drop(first);
+    let told = tell();
+    all_have(&second, told);
+}

@@ -1,0 +1,269 @@
+//! Visitors who want no good, and visitors who don't listen: the service stays up and serves the others.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use bank_tests::stack::{PATIENCE, Post, Stack, post};
+use bank_tests::wait::until;
+use common::avro::{Encoder, Record};
+use common::money::Cents;
+use common::records::BalanceChanged;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+use support::Endpoint;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+use uuid::Uuid;
+
+/// A websocket that has said hello.
+fn websocket(endpoint: &Endpoint) -> WebSocket<TcpStream> {
+    let mut request =
+        format!("ws://127.0.0.1:{}/graphql", endpoint.port).into_client_request().unwrap();
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "graphql-transport-ws".parse().unwrap());
+    let stream = TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (mut socket, _) = tungstenite::client(request, stream).unwrap();
+    socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
+    assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
+    socket
+}
+
+fn subscribe(socket: &mut WebSocket<TcpStream>, iban: &str) {
+    let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
+    let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
+    socket.send(Message::text(message.to_string())).unwrap();
+}
+
+/// The number of a metric without labels.
+fn metric(endpoint: &Endpoint, name: &str) -> f64 {
+    let url = format!("http://127.0.0.1:{}/metrics", endpoint.health);
+    let text = support::agent().get(&url).call().unwrap().body_mut().read_to_string().unwrap();
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+    line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+fn subscribers(endpoint: &Endpoint, count: u32) {
+    until("they have subscribed or left", PATIENCE, || {
+        (metric(endpoint, "graphql_subscribers") == f64::from(count)).then_some(())
+    });
+}
+
+/// `count` records of balance_changed of about a kilobyte.
+fn changes(stack: &Stack, iban: &str, count: usize) -> Vec<Post> {
+    let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
+    let change = |at: usize| {
+        let change = BalanceChanged {
+            iban: iban.to_owned(),
+            new_balance: Cents::new(100),
+            changed_by: Cents::new(100),
+            from_to: "cash".to_owned(),
+            description: format!("{at} {}", "x".repeat(1000)),
+            transfer_id: Some(Uuid::new_v4()),
+            sequence: at as i64 + 1,
+        };
+        Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
+    };
+    (0..count).map(change).collect()
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_subscriber_who_does_not_read_is_cut_off_and_others_do_not_notice() {
+    // More than the sockets between them buffer.
+    const COUNT: usize = 40_000;
+    const STEP: usize = 1000;
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let iban = bank_tests::nobody();
+    let (mut slow, mut quick) = (websocket(&endpoint), websocket(&endpoint));
+    subscribe(&mut slow, &iban);
+    subscribe(&mut quick, &iban);
+    subscribers(&endpoint, 2);
+    let (tell, heard) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for at in 0..COUNT {
+            if at % STEP == 0 {
+                tell.send(at).unwrap();
+            }
+            let event: Value =
+                serde_json::from_str(quick.read().unwrap().to_text().unwrap()).unwrap();
+            let descr = event["payload"]["data"]["stream_transactions"]["descr"].as_str().unwrap();
+            assert!(descr.starts_with(&format!("{at} ")), "in order and complete: {at}, {descr}");
+        }
+        quick
+    });
+    let mut bus = stack.bus();
+    for batch in changes(&stack, &iban, COUNT).chunks(STEP) {
+        // As fast as the quick one reads.
+        heard.recv_timeout(PATIENCE).unwrap();
+        post(&mut *bus, batch);
+    }
+    until("the slow one is cut off", PATIENCE, || {
+        (metric(&endpoint, "graphql_subscribers_cut_off_total") == 1.0).then_some(())
+    });
+    // What was on its way arrives, and then the reason.
+    let closed = loop {
+        match slow.read().unwrap() {
+            Message::Close(frame) => break frame.unwrap(),
+            event => assert!(event.to_text().unwrap().contains("stream_transactions")),
+        }
+    };
+    assert_eq!(closed.code, CloseCode::Again);
+    assert_eq!(closed.reason.as_str(), "too slow: 8192 transactions were waiting");
+    let _quick = reader.join().unwrap();
+    subscribers(&endpoint, 1);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn subscribers_hear_that_the_service_stops() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let mut socket = websocket(&endpoint);
+    subscribe(&mut socket, "nobody");
+    subscribers(&endpoint, 1);
+    let took = endpoint.stop();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    let Message::Close(Some(frame)) = socket.read().unwrap() else { panic!("expected a close") };
+    assert_eq!(frame.code, CloseCode::Away);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn subscribers_of_every_endpoint_hear_of_everything() {
+    let stack = Stack::shared();
+    let endpoints = [Endpoint::start(&stack), Endpoint::start(&stack)];
+    let ibans: Vec<String> = (0..20).map(|_| bank_tests::nobody()).collect();
+    let query = "subscription { stream_transactions { iban } }";
+    let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
+    let mut sockets: Vec<_> = endpoints.iter().map(websocket).collect();
+    for (socket, endpoint) in sockets.iter_mut().zip(&endpoints) {
+        socket.send(Message::text(message.to_string())).unwrap();
+        subscribers(endpoint, 1);
+    }
+    let posts: Vec<Post> = ibans.iter().flat_map(|iban| changes(&stack, iban, 1)).collect();
+    post(&mut *stack.bus(), &posts);
+    for socket in &mut sockets {
+        let mut missing: Vec<&str> = ibans.iter().map(String::as_str).collect();
+        while !missing.is_empty() {
+            let event: Value =
+                serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+            let iban = event["payload"]["data"]["stream_transactions"]["iban"].as_str().unwrap();
+            missing.retain(|it| *it != iban);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn hostile_requests_get_errors_and_the_service_stays() {
+    let stack = Stack::shared();
+    let mut endpoint = Endpoint::start(&stack);
+    let fine = |endpoint: &Endpoint| {
+        let asked = Instant::now();
+        assert_eq!(endpoint.data("{ __typename }", &json!({}))["__typename"], "Query");
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    };
+    fine(&endpoint);
+    let before = endpoint.rss_mib();
+    let agent = support::agent();
+    let send = |body: &[u8]| {
+        let sent = agent.post(endpoint.url()).header("Content-Type", "application/json").send(body);
+        sent.map(|mut answer| {
+            (answer.status().as_u16(), answer.body_mut().read_to_string().unwrap_or_default())
+        })
+    };
+    let document = |query: &str| json!({ "query": query }).to_string().into_bytes();
+    // As much as a body may hold.
+    for hostile in [
+        "{a".repeat(30_000),
+        format!("{{{}}}", " a:__typename".repeat(5_000)),
+        format!("{{{}}}", " __typename".repeat(5_900)),
+        "query { ...a } fragment a on Query { ...b } fragment b on Query { ...a }".to_owned(),
+        (0..30).fold("{ ...f0 }".to_owned(), |all, n| {
+            all + &format!(" fragment f{n} on Query {{ ...f{m} ...f{m} }}", m = n + 1)
+        }) + " fragment f30 on Query { __typename }",
+        format!("{{ transaction_by_id(id: {}1) {{ id }} }}", "[".repeat(30_000)),
+        format!("query($a: {}Int{}) {{ __typename }}", "[".repeat(30_000), "]".repeat(30_000)),
+        "\u{feff}{".to_owned(),
+    ] {
+        let (status, answer) = send(&document(&hostile)).unwrap();
+        assert_eq!(status, 200);
+        assert!(
+            answer.starts_with(r#"{"errors":["#) || answer.starts_with(r#"{"errors":{"#),
+            "{answer:.300}"
+        );
+        fine(&endpoint);
+    }
+    let deep = format!(
+        r#"{{"query":"{{ __typename }}","variables":{{"a":{}{}}}}}"#,
+        "[".repeat(20_000),
+        "]".repeat(20_000)
+    );
+    assert_eq!(send(deep.as_bytes()).unwrap().0, 400);
+    assert_eq!(send(b"{\"query\":\"\xff\xfe\"}").unwrap().0, 400);
+    // 10 MB, and a hundred thousand levels: more than a body may have. Who goes on sending may find the connection closed.
+    for large in
+        [vec![b'x'; 10 << 20], document(&"{a".repeat(100_000)), document(&"a:b ".repeat(100_000))]
+    {
+        if let Ok((status, _)) = send(&large) {
+            assert_eq!(status, 413);
+        }
+        fine(&endpoint);
+    }
+    // Frames that are none, half frames, half-open sockets.
+    let upgrade = "GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n";
+    let raw = |frames: &[u8]| {
+        let mut socket = TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.write_all(upgrade.as_bytes()).unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101 "));
+        socket.write_all(frames).unwrap();
+        socket
+    };
+    let masked = |head: &[u8], payload: &[u8]| [head, &[0; 4], payload].concat();
+    for (frames, code) in [
+        (vec![0x81, 0x01, b'x'], 1002),     // not masked
+        (masked(&[0xff, 0x80], b""), 1002), // reserved bits, unknown opcode
+        (masked(&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], b""), 1009), // 2^63 bytes
+        (masked(&[0x81, 0x82], b"\xff\xfe"), 1007), // not UTF-8
+        (masked(&[0x80, 0x81], b"x"), 1002),        // the rest of nothing
+        (masked(&[0x81, 0x80], b""), 4400),         // nothing
+        (Vec::new(), 4408),                         // silence
+        (vec![0x81], 4408),                         // half a frame
+    ] {
+        let mut socket = raw(&frames);
+        let mut heard = Vec::new();
+        socket.read_to_end(&mut heard).unwrap();
+        assert!(heard.len() >= 4 && heard[0] == 0x88, "{frames:?}: {heard:?}");
+        assert_eq!(u16::from_be_bytes([heard[2], heard[3]]), code, "{frames:?}");
+        fine(&endpoint);
+    }
+    let idle: Vec<TcpStream> = (0..200).map(|_| raw(b"")).collect();
+    for socket in idle.iter().take(100) {
+        socket.shutdown(Shutdown::Write).unwrap();
+    }
+    fine(&endpoint);
+    for mut socket in idle {
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).unwrap();
+    }
+    fine(&endpoint);
+    assert!(endpoint.is_alive());
+    let after = endpoint.rss_mib();
+    assert!(after < before + 16.0, "{before} MiB before, {after} MiB after");
+    assert!(!endpoint.log().contains("panicked"));
+}

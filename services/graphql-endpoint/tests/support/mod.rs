@@ -1,0 +1,189 @@
+//! Endpoints that a test starts and stops, and a plain visitor.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use bank_tests::stack::{PATIENCE, Stack, binary};
+use bank_tests::wait::until;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A running endpoint, killed when dropped.
+pub struct Endpoint {
+    process: Child,
+    pub port: u16,
+    pub health: u16,
+    pub log: PathBuf,
+}
+
+impl Endpoint {
+    pub fn start(stack: &Stack) -> Self {
+        Self::start_with(stack, &[])
+    }
+
+    pub fn start_with(stack: &Stack, env: &[(&str, &str)]) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let database = std::env::var("TRANSACTION_DATABASE_URL")
+            .expect("TRANSACTION_DATABASE_URL: make test-integration sets it");
+        let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let log = stack.log_dir().join(format!("{test}-endpoint-{number}.log"));
+        let (port, health) = (free_port(), free_port());
+        let process = Command::new(binary("graphql-endpoint"))
+            .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))
+            .env("SCHEMA_REGISTRY_URL", stack.registry_url())
+            .env("DATABASE_URL", database)
+            .env("GRAPHQL_PORT", port.to_string())
+            .env("HEALTH_PORT", health.to_string())
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).expect("the stack has a folder for logs"))
+            .spawn()
+            .expect("make test-integration builds the endpoint");
+        let endpoint = Self { process, port, health, log };
+        until("the endpoint is ready", PATIENCE, || endpoint.is_ready().then_some(()));
+        endpoint
+    }
+
+    pub fn is_ready(&self) -> bool {
+        let url = format!("http://127.0.0.1:{}/readyz", self.health);
+        agent().get(&url).call().is_ok_and(|answer| answer.status() == 200)
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Resident memory, MiB.
+    pub fn rss_mib(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib / 1024.0
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(&pid).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{signal} {pid}");
+    }
+
+    /// Stops it by SIGTERM; how long that took.
+    pub fn stop(mut self) -> Duration {
+        let asked = Instant::now();
+        self.signal("TERM");
+        let end = self.process.wait().unwrap();
+        assert_eq!(end.code(), Some(0), "{}", self.log());
+        asked.elapsed()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/graphql", self.port)
+    }
+
+    /// Asks by POST; the whole answer.
+    pub fn ask(&self, query: &str, variables: &Value) -> Value {
+        self.ask_as(query, variables, None)
+    }
+
+    pub fn ask_as(&self, query: &str, variables: &Value, token: Option<&str>) -> Value {
+        let body = json!({ "query": query, "variables": variables }).to_string();
+        let mut request = agent().post(self.url()).header("Content-Type", "application/json");
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let mut answer = request.send(body).unwrap();
+        assert_eq!(answer.status(), 200);
+        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+    }
+
+    /// The data of an answer without errors.
+    pub fn data(&self, query: &str, variables: &Value) -> Value {
+        let mut answer = self.ask(query, variables);
+        assert!(answer.get("errors").is_none(), "{answer}");
+        answer["data"].take()
+    }
+
+    pub fn log_in(&self, username: &str, password: &str) -> Value {
+        let query = "mutation($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }";
+        self.data(query, &json!({ "u": username, "p": password }))["get_account"].take()
+    }
+
+    /// A new user's iban and token.
+    pub fn account(&self) -> (String, String) {
+        let account = self.log_in(&name(), "correct horse");
+        let text =
+            |field: &str| account[field].as_str().unwrap_or_else(|| panic!("{account}")).to_owned();
+        (text("iban"), text("token"))
+    }
+
+    pub fn transfer(&self, transfer: &Value) -> Value {
+        let query = "mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
+            money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { uuid success reason } }";
+        self.data(query, transfer)["money_transfer"].take()
+    }
+
+    /// Gives `cents` to `iban` from cash, and waits until the store knows.
+    pub fn deposit(&self, iban: &str, cents: i32, descr: &str) {
+        let transfer = deposit(iban, cents, descr);
+        assert_eq!(self.transfer(&transfer)["success"], true);
+        until("the deposit is stored", PATIENCE, || {
+            let stored = self.transactions(iban);
+            stored.iter().any(|it| it["descr"] == descr).then_some(())
+        });
+    }
+
+    pub fn transactions(&self, iban: &str) -> Vec<Value> {
+        let query = "query($iban: String!) { transactions_by_iban(iban: $iban, max_items: 1000) {
+            id ref iban new_balance changed_by from_to descr direction } }";
+        let data = self.data(query, &json!({ "iban": iban }));
+        data["transactions_by_iban"].as_array().unwrap().clone()
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of the endpoint:\n{}", self.log());
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub fn deposit(iban: &str, cents: i32, descr: &str) -> Value {
+    json!({
+        "uuid": uuid::Uuid::new_v4().to_string(),
+        "token": "cash", "amount": cents, "from": "cash", "to": iban, "descr": descr,
+    })
+}
+
+/// A user name that nobody has.
+pub fn name() -> String {
+    format!("user-{}", uuid::Uuid::new_v4())
+}
+
+/// Takes any status for an answer.
+pub fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .new_agent()
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
