@@ -13,6 +13,7 @@ use common::records::BalanceChanged;
 use common::topology::DEAD_LETTER;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use support::{Endpoint, deposit, name};
@@ -423,4 +424,40 @@ fn two_endpoints_share_the_store_and_take_over() {
     drop(first);
     let told = tell();
     all_have(&second, told);
+}
+
+/// The commands in docs/graphql.md that begin with `curl`, as they stand there.
+fn examples() -> Vec<String> {
+    let docs = include_str!("../../../docs/graphql.md").replace(" \\\n", " ");
+    docs.lines()
+        .filter_map(|line| line.strip_prefix("    curl "))
+        .map(|rest| format!("curl {rest}"))
+        .collect()
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn the_examples_of_the_docs_work() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let examples = examples();
+    assert_eq!(examples.len(), 5);
+    for example in examples {
+        let command = example.replace("localhost:8888", &format!("localhost:{}", endpoint.port));
+        let streams = command.contains("text/event-stream");
+        // A stream has no end.
+        let limit = if streams { "-m 2 " } else { "" };
+        let command = command.replacen("curl ", &format!("curl {limit}"), 1);
+        let done = Command::new("bash").args(["-c", &command]).output().unwrap();
+        let told = String::from_utf8_lossy(&done.stdout);
+        if streams {
+            assert!(told.starts_with(":\n\n"), "{command}: {told}");
+        } else {
+            assert!(
+                told.starts_with("{\"data\":{") && !told.contains("errors"),
+                "{command}: {told}"
+            );
+        }
+    }
 }
