@@ -58,6 +58,9 @@ find_missing_test() {
   # A client that shares no code with the bank is written in it.
   python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' &>/dev/null ||
     lacks "Python 3.10 or later with venv" python3-venv
+  # So are clients of the GraphQL endpoint.
+  { has npm && node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' &>/dev/null; } ||
+    lacks "Node.js 18 or later with npm" nodejs npm
 }
 
 # For static binaries: rustup's musl target, or a way to build its standard library (images/binaries.sh).

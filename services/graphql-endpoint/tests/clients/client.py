@@ -56,7 +56,8 @@ async def over_websocket(account):
             await asyncio.wait([first], timeout=0.2)
             assert made < 100
         event = first.result()["stream_transactions"]
-        assert event["descr"].startswith("event "), event
+        # The answer over HTTP does not wait until subscribers have heard: the first they hear may be that transfer.
+        assert event["descr"] == "by gql" or event["descr"].startswith("event "), event
         assert event["new_balance"].startswith("€"), event
         await events.aclose()
         async for answer in session.subscribe(ask("subscription" + ACCOUNT, u=f"user-{uuid.uuid4()}", p="correct horse")):
