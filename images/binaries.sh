@@ -3,7 +3,7 @@
 # (Docker's names; x86_64 and aarch64 mean the first two). Two ways give the same kind of binary, and it says which one it took:
 #   rustup's standard library for the target, where it is installed (rustup target add);
 #   else the standard library built from source, as rustc's rust-src component or Debian's rust-web-src has it, with the
-#   C library and the unwinder out of Debian's packages for that architecture, taken apart below target/.
+#   C library out of Debian's package for that architecture, taken apart below target/.
 # WAY=rustup or WAY=source insists on one. TARGET_DIR is where Cargo builds; DIST is the folder for dist.
 set -euo pipefail
 root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
@@ -11,8 +11,8 @@ cd "$root"
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 export CARGO_TARGET_DIR=${TARGET_DIR:-$root/target}
 dist=${DIST:-$root/dist}
-# Of Debian 12. The checksums below are of these versions.
-readonly musl_version=1.2.3-1 unwind_version=1:14.0.6-12
+# Of Debian 12. The checksums below are of this version.
+readonly musl_version=1.2.3-1
 
 say() {
   printf 'binaries: %s\n' "$*" >&2
@@ -29,17 +29,14 @@ about() {
     amd64 | x86_64)
       arch=amd64 target=x86_64-unknown-linux-musl deb=amd64 triplet=x86_64-linux-musl
       musl_sum=7c34f29a0c1aa12f6da1d25ed6de6fe6bbd9e048ee76b3dcb88c5e51fb65507f
-      unwind_sum=3cff492166222dc630ea7f1fb13db83b75a471ec7502edbe9a103e34011c5f05
       ;;
     arm64 | aarch64)
       arch=arm64 target=aarch64-unknown-linux-musl deb=arm64 triplet=aarch64-linux-musl
       musl_sum=55c2ca4bc3041c8ed8ac7dc3ef6080d9551a21650568b2fd7610b59eaf98a4f4
-      unwind_sum=3de509ff9daa814938b8ca6fb46d80895c29ad17a6621333375f966e516d1e3d
       ;;
     armv7)
       arch=armv7 target=armv7-unknown-linux-musleabihf deb=armhf triplet=arm-linux-musleabihf
       musl_sum=3a9dbb8ae66716f117dce87558fb47a161db0eebf0700cc6bf84ef6871ce7d38
-      unwind_sum=f11391f964f524362b1816cca66b65c0ee0c038d36f7cb340cbf1af62fc7067c
       ;;
     *) die "ARCH=$1: expected amd64, arm64 or armv7" ;;
   esac
@@ -82,12 +79,12 @@ find_linker() {
   linker=$(command -v "$linker")
 }
 
-# get_sysroot: C library, start files and unwinder of the target, in the folder that sysroot is set to.
+# get_sysroot: C library and start files of the target, in the folder that sysroot is set to.
 get_sysroot() {
   sysroot=$root/target/musl/$arch-$musl_version
   [[ ! -f $sysroot/complete ]] || return 0
   command -v apt-get >/dev/null || die "neither rustup has $target nor is this Debian, which has the C library for it"
-  say "fetching musl $musl_version and libunwind $unwind_version for $deb"
+  say "fetching musl $musl_version for $deb"
   rm -rf "$sysroot"
   mkdir -p "$sysroot/work/lists/partial"
   # Lists of its own: the machine's stay those of its own architecture. Some lists of foreign ones are missing on mirrors.
@@ -96,18 +93,25 @@ get_sysroot() {
   (
     cd "$sysroot/work"
     apt-get "${options[@]}" update 2>update.log || true
-    apt-get "${options[@]}" download "musl-dev=$musl_version" "libunwind-14-dev=$unwind_version" || {
+    apt-get "${options[@]}" download "musl-dev=$musl_version" || {
       cat update.log >&2
-      die "apt-get could not download them"
+      die "apt-get could not download it"
     }
     mv musl-dev_*.deb musl.deb
-    mv libunwind-*.deb unwind.deb
-    sha256sum --quiet --check <<<"$musl_sum  musl.deb"$'\n'"$unwind_sum  unwind.deb"
+    sha256sum --quiet --check <<<"$musl_sum  musl.deb"
     dpkg-deb -x musl.deb musl
-    dpkg-deb -x unwind.deb unwind
-    cp "musl/usr/lib/$triplet"/{libc.a,libdl.a,libpthread.a,crt1.o,crti.o,crtn.o} unwind/usr/lib/llvm-14/lib/libunwind.a ..
+    cp "musl/usr/lib/$triplet"/{libc.a,crt1.o,crti.o,crtn.o} ..
   )
   rm -r "$sysroot/work"
+  # A panic aborts, so that nothing unwinds. Who asks for a backtrace nevertheless, as the crate anyhow, gets one without frames:
+  # the function that would tell them does nothing, and those that look at a frame are never called.
+  cat >"$sysroot/libunwind.a" <<'END'
+EXTERN(getpid abort)
+_Unwind_Backtrace = getpid;
+_Unwind_GetIP = abort;
+_Unwind_GetCFA = abort;
+_Unwind_FindEnclosingFunction = abort;
+END
   touch "$sysroot/complete"
 }
 
@@ -116,20 +120,18 @@ build_with_rustup() {
   local linker=
   # Elsewhere the C compiler of the machine can't link for the target; rustup brings a linker and musl's files.
   [[ $target == "$(uname -m)"-* ]] || linker=rust-lld
-  # Debian's libunwind is not asked for: rustup's standard library brings one.
   env "CARGO_TARGET_${TARGET}_RUSTFLAGS=$remap" ${linker:+"CARGO_TARGET_${TARGET}_LINKER=$linker"} \
     cargo build "${options[@]}"
 }
 
 build_from_source() {
-  local flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static -L native=$sysroot $remap"
+  local flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static -C force-unwind-tables=no -L native=$sysroot $remap"
   local arg
-  # Debian's unwinder was built for glibc with checks of its own: __fprintf_chk is what it complains with before it aborts.
-  for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none --eh-frame-hdr --defsym=__fprintf_chk=abort; do
+  for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none; do
     flags+=" -C link-arg=$arg"
   done
   env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" "CARGO_TARGET_${TARGET}_RUSTFLAGS=$flags" \
-    "$cargo" build "${options[@]}" -Z build-std=std,panic_unwind -Z build-std-features=panic-unwind
+    "$cargo" build "${options[@]}" -Z build-std=std,panic_abort -Z build-std-features=
 }
 
 build() {
@@ -153,7 +155,7 @@ build() {
     say "$arch: standard library from source for $target, $("$rustc" --version)"
     get_sysroot
     build_from_source
-    others=("rust-std=$("$rustc" --version | cut -d' ' -f2)" "musl=$musl_version" "libunwind=$unwind_version")
+    others=("rust-std=$("$rustc" --version | cut -d' ' -f2)" "musl=$musl_version")
   else
     die "no way to build for $target. With rustup: rustup target add $target. On Debian 12: apt-get install rustc-web cargo-web rust-web-src lld-16"
   fi

@@ -1,5 +1,5 @@
 //! Free lists per thread before the system's allocator, for a C library whose own takes one lock for everything, as musl's does:
-//! two busy threads get less done with it than one. docs/decisions/0007-allocator.md has the figures.
+//! two busy threads get less done with it than one. docs/decisions/0009-allocator.md has the figures.
 //!
 //! Blocks of up to a KiB come in classes of 16 bytes. A thread keeps the ones it frees, up to 8 KiB of a class, and takes from
 //! them without a lock. What is more goes in one piece to a depot, from where a thread that has none left fetches it: so blocks
@@ -144,7 +144,7 @@ struct List {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Has freed nothing yet.
+    /// Has asked for nothing yet.
     New,
     /// Keeps blocks.
     Keeping,
@@ -176,6 +176,9 @@ impl Lists {
 
     #[cold]
     fn take_elsewhere(&self, class: usize) -> *mut u8 {
+        if self.stage.get() == Stage::New {
+            self.begin();
+        }
         if self.stage.get() == Stage::Keeping {
             let fetched = DEPOT[class].fetch();
             if !fetched.is_null() {
@@ -503,8 +506,6 @@ mod tests {
         // Few are under way, so that there is no reason to ask the system for many.
         let (send, receive) = sync_channel::<Owned>(4);
         let freeing = thread::spawn(move || receive.into_iter().for_each(drop));
-        // One freed block makes this thread one that keeps blocks.
-        drop(Owned::new(WANDERING, 8, 0));
         for n in 0..BLOCKS {
             send.send(Owned::new(WANDERING, 8, n as u8)).unwrap();
         }

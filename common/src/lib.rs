@@ -22,7 +22,7 @@ pub mod service;
 pub mod shutdown;
 pub mod watchdog;
 
-// With musl's own, two busy threads do less than one: docs/decisions/0007-allocator.md.
+// With musl's own, two busy threads do less than one: docs/decisions/0009-allocator.md.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: allocator::PerThread = allocator::PerThread;
