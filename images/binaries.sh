@@ -109,6 +109,7 @@ get_sysroot() {
 EXTERN(getpid abort)
 _Unwind_Backtrace = getpid;
 _Unwind_GetIP = abort;
+_Unwind_VRS_Get = abort;
 _Unwind_GetCFA = abort;
 _Unwind_FindEnclosingFunction = abort;
 END
