@@ -122,11 +122,14 @@ pub fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Resul
     transaction.commit().map_err(step("migrate the database"))
 }
 
-/// The partitions of a topic that a session owns. Each call goes to the client it was joined with, and fails only if the
-/// session is lost.
+/// A connection and the partitions of a topic that it owns: its calls fail only if the session is lost, and the partitions
+/// with it.
 pub struct Ownership {
+    client: Client,
     topic: Topic,
     owned: BTreeSet<i32>,
+    /// No other member was there at the last look.
+    alone: bool,
     members: Statement,
     claim: Statement,
     release: Statement,
@@ -134,29 +137,67 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Joins the members of `topic`; owns nothing yet.
+    /// Joins the members of `topic` with `client`; owns nothing yet.
     ///
     /// # Errors
     /// The session is lost.
-    pub fn join(client: &mut Client, topic: Topic, shutdown: &Shutdown) -> Result<Self, Error> {
+    pub fn join(mut client: Client, topic: Topic, shutdown: &Shutdown) -> Result<Self, Error> {
         let joined = "join the members of the topic";
         client
             .execute("SELECT pg_advisory_lock_shared(hashtext($1), $2)", &[&topic.name, &MEMBERS])
             .map_err(step(joined))?;
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step(joined));
-        Ok(Self {
-            topic,
-            owned: BTreeSet::new(),
-            members: prepare(
+        let (members, claim, release) = (
+            prepare(
                 "SELECT count(*) FROM pg_locks
                  WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                    AND classid = hashtext($1)::oid AND objid = $2::int4::oid",
             )?,
-            claim: prepare("SELECT pg_try_advisory_lock(hashtext($1), $2)")?,
-            release: prepare("SELECT pg_advisory_unlock(hashtext($1), $2)")?,
-            shutdown: shutdown.clone(),
-        })
+            prepare("SELECT pg_try_advisory_lock(hashtext($1), $2)")?,
+            prepare("SELECT pg_advisory_unlock(hashtext($1), $2)")?,
+        );
+        let (owned, shutdown) = (BTreeSet::new(), shutdown.clone());
+        Ok(Self { client, topic, owned, alone: false, members, claim, release, shutdown })
+    }
+
+    /// The connection, for the transactions of what is owned.
+    pub fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// See [`watch`].
+    pub fn watch(&self, step: &str) -> Watch {
+        watch(&self.shutdown, step)
+    }
+
+    /// Gives back what is more than an equal share and takes what nobody owns, up to it; gives what is owned then. The caller
+    /// has finished all work on what was.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn take_share(&mut self) -> Result<Vec<i32>, Error> {
+        let share = self.share()?;
+        self.release(share)?;
+        self.claim(share)?;
+        Ok(self.owned.iter().copied().collect())
+    }
+
+    /// A sign of life. True if the partitions should be shared out anew: more are owned than the share, or some that nobody
+    /// owned were just taken.
+    ///
+    /// # Errors
+    /// The session is lost.
+    pub fn share_has_changed(&mut self) -> Result<bool, Error> {
+        let owned = self.owned.len();
+        let share = self.share()?;
+        self.claim(share)?;
+        Ok(owned > share || self.owned.len() > owned)
+    }
+
+    /// True if the last look found no other member.
+    pub fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// The partitions this session owns.
@@ -168,12 +209,14 @@ impl Ownership {
     ///
     /// # Errors
     /// The session is lost.
-    pub fn share(&mut self, client: &mut Client) -> Result<usize, Error> {
-        let _watch = watch(&self.shutdown, "count the members of the topic");
-        let members: i64 = client
+    pub fn share(&mut self) -> Result<usize, Error> {
+        let _watch = self.watch("count the members of the topic");
+        let members: i64 = self
+            .client
             .query_one(&self.members, &[&self.topic.name, &MEMBERS])
             .map_err(step("count the members of the topic"))?
             .get(0);
+        self.alone = members <= 1;
         let partitions = usize::try_from(self.topic.partitions).unwrap_or(0);
         Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
     }
@@ -182,8 +225,8 @@ impl Ownership {
     ///
     /// # Errors
     /// The session is lost.
-    pub fn claim(&mut self, client: &mut Client, share: usize) -> Result<(), Error> {
-        let _watch = watch(&self.shutdown, "claim partitions");
+    pub fn claim(&mut self, share: usize) -> Result<(), Error> {
+        let _watch = self.watch("claim partitions");
         for partition in 0..self.topic.partitions {
             if self.owned.len() >= share {
                 break;
@@ -191,7 +234,8 @@ impl Ownership {
             if self.owned.contains(&partition) {
                 continue;
             }
-            let claimed: bool = client
+            let claimed: bool = self
+                .client
                 .query_one(&self.claim, &[&self.topic.name, &partition])
                 .map_err(step("claim a partition"))?
                 .get(0);
@@ -206,11 +250,11 @@ impl Ownership {
     ///
     /// # Errors
     /// The session is lost.
-    pub fn release(&mut self, client: &mut Client, share: usize) -> Result<(), Error> {
-        let _watch = watch(&self.shutdown, "release partitions");
+    pub fn release(&mut self, share: usize) -> Result<(), Error> {
+        let _watch = self.watch("release partitions");
         while self.owned.len() > share {
             let Some(partition) = self.owned.pop_last() else { break };
-            client
+            self.client
                 .execute(&self.release, &[&self.topic.name, &partition])
                 .map_err(step("release a partition"))?;
         }

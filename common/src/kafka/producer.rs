@@ -4,7 +4,7 @@ use super::wire::{Batch, Bus, Error, Kind, Out};
 use super::{KafkaConfig, metrics, partitioner, wire};
 use crate::env::{self, Env, Variable};
 use crate::shutdown::Shutdown;
-use crate::topology::MESSAGE_BYTES_MAX;
+use crate::topology::{DEAD_LETTER, MESSAGE_BYTES_MAX};
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -98,6 +98,20 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// The value of a record of `topic` that is none, as it came, under a key that says where from and why. The reason is
+    /// logged.
+    pub fn dead_letter(
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        value: Vec<u8>,
+        reason: &str,
+    ) -> Self {
+        log::warn!(topic, partition, offset, reason; "record goes to dead_letter");
+        let key = format!("{topic}/{partition}/{offset}: {reason}");
+        Self { topic: DEAD_LETTER.name, key, value }
+    }
+
     /// Its size in a request, bytes: key, value and the head of a message in protocol version 0.
     fn bytes(&self) -> usize {
         26 + self.key.len() + self.value.len()

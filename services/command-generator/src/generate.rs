@@ -261,10 +261,9 @@ impl Generator {
         (value, reason): (Vec<u8>, String),
         out: &mut Out,
     ) {
-        log::warn!(topic, partition, offset, reason = reason.as_str(); "unreadable, to dead_letter");
         UNREADABLE.with_label_values(&[topic]).inc();
-        let key = format!("{topic}/{partition}/{offset}: {reason}");
-        out.records.push(Outgoing { topic: self.config.names.dead_letter, key, value });
+        let letter = Outgoing::dead_letter(topic, partition, offset, value, &reason);
+        out.records.push(Outgoing { topic: self.config.names.dead_letter, ..letter });
         out.kinds.push("dead_letter");
     }
 

@@ -89,15 +89,12 @@ impl Worker {
             // What is in flight belongs to partitions that may go to another handler, or be read again from their committed
             // offset: both want it done.
             while !publisher.flush(Some(Instant::now() + STOP_LOOK))? {
-                session.share()?;
+                session.ownership.share()?;
                 if self.shutdown.requested() {
                     return Ok(());
                 }
             }
-            let share = session.share()?;
-            session.release(share)?;
-            session.claim(share)?;
-            let owned: Vec<i32> = session.owned().iter().copied().collect();
+            let owned = session.ownership.take_share()?;
             log::info!(topic = topic.name, partitions:? = owned; "serving");
             let within = Duration::from_secs(5);
             let kafka = &self.config.producer.kafka;
@@ -126,14 +123,11 @@ impl Worker {
         while !self.shutdown.requested() {
             if let Some(batch) = intake.next(STOP_LOOK)? {
                 let decided = decide::<D>(session, batch)?;
-                publisher.hand_over(decided, || session.share().map(drop))?;
+                publisher.hand_over(decided, || Ok(session.ownership.share().map(drop)?))?;
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                let share = session.share()?;
-                let owned = session.owned().len();
-                session.claim(share)?;
-                if owned > share || session.owned().len() > owned {
+                if session.ownership.share_has_changed()? {
                     return Ok(());
                 }
             }

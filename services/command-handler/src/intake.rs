@@ -9,7 +9,6 @@ use common::kafka::producer::Outgoing;
 use common::kafka::wire::{In, Position};
 use common::log::Chain;
 use common::registry::Registry;
-use common::topology::DEAD_LETTER;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,12 +136,12 @@ impl<D: Desk> Reader<D> {
     fn take(&mut self, partition: i32, record: In) -> Result<(), Error> {
         match self.decode(&record) {
             Ok(Ok(command)) => self.batch.commands.push(command),
-            Ok(Err(reason)) => self.batch.letters.push(dead_letter(
-                D::Command::TOPIC.name,
-                partition,
-                record,
-                &reason,
-            )),
+            Ok(Err(reason)) => {
+                let topic = D::Command::TOPIC.name;
+                let value = record.value.unwrap_or_default();
+                let letter = Outgoing::dead_letter(topic, partition, record.offset, value, &reason);
+                self.batch.letters.push(letter);
+            }
             Err(err) => return Err(err),
         }
         Ok(())
@@ -179,16 +178,5 @@ impl<D: Desk> Reader<D> {
                 }
             }
         }
-    }
-}
-
-/// The record as it came, under a key that says where from and why.
-fn dead_letter(topic: &str, partition: i32, record: In, reason: &str) -> Outgoing {
-    let offset = record.offset;
-    log::warn!(topic, partition, offset, reason; "record goes to dead_letter");
-    Outgoing {
-        topic: DEAD_LETTER.name,
-        key: format!("{topic}/{partition}/{offset}: {reason}"),
-        value: record.value.unwrap_or_default(),
     }
 }

@@ -98,10 +98,9 @@ fn connect(config: &postgres::Config) -> Result<Client, Error> {
 
 /// A connection that owns partitions of one topic.
 pub struct Session {
-    client: Client,
-    ownership: Ownership,
+    /// The connection and what it owns.
+    pub ownership: Ownership,
     statements: Statements,
-    shutdown: Shutdown,
 }
 
 impl Session {
@@ -117,37 +116,7 @@ impl Session {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config)?;
         let statements = Statements::prepare(&mut client)?;
-        let ownership = Ownership::join(&mut client, topic, shutdown)?;
-        Ok(Self { client, ownership, statements, shutdown: shutdown.clone() })
-    }
-
-    /// The partitions this session owns.
-    pub fn owned(&self) -> &BTreeSet<i32> {
-        self.ownership.owned()
-    }
-
-    /// See [`Ownership::share`].
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn share(&mut self) -> Result<usize, Error> {
-        Ok(self.ownership.share(&mut self.client)?)
-    }
-
-    /// See [`Ownership::claim`].
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn claim(&mut self, share: usize) -> Result<(), Error> {
-        Ok(self.ownership.claim(&mut self.client, share)?)
-    }
-
-    /// See [`Ownership::release`].
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn release(&mut self, share: usize) -> Result<(), Error> {
-        Ok(self.ownership.release(&mut self.client, share)?)
+        Ok(Self { ownership: Ownership::join(client, topic, shutdown)?, statements })
     }
 
     /// Opens accounts: one transaction, one outcome for each command, in order. Known ids get their first outcome again.
@@ -159,7 +128,7 @@ impl Session {
         commands: &[ConfirmAccountCreation],
     ) -> Result<Vec<Creation>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
-        let _watch = database::watch(&self.shutdown, "decide a batch");
+        let _watch = self.ownership.watch("decide a batch");
         let (mut transaction, statements) = self.begin()?;
         let mut outcomes: HashMap<Uuid, Creation> = transaction
             .query(&statements.creations, &[&ids])
@@ -229,7 +198,7 @@ impl Session {
         commands: Vec<ConfirmMoneyTransfer>,
     ) -> Result<Vec<Transfer>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
-        let _watch = database::watch(&self.shutdown, "decide a batch");
+        let _watch = self.ownership.watch("decide a batch");
         let (mut transaction, statements) = self.begin()?;
         let known: HashMap<Uuid, Transfer> = transaction
             .query(&statements.transfers, &[&ids])
@@ -265,7 +234,7 @@ impl Session {
     }
 
     fn begin(&mut self) -> Result<(Transaction<'_>, &Statements), Error> {
-        let transaction = self.client.transaction().map_err(step("begin"))?;
+        let transaction = self.ownership.client().transaction().map_err(step("begin"))?;
         Ok((transaction, &self.statements))
     }
 }
@@ -693,28 +662,28 @@ mod tests {
     fn partitions_are_shared_and_taken_over() {
         let database = Database::new();
         let mut first = database.session(CONFIRM_MONEY_TRANSFER);
-        assert_eq!(first.share().unwrap(), 9);
-        first.claim(9).unwrap();
-        assert_eq!(first.owned().len(), 9);
+        assert_eq!(first.ownership.share().unwrap(), 9);
+        first.ownership.claim(9).unwrap();
+        assert_eq!(first.ownership.owned().len(), 9);
         let mut second = database.session(CONFIRM_MONEY_TRANSFER);
-        let share = second.share().unwrap();
-        assert_eq!((share, first.share().unwrap()), (5, 5));
-        second.claim(share).unwrap();
-        assert!(second.owned().is_empty(), "all are owned");
-        first.release(share).unwrap();
-        second.claim(share).unwrap();
-        assert_eq!((first.owned().len(), second.owned().len()), (5, 4));
-        assert!(first.owned().is_disjoint(second.owned()));
+        let share = second.ownership.share().unwrap();
+        assert_eq!((share, first.ownership.share().unwrap()), (5, 5));
+        second.ownership.claim(share).unwrap();
+        assert!(second.ownership.owned().is_empty(), "all are owned");
+        first.ownership.release(share).unwrap();
+        second.ownership.claim(share).unwrap();
+        assert_eq!((first.ownership.owned().len(), second.ownership.owned().len()), (5, 4));
+        assert!(first.ownership.owned().is_disjoint(second.ownership.owned()));
         // Another topic is another matter.
         let mut accounts = database.session(CONFIRM_ACCOUNT_CREATION);
-        assert_eq!(accounts.share().unwrap(), 1);
-        accounts.claim(1).unwrap();
-        assert_eq!(accounts.owned().len(), 1);
+        assert_eq!(accounts.ownership.share().unwrap(), 1);
+        accounts.ownership.claim(1).unwrap();
+        assert_eq!(accounts.ownership.owned().len(), 1);
         // PostgreSQL frees the locks as soon as it sees that the connection is gone.
         drop(first);
-        while second.owned().len() < 9 {
-            let share = second.share().unwrap();
-            second.claim(share).unwrap();
+        while second.ownership.owned().len() < 9 {
+            let share = second.ownership.share().unwrap();
+            second.ownership.claim(share).unwrap();
         }
     }
 
@@ -759,7 +728,7 @@ mod tests {
         let database = Database::new();
         let [a] = database.accounts(1, 1000).try_into().unwrap();
         let mut session = database.session(CONFIRM_MONEY_TRANSFER);
-        session.claim(9).unwrap();
+        session.ownership.claim(9).unwrap();
         connect(&database.config)
             .unwrap()
             .batch_execute(

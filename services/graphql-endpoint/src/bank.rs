@@ -1,5 +1,6 @@
 //! The way to the bank: commands go out on their topics, answers come in on theirs.
 
+use crate::consume::STOP_LOOK;
 use crate::error::Error;
 use common::avro::{Decoder, Encoder, Record};
 use common::kafka::KafkaConfig;
@@ -18,8 +19,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Longest time until the stop is seen.
-const STOP_LOOK: Duration = Duration::from_millis(500);
 /// Time for retries of a call that can be made again.
 const SLICE: Duration = Duration::from_millis(500);
 

@@ -13,7 +13,7 @@ use common::log::Chain;
 use common::records::BalanceChanged;
 use common::registry::Registry;
 use common::shutdown::Shutdown;
-use common::topology::{BALANCE_CHANGED, DEAD_LETTER};
+use common::topology::BALANCE_CHANGED;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ const GROUP: &str = "graphql-endpoint";
 const BATCH_MAX: usize = 2000;
 /// How often a session shows a sign of life, counts the members and looks for partitions without an owner.
 const LOOK: Duration = Duration::from_secs(1);
-/// Longest time until a worker without work sees that the stop was asked for.
-const STOP_LOOK: Duration = Duration::from_millis(100);
+/// Longest time until a thread without work sees that the stop was asked for.
+pub const STOP_LOOK: Duration = Duration::from_millis(100);
 /// Time between two commits of offsets: what is read again after a crash is known to the store.
 const COMMIT: Duration = Duration::from_millis(500);
 /// Longest wait for a broker where waiting longer is no use.
@@ -78,10 +78,8 @@ impl Worker {
         let mut writer = Writer::open(&self.config.database, self.endpoint, &self.shutdown)?;
         let mut bus = wire::connect_until(kafka, &self.shutdown);
         while !self.shutdown.requested() {
-            let share = self.share(&mut writer)?;
-            writer.release(share)?;
-            writer.claim(share)?;
-            let owned: Vec<i32> = writer.owned().iter().copied().collect();
+            let owned = writer.ownership.take_share()?;
+            self.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
             log::info!(topic, partitions:? = owned; "serving");
             let within = Duration::from_secs(5);
             let positions =
@@ -97,13 +95,6 @@ impl Worker {
             partitions.serve(&mut writer, &mut *bus)?;
         }
         Ok(())
-    }
-
-    fn share(&self, writer: &mut Writer) -> Result<usize, Error> {
-        let share = writer.share()?;
-        let all = usize::try_from(BALANCE_CHANGED.partitions).unwrap_or(0);
-        self.others.store(share < all, Ordering::Relaxed);
-        Ok(share)
     }
 }
 
@@ -155,10 +146,9 @@ impl Partitions<'_> {
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                let share = self.worker.share(writer)?;
-                let owned = writer.owned().len();
-                writer.claim(share)?;
-                if owned > share || writer.owned().len() > owned {
+                let changed = writer.ownership.share_has_changed()?;
+                self.worker.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
+                if changed {
                     break;
                 }
             }
@@ -219,15 +209,11 @@ impl Partitions<'_> {
         }
     }
 
-    /// The record goes to dead_letter as it came, under a key that says where from and why.
+    /// The record goes to dead_letter.
     fn bury(&self, partition: i32, record: In, reason: &str) -> Result<(), Error> {
         let (topic, offset) = (BALANCE_CHANGED.name, record.offset);
-        log::warn!(topic, partition, offset, reason; "record goes to dead_letter");
-        let letter = Outgoing {
-            topic: DEAD_LETTER.name,
-            key: format!("{topic}/{partition}/{offset}: {reason}"),
-            value: record.value.unwrap_or_default(),
-        };
+        let value = record.value.unwrap_or_default();
+        let letter = Outgoing::dead_letter(topic, partition, offset, value, reason);
         match self.worker.producer.send(letter).wait() {
             Err(err) if err.kind == Kind::Message => {
                 log::error!(topic, partition, offset, error:% = err; "record dropped");
@@ -273,9 +259,14 @@ pub fn listen(
         if mem::replace(&mut before, true) && others.load(Ordering::Relaxed) {
             hub.end_all(Ending::Interrupted);
         }
+        let mut looked = Instant::now();
         while !shutdown.requested() {
-            for transaction in listener.next(LOOK)? {
+            for transaction in listener.next(STOP_LOOK)? {
                 hub.publish(&Arc::new(transaction));
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                listener.check()?;
             }
         }
         Ok(())

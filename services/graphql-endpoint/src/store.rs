@@ -14,7 +14,6 @@ use common::topology::BALANCE_CHANGED;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -153,13 +152,12 @@ pub struct Order {
 
 /// A connection that owns partitions of balance_changed.
 pub struct Writer {
-    client: Client,
-    ownership: Ownership,
+    /// The connection and what it owns.
+    pub ownership: Ownership,
     insert: Statement,
     notify: Statement,
     /// Names this endpoint in notifications.
     endpoint: Uuid,
-    shutdown: Shutdown,
 }
 
 impl Writer {
@@ -174,7 +172,6 @@ impl Writer {
     ) -> Result<Self, Error> {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config, WRITER_SETTINGS)?;
-        let ownership = Ownership::join(&mut client, BALANCE_CHANGED, shutdown)?;
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
         let insert = prepare(&format!(
             "INSERT INTO transaction (iban, sequence, new_balance, changed_by, from_to, description,
@@ -184,36 +181,8 @@ impl Writer {
              ON CONFLICT DO NOTHING RETURNING {COLUMNS}",
         ))?;
         let notify = prepare("SELECT pg_notify($1, $2)")?;
-        Ok(Self { client, ownership, insert, notify, endpoint, shutdown: shutdown.clone() })
-    }
-
-    /// The partitions this endpoint owns.
-    pub fn owned(&self) -> &BTreeSet<i32> {
-        self.ownership.owned()
-    }
-
-    /// See [`Ownership::share`].
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn share(&mut self) -> Result<usize, Error> {
-        Ok(self.ownership.share(&mut self.client)?)
-    }
-
-    /// See [`Ownership::claim`].
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn claim(&mut self, share: usize) -> Result<(), Error> {
-        Ok(self.ownership.claim(&mut self.client, share)?)
-    }
-
-    /// See [`Ownership::release`].
-    ///
-    /// # Errors
-    /// The session is lost.
-    pub fn release(&mut self, share: usize) -> Result<(), Error> {
-        Ok(self.ownership.release(&mut self.client, share)?)
+        let ownership = Ownership::join(client, BALANCE_CHANGED, shutdown)?;
+        Ok(Self { ownership, insert, notify, endpoint })
     }
 
     /// Stores `batch` in one transaction and tells the other endpoints. Gives those that are new, in order: what was stored
@@ -227,8 +196,8 @@ impl Writer {
         }
         // Where a record stands matters only if nothing else tells it from others.
         let if_nameless = |told: &Told| told.change.transfer_id.is_none();
-        let _watch = database::watch(&self.shutdown, "store transactions");
-        let mut transaction = self.client.transaction().map_err(step("begin"))?;
+        let _watch = self.ownership.watch("store transactions");
+        let mut transaction = self.ownership.client().transaction().map_err(step("begin"))?;
         let rows = transaction
             .query(
                 &self.insert,
@@ -318,7 +287,7 @@ impl Listener {
         Ok(Self { client, range, endpoint, shutdown: shutdown.clone() })
     }
 
-    /// What others have stored; waits at most `wait` for it. Also a sign of life of the connection.
+    /// What others have stored; waits at most `wait` for it.
     ///
     /// # Errors
     /// The connection is lost.
@@ -333,9 +302,6 @@ impl Listener {
             }
         }
         let _watch = database::watch(&self.shutdown, "read what others have stored");
-        if told.is_empty() {
-            self.client.batch_execute("").map_err(step("listen"))?;
-        }
         let mut stored = Vec::new();
         for (first, last) in
             told.iter().flat_map(|told| others_ranges(told.payload(), self.endpoint))
@@ -347,6 +313,15 @@ impl Listener {
             stored.extend(rows.iter().map(transaction));
         }
         Ok(stored)
+    }
+
+    /// A sign of life of the connection: one that is lost without a word would be silent for ever.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn check(&mut self) -> Result<(), Error> {
+        let _watch = database::watch(&self.shutdown, "listen");
+        self.client.batch_execute("").map_err(step("listen"))
     }
 }
 
