@@ -1194,9 +1194,11 @@ mod tests {
             Some(Vec::new())
         });
         let mut bus = bus(&[host]);
+        let record = Out { key: None, value: Some(b"v") };
+        let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
         while probes.lock().unwrap().len() < 4 {
             bus.leaders("t", Duration::from_millis(20)).unwrap_err();
-            bus.produce(&[], Duration::from_millis(20));
+            bus.produce(&batch, Duration::from_millis(20)).remove(0).unwrap_err();
         }
         // A probe is seen a moment before the wait after it begins.
         let waits: Vec<Duration> =
