@@ -10,12 +10,14 @@ mod probe;
 mod answers;
 mod bank;
 mod control;
+mod graphql;
 mod ids;
 mod ledger;
 mod load;
 mod measure;
 mod search;
 mod tap;
+mod visitors;
 
 // What it costs.
 mod metrics;

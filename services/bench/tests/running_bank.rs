@@ -4,7 +4,8 @@ use serde_json::Value;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// The services, in the order of their start.
-const SERVICES: [&str; 3] = ["heartbeat", "command-generator", "command-handler"];
+const SERVICES: [&str; 4] =
+    ["heartbeat", "command-generator", "command-handler", "graphql-endpoint"];
 
 /// All services of the test stack run while this lives.
 struct Bank;
@@ -64,6 +65,10 @@ fn a_short_demo_comes_out_even_and_a_second_one_too() {
         assert_eq!(count("commands"), count("confirmed") + count("failed"));
         assert_eq!((count("unanswered"), &json["balance_sum_ok"]), (0, &Value::Bool(true)));
         assert!(count("max_per_s") > 200);
+        let visits = |name: &str| json["graphql"][name].as_u64().unwrap();
+        // Three visitors, a transfer a second each; the first at once.
+        assert!(visits("transfers") >= 9 && visits("heard") == visits("transfers"), "{json}");
+        assert!(lines.iter().any(|line| line.starts_with("GraphiQL, while the bank runs")));
     }
 }
 
