@@ -56,6 +56,8 @@ pub enum End {
 
 /// Visitors at work, each on a thread of its own.
 pub struct Visitors {
+    /// Steps of all visitors together: number 0 is the first visitor's, 1 the second's, and so on round and round.
+    pub schedule: Schedule,
     acts: Receiver<Result<Act, Error>>,
     stop: Shutdown,
     threads: Vec<JoinHandle<()>>,
@@ -74,7 +76,6 @@ impl Visitors {
             }
             visitors.push(Visitor::log_in(url)?);
         }
-        // Of all visitors together: number 0 is the first visitor's, 1 the second's, and so on round and round.
         let schedule =
             Schedule { start: Instant::now(), per_s: count * PER_S, count: u64::from(u32::MAX) };
         let (sender, acts) = channel();
@@ -93,7 +94,17 @@ impl Visitors {
             thread.spawn(|| visit.run()).map_err(Error::Thread)
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok(Self { acts, stop, threads })
+        Ok(Self { schedule, acts, stop, threads })
+    }
+
+    /// The steps that have ended since the last call; waits until `until` for the first.
+    ///
+    /// # Errors
+    /// A visitor could not go on.
+    pub fn acts(&self, until: Instant) -> Result<Vec<Act>, Error> {
+        let wait = until.saturating_duration_since(Instant::now());
+        let first = self.acts.recv_timeout(wait).into_iter();
+        first.chain(self.acts.try_iter()).collect()
     }
 
     /// No new steps. The ones that were still under way; takes [`TIMEOUT`] at most.
