@@ -21,6 +21,10 @@ pub enum Error {
     Database { step: &'static str, source: postgres::Error },
     #[error("{method} {url}; is the stack up? (make status, make up)")]
     Http { method: &'static str, url: String, source: Box<ureq::Error> },
+    #[error("websocket to {url}; is the stack up? (make status, make up)")]
+    Websocket { url: String, source: Box<tungstenite::Error> },
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
     #[error("{what} of {url}: {found:?}")]
     Answer { what: &'static str, url: String, found: String },
     #[error("{command}: {said}")]

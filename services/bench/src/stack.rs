@@ -49,6 +49,14 @@ impl Stack {
         self.run(&["start", part], variables).map(drop)
     }
 
+    /// Sends `signal` to `part`.
+    ///
+    /// # Errors
+    /// The script fails; it has said why.
+    pub fn kill(&self, part: &str, signal: &str) -> Result<(), Error> {
+        self.run(&["kill", part, signal], &[]).map(drop)
+    }
+
     fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<String, Error> {
         let output = Command::new(&self.0)
             .args(args)
