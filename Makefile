@@ -40,6 +40,8 @@ lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
+	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
 
