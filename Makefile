@@ -14,7 +14,7 @@ TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe \
+.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench bench-quick bench-probe results \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -83,6 +83,16 @@ wipe: ## stops them and deletes their data
 
 demo: ## about a minute of the bank at work (DEMO_S), with the check that no cent is lost
 	@$(STACK) with bench demo
+
+bench: ## the talk's test, single against batched, three runs each, and graphs: some 45 minutes
+	@$(STACK) with sh -c 'bench run --profile max --modes single,batched --runs 3 && bench report'
+
+bench-quick: ## the same in 3 minutes, coarser and one run each
+	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched && bench report'
+
+results: ## docs/results.md from the rows of the last `make bench`
+	@$(STACK) prerequisites build
+	cargo run --locked --quiet --release -p bench -- report --docs docs/results.md
 
 bench-probe: ## latency and throughput of transfers, single against batched
 	@$(STACK) with bench probe

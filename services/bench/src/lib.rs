@@ -1,10 +1,11 @@
 //! Measures the running bank.
 //!
-//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`probe`], [`demo`]) with the help of the ones below it.
+//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`results`], [`probe`], [`demo`]) with the help of the ones below it.
 
 mod args;
 mod demo;
 mod probe;
+mod results;
 mod run;
 
 // The load, and what comes back.
@@ -48,7 +49,7 @@ pub(crate) struct Start<'a> {
     pub shutdown: Shutdown,
 }
 
-const COMMANDS: &[Command] = &[run::COMMAND, probe::COMMAND, demo::COMMAND];
+const COMMANDS: &[Command] = &[run::COMMAND, results::COMMAND, probe::COMMAND, demo::COMMAND];
 
 /// Runs the sub-command that the arguments name.
 ///
