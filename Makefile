@@ -14,7 +14,8 @@ TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench bench-quick bench-probe results \
+.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench bench-quick \
+	results bench-probe bench-graphql \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -96,6 +97,12 @@ results: ## docs/results.md from the rows of the last `make bench`
 
 bench-probe: ## latency and throughput of transfers, single against batched
 	@$(STACK) with bench probe
+
+bench-graphql: ## 200 subscribers at 10,000 transactions a second, queries, and 1,000 subscribers: a line of JSON each
+	@$(STACK) prerequisites build
+	cargo build --locked --release -p graphql-endpoint --example load
+	@$(STACK) with bash -ec 'export ENDPOINT_PID=$$($(STACK) pid graphql-endpoint); \
+		for run in "10000 30 200 0" "1000 15 0 4" "5000 15 1000 0"; do target/release/examples/load $$run; done'
 
 binaries: ## static binaries in dist/ARCH; ARCH=arm64, armv7 or several
 	@$(STACK) prerequisites static

@@ -526,7 +526,7 @@ mod tests {
         drop(consumer);
         let dropped = Instant::now();
         while fake.connections() > 0 {
-            assert!(dropped.elapsed() < Duration::from_millis(700));
+            assert!(dropped.elapsed() < Duration::from_secs(2));
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -1072,7 +1072,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::slice;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Mutex;
 
     const API_VERSIONS: i16 = 18;
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -1187,20 +1187,25 @@ mod tests {
 
     #[test]
     fn attempts_are_spaced_also_over_several_calls() {
-        let probes = Arc::new(AtomicUsize::new(0));
-        let count = probes.clone();
+        let probes = Arc::new(Mutex::new(Vec::new()));
+        let probed = probes.clone();
         let host = broker(move |_, _| {
-            count.fetch_add(1, Ordering::Relaxed);
+            probed.lock().unwrap().push(Instant::now());
             Some(Vec::new())
         });
         let mut bus = bus(&[host]);
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(1) {
+        let record = Out { key: None, value: Some(b"v") };
+        let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
+        while probes.lock().unwrap().len() < 4 {
             bus.leaders("t", Duration::from_millis(20)).unwrap_err();
-            bus.produce(&[], Duration::from_millis(20));
+            bus.produce(&batch, Duration::from_millis(20)).remove(0).unwrap_err();
         }
-        // After 0, 100, 300 and 700 ms.
-        assert_eq!(probes.load(Ordering::Relaxed), 4);
+        // A probe is seen a moment before the wait after it begins.
+        let waits: Vec<Duration> =
+            probes.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for (wait, backoff) in waits.iter().zip([1, 2, 4].map(|times| BACKOFF_MIN * times)) {
+            assert!(*wait >= backoff, "{waits:?}");
+        }
     }
 
     #[test]

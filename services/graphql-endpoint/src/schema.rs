@@ -22,9 +22,6 @@ use std::time::Duration;
 /// Most transactions in one answer.
 const ITEMS_MAX: i32 = 1000;
 
-/// How long a stream waits before it says that there is nothing: so often a subscription looks whether it is still wanted.
-pub const BEAT: Duration = Duration::from_secs(1);
-
 /// The schema with its resolvers.
 pub type Schema = RootNode<Query, Mutation, Subscription>;
 
@@ -78,6 +75,13 @@ impl Running {
     /// Why its stream has ended.
     pub fn ending(&self) -> Ending {
         self.queue.get().and_then(|queue| queue.ending()).unwrap_or(Ending::Cancelled)
+    }
+
+    /// Returns when its stream may have something or `time` is over.
+    pub fn wait(&self, time: Duration) {
+        if let Some(queue) = self.queue.get() {
+            queue.wait(time);
+        }
     }
 
     fn has(&self, queue: &Arc<Queue>) {
@@ -347,14 +351,14 @@ fn once<T: Send + 'static>(answer: FieldResult<Option<T>>) -> Answers<T> {
     Box::pin(juniper::futures::stream::iter([answer]))
 }
 
-/// A stream that waits on its own thread: `Pending` means that nothing has come for a [`BEAT`], and nobody will wake it.
+/// What has come for a subscriber. `Pending` wakes nobody: [`Running::wait`] tells when to look again.
 struct Entries(Feed);
 
 impl Stream for Entries {
     type Item = FieldResult<Option<Entry>>;
 
     fn poll_next(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.0.next(BEAT) {
+        match self.0.next() {
             Event::Transaction(transaction) => Poll::Ready(Some(Ok(Some(Entry(transaction))))),
             Event::Nothing => Poll::Pending,
             Event::End(_) => Poll::Ready(None),
