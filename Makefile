@@ -15,7 +15,7 @@ ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
 .PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench bench-quick \
-	results bench-probe bench-graphql \
+	results bench-scale bench-probe bench-graphql \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -94,6 +94,11 @@ bench-quick: ## the same in 3 minutes, coarser and one run each
 results: ## docs/results.md from the rows of the last `make bench`
 	@$(STACK) prerequisites build
 	cargo run --locked --quiet --release -p bench -- report --docs docs/results.md
+
+bench-scale: ## cost of a transfer with 1,000 and 1,000,000 accounts, with 10,000,000 changes behind it; on a stack of its own
+	@STACK_DIR=target/scale-stack $(STACK) wipe
+	@STACK_DIR=target/scale-stack $(STACK) with bench scale
+	@STACK_DIR=target/scale-stack $(STACK) wipe
 
 bench-probe: ## latency and throughput of transfers, single against batched
 	@$(STACK) with bench probe

@@ -170,3 +170,27 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     assert!(read("latency-over-time-single.svg").contains("graphql-endpoint KILL"));
     assert!(read("docs/results.md").contains("](results/latency-mean.svg)"));
 }
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
+    let bank = Bank::start();
+    let (status, lines, json) = bank.bench(
+        "scale --accounts-few 10 --accounts-many 100 --history 2000 --load 50 --fill 100 --step-s 2 --steps 1",
+    );
+    assert!(status.success(), "{status}");
+    for ratio in ["accounts_cost_ratio", "history_cost_ratio"] {
+        assert!(json[ratio].as_f64().unwrap() > 0.0, "{json}");
+    }
+    let csv = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
+    let raw = std::fs::read_to_string(csv).unwrap();
+    let raw: Vec<&str> = raw.lines().filter(|line| !line.starts_with('#')).skip(1).collect();
+    let measured: Vec<(u64, u64)> = raw
+        .iter()
+        .map(|row| row.split(',').take(2).map(|it| it.parse().unwrap()).collect::<Vec<u64>>())
+        .map(|cells| (cells[0], cells[1]))
+        .collect();
+    let [(10, first), (100, second), (100, third)] = measured[..] else { panic!("{measured:?}") };
+    // Each account's first deposit is a change.
+    assert!(second >= first + 100 && third >= 2000 && third > second, "{measured:?}");
+}
