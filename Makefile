@@ -16,7 +16,7 @@ ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
 .PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-browser screenshots up down status logs \
-	env wipe demo bench-probe bench-graphql \
+	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -103,6 +103,21 @@ wipe: ## stops them and deletes their data
 
 demo: ## about a minute of the bank at work (DEMO_S), with the check that no cent is lost
 	@$(STACK) with bench demo
+
+bench: ## the talk's test, single against batched, three runs each, and graphs: some 45 minutes
+	@$(STACK) with sh -c 'bench run --profile max --modes single,batched --runs 3 && bench report'
+
+bench-quick: ## the same in 3 minutes, coarser and one run each
+	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched && bench report'
+
+results: ## docs/results.md from the rows of the last `make bench`
+	@$(STACK) prerequisites build
+	cargo run --locked --quiet --release -p bench -- report --docs docs/results.md
+
+bench-scale: ## cost of a transfer with 1,000 and 1,000,000 accounts, with 10,000,000 changes behind it; on a stack of its own
+	@STACK_DIR=target/scale-stack $(STACK) wipe
+	@STACK_DIR=target/scale-stack $(STACK) with bench scale
+	@STACK_DIR=target/scale-stack $(STACK) wipe
 
 bench-probe: ## latency and throughput of transfers, single against batched
 	@$(STACK) with bench probe

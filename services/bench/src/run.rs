@@ -6,6 +6,9 @@ mod raw;
 mod step;
 
 use self::bank::Bank;
+#[cfg(test)]
+pub use self::step::parts_columns;
+pub use self::step::rounded;
 use self::step::{Kind, Step};
 use crate::Start;
 use crate::args::Command;
@@ -110,8 +113,9 @@ became of the ones before. A step that takes 5 s has timed out. The heartbeat ma
            30 s each, ten visitors, without load first
   quick    the same with coarser steps of 6 s
   sanity   0, 100 and 500 per second, 8 s each, three visitors
-A load is held if its beats came and were answered (95 % of them within the measured time), the lag of all readers grew by less
-than 2 % of the load from the first half of that time to the second, nothing timed out and p99 is below a second.
+A load is held if its beats came and were answered (95 % of them within the measured time), the lag of all readers grew from the
+first half of that time to the second by less than 2 % of what fell due in a half (or by less than 0.3 s of the load, which is noise),
+nothing timed out and p99 is below a second.
 CPU and memory of every part are sampled each second. Rows are on disk as soon as they are known: NAME-loads.csv, NAME-seconds.csv
 and NAME-steps.csv for each run. `bench report` makes tables and graphs of them. Ctrl-C ends cleanly and keeps what was measured.
 ";
