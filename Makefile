@@ -42,14 +42,15 @@ lint: ## checks format and lints, warnings denied
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
+	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-stack
-	@$(MAKE) --no-print-directory test-integration
 	@$(MAKE) --no-print-directory test-browser
+	@$(MAKE) --no-print-directory test-integration
 
 test-unit: ## tests that need no server
 	@$(STACK) prerequisites build
@@ -69,7 +70,7 @@ test-browser: ## tests of the pages in a real Chromium, on a bank of their own
 	@$(STACK) prerequisites build browser
 	services/frontend/page/build.sh --check
 	@$(TEST_BROWSER) $(STACK) wipe
-	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test tests/
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test --test-concurrency=1 tests/
 
 screenshots: ## pictures of all pages, into docs/screenshots
 	@$(STACK) prerequisites build browser
