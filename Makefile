@@ -7,15 +7,16 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
 TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
-	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888 GRAPHQL_PORT=28888
+	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888 GRAPHQL_PORT=28888 FRONTEND_PORT=28181
+TEST_BROWSER := $(TEST) STACK_DIR=$(abspath target/test-stack-browser) RESULTS_DIR=$(abspath services/frontend/page/tests/results):$(abspath docs)
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
-	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888
+	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888 FRONTEND_PORT=38181
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench bench-quick \
-	results bench-scale bench-probe bench-graphql \
+.PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-browser screenshots up down status logs \
+	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -32,17 +33,23 @@ schema: ## writes the GraphQL schema anew, after a change of the endpoint's
 graphiql: ## makes the files of GraphiQL anew, after a change of their versions; needs npm
 	services/graphql-endpoint/graphiql/build.sh
 
+page: ## makes the frontend's page anew, after a change of its sources; needs npm
+	services/frontend/page/build.sh
+
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
+	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
-		services/graphql-endpoint/graphiql/build.sh
+		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-stack
 	@$(MAKE) --no-print-directory test-integration
+	@$(MAKE) --no-print-directory test-browser
 
 test-unit: ## tests that need no server
 	@$(STACK) prerequisites build
@@ -57,6 +64,18 @@ test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
 	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common --tests -- --ignored --test-threads=1
+
+test-browser: ## tests of the pages in a real Chromium, on a bank of their own
+	@$(STACK) prerequisites build browser
+	services/frontend/page/build.sh --check
+	@$(TEST_BROWSER) $(STACK) wipe
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test tests/
+
+screenshots: ## pictures of all pages, into docs/screenshots
+	@$(STACK) prerequisites build browser
+	services/frontend/page/build.sh --check
+	@$(TEST_BROWSER) $(STACK) wipe
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
 # Connections that idle for five seconds are closed by these brokers.
 test-kafka: ## tests of common/ on three brokers

@@ -346,7 +346,7 @@ impl Lane {
     fn batch<'a>(&self, records: &'a [Outgoing]) -> Batch<'a> {
         let out = |&i: &usize| {
             let Outgoing { key, value, .. } = &records[i];
-            Out { key: Some(key.as_bytes()), value: Some(value) }
+            Out { key: Some(key.as_bytes()), value: Some(value), headers: &[] }
         };
         let records = self.head().iter().map(out).collect();
         Batch { topic: self.topic, partition: self.partition, records }
