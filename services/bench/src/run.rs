@@ -31,8 +31,11 @@ use std::time::Duration;
 pub type Mode = (&'static str, &'static [(&'static str, &'static str)]);
 
 /// What is compared.
-const KNOWN_MODES: &[Mode] =
-    &[("single", &[("PRODUCER_MODE", "single")]), ("batched", &[("PRODUCER_MODE", "batched")])];
+const KNOWN_MODES: &[Mode] = &[
+    ("single", &[("PRODUCER_MODE", "single"), ("KAFKA_CLIENT", "kafka")]),
+    ("batched", &[("PRODUCER_MODE", "batched"), ("KAFKA_CLIENT", "kafka")]),
+    ("modern", &[("PRODUCER_MODE", "batched"), ("KAFKA_CLIENT", "modern")]),
+];
 
 const PROFILE: Variable = Variable::new(
     "BENCH_PROFILE",
@@ -42,7 +45,8 @@ const PROFILE: Variable = Variable::new(
 const MODES: Variable = Variable::new(
     "MODES",
     "batched",
-    "how the command-handler is run, which is restarted for it: single, batched, or both separated by a comma",
+    "how the command-handler is run, which is restarted for it: single or batched by the kafka crate, modern (batched by our own \
+     client), or some of them separated by commas",
 );
 const RUNS: Variable = Variable::new(
     "RUNS",
@@ -225,7 +229,7 @@ impl Config {
         };
         Ok(Self {
             profile,
-            modes: list(env, &MODES, mode, "single, batched or both")?,
+            modes: list(env, &MODES, mode, "single, batched, modern or some of them")?,
             runs: env.number(&RUNS, 1..=100)?,
             faults,
         })
