@@ -24,8 +24,6 @@ declare -A settings=(
   [POSTGRES_OPTIONS]="" # more of postgresql.conf, as in "shared_preload_libraries=pg_stat_statements"
 )
 SERVERS_DIR=${SERVERS_DIR:-$root/target/servers} # what Maven brings
-# What `bench report` writes and whoever shows it reads: in the environment of services and commands.
-export RESULTS_DIR=${RESULTS_DIR:-$root/target/results}
 
 run_dir=$STACK_DIR/run
 log_dir=$STACK_DIR/log
