@@ -31,7 +31,7 @@ service_environment() {
       service_environment+=("CORS_ORIGINS=${CORS_ORIGINS:-http://localhost:$FRONTEND_PORT,http://127.0.0.1:$FRONTEND_PORT}")
       ;;
     frontend)
-      service_environment+=("GRAPHQL_URL=${GRAPHQL_URL:-:$GRAPHQL_PORT/graphql}" "RESULTS_DIR=${RESULTS_DIR:-$root/docs/results:$root/docs}")
+      service_environment+=("GRAPHQL_URL=${GRAPHQL_URL:-:$GRAPHQL_PORT/graphql}" "RESULTS_DIR=${RESULTS_DIR:-$root/target/results:$root/docs/results:$root/docs}")
       ;;
   esac
 }

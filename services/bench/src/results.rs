@@ -25,8 +25,11 @@ const FROM: Variable = Variable::new(
     "",
     "folders of rows to join, separated by commas; otherwise the newest in OUT",
 );
-const RESULTS_DIR: Variable =
-    Variable::new("RESULTS_DIR", "target/results", "folder for graphs, rows and index.html");
+const RESULTS: Variable = Variable::new(
+    "BENCH_RESULTS",
+    "target/results",
+    "folder for graphs, rows and index.html, where the page of `make up` finds them; those of before are deleted",
+);
 const DOCS: Variable = Variable::new(
     "BENCH_DOCS",
     "",
@@ -38,7 +41,7 @@ pub const COMMAND: Command = Command {
     name: "report",
     about: "Tables and graphs of what `bench run` measured, beside the talk's",
     details: DETAILS,
-    variables: &[&[OUT, FROM, RESULTS_DIR, DOCS]],
+    variables: &[&[OUT, FROM, RESULTS, DOCS]],
     run,
 };
 
@@ -58,19 +61,21 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     let summary = Summary::of(&tables)?;
     let talk = Talk::read()?;
     let graphs = graphs::all(&summary, &talk);
-    let folder = PathBuf::from(start.env.text(&RESULTS_DIR)?);
+    let folder = PathBuf::from(start.env.text(&RESULTS)?);
+    clear(&folder)?;
     write_graphs(&folder, &graphs)?;
     let raw: Vec<String> =
-        tables.iter().map(|table| format!("raw/{}/{}", table.session, table.name())).collect();
+        tables.iter().map(|table| format!("raw-{}-{}", table.session, table.name())).collect();
     for (table, to) in tables.iter().zip(&raw) {
         write(&folder.join(to), &table.text)?;
     }
-    write(&folder.join("raw/talk-2019.csv"), summary::TALK)?;
+    write(&folder.join("raw-talk-2019.csv"), summary::TALK)?;
     write(&folder.join("index.html"), &page::html(&summary, &graphs, &raw))?;
     let docs = start.env.text(&DOCS)?;
     if !docs.is_empty() {
         let docs = PathBuf::from(docs);
         let beside = docs.with_extension("");
+        clear(&beside)?;
         write_graphs(&beside, &graphs)?;
         let beside = beside.file_name().map(|name| name.to_string_lossy().into_owned());
         write(&docs, &page::markdown(&summary, &graphs, &beside.unwrap_or_default()))?;
@@ -101,6 +106,21 @@ fn folders(env: &Env<'_>) -> Result<Vec<PathBuf>, Error> {
     newest.map(|folder| vec![folder]).ok_or_else(|| {
         Error::Bank(format!("no rows in {}: `bench run` makes them (make bench)", out.display()))
     })
+}
+
+/// Deletes what an earlier report has left in `folder`: it may have had other graphs.
+fn clear(folder: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let numbered = name.bytes().take(2).all(|byte| byte.is_ascii_digit());
+        let ours = numbered && (name.ends_with(".svg") || name.ends_with(".csv"));
+        if ours || name.starts_with("raw-") && name.ends_with(".csv") {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| Error::Csv { path, source })?;
+        }
+    }
+    Ok(())
 }
 
 /// Each graph, with the rows that it was drawn from.

@@ -154,7 +154,7 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
 
     let results = format!("{}/results", env!("CARGO_TARGET_TMPDIR"));
     let (status, lines, json) = bank.bench(&format!(
-        "report --from {folder} --results-dir {results} --docs {results}/docs/results.md"
+        "report --from {folder} --results {results} --docs {results}/docs/results.md"
     ));
     assert!(status.success(), "{status}");
     let row = |line: &String| line.split_whitespace().take(3).eq(["single", "40", "1"]);
@@ -167,8 +167,8 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     let page = read("index.html");
     let linked = page.split('"').filter(|it| it.ends_with(".svg") || it.ends_with(".csv"));
     assert!(linked.map(|path| assert!(!read(path).is_empty(), "{path}")).count() > 30);
-    assert!(read("latency-over-time-single.svg").contains("graphql-endpoint KILL"));
-    assert!(read("docs/results.md").contains("](results/latency-mean.svg)"));
+    assert!(read("05-latency-over-time-single.svg").contains("graphql-endpoint KILL"));
+    assert!(read("docs/results.md").contains("](results/06-latency-mean.svg)"));
 }
 
 #[test]

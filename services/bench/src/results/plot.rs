@@ -63,6 +63,8 @@ pub struct Series {
 #[derive(Debug, Clone)]
 pub struct Plot {
     pub title: String,
+    /// What it shows, for whoever can't see it or wants to know more.
+    pub says: String,
     pub x: (String, Scale),
     pub y: (String, Scale),
     pub series: Vec<Series>,
@@ -206,18 +208,18 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn head(title: &str, height: f64) -> String {
-    let title = escape(title);
+fn head(title: &str, says: &str, height: f64) -> String {
+    let (title, says) = (escape(title), escape(says));
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <title>{title}</title>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
+         <title>{title}</title>\n<desc>{says}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
          <text x=\"16\" y=\"25\" font-size=\"16\">{title}</text>\n"
     )
 }
 
 /// Lines and their legend.
 pub fn lines(plot: &Plot) -> String {
-    let Plot { title, series, marks, .. } = plot;
+    let Plot { title, says, series, marks, .. } = plot;
     let points = series.iter().flat_map(|series| &series.points);
     let x = Axis::new(plot.x.1, points.clone().map(|point| point.x), LEFT, RIGHT);
     let ys = points.flat_map(|point| {
@@ -226,7 +228,7 @@ pub fn lines(plot: &Plot) -> String {
         [point.y, if from > 0.0 { from } else { point.y }, to]
     });
     let y = Axis::new(plot.y.1, ys, BOTTOM, TOP);
-    let mut svg = head(title, HEIGHT);
+    let mut svg = head(title, says, HEIGHT);
     let mut tick = |value: f64, text: &str| {
         let at = x.place(value);
         let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
@@ -329,7 +331,7 @@ fn draw(svg: &mut String, series: &Series, x: &Axis, y: &Axis) {
 }
 
 /// Bars on a logarithmic axis, each with its range.
-pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> String {
+pub fn bars(title: &str, says: &str, unit: &str, bars: &[Bar]) -> String {
     let height = 90.0 + bars.len() as f64 * 34.0;
     let values = bars.iter().flat_map(|bar| [bar.value, bar.range.0, bar.range.1]);
     // A bar that begins at its own value could not be seen.
@@ -340,7 +342,7 @@ pub fn bars(title: &str, unit: &str, bars: &[Bar]) -> String {
         220.0,
         WIDTH - 90.0,
     );
-    let mut svg = head(title, height);
+    let mut svg = head(title, says, height);
     for value in axis.ticks() {
         let at = axis.place(value);
         let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{}\"/>", height - 42.0);
@@ -441,6 +443,7 @@ mod tests {
         };
         let plot = Plot {
             title: "x & y".to_owned(),
+            says: "how <x> goes with y".to_owned(),
             x: ("load".to_owned(), Scale::Log),
             y: ("ms".to_owned(), Scale::Log),
             series: vec![series],
@@ -453,6 +456,6 @@ mod tests {
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         let bar =
             Bar { name: "b".to_owned(), hue: Hue::Talk(1), value: 220.0, range: (195.0, 220.0) };
-        assert!(!bars("t", "per s", &[bar]).contains("NaN"));
+        assert!(!bars("t", "it says", "per s", &[bar]).contains("NaN"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::rows::{Row, Table};
 use crate::error::Error;
-use crate::parts::NAMES;
+use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, NAMES};
 use crate::report::{json, short};
 use std::collections::BTreeMap;
 
@@ -122,6 +122,16 @@ impl Summary {
     /// # Errors
     /// Rows are missing or are not as `bench run` writes them.
     pub fn of(tables: &[Table]) -> Result<Self, Error> {
+        // What the broker uses without load does not depend on the mode; a virtual machine that still compiles uses more.
+        let mut idle: Option<f64> = None;
+        for table in tables.iter().filter(|table| table.name().ends_with("-loads.csv")) {
+            for row in table.rows().map(|row| load(row, None)) {
+                let Load { per_s, cpu, .. } = row?;
+                if let Some(used) = cpu[BROKER].filter(|_| per_s == 0.0) {
+                    idle = Some(idle.map_or(used, |least: f64| least.min(used)));
+                }
+            }
+        }
         let mut modes: BTreeMap<String, Joining> = BTreeMap::new();
         let mut others: f64 = 0.0;
         for table in tables {
@@ -129,7 +139,7 @@ impl Summary {
             let name = table.name();
             if name.ends_with("-loads.csv") && table.rows().next().is_some() {
                 let joining = modes.entry(mode).or_default();
-                joining.loads(table)?;
+                joining.loads(table, idle)?;
                 for row in table.rows() {
                     others = others.max(row.number("other_cores")?);
                 }
@@ -165,11 +175,12 @@ impl Summary {
         self.modes.iter().find(|mode| mode.name == name)
     }
 
-    /// The highest load of the grid that single held in every run and that was measured batched too; then the broker's CPU for
+    /// The highest load that no run of single failed at and that was measured batched too; then the broker's CPU for
     /// 1,000 records there: single, batched.
     pub fn broker(&self) -> Option<(f64, f64, f64)> {
         let (single, batched) = (self.mode("single")?, self.mode("batched")?);
-        let both = single.loads.iter().rev().filter(|load| load.held == load.runs);
+        let least = single.highest.iter().copied().fold(f64::INFINITY, f64::min);
+        let both = single.loads.iter().rev().filter(|load| load.per_s <= least);
         let mut both = both.filter_map(|load| {
             Some((load.per_s, load.broker_s?, batched.load(load.per_s)?.broker_s?))
         });
@@ -238,11 +249,11 @@ impl Summary {
                     shown(load.percentile(99.0)),
                     short(load.records_per_request),
                     shown(load.broker_s.map(|seconds| seconds * 1000.0)),
-                    shown(load.cpu[0]),
-                    shown(load.cpu[1]),
-                    shown(load.cpu[2]),
-                    shown(load.cpu[3]),
-                    shown(load.memory[2]),
+                    shown(load.cpu[BROKER]),
+                    shown(load.cpu[DATABASE]),
+                    shown(load.cpu[HANDLER_PART]),
+                    shown(load.cpu[ENDPOINT]),
+                    shown(load.memory[HANDLER_PART]),
                 ]);
             }
         }
@@ -264,15 +275,10 @@ struct Joining {
 }
 
 impl Joining {
-    fn loads(&mut self, table: &Table) -> Result<(), Error> {
-        let mut idle = None;
+    fn loads(&mut self, table: &Table, idle: Option<f64>) -> Result<(), Error> {
         let mut highest: Option<f64> = None;
         for row in table.rows() {
             let load = load(row, idle)?;
-            if load.per_s == 0.0 {
-                // Its records are visitors' own: what the broker used then it uses without load.
-                idle = load.cpu[0];
-            }
             if load.held > 0 {
                 highest = Some(highest.unwrap_or(0.0).max(load.per_s));
             }
@@ -344,7 +350,7 @@ fn load(row: Row<'_>, idle: Option<f64>) -> Result<Load, Error> {
     let per_s = row.number("load_per_s")?;
     let records = row.number("records_per_s")?;
     let loaded = per_s > 0.0 && records > 0.0;
-    let broker_s = cpu[0].zip(idle).filter(|_| loaded);
+    let broker_s = cpu[BROKER].zip(idle).filter(|_| loaded);
     Ok(Load {
         per_s,
         runs: 1,
