@@ -9,11 +9,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// In the order in which they start.
-pub const SERVICES: [&Service; 4] = [
+pub const SERVICES: [&Service; 5] = [
     &synchronizer::SERVICE,
     &heartbeat::SERVICE,
     &command_generator::SERVICE,
     &command_handler::SERVICE,
+    &graphql_endpoint::SERVICE,
 ];
 
 /// Runs the service that the arguments of this process choose, with the ones behind.
