@@ -104,11 +104,12 @@ not() {
   ! "$@"
 }
 
-# Starts in a process group of its own and sends it what Ctrl-C does, once Kafka runs but can't be ready yet.
+# Starts in a process group of its own and sends it what Ctrl-C does, once Kafka runs but can't be ready yet. A shell that
+# runs this test in the background makes it ignore that signal, and children inherit it.
 interrupt() {
   rm -f "$STACK_DIR/run/kafka-1.pid"
   set -m
-  stack up --servers-only >"$out" 2>&1 &
+  env --default-signal=INT "$here/stack.sh" up --servers-only >"$out" 2>&1 &
   set +m
   eventually test -f "$STACK_DIR/run/kafka-1.pid"
   kill -INT -- "-$!"

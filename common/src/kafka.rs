@@ -5,13 +5,17 @@ pub mod partitioner;
 pub mod producer;
 pub mod wire;
 
+#[cfg(feature = "client-kafka")]
+mod kafka_crate;
 mod metrics;
+#[cfg(feature = "client-kafka")]
 mod probe;
 
 #[cfg(test)]
 mod fake;
 
 use crate::env::{self, Env, Variable};
+use std::fmt;
 use std::time::Duration;
 
 /// How this bank calls itself in the brokers' logs and metrics.
@@ -23,11 +27,18 @@ pub const KAFKA_BROKERS: Variable = Variable::required(
     "bootstrap brokers, host:port separated by commas; one that answers is enough",
 );
 
+/// `KAFKA_CLIENT`: what speaks with the brokers.
+pub const KAFKA_CLIENT: Variable = Variable::new(
+    "KAFKA_CLIENT",
+    "auto",
+    "kafka: the kafka crate, for brokers up to 3.9; modern: today's protocol, for 2.8 to 4.x; auto: kafka where brokers serve it",
+);
 /// `KAFKA_TIMEOUT_MS`: how long a broker may take to answer.
 pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "KAFKA_TIMEOUT_MS",
     "10000",
-    "how long a broker may take to answer, 1000 to 110000 ms; past it the service exits with 75, to be started again",
+    "how long a broker may take to answer, 1000 to 110000 ms; past it the client modern tries again on a new connection, while with the \
+     client kafka the service exits with 75, to be started again",
 );
 /// `FETCH_BYTES`: bytes asked of each partition at a time.
 pub const FETCH_BYTES: Variable = Variable::new(
@@ -36,11 +47,45 @@ pub const FETCH_BYTES: Variable = Variable::new(
     "bytes read from each partition at a time, 1024 to 4194304; a larger record still passes, memory grows with it",
 );
 
+/// What speaks with the brokers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// The kafka crate where the brokers serve it, else the other.
+    Auto,
+    /// The kafka crate.
+    Kafka,
+    /// Today's protocol.
+    Modern,
+}
+
+impl Client {
+    /// Those that this program was built with.
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        #[cfg(feature = "client-kafka")]
+        ("kafka", Self::Kafka),
+        #[cfg(feature = "client-modern")]
+        ("modern", Self::Modern),
+    ];
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Kafka => "kafka",
+            Self::Modern => "modern",
+        })
+    }
+}
+
 /// What it takes to reach the cluster.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     /// `KAFKA_BROKERS`, as host:port, at least one.
     pub brokers: Vec<String>,
+    /// `KAFKA_CLIENT`.
+    pub client: Client,
     /// `KAFKA_TIMEOUT_MS`.
     pub timeout: Duration,
     /// `FETCH_BYTES`.
@@ -49,7 +94,8 @@ pub struct KafkaConfig {
 
 impl KafkaConfig {
     /// The variables this reads.
-    pub const VARIABLES: &'static [Variable] = &[KAFKA_BROKERS, KAFKA_TIMEOUT_MS, FETCH_BYTES];
+    pub const VARIABLES: &'static [Variable] =
+        &[KAFKA_BROKERS, KAFKA_CLIENT, KAFKA_TIMEOUT_MS, FETCH_BYTES];
 
     /// Reads and checks the environment.
     ///
@@ -69,6 +115,7 @@ impl KafkaConfig {
         }
         Ok(Self {
             brokers,
+            client: env.choice(&KAFKA_CLIENT, Client::CHOICES)?,
             timeout: env.millis(&KAFKA_TIMEOUT_MS, 1000..=110_000)?,
             fetch_bytes: env.number(&FETCH_BYTES, 1024..=4 << 20)?,
         })

@@ -284,8 +284,11 @@ pub fn post(bus: &mut dyn Bus, posts: &[Post]) -> Vec<i64> {
     }
     let mut offsets = vec![-1; posts.len()];
     crate::wait::until("records are written", PATIENCE, || {
-        let record =
-            |&at: &usize| Out { key: posts[at].key.as_deref(), value: posts[at].value.as_deref() };
+        let record = |&at: &usize| Out {
+            key: posts[at].key.as_deref(),
+            value: posts[at].value.as_deref(),
+            headers: &[],
+        };
         let batches: Vec<Batch<'_>> = left
             .iter()
             .map(|(&(topic, partition), records)| {

@@ -112,7 +112,7 @@ impl Reader {
             for chunk in chunks.into_iter().filter(|chunk| chunk.error.is_none()) {
                 let position = self.positions.iter_mut().find(|it| it.partition == chunk.partition);
                 position.expect("it was asked for").next = chunk.next;
-                for In { offset, key, value } in chunk.records {
+                for In { offset, key, value, .. } in chunk.records {
                     let (topic, partition) = (self.topic.name, chunk.partition);
                     let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
                     let _ = self.sender.send(Told { topic, partition, offset, key, value });

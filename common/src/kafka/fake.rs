@@ -76,11 +76,7 @@ impl Fake {
     pub fn fill(&self, count: i64) {
         for log in &mut self.cluster().logs {
             let end = log.records.len() as i64;
-            log.records.extend((end..end + count).map(|offset| In {
-                offset,
-                key: None,
-                value: None,
-            }));
+            log.records.extend((end..end + count).map(|offset| In { offset, ..In::default() }));
         }
     }
 
@@ -160,7 +156,7 @@ impl Bus for Fake {
             for (offset, record) in (first..).zip(&batch.records) {
                 let (key, value) =
                     (record.key.map(<[u8]>::to_vec), record.value.map(<[u8]>::to_vec));
-                log.push(In { offset, key, value });
+                log.push(In { offset, key, value, ..In::default() });
             }
             first
         };

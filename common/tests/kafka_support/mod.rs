@@ -40,6 +40,16 @@ fn environment() -> Env<'static> {
 /// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more `configs`. All brokers know it when
 /// this returns.
 pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static str {
+    replicated_topic(name, partitions, controller().1, configs)
+}
+
+/// The same with so many replicas of each partition, instead of as many as there are brokers.
+pub fn replicated_topic(
+    name: &str,
+    partitions: i32,
+    replicas: i16,
+    configs: &[(&str, &str)],
+) -> &'static str {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
     let name: &'static str = format!("{name}-{now}").leak();
     let mut all = BTreeMap::from([
@@ -56,7 +66,7 @@ pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static 
                 .with_value(Some(StrBytes::from_string(value.to_owned())))
         })
         .collect();
-    let (controller, replicas) = controller();
+    let (controller, _) = controller();
     let request = CreateTopicsRequest::default().with_timeout_ms(10_000).with_topics(vec![
         CreatableTopic::default()
             .with_name(TopicName(StrBytes::from_static_str(name)))
@@ -186,15 +196,21 @@ pub fn bus() -> Box<dyn Bus> {
     wire::connect(&config())
 }
 
-/// Lets Java's client do `steps` to `topic`, with the jars that the stack has brought.
+/// Is it today's protocol that these tests run on?
+pub fn modern(topic: &str) -> bool {
+    let mut bus = bus();
+    bus.leaders(topic, PATIENCE).unwrap();
+    bus.fetches_from_all()
+}
+
+/// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run.
 pub fn foreign(topic: &str, steps: &[&str]) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let servers =
-        std::env::var_os("SERVERS_DIR").map_or(root.join("target/servers"), PathBuf::from);
-    let source = root.join("common/tests/kafka_support/Foreign.java");
+    let jars =
+        PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
     let status = Command::new("java")
         .arg("-cp")
-        .arg(servers.join("kafka/*"))
+        .arg(jars.join("*"))
         .arg(source)
         .arg(config().brokers.join(","))
         .arg(topic)

@@ -77,9 +77,10 @@ fn variables(command: &Command) -> impl Iterator<Item = &'static Variable> {
     command.variables.iter().copied().flatten().chain([&LOG]).filter(|variable| !variable.secret)
 }
 
-/// `--step-s` for `STEP_S`.
+/// `--step-s` for `STEP_S`, and `--profile` for `BENCH_PROFILE`: in an environment that others share names are longer.
 fn option(variable: &Variable) -> String {
-    format!("--{}", variable.name.to_ascii_lowercase().replace('_', "-"))
+    let name = variable.name.strip_prefix("BENCH_").unwrap_or(variable.name);
+    format!("--{}", name.to_ascii_lowercase().replace('_', "-"))
 }
 
 fn overview(commands: &[Command]) -> String {
@@ -116,11 +117,12 @@ mod tests {
     use common::env::DATABASE_URL;
 
     const SPEED: Variable = Variable::new("SPEED_KM_H", "50", "how fast");
+    const GEAR: Variable = Variable::new("BENCH_GEAR", "1", "which gear");
     const COMMANDS: &[Command] = &[Command {
         name: "drive",
         about: "Drives",
         details: "On the right.\n",
-        variables: &[&[SPEED, DATABASE_URL]],
+        variables: &[&[SPEED, GEAR, DATABASE_URL]],
         run: |_| Ok(ExitCode::SUCCESS),
     }];
 
@@ -140,6 +142,12 @@ mod tests {
             assert_eq!(command.name, "drive");
             assert_eq!(options, HashMap::from([("SPEED_KM_H", "80".to_owned())]));
         }
+    }
+
+    #[test]
+    fn the_programs_own_name_is_no_part_of_an_option() {
+        let Ok(Asked::Run(_, options)) = read("drive --gear 3") else { panic!() };
+        assert_eq!(options, HashMap::from([("BENCH_GEAR", "3".to_owned())]));
     }
 
     #[test]

@@ -9,9 +9,11 @@ use crate::Start;
 use crate::args::Command;
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
+use crate::graphql::GRAPHQL_URL;
 use crate::measure::{latencies, percentile_ms};
 use crate::report::{self, short};
 use crate::tap::{Cluster, ends, is_done};
+use crate::visitors::{Act, End, Visitors};
 use common::env::{Env, Variable, invalid};
 use common::kafka::wire::{Bus, Position};
 use common::shutdown::Shutdown;
@@ -46,7 +48,7 @@ pub const COMMAND: Command = Command {
     about: "The bank at work for a minute, with the check that no cent is lost",
     details: DETAILS,
     variables: &[
-        &[DEMO_S, DEMO_LOADS, HEARTBEAT_URL, BALANCE_DATABASE_URL],
+        &[DEMO_S, DEMO_LOADS, HEARTBEAT_URL, GRAPHQL_URL, BALANCE_DATABASE_URL],
         Cluster::VARIABLES[0],
         Cluster::VARIABLES[1],
     ],
@@ -55,7 +57,8 @@ pub const COMMAND: Command = Command {
 
 const DETAILS: &str = "\
 Raises the heartbeat's load in steps. Beats become commands (the first of them open accounts), the bank answers, and every
-command, outcome and balance change is read from the topics. Then the load stops, and when all is answered:
+command, outcome and balance change is read from the topics. Meanwhile three visitors open accounts and move money through
+GraphQL, each once a second, and listen until they hear of the new balance. Then the load stops, and when all is answered:
   - every command has exactly one outcome; a replay that is equal in every field counts as the same one;
   - the changes of each account follow each other, 1, 2, 3 ... without gaps, and lead to its balance in the database;
   - the sum of all balances is what it was before, plus what confirmed transfers brought in from outside (cash), less what
@@ -75,6 +78,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long answers are waited for after Ctrl-C.
 const HURRY: Duration = Duration::from_secs(5);
+/// Who comes through GraphQL.
+const VISITORS: u32 = 3;
 /// Time between two questions for offsets.
 const ASK: Duration = Duration::from_millis(250);
 /// Who reads beats and makes commands of them.
@@ -89,6 +94,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     let database: postgres::Config =
         start.env.parse(&BALANCE_DATABASE_URL, "postgres://user:password@host:port/database")?;
     let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
+    let graphql_url = start.env.text(&GRAPHQL_URL)?;
     let mut client = database
         .connect(NoTls)
         .map_err(|source| Error::Database { step: "connect to balancedb", source })?;
@@ -104,10 +110,12 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         waiting_since: Instant::now(),
     };
     let mut steps = Vec::new();
+    let visitors = Visitors::start(&graphql_url, VISITORS, &start.shutdown)?;
     let loaded = demo.load(&heartbeat, &loads, time, &start.shutdown, &mut steps);
     // Whatever became of it, the load ends.
     heartbeat.set_load(0)?;
     loaded?;
+    let visits = Visits::of(visitors.stop()?);
     demo.finish(&mut *bus, &start.shutdown)?;
 
     let after = balances(&mut client)?;
@@ -140,17 +148,20 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
             (false, _) => "not known yet",
         },
     ));
+    report::tell(&visits.text(&graphql_url));
+    faults.extend(visits.faults());
     for fault in &faults {
         report::tell(&format!("WRONG: {fault}\n"));
     }
     let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
     report::tell(&format!(
-        "{{\"commands\":{},\"confirmed\":{},\"failed\":{},\"unanswered\":{},\"balance_sum_ok\":{sum_ok},\"max_per_s\":{}}}\n",
+        "{{\"commands\":{},\"confirmed\":{},\"failed\":{},\"unanswered\":{},\"balance_sum_ok\":{sum_ok},\"max_per_s\":{},\"graphql\":{}}}\n",
         books.asked,
         books.confirmed,
         books.failed,
         books.unanswered(),
         max.round(),
+        visits.json(),
     ));
     let right = sum_ok && faults.is_empty() && books.unanswered() == 0 && books.asked > 0;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -378,6 +389,67 @@ impl Step {
             short(percentile_ms(&self.latencies, 99.0)),
             self.waiting,
         )
+    }
+}
+
+/// What the visitors saw.
+struct Visits {
+    moved: u64,
+    timed_out: u64,
+    refused: Vec<String>,
+    latencies: Histogram<u64>,
+}
+
+impl Visits {
+    fn of(acts: Vec<Act>) -> Self {
+        let mut visits = Self {
+            moved: acts.len() as u64,
+            timed_out: 0,
+            refused: Vec::new(),
+            latencies: latencies(),
+        };
+        for act in acts {
+            match act.end {
+                End::Changed(latency) => {
+                    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+                    visits.latencies.saturating_record(micros);
+                }
+                End::TimedOut => visits.timed_out += 1,
+                End::Refused(reason) => visits.refused.push(reason),
+            }
+        }
+        visits
+    }
+
+    fn text(&self, url: &str) -> String {
+        format!(
+            "Through GraphQL {VISITORS} visitors opened accounts and asked for {} transfers: of {} they heard the new balance, p50 {} ms, \
+             p99 {} ms; {} took more than 5 s\n\
+             GraphiQL, while the bank runs (make up): {url}\n",
+            self.moved,
+            self.latencies.len(),
+            short(percentile_ms(&self.latencies, 50.0)),
+            short(percentile_ms(&self.latencies, 99.0)),
+            self.timed_out,
+        )
+    }
+
+    /// A visitor's cycle is covered by the money on the account, so there is no reason to refuse any of it.
+    fn faults(&self) -> Option<String> {
+        match self.refused.first() {
+            Some(reason) => {
+                Some(format!("{} transfers of visitors were refused: {reason}", self.refused.len()))
+            }
+            None if self.latencies.is_empty() => {
+                Some("no visitor heard of a new balance".to_owned())
+            }
+            None => None,
+        }
+    }
+
+    fn json(&self) -> String {
+        let (heard, timed_out) = (self.latencies.len(), self.timed_out);
+        format!("{{\"transfers\":{},\"heard\":{heard},\"timed_out\":{timed_out}}}", self.moved)
     }
 }
 

@@ -21,6 +21,10 @@ pub enum Error {
     Database { step: &'static str, source: postgres::Error },
     #[error("{method} {url}; is the stack up? (make status, make up)")]
     Http { method: &'static str, url: String, source: Box<ureq::Error> },
+    #[error("websocket to {url}; is the stack up? (make status, make up)")]
+    Websocket { url: String, source: Box<tungstenite::Error> },
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
     #[error("{what} of {url}: {found:?}")]
     Answer { what: &'static str, url: String, found: String },
     #[error("{command}: {said}")]
@@ -31,6 +35,10 @@ pub enum Error {
     Part { part: String, pid: u32, source: io::Error },
     #[error("write {}", path.display())]
     Csv { path: PathBuf, source: io::Error },
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}:{line}: expected {what}", path.display())]
+    Row { path: PathBuf, line: usize, what: String },
     #[error("{0}")]
     Bank(String),
     #[error("stopped")]

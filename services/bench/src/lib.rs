@@ -1,24 +1,31 @@
 //! Measures the running bank.
 //!
-//! `main` picks a sub-command; each is a module that tells its course ([`probe`], [`demo`]) with the help of the ones below it.
+//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`results`], [`probe`], [`scale`], [`demo`]) with the help of the ones below it.
 
 mod args;
 mod demo;
 mod probe;
+mod results;
+mod run;
+mod scale;
 
 // The load, and what comes back.
 mod answers;
 mod bank;
 mod control;
+mod flow;
+mod graphql;
 mod ids;
 mod ledger;
 mod load;
 mod measure;
 mod search;
 mod tap;
+mod visitors;
 
 // What it costs.
 mod metrics;
+mod parts;
 mod proc;
 mod stack;
 
@@ -43,7 +50,8 @@ pub(crate) struct Start<'a> {
     pub shutdown: Shutdown,
 }
 
-const COMMANDS: &[Command] = &[probe::COMMAND, demo::COMMAND];
+const COMMANDS: &[Command] =
+    &[run::COMMAND, results::COMMAND, probe::COMMAND, scale::COMMAND, demo::COMMAND];
 
 /// Runs the sub-command that the arguments name.
 ///
@@ -58,7 +66,7 @@ pub fn main() -> ExitCode {
         Ok(Asked::Run(command, options)) => {
             let lookup =
                 |name: &str| options.get(name).cloned().or_else(|| std::env::var(name).ok());
-            run(command, Env::new(&lookup)).unwrap_or_else(|err| fail(&err))
+            start(command, Env::new(&lookup)).unwrap_or_else(|err| fail(&err))
         }
         Err(usage) => {
             eprintln!("bench: {usage}");
@@ -67,7 +75,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, env: Env<'_>) -> Result<ExitCode, Error> {
+fn start(command: &Command, env: Env<'_>) -> Result<ExitCode, Error> {
     common::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
     let printed = panic::take_hook();
     // Half a bench would measure nonsense: a thread that panics ends all. Panics inside the guard are the kafka crate's own.

@@ -36,8 +36,45 @@ pub struct Window {
     answered: u64,
     /// Answers that came within the window.
     pub answered_within: u64,
-    /// In the window: seconds since it opened, lag.
-    lags: Vec<(f64, f64)>,
+    lags: Lags,
+}
+
+/// How far behind the bank was, over the length of a window.
+#[derive(Debug, Clone, Default)]
+pub struct Lags(Vec<(f64, f64)>);
+
+impl Lags {
+    /// Notes the lag, so many seconds after the window opened.
+    pub fn note(&mut self, at: f64, lag: f64) {
+        self.0.push((at, lag));
+    }
+
+    /// How much larger it was in the second half of a window of `seconds` than in the first: means, so that a single stall
+    /// does not decide.
+    pub fn grown(&self, seconds: f64) -> f64 {
+        let half = seconds / 2.0;
+        let mean = |second: bool| {
+            let lags = self.0.iter().filter(|(at, _)| (*at >= half) == second);
+            let (count, sum) =
+                lags.fold((0.0, 0.0), |(count, sum), (_, lag)| (count + 1.0, sum + lag));
+            if count > 0.0 { sum / count } else { 0.0 }
+        };
+        mean(true) - mean(false)
+    }
+
+    /// The largest.
+    pub fn max(&self) -> f64 {
+        self.0.iter().fold(0.0, |max: f64, (_, lag)| max.max(*lag))
+    }
+}
+
+/// True if a bank keeps up with `load` per second: in a window of `seconds` it did `done` of what fell due, and its lag grew by
+/// `grown` from the first half to the second. Less than `noise` is no growth.
+pub fn keeps_up(load: u32, seconds: f64, done: f64, grown: f64, noise: f64) -> bool {
+    let due = seconds * f64::from(load);
+    let short = due - done;
+    (grown < due / 2.0 * GROWTH_MAX || grown < noise)
+        && (short < due * SHORT_MAX || short < GROWN_MIN)
 }
 
 impl Window {
@@ -53,7 +90,7 @@ impl Window {
             latencies,
             answered: 0,
             answered_within: 0,
-            lags: Vec::new(),
+            lags: Lags::default(),
         }
     }
 
@@ -100,7 +137,7 @@ impl Window {
     /// Notes the lag.
     pub fn sample(&mut self, now: Instant) {
         if now >= self.opens && now <= self.closes {
-            self.lags.push((now.duration_since(self.opens).as_secs_f64(), self.lag(now) as f64));
+            self.lags.note(now.duration_since(self.opens).as_secs_f64(), self.lag(now) as f64);
         }
     }
 
@@ -112,33 +149,18 @@ impl Window {
     /// How fast the lag grew, as a part of the load: 0 keeps up, 0.5 does half.
     pub fn growth(&self) -> f64 {
         let due = self.seconds() / 2.0 * f64::from(self.schedule.per_s);
-        if due > 0.0 { self.grown() / due } else { 0.0 }
-    }
-
-    /// How much larger the lag was in the second half of the window than in the first: means, so that a single stall does
-    /// not decide.
-    fn grown(&self) -> f64 {
-        let half = self.seconds() / 2.0;
-        let mean = |second: bool| {
-            let lags = self.lags.iter().filter(|(at, _)| (*at >= half) == second);
-            let (count, sum) =
-                lags.fold((0.0, 0.0), |(count, sum), (_, lag)| (count + 1.0, sum + lag));
-            if count > 0.0 { sum / count } else { 0.0 }
-        };
-        mean(true) - mean(false)
+        if due > 0.0 { self.lags.grown(self.seconds()) / due } else { 0.0 }
     }
 
     /// True if the lag did not grow, and as much was answered in the window as fell due in it.
     pub fn keeps_up(&self) -> bool {
-        let due = self.seconds() * f64::from(self.schedule.per_s);
-        let short = due - self.answered_within as f64;
-        (self.growth() < GROWTH_MAX || self.grown() < GROWN_MIN)
-            && (short < due * SHORT_MAX || short < GROWN_MIN)
+        let (seconds, done) = (self.seconds(), self.answered_within as f64);
+        keeps_up(self.schedule.per_s, seconds, done, self.lags.grown(seconds), GROWN_MIN)
     }
 
     /// The largest lag seen in the window.
     pub fn lag_max(&self) -> u64 {
-        self.lags.iter().fold(0.0, |max: f64, (_, lag)| max.max(*lag)) as u64
+        self.lags.max() as u64
     }
 }
 

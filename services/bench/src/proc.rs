@@ -69,8 +69,28 @@ impl Process {
     /// # Errors
     /// The process has ended.
     pub fn rss(&self) -> io::Result<u64> {
-        rss(&fs::read_to_string(format!("/proc/{}/status", self.pid))?)
+        kib(&fs::read_to_string(format!("/proc/{}/status", self.pid))?, "VmRSS:")
             .ok_or_else(|| io::Error::other("no VmRSS in its status: it has ended"))
+    }
+
+    /// Memory now of the process and its whole family, bytes. What they share counts once where the system tells it (PSS);
+    /// looking for that takes time in a large process, so one without a family is asked for its resident memory.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn memory(&self) -> io::Result<u64> {
+        let family = self.family()?;
+        if family.len() == 1 {
+            return self.rss();
+        }
+        let of = |pid: &u32| {
+            let shared = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+            let shared = shared.ok().and_then(|text| kib(&text, "Pss:"));
+            // A child that ended meanwhile has none.
+            shared
+                .or_else(|| kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:"))
+        };
+        Ok(family.keys().filter_map(of).sum())
     }
 
     fn family(&self) -> io::Result<BTreeMap<u32, Stat>> {
@@ -117,8 +137,9 @@ fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-fn rss(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// The value of a line like `VmRSS: 12 kB`, in bytes.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -176,8 +197,8 @@ mod tests {
 
     #[test]
     fn resident_memory_is_in_bytes() {
-        assert_eq!(rss("VmHWM:\t  9 kB\nVmRSS:\t    12 kB\n"), Some(12 * 1024));
-        assert_eq!(rss("State:\tZ (zombie)\n"), None);
+        assert_eq!(kib("VmHWM:\t  9 kB\nVmRSS:\t    12 kB\n", "VmRSS:"), Some(12 * 1024));
+        assert_eq!(kib("State:\tZ (zombie)\n", "VmRSS:"), None);
     }
 
     #[test]
@@ -199,13 +220,15 @@ mod tests {
         let alive = process.cpu().unwrap();
         assert_eq!(family.len(), 2, "{family:?}");
         assert!(alive >= Duration::from_millis(50), "{alive:?} while the child lives");
+        let together = process.memory().unwrap();
+        assert!((100_000..10_000_000).contains(&together), "{together}");
 
         io::Write::write_all(&mut stdin, b"\n").unwrap();
         assert_eq!(said.next().unwrap().unwrap(), "dead");
         let dead = process.cpu().unwrap();
         assert_eq!(process.family().unwrap().len(), 1);
         assert!(dead >= alive && dead < alive * 3 / 2, "{alive:?}, then {dead:?}");
-        assert!(process.rss().unwrap() > 0);
+        assert!(process.rss().unwrap() > 0 && process.memory().unwrap() > 0);
 
         io::Write::write_all(&mut stdin, b"\n").unwrap();
         shell.wait().unwrap();

@@ -35,17 +35,31 @@ impl Csv {
         settings: &[(&str, String)],
         columns: &str,
     ) -> Result<Self, Error> {
-        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        let path = folder.join(format!("{run}-{}.csv", now.replace(':', "")));
+        let path = folder.join(format!("{run}-{}.csv", now_in_name()));
+        Self::create_at(path, run, settings, columns)
+    }
+
+    /// Creates `path`, with its folder.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn create_at(
+        path: PathBuf,
+        run: &str,
+        settings: &[(&str, String)],
+        columns: &str,
+    ) -> Result<Self, Error> {
         let failed = |source| Error::Csv { path: path.clone(), source };
-        fs::create_dir_all(folder).map_err(failed)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
         let file = File::create(&path).map_err(failed)?;
         let mut csv = Self { path, file };
         let settings: Vec<String> =
             settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         for (name, value) in [
             ("run", run.to_owned()),
-            ("date", now),
+            ("date", now()),
             ("commit", commit()),
             ("machine", proc::machine()),
             ("settings", settings.join(" ")),
@@ -69,6 +83,15 @@ impl Csv {
         writeln!(self.file, "{line}")
             .map_err(|source| Error::Csv { path: self.path.clone(), source })
     }
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// The time as a part of a file's name; later is greater.
+pub fn now_in_name() -> String {
+    now().replace(':', "")
 }
 
 /// The commit that is checked out, with a mark if files differ from it.

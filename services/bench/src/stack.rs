@@ -14,6 +14,8 @@ pub const STACK: Variable = Variable::required(
 
 /// The service that decides the commands.
 pub const HANDLER: &str = "command-handler";
+/// The service that stores changes for browsers.
+pub const ENDPOINT: &str = "graphql-endpoint";
 /// The database server.
 pub const POSTGRES: &str = "postgres";
 
@@ -47,6 +49,14 @@ impl Stack {
     pub fn restart(&self, part: &str, variables: &[(&str, &str)]) -> Result<(), Error> {
         self.run(&["stop", part], &[])?;
         self.run(&["start", part], variables).map(drop)
+    }
+
+    /// Sends `signal` to `part`.
+    ///
+    /// # Errors
+    /// The script fails; it has said why.
+    pub fn kill(&self, part: &str, signal: &str) -> Result<(), Error> {
+        self.run(&["kill", part, signal], &[]).map(drop)
     }
 
     fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<String, Error> {

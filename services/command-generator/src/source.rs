@@ -97,7 +97,7 @@ impl<R: Record> Source<R> {
         let mut arrived = Vec::with_capacity(chunks.iter().map(|chunk| chunk.records.len()).sum());
         for Chunk { partition, records, next, .. } in chunks {
             let committed = self.committed.get(&partition).copied().unwrap_or(0);
-            for In { offset, key, value } in records {
+            for In { offset, key, value, .. } in records {
                 let bytes = value.unwrap_or_default();
                 let Some(value) = self.decode(bytes, shutdown) else { return Ok(None) };
                 let key = key.unwrap_or_default();

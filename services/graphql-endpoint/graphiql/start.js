@@ -1,29 +1,55 @@
 // Shows GraphiQL. Subscriptions come as server-sent events over fetch: no library is needed for them, and headers can be sent.
 "use strict";
 
-const examples = `# Ctrl-Enter runs what the cursor is in. The book at the top left has the docs of every field.
+const examples = `# Ctrl-Enter runs what the cursor is in. The book at the
+# top left has the docs of every field.
 
 query last_of_each_account {
-  all_last_transactions(max_items: 10) { iban new_balance changed_by from_to descr direction }
+  all_last_transactions(max_items: 10) {
+    iban new_balance changed_by from_to descr direction
+  }
 }
 
 query of_the_company {
-  transactions_by_iban(iban: "NL66OPEN0000000000", max_items: 5) { id ref changed_by from_to descr }
+  transactions_by_iban(
+    iban: "NL66OPEN0000000000"
+    max_items: 5
+  ) {
+    id ref changed_by from_to descr
+  }
 }
 
-# Live: everything that moves at least 10 euros into an account.
+# Live: what moves at least 10 euros into an account.
 subscription live {
-  stream_transactions(min_amount: 1000, direction: CREDIT) { iban changed_by new_balance from_to descr }
+  stream_transactions(min_amount: 1000, direction: CREDIT) {
+    iban changed_by new_balance from_to descr
+  }
 }
 
-# A new name opens an account; the same name and password give the same iban and token again.
+# A new name opens an account; the same name and password
+# give the same iban and token again.
 mutation account {
-  get_account(username: "somebody", password: "a long password") { iban token reason }
+  get_account(
+    username: "somebody"
+    password: "a long password"
+  ) {
+    iban token reason
+  }
 }
 
-# Take a new uuid for each transfer: the same one gives the same result and moves nothing.
-mutation deposit($uuid: String = "2f1c0f6e-3a52-4cf1-8f0a-0c8a1d6a9a11") {
-  money_transfer(uuid: $uuid, token: "cash", amount: 5000, from: "cash", to: "NL66OPEN0000000000", descr: "a deposit") {
+# Take a new uuid for each transfer: the same one gives
+# the same result and moves nothing.
+mutation deposit(
+  $uuid: String = "2f1c0f6e-3a52-4cf1-8f0a-0c8a1d6a9a11"
+) {
+  money_transfer(
+    uuid: $uuid
+    token: "cash"
+    amount: 5000
+    from: "cash"
+    to: "NL66OPEN0000000000"
+    descr: "a deposit"
+  ) {
     uuid success reason
   }
 }

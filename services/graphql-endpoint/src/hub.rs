@@ -5,7 +5,7 @@ use crate::ledger::{Filter, Transaction};
 use crate::metrics;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Transactions that may wait for a subscriber: some batches of the store, which come at once.
 pub const QUEUE_MAX: usize = 8192;
@@ -115,9 +115,9 @@ impl Subscription {
         &self.queue
     }
 
-    /// The next transaction; waits at most `wait` for it.
-    pub fn next(&self, wait: Duration) -> Event {
-        self.queue.take(wait)
+    /// What has come; does not wait.
+    pub fn next(&self) -> Event {
+        self.queue.take()
     }
 }
 
@@ -185,22 +185,18 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn take(&self, wait: Duration) -> Event {
-        let deadline = Instant::now() + wait;
+    /// Returns when something has come or `time` is over.
+    pub fn wait(&self, time: Duration) {
+        let nothing = |state: &mut State| state.ending.is_none() && state.waiting.is_empty();
+        drop(self.changed.wait_timeout_while(self.state(), time, nothing));
+    }
+
+    fn take(&self) -> Event {
         let mut state = self.state();
-        loop {
-            if let Some(ending) = state.ending {
-                return Event::End(ending);
-            }
-            if let Some(transaction) = state.waiting.pop_front() {
-                return Event::Transaction(transaction);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Event::Nothing;
-            }
-            state =
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        match (state.ending, state.waiting.pop_front()) {
+            (Some(ending), _) => Event::End(ending),
+            (None, Some(transaction)) => Event::Transaction(transaction),
+            (None, None) => Event::Nothing,
         }
     }
 
@@ -215,8 +211,6 @@ mod tests {
     use crate::ledger::tests::transaction;
     use std::thread;
 
-    const NOW: Duration = Duration::ZERO;
-
     fn of(iban: &str) -> Filter {
         Filter { iban: Some(iban.to_owned()), ..Filter::default() }
     }
@@ -228,10 +222,10 @@ mod tests {
         let (to_a, to_b) = (Arc::new(transaction(1, "a", 5)), Arc::new(transaction(2, "b", 5)));
         hub.publish(&to_a);
         hub.publish(&to_b);
-        assert_eq!(a.next(NOW), Event::Transaction(to_a.clone()));
-        assert_eq!(a.next(NOW), Event::Nothing);
-        assert_eq!(all.next(NOW), Event::Transaction(to_a));
-        assert_eq!(all.next(NOW), Event::Transaction(to_b));
+        assert_eq!(a.next(), Event::Transaction(to_a.clone()));
+        assert_eq!(a.next(), Event::Nothing);
+        assert_eq!(all.next(), Event::Transaction(to_a));
+        assert_eq!(all.next(), Event::Transaction(to_b));
     }
 
     #[test]
@@ -241,13 +235,13 @@ mod tests {
         let event = Arc::new(transaction(1, "a", 5));
         for _ in 0..QUEUE_MAX {
             hub.publish(&event);
-            assert_eq!(quick.next(NOW), Event::Transaction(event.clone()));
+            assert_eq!(quick.next(), Event::Transaction(event.clone()));
         }
-        assert_eq!(slow.next(NOW), Event::Transaction(event.clone()), "it may wait so long");
+        assert_eq!(slow.next(), Event::Transaction(event.clone()), "it may wait so long");
         hub.publish(&event);
         hub.publish(&event);
-        assert_eq!(slow.next(NOW), Event::End(Ending::TooSlow));
-        assert_eq!(quick.next(NOW), Event::Transaction(event));
+        assert_eq!(slow.next(), Event::End(Ending::TooSlow));
+        assert_eq!(quick.next(), Event::Transaction(event));
     }
 
     #[test]
@@ -264,9 +258,12 @@ mod tests {
     fn the_end_wakes_who_waits_and_meets_who_comes_later() {
         let hub = Arc::new(Hub::default());
         let subscription = hub.subscribe(of("a"));
-        let waiter = thread::spawn(move || subscription.next(Duration::from_secs(600)));
+        let waiter = thread::spawn(move || {
+            subscription.queue().wait(Duration::from_secs(600));
+            subscription.next()
+        });
         hub.end_all(Ending::Stopping);
         assert_eq!(waiter.join().unwrap(), Event::End(Ending::Stopping));
-        assert_eq!(hub.subscribe(of("b")).next(NOW), Event::End(Ending::Stopping));
+        assert_eq!(hub.subscribe(of("b")).next(), Event::End(Ending::Stopping));
     }
 }

@@ -4,7 +4,7 @@ use crate::access::Viewer;
 use crate::app::App;
 use crate::hub::Ending;
 use crate::metrics;
-use crate::schema::{Context, Running};
+use crate::schema::{Context, Mutation, Query, Running, Subscription};
 use common::service::guarded;
 use juniper::http::{GraphQLRequest, GraphQLResponse};
 use juniper::{
@@ -15,14 +15,15 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{self, Poll, Waker};
+use std::time::Duration;
 
 /// What an operation gives, in this order: answers (one for a query or mutation) between which time may pass, and then an end
 /// unless the transport has hung up.
 pub enum Step<'a> {
     /// An answer.
     Answer(&'a GraphQLResponse),
-    /// Nothing has come for a while.
-    Beat,
+    /// No more for now: what was given should be on its way. Comes again while nothing does.
+    Idle,
     /// There is no operation to run.
     Refused(&'a GraphQLError),
     /// All answers were given.
@@ -34,27 +35,33 @@ pub enum Step<'a> {
 /// The visitor is gone.
 pub struct Gone;
 
-/// The kind of the operation that `request` asks for.
+/// Time between two [`Step::Idle`] of a stream to which nothing comes.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// A request that keeps to the schema.
+pub type Operation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
+
+/// Checks `request`.
 ///
 /// # Errors
-/// It asks for none.
-pub fn kind(app: &App, request: &GraphQLRequest) -> Result<OperationType, GraphQLError> {
+/// What is wrong with it.
+pub fn parse<'a>(app: &'a App, request: &'a GraphQLRequest) -> Result<Operation<'a>, GraphQLError> {
     let name = request.operation_name.as_deref();
-    ValidatedOperation::new(&request.query, name, &app.schema).map(|it| it.operation_type())
+    ValidatedOperation::new(&request.query, name, &app.schema)
 }
 
-/// Runs `request` to its end, or until `emit` says that the visitor is gone or `running` is cancelled. A stream waits on the
-/// caller's thread.
+/// Runs what [`parse`] made of `request` to its end, or until `emit` says that the visitor is gone or `running` is cancelled.
+/// A stream waits on the caller's thread.
 pub fn run(
     app: &Arc<App>,
     viewer: Viewer,
     running: &Arc<Running>,
     request: &GraphQLRequest,
+    operation: Result<Operation<'_>, GraphQLError>,
     emit: &mut dyn FnMut(Step<'_>) -> Result<(), Gone>,
 ) -> Result<(), Gone> {
     let context = Context { app: app.clone(), viewer, running: running.clone() };
-    let name = request.operation_name.as_deref();
-    let operation = match ValidatedOperation::new(&request.query, name, &app.schema) {
+    let operation = match operation {
         Ok(operation) => operation,
         Err(err) => {
             metrics::OPERATIONS.with_label_values(&["refused"]).inc();
@@ -118,7 +125,7 @@ fn stream<'a>(
     }
 }
 
-/// Gives what comes on `values`, which waits on this thread.
+/// Gives what comes on `values`, waiting on this thread.
 fn follow(
     name: &str,
     mut values: ValuesStream<'_>,
@@ -139,7 +146,10 @@ fn follow(
                 let data = Value::object([(name, value)].into_iter().collect());
                 emit(Step::Answer(&GraphQLResponse::from_result(Ok((data, errors)))))?;
             }
-            Some(Poll::Pending) => emit(Step::Beat)?,
+            Some(Poll::Pending) => {
+                emit(Step::Idle)?;
+                running.wait(IDLE);
+            }
             Some(Poll::Ready(None)) => {
                 return emit(match running.ending() {
                     Ending::Cancelled => Step::Complete,

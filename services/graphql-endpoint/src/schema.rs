@@ -22,9 +22,6 @@ use std::time::Duration;
 /// Most transactions in one answer.
 const ITEMS_MAX: i32 = 1000;
 
-/// How long a stream waits before it says that there is nothing: so often a subscription looks whether it is still wanted.
-pub const BEAT: Duration = Duration::from_secs(1);
-
 /// The schema with its resolvers.
 pub type Schema = RootNode<Query, Mutation, Subscription>;
 
@@ -80,6 +77,13 @@ impl Running {
         self.queue.get().and_then(|queue| queue.ending()).unwrap_or(Ending::Cancelled)
     }
 
+    /// Returns when its stream may have something or `time` is over.
+    pub fn wait(&self, time: Duration) {
+        if let Some(queue) = self.queue.get() {
+            queue.wait(time);
+        }
+    }
+
     fn has(&self, queue: &Arc<Queue>) {
         let _ = self.queue.set(queue.clone());
         if self.is_cancelled() {
@@ -128,6 +132,12 @@ impl Entry {
     /// Names the transaction for ever: see `transaction_by_ref`.
     fn r#ref(&self) -> ID {
         self.0.number.to_string().into()
+    }
+
+    /// Its place among the transactions of the account: 1, 2, 3 ...; those of one account may be stored and streamed in another
+    /// order, as several command-handlers tell them.
+    fn sequence(&self) -> ID {
+        self.0.sequence.to_string().into()
     }
 
     /// The account.
@@ -347,14 +357,14 @@ fn once<T: Send + 'static>(answer: FieldResult<Option<T>>) -> Answers<T> {
     Box::pin(juniper::futures::stream::iter([answer]))
 }
 
-/// A stream that waits on its own thread: `Pending` means that nothing has come for a [`BEAT`], and nobody will wake it.
+/// What has come for a subscriber. `Pending` wakes nobody: [`Running::wait`] tells when to look again.
 struct Entries(Feed);
 
 impl Stream for Entries {
     type Item = FieldResult<Option<Entry>>;
 
     fn poll_next(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.0.next(BEAT) {
+        match self.0.next() {
             Event::Transaction(transaction) => Poll::Ready(Some(Ok(Some(Entry(transaction))))),
             Event::Nothing => Poll::Pending,
             Event::End(_) => Poll::Ready(None),

@@ -14,6 +14,7 @@ use common::topology::BALANCE_CHANGED;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -85,16 +86,17 @@ pub struct Told {
     pub change: BalanceChanged,
 }
 
-const COLUMNS: &str = "number, iban, new_balance, changed_by, from_to, description";
+const COLUMNS: &str = "number, sequence, iban, new_balance, changed_by, from_to, description";
 
 fn transaction(row: &Row) -> Transaction {
     Transaction {
         number: row.get(0),
-        iban: row.get(1),
-        new_balance: Cents::new(row.get(2)),
-        changed_by: Cents::new(row.get(3)),
-        from_to: row.get(4),
-        description: row.get(5),
+        sequence: row.get(1),
+        iban: row.get(2),
+        new_balance: Cents::new(row.get(3)),
+        changed_by: Cents::new(row.get(4)),
+        from_to: row.get(5),
+        description: row.get(6),
     }
 }
 
@@ -325,10 +327,39 @@ impl Listener {
     }
 }
 
+/// A connection that has its statements parsed and planned once: both take the server longer than the answer.
+struct Reader {
+    client: Client,
+    /// By their text.
+    statements: HashMap<String, Statement>,
+}
+
+impl Reader {
+    fn open(config: &postgres::Config) -> Result<Self, Error> {
+        let client = connect(config, READER_SETTINGS)?;
+        Ok(Self { client, statements: HashMap::new() })
+    }
+
+    fn query(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let statement = match self.statements.get(sql) {
+            Some(statement) => statement,
+            None => {
+                let statement = self.client.prepare(sql)?;
+                self.statements.entry(sql.to_owned()).or_insert(statement)
+            }
+        };
+        self.client.query(statement, params)
+    }
+}
+
 /// Connections for visitors, made when they are needed.
 pub struct Store {
     config: postgres::Config,
-    readers: Vec<Mutex<Option<Client>>>,
+    readers: Vec<Mutex<Option<Reader>>>,
     /// Who waits next, where all are busy.
     turn: AtomicUsize,
     shutdown: Shutdown,
@@ -522,25 +553,18 @@ impl Store {
         self.query(sql, &[&uuid, &result.is_ok(), &result.as_ref().err()]).map(drop)
     }
 
+    /// Asks on a connection that is free, and on a new one if the first turns out to be lost before anything was done with it.
     fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        self.with(|client| client.query(sql, params))
-    }
-
-    /// Lends a connection to `work`, and a new one if the first turns out to be lost before anything was done with it.
-    fn with<T>(
-        &self,
-        work: impl Fn(&mut Client) -> Result<T, postgres::Error>,
-    ) -> Result<T, Error> {
         let _watch = database::watch(&self.shutdown, "answer a visitor");
         let mut reader = self.reader();
         for last in [false, true] {
-            let client = match &mut *reader {
-                Some(client) if !client.is_closed() => client,
-                lost => lost.insert(connect(&self.config, READER_SETTINGS)?),
+            let reader = match &mut *reader {
+                Some(reader) if !reader.client.is_closed() => reader,
+                lost => lost.insert(Reader::open(&self.config)?),
             };
-            match work(client) {
+            match reader.query(sql, params) {
                 // The server has closed it while it lay here: nobody knew until now.
-                Err(_) if client.is_closed() && !last => {}
+                Err(_) if reader.client.is_closed() && !last => {}
                 result => return result.map_err(step("answer a visitor")),
             }
         }
@@ -548,7 +572,7 @@ impl Store {
     }
 
     /// The first connection that is free, else the turn of one.
-    fn reader(&self) -> MutexGuard<'_, Option<Client>> {
+    fn reader(&self) -> MutexGuard<'_, Option<Reader>> {
         for reader in &self.readers {
             match reader.try_lock() {
                 Ok(reader) => return reader,

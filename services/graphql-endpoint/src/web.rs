@@ -7,12 +7,12 @@ use crate::access;
 use crate::app::App;
 use crate::log_failure;
 use crate::pages;
-use crate::run::{self, Gone, Step};
+use crate::run::{self, Gone, Operation, Step};
 use crate::schema::Running;
 use crate::websocket;
 use common::http::{self, Handler, Handshake};
 use juniper::http::{GraphQLRequest, GraphQLResponse};
-use juniper::{FieldError, InputValue, OperationType};
+use juniper::{FieldError, GraphQLError, InputValue, OperationType};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -122,11 +122,12 @@ fn answer(app: &Arc<App>, mut request: Request) {
         return;
     }
     let format = if accepts(&request, GRAPHQL_JSON) { GRAPHQL_JSON } else { JSON };
-    match run::kind(app, &asked) {
+    let operation = run::parse(app, &asked);
+    match operation.as_ref().map(|it| it.operation_type()) {
         // Waits for the bank: not on a thread that others need.
         Ok(OperationType::Mutation) if *request.method() == Method::Post => {
-            let app = app.clone();
-            let _ = spawn("mutation", move || execute(&app, request, &asked, format, cors));
+            drop(operation);
+            execute_apart("mutation", app, request, asked, format, cors);
         }
         Ok(OperationType::Mutation) => refuse(request, cors, 405, "a mutation comes by POST"),
         Ok(OperationType::Subscription) => {
@@ -135,11 +136,26 @@ fn answer(app: &Arc<App>, mut request: Request) {
         }
         // A query for a transfer may wait for the bank, too.
         Ok(OperationType::Query) if asked.query.contains("transfer_by_uuid") => {
-            let app = app.clone();
-            let _ = spawn("query", move || execute(&app, request, &asked, format, cors));
+            drop(operation);
+            execute_apart("query", app, request, asked, format, cors);
         }
-        Ok(OperationType::Query) | Err(_) => execute(app, request, &asked, format, cors),
+        Ok(OperationType::Query) | Err(_) => execute(app, request, &asked, operation, format, cors),
     }
+}
+
+/// Runs a query or mutation on a thread of its own. A visitor who finds no place loses the connection.
+fn execute_apart(
+    name: &str,
+    app: &Arc<App>,
+    request: Request,
+    asked: GraphQLRequest,
+    format: &'static str,
+    cors: Vec<Header>,
+) {
+    let app = app.clone();
+    let _ = spawn(name, move || {
+        execute(&app, request, &asked, run::parse(&app, &asked), format, cors);
+    });
 }
 
 /// Runs a query or mutation.
@@ -147,6 +163,7 @@ fn execute(
     app: &Arc<App>,
     request: Request,
     asked: &GraphQLRequest,
+    operation: Result<Operation<'_>, GraphQLError>,
     format: &'static str,
     cors: Vec<Header>,
 ) {
@@ -158,13 +175,13 @@ fn execute(
         }
     };
     let mut reply = None;
-    let _ = run::run(app, viewer, &Arc::default(), asked, &mut |step| {
+    let _ = run::run(app, viewer, &Arc::default(), asked, operation, &mut |step| {
         reply = match step {
             Step::Answer(answer) => Some((200, json(answer))),
             // The older type keeps 200 for whatever GraphQL itself says.
             Step::Refused(err) if format == JSON => Some((200, json(&errors_of(err)))),
             Step::Refused(err) => Some((400, json(&errors_of(err)))),
-            Step::Beat | Step::Complete | Step::CutOff(_) => return Ok(()),
+            Step::Idle | Step::Complete | Step::CutOff(_) => return Ok(()),
         };
         Ok(())
     });
@@ -175,9 +192,10 @@ fn execute(
 
 /// Runs any operation as a stream of events.
 fn stream(app: &Arc<App>, request: Request, asked: &GraphQLRequest, cors: Vec<Header>) {
-    if *request.method() == Method::Get
-        && matches!(run::kind(app, asked), Ok(OperationType::Mutation))
-    {
+    let operation = run::parse(app, asked);
+    let is_mutation =
+        operation.as_ref().is_ok_and(|it| it.operation_type() == OperationType::Mutation);
+    if *request.method() == Method::Get && is_mutation {
         return refuse(request, cors, 405, "a mutation comes by POST");
     }
     let viewer = match access::viewer(&app.config, &app.store, value(&request, "Authorization")) {
@@ -187,17 +205,17 @@ fn stream(app: &Arc<App>, request: Request, asked: &GraphQLRequest, cors: Vec<He
             return refuse(request, cors, 503, "the bank's store does not answer, try again");
         }
     };
-    let mut events = Events { out: request.into_writer(), sent: Instant::now() };
+    let mut events = Events { out: request.into_writer(), put: false, sent: Instant::now() };
     let running = Arc::<Running>::default();
     let _ = events.open(&cors).map_err(|_| Gone).and_then(|()| {
-        run::run(app, viewer, &running, asked, &mut |step| {
+        run::run(app, viewer, &running, asked, operation, &mut |step| {
             let sent = match step {
                 Step::Answer(answer) => events.next(&json(answer)),
                 // Still 200 and an answer: a browser's EventSource hides what comes with another status.
                 Step::Refused(err) => {
                     events.next(&json(&errors_of(err))).and_then(|()| events.complete())
                 }
-                Step::Beat => events.beat(),
+                Step::Idle => events.idle(),
                 Step::Complete => events.complete(),
                 Step::CutOff(ending) => {
                     let reason = websocket::close_of(ending).1;
@@ -213,6 +231,8 @@ fn stream(app: &Arc<App>, request: Request, asked: &GraphQLRequest, cors: Vec<He
 /// Server-sent events on their way to one visitor.
 struct Events {
     out: Box<dyn Write + Send>,
+    /// Something was put that may not be sent yet.
+    put: bool,
     sent: Instant,
 }
 
@@ -228,8 +248,10 @@ impl Events {
         self.send(&(head + "\r\n:\n\n"))
     }
 
+    /// Leaves an answer for the next step, which sends it.
     fn next(&mut self, json: &str) -> io::Result<()> {
-        self.send(&format!("event: next\ndata: {json}\n\n"))
+        self.put = true;
+        write!(self.out, "event: next\ndata: {json}\n\n")
     }
 
     /// The empty data is needed: an EventSource drops an event without.
@@ -237,12 +259,19 @@ impl Events {
         self.send("event: complete\ndata:\n\n")
     }
 
-    fn beat(&mut self) -> io::Result<()> {
-        if self.sent.elapsed() < HEARTBEAT { Ok(()) } else { self.send(":\n\n") }
+    /// Sends what was put, and a comment if there was nothing for long.
+    fn idle(&mut self) -> io::Result<()> {
+        if self.put {
+            self.send("")
+        } else if self.sent.elapsed() < HEARTBEAT {
+            Ok(())
+        } else {
+            self.send(":\n\n")
+        }
     }
 
     fn send(&mut self, text: &str) -> io::Result<()> {
-        self.sent = Instant::now();
+        (self.put, self.sent) = (false, Instant::now());
         self.out.write_all(text.as_bytes())?;
         self.out.flush()
     }
@@ -360,7 +389,7 @@ pub fn json(answer: &impl Serialize) -> String {
 }
 
 /// What GraphQL says to a request that it does not run.
-pub fn errors_of(err: &juniper::GraphQLError) -> GraphQLResponse {
+pub fn errors_of(err: &GraphQLError) -> GraphQLResponse {
     GraphQLResponse::from_result(Err(err.clone()))
 }
 

@@ -36,6 +36,8 @@ const PING_AFTER: Duration = Duration::from_secs(10);
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Largest message from a visitor, bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// What may wait to be written at once, bytes: a handful of transactions, which the store gives in batches.
+const WRITE_BUFFER_BYTES: usize = 2 << 10;
 /// Longest id of an operation, bytes.
 const ID_BYTES_MAX: usize = 256;
 
@@ -180,7 +182,7 @@ struct Frames {
     pipe: Pipe,
 }
 
-/// What has been read is here already; what is written goes out at once.
+/// What has been read is here already.
 struct Pipe {
     input: Cursor<Vec<u8>>,
     out: TcpStream,
@@ -209,7 +211,7 @@ impl Socket {
     fn new(visitor: &TcpStream) -> io::Result<Self> {
         let config = WebSocketConfig::default()
             .read_buffer_size(1 << 10)
-            .write_buffer_size(0)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
             .max_write_buffer_size(1 << 20)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
@@ -218,15 +220,32 @@ impl Socket {
         Ok(Self(Mutex::new(Frames { context, pipe })))
     }
 
+    /// Sends `message` and what was put before it.
     fn send(&self, message: Message) -> Result<(), Gone> {
+        self.output(|context, pipe| context.write(pipe, message).and_then(|()| context.flush(pipe)))
+    }
+
+    /// Leaves `message` for the next [`Self::send`] or [`Self::flush`], unless much is waiting already.
+    fn put(&self, message: Message) -> Result<(), Gone> {
+        self.output(|context, pipe| context.write(pipe, message))
+    }
+
+    /// Sends what was put.
+    fn flush(&self) -> Result<(), Gone> {
+        self.output(|context, pipe| context.flush(pipe))
+    }
+
+    fn output(
+        &self,
+        work: impl FnOnce(&mut WebSocketContext, &mut Pipe) -> tungstenite::Result<()>,
+    ) -> Result<(), Gone> {
         let mut frames = self.frames();
         let Frames { context, pipe } = &mut *frames;
-        let sent = context.write(pipe, message).and_then(|()| context.flush(pipe));
-        if sent.is_err() {
+        work(context, pipe).map_err(|_| {
             // Whatever was half written can't be mended; the reader sees it as the end.
             let _ = pipe.out.shutdown(Shutdown::Both);
-        }
-        sent.map_err(|_| Gone)
+            Gone
+        })
     }
 
     fn close(&self, code: u16, reason: &str) {
@@ -442,7 +461,8 @@ impl Session {
         let (app, socket, operations) =
             (self.app.clone(), self.socket.clone(), self.operations.clone());
         let spawned = web::spawn("operation", move || {
-            let _ = run::run(&app, viewer, &running, &request, &mut |step| {
+            let operation = run::parse(&app, &request);
+            let _ = run::run(&app, viewer, &running, &request, operation, &mut |step| {
                 tell(&socket, &operations, &id, &running, &step)
             });
             forget(&operations, &id, &running);
@@ -477,7 +497,10 @@ fn tell(
 ) -> Result<(), Gone> {
     let text = match step {
         Step::Answer(_) if running.is_cancelled() => return Err(Gone),
-        Step::Answer(answer) => json(&Outgoing { id, kind: "next", payload: Some(answer) }),
+        Step::Answer(answer) => {
+            let text = json(&Outgoing { id, kind: "next", payload: Some(answer) });
+            return socket.put(Message::text(text));
+        }
         Step::Refused(err) => {
             if !forget(operations, id, running) {
                 return Err(Gone);
@@ -487,7 +510,7 @@ fn tell(
             json(&Outgoing { id, kind: "error", payload: Some(payload) })
         }
         // The reader looks whether the visitor is there.
-        Step::Beat => return Ok(()),
+        Step::Idle => return socket.flush(),
         Step::Complete => {
             // Forgotten first: who hears of the end may use the id again.
             if !forget(operations, id, running) {

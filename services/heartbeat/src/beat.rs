@@ -222,7 +222,7 @@ mod tests {
         fn fetch(&mut self, _: &str, positions: &[Position], _: Duration) -> Result<Vec<Chunk>> {
             let Position { partition, next: offset } = positions[0];
             let value = Some(self.values[(offset - self.start) as usize].to_vec());
-            let records = vec![In { offset, key: None, value }];
+            let records = vec![In { offset, value, ..In::default() }];
             Ok(vec![Chunk { partition, records, next: offset + 1, end: offset + 1, error: None }])
         }
 

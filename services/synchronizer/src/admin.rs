@@ -1,6 +1,6 @@
 //! Requests to the cluster that the kafka crate lacks: topics, partitions and configs, over one blocking connection.
 //!
-//! The versions used are served by Kafka 2.4 to 4.x. In KRaft mode every broker hands them on to the controller.
+//! In KRaft mode every broker hands them on to the controller.
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -10,28 +10,19 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
 };
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    ApiVersionsRequest, CreateTopicsRequest, DescribeConfigsRequest,
-    IncrementalAlterConfigsRequest, MetadataRequest, RequestHeader, ResponseHeader, TopicName,
+    CreateTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
+    TopicName,
 };
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use wire::{Ask, Connection, Fault, Limits};
 
 const CONNECT: Duration = Duration::from_secs(2);
-/// Longest silence within a request or its reply.
-const SILENCE: Duration = Duration::from_secs(15);
-/// How long the cluster may take to make a topic before it answers; less than [`SILENCE`].
+/// Longest time for a request and its reply.
+const CALL: Duration = Duration::from_secs(15);
+/// How long the cluster may take to make a topic before it answers; less than [`CALL`].
 const CREATE: Duration = Duration::from_secs(10);
-/// Largest reply taken, bytes: all configs of some ten topics are about 100 kB.
-const REPLY_BYTES_MAX: usize = 4 << 20;
-
-const API_VERSIONS: i16 = 0;
-const METADATA: i16 = 9;
-const CREATE_TOPICS: i16 = 5;
-const DESCRIBE_CONFIGS: i16 = 4;
-const INCREMENTAL_ALTER_CONFIGS: i16 = 1;
 
 /// Kafka's number for "topic" as a holder of configs.
 const TOPIC_RESOURCE: i8 = 2;
@@ -43,24 +34,9 @@ const TOPIC_CONFIG: i8 = 1;
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No broker answered, or the connection failed half-way.
-    #[error("{broker}: {step}")]
-    Io {
-        /// host:port.
-        broker: String,
-        /// What was tried.
-        step: &'static str,
-        /// What came of it.
-        source: io::Error,
-    },
-    /// The broker answers, but not in a way that this program understands.
-    #[error("{broker} {what}")]
-    Protocol {
-        /// host:port.
-        broker: String,
-        /// What it does.
-        what: String,
-    },
+    /// No broker answers, or none in a way that this program understands.
+    #[error(transparent)]
+    Connection(#[from] Fault),
     /// The cluster can't do it, now or ever.
     #[error("{what}: {words} ({code})")]
     Kafka {
@@ -77,8 +53,8 @@ impl Error {
     /// True if the same request may work later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Io { .. } => true,
-            Self::Protocol { .. } => false,
+            Self::Connection(Fault::Io { .. }) => true,
+            Self::Connection(_) => false,
             // Brokers that have yet to register make a replication too large.
             Self::Kafka { code, .. } => ResponseError::try_from_code(*code).is_some_and(|err| {
                 err.is_retriable() || err == ResponseError::InvalidReplicationFactor
@@ -132,11 +108,7 @@ pub struct NewTopic {
 }
 
 /// A connection to one of the brokers.
-pub struct Admin {
-    broker: String,
-    stream: TcpStream,
-    correlation: i32,
-}
+pub struct Admin(Connection);
 
 impl Admin {
     /// Connects to the first of `brokers` that answers.
@@ -155,47 +127,14 @@ impl Admin {
     }
 
     fn open(broker: &str) -> Result<Self, Error> {
-        let failed = |step| move |source| Error::Io { broker: broker.to_owned(), step, source };
-        let addresses = broker.to_socket_addrs().map_err(failed("look up the address"))?;
-        let mut outcome = Err(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            outcome = TcpStream::connect_timeout(&address, CONNECT);
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        let stream = outcome.map_err(failed("connect"))?;
-        stream
-            .set_nodelay(true)
-            .and_then(|()| stream.set_read_timeout(Some(SILENCE)))
-            .and_then(|()| stream.set_write_timeout(Some(SILENCE)))
-            .map_err(failed("set time-outs"))?;
-        let mut admin = Self { broker: broker.to_owned(), stream, correlation: 0 };
-        admin.check_versions()?;
-        Ok(admin)
-    }
-
-    /// A broker closes the connection on a version that it does not serve, which says nothing; so ask first.
-    fn check_versions(&mut self) -> Result<(), Error> {
-        let served = self.call(&ApiVersionsRequest::default(), API_VERSIONS)?;
-        for (name, key, version) in [
-            ("Metadata", MetadataRequest::KEY, METADATA),
-            ("CreateTopics", CreateTopicsRequest::KEY, CREATE_TOPICS),
-            ("DescribeConfigs", DescribeConfigsRequest::KEY, DESCRIBE_CONFIGS),
-            (
-                "IncrementalAlterConfigs",
-                IncrementalAlterConfigsRequest::KEY,
-                INCREMENTAL_ALTER_CONFIGS,
-            ),
-        ] {
-            let range = served.api_keys.iter().find(|api| api.api_key == key);
-            if !range.is_some_and(|api| (api.min_version..=api.max_version).contains(&version)) {
-                return Err(self.protocol(format!(
-                    "does not serve {name} version {version}: Kafka 2.4 to 4.x does"
-                )));
-            }
-        }
-        Ok(())
+        let limits = Limits { connect: CONNECT, stop: None, client_id: "synchronizer" };
+        let mut connection = Connection::open(broker, &limits)?;
+        let deadline = Instant::now() + CALL;
+        connection.require::<MetadataRequest>(deadline)?;
+        connection.require::<CreateTopicsRequest>(deadline)?;
+        connection.require::<DescribeConfigsRequest>(deadline)?;
+        connection.require::<IncrementalAlterConfigsRequest>(deadline)?;
+        Ok(Self(connection))
     }
 
     /// What there is of the topics `names`, with their configs.
@@ -209,7 +148,7 @@ impl Admin {
         let request = MetadataRequest::default()
             .with_topics(Some(asked.collect()))
             .with_allow_auto_topic_creation(false);
-        let metadata = self.call(&request, METADATA)?;
+        let metadata = self.call(&request)?;
         let mut seen = Seen { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
         for topic in metadata.topics {
             let name = topic.name.map(|name| name.0.to_string()).unwrap_or_default();
@@ -242,7 +181,7 @@ impl Admin {
                 .with_configuration_keys(None)
         });
         let request = DescribeConfigsRequest::default().with_resources(resources.collect());
-        for result in self.call(&request, DESCRIBE_CONFIGS)?.results {
+        for result in self.call(&request)?.results {
             let name = result.resource_name;
             check(result.error_code, result.error_message, || format!("configs of topic {name}"))?;
             let Some(topic) = topics.get_mut(name.as_str()) else { continue };
@@ -275,7 +214,7 @@ impl Admin {
         let request = CreateTopicsRequest::default()
             .with_topics(wanted.collect())
             .with_timeout_ms(CREATE.as_millis() as i32);
-        let results = self.call(&request, CREATE_TOPICS)?.topics;
+        let results = self.call(&request)?.topics;
         each(topics.iter().map(|topic| topic.name), |name| {
             let result = results.iter().find(|result| result.name.0.as_str() == name)?;
             // Another synchronizer was faster: as good as made.
@@ -309,7 +248,7 @@ impl Admin {
                 .with_configs(configs.collect())
         });
         let request = IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
-        let results = self.call(&request, INCREMENTAL_ALTER_CONFIGS)?.responses;
+        let results = self.call(&request)?.responses;
         each(topics.keys().copied(), |name| {
             let result = results.iter().find(|result| result.resource_name.as_str() == name)?;
             let what = || format!("set configs of topic {name}");
@@ -318,47 +257,12 @@ impl Admin {
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
     }
 
-    fn call<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response, Error> {
-        self.correlation += 1;
-        let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(version)
-            .with_correlation_id(self.correlation)
-            .with_client_id(Some(StrBytes::from_static_str("synchronizer")));
-        let mut frame = vec![0; 4];
-        header
-            .encode(&mut frame, R::header_version(version))
-            .and_then(|()| request.encode(&mut frame, version))
-            .map_err(|err| self.protocol(format!("can't be asked: {err}")))?;
-        let length = (frame.len() - 4) as u32;
-        frame[..4].copy_from_slice(&length.to_be_bytes());
-        self.stream.write_all(&frame).map_err(|source| self.io("send a request", source))?;
-
-        let mut length = [0; 4];
-        self.stream.read_exact(&mut length).map_err(|source| self.io("await a reply", source))?;
-        let length = u32::from_be_bytes(length) as usize;
-        if length > REPLY_BYTES_MAX {
-            return Err(self.protocol(format!("announces a reply of {length} bytes: no Kafka?")));
-        }
-        let mut reply = vec![0; length];
-        self.stream.read_exact(&mut reply).map_err(|source| self.io("read a reply", source))?;
-
-        let mut rest = &*reply;
-        let unreadable = |err: &dyn std::fmt::Display| format!("sends an unreadable reply: {err}");
-        let header = ResponseHeader::decode(&mut rest, R::Response::header_version(version))
-            .map_err(|err| self.protocol(unreadable(&err)))?;
-        if header.correlation_id != self.correlation {
-            return Err(self.protocol("answers another request".to_owned()));
-        }
-        R::Response::decode(&mut rest, version).map_err(|err| self.protocol(unreadable(&err)))
-    }
-
-    fn io(&self, step: &'static str, source: io::Error) -> Error {
-        Error::Io { broker: self.broker.clone(), step, source }
+    fn call<R: Ask>(&mut self, request: &R) -> Result<R::Response, Error> {
+        Ok(self.0.call(request, Instant::now() + CALL)?)
     }
 
     fn protocol(&self, what: String) -> Error {
-        Error::Protocol { broker: self.broker.clone(), what }
+        Fault::Protocol { broker: self.0.broker().to_owned(), what }.into()
     }
 }
 
@@ -385,6 +289,8 @@ mod tests {
     use super::*;
     use kafka_protocol::messages::ApiVersionsResponse;
     use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::protocol::{Encodable, Request};
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -420,7 +326,7 @@ mod tests {
             let old =
                 ApiVersionsResponse::default().with_api_keys(vec![metadata.with_max_version(5)]);
             let mut body = Vec::new();
-            old.encode(&mut body, API_VERSIONS).unwrap();
+            old.encode(&mut body, 0).unwrap();
             framed(correlation, &body)
         });
         let err = refusal(address);
@@ -431,7 +337,7 @@ mod tests {
     #[test]
     fn what_is_no_broker_is_refused_before_its_bytes_are_believed() {
         for (reply, words) in [
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "no Kafka?"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "announces a reply of 1213486160 bytes"),
             (framed(77, &[0; 6]), "answers another request"),
             (framed(1, &[0, 0]), "unreadable reply"),
         ] {

@@ -12,7 +12,7 @@ use crate::measure::{Window, latencies, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
 use crate::proc::{self, Process};
 use crate::report;
-use crate::stack::{HANDLER, POSTGRES, Stack};
+use crate::stack::{ENDPOINT, HANDLER, POSTGRES, Stack};
 use crate::tap::Cluster;
 use common::env::Env;
 use common::kafka::producer::Sender;
@@ -111,21 +111,23 @@ impl Rig {
     /// # Errors
     /// It does not start.
     pub fn switch(&mut self, mode: Mode) -> Result<(), Error> {
-        report::progress(&format!("{HANDLER} starts with PRODUCER_MODE={mode}"));
+        let variables = mode.variables();
+        let [producer, client] = variables.map(|(name, value)| format!("{name}={value}"));
+        report::progress(&format!("{HANDLER} starts with {producer} {client}"));
         // Before the restart: one that fails half-way is to be undone too.
         self.mode = mode;
-        self.stack.restart(HANDLER, &[("PRODUCER_MODE", &mode.to_string())])?;
+        self.stack.restart(HANDLER, &variables)?;
         self.parts = Parts::find(&self.stack, self.cluster.kafka.brokers.len())?;
         self.first = self.answers.ledger.next();
         Ok(())
     }
 
-    /// Leaves the stack with a batched handler, which is what it starts with.
+    /// Leaves the stack with the handler that it starts with.
     ///
     /// # Errors
     /// It does not start.
     pub fn leave(&mut self) -> Result<(), Error> {
-        if self.mode == Mode::Batched { Ok(()) } else { self.switch(Mode::Batched) }
+        self.stack.restart(HANDLER, &[])
     }
 
     /// Transfers sent to this handler process so far.
@@ -347,6 +349,7 @@ struct Parts {
     brokers: Vec<Process>,
     postgres: Process,
     handler: Process,
+    endpoint: Process,
     bench: Process,
 }
 
@@ -364,6 +367,7 @@ impl Parts {
                 .collect::<Result<_, _>>()?,
             postgres: stack.process(POSTGRES)?,
             handler: stack.process(HANDLER)?,
+            endpoint: stack.process(ENDPOINT)?,
             bench,
         })
     }
@@ -382,6 +386,7 @@ impl Parts {
             broker,
             database: seconds(POSTGRES, &self.postgres)?,
             handler: seconds(HANDLER, &self.handler)?,
+            endpoint: seconds(ENDPOINT, &self.endpoint)?,
             bench: seconds("bench", &self.bench)?,
             machine: proc::machine_cpu()
                 .map_err(|source| Error::Part { part: "the machine".to_owned(), pid: 0, source })?

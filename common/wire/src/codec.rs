@@ -1,0 +1,77 @@
+//! Unpacks what others have written compressed. Topics of this bank are stored uncompressed, and it writes so.
+
+#[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]
+use std::io::Read;
+
+/// Unpacks the records of a batch whose attributes name codec `codec`, into at most `bytes_max` bytes.
+///
+/// # Errors
+/// In words.
+pub fn unpack(codec: u8, packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
+    match codec {
+        #[cfg(feature = "gzip")]
+        1 => read(flate2::read::MultiGzDecoder::new(packed), "gzip", bytes_max),
+        #[cfg(feature = "snappy")]
+        2 => snappy(packed, bytes_max),
+        #[cfg(feature = "lz4")]
+        3 => read(lz4_flex::frame::FrameDecoder::new(packed), "lz4", bytes_max),
+        #[cfg(feature = "zstd")]
+        4 => match ruzstd::decoding::StreamingDecoder::new(packed) {
+            Ok(decoder) => read(decoder, "zstd", bytes_max),
+            Err(err) => Err(format!("zstd: {err}")),
+        },
+        _ => {
+            let _ = (packed, bytes_max);
+            let known = ["gzip", "snappy", "lz4", "zstd"].get(usize::from(codec).wrapping_sub(1));
+            Err(match known {
+                Some(name) => format!("this program was built without {name}"),
+                None => format!("codec {codec} is not known"),
+            })
+        }
+    }
+}
+
+#[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]
+fn read(decoder: impl Read, name: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let mut unpacked = Vec::new();
+    let limit = bytes_max as u64 + 1;
+    decoder.take(limit).read_to_end(&mut unpacked).map_err(|err| format!("{name}: {err}"))?;
+    if unpacked.len() > bytes_max { Err(too_large(name, bytes_max)) } else { Ok(unpacked) }
+}
+
+#[cfg(any(feature = "gzip", feature = "lz4", feature = "snappy", feature = "zstd"))]
+fn too_large(name: &str, bytes_max: usize) -> String {
+    format!("{name}: unpacked it is larger than {bytes_max} bytes")
+}
+
+/// Snappy as such, or in the blocks that Java's clients write: a head of 16 bytes, then each block behind its length.
+#[cfg(feature = "snappy")]
+fn snappy(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
+    const HEAD: &[u8] = b"\x82SNAPPY\0";
+    let mut unpacked = Vec::new();
+    let mut block = |packed: &[u8]| {
+        let bytes = snap::raw::decompress_len(packed).map_err(|err| format!("snappy: {err}"))?;
+        if unpacked.len() + bytes > bytes_max {
+            return Err(too_large("snappy", bytes_max));
+        }
+        let block = snap::raw::Decoder::new().decompress_vec(packed);
+        unpacked.extend(block.map_err(|err| format!("snappy: {err}"))?);
+        Ok(())
+    };
+    if packed.starts_with(HEAD) {
+        let mut rest = packed.get(16..).ok_or("snappy: its head is cut")?;
+        while let Some((length, behind)) = rest.split_first_chunk() {
+            let length = u32::from_be_bytes(*length) as usize;
+            let (packed, behind) =
+                behind.split_at_checked(length).ok_or("snappy: a block is cut")?;
+            block(packed)?;
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            return Err("snappy: a block is cut".to_owned());
+        }
+    } else {
+        block(packed)?;
+    }
+    Ok(unpacked)
+}

@@ -1,0 +1,481 @@
+//! A connection to a broker: requests go out whole, replies come in as they come, nothing waits for ever.
+
+use crate::api::{Ask, Range};
+use crate::shape;
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use std::collections::VecDeque;
+use std::fmt::Display;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Says whether the process is to stop.
+pub type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What a connection may take, and what it is called.
+#[derive(Clone)]
+pub struct Limits {
+    /// Longest wait for each address of a broker.
+    pub connect: Duration,
+    /// Once it says true, nothing is waited for longer than a second.
+    pub stop: Option<Stop>,
+    /// How this program calls itself in the brokers' logs and metrics.
+    pub client_id: &'static str,
+}
+
+/// Why a connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The broker is not there, does not answer, or the connection broke.
+    #[error("{broker}: {step}")]
+    Io {
+        /// host:port.
+        broker: String,
+        /// What was tried.
+        step: &'static str,
+        /// What came of it.
+        source: io::Error,
+    },
+    /// It answers, but not in a way that this program understands.
+    #[error("{broker} {what}")]
+    Protocol {
+        /// host:port.
+        broker: String,
+        /// What it does.
+        what: String,
+    },
+    /// It is too old or too new.
+    #[error("broker {broker} does not serve {request}: Kafka 2.8 to 4.x does")]
+    Unserved {
+        /// host:port.
+        broker: String,
+        /// Name and version, and what it serves instead.
+        request: String,
+    },
+    /// Its reply would take too much memory.
+    #[error("{broker} announces a reply of {bytes} bytes, more than {bytes_max}")]
+    TooLarge {
+        /// host:port.
+        broker: String,
+        /// Announced.
+        bytes: usize,
+        /// Largest taken.
+        bytes_max: usize,
+    },
+}
+
+impl Fault {
+    /// With its cause, on one line.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
+/// How much longer a reply is waited for once the process is to stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How often that is looked at.
+const STOP_TICK: Duration = Duration::from_millis(100);
+/// A connection that idled for so long is looked at before it is used: the broker may have closed it.
+const IDLE: Duration = Duration::from_secs(1);
+/// Longest pause that a broker is granted.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Bytes read at a time, at least and at most.
+const READ: std::ops::RangeInclusive<usize> = 8 << 10..=256 << 10;
+
+/// A connection to one broker.
+pub struct Connection {
+    broker: String,
+    stream: TcpStream,
+    limits: Limits,
+    correlation: i32,
+    /// Requests whose replies are to come, in this order.
+    pending: VecDeque<Pending>,
+    /// What has come of the next reply.
+    inbox: BytesMut,
+    /// What the broker serves, once it has said so: the first reply.
+    served: Option<Vec<Range>>,
+    used_at: Instant,
+    /// The broker wants to be left alone until then.
+    pause_until: Option<Instant>,
+}
+
+struct Pending {
+    correlation: i32,
+    wanted: Wanted,
+    reply_bytes_max: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Wanted {
+    key: i16,
+    name: &'static str,
+    version: i16,
+}
+
+impl Connection {
+    /// Connects to the first address of `broker` (host:port) that answers, and asks which versions it serves. The reply to that
+    /// is read before the next one, so that this doesn't wait for a broker that is connected and silent.
+    ///
+    /// # Errors
+    /// No address answers.
+    pub fn open(broker: &str, limits: &Limits) -> Result<Self, Fault> {
+        let failed = |step| move |source| Fault::Io { broker: broker.to_owned(), step, source };
+        let addresses = broker.to_socket_addrs().map_err(failed("look up the address"))?;
+        let mut outcome = Err(io::ErrorKind::NotFound.into());
+        for address in addresses {
+            outcome = TcpStream::connect_timeout(&address, limits.connect);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        let stream = outcome.map_err(failed("connect"))?;
+        stream
+            .set_nodelay(true)
+            .and_then(|()| stream.set_nonblocking(true))
+            .map_err(failed("set up the connection"))?;
+        let mut connection = Self {
+            broker: broker.to_owned(),
+            stream,
+            limits: limits.clone(),
+            correlation: 0,
+            pending: VecDeque::new(),
+            inbox: BytesMut::new(),
+            served: None,
+            used_at: Instant::now(),
+            pause_until: None,
+        };
+        connection.send(&ApiVersionsRequest::default(), Instant::now() + limits.connect)?;
+        Ok(connection)
+    }
+
+    /// host:port.
+    pub fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    /// True if the broker has closed it while it idled.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.pending.is_empty()
+            && self.used_at.elapsed() > IDLE
+            && self
+                .stream
+                .peek(&mut [0])
+                .map_or_else(|err| err.kind() != io::ErrorKind::WouldBlock, |_| true)
+    }
+
+    /// The broker wants to be left alone until then.
+    pub(crate) fn pause_until(&self) -> Option<Instant> {
+        self.pause_until.filter(|until| *until > Instant::now())
+    }
+
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    /// See [`Fault`]; the connection is of no use then.
+    pub fn call<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<R::Response, Fault> {
+        self.send(request, deadline)?;
+        self.receive::<R>(deadline)
+    }
+
+    /// Waits until it is known that the broker serves the request.
+    ///
+    /// # Errors
+    /// [`Fault::Unserved`], and those of a call.
+    pub fn require<R: Ask>(&mut self, deadline: Instant) -> Result<(), Fault> {
+        while self.served.is_none() {
+            if let Some(frame) = self.frame()? {
+                self.greet(frame)?;
+            } else {
+                self.wait_to_read(deadline)?;
+            }
+        }
+        self.check(Wanted::of::<R>())
+    }
+
+    /// Sends a request. After an error the broker has not got it whole, and so has done nothing.
+    ///
+    /// # Errors
+    /// See [`Fault`]; the connection is of no use then.
+    pub fn send<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<(), Fault> {
+        let wanted = Wanted::of::<R>();
+        self.check(wanted)?;
+        if let Some(until) = self.pause_until() {
+            let until = until.min(deadline);
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+            if self.pause_until().is_some() {
+                let source = io::ErrorKind::TimedOut.into();
+                return Err(self.io("wait until the broker's quota allows more", source));
+            }
+        }
+        self.correlation = self.correlation.wrapping_add(1);
+        let header = RequestHeader::default()
+            .with_request_api_key(R::KEY)
+            .with_request_api_version(R::VERSION)
+            .with_correlation_id(self.correlation)
+            .with_client_id(Some(StrBytes::from_static_str(self.limits.client_id)));
+        let mut frame = vec![0; 4];
+        header
+            .encode(&mut frame, R::header_version(R::VERSION))
+            .and_then(|()| request.encode(&mut frame, R::VERSION))
+            .map_err(|err| self.protocol(format!("can't be asked: {err}")))?;
+        let length = i32::try_from(frame.len() - 4)
+            .map_err(|_| self.protocol("can't be asked: the request is too large".to_owned()))?;
+        frame[..4].copy_from_slice(&length.to_be_bytes());
+        self.write(&frame, deadline)?;
+        let correlation = self.correlation;
+        let reply_bytes_max = R::REPLY_BYTES_MAX;
+        self.pending.push_back(Pending { correlation, wanted, reply_bytes_max });
+        self.used_at = Instant::now();
+        Ok(())
+    }
+
+    /// The reply to the oldest request, which was an `R`.
+    ///
+    /// # Errors
+    /// See [`Fault`]; the connection is of no use then.
+    pub fn receive<R: Ask>(&mut self, deadline: Instant) -> Result<R::Response, Fault> {
+        loop {
+            if let Some(reply) = self.try_receive::<R>()? {
+                return Ok(reply);
+            }
+            self.wait_to_read(deadline)?;
+        }
+    }
+
+    /// The same, if it is there.
+    ///
+    /// # Errors
+    /// See [`Fault`]; the connection is of no use then.
+    pub fn try_receive<R: Ask>(&mut self) -> Result<Option<R::Response>, Fault> {
+        while let Some(frame) = self.frame()? {
+            if self.served.is_none() {
+                self.greet(frame)?;
+                continue;
+            }
+            let reply = self.decode::<R>(frame)?;
+            if let Ok(ms @ 1..) = u64::try_from(R::throttle_ms(&reply)) {
+                let pause = Duration::from_millis(ms).min(PAUSE_MAX);
+                log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "Kafka's quota is used up");
+                self.pause_until = Some(Instant::now() + pause);
+            }
+            self.used_at = Instant::now();
+            return Ok(Some(reply));
+        }
+        Ok(None)
+    }
+
+    /// Takes the first reply: what the broker serves.
+    fn greet(&mut self, frame: Bytes) -> Result<(), Fault> {
+        let reply = self.decode::<ApiVersionsRequest>(frame)?;
+        if reply.error_code != 0 {
+            let code = reply.error_code;
+            return Err(self.protocol(format!("does not say what it serves: error code {code}")));
+        }
+        self.served = Some(Range::all(&reply));
+        // What was sent meanwhile is answered by closing the connection if it isn't served.
+        self.pending.iter().map(|it| it.wanted).try_for_each(|wanted| self.check(wanted))
+    }
+
+    fn check(&self, wanted: Wanted) -> Result<(), Fault> {
+        let Some(served) = &self.served else { return Ok(()) };
+        let Wanted { key, name, version } = wanted;
+        let range = served.iter().find(|range| range.key == key);
+        if range.is_some_and(|range| (range.lowest..=range.highest).contains(&version)) {
+            return Ok(());
+        }
+        let has = range.map_or_else(|| "not at all".to_owned(), ToString::to_string);
+        let request = format!("{name} version {version} (it has {has})");
+        Err(Fault::Unserved { broker: self.broker.clone(), request })
+    }
+
+    /// The next reply, as soon as all of it is there.
+    fn frame(&mut self) -> Result<Option<Bytes>, Fault> {
+        loop {
+            let mut missing = 4usize.saturating_sub(self.inbox.len());
+            if let Some(length) = self.inbox.first_chunk() {
+                let length = u32::from_be_bytes(*length) as usize;
+                let Some(Pending { reply_bytes_max, .. }) = self.pending.front() else {
+                    return Err(self.protocol("speaks without having been asked".to_owned()));
+                };
+                if length > *reply_bytes_max {
+                    let (broker, bytes_max) = (self.broker.clone(), *reply_bytes_max);
+                    return Err(Fault::TooLarge { broker, bytes: length, bytes_max });
+                }
+                missing = (4 + length).saturating_sub(self.inbox.len());
+                if missing == 0 {
+                    return Ok(Some(self.inbox.split_to(4 + length).freeze().split_off(4)));
+                }
+            }
+            // Memory grows with what has really come, not with what was announced.
+            let come = self.inbox.len();
+            self.inbox.resize(come + missing.clamp(*READ.start(), *READ.end()), 0);
+            let read = self.stream.read(&mut self.inbox[come..]);
+            self.inbox.truncate(come + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => {
+                    return Err(self.io("await a reply", io::ErrorKind::UnexpectedEof.into()));
+                }
+                Ok(_) => {}
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(self.io("await a reply", err)),
+            }
+        }
+    }
+
+    fn decode<R: Ask>(&mut self, mut frame: Bytes) -> Result<R::Response, Fault> {
+        let unreadable = |this: &Self, err: &dyn Display| {
+            this.protocol(format!("sends an unreadable reply to {}: {err}", R::NAME))
+        };
+        // A reply with tags in its header would need measuring; no broker sends any.
+        let header_version = <R::Response as HeaderVersion>::header_version(R::VERSION);
+        if header_version > 0 && frame.get(4) != Some(&0) {
+            return Err(unreadable(self, &"its header"));
+        }
+        let header = ResponseHeader::decode(&mut frame, header_version)
+            .map_err(|err| unreadable(self, &err))?;
+        let Some(Pending { correlation, wanted, .. }) = self.pending.pop_front() else {
+            return Err(self.protocol("speaks without having been asked".to_owned()));
+        };
+        if header.correlation_id != correlation || wanted.key != R::KEY {
+            return Err(self.protocol("answers another request".to_owned()));
+        }
+        shape::check(R::REPLY, &frame)
+            .map_err(|misfit| unreadable(self, &format_args!("{misfit:?}")))?;
+        R::Response::decode(&mut frame, R::VERSION).map_err(|err| unreadable(self, &err))
+    }
+
+    fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), Fault> {
+        while !frame.is_empty() {
+            match self.stream.write(frame) {
+                Ok(written) => frame = &frame[written..],
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait(poll::WRITE, "send a request", deadline)?;
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(self.io("send a request", err)),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_to_read(&self, deadline: Instant) -> Result<(), Fault> {
+        self.wait(poll::READ, "await a reply", deadline)
+    }
+
+    fn wait(&self, events: i16, step: &'static str, deadline: Instant) -> Result<(), Fault> {
+        let mut entry = [poll::Entry::new(&self.stream, events)];
+        match wait(&mut entry, deadline, self.limits.stop.as_ref()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.io(step, io::ErrorKind::TimedOut.into())),
+            Err(err) => Err(self.io(step, err)),
+        }
+    }
+
+    pub(crate) fn timed_out(&self) -> Fault {
+        self.io("await a reply", io::ErrorKind::TimedOut.into())
+    }
+
+    fn io(&self, step: &'static str, source: io::Error) -> Fault {
+        Fault::Io { broker: self.broker.clone(), step, source }
+    }
+
+    fn protocol(&self, what: String) -> Fault {
+        Fault::Protocol { broker: self.broker.clone(), what }
+    }
+}
+
+impl Wanted {
+    fn of<R: Ask>() -> Self {
+        Self { key: <R as Request>::KEY, name: R::NAME, version: R::VERSION }
+    }
+}
+
+/// Waits until one of the connections has something to read, at most until `until`; less once the process is to stop.
+pub(crate) fn wait_for_any<'a>(
+    connections: impl Iterator<Item = &'a Connection>,
+    until: Instant,
+    stop: Option<&Stop>,
+) -> io::Result<bool> {
+    let entry = |it: &Connection| poll::Entry::new(&it.stream, poll::READ);
+    let mut entries: Vec<poll::Entry> = connections.map(entry).collect();
+    wait(&mut entries, until, stop)
+}
+
+/// True if one is ready, false if the time is over.
+fn wait(entries: &mut [poll::Entry], until: Instant, stop: Option<&Stop>) -> io::Result<bool> {
+    let (mut until, mut stopping) = (until, false);
+    loop {
+        if !stopping && stop.is_some_and(|stop| stop()) {
+            stopping = true;
+            until = until.min(Instant::now() + STOP_GRACE);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let slice = if stop.is_some() { left.min(STOP_TICK) } else { left };
+        if poll::poll(entries, slice)? {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+    }
+}
+
+/// poll(2), which the standard library lacks.
+mod poll {
+    use std::ffi::{c_int, c_ulong};
+    use std::io;
+    use std::net::TcpStream;
+    use std::os::fd::AsRawFd;
+    use std::time::Duration;
+
+    pub const READ: i16 = 1;
+    pub const WRITE: i16 = 4;
+
+    #[repr(C)]
+    pub struct Entry {
+        fd: c_int,
+        events: i16,
+        happened: i16,
+    }
+
+    impl Entry {
+        pub fn new(stream: &TcpStream, events: i16) -> Self {
+            Self { fd: stream.as_raw_fd(), events, happened: 0 }
+        }
+    }
+
+    /// Waits until something has happened to one of `entries`; false if nothing has.
+    pub fn poll(entries: &mut [Entry], wait: Duration) -> io::Result<bool> {
+        // Rounded up: rounded down to 0 it would return at once, again and again, for a millisecond.
+        let ms = wait.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(c_int::MAX);
+        match sys_poll(entries, ms) {
+            0 => Ok(false),
+            1.. => Ok(true),
+            _ => match io::Error::last_os_error() {
+                err if err.kind() == io::ErrorKind::Interrupted => Ok(false),
+                err => Err(err),
+            },
+        }
+    }
+
+    #[allow(
+        unsafe_code,
+        reason = "the one system call that lets a thread wait for several sockets"
+    )]
+    fn sys_poll(entries: &mut [Entry], ms: c_int) -> c_int {
+        unsafe extern "C" {
+            fn poll(entries: *mut Entry, count: c_ulong, ms: c_int) -> c_int;
+        }
+        // SAFETY: `Entry` is laid out as C's `struct pollfd`, `entries` is borrowed for the call and as long as said, and what
+        // is written to it is numbers. A descriptor that is closed or another's by now would be an answer, not a fault.
+        unsafe { poll(entries.as_mut_ptr(), entries.len() as c_ulong, ms) }
+    }
+}

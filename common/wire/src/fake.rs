@@ -1,0 +1,114 @@
+//! A broker for tests, whose answers a script writes.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use crate::api::Ask;
+use bytes::Bytes;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::{ApiVersionsResponse, RequestHeader, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+/// A request as it came.
+pub struct Incoming {
+    pub key: i16,
+    pub version: i16,
+    pub correlation: i32,
+    pub body: Bytes,
+}
+
+impl Incoming {
+    /// The request, if it is an `R`.
+    pub fn read<R: Ask>(&self) -> Option<R> {
+        (self.key == R::KEY).then(|| R::decode(&mut self.body.clone(), self.version).unwrap())
+    }
+
+    /// A whole reply with `body` to this request.
+    pub fn reply<R: Ask>(&self, body: &R::Response) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        body.encode(&mut bytes, R::VERSION).unwrap();
+        self.framed::<R>(&bytes)
+    }
+
+    /// The same with any bytes.
+    pub fn framed<R: Ask>(&self, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        ResponseHeader::default()
+            .with_correlation_id(self.correlation)
+            .encode(&mut bytes, R::Response::header_version(R::VERSION))
+            .unwrap();
+        bytes.extend(body);
+        let length = bytes.len() as u32 - 4;
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        bytes
+    }
+}
+
+/// What a broker does with a request.
+pub enum Answer {
+    /// Sends these bytes.
+    Send(Vec<u8>),
+    /// Sends these, then closes the connection.
+    Last(Vec<u8>),
+    /// Nothing, and the connection stays.
+    Silence,
+}
+
+/// A broker at the address returned. It serves all versions, and `script` answers all but ApiVersions.
+pub fn broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
+    let any = |incoming: &Incoming| {
+        let all = (0..60).map(|key| ApiVersion::default().with_api_key(key).with_max_version(99));
+        let reply = ApiVersionsResponse::default().with_api_keys(all.collect());
+        let mut body = Vec::new();
+        reply.encode(&mut body, 0).unwrap();
+        incoming.framed::<kafka_protocol::messages::ApiVersionsRequest>(&body)
+    };
+    raw_broker(move |incoming, port| match incoming.key {
+        18 => Answer::Send(any(incoming)),
+        _ => script(incoming, port),
+    })
+}
+
+/// The same; `script` answers everything.
+pub fn raw_broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = Arc::new(script);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let script = script.clone();
+            thread::spawn(move || serve(stream.unwrap(), |it| script(it, port)));
+        }
+    });
+    format!("127.0.0.1:{port}")
+}
+
+fn serve(mut stream: TcpStream, script: impl Fn(&Incoming) -> Answer) {
+    let mut length = [0; 4];
+    while stream.read_exact(&mut length).is_ok() {
+        let mut request = vec![0; u32::from_be_bytes(length) as usize];
+        if stream.read_exact(&mut request).is_err() {
+            return;
+        }
+        let key = i16::from_be_bytes([request[0], request[1]]);
+        let version = i16::from_be_bytes([request[2], request[3]]);
+        let mut body = Bytes::from(request);
+        let api = kafka_protocol::messages::ApiKey::try_from(key).unwrap();
+        let header = RequestHeader::decode(&mut body, api.request_header_version(version)).unwrap();
+        let correlation = header.correlation_id;
+        match script(&Incoming { key, version, correlation, body }) {
+            Answer::Send(bytes) => {
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+            Answer::Last(bytes) => {
+                let _ = stream.write_all(&bytes);
+                return;
+            }
+            Answer::Silence => {}
+        }
+    }
+}

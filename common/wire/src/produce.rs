@@ -1,0 +1,406 @@
+//! Writes, each batch once: the broker knows the producer and the sequence of each batch, and takes none twice.
+
+use crate::batch::{self, Stamp};
+use crate::cluster::{Api, Cluster, Leader, explain, kind_of, no_leader, retry, topic_name};
+use crate::connection::{Fault, wait_for_any};
+use crate::{Batch, Error, Kind, Pace, Result};
+use bytes::Bytes;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProducerId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long the leader waits for its followers before it answers that they did not.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest batch, bytes: brokers take no request above 100 MB.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+/// As many replicas as the topic asks for.
+const ACKS_ALL: i16 = -1;
+/// The pace of whatever is no leader's fault.
+const NOBODY: i32 = -1;
+
+/// Writes batches.
+#[derive(Default)]
+pub struct Producer {
+    /// Given by the cluster, the same for all partitions.
+    id: Option<i64>,
+    lanes: HashMap<(String, i32), Lane>,
+    /// Of each leader, so that one that fails holds up nobody else.
+    paces: HashMap<i32, Pace>,
+}
+
+/// One partition's sequence.
+#[derive(Default)]
+struct Lane {
+    epoch: i16,
+    /// Sequence of the next record.
+    sequence: i32,
+    /// A batch that is perhaps written: to be sent again as it was.
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    records: Vec<u8>,
+    batch: Bytes,
+}
+
+/// What is sent of a batch of the call.
+struct Sent {
+    /// Index into the call's batches.
+    index: usize,
+    bytes: Bytes,
+}
+
+impl Producer {
+    pub fn produce(
+        &mut self,
+        cluster: &mut Cluster,
+        batches: &[Batch<'_>],
+        within: Duration,
+    ) -> Vec<Result<i64>> {
+        let deadline = Instant::now() + within;
+        let mut results: Vec<Result<i64>> =
+            vec![Err(retry(0, "not tried".to_owned())); batches.len()];
+        loop {
+            let todo: Vec<usize> =
+                (0..batches.len()).filter(|&i| results[i].is_retryable()).collect();
+            let now = Instant::now();
+            let mut turn = None::<Instant>;
+            let mut ready = Vec::new();
+            for i in todo {
+                match self.pace_of(cluster, &batches[i]).filter(|pace| pace.turn() > now) {
+                    Some(pace) => {
+                        turn = Some(turn.map_or(pace.turn(), |turn| turn.min(pace.turn())));
+                        if let Some(err) = pace.last() {
+                            results[i].worsen(err.clone());
+                        }
+                    }
+                    None => ready.push(i),
+                }
+            }
+            if ready.is_empty() {
+                match turn {
+                    Some(turn) if turn <= deadline => {
+                        thread::sleep(turn.saturating_duration_since(now));
+                        continue;
+                    }
+                    _ => return results,
+                }
+            }
+            self.attempt(cluster, batches, ready, &mut results);
+            if Instant::now() >= deadline || !results.iter().any(Outcome::is_retryable) {
+                return results;
+            }
+        }
+    }
+
+    /// What a batch has to wait for: its leader, or that there is one.
+    fn pace_of(&self, cluster: &Cluster, batch: &Batch<'_>) -> Option<&Pace> {
+        let leader = cluster.known_leader(batch.topic, batch.partition);
+        self.paces.get(&leader.map_or(NOBODY, |leader| leader.id))
+    }
+
+    /// One attempt to write `todo`, indices into `batches`; all of them get a result.
+    fn attempt(
+        &mut self,
+        cluster: &mut Cluster,
+        batches: &[Batch<'_>],
+        todo: Vec<usize>,
+        results: &mut [Result<i64>],
+    ) {
+        if self.lanes.values().any(|lane| lane.epoch == i16::MAX) {
+            // There is no further epoch: begin as another producer.
+            self.id = None;
+            self.lanes.clear();
+        }
+        let mut by_leader: BTreeMap<Leader, Vec<Sent>> = BTreeMap::new();
+        let mut nobody = None;
+        let mut asked: HashSet<&str> = HashSet::new();
+        for index in todo {
+            let batch = &batches[index];
+            let Batch { topic, partition, .. } = *batch;
+            let unknown = cluster.known_leader(topic, partition).is_none();
+            // Once for all of its batches; and what was asked in vain just now isn't asked for the next topic.
+            if (unknown || cluster.is_moved(topic)) && nobody.is_none() && asked.insert(topic) {
+                nobody = cluster.load(topic).err();
+            }
+            // If the cluster doesn't say, the one that led it may still do.
+            let leader = cluster.known_leader(topic, partition);
+            let leader = leader.ok_or_else(|| match &nobody {
+                Some(err) => err.clone(),
+                None => no_leader(topic, partition),
+            });
+            // It may have moved to one that is to be left alone.
+            let leader = leader.and_then(|leader| match self.paces.get(&leader.id) {
+                Some(pace) if pace.is_waiting() => {
+                    Err(pace.last().cloned().unwrap_or_else(|| no_leader(topic, partition)))
+                }
+                _ => Ok(leader),
+            });
+            let prepared = leader.and_then(|leader| {
+                let id = self.id(cluster).inspect_err(|err| nobody = Some(err.clone()))?;
+                Ok((leader, self.prepare(id, batch)?))
+            });
+            match prepared {
+                Ok((leader, bytes)) => {
+                    by_leader.entry(leader).or_default().push(Sent { index, bytes });
+                }
+                Err(err) => results[index].worsen(err),
+            }
+        }
+        match nobody {
+            Some(err) => self.paces.entry(NOBODY).or_default().failed(&err),
+            None => self.paces.entry(NOBODY).or_default().succeeded(),
+        }
+        let deadline = Instant::now() + cluster.config.timeout;
+        let mut waiting: Vec<(Leader, Vec<Sent>)> = Vec::new();
+        for (leader, sent) in by_leader {
+            let request = self.request(cluster, batches, &sent);
+            let outcome = cluster
+                .connection(&leader.host)
+                .and_then(|connection| connection.send(&request, deadline));
+            match outcome {
+                Ok(()) => waiting.push((leader, sent)),
+                // The broker hasn't got it whole.
+                Err(fault) => {
+                    self.fault(cluster, batches, &leader, &sent, Kind::Retry, &fault, results);
+                }
+            }
+        }
+        while !waiting.is_empty() {
+            let hosts: Vec<String> = waiting.iter().map(|(it, _)| it.host.clone()).collect();
+            let stop = cluster.limits.stop.clone();
+            let ready = wait_for_any(cluster.connected(&hosts), deadline, stop.as_ref());
+            let over = !ready.unwrap_or(false);
+            let mut still = Vec::new();
+            for (leader, sent) in waiting {
+                let reply = cluster.connection(&leader.host).and_then(|connection| {
+                    match connection.try_receive::<ProduceRequest>() {
+                        Ok(None) if over => Err(connection.timed_out()),
+                        reply => reply,
+                    }
+                });
+                match reply {
+                    Ok(None) => still.push((leader, sent)),
+                    Ok(Some(reply)) => {
+                        cluster.answered(&leader.host);
+                        let answers: Vec<(&str, &PartitionProduceResponse)> = reply
+                            .responses
+                            .iter()
+                            .flat_map(|it| {
+                                it.partition_responses.iter().map(|part| (it.name.0.as_str(), part))
+                            })
+                            .collect();
+                        self.settle(cluster, batches, &leader, &sent, &answers, results);
+                    }
+                    Err(fault) => {
+                        let kind = Kind::Unknown;
+                        self.fault(cluster, batches, &leader, &sent, kind, &fault, results);
+                    }
+                }
+            }
+            waiting = still;
+        }
+    }
+
+    /// The producer's id, from the cluster if there is none yet.
+    fn id(&mut self, cluster: &mut Cluster) -> Result<i64> {
+        if let Some(id) = self.id {
+            return Ok(id);
+        }
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(i32::MAX)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
+        let what = "get an id as producer";
+        let (host, reply) = cluster.ask_any(what, &request)?;
+        if let Some(err) = ResponseError::try_from_code(reply.error_code) {
+            let kind = kind_of(Api::Other, reply.error_code);
+            let text = format!("{what} at {host}: {err}");
+            return Err(Error { kind, code: reply.error_code, text });
+        }
+        self.id = Some(reply.producer_id.0);
+        Ok(reply.producer_id.0)
+    }
+
+    /// The bytes of a batch: as they were sent before, if these are the same records.
+    fn prepare(&mut self, id: i64, batch: &Batch<'_>) -> Result<Bytes> {
+        let lane = self.lanes.entry((batch.topic.to_owned(), batch.partition)).or_default();
+        let records = batch::encode_records(&batch.records);
+        if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
+            let text = format!(
+                "a batch of {} records and {} bytes can't be written: 1 record to {BATCH_BYTES_MAX} bytes",
+                batch.records.len(),
+                records.len()
+            );
+            return Err(Error { kind: Kind::Message, code: 10, text });
+        }
+        if let Some(pending) = &lane.pending {
+            if pending.records == records {
+                return Ok(pending.batch.clone());
+            }
+            // Its place in the sequence is perhaps taken, so another batch can't have it.
+            lane.renew(batch, "another batch follows one that is perhaps written");
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
+        let stamp = Stamp { producer: id, epoch: lane.epoch, sequence: lane.sequence };
+        let bytes = batch::encode(&records, batch.records.len(), now_ms, stamp);
+        lane.pending = Some(Pending { records, batch: bytes.clone() });
+        Ok(bytes)
+    }
+
+    fn request(&self, cluster: &Cluster, batches: &[Batch<'_>], sent: &[Sent]) -> ProduceRequest {
+        let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
+        for Sent { index, bytes } in sent {
+            let Batch { topic, partition, .. } = &batches[*index];
+            topics.entry(topic).or_default().push(
+                PartitionProduceData::default()
+                    .with_index(*partition)
+                    .with_records(Some(bytes.clone())),
+            );
+        }
+        let topics = topics.into_iter().map(|(topic, partitions)| {
+            TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(partitions)
+        });
+        let ack_timeout = ACK_TIMEOUT.min(cluster.config.timeout / 2);
+        ProduceRequest::default()
+            .with_acks(ACKS_ALL)
+            .with_timeout_ms(ack_timeout.as_millis() as i32)
+            .with_topic_data(topics.collect())
+    }
+
+    /// The leader's broker failed as a whole.
+    #[allow(clippy::too_many_arguments, reason = "what is known of one request")]
+    fn fault(
+        &mut self,
+        cluster: &mut Cluster,
+        batches: &[Batch<'_>],
+        leader: &Leader,
+        sent: &[Sent],
+        kind: Kind,
+        fault: &Fault,
+        results: &mut [Result<i64>],
+    ) {
+        cluster.failed(&leader.host);
+        for Sent { index, .. } in sent {
+            let Batch { topic, partition, .. } = &batches[*index];
+            cluster.forget(topic);
+            let what = format!("produce {topic}/{partition} at {}", leader.host);
+            results[*index].worsen(explain(&what, kind, fault));
+        }
+        let err = explain("produce", kind, fault);
+        self.paces.entry(leader.id).or_default().failed(&err);
+    }
+
+    /// The leader has answered.
+    fn settle(
+        &mut self,
+        cluster: &mut Cluster,
+        batches: &[Batch<'_>],
+        leader: &Leader,
+        sent: &[Sent],
+        answers: &[(&str, &PartitionProduceResponse)],
+        results: &mut [Result<i64>],
+    ) {
+        let mut failure = None;
+        for Sent { index, .. } in sent {
+            let batch = &batches[*index];
+            let Batch { topic, partition, records } = batch;
+            let what = || format!("produce {topic}/{partition} at {}", leader.host);
+            let answer = answers.iter().find(|(name, it)| name == topic && it.index == *partition);
+            let Some((_, answer)) = answer else {
+                let text = format!("{}: no answer for this partition", what());
+                results[*index].worsen(Error { kind: Kind::Unknown, code: 0, text });
+                continue;
+            };
+            let Some(lane) = self.lanes.get_mut(&((*topic).to_owned(), *partition)) else {
+                continue;
+            };
+            let code = answer.error_code;
+            let err = match ResponseError::try_from_code(code) {
+                None => {
+                    lane.written(records.len());
+                    results[*index] = Ok(answer.base_offset);
+                    continue;
+                }
+                Some(ResponseError::DuplicateSequenceNumber) => {
+                    lane.written(records.len());
+                    results[*index] = Ok(-1);
+                    continue;
+                }
+                Some(err) => err,
+            };
+            let kind = kind_of(Api::Produce, code);
+            match err {
+                ResponseError::OutOfOrderSequenceNumber
+                | ResponseError::UnknownProducerId
+                | ResponseError::InvalidProducerEpoch
+                | ResponseError::InvalidProducerIdMapping
+                | ResponseError::ProducerFenced => {
+                    lane.renew(
+                        batch,
+                        "the broker has lost what was written before, or what it knew of it",
+                    );
+                }
+                // Refused for what it is: its place in the sequence is free.
+                _ if kind == Kind::Message => lane.pending = None,
+                _ => cluster.forget(topic),
+            }
+            let words = answer.error_message.as_ref().map_or("", |words| words.as_str());
+            let text = format!("{}: {err} {words}", what()).trim_end().to_owned();
+            let err = Error { kind, code, text };
+            if err.is_retryable() {
+                failure = Some(err.clone());
+            }
+            results[*index].worsen(err);
+        }
+        let pace = self.paces.entry(leader.id).or_default();
+        match failure {
+            Some(err) => pace.failed(&err),
+            None => pace.succeeded(),
+        }
+    }
+}
+
+impl Lane {
+    fn written(&mut self, records: usize) {
+        // After the largest comes 0.
+        let next = (i64::from(self.sequence) + records as i64) % (i64::from(i32::MAX) + 1);
+        self.sequence = next as i32;
+        self.pending = None;
+    }
+
+    /// Starts a new sequence in a new epoch, as Java's client does: the broker compares nothing with the old one.
+    fn renew(&mut self, batch: &Batch<'_>, why: &str) {
+        let Batch { topic, partition, .. } = batch;
+        let (epoch, sequence) = (self.epoch, self.sequence);
+        log::error!(topic, partition, epoch, sequence, why; "a new epoch begins; a batch in doubt may come twice");
+        self.epoch = self.epoch.saturating_add(1);
+        self.sequence = 0;
+        self.pending = None;
+    }
+}
+
+/// What a batch has come to over its attempts.
+trait Outcome {
+    fn is_retryable(&self) -> bool;
+    fn worsen(&mut self, err: Error);
+}
+
+impl Outcome for Result<i64> {
+    fn is_retryable(&self) -> bool {
+        self.as_ref().is_err_and(Error::is_retryable)
+    }
+
+    /// Takes the newer error, but once a batch was perhaps written, no later attempt makes that undone.
+    fn worsen(&mut self, err: Error) {
+        let unknown = matches!(self, Err(before) if before.kind == Kind::Unknown);
+        let kind = if unknown && err.kind == Kind::Retry { Kind::Unknown } else { err.kind };
+        *self = Err(Error { kind, ..err });
+    }
+}

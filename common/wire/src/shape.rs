@@ -1,0 +1,319 @@
+//! The shapes of replies. The codecs of the `kafka-protocol` crate ask for the memory of as many elements as a reply announces,
+//! which ends the process if that is a lie: so a reply is measured first, and decoded only if all that it announces is there.
+
+/// A part of a reply.
+#[derive(Debug)]
+pub enum Shape {
+    /// So many bytes.
+    Fixed(usize),
+    /// Bytes or a string behind an unsigned varint; null is 0, empty 1 and so on.
+    Compact,
+    /// Elements behind an i32.
+    Array(&'static [Shape]),
+    /// Elements behind an unsigned varint; null is 0, none is 1 and so on.
+    CompactArray(&'static [Shape]),
+    /// Tagged fields. Those listed are decoded, others are kept as bytes.
+    Tagged(&'static [(u32, &'static [Shape])]),
+}
+
+/// Elements of arrays and tagged fields in one reply. Decoded, one takes less than 500 bytes beside its strings.
+const ELEMENTS_MAX: usize = 100_000;
+
+/// What doesn't fit.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// It announces more than it has.
+    Cut,
+    /// There is something behind its end.
+    Longer,
+    /// It has more than [`ELEMENTS_MAX`] elements.
+    TooMany,
+    /// A tagged field is not as long as it says.
+    Tag,
+}
+
+/// Does `reply` have this shape, to the last byte?
+pub fn check(shape: &[Shape], reply: &[u8]) -> Result<(), Misfit> {
+    let mut measure = Measure { rest: reply, elements: 0 };
+    measure.all(shape)?;
+    if measure.rest.is_empty() { Ok(()) } else { Err(Misfit::Longer) }
+}
+
+struct Measure<'a> {
+    rest: &'a [u8],
+    elements: usize,
+}
+
+impl<'a> Measure<'a> {
+    fn all(&mut self, shapes: &[Shape]) -> Result<(), Misfit> {
+        shapes.iter().try_for_each(|shape| self.one(shape))
+    }
+
+    fn one(&mut self, shape: &Shape) -> Result<(), Misfit> {
+        match shape {
+            Shape::Fixed(bytes) => self.skip(*bytes),
+            Shape::Compact => {
+                let length = self.varint()?;
+                self.skip(length.saturating_sub(1))
+            }
+            Shape::Array(element) => {
+                let [a, b, c, d] = *self.take(4)? else { return Err(Misfit::Cut) };
+                let count = usize::try_from(i32::from_be_bytes([a, b, c, d])).unwrap_or(0);
+                self.elements(count, element)
+            }
+            Shape::CompactArray(element) => {
+                let count = self.varint()?.saturating_sub(1);
+                self.elements(count, element)
+            }
+            Shape::Tagged(known) => {
+                let count = self.varint()?;
+                self.count(count)?;
+                for _ in 0..count {
+                    let tag = self.varint()?;
+                    let length = self.varint()?;
+                    let value = self.take(length)?;
+                    if let Some((_, shape)) = known.iter().find(|(it, _)| *it as usize == tag) {
+                        let mut inner = Measure { rest: value, elements: self.elements };
+                        inner.all(shape)?;
+                        if !inner.rest.is_empty() {
+                            return Err(Misfit::Tag);
+                        }
+                        self.elements = inner.elements;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn elements(&mut self, count: usize, shape: &[Shape]) -> Result<(), Misfit> {
+        self.count(count)?;
+        (0..count).try_for_each(|_| self.all(shape))
+    }
+
+    fn count(&mut self, count: usize) -> Result<(), Misfit> {
+        self.elements = self.elements.saturating_add(count);
+        if self.elements > ELEMENTS_MAX { Err(Misfit::TooMany) } else { Ok(()) }
+    }
+
+    fn skip(&mut self, bytes: usize) -> Result<(), Misfit> {
+        self.take(bytes).map(|_| ())
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], Misfit> {
+        let (taken, rest) = self.rest.split_at_checked(bytes).ok_or(Misfit::Cut)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn varint(&mut self) -> Result<usize, Misfit> {
+        let mut value = 0;
+        for i in 0..5 {
+            let byte = self.take(1)?[0];
+            value |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                // As a u32, like the codecs: what is above is lost there.
+                return Ok(value as u32 as usize);
+            }
+        }
+        Err(Misfit::Cut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Ask;
+    use bytes::Bytes;
+    use kafka_protocol::messages::api_versions_response::ApiVersion;
+    use kafka_protocol::messages::create_topics_response::{
+        CreatableTopicConfigs, CreatableTopicResult,
+    };
+    use kafka_protocol::messages::describe_configs_response::{
+        DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+    };
+    use kafka_protocol::messages::fetch_response::{
+        AbortedTransaction, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+    };
+    use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+    use kafka_protocol::messages::list_offsets_response::{
+        ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+    };
+    use kafka_protocol::messages::metadata_response::{
+        MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+    };
+    use kafka_protocol::messages::offset_commit_response::{
+        OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+    };
+    use kafka_protocol::messages::offset_fetch_response::{
+        OffsetFetchResponsePartition, OffsetFetchResponseTopic,
+    };
+    use kafka_protocol::messages::produce_response::{
+        BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+    };
+    use kafka_protocol::messages::*;
+    use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+
+    fn text(text: &'static str) -> StrBytes {
+        StrBytes::from_static_str(text)
+    }
+
+    fn topic() -> TopicName {
+        TopicName(text("a_topic"))
+    }
+
+    /// What fits is decoded to its last byte; what is changed is decoded or refused, and asks for no more memory than its
+    /// elements take. A count that is believed would end this process.
+    fn proves<R: Ask>(reply: R::Response) {
+        let mut bytes = Vec::new();
+        reply.encode(&mut bytes, R::VERSION).unwrap();
+        assert_eq!(check(R::REPLY, &bytes), Ok(()), "{}", R::NAME);
+        for cut in 0..bytes.len() {
+            assert_eq!(check(R::REPLY, &bytes[..cut]), Err(Misfit::Cut), "{} at {cut}", R::NAME);
+        }
+        let longer = [&*bytes, &[0]].concat();
+        assert_eq!(check(R::REPLY, &longer), Err(Misfit::Longer), "{}", R::NAME);
+        let changes = prop::collection::vec((0..bytes.len(), any::<u8>()), 1..5);
+        let property = |changes: Vec<(usize, u8)>| {
+            let mut bytes = bytes.clone();
+            changes.into_iter().for_each(|(place, byte)| bytes[place] = byte);
+            if check(R::REPLY, &bytes) == Ok(()) {
+                let mut rest = Bytes::from(bytes);
+                // It may still refuse null where there must be something.
+                if R::Response::decode(&mut rest, R::VERSION).is_ok() {
+                    prop_assert!(rest.is_empty(), "{}: {} bytes left", R::NAME, rest.len());
+                }
+            }
+            Ok(())
+        };
+        TestRunner::default().run(&changes, property).unwrap();
+    }
+
+    #[test]
+    fn replies_have_their_shapes() {
+        proves::<ApiVersionsRequest>(ApiVersionsResponse::default().with_api_keys(vec![
+                ApiVersion::default()
+                    .with_max_version(3);
+                3
+            ]));
+        proves::<MetadataRequest>(
+            MetadataResponse::default()
+                .with_brokers(vec![
+                    MetadataResponseBroker::default()
+                        .with_host(text("kafka-1"))
+                        .with_port(9092)
+                        .with_rack(Some(text("r")));
+                    2
+                ])
+                .with_cluster_id(Some(text("cluster")))
+                .with_topics(vec![
+                    MetadataResponseTopic::default().with_name(Some(topic())).with_partitions(
+                        vec![
+                            MetadataResponsePartition::default()
+                                .with_replica_nodes(vec![BrokerId(1), BrokerId(2)])
+                                .with_isr_nodes(vec![BrokerId(1)])
+                                .with_offline_replicas(vec![BrokerId(2)]);
+                            3
+                        ],
+                    ),
+                ]),
+        );
+        proves::<ProduceRequest>(ProduceResponse::default().with_responses(vec![
+            TopicProduceResponse::default().with_name(topic()).with_partition_responses(vec![
+                PartitionProduceResponse::default()
+                    .with_record_errors(vec![BatchIndexAndErrorMessage::default()
+                        .with_batch_index_error_message(Some(text("no")))])
+                    .with_error_message(Some(text("no, really")));
+                2
+            ]),
+        ]));
+        proves::<FetchRequest>(FetchResponse::default().with_responses(vec![
+            FetchableTopicResponse::default().with_topic(topic()).with_partitions(vec![
+                    PartitionData::default()
+                        .with_aborted_transactions(Some(vec![AbortedTransaction::default(); 2]))
+                        .with_records(Some(Bytes::from_static(&[1; 200]))),
+                    PartitionData::default()
+                        .with_error_code(6)
+                        .with_aborted_transactions(None)
+                        .with_current_leader(
+                            LeaderIdAndEpoch::default()
+                                .with_leader_id(BrokerId(2))
+                                .with_leader_epoch(3),
+                        )
+                        .with_records(None),
+                ]),
+        ]));
+        proves::<ListOffsetsRequest>(ListOffsetsResponse::default().with_topics(vec![
+            ListOffsetsTopicResponse::default()
+                .with_name(topic())
+                .with_partitions(vec![ListOffsetsPartitionResponse::default(); 3]),
+        ]));
+        proves::<InitProducerIdRequest>(InitProducerIdResponse::default());
+        proves::<FindCoordinatorRequest>(
+            FindCoordinatorResponse::default()
+                .with_host(text("kafka-3"))
+                .with_error_message(Some(text("NONE"))),
+        );
+        proves::<OffsetFetchRequest>(OffsetFetchResponse::default().with_topics(vec![
+            OffsetFetchResponseTopic::default().with_name(topic()).with_partitions(vec![
+                OffsetFetchResponsePartition::default().with_metadata(Some(text("m")));
+                3
+            ]),
+        ]));
+        proves::<OffsetCommitRequest>(OffsetCommitResponse::default().with_topics(vec![
+            OffsetCommitResponseTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![OffsetCommitResponsePartition::default(); 3]),
+        ]));
+        let config =
+            CreatableTopicConfigs::default().with_name(text("c")).with_value(Some(text("v")));
+        proves::<CreateTopicsRequest>(CreateTopicsResponse::default().with_topics(vec![
+            CreatableTopicResult::default()
+                .with_name(topic())
+                .with_error_message(Some(text("exists")))
+                .with_topic_config_error_code(3)
+                .with_configs(Some(vec![config; 2])),
+        ]));
+        proves::<DescribeConfigsRequest>(DescribeConfigsResponse::default().with_results(vec![
+            DescribeConfigsResult::default().with_resource_name(text("t")).with_configs(vec![
+                DescribeConfigsResourceResult::default()
+                    .with_name(text("c"))
+                    .with_value(Some(text("v")))
+                    .with_synonyms(vec![
+                        DescribeConfigsSynonym::default().with_name(text("s")),
+                    ]);
+                2
+            ]),
+        ]));
+        proves::<IncrementalAlterConfigsRequest>(
+            IncrementalAlterConfigsResponse::default().with_responses(vec![
+                AlterConfigsResourceResponse::default()
+                    .with_resource_name(text("t"))
+                    .with_error_message(Some(text("no")));
+                2
+            ]),
+        );
+    }
+
+    #[test]
+    fn elements_are_counted_before_they_are_made() {
+        let shape = &[Shape::Array(&[])];
+        let reply = |count: usize| (count as u32).to_be_bytes();
+        assert_eq!(check(shape, &reply(ELEMENTS_MAX)), Ok(()));
+        assert_eq!(check(shape, &reply(ELEMENTS_MAX + 1)), Err(Misfit::TooMany));
+        let nested = &[Shape::CompactArray(&[Shape::Array(&[])])];
+        let reply = [&[3][..], &reply(ELEMENTS_MAX - 2), &reply(1)].concat();
+        assert_eq!(check(nested, &reply), Err(Misfit::TooMany));
+    }
+
+    #[test]
+    fn a_tagged_field_is_as_long_as_it_says() {
+        let shape = &[Shape::Tagged(&[(1, &[Shape::Fixed(2)])])];
+        assert_eq!(check(shape, &[1, 1, 2, 0, 0]), Ok(()));
+        assert_eq!(check(shape, &[1, 9, 1, 0]), Ok(()));
+        assert_eq!(check(shape, &[1, 1, 3, 0, 0, 0]), Err(Misfit::Tag));
+        assert_eq!(check(shape, &[1, 1, 1, 0]), Err(Misfit::Cut));
+    }
+}
