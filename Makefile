@@ -142,13 +142,14 @@ verify-reproducible: ## builds what is committed twice and compares
 	@$(STACK) prerequisites static
 	@images/verify-reproducible.sh $(firstword $(ARCH))
 
-test-images: ## the arm64 binaries in an emulator and all images at work, on a stack of their own
+test-images: ## the arm64 binaries in an emulator and all images as containers, on a stack of their own
 	@$(STACK) prerequisites static images
-	@images/binaries.sh amd64 arm64
-	@images/images.sh amd64 arm64
+	@images/binaries.sh amd64
+	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist images/binaries.sh arm64
+	@images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
-	@$(TEST_IMAGES) $(STACK) with --servers-only images/engine.sh images/test.sh
+	@$(TEST_IMAGES) $(STACK) with --servers-only images/test.sh
 
 compare: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
 	@$(STACK) prerequisites static images
