@@ -23,8 +23,8 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// A visitor's browser opens about six connections, each for a moment.
-const CAPACITY: Capacity = Capacity { workers: 4, visitors: 512 };
+/// A visitor's browser opens about six connections, each for a moment. Compose file and unit allow as many threads.
+const CAPACITY: Capacity = Capacity { workers: 4, visitors: 200 };
 
 /// Config -> ports, until the stop.
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
