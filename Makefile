@@ -60,7 +60,7 @@ test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
 test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
-	@$(STACK) prerequisites test
+	@$(STACK) prerequisites test browser
 	@$(MAKE) --no-print-directory test-kafka
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build

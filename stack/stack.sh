@@ -73,10 +73,10 @@ up() {
     unlock
     return
   fi
+  check_data
   prerequisites servers
   get_servers
   [[ -z $bank ]] || build
-  check_data
   check_ports "$down"
   memorize
   start_servers "$down"

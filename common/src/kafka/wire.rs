@@ -110,6 +110,10 @@ fn choose(config: &KafkaConfig) -> Result<Client> {
 /// The kafka crate where it is served.
 #[cfg(all(feature = "client-kafka", feature = "client-modern"))]
 fn ask_brokers(config: &KafkaConfig) -> Result<(Client, String)> {
+    // The probe has time-outs of its own, but names take as long as the resolver likes.
+    let limit = config.timeout + Duration::from_secs(60);
+    let _watch =
+        crate::watchdog::watch(limit, None, "ask which client the brokers serve".to_owned());
     let mut refusals = Vec::new();
     for host in &config.brokers {
         match super::probe::lowest_fetch_version(host) {

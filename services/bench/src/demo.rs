@@ -13,7 +13,7 @@ use crate::graphql::GRAPHQL_URL;
 use crate::measure::{latencies, percentile_ms};
 use crate::report::{self, short};
 use crate::tap::{Cluster, ends, is_done};
-use crate::visitors::{Act, End, Visitors};
+use crate::visitors::{Act, Driver, End, Visitors};
 use common::env::{Env, Variable, invalid};
 use common::kafka::wire::{Bus, Position};
 use common::shutdown::Shutdown;
@@ -110,7 +110,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         waiting_since: Instant::now(),
     };
     let mut steps = Vec::new();
-    let visitors = Visitors::start(&graphql_url, VISITORS, &start.shutdown)?;
+    let visitors =
+        Visitors::start(&Driver::Graphql(graphql_url.clone()), VISITORS, &start.shutdown)?;
     let loaded = demo.load(&heartbeat, &loads, time, &start.shutdown, &mut steps);
     // Whatever became of it, the load ends.
     heartbeat.set_load(0)?;

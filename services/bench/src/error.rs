@@ -23,6 +23,8 @@ pub enum Error {
     Http { method: &'static str, url: String, source: Box<ureq::Error> },
     #[error("websocket to {url}; is the stack up? (make status, make up)")]
     Websocket { url: String, source: Box<tungstenite::Error> },
+    #[error("start the browser {program} (CHROMIUM names another)")]
+    Browser { program: String, source: io::Error },
     #[error("start a thread")]
     Thread(#[source] io::Error),
     #[error("{what} of {url}: {found:?}")]

@@ -2,28 +2,17 @@
 //! PROTOCOL.md.
 
 use crate::error::Error;
+use crate::websocket::{Socket, TIMEOUT};
 use common::env::Variable;
 use serde_json::{Value, json};
-use std::io::{self, ErrorKind};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::handshake::HandshakeError;
-use tungstenite::http::HeaderValue;
-use tungstenite::{Message, WebSocket};
+use std::time::Instant;
 
 /// `GRAPHQL_ENDPOINT_URL`: where GraphQL is, and GraphiQL.
 pub const GRAPHQL_URL: Variable =
     Variable::required("GRAPHQL_ENDPOINT_URL", "the GraphQL endpoint, as in http://127.0.0.1:8888");
 
-/// For the connection, the handshake, and each write.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
 /// One websocket.
-pub struct Connection {
-    url: String,
-    socket: WebSocket<TcpStream>,
-}
+pub struct Connection(Socket);
 
 /// What the endpoint says about the operation with an id.
 #[derive(Debug, PartialEq)]
@@ -40,25 +29,14 @@ impl Connection {
     /// # Errors
     /// It does not answer, or not as the protocol says.
     pub fn open(url: &str) -> Result<Self, Error> {
-        let url = url.trim_end_matches('/').to_owned();
-        let failed = |source| failed(&url, source);
-        let address = url.strip_prefix("http://").unwrap_or(&url);
-        let mut request =
-            format!("ws://{address}/graphql").into_client_request().map_err(failed)?;
-        let protocol = HeaderValue::from_static("graphql-transport-ws");
-        request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
-        let stream = connect(address).map_err(|err| failed(err.into()))?;
-        let (socket, _) = tungstenite::client(request, stream).map_err(|err| match err {
-            HandshakeError::Failure(source) => failed(source),
-            HandshakeError::Interrupted(_) => failed(io::Error::from(ErrorKind::TimedOut).into()),
-        })?;
-        let mut connection = Self { url, socket };
-        connection.say(&json!({ "type": "connection_init" }))?;
-        match connection.read()? {
-            Some(message) if message["type"] == "connection_ack" => Ok(connection),
-            other => {
-                Err(connection.odd("no connection_ack", other.unwrap_or_default().to_string()))
-            }
+        let url = url.trim_end_matches('/');
+        let address = url.strip_prefix("http://").unwrap_or(url);
+        let mut socket =
+            Socket::open(&format!("ws://{address}/graphql"), Some("graphql-transport-ws"))?;
+        socket.say(&json!({ "type": "connection_init" }))?;
+        match socket.hear(Instant::now() + TIMEOUT)? {
+            Some(message) if message["type"] == "connection_ack" => Ok(Self(socket)),
+            other => Err(socket.odd("no connection_ack", other.unwrap_or_default().to_string())),
         }
     }
 
@@ -68,7 +46,7 @@ impl Connection {
     /// The connection is lost.
     pub fn ask(&mut self, id: &str, query: &str, variables: &Value) -> Result<(), Error> {
         let payload = json!({ "query": query, "variables": variables });
-        self.say(&json!({ "type": "subscribe", "id": id, "payload": payload }))
+        self.0.say(&json!({ "type": "subscribe", "id": id, "payload": payload }))
     }
 
     /// What is said next; `None` if nothing is by `until`.
@@ -76,78 +54,19 @@ impl Connection {
     /// # Errors
     /// The connection is lost, or the endpoint does not keep to the protocol.
     pub fn hear(&mut self, until: Instant) -> Result<Option<Heard>, Error> {
-        loop {
-            let wait = until.saturating_duration_since(Instant::now());
-            // Zero would mean: for ever.
-            let wait = wait.max(Duration::from_millis(1));
-            let set = self.socket.get_ref().set_read_timeout(Some(wait));
-            set.map_err(|err| failed(&self.url, err.into()))?;
-            match self.read()? {
-                Some(message) if message["type"] == "ping" => {
-                    self.say(&json!({ "type": "pong" }))?
-                }
-                Some(message) => match heard(message) {
-                    Ok(None) => {}
-                    Ok(some) => return Ok(some),
-                    Err(message) => return Err(self.odd("a message", message.to_string())),
-                },
-                None if Instant::now() >= until => return Ok(None),
-                None => {}
+        while let Some(message) = self.0.hear(until)? {
+            if message["type"] == "ping" {
+                self.0.say(&json!({ "type": "pong" }))?;
+                continue;
+            }
+            match heard(message) {
+                Ok(None) => {}
+                Ok(some) => return Ok(some),
+                Err(message) => return Err(self.0.odd("a message", message.to_string())),
             }
         }
+        Ok(None)
     }
-
-    fn say(&mut self, message: &Value) -> Result<(), Error> {
-        let said = self.socket.send(Message::text(message.to_string()));
-        said.map_err(|source| failed(&self.url, source))
-    }
-
-    /// A message; `None` if the time for it is over.
-    fn read(&mut self) -> Result<Option<Value>, Error> {
-        let text = match self.socket.read() {
-            Ok(Message::Text(text)) => text,
-            Ok(Message::Close(frame)) => {
-                let frame = frame.map(|it| it.to_string()).unwrap_or_default();
-                return Err(self.odd("the connection was closed", frame));
-            }
-            // The library answers a ping itself.
-            Ok(_) => return Ok(None),
-            Err(tungstenite::Error::Io(err))
-                if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
-            {
-                return Ok(None);
-            }
-            Err(source) => return Err(failed(&self.url, source)),
-        };
-        match serde_json::from_str(&text) {
-            Ok(message) => Ok(Some(message)),
-            Err(_) => Err(self.odd("no JSON", text.to_string())),
-        }
-    }
-
-    fn odd(&self, what: &'static str, found: String) -> Error {
-        Error::Answer { what, url: self.url.clone(), found }
-    }
-}
-
-fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
-                return Ok(stream);
-            }
-            Err(err) => last = err,
-        }
-    }
-    Err(last)
-}
-
-fn failed(url: &str, source: tungstenite::Error) -> Error {
-    Error::Websocket { url: url.to_owned(), source: Box::new(source) }
 }
 
 /// What a message says about an operation; `None` if nothing.

@@ -12,6 +12,7 @@ mod scale;
 // The load, and what comes back.
 mod answers;
 mod bank;
+mod browser;
 mod control;
 mod flow;
 mod graphql;
@@ -22,6 +23,7 @@ mod measure;
 mod search;
 mod tap;
 mod visitors;
+mod websocket;
 
 // What it costs.
 mod metrics;

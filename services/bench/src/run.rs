@@ -20,7 +20,7 @@ use crate::report;
 use crate::search::Search;
 use crate::stack::STACK;
 use crate::tap::Cluster;
-use crate::visitors::Visitors;
+use crate::visitors::{Driver, Visitors};
 use common::env::{Env, Variable, invalid};
 use rand::seq::SliceRandom;
 use std::path::{Path, PathBuf};
@@ -65,6 +65,18 @@ const VISITORS: Variable = Variable::new(
     "",
     "visitors, each with an account and a transfer a second, 1 to 500; otherwise the profile's",
 );
+const DRIVER: Variable = Variable::new(
+    "BENCH_DRIVER",
+    "graphql",
+    "how visitors come: graphql, or browser: they use the pages in a Chromium, a tab each",
+);
+const FRONTEND_URL: Variable = Variable::new(
+    "FRONTEND_URL",
+    "",
+    "the pages, as in http://127.0.0.1:8181; needed by visitors with a browser",
+);
+const CHROMIUM: Variable =
+    Variable::new("CHROMIUM", "chromium", "the browser, or another of its kind");
 const BISECTIONS: Variable = Variable::new(
     "BISECTIONS",
     "",
@@ -94,6 +106,9 @@ pub const COMMAND: Command = Command {
             LOADS,
             STEP_S,
             VISITORS,
+            DRIVER,
+            FRONTEND_URL,
+            CHROMIUM,
             BISECTIONS,
             FAULTS,
             OUT,
@@ -116,17 +131,18 @@ became of the ones before. A step that takes 5 s has timed out. The heartbeat ma
   max      doubles the load from 100/s until one is not held, twice, then closes in on the highest that is, and measures half of
            it; 30 s each, ten visitors, without load first
   quick    the same with coarser steps of 5 s
-  sanity   0, 100 and 500 per second, 8 s each, three visitors
+  sanity   0, 100 and 500 per second, 5 s each, three visitors: half a minute in all
 A load is held if its beats came and were answered (95 % of them within the measured time), the lag of all readers grew from the
 first half of that time to the second by less than 2 % of what fell due in a half (or by less than 0.3 s of the load, which is noise),
 nothing timed out and p99 is below a second.
+Visitors speak GraphQL themselves, or use the pages in a Chromium (--driver browser), as the talk's did: then its own time is in it.
 CPU and memory of every part are sampled each second. Rows are on disk as soon as they are known: NAME-loads.csv, NAME-seconds.csv
 and NAME-steps.csv for each run. `bench report` makes tables and graphs of them. Ctrl-C ends cleanly and keeps what was measured.
 ";
 
 /// Answers to too many of the talk's steps did not come: the run is over.
 const TIMEOUTS_MAX: u64 = 3;
-/// A Java virtual machine that has not compiled its paths yet gets this much to warm up on, before the first run.
+/// A Java virtual machine that has not compiled its paths yet gets this much to warm up on, before the first run of a search.
 const WARM_UP_FIRST: (u32, Duration) = (1000, Duration::from_secs(12));
 /// A new process gets this much, before each other run.
 const WARM_UP: (u32, Duration) = (250, Duration::from_secs(4));
@@ -191,7 +207,7 @@ impl Profile {
             "sanity" => Self {
                 name: "sanity",
                 loads: vec![0, 100, 500],
-                step: seconds(8),
+                step: seconds(5),
                 visitors: 3,
                 bisections: None,
             },
@@ -262,7 +278,7 @@ fn list<T>(
 fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     let config = Config::from_env(&start.env)?;
     let profile = &config.profile;
-    let graphql_url = start.env.text(&GRAPHQL_URL)?;
+    let driver = driver(&start.env)?;
     let folder =
         PathBuf::from(start.env.text(&OUT)?).join(format!("run-{}", report::now_in_name()));
     let loads: Vec<String> = profile.loads.iter().map(u32::to_string).collect();
@@ -271,14 +287,16 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         ("LOADS", loads.join(",")),
         ("STEP_S", profile.step.as_secs().to_string()),
         ("BENCH_VISITORS", profile.visitors.to_string()),
+        ("BENCH_DRIVER", start.env.text(&DRIVER)?),
         ("RUNS", config.runs.to_string()),
         ("FAULTS", start.env.text(&FAULTS)?),
     ];
     let mut bank = Bank::open(&start.env, start.shutdown.clone())?;
     let ended = (|| {
         // A visitor's account lives as long as the bank: the same visitors come to every run.
-        let visitors = Visitors::start(&graphql_url, profile.visitors, &start.shutdown)?;
-        let mut warm_up = WARM_UP_FIRST;
+        let visitors = Visitors::start(&driver, profile.visitors, &start.shutdown)?;
+        let searches = profile.bisections.is_some();
+        let mut warm_up = if searches { WARM_UP_FIRST } else { WARM_UP };
         for round in 1..=config.runs {
             let mut modes = config.modes.clone();
             modes.shuffle(&mut rand::rng());
@@ -304,6 +322,17 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         }
         (Err(err), _) | (_, Err(err)) => Err(err),
     }
+}
+
+fn driver(env: &Env<'_>) -> Result<Driver, Error> {
+    if !env.choice(&DRIVER, &[("graphql", false), ("browser", true)])? {
+        return Ok(Driver::Graphql(env.text(&GRAPHQL_URL)?));
+    }
+    let url = env.text(&FRONTEND_URL)?;
+    if url.is_empty() {
+        return Err(Error::Bank("a browser needs FRONTEND_URL (make -s env)".to_owned()));
+    }
+    Ok(Driver::Browser(url, env.text(&CHROMIUM)?))
 }
 
 fn tell_where(folder: &Path) {

@@ -1,18 +1,20 @@
 //! Visitors of the bank as the talk's test had one: each logs in through GraphQL, listens to the changes of its account, and
 //! every second takes the next step of a cycle that takes out as much as it puts in.
 
+mod customer;
+mod page;
+
+use self::customer::Customer;
+use self::page::Page;
+use crate::browser::Chromium;
 use crate::error::Error;
-use crate::graphql::{Connection, Heard};
 use crate::load::Schedule;
 use crate::report;
-use common::iban::{CASH, COMPANY_IBAN};
 use common::log::Chain;
 use common::shutdown::Shutdown;
-use serde_json::{Value, json};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 /// After this long a step counts as timed out, as in the talk.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,15 +26,6 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 
 /// The talk's cycle, cents: deposits, and payments to the company. As much in as out.
 const CYCLE: [i64; 10] = [1000, 2000, 5000, 10_000, 20_000, -1111, -2323, -3489, -9999, -21_078];
-
-const LOG_IN: &str = "mutation($username: String!, $password: String!) {
-    get_account(username: $username, password: $password) { iban token reason } }";
-const LISTEN: &str =
-    "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }";
-const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
-    money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { success reason } }";
-/// Id of the operation that listens; those of steps are numbers.
-const LISTENING: &str = "changes";
 
 /// A step of a visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +47,15 @@ pub enum End {
     Refused(String),
 }
 
+/// How visitors come.
+#[derive(Debug, Clone)]
+pub enum Driver {
+    /// They speak GraphQL with the endpoint at this address.
+    Graphql(String),
+    /// They use the pages at an address, in a browser: the program that it is.
+    Browser(String, String),
+}
+
 /// Visitors at work, each on a thread of its own.
 pub struct Visitors {
     /// Steps of all visitors together: number 0 is the first visitor's, 1 the second's, and so on round and round.
@@ -61,28 +63,39 @@ pub struct Visitors {
     acts: Receiver<Result<Act, Error>>,
     stop: Shutdown,
     threads: Vec<JoinHandle<()>>,
+    /// Lives as long as they.
+    _browser: Option<Chromium>,
 }
 
 impl Visitors {
-    /// `count` new visitors log in at the endpoint at `url` and begin.
+    /// `count` new visitors log in and begin.
     ///
     /// # Errors
     /// The endpoint or the bank does not answer, or not with an account; or `shutdown` is set meanwhile.
-    pub fn start(url: &str, count: u32, shutdown: &Shutdown) -> Result<Self, Error> {
-        let mut visitors = Vec::new();
+    pub fn start(driver: &Driver, count: u32, shutdown: &Shutdown) -> Result<Self, Error> {
+        let browser = match driver {
+            Driver::Graphql(_) => None,
+            Driver::Browser(_, program) => Some(Chromium::start(program)?),
+        };
+        let mut visitors: Vec<Box<dyn Client>> = Vec::new();
         for _ in 0..count {
             if shutdown.requested() {
                 return Err(Error::Stopped);
             }
-            visitors.push(Visitor::log_in(url)?);
+            visitors.push(match (driver, &browser) {
+                (Driver::Browser(url, _), Some(browser)) => Box::new(Page::log_in(browser, url)?),
+                (Driver::Graphql(url) | Driver::Browser(url, _), _) => {
+                    Box::new(Customer::log_in(url)?)
+                }
+            });
         }
         let schedule =
             Schedule { start: Instant::now(), per_s: count * PER_S, count: u64::from(u32::MAX) };
         let (sender, acts) = channel();
         let stop = Shutdown::default();
-        let threads = (0..).zip(visitors).map(|(first, visitor)| {
+        let threads = (0..).zip(visitors).map(|(first, client)| {
             let visit = Visit {
-                visitor,
+                client,
                 schedule,
                 next: first,
                 every: u64::from(count),
@@ -94,7 +107,7 @@ impl Visitors {
             thread.spawn(|| visit.run()).map_err(Error::Thread)
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok(Self { schedule, acts, stop, threads })
+        Ok(Self { schedule, acts, stop, threads, _browser: browser })
     }
 
     /// The steps that have ended since the last call; waits until `until` for the first.
@@ -112,103 +125,49 @@ impl Visitors {
     /// # Errors
     /// A visitor could not go on.
     pub fn stop(mut self) -> Result<Vec<Act>, Error> {
+        self.end();
+        self.acts.try_iter().collect()
+    }
+
+    fn end(&mut self) {
         self.stop.request();
         for thread in self.threads.drain(..) {
             thread.join().expect("a panic ends the process");
         }
-        self.acts.try_iter().collect()
     }
 }
 
 impl Drop for Visitors {
     fn drop(&mut self) {
-        self.stop.request();
+        // Before the browser goes.
+        self.end();
     }
 }
 
-/// A customer with an account and a connection.
-struct Visitor {
-    url: String,
-    connection: Connection,
-    iban: String,
-    token: String,
+/// A visitor's way to the bank.
+trait Client: Send {
+    /// Puts `cents` on the account, or passes them on if below zero; does not wait.
+    fn act(&mut self, number: u64, cents: i64) -> Result<(), Error>;
+
+    /// What is heard next; `None` if nothing is by `until`.
+    fn hear(&mut self, until: Instant) -> Result<Option<News>, Error>;
+
+    /// A new connection for the same customer.
+    fn reconnect(&mut self) -> Result<(), Error>;
 }
 
-impl Visitor {
-    /// A new customer, who listens to the new account: its first cent has been heard of.
-    fn log_in(url: &str) -> Result<Self, Error> {
-        let mut connection = Connection::open(url)?;
-        let username = format!("bench-{}", Uuid::new_v4().simple());
-        let password = Uuid::new_v4().to_string();
-        let asked = json!({ "username": username, "password": password });
-        connection.ask("log in", LOG_IN, &asked)?;
-        let answer = connection.hear(Instant::now() + 4 * TIMEOUT)?;
-        let account = match &answer {
-            Some(Heard::Data(_, data)) => &data["get_account"],
-            _ => &Value::Null,
-        };
-        let (Some(iban), Some(token)) = (account["iban"].as_str(), account["token"].as_str())
-        else {
-            // Without an iban there is no token in it either.
-            let found = format!("{answer:?}");
-            return Err(Error::Answer {
-                what: "no account in the answer",
-                url: url.to_owned(),
-                found,
-            });
-        };
-        let (iban, token) = (iban.to_owned(), token.to_owned());
-        let mut visitor = Self { url: url.to_owned(), connection, iban, token };
-        visitor.listen()?;
-        visitor.transfer("first", 1, "a first cent")?;
-        let deadline = Instant::now() + 4 * TIMEOUT;
-        let mut answer = None;
-        while let Some(heard) = visitor.connection.hear(deadline)? {
-            match heard {
-                Heard::Data(id, _) if id == LISTENING => return Ok(visitor),
-                other => answer = Some(other),
-            }
-        }
-        let found = format!("{answer:?}");
-        Err(Error::Answer { what: "a first deposit without a change", url: url.to_owned(), found })
-    }
-
-    fn listen(&mut self) -> Result<(), Error> {
-        self.connection.ask(LISTENING, LISTEN, &json!({ "iban": self.iban }))
-    }
-
-    /// Moves `cents` to the account, or away from it if below zero; does not wait.
-    fn transfer(&mut self, id: &str, cents: i64, description: &str) -> Result<(), Error> {
-        let (token, from, to) = if cents > 0 {
-            (CASH, CASH, self.iban.as_str())
-        } else {
-            (self.token.as_str(), self.iban.as_str(), COMPANY_IBAN)
-        };
-        let variables = json!({
-            "uuid": Uuid::new_v4(), "token": token, "amount": cents.abs(), "from": from, "to": to, "descr": description,
-        });
-        self.connection.ask(id, TRANSFER, &variables)
-    }
-
-    /// The same customer with a new connection.
-    fn reconnect(&mut self, stop: &Shutdown) -> Result<(), Error> {
-        let deadline = Instant::now() + RECONNECT;
-        loop {
-            let connected = Connection::open(&self.url).and_then(|connection| {
-                self.connection = connection;
-                self.listen()
-            });
-            match connected {
-                Err(_) if Instant::now() < deadline && !stop.wait(RECONNECT_EVERY) => {}
-                done => return done,
-            }
-        }
-    }
+/// What became of a step.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    /// The balance is new by the step with this number.
+    Changed(u64),
+    /// The bank said no to it, for this reason.
+    Refused(u64, String),
 }
 
 /// A visitor at work.
 struct Visit {
-    visitor: Visitor,
+    client: Box<dyn Client>,
     schedule: Schedule,
     /// Number of its next step.
     next: u64,
@@ -237,7 +196,17 @@ impl Visit {
             let worked = self.turn(stopped);
             if let Err(err) = worked {
                 report::progress(&format!("a visitor connects anew: {}", Chain(&err)));
-                self.visitor.reconnect(&self.stop)?;
+                self.reconnect()?;
+            }
+        }
+    }
+
+    fn reconnect(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + RECONNECT;
+        loop {
+            match self.client.reconnect() {
+                Err(_) if Instant::now() < deadline && !self.stop.wait(RECONNECT_EVERY) => {}
+                done => return done,
             }
         }
     }
@@ -250,7 +219,7 @@ impl Visit {
             self.next += self.every;
             self.waiting.push((number, self.schedule.due(number)));
             let cents = CYCLE[usize::try_from(number / self.every).unwrap_or(0) % CYCLE.len()];
-            self.visitor.transfer(&number.to_string(), cents, &number.to_string())?;
+            self.client.act(number, cents)?;
         }
         while let Some((number, _)) = self.waiting.first().filter(|(_, due)| *due + TIMEOUT <= now)
         {
@@ -260,36 +229,18 @@ impl Visit {
         let look = now + Duration::from_millis(200);
         let next = self.schedule.due(self.next);
         let timeout = self.waiting.first().map_or(look, |(_, due)| *due + TIMEOUT);
-        if let Some(heard) = self.visitor.connection.hear(next.min(look).min(timeout))? {
-            self.note(heard);
-        }
-        Ok(())
-    }
-
-    fn note(&mut self, heard: Heard) {
-        let arrived = Instant::now();
-        match heard {
-            Heard::Data(id, data) if id == LISTENING => {
-                let number = data["stream_transactions"]["descr"].as_str();
-                let Some(number) = number.and_then(|number| number.parse().ok()) else { return };
+        match self.client.hear(next.min(look).min(timeout))? {
+            Some(News::Changed(number)) => {
+                let arrived = Instant::now();
                 if let Some((_, due)) = self.waiting.iter().find(|(it, _)| *it == number) {
                     let latency = arrived.saturating_duration_since(*due);
                     self.end(number, End::Changed(latency));
                 }
             }
-            Heard::Data(id, data) => {
-                let answer = &data["money_transfer"];
-                // `null`: not yet known, and the time-out is near.
-                if let (Ok(number), Some(false)) = (id.parse(), answer["success"].as_bool()) {
-                    let reason = answer["reason"].as_str().unwrap_or_default();
-                    self.end(number, End::Refused(reason.to_owned()));
-                }
-            }
-            Heard::Failed(id, errors) => match id.parse() {
-                Ok(number) => self.end(number, End::Refused(errors)),
-                Err(_) => report::progress(&format!("{id}: {errors}")),
-            },
+            Some(News::Refused(number, reason)) => self.end(number, End::Refused(reason)),
+            None => {}
         }
+        Ok(())
     }
 
     fn end(&mut self, number: u64, end: End) {

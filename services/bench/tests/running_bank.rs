@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::process::{Command, ExitStatus, Stdio};
 
 /// The services, in the order of their start.
-const SERVICES: [&str; 4] =
-    ["heartbeat", "command-generator", "command-handler", "graphql-endpoint"];
+const SERVICES: [&str; 5] =
+    ["heartbeat", "command-generator", "command-handler", "graphql-endpoint", "frontend"];
 
 /// All services of the test stack run while this lives.
 struct Bank;
@@ -193,4 +193,18 @@ fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
     let [(10, first), (100, second), (100, third)] = measured[..] else { panic!("{measured:?}") };
     // Each account's first deposit is a change.
     assert!(second >= first + 100 && third >= 2000 && third > second, "{measured:?}");
+}
+
+#[test]
+#[ignore = "needs the stack and Chromium: make test-integration"]
+fn visitors_with_a_browser_use_the_pages() {
+    let bank = Bank::start();
+    let (status, lines, _) =
+        bank.bench("run --driver browser --profile sanity --visitors 2 --loads 0 --step-s 11");
+    assert!(status.success(), "{status}");
+    let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
+    let steps = std::fs::read_to_string(format!("{folder}/1-batched-steps.csv")).unwrap();
+    let ends = |end: &str| steps.lines().filter(|line| line.contains(end)).count();
+    // A whole cycle of ten and more of each: deposits by buttons, payments by the form.
+    assert!(ends(",changed,") > 20 && ends(",refused,") == 0, "{steps}");
 }

@@ -1,0 +1,175 @@
+//! A real browser: a Chromium without a window, told what to do over its DevTools protocol. Source:
+//! https://chromedevtools.github.io/devtools-protocol/
+
+use crate::error::Error;
+use crate::websocket::Socket;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long it may take to start, and for each answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A Chromium that runs while this lives.
+pub struct Chromium {
+    process: Child,
+    profile: PathBuf,
+    /// Host and port of its DevTools.
+    address: String,
+    browser: String,
+}
+
+/// One of its tabs.
+pub struct Tab {
+    socket: Socket,
+    /// Of the last command.
+    id: u64,
+    /// What the page called [`Tab::HEARD`] with while something else was waited for.
+    heard: VecDeque<String>,
+}
+
+impl Chromium {
+    /// Starts `program`, with an empty profile.
+    ///
+    /// # Errors
+    /// It is not there, or does not get ready.
+    pub fn start(program: &str) -> Result<Self, Error> {
+        let profile = std::env::temp_dir().join(format!("bench-chromium-{}", std::process::id()));
+        let process = Command::new(program)
+            // Root can't have Chromium's sandbox; it sees nothing but this bank.
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
+            .args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"])
+            .args(["--disable-backgrounding-occluded-windows", "--disable-dev-shm-usage"])
+            .args(["--remote-debugging-port=0", "--window-size=1280,900"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg("about:blank")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|source| Error::Browser { program: program.to_owned(), source })?;
+        let mut chromium =
+            Self { process, profile, address: String::new(), browser: String::new() };
+        let told = chromium.profile.join("DevToolsActivePort");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // A port, and below it a path. Half of it may be there.
+            let text = fs::read_to_string(&told).unwrap_or_default();
+            if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| !path.is_empty()) {
+                chromium.address = format!("127.0.0.1:{port}");
+                chromium.browser = path.trim().to_owned();
+                return Ok(chromium);
+            }
+            if Instant::now() > deadline {
+                let source = std::io::ErrorKind::TimedOut.into();
+                return Err(Error::Browser { program: program.to_owned(), source });
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A new tab that shows `url`.
+    ///
+    /// # Errors
+    /// The browser does not answer.
+    pub fn open(&self, url: &str) -> Result<Tab, Error> {
+        let mut browser = Tab::connect(&format!("ws://{}{}", self.address, self.browser))?;
+        // In a window of its own: what is hidden is not drawn.
+        let wanted = json!({ "url": url, "newWindow": true });
+        let made = browser.call("Target.createTarget", &wanted)?;
+        let target = made["targetId"].as_str().unwrap_or_default();
+        let mut tab = Tab::connect(&format!("ws://{}/devtools/page/{target}", self.address))?;
+        tab.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }))?;
+        tab.call("Runtime.enable", &json!({}))?;
+        tab.call("Runtime.addBinding", &json!({ "name": Tab::HEARD }))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // While it goes there, what is asked for may have no page to run in.
+            let place = tab.run("document.readyState === 'complete' && location.href");
+            match place {
+                Ok(place) if place == url => return Ok(tab),
+                Err(err) if Instant::now() > deadline => return Err(err),
+                Ok(place) if Instant::now() > deadline => {
+                    return Err(tab.socket.odd("another page", place.to_string()));
+                }
+                _ => thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        // Children that outlive it by a moment may write once more; then a few files stay behind.
+        let _ = fs::remove_dir_all(&self.profile);
+    }
+}
+
+impl Tab {
+    /// A function that the page has: what it is called with is heard here.
+    pub const HEARD: &'static str = "heard";
+
+    fn connect(url: &str) -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open(url, None)?, id: 0, heard: VecDeque::new() })
+    }
+
+    /// The value of a JavaScript expression, awaited if it is a promise.
+    ///
+    /// # Errors
+    /// It throws, or the browser does not answer.
+    pub fn run(&mut self, expression: &str) -> Result<Value, Error> {
+        let params =
+            json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let mut answer = self.call("Runtime.evaluate", &params)?;
+        if answer["exceptionDetails"].is_object() {
+            return Err(self.socket.odd("an exception", answer["exceptionDetails"].to_string()));
+        }
+        Ok(answer["result"]["value"].take())
+    }
+
+    /// What the page says next; `None` if nothing by `until`.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn hear(&mut self, until: Instant) -> Result<Option<String>, Error> {
+        loop {
+            if let Some(heard) = self.heard.pop_front() {
+                return Ok(Some(heard));
+            }
+            match self.socket.hear(until)? {
+                Some(message) => self.note(&message),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn call(&mut self, method: &str, params: &Value) -> Result<Value, Error> {
+        self.id += 1;
+        self.socket.say(&json!({ "id": self.id, "method": method, "params": params }))?;
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(mut message) = self.socket.hear(deadline)? {
+            if message["id"] != self.id {
+                self.note(&message);
+            } else if message["error"].is_object() {
+                return Err(self.socket.odd("an error", message["error"].to_string()));
+            } else {
+                return Ok(message["result"].take());
+            }
+        }
+        Err(self.socket.odd("no answer", method.to_owned()))
+    }
+
+    fn note(&mut self, message: &Value) {
+        if message["method"] == "Runtime.bindingCalled"
+            && let Some(text) = message["params"]["payload"].as_str()
+        {
+            self.heard.push_back(text.to_owned());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A visitor who is a program: it speaks GraphQL itself.
+
+use super::{Client, News, TIMEOUT};
+use crate::error::Error;
+use crate::graphql::{Connection, Heard};
+use crate::report;
+use common::iban::{CASH, COMPANY_IBAN};
+use serde_json::{Value, json};
+use std::time::Instant;
+use uuid::Uuid;
+
+const LOG_IN: &str = "mutation($username: String!, $password: String!) {
+    get_account(username: $username, password: $password) { iban token reason } }";
+const LISTEN: &str =
+    "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }";
+const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
+    money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { success reason } }";
+/// Id of the operation that listens; those of steps are numbers.
+const LISTENING: &str = "changes";
+
+/// A customer with an account and a connection.
+pub struct Customer {
+    url: String,
+    connection: Connection,
+    iban: String,
+    token: String,
+}
+
+impl Customer {
+    /// A new customer of the endpoint at `url`, who listens to the new account: its first cent has been heard of.
+    ///
+    /// # Errors
+    /// The endpoint or the bank does not answer, or not with an account.
+    pub fn log_in(url: &str) -> Result<Self, Error> {
+        let mut connection = Connection::open(url)?;
+        let username = format!("bench-{}", Uuid::new_v4().simple());
+        let password = Uuid::new_v4().to_string();
+        let asked = json!({ "username": username, "password": password });
+        connection.ask("log in", LOG_IN, &asked)?;
+        let answer = connection.hear(Instant::now() + 4 * TIMEOUT)?;
+        let account = match &answer {
+            Some(Heard::Data(_, data)) => &data["get_account"],
+            _ => &Value::Null,
+        };
+        let (Some(iban), Some(token)) = (account["iban"].as_str(), account["token"].as_str())
+        else {
+            // Without an iban there is no token in it either.
+            let found = format!("{answer:?}");
+            return Err(Error::Answer {
+                what: "no account in the answer",
+                url: url.to_owned(),
+                found,
+            });
+        };
+        let (iban, token) = (iban.to_owned(), token.to_owned());
+        let mut customer = Self { url: url.to_owned(), connection, iban, token };
+        customer.listen()?;
+        customer.transfer("first", 1, "a first cent")?;
+        let deadline = Instant::now() + 4 * TIMEOUT;
+        let mut answer = None;
+        while let Some(heard) = customer.connection.hear(deadline)? {
+            match heard {
+                Heard::Data(id, _) if id == LISTENING => return Ok(customer),
+                other => answer = Some(other),
+            }
+        }
+        let found = format!("{answer:?}");
+        Err(Error::Answer { what: "a first deposit without a change", url: url.to_owned(), found })
+    }
+
+    fn listen(&mut self) -> Result<(), Error> {
+        self.connection.ask(LISTENING, LISTEN, &json!({ "iban": self.iban }))
+    }
+
+    /// Moves `cents` to the account, or away from it if below zero; does not wait.
+    fn transfer(&mut self, id: &str, cents: i64, description: &str) -> Result<(), Error> {
+        let (token, from, to) = if cents > 0 {
+            (CASH, CASH, self.iban.as_str())
+        } else {
+            (self.token.as_str(), self.iban.as_str(), COMPANY_IBAN)
+        };
+        let variables = json!({
+            "uuid": Uuid::new_v4(), "token": token, "amount": cents.abs(), "from": from, "to": to, "descr": description,
+        });
+        self.connection.ask(id, TRANSFER, &variables)
+    }
+}
+
+impl Client for Customer {
+    fn act(&mut self, number: u64, cents: i64) -> Result<(), Error> {
+        let number = number.to_string();
+        self.transfer(&number, cents, &number)
+    }
+
+    fn hear(&mut self, until: Instant) -> Result<Option<News>, Error> {
+        while let Some(heard) = self.connection.hear(until)? {
+            if let Some(news) = news(heard) {
+                return Ok(Some(news));
+            }
+        }
+        Ok(None)
+    }
+
+    fn reconnect(&mut self) -> Result<(), Error> {
+        self.connection = Connection::open(&self.url)?;
+        self.listen()
+    }
+}
+
+/// What it means for a step; `None` if nothing.
+fn news(heard: Heard) -> Option<News> {
+    match heard {
+        Heard::Data(id, data) if id == LISTENING => {
+            let number = data["stream_transactions"]["descr"].as_str()?;
+            number.parse().ok().map(News::Changed)
+        }
+        Heard::Data(id, data) => {
+            let answer = &data["money_transfer"];
+            let number = id.parse().ok()?;
+            // `null`: not yet known, and the time-out is near.
+            let refused = answer["success"].as_bool() == Some(false);
+            let reason = answer["reason"].as_str().unwrap_or_default();
+            refused.then(|| News::Refused(number, reason.to_owned()))
+        }
+        Heard::Failed(id, errors) => match id.parse() {
+            Ok(number) => Some(News::Refused(number, errors)),
+            Err(_) => {
+                report::progress(&format!("{id}: {errors}"));
+                None
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_and_a_refusal_are_news_and_a_yes_is_not() {
+        let data = |id: &str, data| news(Heard::Data(id.to_owned(), data));
+        let changed = |descr: &str| json!({ "stream_transactions": { "descr": descr } });
+        assert_eq!(data(LISTENING, changed("7")), Some(News::Changed(7)));
+        assert_eq!(data(LISTENING, changed("a first cent")), None);
+        let answer = |success| json!({ "money_transfer": { "success": success, "reason": "why" } });
+        assert_eq!(data("7", answer(Some(true))), None);
+        assert_eq!(data("7", answer(None)), None);
+        assert_eq!(data("7", answer(Some(false))), Some(News::Refused(7, "why".to_owned())));
+        assert_eq!(data("first", answer(Some(false))), None);
+        let failed = news(Heard::Failed("7".to_owned(), "[]".to_owned()));
+        assert_eq!(failed, Some(News::Refused(7, "[]".to_owned())));
+    }
+}

@@ -1,0 +1,54 @@
+//! A visitor at a browser, as the talk's test had one: it uses the page as people do.
+
+use super::{Client, News};
+use crate::browser::{Chromium, Tab};
+use crate::error::Error;
+use crate::report;
+use common::iban::COMPANY_IBAN;
+use serde_json::json;
+use std::time::Instant;
+use uuid::Uuid;
+
+/// What a visitor at the page can do. What is to be found where: docs/frontend.md, "Driving it".
+const VISITOR: &str = include_str!("page.js");
+
+/// A customer at the page.
+pub struct Page(Tab);
+
+impl Page {
+    /// A new customer, who is logged in at the page at `url` and sees the empty list of transactions.
+    ///
+    /// # Errors
+    /// The browser or the page does not do what it should.
+    pub fn log_in(browser: &Chromium, url: &str) -> Result<Self, Error> {
+        let mut tab = browser.open(&format!("{}/client", url.trim_end_matches('/')))?;
+        let asked = json!({
+            "name": format!("bench-{}", Uuid::new_v4().simple()),
+            "password": Uuid::new_v4().to_string(),
+            "company": COMPANY_IBAN,
+        });
+        tab.run(&format!("({VISITOR})({asked})"))?;
+        Ok(Self(tab))
+    }
+}
+
+impl Client for Page {
+    fn act(&mut self, number: u64, cents: i64) -> Result<(), Error> {
+        self.0.run(&format!("bench({number}, {cents})")).map(drop)
+    }
+
+    fn hear(&mut self, until: Instant) -> Result<Option<News>, Error> {
+        let Some(heard) = self.0.hear(until)? else { return Ok(None) };
+        let number = heard.parse().ok().map(News::Changed);
+        if number.is_none() {
+            // The page does not say which step it means: that one times out.
+            report::progress(&format!("the page says: {heard}"));
+        }
+        Ok(number)
+    }
+
+    /// The page connects anew by itself; without the browser there is no visitor.
+    fn reconnect(&mut self) -> Result<(), Error> {
+        self.0.run("0").map(drop)
+    }
+}

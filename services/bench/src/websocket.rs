@@ -1,0 +1,108 @@
+//! A websocket that carries JSON, read with a deadline.
+
+use crate::error::Error;
+use serde_json::Value;
+use std::io::{self, ErrorKind};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::http::HeaderValue;
+use tungstenite::{Message, WebSocket};
+
+/// For the connection, the handshake, and each write.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One connection.
+pub struct Socket {
+    url: String,
+    socket: WebSocket<TcpStream>,
+}
+
+impl Socket {
+    /// Connects to `url`, as in `ws://127.0.0.1:8888/graphql`, and asks for a `protocol` if there is one.
+    ///
+    /// # Errors
+    /// Nobody answers, or not as a websocket.
+    pub fn open(url: &str, protocol: Option<&'static str>) -> Result<Self, Error> {
+        let failed = |source| failed(url, source);
+        let mut request = url.into_client_request().map_err(failed)?;
+        if let Some(protocol) = protocol {
+            let protocol = HeaderValue::from_static(protocol);
+            request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
+        }
+        let address = request.uri().authority().map_or(String::new(), ToString::to_string);
+        let stream = connect(&address).map_err(|err| failed(err.into()))?;
+        let (socket, _) = tungstenite::client(request, stream).map_err(|err| match err {
+            HandshakeError::Failure(source) => failed(source),
+            HandshakeError::Interrupted(_) => failed(io::Error::from(ErrorKind::TimedOut).into()),
+        })?;
+        Ok(Self { url: url.to_owned(), socket })
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn say(&mut self, message: &Value) -> Result<(), Error> {
+        let said = self.socket.send(Message::text(message.to_string()));
+        said.map_err(|source| failed(&self.url, source))
+    }
+
+    /// The next message; `None` if there is none by `until`.
+    ///
+    /// # Errors
+    /// The connection is lost, or the message is no JSON.
+    pub fn hear(&mut self, until: Instant) -> Result<Option<Value>, Error> {
+        loop {
+            let wait = until.saturating_duration_since(Instant::now());
+            // Zero would mean: for ever.
+            let wait = wait.max(Duration::from_millis(1));
+            let set = self.socket.get_ref().set_read_timeout(Some(wait));
+            set.map_err(|err| failed(&self.url, err.into()))?;
+            match self.socket.read() {
+                Ok(Message::Text(text)) => {
+                    let message = serde_json::from_str(&text);
+                    return message.map(Some).map_err(|_| self.odd("no JSON", text.to_string()));
+                }
+                Ok(Message::Close(frame)) => {
+                    let frame = frame.map(|it| it.to_string()).unwrap_or_default();
+                    return Err(self.odd("the connection was closed", frame));
+                }
+                // The library answers a ping itself.
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(err))
+                    if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(source) => return Err(failed(&self.url, source)),
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The other side said something that it should not.
+    pub fn odd(&self, what: &'static str, found: String) -> Error {
+        Error::Answer { what, url: self.url.clone(), found }
+    }
+}
+
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(TIMEOUT))?;
+                stream.set_write_timeout(Some(TIMEOUT))?;
+                return Ok(stream);
+            }
+            Err(err) => last = err,
+        }
+    }
+    Err(last)
+}
+
+fn failed(url: &str, source: tungstenite::Error) -> Error {
+    Error::Websocket { url: url.to_owned(), source: Box::new(source) }
+}
