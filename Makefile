@@ -7,14 +7,16 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
 TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
-	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888 GRAPHQL_PORT=28888
+	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888 GRAPHQL_PORT=28888 FRONTEND_PORT=28181
+TEST_BROWSER := $(TEST) STACK_DIR=$(abspath target/test-stack-browser) RESULTS_DIR=$(abspath services/frontend/page/tests/results):$(abspath docs)
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
-	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888
+	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888 FRONTEND_PORT=38181
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build schema graphiql lint test test-unit test-stack test-integration test-kafka up down status logs env wipe demo bench-probe bench-graphql \
+.PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-browser screenshots up down status logs \
+	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
 	binaries images verify-reproducible test-images compare
 
 help: ## this list
@@ -31,18 +33,23 @@ schema: ## writes the GraphQL schema anew, after a change of the endpoint's
 graphiql: ## makes the files of GraphiQL anew, after a change of their versions; needs npm
 	services/graphql-endpoint/graphiql/build.sh
 
+page: ## makes the frontend's page anew, after a change of its sources; needs npm
+	services/frontend/page/build.sh
+
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
+	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
-		services/graphql-endpoint/graphiql/build.sh
+		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-stack
+	@$(MAKE) --no-print-directory test-browser
 	@$(MAKE) --no-print-directory test-integration
 
 test-unit: ## tests that need no server
@@ -58,6 +65,18 @@ test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
 	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common --tests -- --ignored --test-threads=1
+
+test-browser: ## tests of the pages in a real Chromium, on a bank of their own
+	@$(STACK) prerequisites build browser
+	services/frontend/page/build.sh --check
+	@$(TEST_BROWSER) $(STACK) wipe
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test --test-concurrency=1 tests/
+
+screenshots: ## pictures of all pages, into docs/screenshots
+	@$(STACK) prerequisites build browser
+	services/frontend/page/build.sh --check
+	@$(TEST_BROWSER) $(STACK) wipe
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
 # Connections that idle for five seconds are closed by these brokers. The kafka crate can't speak with Kafka 4.
 test-kafka: ## tests of common/ on three brokers, with each client that can speak with them
@@ -88,6 +107,21 @@ wipe: ## stops them and deletes their data
 demo: ## about a minute of the bank at work (DEMO_S), with the check that no cent is lost
 	@$(STACK) with bench demo
 
+bench: ## the talk's test in three modes, three runs each, and graphs: an hour
+	@$(STACK) with sh -c 'bench run --profile max --modes single,batched,modern --runs 3 && bench report'
+
+bench-quick: ## the same in 3 minutes: two modes, coarser, one run each
+	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched && bench report'
+
+results: ## docs/results.md from the rows of the last `make bench`
+	@$(STACK) prerequisites build
+	cargo run --locked --quiet --release -p bench -- report --docs docs/results.md
+
+bench-scale: ## cost of a transfer with 1,000 and 1,000,000 accounts, with 10,000,000 changes behind it; on a stack of its own
+	@STACK_DIR=target/scale-stack $(STACK) wipe
+	@STACK_DIR=target/scale-stack $(STACK) with bench scale
+	@STACK_DIR=target/scale-stack $(STACK) wipe
+
 bench-probe: ## latency and throughput of transfers: single, batched, modern
 	@$(STACK) with bench probe
 
@@ -108,13 +142,14 @@ verify-reproducible: ## builds what is committed twice and compares
 	@$(STACK) prerequisites static
 	@images/verify-reproducible.sh $(firstword $(ARCH))
 
-test-images: ## the arm64 binaries in an emulator and all images at work, on a stack of their own
+test-images: ## the arm64 binaries in an emulator and all images as containers, on a stack of their own
 	@$(STACK) prerequisites static images
-	@images/binaries.sh amd64 arm64
-	@images/images.sh amd64 arm64
+	@images/binaries.sh amd64
+	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist images/binaries.sh arm64
+	@images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
-	@$(TEST_IMAGES) $(STACK) with --servers-only images/engine.sh images/test.sh
+	@$(TEST_IMAGES) $(STACK) with --servers-only images/test.sh
 
 compare: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
 	@$(STACK) prerequisites static images

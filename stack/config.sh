@@ -16,6 +16,7 @@ declare -A settings=(
   [HEALTH_PORTS]=17500  # of the first service in the table; each further service takes the next
   [CONTROL_PORT]=17888  # of the heartbeat
   [GRAPHQL_PORT]=8888   # of the graphql-endpoint
+  [FRONTEND_PORT]=8181  # of the pages
   [PROFILE]=release     # Cargo profile that the services are built with
   [FEATURES]=""         # Cargo features that they are built with
   [BIN_DIR]=""          # of binaries that somebody else built; by default `up` builds them
@@ -35,6 +36,7 @@ services_table='
    command-generator  -              -
    command-handler    balancedb      -
    graphql-endpoint   transactiondb  GRAPHQL_PORT
+   frontend           -              FRONTEND_PORT
 '
 # Runs before them, each time anything is started.
 readonly synchronizer=synchronizer
@@ -71,7 +73,7 @@ check_settings() {
   [[ $BROKERS == [13] ]] || die "BROKERS=$BROKERS: expected 1 or 3"
   [[ $KAFKA == 3.9 || $KAFKA == 4 ]] || die "KAFKA=$KAFKA: expected 3.9 or 4"
   local name
-  for name in KAFKA_PORT RAFT_PORT REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT GRAPHQL_PORT; do
+  for name in KAFKA_PORT RAFT_PORT REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT GRAPHQL_PORT FRONTEND_PORT; do
     if ! [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] || ((${!name} >= 65500)); then
       die "$name=${!name}: expected a port from 1 to 65499"
     fi

@@ -4,7 +4,7 @@
 # rustup puts its programs where not every shell looks.
 PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
-# prerequisites [servers] [build] [lint] [test] [static] [images]: for what the caller is about to do; without a word for all of it.
+# prerequisites [servers] [build] [lint] [test] [browser] [static] [images]: for what the caller is about to do; without a word for all of it.
 prerequisites() {
   lock
   find_missing "${@:-servers build lint test}"
@@ -59,8 +59,18 @@ find_missing_test() {
   python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' &>/dev/null ||
     lacks "Python 3.10 or later with venv" python3-venv
   # So are clients of the GraphQL endpoint.
+  find_missing_node
+}
+
+find_missing_node() {
   { has npm && node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' &>/dev/null; } ||
     lacks "Node.js 18 or later with npm" nodejs npm
+}
+
+# The pages are tried in it.
+find_missing_browser() {
+  find_missing_node
+  has "${CHROMIUM:-chromium}" || lacks "Chromium (CHROMIUM names another of its kind)" chromium
 }
 
 # For static binaries: rustup's musl target, or a way to build its standard library (images/binaries.sh).

@@ -25,6 +25,15 @@ service_environment() {
   own=$(own_port "$1")
   [[ -z $own || $own == - ]] || service_environment+=("$own=${!own}")
   [[ $1 == "$synchronizer" ]] || service_environment+=("HEALTH_PORT=$(health_port "$1")")
+  # The page and the endpoint are on two ports, two origins that is: each is told of the other, unless the caller did.
+  case $1 in
+    graphql-endpoint)
+      service_environment+=("CORS_ORIGINS=${CORS_ORIGINS:-http://localhost:$FRONTEND_PORT,http://127.0.0.1:$FRONTEND_PORT}")
+      ;;
+    frontend)
+      service_environment+=("GRAPHQL_URL=${GRAPHQL_URL:-:$GRAPHQL_PORT/graphql}" "RESULTS_DIR=${RESULTS_DIR:-$root/target/results:$root/docs/results:$root/docs}")
+      ;;
+  esac
 }
 
 # Makes topics and schemas what they should be.

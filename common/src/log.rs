@@ -49,11 +49,12 @@ impl Log for Stderr {
 }
 
 /// Crates whose details may be logged. At `debug` the postgres crate logs the parameters of statements: tokens, that is.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     "bench",
     "command_generator",
     "command_handler",
     "common",
+    "frontend",
     "graphql_endpoint",
     "heartbeat",
     "synchronizer",

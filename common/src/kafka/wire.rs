@@ -8,9 +8,6 @@ use std::time::Duration;
 
 pub use ::wire::{Batch, Bus, Chunk, Error, Header, In, Kind, Out, Position, Result};
 
-#[cfg(not(any(feature = "client-kafka", feature = "client-modern")))]
-compile_error!("without a client there is no Kafka: feature client-kafka, client-modern or both");
-
 /// A client of the cluster. No I/O happens before the first call.
 pub fn connect(config: &KafkaConfig) -> Box<dyn Bus> {
     Box::new(Chosen::new(config, None))
@@ -21,13 +18,8 @@ pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn Bus> {
     Box::new(Chosen::new(config, Some(stop.clone())))
 }
 
-/// True while this thread is inside a call of the kafka crate, whose panics become errors.
-pub fn guards_panics() -> bool {
-    #[cfg(feature = "client-kafka")]
-    return super::kafka_crate::guards_panics();
-    #[cfg(not(feature = "client-kafka"))]
-    false
-}
+#[cfg(feature = "client-kafka")]
+pub use super::kafka_crate::guards_panics;
 
 /// The client that `KAFKA_CLIENT` and the cluster call for, from the first call on.
 struct Chosen {

@@ -15,8 +15,10 @@ pub const HEARTBEAT_URL: Variable = Variable::required(
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of an answer.
 const BODY_BYTES_MAX: u64 = 1 << 20;
-/// Time between beats, so that the load comes evenly.
-const BEAT_MS: u32 = 20;
+/// Times between beats, so that the load comes evenly.
+const BEAT_MS: std::ops::RangeInclusive<u32> = 20..=100;
+/// A load that is met this well is met.
+const NEAR: f64 = 0.002;
 
 /// A client of services on this machine.
 #[derive(Debug, Clone)]
@@ -88,12 +90,22 @@ impl Heartbeat {
     }
 }
 
-/// Records per beat and milliseconds between beats for a load.
+/// Records per beat and milliseconds between beats for a load: the shortest time with which it is met, or the one with which it
+/// is met best.
 fn beats(per_s: u32) -> (u32, u32) {
+    let off = |(records, ms): &(u32, u32)| {
+        (f64::from(*records) * 1000.0 / f64::from(*ms) / f64::from(per_s) - 1.0).abs()
+    };
+    let round = |ms: u32| ((u64::from(per_s) * u64::from(ms) + 500) / 1000) as u32;
     match per_s {
         0 => (0, 1000),
-        per_s if per_s < 1000 / BEAT_MS => (1, 1000 / per_s),
-        per_s => ((per_s * BEAT_MS).div_ceil(1000), BEAT_MS),
+        1..10 => (1, 1000 / per_s),
+        _ => {
+            let mut pairs = BEAT_MS.map(|ms| (round(ms), ms)).filter(|(records, _)| *records > 0);
+            let near = pairs.clone().find(|pair| off(pair) < NEAR);
+            near.or_else(|| pairs.by_ref().min_by(|a, b| off(a).total_cmp(&off(b))))
+                .unwrap_or((1, 100))
+        }
     }
 }
 
@@ -112,6 +124,14 @@ mod tests {
             (20_000, (400, 20)),
         ] {
             assert_eq!(beats(per_s), expected, "{per_s}/s");
+        }
+        for per_s in (10..1000).chain([1410, 2830, 11_300, 999_999]) {
+            let (records, ms) = beats(per_s);
+            let load = f64::from(records) * 1000.0 / f64::from(ms);
+            assert!(
+                (load / f64::from(per_s) - 1.0).abs() < 0.01,
+                "{per_s}/s: {records} each {ms} ms"
+            );
         }
     }
 }

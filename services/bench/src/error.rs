@@ -35,6 +35,10 @@ pub enum Error {
     Part { part: String, pid: u32, source: io::Error },
     #[error("write {}", path.display())]
     Csv { path: PathBuf, source: io::Error },
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}:{line}: expected {what}", path.display())]
+    Row { path: PathBuf, line: usize, what: String },
     #[error("{0}")]
     Bank(String),
     #[error("stopped")]

@@ -1,11 +1,13 @@
 //! Measures the running bank.
 //!
-//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`probe`], [`demo`]) with the help of the ones below it.
+//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`results`], [`probe`], [`scale`], [`demo`]) with the help of the ones below it.
 
 mod args;
 mod demo;
 mod probe;
+mod results;
 mod run;
+mod scale;
 
 // The load, and what comes back.
 mod answers;
@@ -48,7 +50,8 @@ pub(crate) struct Start<'a> {
     pub shutdown: Shutdown,
 }
 
-const COMMANDS: &[Command] = &[run::COMMAND, probe::COMMAND, demo::COMMAND];
+const COMMANDS: &[Command] =
+    &[run::COMMAND, results::COMMAND, probe::COMMAND, scale::COMMAND, demo::COMMAND];
 
 /// Runs the sub-command that the arguments name.
 ///

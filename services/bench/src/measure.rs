@@ -69,11 +69,11 @@ impl Lags {
 }
 
 /// True if a bank keeps up with `load` per second: in a window of `seconds` it did `done` of what fell due, and its lag grew by
-/// `grown` from the first half to the second.
-pub fn keeps_up(load: u32, seconds: f64, done: f64, grown: f64) -> bool {
+/// `grown` from the first half to the second. Less than `noise` is no growth.
+pub fn keeps_up(load: u32, seconds: f64, done: f64, grown: f64, noise: f64) -> bool {
     let due = seconds * f64::from(load);
     let short = due - done;
-    (grown < due / 2.0 * GROWTH_MAX || grown < GROWN_MIN)
+    (grown < due / 2.0 * GROWTH_MAX || grown < noise)
         && (short < due * SHORT_MAX || short < GROWN_MIN)
 }
 
@@ -155,7 +155,7 @@ impl Window {
     /// True if the lag did not grow, and as much was answered in the window as fell due in it.
     pub fn keeps_up(&self) -> bool {
         let (seconds, done) = (self.seconds(), self.answered_within as f64);
-        keeps_up(self.schedule.per_s, seconds, done, self.lags.grown(seconds))
+        keeps_up(self.schedule.per_s, seconds, done, self.lags.grown(seconds), GROWN_MIN)
     }
 
     /// The largest lag seen in the window.

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::proc::{self, Process};
-use crate::stack::{HANDLER, POSTGRES, Stack};
+use crate::stack::{self, HANDLER, POSTGRES, Stack};
 use std::time::Instant;
 
 /// Parts as they are told apart in rows; all brokers are one.
@@ -66,7 +66,7 @@ impl Parts {
             known.push((name.clone(), BROKER, Some(stack.process(&name)?)));
         }
         for (name, place) in
-            [(POSTGRES, DATABASE), (HANDLER, HANDLER_PART), ("graphql-endpoint", ENDPOINT)]
+            [(POSTGRES, DATABASE), (HANDLER, HANDLER_PART), (stack::ENDPOINT, ENDPOINT)]
         {
             known.push((name.to_owned(), place, Some(stack.process(name)?)));
         }

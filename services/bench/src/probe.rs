@@ -1,7 +1,7 @@
 //! `bench probe`: transfers straight to the command-handler, in each of its producer modes.
 
-mod rig;
-mod row;
+pub mod rig;
+pub mod row;
 
 use self::rig::Rig;
 use self::row::Row;

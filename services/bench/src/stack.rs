@@ -14,6 +14,8 @@ pub const STACK: Variable = Variable::required(
 
 /// The service that decides the commands.
 pub const HANDLER: &str = "command-handler";
+/// The service that stores changes for browsers.
+pub const ENDPOINT: &str = "graphql-endpoint";
 /// The database server.
 pub const POSTGRES: &str = "postgres";
 

@@ -12,7 +12,7 @@ use crate::measure::{Window, latencies, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
 use crate::proc::{self, Process};
 use crate::report;
-use crate::stack::{HANDLER, POSTGRES, Stack};
+use crate::stack::{ENDPOINT, HANDLER, POSTGRES, Stack};
 use crate::tap::Cluster;
 use common::env::Env;
 use common::kafka::producer::Sender;
@@ -349,6 +349,7 @@ struct Parts {
     brokers: Vec<Process>,
     postgres: Process,
     handler: Process,
+    endpoint: Process,
     bench: Process,
 }
 
@@ -366,6 +367,7 @@ impl Parts {
                 .collect::<Result<_, _>>()?,
             postgres: stack.process(POSTGRES)?,
             handler: stack.process(HANDLER)?,
+            endpoint: stack.process(ENDPOINT)?,
             bench,
         })
     }
@@ -384,6 +386,7 @@ impl Parts {
             broker,
             database: seconds(POSTGRES, &self.postgres)?,
             handler: seconds(HANDLER, &self.handler)?,
+            endpoint: seconds(ENDPOINT, &self.endpoint)?,
             bench: seconds("bench", &self.bench)?,
             machine: proc::machine_cpu()
                 .map_err(|source| Error::Part { part: "the machine".to_owned(), pid: 0, source })?

@@ -9,7 +9,7 @@ const RECORDS_PER_TRANSFER: f64 = 4.0;
 
 /// Columns of the CSV, as [`Row::csv`] writes them.
 pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,max_ms,lag_max,lag_growth,held,\
-     unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,bench_cpu_s,other_cpu_s,\
+     unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,endpoint_cpu_s,bench_cpu_s,other_cpu_s,\
      broker_cpu_us_per_record,commands_per_transaction,records_per_request,handler_rss_bytes,handler_transfers";
 
 /// CPU time, seconds.
@@ -21,6 +21,8 @@ pub struct Cpu {
     pub database: f64,
     /// The command-handler.
     pub handler: f64,
+    /// The graphql-endpoint, which reads the changes too.
+    pub endpoint: f64,
     /// This program.
     pub bench: f64,
     /// Everything on the machine, these among it.
@@ -30,7 +32,8 @@ pub struct Cpu {
 impl Cpu {
     /// What is none of the bank's doing: a measurement beside other work says little.
     pub fn others(&self) -> f64 {
-        (self.machine - self.broker - self.database - self.handler - self.bench).max(0.0)
+        (self.machine - self.broker - self.database - self.handler - self.endpoint - self.bench)
+            .max(0.0)
     }
 }
 
@@ -42,6 +45,7 @@ impl Sub for Cpu {
             broker: self.broker - earlier.broker,
             database: self.database - earlier.database,
             handler: self.handler - earlier.handler,
+            endpoint: self.endpoint - earlier.endpoint,
             bench: self.bench - earlier.bench,
             machine: self.machine - earlier.machine,
         }
@@ -90,6 +94,13 @@ impl Row {
     pub fn broker_us_per_record(&self) -> f64 {
         let cpu = (self.cpu.broker - self.broker_idle * self.seconds).max(0.0);
         cpu * 1e6 / (self.answered as f64 * RECORDS_PER_TRANSFER).max(1.0)
+    }
+
+    /// CPU seconds per 1,000 transfers of broker, database, handler and endpoint; the broker's without what it uses idle.
+    pub fn costs(&self) -> [f64; 4] {
+        let broker = (self.cpu.broker - self.broker_idle * self.seconds).max(0.0);
+        [broker, self.cpu.database, self.cpu.handler, self.cpu.endpoint]
+            .map(|cpu| self.per_1000(cpu))
     }
 
     fn per_1000(&self, cpu: f64) -> f64 {
@@ -162,6 +173,7 @@ impl Row {
             idle,
             cpu.database,
             cpu.handler,
+            cpu.endpoint,
             cpu.bench,
             cpu.others(),
             self.broker_us_per_record(),
@@ -196,8 +208,9 @@ impl Row {
                 broker: broker_s,
                 database: 1.2,
                 handler: 0.4,
+                endpoint: 0.3,
                 bench: 0.2,
-                machine: broker_s + 2.8,
+                machine: broker_s + 3.1,
             },
             broker_idle: 0.0,
             commands_per_transaction: 2.5,
@@ -223,7 +236,7 @@ mod tests {
         assert_eq!(row.split(',').count(), COLUMNS.split(',').count());
         assert!(
             row.starts_with(
-                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.2,1,250,2.5,7.5,"
+                "single,500,8,4000,500,3.21,9.42,30,31.5,7,0.001,1,0,0,0,4,0,1.2,0.4,0.3,0.2,1,250,2.5,7.5,"
             ),
             "{row}"
         );

@@ -1,0 +1,141 @@
+//! `bench report`: joins the rows of runs into a table, graphs beside those of the talk, and a page that explains them.
+
+mod graphs;
+mod page;
+mod plot;
+mod rows;
+mod summary;
+
+use self::graphs::Graph;
+use self::rows::Table;
+use self::summary::{Summary, Talk};
+use crate::Start;
+use crate::args::Command;
+use crate::error::Error;
+use crate::report;
+use common::env::{Env, Variable};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const OUT: Variable =
+    Variable::new("OUT", "target/bench", "folder in which `bench run` has left its rows");
+const FROM: Variable = Variable::new(
+    "BENCH_FROM",
+    "",
+    "folders of rows to join, separated by commas; otherwise the newest in OUT",
+);
+const RESULTS: Variable = Variable::new(
+    "BENCH_RESULTS",
+    "target/results",
+    "folder for graphs, rows and index.html, where the page of `make up` finds them; those of before are deleted",
+);
+const DOCS: Variable = Variable::new(
+    "BENCH_DOCS",
+    "",
+    "file for the report as Markdown, as in docs/results.md; its graphs go into a folder beside it that is named like it",
+);
+
+/// The sub-command.
+pub const COMMAND: Command = Command {
+    name: "report",
+    about: "Tables and graphs of what `bench run` measured, beside the talk's",
+    details: DETAILS,
+    variables: &[&[OUT, FROM, RESULTS, DOCS]],
+    run,
+};
+
+const DETAILS: &str = "\
+Joins all runs of a mode: latencies of a load are those of the visitors' steps of all runs together, rates and use of the machine
+are means over the runs, and the highest load is the mean of the runs' highest, with its standard error. The talk's four handlers
+of 2019 stand in the same graphs, as another machine measured them. Every graph has its rows beside it, and the raw rows are copied.
+The last line is JSON: the highest load of each mode; of the mode batched the median without load and p99 at half of the highest;
+and the broker's CPU per record, batched divided by single, at the highest load that single held.
+";
+
+fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
+    let folders = folders(&start.env)?;
+    let tables =
+        folders.iter().map(|folder| Table::all_in(folder)).collect::<Result<Vec<_>, _>>()?;
+    let tables: Vec<Table> = tables.into_iter().flatten().collect();
+    let summary = Summary::of(&tables)?;
+    let talk = Talk::read()?;
+    let graphs = graphs::all(&summary, &talk);
+    let folder = PathBuf::from(start.env.text(&RESULTS)?);
+    clear(&folder)?;
+    write_graphs(&folder, &graphs)?;
+    let raw: Vec<String> =
+        tables.iter().map(|table| format!("raw-{}-{}", table.session, table.name())).collect();
+    for (table, to) in tables.iter().zip(&raw) {
+        write(&folder.join(to), &table.text)?;
+    }
+    write(&folder.join("raw-talk-2019.csv"), summary::TALK)?;
+    write(&folder.join("index.html"), &page::html(&summary, &graphs, &raw))?;
+    let docs = start.env.text(&DOCS)?;
+    if !docs.is_empty() {
+        let docs = PathBuf::from(docs);
+        let beside = docs.with_extension("");
+        clear(&beside)?;
+        write_graphs(&beside, &graphs)?;
+        let beside = beside.file_name().map(|name| name.to_string_lossy().into_owned());
+        write(&docs, &page::markdown(&summary, &graphs, &beside.unwrap_or_default()))?;
+    }
+    report::tell(&report::table(&summary.table()));
+    report::tell(&format!("Graphs: {}\n{}\n", folder.join("index.html").display(), summary.json()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folders that are asked for, or the newest.
+fn folders(env: &Env<'_>) -> Result<Vec<PathBuf>, Error> {
+    let given = env.text(&FROM)?;
+    if !given.is_empty() {
+        return Ok(given.split(',').map(|folder| folder.trim().into()).collect());
+    }
+    let out = PathBuf::from(env.text(&OUT)?);
+    let failed = |source| Error::Read { path: out.clone(), source };
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(&out).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        if path.is_dir() && name.is_some_and(|name| name.starts_with("run-")) {
+            runs.push(path);
+        }
+    }
+    // Names have the time in them.
+    let newest = runs.into_iter().max();
+    newest.map(|folder| vec![folder]).ok_or_else(|| {
+        Error::Bank(format!("no rows in {}: `bench run` makes them (make bench)", out.display()))
+    })
+}
+
+/// Deletes what an earlier report has left in `folder`: it may have had other graphs.
+fn clear(folder: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let numbered = name.bytes().take(2).all(|byte| byte.is_ascii_digit());
+        let ours = numbered && (name.ends_with(".svg") || name.ends_with(".csv"));
+        if ours || name.starts_with("raw-") && name.ends_with(".csv") {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| Error::Csv { path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Each graph, with the rows that it was drawn from.
+fn write_graphs(folder: &Path, graphs: &[Graph]) -> Result<(), Error> {
+    for graph in graphs {
+        write(&folder.join(format!("{}.svg", graph.name)), &graph.svg)?;
+        write(&folder.join(format!("{}.csv", graph.name)), &graph.csv)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |source| Error::Csv { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    fs::write(path, text).map_err(failed)
+}

@@ -1,0 +1,337 @@
+//! The graphs: the talk's thirteen with the talk's own lines in them, and ours.
+
+use super::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
+use super::summary::{Load, Mode, Summary, TALKED_OF, Talk, TalkRow};
+use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART};
+use crate::run::rounded;
+
+/// A graph.
+pub struct Graph {
+    /// Of its files.
+    pub name: String,
+    pub title: String,
+    /// What it shows.
+    pub says: String,
+    pub svg: String,
+    /// The points in it.
+    pub csv: String,
+}
+
+const LOAD: &str = "load, commands per second";
+const BESIDE: &str = "Grey lines: the talk's four handlers of 2019, on another machine.";
+
+/// All of them, in the order of the page.
+pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
+    let mut graphs = vec![
+        highest(summary),
+        percentiles(summary),
+        ours(
+            summary,
+            "records-per-batch",
+            "Records in one request of the handler's producer",
+            "records, mean",
+            "How the batching producer works: while one request is under way the next batch gathers, so batches grow with the load. \
+             Single sends each record by itself, as the talk's handler did.",
+            &|load| (load.records_per_request > 0.0).then_some(load.records_per_request),
+        ),
+        ours(
+            summary,
+            "broker-cpu-per-1000-records",
+            "CPU of the broker for 1,000 records",
+            "milliseconds",
+            "What a record costs the broker, all topics counted, without what it uses when there is no load.",
+            &|load| load.broker_s.map(|seconds| seconds * 1000.0),
+        ),
+    ];
+    graphs.extend(summary.modes.iter().filter_map(|mode| over_time(summary, mode)));
+    let beside =
+        |name: &str,
+         title: &str,
+         unit: &str,
+         says: &str,
+         own: &dyn Fn(&Load) -> Option<Value>,
+         column: &str| { compared(summary, talk, name, title, unit, says, own, column) };
+    let latency = |value: Option<f64>| value.map(|value| (value, None));
+    graphs.extend([
+        beside(
+            "latency-mean",
+            "Mean time until a visitor sees the new balance",
+            "milliseconds",
+            "From when a step was due until its new balance arrived; bars are the standard error of the mean.",
+            &|load| load.mean().map(|mean| (mean, load.error())),
+            "latency_mean_ms",
+        ),
+        beside(
+            "latency-max",
+            "Longest time until a visitor sees the new balance",
+            "milliseconds",
+            "The slowest step at each load; 5 s is a time-out.",
+            &|load| latency(load.percentile(100.0)),
+            "latency_max_ms",
+        ),
+        beside(
+            "latency-min",
+            "Shortest time until a visitor sees the new balance",
+            "milliseconds",
+            "The quickest step at each load.",
+            &|load| latency(load.percentile(0.0)),
+            "latency_min_ms",
+        ),
+        ours(
+            summary,
+            "heartbeats",
+            "Beats that were sent",
+            "beats per second",
+            "Whether the load was what it should be: a straight line, to the end. The talk published no figures of it.",
+            &|load| (load.beats_per_s > 0.0).then_some(load.beats_per_s),
+        ),
+    ]);
+    for (place, column, name, what) in [
+        (DATABASE, "db", "database", "the database"),
+        (HANDLER_PART, "handler", "handler", "the command-handler"),
+        (BROKER, "broker", "broker", "the broker"),
+        (ENDPOINT, "graphql", "endpoint", "the GraphQL endpoint"),
+    ] {
+        graphs.push(beside(
+            &format!("{name}-cpu"),
+            &format!("CPU of {what}"),
+            "% of a core",
+            "Mean over the time of a load, all processes of the part.",
+            &|load| load.cpu[place].map(|value| (value, None)),
+            &format!("{column}_cpu_pct"),
+        ));
+        graphs.push(beside(
+            &format!("{name}-memory"),
+            &format!("Memory of {what}"),
+            "MiB",
+            "At the end of a load: resident, and where a part has several processes what they share counts once.",
+            &|load| load.memory[place].map(|value| (value, None)),
+            &format!("{column}_mem_mib"),
+        ));
+    }
+    graphs.push(beside(
+        "data-points",
+        "Steps of visitors that were measured",
+        "steps, all runs together",
+        "How many latencies stand behind each point of the other graphs.",
+        &|load| latency(Some(load.latencies.len() as f64)),
+        "samples",
+    ));
+    // Whoever lists the files has them in this order.
+    for (number, graph) in (1..).zip(&mut graphs) {
+        graph.name = format!("{number:02}-{}", graph.name);
+    }
+    graphs
+}
+
+/// A value, and its standard error.
+type Value = (f64, Option<f64>);
+
+fn own_series(summary: &Summary, value: &dyn Fn(&Load) -> Option<Value>) -> Vec<Series> {
+    let series = summary.modes.iter().enumerate().map(|(n, mode)| {
+        let points = mode.loads.iter().filter_map(|load| {
+            let (y, error) = value(load)?;
+            Some(Point { x: load.per_s, y, range: error.map(|error| (y - error, y + error)) })
+        });
+        Series { name: mode.name.clone(), hue: Hue::Own(n), points: points.collect() }
+    });
+    series.collect()
+}
+
+fn talk_series(talk: &Talk, value: &dyn Fn(&TalkRow) -> Option<f64>) -> Vec<Series> {
+    let series = talk.implementations.iter().enumerate().map(|(n, (name, rows))| {
+        let points = rows.iter().filter_map(|row| {
+            Some(Point { x: row.number("load_msg_s")?, y: value(row)?, range: None })
+        });
+        Series { name: (*name).to_owned(), hue: Hue::Talk(n), points: points.collect() }
+    });
+    series.collect()
+}
+
+/// Lines of our modes over the load.
+fn ours(
+    summary: &Summary,
+    name: &str,
+    title: &str,
+    unit: &str,
+    says: &str,
+    value: &dyn Fn(&Load) -> Option<f64>,
+) -> Graph {
+    let series = own_series(summary, &|load| value(load).map(|value| (value, None)));
+    graph(name, title, unit, says, series)
+}
+
+/// Lines of our modes and of the talk's handlers over the load.
+#[expect(clippy::too_many_arguments, reason = "what a graph is made of")]
+fn compared(
+    summary: &Summary,
+    talk: &Talk,
+    name: &str,
+    title: &str,
+    unit: &str,
+    says: &str,
+    own: &dyn Fn(&Load) -> Option<Value>,
+    column: &str,
+) -> Graph {
+    let mut series = own_series(summary, own);
+    series.extend(talk_series(talk, &|row| row.number(column)));
+    graph(name, title, unit, &format!("{says} {BESIDE}"), series)
+}
+
+fn graph(name: &str, title: &str, unit: &str, says: &str, series: Vec<Series>) -> Graph {
+    let csv = points(&series, "load_per_s");
+    let plot = Plot {
+        title: title.to_owned(),
+        says: says.to_owned(),
+        x: (LOAD.to_owned(), Scale::Log),
+        y: (unit.to_owned(), Scale::Log),
+        series,
+        marks: Vec::new(),
+    };
+    Graph {
+        name: name.to_owned(),
+        title: title.to_owned(),
+        says: says.to_owned(),
+        svg: lines(&plot),
+        csv,
+    }
+}
+
+/// The points of lines, a row each.
+fn points(series: &[Series], x: &str) -> String {
+    let mut csv = format!("line,{x},value,from,to\n");
+    for series in series {
+        for Point { x, y, range } in &series.points {
+            let (from, to) =
+                range.map_or_else(Default::default, |(from, to)| (rounded(from), rounded(to)));
+            // Names of ours have commas in them, which would be columns.
+            let name = series.name.replace(',', "");
+            csv += &format!("{name},{},{},{from},{to}\n", rounded(*x), rounded(*y));
+        }
+    }
+    csv
+}
+
+/// p50 and p99 of our modes.
+fn percentiles(summary: &Summary) -> Graph {
+    let of = |percent: f64| {
+        own_series(summary, &move |load| load.percentile(percent).map(|it| (it, None)))
+    };
+    let name =
+        |series: Series, what: &str| Series { name: format!("{} {what}", series.name), ..series };
+    let mut series: Vec<Series> = of(50.0).into_iter().map(|it| name(it, "p50")).collect();
+    series.extend(
+        of(99.0)
+            .into_iter()
+            .enumerate()
+            .map(|(n, it)| Series { hue: Hue::OwnThin(n), ..name(it, "p99") }),
+    );
+    graph(
+        "latency-percentiles",
+        "Time until a visitor sees the new balance: median and 99th percentile",
+        "milliseconds",
+        "Steps start on schedule, whatever became of the ones before, so a bank that stalls can't hide it. Half of all steps were \
+         quicker than the thick line, 99 of 100 quicker than the thin one; steps that timed out are not in it.",
+        series,
+    )
+}
+
+/// The highest loads that were held.
+fn highest(summary: &Summary) -> Graph {
+    let own = summary.modes.iter().enumerate().filter_map(|(n, mode)| {
+        let least = mode.highest.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = mode.highest.iter().copied().fold(0.0, f64::max);
+        let value = mode.max().filter(|max| *max > 0.0)?;
+        Some(Bar { name: mode.name.clone(), hue: Hue::Own(n), value, range: (least, most) })
+    });
+    let talk = TALKED_OF.iter().enumerate().map(|(n, (_, name, mean, best))| Bar {
+        name: (*name).to_owned(),
+        hue: Hue::Talk(n),
+        value: *mean,
+        range: (*mean, *best),
+    });
+    let all: Vec<Bar> = own.chain(talk).collect();
+    let mut csv = "line,value,from,to\n".to_owned();
+    for bar in &all {
+        let name = bar.name.replace(',', "");
+        csv += &format!(
+            "{name},{},{},{}\n",
+            rounded(bar.value),
+            rounded(bar.range.0),
+            rounded(bar.range.1)
+        );
+    }
+    let title = "Highest load that was held";
+    let says = format!(
+        "Mean of the runs; the whisker goes from the least to the most of them. {BESIDE} There it is the mean and the best of ten \
+         runs, each ended by its third time-out of 5 s; ours must also keep p99 below a second and not fall behind."
+    );
+    Graph {
+        name: "highest-load".to_owned(),
+        title: title.to_owned(),
+        svg: bars(title, &says, "commands per second, logarithmic", &all),
+        says,
+        csv,
+    }
+}
+
+/// Every step of one run, by time. `None` if there is none.
+fn over_time(summary: &Summary, mode: &Mode) -> Option<Graph> {
+    let steps = &mode.over_time.steps;
+    if steps.is_empty() {
+        return None;
+    }
+    let hue = summary.modes.iter().position(|it| it.name == mode.name).unwrap_or(0);
+    let points = steps.iter().map(|(x, y)| Point { x: *x, y: *y, range: None }).collect();
+    let series = vec![Series { name: mode.name.clone(), hue: Hue::OwnThin(hue), points }];
+    let csv = self::points(&series, "due_s");
+    let title = format!("Each step of the first run in mode {}, by time", mode.name);
+    let says = "The load rises from left to right; where it was not held the bank fell behind and caught up. A time-out stands at \
+                5,000. A dashed line is a fault that was made on purpose.";
+    let plot = Plot {
+        title: title.clone(),
+        says: says.to_owned(),
+        x: ("seconds since the run began".to_owned(), Scale::Linear),
+        y: ("milliseconds".to_owned(), Scale::Log),
+        series,
+        marks: mode.over_time.faults.clone(),
+    };
+    Some(Graph {
+        name: format!("latency-over-time-{}", mode.name),
+        title,
+        svg: lines(&plot),
+        says: plot.says,
+        csv,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::summary::tests::tables;
+
+    #[test]
+    fn every_graph_is_drawn_and_has_its_rows() {
+        let summary = Summary::of(&tables()).unwrap();
+        let graphs = all(&summary, &Talk::read().unwrap());
+        // The talk's thirteen, and ours: four, and one of time for each mode.
+        assert_eq!(graphs.len(), 13 + 4 + 2);
+        for Graph { name, svg, csv, .. } in &graphs {
+            assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{name}");
+            assert!(!svg.contains("NaN") && !svg.contains("inf"), "{name}: {svg}");
+            let columns = csv.lines().next().unwrap().split(',').count();
+            assert!(csv.lines().all(|line| line.split(',').count() == columns), "{name}: {csv}");
+            assert!(csv.lines().count() > 2, "{name}: {csv}");
+        }
+        let mut names: Vec<&str> = graphs.iter().map(|graph| graph.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), graphs.len());
+        let mean = graphs.iter().find(|graph| graph.name.ends_with("-latency-mean")).unwrap();
+        assert!(
+            mean.csv.contains("batched,0,16,") && mean.csv.contains("Clojure 2019,0,386.6,"),
+            "{}",
+            mean.csv
+        );
+    }
+}

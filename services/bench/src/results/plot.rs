@@ -1,0 +1,461 @@
+//! Graphs as SVG, readable on light and dark pages. Lines over two axes, and bars; no more than the report needs.
+
+use std::fmt::Write;
+
+const WIDTH: f64 = 900.0;
+const HEIGHT: f64 = 460.0;
+/// Of the area with the lines.
+const LEFT: f64 = 76.0;
+const RIGHT: f64 = 690.0;
+const TOP: f64 = 44.0;
+const BOTTOM: f64 = 404.0;
+/// On a logarithmic axis 0 stands this far before the first value.
+const ZERO_GAP: f64 = 34.0;
+
+const STYLE: &str = "\
+.page{fill:#fff}text{fill:#1f2937}.faint{fill:#6b7280}.grid{stroke:#e5e7eb}.axis{stroke:#6b7280}.mark{stroke:#dc2626;stroke-dasharray:4 3}\
+.line{fill:none;stroke-width:2}.talk{stroke-width:1.3}.thin{stroke-width:1}\
+.c0{stroke:#c2410c;fill:#c2410c}.c1{stroke:#1d4ed8;fill:#1d4ed8}.c2{stroke:#15803d;fill:#15803d}.c3{stroke:#a21caf;fill:#a21caf}\
+.r0,.r1,.r2,.r3{stroke:#8b95a3;fill:#8b95a3}.r1{stroke-dasharray:7 3}.r2{stroke-dasharray:2 3}.r3{stroke-dasharray:9 3 2 3}\
+.line{fill:none}.dot{stroke:none}\
+@media (prefers-color-scheme:dark){.page{fill:#111827}text{fill:#e5e7eb}.faint{fill:#9ca3af}.grid{stroke:#1f2937}.axis{stroke:#9ca3af}\
+.mark{stroke:#f87171}.c0{stroke:#fb923c;fill:#fb923c}.c1{stroke:#60a5fa;fill:#60a5fa}.c2{stroke:#4ade80;fill:#4ade80}\
+.c3{stroke:#e879f9;fill:#e879f9}.r0,.r1,.r2,.r3{stroke:#6b7280;fill:#6b7280}.line{fill:none}.dot{stroke:none}}";
+
+/// How numbers lie on an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// From 0 on.
+    Linear,
+    /// Powers; 0 has a place of its own before the first.
+    Log,
+}
+
+/// Whose line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hue {
+    /// Ours: each number another colour.
+    Own(usize),
+    /// Ours, and less important.
+    OwnThin(usize),
+    /// Of 2019: grey, each number another dash.
+    Talk(usize),
+}
+
+/// A value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    pub x: f64,
+    pub y: f64,
+    /// Its uncertainty, from and to.
+    pub range: Option<(f64, f64)>,
+}
+
+/// A line.
+#[derive(Debug, Clone)]
+pub struct Series {
+    pub name: String,
+    pub hue: Hue,
+    pub points: Vec<Point>,
+}
+
+/// Lines over two axes.
+#[derive(Debug, Clone)]
+pub struct Plot {
+    pub title: String,
+    /// What it shows, for whoever can't see it or wants to know more.
+    pub says: String,
+    pub x: (String, Scale),
+    pub y: (String, Scale),
+    pub series: Vec<Series>,
+    /// Where on the first axis something happened.
+    pub marks: Vec<(f64, String)>,
+}
+
+/// A bar.
+#[derive(Debug, Clone)]
+pub struct Bar {
+    pub name: String,
+    pub hue: Hue,
+    pub value: f64,
+    /// The least and the most.
+    pub range: (f64, f64),
+}
+
+impl Hue {
+    fn class(self) -> String {
+        match self {
+            Self::Own(n) => format!("c{}", n % 4),
+            Self::OwnThin(n) => format!("thin c{}", n % 4),
+            Self::Talk(n) => format!("talk r{}", n % 4),
+        }
+    }
+}
+
+/// Numbers to places on the page.
+struct Axis {
+    scale: Scale,
+    /// The smallest and the largest number; on a logarithmic axis their logarithms.
+    from: f64,
+    to: f64,
+    /// Their places.
+    start: f64,
+    end: f64,
+}
+
+impl Axis {
+    /// An axis for `values`, from place `start` to place `end`.
+    fn new(scale: Scale, values: impl Iterator<Item = f64> + Clone, start: f64, end: f64) -> Self {
+        let sign = (end - start).signum();
+        match scale {
+            Scale::Linear => {
+                let most = values.fold(0.0, f64::max);
+                let step = step(most.max(1e-9));
+                Self { scale, from: 0.0, to: (most / step).ceil().max(1.0) * step, start, end }
+            }
+            Scale::Log => {
+                let positive = values.clone().filter(|value| *value > 0.0);
+                let least = positive.clone().fold(f64::INFINITY, f64::min).log10();
+                let most = positive.fold(f64::NEG_INFINITY, f64::max).log10();
+                let (least, most) = if least.is_finite() { (least, most) } else { (0.0, 1.0) };
+                let zero = values.into_iter().any(|value| value <= 0.0);
+                let start = if zero { start + sign * ZERO_GAP } else { start };
+                // A half decade at least, so that equal values have an axis too.
+                let (from, to) = (nice(least, f64::floor), nice(most, f64::ceil));
+                let to = to.max(from + 0.5);
+                Self { scale, from, to, start, end }
+            }
+        }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let value = match self.scale {
+            Scale::Linear => value,
+            Scale::Log if value <= 0.0 => {
+                return self.start - (self.end - self.start).signum() * ZERO_GAP;
+            }
+            Scale::Log => value.log10(),
+        };
+        self.start + (value - self.from) / (self.to - self.from) * (self.end - self.start)
+    }
+
+    /// Where lines of the grid go.
+    fn ticks(&self) -> Vec<f64> {
+        match self.scale {
+            Scale::Linear => {
+                let step = step(self.to);
+                let count = (self.to / step).round() as u32;
+                (0..=count).map(|n| f64::from(n) * step).collect()
+            }
+            Scale::Log => {
+                let steps: &[f64] =
+                    if self.to - self.from > 3.2 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+                let decades = self.from.floor() as i32..=self.to.ceil() as i32;
+                let all = decades
+                    .flat_map(|decade| steps.iter().map(move |step| step * 10f64.powi(decade)));
+                let inside =
+                    |tick: &f64| (self.from - 1e-6..=self.to + 1e-6).contains(&tick.log10());
+                all.filter(inside).collect()
+            }
+        }
+    }
+}
+
+/// The logarithm of the next 1, 2 or 5 in a decade, below or above.
+fn nice(log: f64, round: fn(f64) -> f64) -> f64 {
+    let decade = log.floor();
+    let steps = [0.0, 2f64.log10(), 5f64.log10(), 1.0];
+    let up = round(0.5) > 0.5;
+    let within = log - decade;
+    let found = if up {
+        steps.into_iter().find(|step| *step >= within - 1e-9)
+    } else {
+        steps.into_iter().rev().find(|step| *step <= within + 1e-9)
+    };
+    decade + found.unwrap_or(0.0)
+}
+
+/// 1, 2 or 5 times a power of ten, some five to `most`.
+fn step(most: f64) -> f64 {
+    let rough = most / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|step| step * power)
+        .find(|step| *step >= rough)
+        .unwrap_or(power)
+}
+
+/// `0.5`, `20`, `3,000`.
+fn label(value: f64) -> String {
+    if value >= 1000.0 {
+        let text = format!("{value:.0}");
+        let mut grouped = String::new();
+        for (at, digit) in text.chars().enumerate() {
+            if at > 0 && (text.len() - at).is_multiple_of(3) {
+                grouped.push(',');
+            }
+            grouped.push(digit);
+        }
+        return grouped;
+    }
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Text as it may stand in XML.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn head(title: &str, says: &str, height: f64) -> String {
+    let (title, says) = (escape(title), escape(says));
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <title>{title}</title>\n<desc>{says}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
+         <text x=\"16\" y=\"25\" font-size=\"16\">{title}</text>\n"
+    )
+}
+
+/// Lines and their legend.
+pub fn lines(plot: &Plot) -> String {
+    let Plot { title, says, series, marks, .. } = plot;
+    let points = series.iter().flat_map(|series| &series.points);
+    let x = Axis::new(plot.x.1, points.clone().map(|point| point.x), LEFT, RIGHT);
+    let ys = points.flat_map(|point| {
+        let (from, to) = point.range.unwrap_or((point.y, point.y));
+        // What lies below zero by its uncertainty alone is not shown.
+        [point.y, if from > 0.0 { from } else { point.y }, to]
+    });
+    let y = Axis::new(plot.y.1, ys, BOTTOM, TOP);
+    let mut svg = head(title, says, HEIGHT);
+    let mut tick = |value: f64, text: &str| {
+        let at = x.place(value);
+        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
+        let _ = writeln!(
+            svg,
+            "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
+            BOTTOM + 18.0
+        );
+    };
+    for value in x.ticks() {
+        tick(value, &label(value));
+    }
+    if x.scale == Scale::Log && x.start > LEFT {
+        tick(0.0, "0");
+    }
+    let mut tick = |value: f64, text: &str| {
+        let at = y.place(value);
+        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>");
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
+            LEFT - 8.0,
+            at + 4.0
+        );
+    };
+    for value in y.ticks() {
+        tick(value, &label(value));
+    }
+    if y.scale == Scale::Log && y.start < BOTTOM {
+        tick(0.0, "0");
+    }
+    let _ = writeln!(
+        svg,
+        "<path class=\"axis line\" style=\"stroke-width:1\" d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\"/>"
+    );
+    let middle = f64::midpoint(LEFT, RIGHT);
+    let _ = writeln!(
+        svg,
+        "<text class=\"faint\" x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+        HEIGHT - 14.0,
+        escape(&plot.x.0)
+    );
+    let middle = f64::midpoint(TOP, BOTTOM);
+    let _ = writeln!(
+        svg,
+        "<text class=\"faint\" transform=\"translate(18 {middle}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
+        escape(&plot.y.0)
+    );
+    for (at, what) in marks {
+        let at = x.place(*at);
+        let _ = writeln!(svg, "<path class=\"mark\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
+        let _ = writeln!(
+            svg,
+            "<text class=\"faint\" font-size=\"11\" x=\"{:.1}\" y=\"{}\">{}</text>",
+            at + 3.0,
+            TOP + 12.0,
+            escape(what)
+        );
+    }
+    for (row, series) in (0..).zip(series) {
+        draw(&mut svg, series, &x, &y);
+        let (class, at) = (series.hue.class(), TOP + 10.0 + f64::from(row) * 20.0);
+        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{} {at}h26\"/>", RIGHT + 14.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{}\" y=\"{}\">{}</text>",
+            RIGHT + 46.0,
+            at + 4.0,
+            escape(&series.name)
+        );
+    }
+    svg + "</svg>\n"
+}
+
+fn draw(svg: &mut String, series: &Series, x: &Axis, y: &Axis) {
+    let class = series.hue.class();
+    let mut path = String::new();
+    for point in &series.points {
+        let (at_x, at_y) = (x.place(point.x), y.place(point.y));
+        let _ = write!(path, "{}{at_x:.1} {at_y:.1}", if path.is_empty() { 'M' } else { 'L' });
+        if let Some((from, to)) = point.range {
+            let (from, to) = (y.place(from.max(0.0)).min(BOTTOM), y.place(to));
+            let _ = writeln!(
+                svg,
+                "<path class=\"line thin {class}\" d=\"M{at_x:.1} {from:.1}V{to:.1}\"/>"
+            );
+        }
+    }
+    let _ = writeln!(svg, "<path class=\"line {class}\" d=\"{path}\"/>");
+    // Among hundreds of points nobody tells one from another.
+    if matches!(series.hue, Hue::Own(_)) && series.points.len() <= 60 {
+        for point in &series.points {
+            let (x, y) = (x.place(point.x), y.place(point.y));
+            let _ = writeln!(
+                svg,
+                "<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>"
+            );
+        }
+    }
+}
+
+/// Bars on a logarithmic axis, each with its range.
+pub fn bars(title: &str, says: &str, unit: &str, bars: &[Bar]) -> String {
+    let height = 90.0 + bars.len() as f64 * 34.0;
+    let values = bars.iter().flat_map(|bar| [bar.value, bar.range.0, bar.range.1]);
+    // A bar that begins at its own value could not be seen.
+    let least = values.clone().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min) / 2.0;
+    let axis = Axis::new(
+        Scale::Log,
+        values.filter(|value| *value > 0.0).chain([least]),
+        220.0,
+        WIDTH - 90.0,
+    );
+    let mut svg = head(title, says, height);
+    for value in axis.ticks() {
+        let at = axis.place(value);
+        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{}\"/>", height - 42.0);
+        let _ = writeln!(
+            svg,
+            "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            height - 26.0,
+            label(value)
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text class=\"faint\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+        WIDTH / 2.0 + 60.0,
+        height - 8.0,
+        escape(unit)
+    );
+    for (row, bar) in (0..).zip(bars) {
+        let top = TOP + 8.0 + f64::from(row) * 34.0;
+        let place = |value: f64| axis.place(value.max(10f64.powf(axis.from)));
+        let (end, from, to) = (place(bar.value), place(bar.range.0), place(bar.range.1));
+        let class = bar.hue.class();
+        let _ = writeln!(
+            svg,
+            "<text x=\"210\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            top + 15.0,
+            escape(&bar.name)
+        );
+        let _ = writeln!(
+            svg,
+            "<rect class=\"dot {class}\" x=\"220\" y=\"{top}\" width=\"{:.1}\" height=\"20\"/>",
+            end - 220.0
+        );
+        let middle = top + 10.0;
+        let _ = writeln!(
+            svg,
+            "<path class=\"axis\" style=\"stroke-width:1.5;fill:none\" d=\"M{from:.1} {middle}H{to:.1}M{from:.1} {}v10M{to:.1} {}v10\"/>",
+            middle - 5.0,
+            middle - 5.0
+        );
+        let _ = writeln!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{}\">{}</text>",
+            to.max(end) + 8.0,
+            top + 15.0,
+            label(bar.value.round())
+        );
+    }
+    svg + "</svg>\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logarithmic_axis_goes_from_a_round_number_to_a_round_number_and_has_a_place_for_zero() {
+        let axis = Axis::new(Scale::Log, [0.0, 30.0, 700.0].into_iter(), 100.0, 500.0);
+        assert!((axis.place(20.0) - (100.0 + ZERO_GAP)).abs() < 1e-6);
+        assert!((axis.place(1000.0) - 500.0).abs() < 1e-6);
+        assert!((axis.place(0.0) - 100.0).abs() < 1e-6);
+        let ticks: Vec<String> = axis.ticks().into_iter().map(label).collect();
+        assert_eq!(ticks, ["20", "50", "100", "200", "500", "1,000"]);
+        // Upside down, as the second axis is on a page.
+        let axis = Axis::new(Scale::Log, [1.0, 10.0].into_iter(), 400.0, 100.0);
+        assert!(axis.place(1.0) > axis.place(10.0));
+    }
+
+    #[test]
+    fn a_linear_axis_begins_at_zero() {
+        let axis = Axis::new(Scale::Linear, [3.0, 47.0].into_iter(), 0.0, 100.0);
+        assert_eq!(axis.ticks(), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]);
+        assert!((axis.place(25.0) - 50.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_and_equal_values_have_an_axis_too() {
+        for scale in [Scale::Linear, Scale::Log] {
+            for values in [vec![], vec![0.0], vec![5.0, 5.0]] {
+                let axis = Axis::new(scale, values.iter().copied(), 0.0, 100.0);
+                assert!(values.iter().all(|value| axis.place(*value).is_finite()), "{values:?}");
+                assert!((1..20).contains(&axis.ticks().len()));
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_and_names_are_written_for_people_and_for_xml() {
+        assert_eq!(
+            [0.05, 2.5, 200.0, 12_000.0, 1_000_000.0].map(label),
+            ["0.05", "2.5", "200", "12,000", "1,000,000"]
+        );
+        let point = |x, y| Point { x, y, range: Some((y / 2.0, y * 2.0)) };
+        let series = Series {
+            name: "a<b".to_owned(),
+            hue: Hue::Own(0),
+            points: vec![point(0.0, 5.0), point(10.0, 50.0)],
+        };
+        let plot = Plot {
+            title: "x & y".to_owned(),
+            says: "how <x> goes with y".to_owned(),
+            x: ("load".to_owned(), Scale::Log),
+            y: ("ms".to_owned(), Scale::Log),
+            series: vec![series],
+            marks: vec![(5.0, "kill".to_owned())],
+        };
+        let svg = lines(&plot);
+        assert!(
+            svg.contains("a&lt;b") && svg.contains("x &amp; y") && svg.contains("class=\"mark\"")
+        );
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        let bar =
+            Bar { name: "b".to_owned(), hue: Hue::Talk(1), value: 220.0, range: (195.0, 220.0) };
+        assert!(!bars("t", "it says", "per s", &[bar]).contains("NaN"));
+    }
+}

@@ -1,0 +1,166 @@
+//! Rows as `bench run` leaves them: `# name: value` lines, titles, and then comma-separated values.
+
+use crate::error::Error;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file of rows.
+#[derive(Debug)]
+pub struct Table {
+    path: PathBuf,
+    /// Name of the folder it is in.
+    pub session: String,
+    /// As it was read.
+    pub text: String,
+    /// What stands above the rows.
+    pub header: HashMap<String, String>,
+    titles: HashMap<String, usize>,
+    rows: Vec<Vec<String>>,
+}
+
+/// A row of a table.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    table: &'a Table,
+    cells: &'a [String],
+}
+
+impl Table {
+    /// All tables in `folder`, by name.
+    ///
+    /// # Errors
+    /// There are none, or one can't be read.
+    pub fn all_in(folder: &Path) -> Result<Vec<Self>, Error> {
+        let failed = |source| Error::Read { path: folder.to_owned(), source };
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            if path.extension().is_some_and(|extension| extension == "csv") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        if paths.is_empty() {
+            return Err(Error::Bank(format!("no rows in {}", folder.display())));
+        }
+        paths.into_iter().map(Self::read).collect()
+    }
+
+    fn read(path: PathBuf) -> Result<Self, Error> {
+        let text = fs::read_to_string(&path)
+            .map_err(|source| Error::Read { path: path.clone(), source })?;
+        Self::parse(path, text)
+    }
+
+    /// The table with this text.
+    ///
+    /// # Errors
+    /// A row has other cells than there are titles.
+    pub fn parse(path: PathBuf, text: String) -> Result<Self, Error> {
+        let session = path.parent().and_then(Path::file_name);
+        let session = session.map_or(String::new(), |name| name.to_string_lossy().into_owned());
+        let mut header = HashMap::new();
+        let (mut titles, mut rows) = (None::<HashMap<String, usize>>, Vec::new());
+        for (number, line) in (1..).zip(text.lines()) {
+            if let Some(comment) = line.strip_prefix("# ") {
+                if let Some((name, value)) = comment.split_once(": ") {
+                    header.insert(name.to_owned(), value.to_owned());
+                }
+                continue;
+            }
+            let cells: Vec<String> = line.split(',').map(str::to_owned).collect();
+            match &titles {
+                None => titles = Some(cells.into_iter().zip(0..).collect()),
+                Some(titles) if titles.len() == cells.len() => rows.push(cells),
+                Some(_) => {
+                    let what = "as many cells as there are titles";
+                    return Err(Error::Row { path, line: number, what: what.to_owned() });
+                }
+            }
+        }
+        Ok(Self { path, session, text, header, titles: titles.unwrap_or_default(), rows })
+    }
+
+    /// Name of its file.
+    pub fn name(&self) -> String {
+        self.path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// What stands above the rows under this name; empty if nothing does.
+    pub fn header(&self, name: &str) -> &str {
+        self.header.get(name).map_or("", String::as_str)
+    }
+
+    /// The value of a setting: `settings` above the rows are `NAME=value` words.
+    pub fn setting(&self, name: &str) -> &str {
+        let words = self.header("settings").split_whitespace();
+        let found = words.filter_map(|word| word.split_once('=')).find(|(it, _)| *it == name);
+        found.map_or("", |(_, value)| value)
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.rows.iter().map(|cells| Row { table: self, cells })
+    }
+}
+
+impl<'a> Row<'a> {
+    /// The text of a cell.
+    ///
+    /// # Errors
+    /// There is no such title.
+    pub fn text(&self, title: &str) -> Result<&'a str, Error> {
+        let at = self.table.titles.get(title).ok_or_else(|| self.lacks(title))?;
+        Ok(&self.cells[*at])
+    }
+
+    /// The number in a cell.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn number(&self, title: &str) -> Result<f64, Error> {
+        self.number_if_any(title)?.ok_or_else(|| self.lacks(title))
+    }
+
+    /// The number in a cell that may be empty.
+    ///
+    /// # Errors
+    /// There is something else in it, or no such title.
+    pub fn number_if_any(&self, title: &str) -> Result<Option<f64>, Error> {
+        match self.text(title)? {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| self.lacks(title)),
+        }
+    }
+
+    fn lacks(&self, title: &str) -> Error {
+        let line = self.table.rows.iter().position(|row| std::ptr::eq(row.as_slice(), self.cells));
+        // Below the header and the titles.
+        let line =
+            line.map_or(0, |at| at + self.table.text.lines().count() - self.table.rows.len() + 1);
+        Error::Row { path: self.table.path.clone(), line, what: format!("a number under {title}") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_found_by_title_and_what_does_not_fit_is_told_by_line() {
+        let text = "# run: x\n# settings: A=1 B=a,b\nload,held\n10,1\n20,\nx,1\n";
+        let table = Table::parse("f/x.csv".into(), text.to_owned()).unwrap();
+        assert_eq!((table.header("run"), table.setting("B"), table.setting("C")), ("x", "a,b", ""));
+        assert_eq!((table.session.as_str(), table.name().as_str()), ("f", "x.csv"));
+        let rows: Vec<Row<'_>> = table.rows().collect();
+        assert_eq!(rows[0].number("load").unwrap(), 10.0);
+        assert_eq!(rows[1].number_if_any("held").unwrap(), None);
+        let told = |result: Result<f64, Error>| result.unwrap_err().to_string();
+        assert!(told(rows[1].number("held")).contains("f/x.csv:5: expected a number under held"));
+        assert!(told(rows[2].number("load")).contains(":6:"));
+        assert!(rows[0].text("lag").is_err());
+        let err = Table::parse("x.csv".into(), "a,b\n1\n".to_owned()).unwrap_err();
+        assert!(err.to_string().contains("x.csv:2"), "{err}");
+    }
+}

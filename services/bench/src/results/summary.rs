@@ -1,0 +1,566 @@
+//! What all runs together say, by mode and load; and what the talk said.
+
+use super::rows::{Row, Table};
+use crate::error::Error;
+use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, NAMES};
+use crate::report::{json, short};
+use std::collections::BTreeMap;
+
+/// The talk's figures, as its project published them.
+pub const TALK: &str = include_str!("../../../../docs/talk-2019.csv");
+
+/// Everything.
+#[derive(Debug)]
+pub struct Summary {
+    /// By name.
+    pub modes: Vec<Mode>,
+    /// Of the first file: what was measured, where and how.
+    pub date: String,
+    pub commit: String,
+    pub machine: String,
+    pub settings: String,
+    /// Most cores that other programs used during a load.
+    pub others: f64,
+}
+
+/// All runs of one mode.
+#[derive(Debug)]
+pub struct Mode {
+    pub name: String,
+    /// By load, the halves of the highest among them.
+    pub loads: Vec<Load>,
+    /// Of each run, its highest load that was held.
+    pub highest: Vec<f64>,
+    /// Latencies at half of each run's highest load, ms, ascending.
+    half: Vec<f64>,
+    /// Of the first run.
+    pub over_time: OverTime,
+}
+
+/// A load, over all runs.
+#[derive(Debug, Clone, Default)]
+pub struct Load {
+    pub per_s: f64,
+    pub runs: usize,
+    /// Of the visitors' steps, ms, ascending.
+    pub latencies: Vec<f64>,
+    pub timed_out: usize,
+    /// Runs that held it.
+    pub held: usize,
+    pub beats_per_s: f64,
+    pub answered_per_s: f64,
+    pub records_per_request: f64,
+    pub commands_per_transaction: f64,
+    /// CPU of the broker for 1,000 records, seconds, without what it used without load; `None` where that was not measured.
+    pub broker_s: Option<f64>,
+    /// CPU, % of a core, by place among [`NAMES`].
+    pub cpu: [Option<f64>; NAMES.len()],
+    /// Memory, MiB.
+    pub memory: [Option<f64>; NAMES.len()],
+}
+
+/// Every step of the visitors of one run.
+#[derive(Debug, Default)]
+pub struct OverTime {
+    /// Seconds since the run began, latency in ms; 5 s where it timed out.
+    pub steps: Vec<(f64, f64)>,
+    /// When which fault was made.
+    pub faults: Vec<(f64, String)>,
+}
+
+impl Load {
+    /// `None` if nothing was measured.
+    pub fn mean(&self) -> Option<f64> {
+        let count = self.latencies.len() as f64;
+        (count > 0.0).then(|| self.latencies.iter().sum::<f64>() / count)
+    }
+
+    /// Standard error of the mean.
+    pub fn error(&self) -> Option<f64> {
+        error(&self.latencies)
+    }
+
+    /// The latency that this part of all steps stays within: the nearest rank.
+    pub fn percentile(&self, percent: f64) -> Option<f64> {
+        percentile(&self.latencies, percent)
+    }
+}
+
+impl Mode {
+    /// Mean of the runs' highest loads.
+    pub fn max(&self) -> Option<f64> {
+        let count = self.highest.len() as f64;
+        (count > 0.0).then(|| self.highest.iter().sum::<f64>() / count)
+    }
+
+    /// Its standard error; `None` for a single run.
+    pub fn max_error(&self) -> Option<f64> {
+        error(&self.highest)
+    }
+
+    fn load(&self, per_s: f64) -> Option<&Load> {
+        self.loads.iter().find(|load| (load.per_s - per_s).abs() < 0.5)
+    }
+}
+
+fn percentile(ascending: &[f64], percent: f64) -> Option<f64> {
+    let rank = (percent / 100.0 * ascending.len() as f64).ceil().max(1.0) as usize;
+    ascending.get(rank - 1).copied()
+}
+
+/// Standard error of the mean; `None` for less than two.
+fn error(values: &[f64]) -> Option<f64> {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|it| (it - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (count > 1.0).then(|| (variance / count).sqrt())
+}
+
+impl Summary {
+    /// Joins the tables of one or more sessions.
+    ///
+    /// # Errors
+    /// Rows are missing or are not as `bench run` writes them.
+    pub fn of(tables: &[Table]) -> Result<Self, Error> {
+        // What the broker uses without load does not depend on the mode; a virtual machine that still compiles uses more.
+        let mut idle: Option<f64> = None;
+        for table in tables.iter().filter(|table| table.name().ends_with("-loads.csv")) {
+            for row in table.rows().map(|row| load(row, None)) {
+                let Load { per_s, cpu, .. } = row?;
+                if let Some(used) = cpu[BROKER].filter(|_| per_s == 0.0) {
+                    idle = Some(idle.map_or(used, |least: f64| least.min(used)));
+                }
+            }
+        }
+        let mut modes: BTreeMap<String, Joining> = BTreeMap::new();
+        let mut others: f64 = 0.0;
+        for table in tables {
+            let mode = table.setting("MODE").to_owned();
+            let name = table.name();
+            if name.ends_with("-loads.csv") && table.rows().next().is_some() {
+                let joining = modes.entry(mode).or_default();
+                joining.loads(table, idle)?;
+                for row in table.rows() {
+                    others = others.max(row.number("other_cores")?);
+                }
+            } else if name.ends_with("-steps.csv") {
+                modes.entry(mode).or_default().steps(table)?;
+            }
+        }
+        let first = tables.iter().find(|table| table.name().ends_with("-loads.csv"));
+        let header =
+            |name: &str| first.map_or(String::new(), |table| table.header(name).to_owned());
+        let modes: Vec<Mode> = modes
+            .into_iter()
+            .filter(|(_, it)| !it.loads.is_empty())
+            .map(|(name, it)| it.finish(name))
+            .collect();
+        if modes.is_empty() {
+            return Err(Error::Bank("no load was measured to its end".to_owned()));
+        }
+        let settings = header("settings");
+        let settings = settings.split_whitespace().filter(|word| !word.starts_with("MODE="));
+        Ok(Self {
+            modes,
+            date: header("date"),
+            commit: header("commit"),
+            machine: header("machine"),
+            settings: settings.collect::<Vec<_>>().join(" "),
+            others,
+        })
+    }
+
+    /// The mode with this name.
+    pub fn mode(&self, name: &str) -> Option<&Mode> {
+        self.modes.iter().find(|mode| mode.name == name)
+    }
+
+    /// The highest load that no run of single failed at and that was measured batched too; then the broker's CPU for
+    /// 1,000 records there: single, batched.
+    pub fn broker(&self) -> Option<(f64, f64, f64)> {
+        let (single, batched) = (self.mode("single")?, self.mode("batched")?);
+        let least = single.highest.iter().copied().fold(f64::INFINITY, f64::min);
+        let both = single.loads.iter().rev().filter(|load| load.per_s <= least);
+        let mut both = both.filter_map(|load| {
+            Some((load.per_s, load.broker_s?, batched.load(load.per_s)?.broker_s?))
+        });
+        both.find(|(_, single, batched)| *single > 0.0 && *batched > 0.0)
+    }
+
+    /// The line that scripts read.
+    pub fn json(&self) -> String {
+        let max = |mode: &str| json(self.mode(mode).and_then(Mode::max));
+        let batched = self.mode("batched");
+        let idle = batched.and_then(|mode| mode.load(0.0)?.percentile(50.0));
+        let half = batched.and_then(|mode| percentile(&mode.half, 99.0));
+        let ratio = self.broker().map(|(_, single, batched)| batched / single);
+        format!(
+            "{{\"single\":{{\"max_per_s\":{}}},\"batched\":{{\"max_per_s\":{},\"idle_p50_ms\":{},\"half_p99_ms\":{}}},\"broker_cpu_ratio\":{}}}",
+            max("single"),
+            max("batched"),
+            json(idle),
+            json(half),
+            ratio.map_or("null".to_owned(), |ratio| format!("{ratio:.3}")),
+        )
+    }
+
+    /// Half of the highest load: p50 and p99, ms.
+    pub fn half(&self, mode: &Mode) -> Option<(f64, f64)> {
+        percentile(&mode.half, 50.0).zip(percentile(&mode.half, 99.0))
+    }
+
+    /// A line for each mode and load, under titles.
+    pub fn table(&self) -> Vec<Vec<String>> {
+        let titles = [
+            "mode",
+            "load/s",
+            "runs",
+            "held",
+            "done/s",
+            "steps",
+            "late",
+            "mean ms",
+            "error",
+            "p50 ms",
+            "p99 ms",
+            "recs/req",
+            "broker ms/1000",
+            "broker %",
+            "db %",
+            "handler %",
+            "endpoint %",
+            "handler MiB",
+        ];
+        let mut rows = vec![titles.map(str::to_owned).to_vec()];
+        let shown = |number: Option<f64>| number.map_or("-".to_owned(), short);
+        for mode in &self.modes {
+            for load in &mode.loads {
+                rows.push(vec![
+                    mode.name.clone(),
+                    format!("{:.0}", load.per_s),
+                    load.runs.to_string(),
+                    load.held.to_string(),
+                    short(load.answered_per_s),
+                    (load.latencies.len() + load.timed_out).to_string(),
+                    load.timed_out.to_string(),
+                    shown(load.mean()),
+                    shown(load.error()),
+                    shown(load.percentile(50.0)),
+                    shown(load.percentile(99.0)),
+                    short(load.records_per_request),
+                    shown(load.broker_s.map(|seconds| seconds * 1000.0)),
+                    shown(load.cpu[BROKER]),
+                    shown(load.cpu[DATABASE]),
+                    shown(load.cpu[HANDLER_PART]),
+                    shown(load.cpu[ENDPOINT]),
+                    shown(load.memory[HANDLER_PART]),
+                ]);
+            }
+        }
+        rows
+    }
+}
+
+/// A mode while its tables are read.
+#[derive(Default)]
+struct Joining {
+    /// By load: a value of each run.
+    loads: BTreeMap<u64, Vec<Load>>,
+    highest: Vec<f64>,
+    /// Latencies by load, and timed-out steps.
+    steps: BTreeMap<u64, (Vec<f64>, usize)>,
+    /// Halves of the highest loads.
+    halves: Vec<u64>,
+    over_time: Option<OverTime>,
+}
+
+impl Joining {
+    fn loads(&mut self, table: &Table, idle: Option<f64>) -> Result<(), Error> {
+        let mut highest: Option<f64> = None;
+        for row in table.rows() {
+            let load = load(row, idle)?;
+            if load.held > 0 {
+                highest = Some(highest.unwrap_or(0.0).max(load.per_s));
+            }
+            let key = load.per_s as u64;
+            if row.text("kind")? == "half" {
+                self.halves.push(key);
+            }
+            self.loads.entry(key).or_default().push(load);
+        }
+        self.highest.push(highest.unwrap_or(0.0));
+        Ok(())
+    }
+
+    fn steps(&mut self, table: &Table) -> Result<(), Error> {
+        let mut over_time = OverTime::default();
+        for row in table.rows() {
+            let (at, end) = (row.number("due_s")?, row.text("end")?);
+            let latency = row.number_if_any("latency_ms")?;
+            if let Some(fault) = end.strip_prefix("fault ") {
+                over_time.faults.push((at, fault.to_owned()));
+                continue;
+            }
+            match (end, latency) {
+                ("changed", Some(latency)) => over_time.steps.push((at, latency)),
+                _ => over_time.steps.push((at, 5000.0)),
+            }
+            if row.number("measured")? > 0.0 {
+                let (latencies, timed_out) =
+                    self.steps.entry(row.number("load_per_s")? as u64).or_default();
+                match latency {
+                    Some(latency) => latencies.push(latency),
+                    None => *timed_out += 1,
+                }
+            }
+        }
+        over_time.steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+        self.over_time.get_or_insert(over_time);
+        Ok(())
+    }
+
+    fn finish(mut self, name: String) -> Mode {
+        for (latencies, _) in self.steps.values_mut() {
+            latencies.sort_by(f64::total_cmp);
+        }
+        let of = |key: &u64| self.steps.get(key).cloned().unwrap_or_default();
+        let mut half: Vec<f64> = self.halves.iter().flat_map(|key| of(key).0).collect();
+        half.sort_by(f64::total_cmp);
+        let loads = self.loads.iter().map(|(key, runs)| {
+            let (latencies, timed_out) = of(key);
+            Load { latencies, timed_out, ..joined(runs) }
+        });
+        Mode {
+            loads: loads.collect(),
+            name,
+            highest: self.highest,
+            half,
+            over_time: self.over_time.unwrap_or_default(),
+        }
+    }
+}
+
+/// A row of one run; `idle` is the broker's CPU without load, % of a core.
+fn load(row: Row<'_>, idle: Option<f64>) -> Result<Load, Error> {
+    let (mut cpu, mut memory) = ([None; NAMES.len()], [None; NAMES.len()]);
+    for (place, name) in NAMES.iter().enumerate() {
+        cpu[place] = row.number_if_any(&format!("{name}_cores"))?.map(|cores| cores * 100.0);
+        memory[place] = row.number_if_any(&format!("{name}_mib"))?;
+    }
+    let per_s = row.number("load_per_s")?;
+    let records = row.number("records_per_s")?;
+    let loaded = per_s > 0.0 && records > 0.0;
+    let broker_s = cpu[BROKER].zip(idle).filter(|_| loaded);
+    Ok(Load {
+        per_s,
+        runs: 1,
+        held: usize::from(row.number("held")? > 0.0),
+        beats_per_s: row.number("beats_per_s")?,
+        answered_per_s: row.number("answered_per_s")?,
+        records_per_request: row.number("records_per_request")?,
+        commands_per_transaction: row.number("commands_per_transaction")?,
+        broker_s: broker_s.map(|(busy, idle)| (busy - idle).max(0.0) / 100.0 / records * 1000.0),
+        cpu,
+        memory,
+        ..Load::default()
+    })
+}
+
+/// Means over the runs of a load.
+fn joined(runs: &[Load]) -> Load {
+    let count = runs.len() as f64;
+    let mean = |value: fn(&Load) -> f64| runs.iter().map(value).sum::<f64>() / count;
+    let mean_if_any = |value: &dyn Fn(&Load) -> Option<f64>| {
+        let values: Vec<f64> = runs.iter().filter_map(value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let place = |place: usize| {
+        (mean_if_any(&|load| load.cpu[place]), mean_if_any(&|load| load.memory[place]))
+    };
+    let (mut cpu, mut memory) = ([None; NAMES.len()], [None; NAMES.len()]);
+    for at in 0..NAMES.len() {
+        (cpu[at], memory[at]) = place(at);
+    }
+    Load {
+        per_s: mean(|load| load.per_s),
+        runs: runs.len(),
+        held: runs.iter().map(|load| load.held).sum(),
+        beats_per_s: mean(|load| load.beats_per_s),
+        answered_per_s: mean(|load| load.answered_per_s),
+        records_per_request: mean(|load| load.records_per_request),
+        commands_per_transaction: mean(|load| load.commands_per_transaction),
+        broker_s: mean_if_any(&|load| load.broker_s),
+        cpu,
+        memory,
+        ..Load::default()
+    }
+}
+
+/// The talk's figures.
+pub struct Talk {
+    /// Name, and rows by title.
+    pub implementations: Vec<(&'static str, Vec<TalkRow>)>,
+}
+
+/// A load of the talk: what its columns say, by title.
+pub struct TalkRow(BTreeMap<String, f64>);
+
+impl TalkRow {
+    /// What stands under `title`.
+    pub fn number(&self, title: &str) -> Option<f64> {
+        self.0.get(title).copied()
+    }
+}
+
+/// As rows call them, as people do, and the highest load of ten runs: mean, best (from the talk's text).
+pub const TALKED_OF: [(&str, &str, f64, f64); 4] = [
+    ("clojure", "Clojure, 2019", 287.0, 310.0),
+    ("kotlin", "Kotlin, 2019", 292.0, 330.0),
+    ("rust-rdkafka", "Rust, rdkafka, 2019", 234.0, 260.0),
+    ("rust-kafka", "Rust, kafka, 2019", 195.0, 220.0),
+];
+
+impl Talk {
+    /// Reads [`TALK`].
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn read() -> Result<Self, Error> {
+        let table = Table::parse("docs/talk-2019.csv".into(), TALK.to_owned())?;
+        let titles =
+            ["samples", "latency_mean_ms", "latency_stderr_ms", "latency_min_ms", "latency_max_ms"];
+        let parts = ["db", "handler", "broker", "graphql"];
+        let parts =
+            parts.iter().flat_map(|part| [format!("{part}_cpu_pct"), format!("{part}_mem_mib")]);
+        let titles: Vec<String> = titles
+            .map(str::to_owned)
+            .into_iter()
+            .chain(parts)
+            .chain(["load_msg_s".to_owned()])
+            .collect();
+        let implementations = TALKED_OF.iter().map(|(name, title, ..)| {
+            let rows =
+                table.rows().filter(|row| row.text("implementation").is_ok_and(|it| it == *name));
+            let rows = rows.map(|row| {
+                // Where its sampling failed a cell is empty.
+                let number =
+                    |title: &String| Ok(row.number_if_any(title)?.map(|it| (title.clone(), it)));
+                let numbers = titles.iter().map(number).collect::<Result<Vec<_>, Error>>();
+                numbers.map(|numbers| TalkRow(numbers.into_iter().flatten().collect()))
+            });
+            Ok((*title, rows.collect::<Result<_, Error>>()?))
+        });
+        Ok(Self { implementations: implementations.collect::<Result<_, Error>>()? })
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Two runs of each mode, as `bench run` would have left them.
+    pub fn tables() -> Vec<Table> {
+        let parts = crate::run::parts_columns();
+        let mut tables = Vec::new();
+        for (mode, run, max) in
+            [("single", 1, 1000), ("batched", 1, 4000), ("single", 2, 2000), ("batched", 2, 4000)]
+        {
+            let mut loads = format!(
+                "# settings: MODE={mode} STEP_S=30\n# machine: a <big> one\n\
+                 kind,load_per_s,held,beats_per_s,answered_per_s,records_per_s,commands_per_transaction,records_per_request{parts},other_cores\n"
+            );
+            let mut steps = "due_s,load_per_s,measured,end,latency_ms\n".to_owned();
+            for (at, load) in [0, 1000, 2000, 4000, 8000].into_iter().enumerate() {
+                let held = u8::from(load <= max);
+                // The broker takes 10 ms of CPU for 1,000 records, batched 1 ms, and 5 % of a core without load.
+                let cores = 0.05
+                    + f64::from(load * 5) / 1000.0 * if mode == "single" { 0.01 } else { 0.001 };
+                let cells = ",0.1,10".repeat(NAMES.len() - 1);
+                loads += &format!(
+                    "climb,{load},{held},{load},{load},{},1,1,{cores},300{cells},0.02\n",
+                    load * 5
+                );
+                for n in 0..10 {
+                    let latency = if n == 9 && load == 8000 {
+                        String::new()
+                    } else {
+                        (10 + n + run).to_string()
+                    };
+                    let end = if latency.is_empty() { "timed out" } else { "changed" };
+                    steps += &format!("{},{load},1,{end},{latency}\n", at * 10 + n);
+                }
+            }
+            loads += &format!("half,{},1,1,1,1,1,1,{}0\n", max / 2, ",".repeat(NAMES.len() * 2));
+            steps += "60,0,0,fault postgres KILL,\n";
+            let table = |kind: &str, text: String| {
+                Table::parse(format!("run-x/{run}-{mode}-{kind}.csv").into(), text).unwrap()
+            };
+            let head = format!("# settings: MODE={mode}\n");
+            tables.extend([table("loads", loads), table("steps", head + &steps)]);
+        }
+        tables
+    }
+
+    #[test]
+    fn runs_are_joined_by_mode_and_load() {
+        let summary = Summary::of(&tables()).unwrap();
+        let [batched, single] = &summary.modes[..] else { panic!("{summary:?}") };
+        assert_eq!((batched.name.as_str(), single.name.as_str()), ("batched", "single"));
+        assert_eq!((single.max(), batched.max()), (Some(1500.0), Some(4000.0)));
+        assert_eq!((single.max_error(), batched.max_error()), (Some(500.0), Some(0.0)));
+        let idle = batched.load(0.0).unwrap();
+        // 11..=20 and 12..=21.
+        assert_eq!((idle.runs, idle.latencies.len()), (2, 20));
+        assert_eq!((idle.mean(), idle.percentile(50.0)), (Some(16.0), Some(16.0)));
+        assert_eq!((idle.percentile(0.0), idle.percentile(100.0)), (Some(11.0), Some(21.0)));
+        assert_eq!(batched.load(8000.0).unwrap().timed_out, 2);
+        assert_eq!(summary.settings, "STEP_S=30");
+        assert_eq!(batched.over_time.faults, [(60.0, "postgres KILL".to_owned())]);
+        assert_eq!(summary.table().len(), 1 + batched.loads.len() + single.loads.len());
+    }
+
+    #[test]
+    fn the_last_line_compares_the_broker_where_single_held_in_every_run() {
+        let summary = Summary::of(&tables()).unwrap();
+        let (load, single, batched) = summary.broker().unwrap();
+        assert_eq!(load, 1000.0);
+        assert!(
+            (single - 0.01).abs() < 1e-6 && (batched - 0.001).abs() < 1e-6,
+            "{single} {batched}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&summary.json()).unwrap();
+        assert_eq!(json["single"]["max_per_s"], 1500);
+        assert_eq!(json["batched"]["max_per_s"], 4000);
+        assert_eq!(json["batched"]["idle_p50_ms"], 16);
+        assert_eq!(json["broker_cpu_ratio"], 0.1);
+        let only: Vec<Table> =
+            tables().into_iter().filter(|it| it.name().contains("batched")).collect();
+        let json: serde_json::Value =
+            serde_json::from_str(&Summary::of(&only).unwrap().json()).unwrap();
+        assert!(
+            json["single"]["max_per_s"].is_null() && json["broker_cpu_ratio"].is_null(),
+            "{json}"
+        );
+    }
+
+    #[test]
+    fn a_mean_of_one_has_no_error_and_of_none_is_none() {
+        assert_eq!((error(&[5.0]), error(&[])), (None, None));
+        assert_eq!(error(&[1.0, 3.0]), Some(1.0));
+        assert_eq!(percentile(&[], 50.0), None);
+        assert_eq!(
+            (percentile(&[1.0, 2.0], 50.0), percentile(&[1.0, 2.0], 51.0)),
+            (Some(1.0), Some(2.0))
+        );
+    }
+
+    #[test]
+    fn the_talk_is_read_whole() {
+        let talk = Talk::read().unwrap();
+        let rows: Vec<usize> = talk.implementations.iter().map(|(_, rows)| rows.len()).collect();
+        assert_eq!(rows, [32, 34, 27, 23]);
+        let (_, pure_rust) = &talk.implementations[3];
+        assert_eq!(pure_rust[0].number("load_msg_s"), Some(0.0));
+        assert!((300.0..350.0).contains(&pure_rust[0].number("latency_mean_ms").unwrap()));
+    }
+}

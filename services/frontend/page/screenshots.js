@@ -1,0 +1,43 @@
+// screenshots.js FOLDER: pictures of all pages, of a bank at work, in FOLDER. `make screenshots` runs it.
+import { mkdirSync } from "node:fs";
+import { COMPANY, beat, browser, deposit, logIn, newest, openAccounts, visit } from "./tests/browser.js";
+
+const folder = process.argv[2];
+mkdirSync(folder, { recursive: true });
+await openAccounts();
+await beat(3, 200);
+
+const DESKTOP = { viewport: { width: 1280, height: 800 } };
+const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+for (const [name, options] of [["desktop", DESKTOP], ["dark", { ...DESKTOP, colorScheme: "dark" }], ["phone", PHONE]]) {
+  const page = await visit("/", options);
+  const shot = (what) => page.screenshot({ path: `${folder}/${what}-${name}.png` });
+  for (const [cents, descr] of [[250000, "salary"], [1999, "groceries"], [4250, "a present"]]) await deposit(COMPANY, cents, descr);
+  await newest(page, "€42,50");
+  await shot("home");
+  await page.goto("/bank-employee");
+  await page.locator("#accounts button").nth(2).click();
+  await page.locator("#transactions > div").first().waitFor();
+  await shot("bank-employee");
+  await page.goto("/client");
+  await page.getByLabel("User name").waitFor();
+  await logIn(page, `j.jansen-${Date.now() % 10_000}`);
+  for (const [id, amount] of [["2000", "€20,00"], ["5000", "€50,00"]]) {
+    await page.locator(`#deposit-${id}`).click();
+    await newest(page, amount);
+  }
+  await page.getByLabel("Amount in cents").fill("999999");
+  await page.getByLabel("To", { exact: true }).fill(COMPANY);
+  await page.getByLabel("Description", { exact: true }).fill("too much");
+  await page.getByRole("button", { name: "Transfer" }).click();
+  await page.getByText("was refused").waitFor();
+  await page.mouse.wheel(0, -2000);
+  await page.waitForFunction(() => scrollY === 0);
+  await shot("client");
+  await page.goto("/background");
+  await page.locator("#footprint-talk").waitFor();
+  await page.locator("img").evaluateAll((images) => Promise.all(images.map((img) => img.decode())));
+  await shot("background");
+  await page.context().close();
+}
+await browser.close();

@@ -1,0 +1,105 @@
+// The frame around the pages: menu, connection, theme, and which page is shown.
+import { signal } from "@preact/signals";
+import { render, type ComponentType } from "preact";
+import { useLayoutEffect, useRef } from "preact/hooks";
+import { Background } from "./background";
+import { connection, endpoint } from "./bank";
+import { Client } from "./client";
+import { BankEmployee } from "./employee";
+import { Home } from "./home";
+import { session, theme, type Theme } from "./session";
+
+interface Page {
+  path: string;
+  name: string;
+  title: string;
+  content: ComponentType;
+}
+
+const HOME: Page = { path: "/", name: "Home", title: "The company’s account", content: Home };
+/** In the order of the menu; the server has the same paths. */
+const MENU: Page[] = [
+  { path: "/bank-employee", name: "Bank employee", title: "All accounts", content: BankEmployee },
+  { path: "/client", name: "Client", title: "Your account", content: Client },
+  { path: "/background", name: "Background", title: "Background and results", content: Background },
+];
+
+const path = signal(location.pathname);
+addEventListener("popstate", () => (path.value = location.pathname));
+// A link to a page of ours is followed without asking the server, unless the visitor wants it elsewhere.
+addEventListener("click", (event) => {
+  const link = event.target instanceof Element && event.target.closest("a");
+  const elsewhere = event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+  if (!link || elsewhere || link.origin !== location.origin || link.hash) return;
+  if (![HOME, ...MENU].some((page) => page.path === link.pathname)) return;
+  event.preventDefault();
+  if (link.pathname !== path.value) history.pushState(null, "", link.pathname);
+  path.value = link.pathname;
+});
+
+function App() {
+  const page = MENU.find((it) => it.path === path.value) ?? HOME;
+  const title = useRef<HTMLHeadingElement>(null);
+  const first = useRef(true);
+  // Who can't see that the page is another one is told by its title, which takes the focus.
+  useLayoutEffect(() => {
+    document.title = `${page.name} · scratchbank`;
+    if (!first.current) {
+      scrollTo(0, 0);
+      title.current?.focus();
+    }
+    first.current = false;
+  }, [page]);
+  const Content = page.content;
+  return (
+    <>
+      <a class="skip" href="#main">Skip to the content</a>
+      <header class="top">
+        <a class="brand" href="/" aria-current={page === HOME ? "page" : undefined}>scratchbank</a>
+        <nav aria-label="Pages">
+          <div id="flex-main-menu">
+            {MENU.map((it) => (
+              <a key={it.path} href={it.path} aria-current={it === page ? "page" : undefined}>{it.name}</a>
+            ))}
+          </div>
+        </nav>
+        <div class="state">
+          {session.value && <span class="who is-hidden-mobile">{session.value.username}</span>}
+          <Connection />
+          <ThemeButton />
+        </div>
+      </header>
+      <main class="container is-fluid" id="main">
+        {connection.value === "lost" && (
+          <p class="notification is-warning" role="alert" id="connection-lost">
+            The bank does not answer. This page tries again by itself, and goes on where it was. <small>({endpoint})</small>
+          </p>
+        )}
+        <h1 class="title" tabIndex={-1} ref={title}>{page.title}</h1>
+        <Content />
+      </main>
+    </>
+  );
+}
+
+const CONNECTIONS = { connecting: "connecting…", connected: "live", lost: "not connected" };
+
+function Connection() {
+  return (
+    <span id="connection" class={`connection ${connection.value}`} data-state={connection.value} role="status">
+      {CONNECTIONS[connection.value]}
+    </span>
+  );
+}
+
+function ThemeButton() {
+  const now: Theme = theme.value ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const other = now === "dark" ? "light" : "dark";
+  return (
+    <button type="button" class="button is-small" id="theme" aria-label={`Use ${other} colours`} onClick={() => (theme.value = other)}>
+      {other === "dark" ? "Dark" : "Light"}
+    </button>
+  );
+}
+
+render(<App />, document.getElementById("app")!);

@@ -1,0 +1,71 @@
+// What the browser keeps: who is logged in, until the tab is closed; how transactions are shown, for good.
+import { effect, signal } from "@preact/signals";
+
+export interface Session {
+  username: string;
+  iban: string;
+  /** Allows transfers: never in an address, never longer than the tab. */
+  token: string;
+}
+
+export const session = signal<Session | null>(read(() => sessionStorage, "session", isSession));
+effect(() => write(() => sessionStorage, "session", session.value));
+
+export const MAX_ITEMS = [5, 10, 25, 50, 100, 250];
+
+/** What can be shown of a transaction, beside the amount and its direction. */
+export const FIELDS = [
+  ["from_to", "other account"],
+  ["descr", "description"],
+  ["new_balance", "new balance"],
+  ["iban", "own account"],
+  ["sequence", "number"],
+] as const;
+export type Field = (typeof FIELDS)[number][0];
+
+export interface View {
+  max: number;
+  fields: Field[];
+}
+
+const VIEW: View = { max: 10, fields: ["from_to", "descr", "new_balance"] };
+export const view = signal<View>(read(() => localStorage, "view", isView) ?? VIEW);
+effect(() => write(() => localStorage, "view", view.value));
+
+export type Theme = "light" | "dark";
+/** What the visitor chose; null follows the system. */
+export const theme = signal<Theme | null>(read(() => localStorage, "theme", (it) => it === "light" || it === "dark"));
+effect(() => {
+  if (theme.value) document.documentElement.dataset.theme = theme.value;
+  else delete document.documentElement.dataset.theme;
+  write(() => localStorage, "theme", theme.value);
+});
+
+function isSession(it: unknown): it is Session {
+  const keys = ["username", "iban", "token"] as const;
+  return it instanceof Object && keys.every((key) => typeof (it as Partial<Session>)[key] === "string");
+}
+
+function isView(it: unknown): it is View {
+  const { max, fields } = (it ?? {}) as Partial<View>;
+  return MAX_ITEMS.includes(max as number) && Array.isArray(fields) && fields.every((field) => FIELDS.some(([name]) => name === field));
+}
+
+// Storage can be forbidden, full, or hold what an older page left: then it is as if nothing were kept.
+function read<T>(storage: () => Storage, key: string, fits: (it: unknown) => it is T): T | null {
+  try {
+    const kept: unknown = JSON.parse(storage().getItem(key) ?? "null");
+    return fits(kept) ? kept : null;
+  } catch {
+    return null;
+  }
+}
+
+function write(storage: () => Storage, key: string, value: unknown): void {
+  try {
+    if (value === null) storage().removeItem(key);
+    else storage().setItem(key, JSON.stringify(value));
+  } catch {
+    // See above.
+  }
+}

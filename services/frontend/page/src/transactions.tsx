@@ -1,0 +1,119 @@
+// A list of transactions that changes while one looks at it.
+import type { Signal } from "@preact/signals";
+import { useEffect, useState } from "preact/hooks";
+import type { Transaction } from "./bank";
+import { useTransactions, type Live } from "./live";
+import { FIELDS, MAX_ITEMS, view, type Field } from "./session";
+
+/** The live transactions of an account, as many as the visitor wants to see. */
+export function useShown(iban: string): Signal<Live> {
+  return useTransactions(iban, view.value.max);
+}
+
+/** They, with what chooses how they are shown. */
+export function Transactions({ iban, live }: { iban: string; live: Signal<Live> }) {
+  const { max } = view.value;
+  const { list, reason } = live.value;
+  // What is shown while the list stands still.
+  const [frozen, setFrozen] = useState<Transaction[] | null>(null);
+  useEffect(() => setFrozen(null), [iban, max]);
+  const shown = frozen ?? list;
+  return (
+    <section aria-label={`Transactions of ${iban}`}>
+      <div class="bar">
+        <MaxItems />
+        <button
+          type="button"
+          class="button is-small"
+          id="pause"
+          aria-pressed={frozen !== null}
+          disabled={list === null}
+          onClick={() => setFrozen(frozen ? null : list)}
+        >
+          {frozen ? "Continue" : "Pause"}
+        </button>
+      </div>
+      <Fields />
+      {reason && <p class="notification is-danger" role="alert">Transactions can’t be shown: {reason}</p>}
+      {shown?.length === 0 && <p class="notification" id="no-transactions">No transactions yet.</p>}
+      {shown === null && !reason && <p class="notification" role="status">Loading transactions…</p>}
+      {/* Boxes stay where they are and change what they say: nothing jumps, however many come in a second. */}
+      <div id="transactions" role="list" aria-label="The newest first">
+        {shown?.slice(0, max).map((transaction, at) => <Box key={at} transaction={transaction} fields={view.value.fields} />)}
+      </div>
+    </section>
+  );
+}
+
+// The first column's first paragraph is what browser tests look at: the icon's span, then the amount's.
+function Box({ transaction, fields }: { transaction: Transaction; fields: Field[] }) {
+  const { id, direction, changed_by } = transaction;
+  const credit = direction === "CREDIT";
+  return (
+    <div class="box transaction" id={`transaction-box-${id}`} role="listitem">
+      <div class="columns is-mobile">
+        <div class="column amount">
+          <p>
+            <span class={credit ? "icon credit" : "icon debit"} role="img" aria-label={credit ? "in" : "out"}>
+              <Arrow up={credit} />
+            </span>
+            <span>{changed_by}</span>
+          </p>
+        </div>
+        {FIELDS.map(([field, label]) => fields.includes(field) && (
+          <div class={`column field-${field}`} key={field}>
+            <p title={`${label}: ${transaction[field]}`}>
+              <span class="is-sr-only">{label}: </span>
+              {transaction[field]}
+            </p>
+          </div>
+        ))}
+      </div>
+    </div>
+  );
+}
+
+function Arrow({ up }: { up: boolean }) {
+  return (
+    <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
+      <path d={up ? "M8 14V3M3.500 7.500 8 3l4.500 4.500" : "M8 2v11M3.500 8.500 8 13l4.500-4.500"} />
+    </svg>
+  );
+}
+
+function MaxItems() {
+  return (
+    <div class="buttons has-addons" role="group" aria-label="How many transactions to show">
+      {MAX_ITEMS.map((max) => (
+        <button
+          type="button"
+          key={max}
+          id={`max-items-${max}`}
+          class={max === view.value.max ? "button is-small is-link" : "button is-small"}
+          aria-pressed={max === view.value.max}
+          onClick={() => (view.value = { ...view.value, max })}
+        >
+          {max}
+        </button>
+      ))}
+    </div>
+  );
+}
+
+function Fields() {
+  const { fields } = view.value;
+  const toggle = (field: Field): void => {
+    const others = fields.filter((it) => it !== field);
+    view.value = { ...view.value, fields: others.length < fields.length ? others : [...fields, field] };
+  };
+  return (
+    <fieldset class="bar fields">
+      <legend class="is-sr-only">What to show of each</legend>
+      {FIELDS.map(([field, label]) => (
+        <label class="checkbox" key={field}>
+          <input type="checkbox" id={`show-${field}`} checked={fields.includes(field)} onChange={() => toggle(field)} /> {label}
+        </label>
+      ))}
+    </fieldset>
+  );
+}

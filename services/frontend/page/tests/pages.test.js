@@ -1,0 +1,490 @@
+// The pages as visitors use them, in a real Chromium, on a bank that runs.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import {
+  COMPANY, PASSWORD, accounts, amounts, beat, beats, browser, connected, deposit, leave, logIn, newName, newest, openAccounts, stack,
+  transactions, until, visit,
+} from "./browser.js";
+
+const AXE = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
+const PATHS = ["/", "/bank-employee", "/client", "/background"];
+
+before(async () => {
+  await beat(0, 1000);
+  await openAccounts();
+});
+after(() => browser.close());
+
+test("home shows what the company's account does, the newest first", async () => {
+  const page = await visit("/");
+  await deposit(COMPANY, 1234);
+  await newest(page, "€12,34");
+  await deposit(COMPANY, 4321);
+  await newest(page, "€43,21");
+  const stored = (await transactions(COMPANY, 10)).map(({ changed_by }) => changed_by);
+  assert.deepEqual(await amounts(page), stored);
+  await leave(page);
+});
+
+test("a client registers, deposits, transfers and hears why not", async () => {
+  const page = await visit("/");
+  await page.getByRole("link", { name: "Client", exact: true }).click();
+  const iban = await logIn(page);
+  assert.match(iban, /^NL\d\dOPEN0\d{9}$/);
+  await page.getByText("No transactions yet.").waitFor();
+  assert.equal(await page.locator("#balance").textContent(), "€0,00");
+
+  await page.locator("#deposit-1000").click();
+  await newest(page, "€10,00");
+  await page.getByText("The deposit of €10,00 is done.").waitFor();
+  for (const [id, amount] of [["2000", "€20,00"], ["5000", "€50,00"], ["10000", "€100,00"], ["20000", "€200,00"], ["50000", "€500,00"]]) {
+    await page.locator(`#deposit-${id}`).click();
+    await newest(page, amount);
+  }
+  assert.equal(await page.locator("#balance").textContent(), "€880,00");
+
+  await page.getByLabel("Amount in cents").fill("1111");
+  await page.getByText("Amount in cents (€11,11)").waitFor();
+  await page.getByLabel("To", { exact: true }).fill(COMPANY);
+  await page.getByLabel("Description", { exact: true }).fill("for the company");
+  await page.getByRole("button", { name: "Transfer" }).click();
+  await newest(page, "-€11,11");
+  await page.getByText("The transfer of €11,11 is done.").waitFor();
+  assert.equal(await page.locator("#balance").textContent(), "€868,89");
+  assert.equal(await page.getByLabel("Amount in cents").inputValue(), "", "ready for the next one");
+
+  for (const [cents, to, reason] of [
+    ["999999", COMPANY, "insufficient funds"],
+    ["0", COMPANY, "amount must be positive"],
+    ["100", iban, "from and to can't be same for transfer"],
+  ]) {
+    await page.getByLabel("Amount in cents").fill(cents);
+    await page.getByLabel("To", { exact: true }).fill(to);
+    await page.getByLabel("Description", { exact: true }).fill("refused");
+    await page.getByRole("button", { name: "Transfer" }).click();
+    await page.getByText(`was refused: ${reason}`).waitFor();
+    assert.equal(await page.getByLabel("To", { exact: true }).inputValue(), to, "can be mended");
+  }
+  assert.equal((await amounts(page)).length, 7);
+  await leave(page);
+});
+
+// Selectors and order of the talk's test (etaoin): `fill` ends with Enter each time.
+test("the talk's own browser test drives this page", async () => {
+  const page = await visit("/", { viewport: { width: 1920, height: 1080 } });
+  const fill = async (selector, text) => {
+    await page.locator(selector).first().pressSequentially(text);
+    await page.keyboard.press("Enter");
+  };
+  await page.locator("#flex-main-menu a:nth-child(2)").click();
+  await fill("#login-form div:nth-child(1) input", newName());
+  await fill("#login-form div:nth-child(2) input", "password");
+  await page.locator("#deposit-1000").waitFor();
+  await page.locator("#login-form div:nth-child(3)").first().click();
+  const shows = (amount) => page
+    .locator("#transactions div:nth-child(1) div div:nth-child(1) p:nth-child(1) span:nth-child(2)").first()
+    .and(page.getByText(amount)).waitFor();
+  for (const [cents, amount] of [[1000, "€10,00"], [2000, "€20,00"], [5000, "€50,00"], [10000, "€100,00"], [20000, "€200,00"]]) {
+    await page.locator(`#deposit-${cents}`).click();
+    await shows(amount);
+  }
+  for (const [cents, descr, amount] of [
+    ["1111", "foo", "€11,11"], ["2323", "bar", "€23,23"], ["3489", "baz", "€34,89"], ["9999", "present", "€99,99"], ["21078", "fine", "€210,78"],
+  ]) {
+    await fill("#transfer-form div:nth-child(1) input", cents);
+    await fill("#transfer-form div:nth-child(2) input", COMPANY);
+    await fill("#transfer-form div:nth-child(3) input", descr);
+    await page.locator("#transfer-form div:nth-child(4) div a").click();
+    await shows(amount);
+  }
+  assert.equal((await amounts(page)).length, 10, "each once");
+  assert.equal(await page.locator("#balance").textContent(), "€0,00");
+  await leave(page);
+});
+
+test("a wrong password is refused, a short one not even sent", async () => {
+  const page = await visit("/client");
+  const name = newName();
+  await logIn(page, name);
+  await page.locator("#logout").click();
+  await page.getByLabel("User name").fill(name);
+  await page.getByLabel("Password").fill("wrong horse");
+  await page.getByLabel("Password").press("Enter");
+  await page.getByText("Not logged in: incorrect password").waitFor();
+  await page.getByLabel("Password").fill("short");
+  await page.getByLabel("Password").press("Enter");
+  assert.equal(await page.getByLabel("Password").evaluate((input) => input.validity.tooShort), true);
+  await page.getByLabel("Password").fill(PASSWORD);
+  await page.getByLabel("Password").press("Enter");
+  await page.locator("#iban").waitFor();
+  await leave(page);
+});
+
+test("a reload keeps the session, another tab has none, and logging out ends it", async () => {
+  const page = await visit("/client");
+  const iban = await logIn(page);
+  await page.locator("#deposit-2000").click();
+  await newest(page, "€20,00");
+  await page.reload();
+  assert.equal(await page.locator("#iban").textContent(), iban);
+  await newest(page, "€20,00");
+  const kept = await page.evaluate(() => JSON.stringify([localStorage, document.cookie, location.href]));
+  const token = await page.evaluate(() => JSON.parse(sessionStorage.session).token);
+  assert.ok(!kept.includes(token));
+  const other = await page.context().newPage();
+  await other.goto("/client");
+  await other.getByLabel("User name").waitFor();
+  await page.locator("#logout").click();
+  await page.getByLabel("User name").waitFor();
+  await page.reload();
+  await page.getByLabel("User name").waitFor();
+  assert.equal(await page.evaluate(() => sessionStorage.session), undefined);
+  await leave(page);
+});
+
+test("a bank employee pages through all accounts and follows one", async () => {
+  const page = await visit("/bank-employee");
+  const all = await accounts();
+  const shown = [];
+  for (let number = 1; ; number++) {
+    await page.getByText(`Page ${number}`, { exact: true }).waitFor();
+    const rows = page.locator("#accounts tbody tr");
+    await until("the page is there", async () => (await rows.first().locator("button").textContent()) === all[shown.length]);
+    shown.push(...(await rows.locator("button").allTextContents()));
+    assert.ok((await rows.count()) <= 20);
+    if (await page.locator("#next-accounts").isDisabled()) break;
+    await page.locator("#next-accounts").click();
+  }
+  assert.deepEqual(shown, all);
+  assert.ok(all.length > 20);
+  await page.locator("#previous-accounts").click();
+
+  const iban = await page.locator("#accounts tbody tr").nth(3).locator("button").textContent();
+  await page.locator(`#account-${iban}`).click();
+  await page.getByText(`Following ${iban}`).waitFor();
+  await deposit(iban, 5432, "followed");
+  await newest(page, "€54,32");
+  const [last] = await transactions(iban, 1);
+  await page.locator(`#transaction-box-${last.id}`).getByText("followed").waitFor();
+  await page.locator(`#accounts tr:has(#account-${iban})`).getByText(last.new_balance, { exact: true }).waitFor();
+  await leave(page);
+});
+
+test("a visitor chooses how many transactions and which fields, for good", async () => {
+  const page = await visit("/client");
+  const iban = await logIn(page);
+  for (let cents = 1; cents <= 12; cents++) await deposit(iban, cents, `number ${cents}`);
+  await newest(page, "€0,12");
+  assert.equal((await amounts(page)).length, 10);
+  await page.locator("#max-items-5").click();
+  await until("five", async () => (await amounts(page)).length === 5);
+  await page.locator("#max-items-250").click();
+  await until("all", async () => (await amounts(page)).length === 12);
+  const first = page.locator(".field-descr").getByText(/number 1$/);
+  await first.waitFor();
+  await page.getByLabel("description", { exact: true }).uncheck();
+  await first.waitFor({ state: "detached" });
+  await page.getByLabel("own account", { exact: true }).check();
+  await page.reload();
+  await until("all", async () => (await amounts(page)).length === 12);
+  const box = page.locator("#transactions > div").first();
+  assert.equal(await box.locator(".field-descr").count(), 0);
+  assert.ok((await box.textContent()).includes(iban));
+
+  await page.locator("#pause").click();
+  await deposit(iban, 7777);
+  await until("the balance goes on", async () => (await page.locator("#balance").textContent()) === "€78,55");
+  assert.equal((await amounts(page))[0], "€0,12");
+  await page.locator("#pause").click();
+  await newest(page, "€77,77");
+  await leave(page);
+});
+
+test("the page says that the endpoint is away, comes back with it, and loses nothing", async () => {
+  const [home, client] = [await visit("/"), await visit("/client")];
+  const iban = await logIn(client);
+  await client.locator("#deposit-1000").click();
+  await newest(client, "€10,00");
+
+  await stack(["stop", "graphql-endpoint", "KILL"]);
+  for (const page of [home, client]) {
+    await page.locator("#connection[data-state=lost]").waitFor();
+    await page.getByRole("alert").getByText("tries again by itself").waitFor();
+  }
+  // Asked for while nobody answers, done once somebody does; and the bank itself goes on.
+  await client.locator("#deposit-2000").click();
+  await client.getByText("The deposit of €20,00 is on its way…").waitFor();
+  await beats(1000);
+  await stack(["start", "graphql-endpoint"]);
+  for (const page of [home, client]) {
+    await connected(page);
+    await page.locator("#connection-lost").waitFor({ state: "detached" });
+  }
+  await client.getByText("The deposit of €20,00 is done.").waitFor();
+  await newest(client, "€20,00");
+  assert.equal(await client.locator("#balance").textContent(), "€30,00");
+  assert.deepEqual((await transactions(iban)).map(({ changed_by }) => changed_by), ["€20,00", "€10,00"], "once");
+  await until("home has what happened meanwhile", async () => {
+    const stored = (await transactions(COMPANY, 10)).map(({ changed_by }) => changed_by);
+    return (await amounts(home)).join() === stored.join();
+  });
+  await deposit(COMPANY, 8765);
+  await newest(home, "€87,65");
+  for (const page of [home, client]) {
+    // What the browser itself says of a websocket that nobody takes.
+    page.complaints = page.complaints.filter((it) => !/WebSocket connection to .* failed/.test(it));
+    await leave(page);
+  }
+});
+
+test("nothing is lost or out of order, whatever comes first", async () => {
+  // The answers to what the page asks wait here until they are let go; transactions it listens to go on at once.
+  const held = [];
+  let heard = 0;
+  let socket;
+  // Two transactions that are told the wrong way round, while it is an array.
+  let swapped;
+  const page = await visit("/", {}, (page) => page.routeWebSocket(/graphql/, (toPage) => {
+    socket = toPage;
+    const server = toPage.connectToServer();
+    server.onMessage((message) => {
+      const { id, type, payload } = JSON.parse(message);
+      if (payload?.data?.transactions_by_iban) {
+        const complete = JSON.stringify({ id, type: "complete" });
+        held.push({ id, letGo: () => [message, complete].forEach((it) => toPage.send(it)) });
+      } else if (type !== "complete" || !held.some((it) => it.id === id)) {
+        const isTransaction = payload?.data?.stream_transactions !== undefined;
+        if (isTransaction) heard++;
+        if (swapped && isTransaction) {
+          swapped.unshift(message);
+          if (swapped.length < 2) return;
+          swapped.forEach((it) => toPage.send(it));
+          swapped = undefined;
+        } else {
+          toPage.send(message);
+        }
+      }
+    });
+  }));
+  const happens = async (cents) => {
+    const before = heard;
+    await deposit(COMPANY, cents);
+    await until("the page hears of it", () => heard > before);
+  };
+  await until("the page asks", () => held.length === 1);
+  await happens(3141);
+  held[0].letGo();
+  await newest(page, "€31,41");
+
+  await page.reload();
+  await until("the page asks", () => held.length === 2);
+  // Lost before the answer: what was asked is asked again, and the new connection asks too.
+  await socket.close();
+  await until("the page asks twice more", () => held.length === 4);
+  held[2].letGo();
+  await happens(2718);
+  held[3].letGo();
+  await newest(page, "€27,18");
+  await happens(1618);
+  await newest(page, "€16,18");
+  swapped = [];
+  await happens(1001);
+  await happens(1002);
+  await newest(page, "€10,02");
+  const stored = (await transactions(COMPANY, 10)).map(({ changed_by }) => changed_by);
+  assert.deepEqual(await amounts(page), stored);
+  await leave(page);
+});
+
+test("where the ledger is not public, a client reads their own account and nobody reads the others", async () => {
+  await stack(["stop", "graphql-endpoint"]);
+  await stack(["start", "graphql-endpoint"], { PUBLIC_LEDGER: "false" });
+  try {
+    const page = await visit("/");
+    await page.getByRole("alert").getByText("can’t be shown").waitFor();
+    await page.getByRole("link", { name: "Client", exact: true }).click();
+    await logIn(page);
+    await connected(page);
+    await page.locator("#deposit-5000").click();
+    await newest(page, "€50,00");
+    await page.reload();
+    await newest(page, "€50,00");
+    await page.getByRole("link", { name: "Bank employee" }).click();
+    await until("only their own", async () => (await page.locator("#accounts tbody tr").count()) === 1);
+    await leave(page);
+  } finally {
+    await stack(["stop", "graphql-endpoint"]);
+    await stack(["start", "graphql-endpoint"]);
+  }
+});
+
+test("a thousand transactions in seconds move nothing on the page and are all seen", async () => {
+  const page = await visit("/");
+  await page.locator("#max-items-25").click();
+  await until("25", async () => (await amounts(page)).length === 25);
+  const shiftsBefore = (await page.evaluate(() => globalThis.shifts)).length;
+  const writes = await page.evaluateHandle(() => {
+    const counted = { frames: 0, batches: 0 };
+    new MutationObserver(() => counted.batches++).observe(document.querySelector("#transactions"), { subtree: true, childList: true, characterData: true, attributes: true });
+    const frame = () => (counted.frames++, requestAnimationFrame(frame));
+    requestAnimationFrame(frame);
+    return counted;
+  });
+  const started = Date.now();
+  const cents = Array.from({ length: 1000 }, (_, n) => n + 1);
+  await Promise.all(Array.from({ length: 100 }, async (_, worker) => {
+    for (const amount of cents.filter((it) => it % 100 === worker)) await deposit(COMPANY, amount, `load ${amount}`);
+  }));
+  const seconds = (Date.now() - started) / 1000;
+  await until("all are stored", async () => (await transactions(COMPANY)).filter(({ descr }) => descr.startsWith("load ")).length === cents.length);
+  const stored = (await transactions(COMPANY, 25)).map(({ changed_by }) => changed_by);
+  await until("the newest 25 are shown", async () => (await amounts(page)).join() === stored.join());
+  const { frames, batches } = await writes.jsonValue();
+  const shifts = (await page.evaluate(() => globalThis.shifts)).slice(shiftsBefore);
+  console.log(`${Math.round(cents.length / seconds)} transactions/s, drawn ${batches} times in ${frames} frames, ${shifts.length} layout shifts`);
+  assert.deepEqual(shifts.filter(({ byVisitor }) => !byVisitor), []);
+  assert.ok(batches <= frames, `drawn ${batches} times in ${frames} frames`);
+  await leave(page);
+});
+
+test("axe finds nothing serious on any page, light or dark", async () => {
+  for (const colorScheme of ["light", "dark"]) {
+    const page = await visit("/client", { colorScheme, bypassCSP: true });
+    const check = async (what) => {
+      await page.evaluate(AXE);
+      const { violations } = await page.evaluate(() => globalThis.axe.run());
+      const told = violations.map(({ id, impact, nodes }) => `${what}, ${colorScheme}: ${impact}: ${id}: ${nodes.map((it) => `${it.html} ${it.failureSummary}`).join("\n")}`);
+      assert.deepEqual(told, []);
+    };
+    await check("log in");
+    await page.getByLabel("User name").fill("short");
+    await logIn(page);
+    await page.locator("#deposit-1000").click();
+    await newest(page, "€10,00");
+    await page.getByText("is done").waitFor();
+    await check("client");
+    for (const path of PATHS.filter((it) => it !== "/client")) {
+      await page.goto(path);
+      await connected(page);
+      if (path === "/bank-employee") await page.locator("#accounts button").first().click();
+      if (path === "/background") await page.locator("#rows a").first().waitFor();
+      else await page.locator("#transactions > div").first().waitFor();
+      await check(path);
+    }
+    await leave(page);
+  }
+});
+
+test("everything can be done by keyboard, and focus follows the page", async () => {
+  const page = await visit("/");
+  await page.keyboard.press("Tab");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
+  const tabTo = async (wanted) => {
+    for (let times = 0; times < 80; times++) {
+      if (await page.locator(wanted).evaluate((it) => it === document.activeElement)) return;
+      await page.keyboard.press("Tab");
+    }
+    assert.fail(`${wanted} is not reached`);
+  };
+  await tabTo("#flex-main-menu a:nth-child(2)");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), "H1");
+  assert.equal(await page.title(), "Client · scratchbank");
+  await page.keyboard.press("Tab");
+  await page.keyboard.type(newName());
+  await page.keyboard.press("Tab");
+  await page.keyboard.type(PASSWORD);
+  await page.keyboard.press("Enter");
+  await page.locator("#deposit-1000").waitFor();
+  await tabTo("#deposit-1000");
+  await page.keyboard.press("Space");
+  await newest(page, "€10,00");
+  await page.goBack();
+  await page.getByRole("heading", { name: "The company’s account" }).waitFor();
+  await page.goForward();
+  await newest(page, "€10,00");
+  await leave(page);
+});
+
+test("no page is wider than its window, from a small phone to 4K", async () => {
+  for (const width of [320, 768, 1920, 3840]) {
+    const page = await visit("/client", { viewport: { width, height: 800 } });
+    await logIn(page);
+    await page.locator("#deposit-50000").click();
+    await newest(page, "€500,00");
+    for (const path of PATHS) {
+      if (path !== "/client") await page.goto(path);
+      if (path === "/bank-employee") await page.locator("#accounts button").first().click();
+      await page.locator(path === "/background" ? "#rows a" : "#transactions > div").first().waitFor();
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(wide <= width, `${path} is ${wide} wide at ${width}`);
+    }
+    await leave(page);
+  }
+});
+
+test("dark and light follow the system until the visitor chooses", async () => {
+  const page = await visit("/", { colorScheme: "dark" });
+  const brightness = () => page.evaluate(() => Number(/\d+/.exec(getComputedStyle(document.documentElement).backgroundColor)[0]));
+  assert.ok((await brightness()) < 60);
+  await page.getByRole("button", { name: "Use light colours" }).click();
+  assert.ok((await brightness()) > 200);
+  await page.reload();
+  await connected(page);
+  assert.ok((await brightness()) > 200, "for good");
+  await leave(page);
+});
+
+test("the background has the results: graphs with their rows, and the footprint", async () => {
+  const page = await visit("/background");
+  const graph = page.getByRole("img", { name: "Latency & load" });
+  await until("the graph is loaded", () => graph.evaluate((img) => img.complete && img.naturalWidth > 0));
+  await page.getByText("For the tests: no figure in it was measured.").waitFor();
+  await page.locator("#footprint-talk").getByText("scratchbank").waitFor();
+  const [download] = await Promise.all([page.waitForEvent("download"), page.locator("figure a[download]").first().click()]);
+  assert.equal(download.suggestedFilename(), "latency.csv");
+  assert.equal(readFileSync(await download.path(), "utf8"), readFileSync("tests/results/latency.csv", "utf8"));
+
+  // Opened by itself, a graph shows but does not act.
+  await page.goto("/results/latency.svg");
+  assert.equal(await page.evaluate(() => document.documentElement.getAttribute("ran")), null);
+  assert.ok(page.complaints.some((it) => /script/i.test(it)), page.complaints.join());
+  page.complaints = [];
+  await leave(page);
+});
+
+test("scripts that are not the page's do not run", async () => {
+  const page = await visit("/");
+  const ran = await page.evaluate(async () => {
+    const script = document.createElement("script");
+    try {
+      script.textContent = "globalThis.ran = true";
+    } catch {
+      return "refused";
+    }
+    document.body.append(script);
+    return globalThis.ran;
+  });
+  assert.equal(ran, "refused");
+  const reached = await page.evaluate(() => fetch("https://example.com").then(() => "reached", () => "refused"));
+  assert.equal(reached, "refused");
+  assert.ok(page.complaints.length > 0);
+  page.complaints = [];
+  await leave(page);
+});
+
+test("a first visit is small", async () => {
+  const page = await visit("/");
+  await page.locator("#transactions > div").first().waitFor();
+  const { files, paint } = await page.evaluate(() => ({
+    files: [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].map(({ name, encodedBodySize }) => ({ name, bytes: encodedBodySize })),
+    paint: performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
+  }));
+  const sum = (wanted) => files.filter(({ name }) => wanted.test(name)).reduce((all, { bytes }) => all + bytes, 0);
+  console.log(`first paint after ${Math.round(paint)} ms; script ${sum(/\.js$/)} bytes, styles ${sum(/\.css$/)}, all ${sum(/./)}`);
+  assert.ok(sum(/\.js$/) > 0 && sum(/\.js$/) < 60_000);
+  assert.ok(sum(/./) < 100_000);
+  assert.ok(paint > 0);
+  await leave(page);
+});

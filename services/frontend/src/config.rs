@@ -1,0 +1,151 @@
+//! Environment -> [`Config`], once.
+
+use common::env::{self, Env, Variable};
+use std::path::PathBuf;
+
+/// The variables of this service.
+pub const VARIABLES: &[Variable] = &[FRONTEND_PORT, GRAPHQL_URL, RESULTS_DIR];
+
+const FRONTEND_PORT: Variable =
+    Variable::new("FRONTEND_PORT", "8181", "port of the pages, 1 to 65535");
+const GRAPHQL_URL: Variable = Variable::new(
+    "GRAPHQL_URL",
+    ":8888/graphql",
+    "the endpoint as browsers reach it: a URL as in https://bank.example/graphql, or :PORT/PATH on the host that the page \
+     came from, or /PATH where a proxy has both; the endpoint's CORS_ORIGINS must name the page's origin, but for /PATH",
+);
+const RESULTS_DIR: Variable = Variable::new(
+    "RESULTS_DIR",
+    "",
+    "folders with results to show, separated by colons: graphs (.svg, .png), raw rows (.csv), figures (.json)",
+);
+
+/// What the service needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// `FRONTEND_PORT`.
+    pub port: u16,
+    /// `GRAPHQL_URL`.
+    pub graphql_url: GraphqlUrl,
+    /// `RESULTS_DIR`; a folder may come later, or never.
+    pub results_dirs: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// A variable does not fit.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        let url = env.text(&GRAPHQL_URL)?;
+        let Some(graphql_url) = GraphqlUrl::parse(&url) else {
+            let expected = "a URL as in https://bank.example/graphql, or :PORT/PATH, or /PATH";
+            return Err(env::invalid(&GRAPHQL_URL, url, expected.to_owned()));
+        };
+        let dirs = env.text(&RESULTS_DIR)?;
+        Ok(Self {
+            port: env.number(&FRONTEND_PORT, 1..=u16::MAX)?,
+            graphql_url,
+            results_dirs: dirs.split(':').filter(|dir| !dir.is_empty()).map(Into::into).collect(),
+        })
+    }
+}
+
+/// Where the page finds the endpoint. Nothing in it has a meaning in HTML or in a Content-Security-Policy.
+#[derive(Debug, PartialEq, Eq)]
+pub struct GraphqlUrl {
+    /// As it was given: what the page is told.
+    pub text: String,
+    /// Where it is.
+    pub host: Host,
+}
+
+/// The host of the endpoint, seen from the page.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Host {
+    /// The origin of its websockets, as in `wss://bank.example`.
+    Other(String),
+    /// The host of the page, on this port.
+    SamePage(u16),
+    /// The very origin of the page.
+    SameOrigin,
+}
+
+impl GraphqlUrl {
+    fn parse(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/[]".contains(&byte);
+        if !text.bytes().all(plain) {
+            return None;
+        }
+        let host = if let Some(rest) = text.strip_prefix("https://") {
+            Host::Other(format!("wss://{}", authority(rest)?))
+        } else if let Some(rest) = text.strip_prefix("http://") {
+            Host::Other(format!("ws://{}", authority(rest)?))
+        } else if let Some(rest) = text.strip_prefix(':') {
+            let (port, _path) = rest.split_once('/')?;
+            Host::SamePage(port.parse().ok().filter(|port| *port > 0)?)
+        } else if text.starts_with('/') && !text.starts_with("//") {
+            Host::SameOrigin
+        } else {
+            return None;
+        };
+        Some(Self { text: text.to_owned(), host })
+    }
+}
+
+/// Host and port of a URL without its scheme.
+fn authority(rest: &str) -> Option<&str> {
+    rest.split('/').next().filter(|authority| !authority.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &'static str) -> Result<Config, env::Error> {
+        let lookup = |asked: &str| (asked == name).then(|| value.to_owned());
+        Config::from_env(&Env::new(&lookup))
+    }
+
+    #[test]
+    fn everything_has_a_default() {
+        let config = read("", "").unwrap();
+        assert_eq!(config.port, 8181);
+        assert_eq!(config.graphql_url.host, Host::SamePage(8888));
+        assert!(config.results_dirs.is_empty());
+    }
+
+    #[test]
+    fn the_endpoint_is_elsewhere_or_beside_the_page_or_behind_the_same_proxy() {
+        let host = |url| read("GRAPHQL_URL", url).map(|config| config.graphql_url.host);
+        let other = |origin: &str| Ok(Host::Other(origin.to_owned()));
+        assert_eq!(host("http://a:8888/graphql"), other("ws://a:8888"));
+        assert_eq!(host("https://bank.example/graphql"), other("wss://bank.example"));
+        assert_eq!(host("http://[::1]:8888/graphql"), other("ws://[::1]:8888"));
+        assert_eq!(host(":1/"), Ok(Host::SamePage(1)));
+        assert_eq!(host(":65535/a/b"), Ok(Host::SamePage(65535)));
+        assert_eq!(host("/graphql"), Ok(Host::SameOrigin));
+        for wrong in [
+            "graphql",
+            "ws://a/graphql",
+            "http://",
+            "https:///graphql",
+            "//a/graphql",
+            ":8888",
+            ":0/graphql",
+            ":65536/graphql",
+            "http://a/\"><script>",
+            "http://a/graphql; script-src *",
+            "http://a/graphql?b",
+            "/gräphql",
+        ] {
+            assert!(host(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn results_may_lie_in_several_folders() {
+        let dirs = read("RESULTS_DIR", "/a::b/c:").unwrap().results_dirs;
+        assert_eq!(dirs, [PathBuf::from("/a"), PathBuf::from("b/c")]);
+    }
+}

@@ -1,0 +1,39 @@
+//! The bank in a browser: serves a page that talks to the GraphQL endpoint by itself, and the results of the performance
+//! test that the page shows. It needs no other server.
+
+mod config;
+mod metrics;
+mod page;
+mod results;
+mod web;
+
+use crate::config::{Config, VARIABLES};
+use crate::web::Site;
+use common::health::Health;
+use common::http::{self, Capacity};
+use common::service::{BoxError, Service, Start};
+use std::process::ExitCode;
+
+/// This service.
+pub const SERVICE: Service = Service {
+    name: "frontend",
+    about: "The bank in a browser: pages on FRONTEND_PORT that talk to the GraphQL endpoint",
+    variables: &[VARIABLES],
+    flags: &[],
+    run,
+};
+
+/// A visitor's browser opens about six connections, each for a moment.
+const CAPACITY: Capacity = Capacity { workers: 4, visitors: 512 };
+
+/// Config -> ports, until the stop.
+fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
+    let Config { port, graphql_url, results_dirs } = Config::from_env(&start.env)?;
+    let health = Health::serve(&start.env)?;
+    metrics::register();
+    http::serve(&http::everywhere(port), CAPACITY, Site::new(graphql_url, results_dirs))?;
+    health.set_ready(true);
+    log::info!(port; "open");
+    start.shutdown.wait_for_ever();
+    Ok(ExitCode::SUCCESS)
+}
