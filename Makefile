@@ -42,14 +42,15 @@ lint: ## checks format and lints, warnings denied
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
+	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-stack
-	@$(MAKE) --no-print-directory test-integration
 	@$(MAKE) --no-print-directory test-browser
+	@$(MAKE) --no-print-directory test-integration
 
 test-unit: ## tests that need no server
 	@$(STACK) prerequisites build
@@ -69,7 +70,7 @@ test-browser: ## tests of the pages in a real Chromium, on a bank of their own
 	@$(STACK) prerequisites build browser
 	services/frontend/page/build.sh --check
 	@$(TEST_BROWSER) $(STACK) wipe
-	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test tests/
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test --test-concurrency=1 tests/
 
 screenshots: ## pictures of all pages, into docs/screenshots
 	@$(STACK) prerequisites build browser
@@ -77,11 +78,13 @@ screenshots: ## pictures of all pages, into docs/screenshots
 	@$(TEST_BROWSER) $(STACK) wipe
 	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
-# Connections that idle for five seconds are closed by these brokers.
-test-kafka: ## tests of common/ on three brokers
+# Connections that idle for five seconds are closed by these brokers. The kafka crate can't speak with Kafka 4.
+test-kafka: ## tests of common/ on three brokers, with each client that can speak with them
 	@$(TEST) STACK_DIR=target/test-stack-kafka $(STACK) wipe
 	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 KAFKA_OPTIONS=connections.max.idle.ms=5000 \
-		$(STACK) with --servers-only cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1
+		$(STACK) with --servers-only sh -ec 'for client in $(if $(filter 4,$(KAFKA)),modern,kafka modern); do \
+			echo "KAFKA_CLIENT=$$client"; \
+			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1; done'
 
 up: ## starts Kafka, registry, PostgreSQL and the bank, whatever of it is down
 	@$(STACK) up
@@ -119,7 +122,7 @@ bench-scale: ## cost of a transfer with 1,000 and 1,000,000 accounts, with 10,00
 	@STACK_DIR=target/scale-stack $(STACK) with bench scale
 	@STACK_DIR=target/scale-stack $(STACK) wipe
 
-bench-probe: ## latency and throughput of transfers, single against batched
+bench-probe: ## latency and throughput of transfers: single, batched, modern
 	@$(STACK) with bench probe
 
 bench-graphql: ## 200 subscribers at 10,000 transactions a second, queries, and 1,000 subscribers: a line of JSON each
@@ -139,13 +142,14 @@ verify-reproducible: ## builds what is committed twice and compares
 	@$(STACK) prerequisites static
 	@images/verify-reproducible.sh $(firstword $(ARCH))
 
-test-images: ## the arm64 binaries in an emulator and all images at work, on a stack of their own
+test-images: ## the arm64 binaries in an emulator and all images as containers, on a stack of their own
 	@$(STACK) prerequisites static images
-	@images/binaries.sh amd64 arm64
-	@images/images.sh amd64 arm64
+	@images/binaries.sh amd64
+	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist images/binaries.sh arm64
+	@images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
-	@$(TEST_IMAGES) $(STACK) with --servers-only images/engine.sh images/test.sh
+	@$(TEST_IMAGES) $(STACK) with --servers-only images/test.sh
 
 compare: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
 	@$(STACK) prerequisites static images

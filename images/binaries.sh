@@ -4,7 +4,8 @@
 #   rustup's standard library for the target, where it is installed (rustup target add);
 #   else the standard library built from source, as rustc's rust-src component or Debian's rust-web-src has it, with the
 #   C library out of Debian's package for that architecture, taken apart below target/.
-# WAY=rustup or WAY=source insists on one. TARGET_DIR is where Cargo builds; DIST is the folder for dist.
+# WAY=rustup or WAY=source insists on one. BINARIES names some of them instead of all. TARGET_DIR is where Cargo builds; DIST is the
+# folder for dist.
 set -euo pipefail
 root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
 cd "$root"
@@ -140,7 +141,7 @@ build() {
   TARGET=${target^^}
   TARGET=${TARGET//-/_}
   local options=(--locked --profile image --target "$target") name names others started=$SECONDS
-  mapfile -t names < <(binaries)
+  mapfile -t names < <(tr ' ' '\n' <<<"${BINARIES:-$(binaries)}")
   for name in "${names[@]}"; do
     options+=(-p "$name")
   done

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # engine.sh COMMAND...: runs COMMAND with a Docker engine: the one that answers, or else, as root, one of its own below
 # target/docker, which leaves the machine's network and other engines alone (containers need --network host or none) and ends with COMMAND.
+# Exit codes: COMMAND's; 69 where no engine can be had (sysexits.h, EX_UNAVAILABLE).
 set -euo pipefail
 dir=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)/target/docker
 
@@ -9,7 +10,7 @@ if docker version &>/dev/null; then
 fi
 if [[ $EUID != 0 ]] || ! command -v dockerd >/dev/null; then
   echo "engine: no Docker engine answers; to start one this must be root, with dockerd: apt-get install docker.io" >&2
-  exit 1
+  exit 69
 fi
 export DOCKER_HOST=unix://$dir/docker.sock
 mkdir -p "$dir"
@@ -27,4 +28,4 @@ for ((tries = 0; tries < 300; tries++)); do
   sleep 0.1
 done
 echo "engine: dockerd does not answer: $(tail -n 3 "$dir/dockerd.log")" >&2
-exit 1
+exit 69

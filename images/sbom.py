@@ -57,8 +57,10 @@ def main():
             "bom-ref": ref(key),
             "name": package["name"],
             "version": package["version"],
-            "purl": ref(key),
         }
+        # Our own are nowhere else, also where one stands in for another.
+        if package["source"]:
+            made["purl"] = ref(key)
         if package["license"]:
             # Some crates still write the expression in its old form.
             made["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]

@@ -8,6 +8,7 @@ STACK_DIR=${STACK_DIR:-$root/.stack}
 
 declare -A settings=(
   [BROKERS]=1           # Kafka brokers, 1 or 3
+  [KAFKA]=3.9           # their version, 3.9 or 4
   [KAFKA_PORT]=19092    # of kafka-1; each further broker takes the next
   [RAFT_PORT]=""        # of kafka-1's controller; default KAFKA_PORT + 10
   [REGISTRY_PORT]=18081
@@ -56,6 +57,11 @@ configure() {
   check_settings
 }
 
+# Folder of the brokers' jars.
+kafka_jars() {
+  echo "$SERVERS_DIR/kafka-$KAFKA"
+}
+
 # Folder of the services' binaries.
 bin_dir() {
   local target=$PROFILE
@@ -65,6 +71,7 @@ bin_dir() {
 
 check_settings() {
   [[ $BROKERS == [13] ]] || die "BROKERS=$BROKERS: expected 1 or 3"
+  [[ $KAFKA == 3.9 || $KAFKA == 4 ]] || die "KAFKA=$KAFKA: expected 3.9 or 4"
   local name
   for name in KAFKA_PORT RAFT_PORT REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT GRAPHQL_PORT FRONTEND_PORT; do
     if ! [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] || ((${!name} >= 65500)); then

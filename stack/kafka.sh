@@ -50,6 +50,7 @@ log4j.appender.out=org.apache.log4j.ConsoleAppender
 log4j.appender.out.layout=org.apache.log4j.PatternLayout
 log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %m (%c)%n
 END
+  echo "$KAFKA" >"$dir/version"
   [[ -f $dir/data/meta.properties ]] || run_logged "$1" format_kafka "$1"
 }
 
@@ -64,13 +65,13 @@ format_kafka() {
 kafka_java() {
   local dir=$STACK_DIR/$1
   shift
-  java -cp "$SERVERS_DIR/kafka/*" -Dlog4j.configuration="file:$dir/log4j.properties" "$@"
+  java -cp "$(kafka_jars)/*" -Dlog4j.configuration="file:$dir/log4j.properties" "$@"
 }
 
 launch_kafka() {
   # The collector's settings are those of Kafka's own scripts.
   launch "$1" java -Xms256m -Xmx512m -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 \
-    -XX:+ExplicitGCInvokesConcurrent -Djava.awt.headless=true -cp "$SERVERS_DIR/kafka/*" \
+    -XX:+ExplicitGCInvokesConcurrent -Djava.awt.headless=true -cp "$(kafka_jars)/*" \
     -Dlog4j.configuration="file:$STACK_DIR/$1/log4j.properties" kafka.Kafka "$STACK_DIR/$1/server.properties"
 }
 

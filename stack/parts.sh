@@ -45,24 +45,35 @@ check_ports() {
   [[ -z $taken ]] || die "nothing was started; README.md in $stack names the variables that change ports"
 }
 
-# Kafka's data belong to a number of brokers: with another one they would lose what the majority has not seen.
+# Kafka's data belong to a number of brokers: with another one they would lose what the majority has not seen. And to a version: the
+# older one can't read those of the newer.
 check_data() {
   local formatted
   formatted=$(find "$STACK_DIR" -path "$STACK_DIR/kafka-*/data/meta.properties" | wc -l)
   ((formatted == 0 || formatted == BROKERS)) ||
     die "$STACK_DIR holds data of BROKERS=$formatted: set that, or another STACK_DIR, or delete them: make wipe"
+  local version
+  version=$(cat "$STACK_DIR/kafka-1/version" 2>/dev/null) || version=$KAFKA
+  [[ $version == "$KAFKA" ]] ||
+    die "$STACK_DIR holds data of KAFKA=$version: set that, or another STACK_DIR, or delete them: make wipe"
 }
 
-# get_servers: Maven brings the jars, once for each pom.xml.
+# get_servers: Maven brings the jars, once for each pom.xml and version of Kafka.
 get_servers() {
-  local done_file=$SERVERS_DIR/complete
+  local done_file=$SERVERS_DIR/complete-$KAFKA other registry_is_there=false options=()
   ! cmp -s "$stack/pom.xml" "$done_file" || return 0
-  say "Getting Kafka and the registry with Maven (190 MB, once)."
+  # Another stack may be running it.
+  for other in "$SERVERS_DIR"/complete-*; do
+    ! cmp -s "$stack/pom.xml" "$other" || registry_is_there=true
+  done
+  say "Getting Kafka $KAFKA and the registry with Maven (190 MB, once)."
   mkdir -p "$SERVERS_DIR"
-  rm -rf "${SERVERS_DIR:?}"/{kafka,registry,maven,complete}
+  rm -rf "$(kafka_jars)" "$SERVERS_DIR/maven" "$done_file"
+  $registry_is_there || rm -rf "$SERVERS_DIR/registry"
+  [[ $KAFKA == 3.9 ]] || options=("-Pkafka-$KAFKA")
   current=maven
-  run_logged maven mvn --batch-mode --file "$stack/pom.xml" -Dservers="$SERVERS_DIR" package ||
-    die "Maven exited with code $?."
+  run_logged maven mvn --batch-mode --file "$stack/pom.xml" "${options[@]}" -Dservers="$SERVERS_DIR" \
+    -Dregistry.skip="$registry_is_there" package || die "Maven exited with code $?."
   current=
   cp "$stack/pom.xml" "$done_file"
 }

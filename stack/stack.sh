@@ -73,10 +73,10 @@ up() {
     unlock
     return
   fi
+  check_data
   prerequisites servers
   get_servers
   [[ -z $bank ]] || build
-  check_data
   check_ports "$down"
   memorize
   start_servers "$down"
@@ -154,6 +154,7 @@ environment() {
   echo "STACK_DIR=$STACK_DIR"
   echo "STACK=$stack/stack.sh"
   echo "KAFKA_BROKERS=$(kafka_brokers)"
+  echo "KAFKA_JARS=$(kafka_jars)"
   echo "SCHEMA_REGISTRY_URL=$(registry_url)"
   echo "BALANCE_DATABASE_URL=$(database_url balancedb)"
   echo "TRANSACTION_DATABASE_URL=$(database_url transactiondb)"

@@ -6,7 +6,7 @@ here=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # A space in the path finds each missing quote.
 export STACK_DIR="${here%/*}/target/stack tests"
 export KAFKA_PORT=${KAFKA_PORT:-19092}
-unset BROKERS RAFT_PORT KAFKA_OPTIONS POSTGRES_OPTIONS
+unset BROKERS KAFKA RAFT_PORT KAFKA_OPTIONS POSTGRES_OPTIONS
 out=$STACK_DIR/output
 
 stack() {
@@ -90,6 +90,10 @@ refused_elsewhere() {
 # with_brokers N COMMAND...
 with_brokers() {
   BROKERS=$1 "${@:2}"
+}
+
+with_kafka() {
+  KAFKA=$1 "${@:2}"
 }
 
 broken_start() {
@@ -184,6 +188,9 @@ stack down
 check "a pid that was given out again is left alone" kill -0 "$bystander"
 
 check "data of one broker are not opened by three" with_brokers 3 refused up --servers-only
+check "data of Kafka 3.9 are not opened by 4" with_kafka 4 refused up --servers-only
+check "and the refusal says what to do" said "holds data of KAFKA=3.9: set that, or another STACK_DIR"
+check "a Kafka that is not known is refused" with_kafka 5 refused up --servers-only
 check "a broken start fails" broken_start
 check "it names the part" said "^kafka-1 failed"
 check "and shows the end of its log" said "Invalid value 10 for configuration log.segment.bytes"

@@ -4,25 +4,33 @@
 //! Blocks of up to a KiB come in classes of 16 bytes. A thread keeps the ones it frees, up to 8 KiB of a class, and takes from
 //! them without a lock. What is more goes in one piece to a depot, from where a thread that has none left fetches it: so blocks
 //! that one thread allocates and another frees go round without the system's lock too. A thread that ends gives its blocks back.
-//! Larger blocks are the system's business.
+//!
+//! Blocks of up to a MiB go to the depot one by one, in classes a quarter of a power of two apart: the system maps and unmaps pages
+//! for nearly each of them. Larger ones are its business.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Granularity of the classes, bytes.
 const STEP: usize = 16;
+/// Largest block of which threads keep lists, bytes.
+const SMALL_MAX: usize = 1 << 10;
+const SMALL_CLASSES: usize = SMALL_MAX / STEP;
 /// Largest block that is kept, bytes.
-const SMALL_MAX: usize = 1024;
-const CLASSES: usize = SMALL_MAX / STEP;
+const LARGE_MAX: usize = 1 << 20;
+/// Classes of large blocks between a power of two and the next.
+const QUARTERS: usize = 4;
+const CLASSES: usize = SMALL_CLASSES + QUARTERS * (LARGE_MAX / SMALL_MAX).ilog2() as usize;
 /// What the system's allocator aligns to unasked.
 const ALIGN: usize = 2 * size_of::<usize>();
 /// Most that a thread keeps of one class: bytes and blocks.
 const KEPT_BYTES: usize = 8 << 10;
 const KEPT_BLOCKS: usize = 64;
-/// Most lists of one class in the depot: 64 KiB, 4 MiB of all classes.
-const DEPOT_LISTS: usize = 8;
+/// Most bytes in the depot: of one class, and of all.
+const DEPOT_CLASS_BYTES: usize = LARGE_MAX;
+const DEPOT_BYTES: usize = 4 << 20;
 
 /// The allocator, for `#[global_allocator]`.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +45,8 @@ unsafe impl GlobalAlloc for PerThread {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match class(layout) {
-            Some(class) => LISTS.with(|lists| lists.take(class)),
+            Some(class) if is_small(class) => LISTS.with(|lists| lists.take(class)),
+            Some(class) => take_large(class),
             // SAFETY: the caller's promise is the same.
             None => unsafe { System.alloc(layout) },
         }
@@ -46,8 +55,12 @@ unsafe impl GlobalAlloc for PerThread {
     #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match class(layout) {
-            // SAFETY: a block of this layout came from the same class.
-            Some(class) => LISTS.with(|lists| unsafe { lists.put(class, block.cast()) }),
+            Some(class) if is_small(class) => LISTS.with(|lists| {
+                // SAFETY: a block of this layout came from the same class.
+                unsafe { lists.put(class, block.cast()) }
+            }),
+            // SAFETY: the same.
+            Some(class) => unsafe { put_large(class, block.cast()) },
             // SAFETY: a block of this layout came from the system.
             None => unsafe { System.dealloc(block, layout) },
         }
@@ -95,22 +108,47 @@ unsafe impl GlobalAlloc for PerThread {
 /// The class that serves `layout`; none if the system does.
 fn class(layout: Layout) -> Option<usize> {
     // A size of zero is not allowed; were it given, it would be the system's.
-    let class = layout.size().wrapping_sub(1) / STEP;
-    (class < CLASSES && layout.align() <= ALIGN).then_some(class)
+    let last = layout.size().wrapping_sub(1);
+    if last >= LARGE_MAX || layout.align() > ALIGN {
+        return None;
+    }
+    if last < SMALL_MAX {
+        return Some(last / STEP);
+    }
+    // The two bits behind the first one tell the quarter.
+    let power = last.ilog2() as usize;
+    let quarter = last >> (power - 2) & (QUARTERS - 1);
+    Some(SMALL_CLASSES + (power - SMALL_MAX.ilog2() as usize) * QUARTERS + quarter)
+}
+
+fn is_small(class: usize) -> bool {
+    class < SMALL_CLASSES
+}
+
+/// Bytes of a block.
+const fn size(class: usize) -> usize {
+    if class < SMALL_CLASSES {
+        return (class + 1) * STEP;
+    }
+    let (power, quarter) = ((class - SMALL_CLASSES) / QUARTERS, (class - SMALL_CLASSES) % QUARTERS);
+    (SMALL_MAX << power) / QUARTERS * (QUARTERS + quarter + 1)
 }
 
 /// What the system is asked for.
 const fn layout(class: usize) -> Layout {
-    match Layout::from_size_align((class + 1) * STEP, ALIGN) {
+    match Layout::from_size_align(size(class), ALIGN) {
         Ok(layout) => layout,
         Err(_) => unreachable!(),
     }
 }
 
-/// Most blocks of a class that a thread keeps.
+/// Blocks in a full list: the most that a thread keeps of a class, and one of a large one.
 const fn kept(class: usize) -> usize {
-    let blocks = KEPT_BYTES / layout(class).size();
-    if blocks < KEPT_BLOCKS { blocks } else { KEPT_BLOCKS }
+    match KEPT_BYTES / size(class) {
+        _ if class >= SMALL_CLASSES => 1,
+        blocks if blocks < KEPT_BLOCKS => blocks,
+        _ => KEPT_BLOCKS,
+    }
 }
 
 /// A block that nobody uses. The smallest class has room for it.
@@ -133,7 +171,7 @@ thread_local! {
 /// A thread's blocks.
 struct Lists {
     stage: Cell<Stage>,
-    lists: [List; CLASSES],
+    lists: [List; SMALL_CLASSES],
 }
 
 struct List {
@@ -157,7 +195,7 @@ impl Lists {
         Self {
             stage: Cell::new(Stage::New),
             lists: [const { List { head: Cell::new(ptr::null_mut()), room: Cell::new(0) } };
-                CLASSES],
+                SMALL_CLASSES],
         }
     }
 
@@ -180,7 +218,7 @@ impl Lists {
             self.begin();
         }
         if self.stage.get() == Stage::Keeping {
-            let fetched = DEPOT[class].fetch();
+            let fetched = DEPOT.fetch(class);
             if !fetched.is_null() {
                 let list = &self.lists[class];
                 list.head.set(fetched);
@@ -217,7 +255,7 @@ impl Lists {
         let list = &self.lists[class];
         if self.stage.get() == Stage::Keeping {
             // Full, or this is the first block of all.
-            if list.room.get() == 0 && DEPOT[class].store(list.head.get()) {
+            if list.room.get() == 0 && DEPOT.store(class, list.head.get()) {
                 list.head.set(ptr::null_mut());
                 list.room.set(kept(class));
             }
@@ -267,7 +305,56 @@ impl Drop for Leave {
     }
 }
 
-static DEPOT: [Shelf; CLASSES] = [const { Shelf::new() }; CLASSES];
+/// A block of a large class, or null if there is no memory.
+fn take_large(class: usize) -> *mut u8 {
+    let fetched = DEPOT.fetch(class);
+    if fetched.is_null() { from_system(class) } else { fetched.cast() }
+}
+
+/// # Safety
+/// `block` is of this class, and its owner is done with it.
+unsafe fn put_large(class: usize, block: *mut Block) {
+    // SAFETY: the block is ours now.
+    unsafe { (*block).next = ptr::null_mut() };
+    if !DEPOT.store(class, block) {
+        // SAFETY: the same promise.
+        unsafe { to_system(class, block) };
+    }
+}
+
+static DEPOT: Depot =
+    Depot { shelves: [const { Shelf::new() }; CLASSES], bytes: AtomicUsize::new(0) };
+
+/// What no thread keeps and the system doesn't get back yet.
+struct Depot {
+    shelves: [Shelf; CLASSES],
+    /// On all shelves, and on the way there.
+    bytes: AtomicUsize,
+}
+
+impl Depot {
+    /// A list of [`kept`] blocks; null if there is none to be had.
+    fn fetch(&self, class: usize) -> *mut Block {
+        let list = self.shelves[class].fetch();
+        if !list.is_null() {
+            self.bytes.fetch_sub(kept(class) * size(class), Ordering::Relaxed);
+        }
+        list
+    }
+
+    /// Takes over a list of [`kept`] blocks; false if there is no place for it.
+    fn store(&self, class: usize, list: *mut Block) -> bool {
+        debug_assert!(!list.is_null(), "a list without room has blocks");
+        let bytes = kept(class) * size(class);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let stored = before + bytes <= DEPOT_BYTES
+            && self.shelves[class].store(list, DEPOT_CLASS_BYTES / bytes);
+        if !stored {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        stored
+    }
+}
 
 /// Full lists of one class, for whichever thread needs one. Nobody waits for it: who finds it taken goes to the system.
 struct Shelf {
@@ -284,7 +371,6 @@ impl Shelf {
         Self { taken: AtomicBool::new(false), lists: UnsafeCell::new((ptr::null_mut(), 0)) }
     }
 
-    /// A list of [`kept`] blocks; null if there is none to be had.
     fn fetch(&self) -> *mut Block {
         self.with(|first, count| {
             let list = *first;
@@ -298,11 +384,10 @@ impl Shelf {
         .unwrap_or(ptr::null_mut())
     }
 
-    /// Takes over a list of [`kept`] blocks; false if there is no place for it.
-    fn store(&self, list: *mut Block) -> bool {
-        debug_assert!(!list.is_null(), "a list without room has blocks");
+    /// False if there are `lists_max` already.
+    fn store(&self, list: *mut Block, lists_max: usize) -> bool {
         let stored = self.with(|first, count| {
-            let place = *count < DEPOT_LISTS;
+            let place = *count < lists_max;
             if place {
                 // SAFETY: the list is ours from here on.
                 unsafe { (*list).next_list = *first };
@@ -346,7 +431,6 @@ unsafe fn to_system(class: usize, block: *mut Block) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc::sync_channel;
     use std::thread;
 
@@ -418,7 +502,7 @@ mod tests {
 
     /// Leaves out the classes whose blocks are counted below.
     fn sizes() -> impl Strategy<Value = usize> {
-        prop_oneof![3 => 1..=960usize, 1 => 1009..2100usize]
+        prop_oneof![3 => 1..=960usize, 1 => 1009..6000usize]
     }
 
     proptest! {
@@ -447,10 +531,22 @@ mod tests {
         assert_eq!(class(1, 1), Some(0));
         assert_eq!(class(16, ALIGN), Some(0));
         assert_eq!(class(17, 8), Some(1));
-        assert_eq!(class(SMALL_MAX, ALIGN), Some(CLASSES - 1));
-        assert_eq!(class(SMALL_MAX + 1, 1), None);
+        assert_eq!(class(SMALL_MAX, ALIGN), Some(SMALL_CLASSES - 1));
+        assert_eq!(class(SMALL_MAX + 1, 1), Some(SMALL_CLASSES));
+        assert_eq!(class(LARGE_MAX, ALIGN), Some(CLASSES - 1));
+        assert_eq!(class(LARGE_MAX + 1, 1), None);
         assert_eq!(class(16, 2 * ALIGN), None);
         assert_eq!(class(0, 1), None);
+    }
+
+    #[test]
+    fn a_block_is_as_large_as_the_largest_of_its_class_and_the_next_is_larger() {
+        let class = |size| class(Layout::from_size_align(size, 1).unwrap());
+        for it in 0..CLASSES {
+            assert_eq!(class(size(it)), Some(it));
+            assert_eq!(class(size(it) + 1), (it + 1 < CLASSES).then_some(it + 1));
+        }
+        assert_eq!((size(SMALL_CLASSES), size(CLASSES - 1)), (1280, LARGE_MAX));
     }
 
     #[test]
@@ -477,13 +573,40 @@ mod tests {
         }
     }
 
-    // A class that no other test and nothing else here uses, for each of the next three.
+    // A class that no other test and nothing else here uses, for each of the next ones.
     const ENDING: usize = 1008;
     const WANDERING: usize = 992;
     const STORMING: usize = 976;
+    const LARGE: usize = 300_000;
+    const TOO_MANY: usize = 400_000;
+
+    fn of(size: usize) -> usize {
+        class(Layout::from_size_align(size, 8).unwrap()).unwrap()
+    }
 
     fn count(counter: &[AtomicUsize; CLASSES], size: usize) -> usize {
-        counter[size / STEP - 1].load(Ordering::Relaxed)
+        counter[of(size)].load(Ordering::Relaxed)
+    }
+
+    /// That the system was asked for and has not got back.
+    fn out(size: usize) -> usize {
+        count(&ASKED, size) - count(&RETURNED, size)
+    }
+
+    #[test]
+    fn large_blocks_are_used_again() {
+        for n in 0..100 {
+            drop(Owned::new(LARGE, 8, n));
+        }
+        assert!(count(&ASKED, LARGE) < 10, "{}", count(&ASKED, LARGE));
+    }
+
+    #[test]
+    fn the_depot_keeps_a_bounded_number_of_blocks() {
+        let blocks: Vec<_> = (0..20).map(|n| Owned::new(TOO_MANY, 8, n)).collect();
+        drop(blocks);
+        assert!(out(TOO_MANY) <= DEPOT_CLASS_BYTES / size(of(TOO_MANY)), "{}", out(TOO_MANY));
+        assert!(DEPOT.bytes.load(Ordering::Relaxed) <= 2 * DEPOT_BYTES);
     }
 
     #[test]
@@ -495,8 +618,7 @@ mod tests {
                 || drop((0..BLOCKS).map(|n| Owned::new(ENDING, 8, n as u8)).collect::<Vec<_>>());
             thread::spawn(work).join().unwrap();
         }
-        let out = count(&ASKED, ENDING) - count(&RETURNED, ENDING);
-        assert!(out <= DEPOT_LISTS * kept(ENDING / STEP - 1), "{out} blocks are out");
+        assert!(out(ENDING) * ENDING <= DEPOT_CLASS_BYTES, "{} blocks are out", out(ENDING));
         assert!(count(&RETURNED, ENDING) > 0);
     }
 
@@ -536,7 +658,6 @@ mod tests {
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        let out = count(&ASKED, STORMING) - count(&RETURNED, STORMING);
-        assert!(out <= DEPOT_LISTS * kept(STORMING / STEP - 1), "{out} blocks are out");
+        assert!(out(STORMING) * STORMING <= DEPOT_CLASS_BYTES, "{} blocks are out", out(STORMING));
     }
 }

@@ -8,6 +8,8 @@ pub mod topology;
 
 // What records look like on the wire.
 pub mod avro;
+// There is no Kafka without a client of it: the frontend has none.
+#[cfg(any(feature = "client-kafka", feature = "client-modern"))]
 pub mod kafka;
 pub mod registry;
 

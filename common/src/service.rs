@@ -139,7 +139,9 @@ fn stop_on_panic() {
     panic::set_hook(Box::new(|info| {
         log::error!(panic = info.to_string().as_str(); "a thread panicked");
         // Nothing unwinds to the guard in a binary that aborts: 101 instead of a signal, which process 1 can't even get.
-        let guarded = crate::kafka::wire::guards_panics() || GUARDED.get();
+        let guarded = GUARDED.get();
+        #[cfg(feature = "client-kafka")]
+        let guarded = guarded || crate::kafka::wire::guards_panics();
         if cfg!(panic = "abort") || !guarded {
             std::process::exit(101);
         }

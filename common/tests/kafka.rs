@@ -6,7 +6,7 @@ mod kafka_support;
 
 use common::kafka::consumer::{Consumer, Otherwise, start_positions};
 use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
-use common::kafka::wire::{In, Kind, Position};
+use common::kafka::wire::{Batch, In, Kind, Out, Position};
 use common::shutdown::Shutdown;
 use kafka_support::{
     PATIENCE, Reader, beginning, bus, config, foreign, modern, numbered, producer_config, topic,
@@ -109,6 +109,41 @@ fn whatever_codec_others_use_all_records_are_read() {
 }
 
 /// The kafka crate alone drops the uncompressed records here, without a word.
+/// Protocol version 0 has neither headers nor, in this crate, times, and the crate takes empty for null.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
+    let topic = topic("beside", 1, &[("message.timestamp.type", "CreateTime")]);
+    foreign(topic, &["headers:1"]);
+    let headers: [(&str, Option<&[u8]>); 2] = [("name", Some(b"two")), ("name", None)];
+    let records = vec![
+        Out { key: Some(b""), value: None, headers: &headers },
+        Out { key: None, value: Some(b""), headers: &[] },
+    ];
+    let mut writer = bus();
+    writer.produce(&[Batch { topic, partition: 0, records }], PATIENCE).remove(0).unwrap();
+    let mut reader = Reader::new(topic, 1);
+    let read = reader.read(3)[&0].clone();
+    if !modern(topic) {
+        assert!(read.iter().all(|it| (&it.key, &it.value) == (&None, &None)));
+        assert!(read.iter().all(|it| it.timestamp_ms == -1 && it.headers.is_empty()));
+        return;
+    }
+    let named = |value: &str| {
+        vec![("name".to_owned(), Some(value.as_bytes().to_vec())), ("name".to_owned(), None)]
+    };
+    let [java, first, second] = &read[..] else { panic!("{read:?}") };
+    let empty = Some(Vec::new());
+    assert_eq!((&java.key, &java.value, java.timestamp_ms), (&None, &empty, 1_234_567_890_123));
+    assert_eq!((&first.key, &first.value), (&empty, &None));
+    assert_eq!((&second.key, &second.value), (&None, &empty));
+    assert_eq!(
+        [&java.headers, &first.headers, &second.headers],
+        [&named("one"), &named("two"), &vec![]]
+    );
+    assert!(first.timestamp_ms > java.timestamp_ms);
+}
+
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn records_before_a_batch_that_is_stored_compressed_are_read_too() {

@@ -8,9 +8,6 @@ use std::time::Duration;
 
 pub use ::wire::{Batch, Bus, Chunk, Error, Header, In, Kind, Out, Position, Result};
 
-#[cfg(not(any(feature = "client-kafka", feature = "client-modern")))]
-compile_error!("without a client there is no Kafka: feature client-kafka, client-modern or both");
-
 /// A client of the cluster. No I/O happens before the first call.
 pub fn connect(config: &KafkaConfig) -> Box<dyn Bus> {
     Box::new(Chosen::new(config, None))
@@ -21,13 +18,8 @@ pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn Bus> {
     Box::new(Chosen::new(config, Some(stop.clone())))
 }
 
-/// True while this thread is inside a call of the kafka crate, whose panics become errors.
-pub fn guards_panics() -> bool {
-    #[cfg(feature = "client-kafka")]
-    return super::kafka_crate::guards_panics();
-    #[cfg(not(feature = "client-kafka"))]
-    false
-}
+#[cfg(feature = "client-kafka")]
+pub use super::kafka_crate::guards_panics;
 
 /// The client that `KAFKA_CLIENT` and the cluster call for, from the first call on.
 struct Chosen {
@@ -118,6 +110,10 @@ fn choose(config: &KafkaConfig) -> Result<Client> {
 /// The kafka crate where it is served.
 #[cfg(all(feature = "client-kafka", feature = "client-modern"))]
 fn ask_brokers(config: &KafkaConfig) -> Result<(Client, String)> {
+    // The probe has time-outs of its own, but names take as long as the resolver likes.
+    let limit = config.timeout + Duration::from_secs(60);
+    let _watch =
+        crate::watchdog::watch(limit, None, "ask which client the brokers serve".to_owned());
     let mut refusals = Vec::new();
     for host in &config.brokers {
         match super::probe::lowest_fetch_version(host) {

@@ -49,6 +49,15 @@ public class Foreign {
                     }
                 }
             }
+            case "headers" -> {
+                try (var producer = producer(Map.of())) {
+                    for (int i = 0; i < count; i++) {
+                        var record = new ProducerRecord<String, String>(topic, 0, 1234567890123L, null, "");
+                        record.headers().add("name", "one".getBytes()).add("name", null);
+                        producer.send(record);
+                    }
+                }
+            }
             case "keys" -> {
                 try (var producer = producer(Map.of())) {
                     send(producer, null, count);

@@ -203,15 +203,14 @@ pub fn modern(topic: &str) -> bool {
     bus.fetches_from_all()
 }
 
-/// Lets Java's client do `steps` to `topic`, with the jars that the stack has brought.
+/// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run.
 pub fn foreign(topic: &str, steps: &[&str]) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let servers =
-        std::env::var_os("SERVERS_DIR").map_or(root.join("target/servers"), PathBuf::from);
-    let source = root.join("common/tests/kafka_support/Foreign.java");
+    let jars =
+        PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
     let status = Command::new("java")
         .arg("-cp")
-        .arg(servers.join("kafka/*"))
+        .arg(jars.join("*"))
         .arg(source)
         .arg(config().brokers.join(","))
         .arg(topic)

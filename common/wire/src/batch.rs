@@ -426,6 +426,7 @@ mod tests {
     }
 
     /// The batch with its records packed as `codec`.
+    #[cfg(feature = "gzip")]
     fn packed(batch: &[u8], codec: u8, records: &[u8]) -> Vec<u8> {
         let mut packed = [&batch[..HEAD], records].concat();
         let length = (packed.len() - BEFORE_LENGTH) as i32;
@@ -617,6 +618,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "gzip")]
     fn what_is_packed_small_may_not_be_unpacked_large() {
         let text = vec![b'x'; 1 << 16];
         let records = encode_records(&[Out { value: Some(&text), ..Out::default() }]);

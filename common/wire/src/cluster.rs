@@ -83,6 +83,11 @@ impl Cluster {
         hosts.iter().filter_map(|host| self.connections.get(host))
     }
 
+    /// The broker at `host` wants to be left alone until then.
+    pub fn pause_until(&self, host: &str) -> Option<Instant> {
+        self.connections.get(host)?.pause_until()
+    }
+
     /// After a fault: drops the connection.
     pub fn failed(&mut self, host: &str) {
         self.connections.remove(host);

@@ -206,13 +206,13 @@ impl Connection {
     pub fn send<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<(), Fault> {
         let wanted = Wanted::of::<R>();
         self.check(wanted)?;
-        if let Some(until) = self.pause_until() {
-            let until = until.min(deadline);
-            thread::sleep(until.saturating_duration_since(Instant::now()));
-            if self.pause_until().is_some() {
+        while let Some(until) = self.pause_until() {
+            let left = until.min(deadline).saturating_duration_since(Instant::now());
+            if left.is_zero() || self.limits.stop.as_ref().is_some_and(|stop| stop()) {
                 let source = io::ErrorKind::TimedOut.into();
                 return Err(self.io("wait until the broker's quota allows more", source));
             }
+            thread::sleep(left.min(STOP_TICK));
         }
         self.correlation = self.correlation.wrapping_add(1);
         let header = RequestHeader::default()

@@ -67,6 +67,11 @@ impl Pace {
         log::warn!(err:%, attempt = self.failures, retry_ms = backoff.as_millis(); "Kafka: trying again");
     }
 
+    /// The next attempt waits at least until then, though nothing failed.
+    pub fn hold_until(&mut self, turn: Instant) {
+        self.not_before = self.not_before.max(turn);
+    }
+
     /// After an attempt that did what the service is for.
     pub fn succeeded(&mut self) {
         if self.failures > 0 {

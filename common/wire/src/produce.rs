@@ -74,9 +74,7 @@ impl Producer {
                 match self.pace_of(cluster, &batches[i]).filter(|pace| pace.turn() > now) {
                     Some(pace) => {
                         turn = Some(turn.map_or(pace.turn(), |turn| turn.min(pace.turn())));
-                        if let Some(err) = pace.last() {
-                            results[i].worsen(err.clone());
-                        }
+                        results[i].worsen(reason(pace));
                     }
                     None => ready.push(i),
                 }
@@ -135,9 +133,7 @@ impl Producer {
             });
             // It may have moved to one that is to be left alone.
             let leader = leader.and_then(|leader| match self.paces.get(&leader.id) {
-                Some(pace) if pace.is_waiting() => {
-                    Err(pace.last().cloned().unwrap_or_else(|| no_leader(topic, partition)))
-                }
+                Some(pace) if pace.is_waiting() => Err(reason(pace)),
                 _ => Ok(leader),
             });
             let prepared = leader.and_then(|leader| {
@@ -364,7 +360,16 @@ impl Producer {
             Some(err) => pace.failed(&err),
             None => pace.succeeded(),
         }
+        if let Some(until) = cluster.pause_until(&leader.host) {
+            pace.hold_until(until);
+        }
     }
+}
+
+/// Why a leader is left alone.
+fn reason(pace: &Pace) -> Error {
+    let quota = || retry(0, "the broker's quota allows nothing for now".to_owned());
+    pace.last().cloned().unwrap_or_else(quota)
 }
 
 impl Lane {

@@ -437,6 +437,29 @@ fn a_leader_that_hangs_holds_up_its_own_partitions_only() {
 }
 
 #[test]
+fn a_quota_holds_up_its_broker_only() {
+    let throttling = broker(|incoming, _| {
+        let topic = TopicProduceResponse::default()
+            .with_name(topic_name("t"))
+            .with_partition_responses(vec![PartitionProduceResponse::default()]);
+        let reply = ProduceResponse::default().with_throttle_time_ms(60_000);
+        Answer::Send(incoming.reply::<ProduceRequest>(&reply.with_responses(vec![topic])))
+    });
+    let port = port_of(&throttling);
+    let host = broker(move |incoming, own| {
+        usual(incoming, &[port, own])
+            .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
+    });
+    let mut bus = bus(&host);
+    let both = [batch(0, &["a"]), batch(1, &["b"])];
+    assert!(bus.produce(&both, PATIENCE).iter().all(Result::is_ok));
+    let results = bus.produce(&both, Duration::from_millis(200));
+    let err = results[0].as_ref().unwrap_err();
+    assert!(err.kind == Kind::Retry && err.text.contains("quota"), "{err}");
+    assert_eq!(results[1].clone().unwrap(), 5);
+}
+
+#[test]
 fn attempts_are_spaced_also_over_several_calls() {
     let tries = Arc::new(Mutex::new(Vec::new()));
     let tried = tries.clone();

@@ -23,8 +23,9 @@ const ACCOUNTS: Variable =
     Variable::new("ACCOUNTS", "1000", "accounts that pay each other, 2 to 1000000");
 const MODES: Variable = Variable::new(
     "MODES",
-    "single,batched",
-    "PRODUCER_MODE of the handler, which is restarted for it: single, batched, or both separated by a comma",
+    "single,batched,modern",
+    "how the handler writes, separated by commas; it is restarted for each: single, batched (PRODUCER_MODE, with the kafka crate as \
+     client), modern (batched, with KAFKA_CLIENT=modern)",
 );
 const LOADS: Variable = Variable::new(
     "LOADS",
@@ -58,7 +59,7 @@ const OUT: Variable = Variable::new("OUT", "target/bench", "folder for the raw r
 /// The sub-command.
 pub const COMMAND: Command = Command {
     name: "probe",
-    about: "Latency, throughput and cost of transfers, with the handler's producer in mode single against batched",
+    about: "Latency, throughput and cost of transfers, with the handler's producer in mode single, batched and modern",
     details: DETAILS,
     variables: &[
         &[
@@ -82,8 +83,8 @@ pub const COMMAND: Command = Command {
 
 const DETAILS: &str = "\
 Opens accounts, gives them cash, and sends transfers between them into confirm_money_transfer, straight and open loop: each
-is due at its time, whatever became of the ones before. Commands are sent in batches of what is due, in either mode: only
-the handler's PRODUCER_MODE differs. What the columns mean:
+is due at its time, whatever became of the ones before. Commands are sent in batches of what is due, in each mode: only
+the handler's PRODUCER_MODE and KAFKA_CLIENT differ. What the columns mean:
   load              transfers that fell due per second
   done/s            transfers answered per second of the measured time
   p50 p99 p99.9     milliseconds from the time a transfer was due until the second of its two balance_changed records was
@@ -99,7 +100,7 @@ the handler's PRODUCER_MODE differs. What the columns mean:
   cmds/tx           transfers decided in one database transaction, on average
   recs/req          records in one request of the handler's producer, on average
   RSS               highest memory of the handler, MiB
-The last line is JSON: the highest load held by each mode, broker CPU per record of both at the highest load that single
+The last line is JSON: the highest load held by each mode, broker CPU per record of each at the highest load that single
 held, p50 at 10/s, p99 at 2000/s and the handler's highest memory, these three in mode batched.
 ";
 
@@ -114,13 +115,29 @@ const DISTURBED: f64 = 0.1;
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
 
-/// How the handler produces.
+/// How the handler writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Each record by itself.
     Single,
     /// All there are.
     Batched,
+    /// The same with today's protocol.
+    Modern,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::Single, Self::Batched, Self::Modern];
+
+    /// What the handler is given for it.
+    pub fn variables(self) -> [(&'static str, &'static str); 2] {
+        let (mode, client) = match self {
+            Self::Single => ("single", "kafka"),
+            Self::Batched => ("batched", "kafka"),
+            Self::Modern => ("batched", "modern"),
+        };
+        [("PRODUCER_MODE", mode), ("KAFKA_CLIENT", client)]
+    }
 }
 
 impl fmt::Display for Mode {
@@ -128,6 +145,7 @@ impl fmt::Display for Mode {
         f.pad(match self {
             Self::Single => "single",
             Self::Batched => "batched",
+            Self::Modern => "modern",
         })
     }
 }
@@ -144,15 +162,11 @@ struct Config {
 
 impl Config {
     fn from_env(env: &Env<'_>) -> Result<Self, Error> {
-        let mode = |word: &str| match word {
-            "single" => Some(Mode::Single),
-            "batched" => Some(Mode::Batched),
-            _ => None,
-        };
+        let mode = |word: &str| Mode::ALL.into_iter().find(|mode| mode.to_string() == word);
         let load = |word: &str| word.parse().ok().filter(|load| (1..=1_000_000).contains(load));
         Ok(Self {
             accounts: env.number(&ACCOUNTS, 2..=1_000_000)?,
-            modes: list(env, &MODES, mode, "single, batched or both")?,
+            modes: list(env, &MODES, mode, "single, batched and modern, separated by commas")?,
             loads: list(env, &LOADS, load, "numbers from 1 to 1000000, separated by commas")?,
             bisections: env.number(&BISECTIONS, 0..=10)?,
             step: Duration::from_secs(env.number(&STEP_S, 1..=3600)?),
@@ -190,7 +204,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     }
     let mut rig = Rig::open(&start.env, pace, start.shutdown.clone())?;
     let csv = Csv::create(folder.as_ref(), "probe", &settings, row::COLUMNS)?;
-    let mut results = Results { rows: Vec::new(), held: [None; 2], memory: Vec::new(), csv };
+    let mut results =
+        Results { rows: Vec::new(), held: [None; Mode::ALL.len()], memory: Vec::new(), csv };
     let ended = course(&config, &mut rig, &mut results);
     // Whatever became of it, the stack is left as it was found: batched is the default.
     let restored = rig.leave();
@@ -215,8 +230,9 @@ fn course(config: &Config, rig: &mut Rig, results: &mut Results) -> Result<(), E
     for &mode in &config.modes {
         rig.switch(mode)?;
         rig.warm_up(WARM_UP.0, WARM_UP.1)?;
-        // The batched mode is also measured at whatever single could do: the same load for both.
-        let single = results.rows.iter().filter(|row| row.held).map(|row| row.load);
+        // The other modes are also measured at whatever single could do: the same load for all.
+        let single = results.rows.iter().filter(|row| row.held && row.mode == Mode::Single);
+        let single = single.map(|row| row.load);
         let loads: Vec<u32> = config.loads.iter().copied().chain(single).collect();
         let mut search = Search::new(&loads, config.bisections);
         while let Some(load) = search.next() {
@@ -265,7 +281,7 @@ fn endure(transfers: u64, held: u32, rig: &mut Rig, results: &mut Results) -> Re
 struct Results {
     rows: Vec<Row>,
     /// The highest load held, by mode.
-    held: [Option<u32>; 2],
+    held: [Option<u32>; Mode::ALL.len()],
     /// Transfers of the batched handler, and its memory then, bytes.
     memory: Vec<(u64, u64)>,
     csv: Csv,
@@ -312,7 +328,7 @@ impl Results {
 
     fn json(&self) -> String {
         let held = |mode: Mode| self.held[mode as usize];
-        // Both at the same load: the highest that the weaker held.
+        // All at the same load: the highest that the weakest held.
         let common = held(Mode::Single).or(held(Mode::Batched)).unwrap_or(0);
         let broker = |mode| json(self.row(mode, common).map(|row| row.broker_us_per_record()));
         let of = |mode| {
@@ -322,9 +338,10 @@ impl Results {
         let batched = |load| self.row(Mode::Batched, load);
         let rss = self.rows.iter().filter(|row| row.mode == Mode::Batched).map(|row| row.rss);
         format!(
-            "{{\"single\":{},\"batched\":{},\"idle_p50_ms\":{},\"p99_ms_at_2000\":{},\"handler_rss_mib\":{}}}\n",
+            "{{\"single\":{},\"batched\":{},\"modern\":{},\"idle_p50_ms\":{},\"p99_ms_at_2000\":{},\"handler_rss_mib\":{}}}\n",
             of(Mode::Single),
             of(Mode::Batched),
+            of(Mode::Modern),
             json(batched(IDLE).map(|row| row.p50_ms)),
             json(batched(WORKING).map(|row| row.p99_ms)),
             json(rss.max().map(row::mib)),
@@ -345,7 +362,7 @@ mod tests {
     #[test]
     fn the_defaults_fit_and_lists_are_checked() {
         let defaults = config(&[]).unwrap();
-        assert_eq!(defaults.modes, [Mode::Single, Mode::Batched]);
+        assert_eq!(defaults.modes, Mode::ALL);
         assert!(defaults.loads.contains(&IDLE) && defaults.loads.contains(&WORKING));
         assert_eq!(config(&[("LOADS", "5, 7")]).unwrap().loads, [5, 7]);
         for wrong in [("LOADS", "5,"), ("LOADS", "0"), ("MODES", "double"), ("ACCOUNTS", "1")] {
@@ -354,15 +371,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_compares_both_modes_at_the_highest_load_of_single() {
+    fn the_last_line_compares_all_modes_at_the_highest_load_of_single() {
         let folder = std::env::temp_dir().join(format!("bench-json-{}", std::process::id()));
         let csv = Csv::create(&folder, "probe", &[], "").unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
-        let mut results = Results { rows: Vec::new(), held: [None; 2], memory: Vec::new(), csv };
+        let mut results =
+            Results { rows: Vec::new(), held: [None; Mode::ALL.len()], memory: Vec::new(), csv };
         assert_eq!(
             results.json(),
             "{\"single\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"batched\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
+             \"modern\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"idle_p50_ms\":null,\"p99_ms_at_2000\":null,\"handler_rss_mib\":null}\n"
         );
         let row = |mode, load, broker_s| Row { mode, load, ..Row::example(broker_s) };
@@ -371,12 +390,14 @@ mod tests {
             row(Mode::Batched, 10, 0.5),
             row(Mode::Batched, 500, 0.8),
             row(Mode::Batched, 2000, 1.0),
+            row(Mode::Modern, 500, 0.4),
         ];
-        results.held = [Some(500), Some(2000)];
+        results.held = [Some(500), Some(2000), Some(3000)];
         assert_eq!(
             results.json(),
             "{\"single\":{\"max_per_s\":500,\"broker_cpu_us_per_record\":250},\
              \"batched\":{\"max_per_s\":2000,\"broker_cpu_us_per_record\":50},\
+             \"modern\":{\"max_per_s\":3000,\"broker_cpu_us_per_record\":25},\
              \"idle_p50_ms\":3.2,\"p99_ms_at_2000\":9.4,\"handler_rss_mib\":12}\n"
         );
         let parsed: serde_json::Value = serde_json::from_str(&results.json()).unwrap();

@@ -9,11 +9,13 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// In the order in which they start.
-pub const SERVICES: [&Service; 4] = [
+pub const SERVICES: [&Service; 6] = [
     &synchronizer::SERVICE,
     &heartbeat::SERVICE,
     &command_generator::SERVICE,
     &command_handler::SERVICE,
+    &graphql_endpoint::SERVICE,
+    &frontend::SERVICE,
 ];
 
 /// Runs the service that the arguments of this process choose, with the ones behind.

@@ -35,7 +35,7 @@ for (const [name, options] of [["desktop", DESKTOP], ["dark", { ...DESKTOP, colo
   await page.waitForFunction(() => scrollY === 0);
   await shot("client");
   await page.goto("/background");
-  await page.locator("#rows a").first().waitFor();
+  await page.locator("#footprint-talk").waitFor();
   await page.locator("img").evaluateAll((images) => Promise.all(images.map((img) => img.decode())));
   await shot("background");
   await page.context().close();

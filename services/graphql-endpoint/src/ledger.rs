@@ -7,6 +7,8 @@ use common::money::Cents;
 pub struct Transaction {
     /// Its number in the store, from 1.
     pub number: i64,
+    /// Its place among the changes of its account: 1, 2, 3 ...; 0 from programs older than this field.
+    pub sequence: i64,
     /// Whose balance.
     pub iban: String,
     /// The balance after it.
@@ -66,6 +68,7 @@ pub(crate) mod tests {
     pub(crate) fn transaction(number: i64, iban: &str, cents: i64) -> Transaction {
         Transaction {
             number,
+            sequence: number,
             iban: iban.to_owned(),
             new_balance: Cents::new(1000),
             changed_by: Cents::new(cents),

@@ -134,6 +134,12 @@ impl Entry {
         self.0.number.to_string().into()
     }
 
+    /// Its place among the transactions of the account: 1, 2, 3 ...; those of one account may be stored and streamed in another
+    /// order, as several command-handlers tell them.
+    fn sequence(&self) -> ID {
+        self.0.sequence.to_string().into()
+    }
+
     /// The account.
     fn iban(&self) -> Option<&str> {
         Some(&self.0.iban)

@@ -86,16 +86,17 @@ pub struct Told {
     pub change: BalanceChanged,
 }
 
-const COLUMNS: &str = "number, iban, new_balance, changed_by, from_to, description";
+const COLUMNS: &str = "number, sequence, iban, new_balance, changed_by, from_to, description";
 
 fn transaction(row: &Row) -> Transaction {
     Transaction {
         number: row.get(0),
-        iban: row.get(1),
-        new_balance: Cents::new(row.get(2)),
-        changed_by: Cents::new(row.get(3)),
-        from_to: row.get(4),
-        description: row.get(5),
+        sequence: row.get(1),
+        iban: row.get(2),
+        new_balance: Cents::new(row.get(3)),
+        changed_by: Cents::new(row.get(4)),
+        from_to: row.get(5),
+        description: row.get(6),
     }
 }
 

@@ -111,21 +111,23 @@ impl Rig {
     /// # Errors
     /// It does not start.
     pub fn switch(&mut self, mode: Mode) -> Result<(), Error> {
-        report::progress(&format!("{HANDLER} starts with PRODUCER_MODE={mode}"));
+        let variables = mode.variables();
+        let [producer, client] = variables.map(|(name, value)| format!("{name}={value}"));
+        report::progress(&format!("{HANDLER} starts with {producer} {client}"));
         // Before the restart: one that fails half-way is to be undone too.
         self.mode = mode;
-        self.stack.restart(HANDLER, &[("PRODUCER_MODE", &mode.to_string())])?;
+        self.stack.restart(HANDLER, &variables)?;
         self.parts = Parts::find(&self.stack, self.cluster.kafka.brokers.len())?;
         self.first = self.answers.ledger.next();
         Ok(())
     }
 
-    /// Leaves the stack with a batched handler, which is what it starts with.
+    /// Leaves the stack with the handler that it starts with.
     ///
     /// # Errors
     /// It does not start.
     pub fn leave(&mut self) -> Result<(), Error> {
-        if self.mode == Mode::Batched { Ok(()) } else { self.switch(Mode::Batched) }
+        self.stack.restart(HANDLER, &[])
     }
 
     /// Transfers sent to this handler process so far.

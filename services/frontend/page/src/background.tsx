@@ -61,6 +61,7 @@ function Results() {
   const figures = (of: (graph: Graph) => boolean): ComponentChildren => {
     return graphs.filter(of).map((graph) => <Figure key={graph.file.name} graph={graph} rows={rowsOf(graph, rows)} />);
   };
+  const raw = rows.filter((file) => !graphs.some((graph) => rowsOf(graph, [file])));
   const isFootprint = ({ file }: Graph): boolean => file.name.startsWith("footprint");
   return (
     <>
@@ -76,9 +77,9 @@ function Results() {
           <Footprint figures={footprint} talk={talk} />
         </Section>
       )}
-      {rows.length > 0 && (
+      {raw.length > 0 && (
         <Section title="Raw rows">
-          <ul id="rows">{rows.map((file) => <li key={file.name}><Download file={file} /></li>)}</ul>
+          <ul id="rows">{raw.map((file) => <li key={file.name}><Download file={file} /></li>)}</ul>
         </Section>
       )}
     </>
@@ -132,8 +133,7 @@ async function describe(file: File): Promise<Graph> {
   const svg = await (await get(file.name)).text();
   const inside = (element: string): string | undefined => {
     const found = new RegExp(`<${element}[^>]*>([^<]*)</${element}>`).exec(svg)?.[1]?.trim();
-    // The other entities don't stand in sentences.
-    return found?.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+    return found?.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&quot;", '"').replaceAll("&amp;", "&");
   };
   const box = /viewBox="([^"]*)"/.exec(svg)?.[1]?.trim().split(/[\s,]+/).map(Number);
   return { file, title: inside("title") || words(file.name), text: inside("desc") ?? "", width: box?.[2], height: box?.[3] };

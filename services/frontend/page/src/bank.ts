@@ -6,8 +6,9 @@ import { session } from "./session";
 
 export interface Transaction {
   id: number;
-  /** Greater than those of all earlier transactions. */
   ref: string;
+  /** Its place among the transactions of the account, a number. */
+  sequence: string;
   iban: string;
   /** As in "€1.234,56" or "-€0,05". */
   new_balance: string;
@@ -152,7 +153,7 @@ export async function transfer(wanted: Transfer): Promise<void> {
   throw new Error(reason ?? "the bank gave no reason");
 }
 
-const FIELDS = "{ id ref iban new_balance changed_by from_to descr direction }";
+const FIELDS = "{ id ref sequence iban new_balance changed_by from_to descr direction }";
 
 function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
   return new Promise((resolve, reject) => {

@@ -15,7 +15,7 @@ export function BankEmployee() {
   const more = page !== null && page.length > ACCOUNTS && last !== undefined;
   return (
     <div class="columns is-desktop">
-      <div class="column is-5-desktop">
+      <div class="column is-narrow-desktop">
         {reason && <p class="notification is-danger" role="alert">Accounts can’t be shown: {reason}</p>}
         {page === null && !reason && <p class="notification" role="status">Loading accounts…</p>}
         {page?.length === 0 && <p class="notification">{before.length ? "No more accounts." : "No account has a transaction yet."}</p>}

@@ -57,8 +57,8 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
   return live;
 }
 
-/** Each once, in the order in which the bank stored them. */
+/** Each once, in the order in which the bank decided: they may be told in another one. */
 function newest(all: Transaction[], max: number): Transaction[] {
   const byRef = new Map(all.map((it) => [it.ref, it]));
-  return [...byRef.values()].sort((one, other) => Number(other.ref) - Number(one.ref)).slice(0, max);
+  return [...byRef.values()].sort((one, other) => Number(other.sequence) - Number(one.sequence) || Number(other.ref) - Number(one.ref)).slice(0, max);
 }

@@ -19,7 +19,7 @@ export const FIELDS = [
   ["descr", "description"],
   ["new_balance", "new balance"],
   ["iban", "own account"],
-  ["ref", "number"],
+  ["sequence", "number"],
 ] as const;
 export type Field = (typeof FIELDS)[number][0];
 

@@ -20,7 +20,7 @@ export const browser = await chromium.launch({
 });
 
 /** A page of a visitor of its own, who complains: `complaints` are errors on the console, exceptions and broken policies. */
-export async function visit(path, options = {}, prepare = async () => {}) {
+export async function visit(path, options = {}, prepare = async () => {}, ready = connected) {
   const context = await browser.newContext({ baseURL: FRONTEND_URL, viewport: { width: 1280, height: 900 }, ...options });
   context.setDefaultTimeout(PATIENCE_MS);
   const page = await context.newPage();
@@ -42,7 +42,7 @@ export async function visit(path, options = {}, prepare = async () => {}) {
   });
   await prepare(page);
   await page.goto(path);
-  await connected(page);
+  await ready(page);
   return page;
 }
 

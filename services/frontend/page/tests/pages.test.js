@@ -238,11 +238,13 @@ test("the page says that the endpoint is away, comes back with it, and loses not
   }
 });
 
-test("nothing is lost between listening and asking, whatever comes first", async () => {
+test("nothing is lost or out of order, whatever comes first", async () => {
   // The answers to what the page asks wait here until they are let go; transactions it listens to go on at once.
   const held = [];
   let heard = 0;
   let socket;
+  // Two transactions that are told the wrong way round, while it is an array.
+  let swapped;
   const page = await visit("/", {}, (page) => page.routeWebSocket(/graphql/, (toPage) => {
     socket = toPage;
     const server = toPage.connectToServer();
@@ -252,8 +254,16 @@ test("nothing is lost between listening and asking, whatever comes first", async
         const complete = JSON.stringify({ id, type: "complete" });
         held.push({ id, letGo: () => [message, complete].forEach((it) => toPage.send(it)) });
       } else if (type !== "complete" || !held.some((it) => it.id === id)) {
-        toPage.send(message);
-        if (payload?.data?.stream_transactions) heard++;
+        const isTransaction = payload?.data?.stream_transactions !== undefined;
+        if (isTransaction) heard++;
+        if (swapped && isTransaction) {
+          swapped.unshift(message);
+          if (swapped.length < 2) return;
+          swapped.forEach((it) => toPage.send(it));
+          swapped = undefined;
+        } else {
+          toPage.send(message);
+        }
       }
     });
   }));
@@ -278,6 +288,10 @@ test("nothing is lost between listening and asking, whatever comes first", async
   await newest(page, "€27,18");
   await happens(1618);
   await newest(page, "€16,18");
+  swapped = [];
+  await happens(1001);
+  await happens(1002);
+  await newest(page, "€10,02");
   const stored = (await transactions(COMPANY, 10)).map(({ changed_by }) => changed_by);
   assert.deepEqual(await amounts(page), stored);
   await leave(page);
@@ -428,6 +442,7 @@ test("the background has the results: graphs with their rows, and the footprint"
   await until("the graph is loaded", () => graph.evaluate((img) => img.complete && img.naturalWidth > 0));
   await page.getByText("For the tests: no figure in it was measured.").waitFor();
   await page.locator("#footprint-talk").getByText("scratchbank").waitFor();
+  assert.deepEqual(await page.locator("#rows a").allTextContents(), ["raw-run.csv (1 kB)"]);
   const [download] = await Promise.all([page.waitForEvent("download"), page.locator("figure a[download]").first().click()]);
   assert.equal(download.suggestedFilename(), "latency.csv");
   assert.equal(readFileSync(await download.path(), "utf8"), readFileSync("tests/results/latency.csv", "utf8"));
