@@ -20,7 +20,8 @@ now_ms() {
 progress() {
   local seconds=$((($(now_ms) - $2) / 1000))
   if ((seconds < 2 || seconds == ${progress_shown:-0})); then
-    return
+    # In a signal's trap a bare `return` would give the status from before the trap.
+    return 0
   fi
   if [[ -t 2 ]]; then
     printf '\r\e[K%s ... %d s' "$1" "$seconds" >&2

@@ -206,6 +206,17 @@ stack with --servers-only bash -c 'echo "brokers $KAFKA_BROKERS"; exit 7' >"$out
 check "with gives its command the environment" said "^brokers 127.0.0.1:$KAFKA_PORT$"
 check "with ends as its command does" test "$code" == 7
 check "and leaves nothing running" test -z "$(processes)"
+stack up --servers-only
+rm -f "$out"
+# shellcheck disable=SC2016 # for the command's shell
+"$here/stack.sh" with --servers-only bash -c 'trap "sleep 1; echo ended >\"$0\"; exit" TERM; echo begun >"$0"; while :; do sleep 0.1; done' \
+  "$out" 2>/dev/null &
+bystander=$!
+eventually grep -qs begun "$out"
+kill -TERM "$bystander"
+wait "$bystander" || true
+check "with waits for a command that takes its time to end" said "^ended$"
+stack down
 stack with --servers-only env STACK_DIR="$STACK_DIR-2" KAFKA_PORT=$((KAFKA_PORT + 50)) REGISTRY_PORT=$((KAFKA_PORT + 51)) \
   POSTGRES_PORT=$((KAFKA_PORT + 52)) "$here/stack.sh" up --servers-only 2>/dev/null
 STACK_DIR="$STACK_DIR-2" stack status >"$out"

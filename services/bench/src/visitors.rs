@@ -63,6 +63,8 @@ pub struct Visitors {
     acts: Receiver<Result<Act, Error>>,
     stop: Shutdown,
     threads: Vec<JoinHandle<()>>,
+    /// Set: what is under way is not waited for either.
+    leave: Shutdown,
     /// Lives as long as they.
     _browser: Option<Chromium>,
 }
@@ -92,7 +94,7 @@ impl Visitors {
         let schedule =
             Schedule { start: Instant::now(), per_s: count * PER_S, count: u64::from(u32::MAX) };
         let (sender, acts) = channel();
-        let stop = Shutdown::default();
+        let (stop, leave) = (Shutdown::default(), Shutdown::default());
         let threads = (0..).zip(visitors).map(|(first, client)| {
             let visit = Visit {
                 client,
@@ -101,13 +103,14 @@ impl Visitors {
                 every: u64::from(count),
                 waiting: Vec::new(),
                 stop: stop.clone(),
+                leave: leave.clone(),
                 acts: sender.clone(),
             };
             let thread = thread::Builder::new().name("visitor".into());
             thread.spawn(|| visit.run()).map_err(Error::Thread)
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok(Self { schedule, acts, stop, threads, _browser: browser })
+        Ok(Self { schedule, acts, stop, threads, leave, _browser: browser })
     }
 
     /// The steps that have ended since the last call; waits until `until` for the first.
@@ -139,6 +142,7 @@ impl Visitors {
 
 impl Drop for Visitors {
     fn drop(&mut self) {
+        self.leave.request();
         // Before the browser goes.
         self.end();
     }
@@ -176,6 +180,7 @@ struct Visit {
     /// Steps that have not ended: number, due.
     waiting: Vec<(u64, Instant)>,
     stop: Shutdown,
+    leave: Shutdown,
     acts: Sender<Result<Act, Error>>,
 }
 
@@ -190,7 +195,7 @@ impl Visit {
     fn work(&mut self) -> Result<(), Error> {
         loop {
             let stopped = self.stop.requested();
-            if stopped && self.waiting.is_empty() {
+            if stopped && (self.waiting.is_empty() || self.leave.requested()) {
                 return Ok(());
             }
             let worked = self.turn(stopped);
