@@ -47,6 +47,7 @@ def environment(service):
         "DATABASE_URL": it["TRANSACTION_DATABASE_URL" if endpoint else "BALANCE_DATABASE_URL"],
         "CONTROL_PORT": str(port(it["HEARTBEAT_URL"])),
         "GRAPHQL_PORT": str(port(it["GRAPHQL_ENDPOINT_URL"])),
+        "FRONTEND_PORT": str(port(it["FRONTEND_URL"])),
     }
     if service != "synchronizer":
         made["HEALTH_PORT"] = str(health_port(service))
