@@ -2,7 +2,7 @@
 # test.sh [PART...]: the binaries and images in dist/ at work, on the servers of the stack whose environment it is run in: make
 # test-images. The parts, in this order:
 #   sizes        no image is larger than it may be
-#   refusals     without an environment each binary says one line and exits with 2
+#   refusals     without an environment each binary that needs one says one line and exits with 2
 #   emulated     the arm64 synchronizer and command-handler in an emulator, the other services as amd64 processes
 #   containers   all amd64 services as containers
 #   same_image   Dockerfile.scratch makes the same image as oci.py
@@ -73,14 +73,16 @@ environment() {
     graphql-endpoint)
       echo "DATABASE_URL=$TRANSACTION_DATABASE_URL"
       echo "GRAPHQL_PORT=${GRAPHQL_ENDPOINT_URL##*:}"
-      echo "VISITORS=250"
+      echo "VISITORS=200"
       ;;
-    frontend)
-      echo "FRONTEND_PORT=${FRONTEND_URL##*:}"
-      echo "GRAPHQL_URL=:${GRAPHQL_ENDPOINT_URL##*:}/graphql"
-      ;;
+    frontend) echo "FRONTEND_PORT=${FRONTEND_URL##*:}" ;;
   esac
   [[ -z ${!url:-} ]] || echo "HEALTH_PORT=${!url##*:}"
+}
+
+# lacks_nothing NAME: true if it runs without an environment.
+lacks_nothing() {
+  [[ ${1##*/} == frontend ]]
 }
 
 # refuses COMMAND...: one line and code 2.
@@ -97,7 +99,7 @@ bank_works() {
     die "bench demo at $1 beats/s"
   }
   tail -n 1 "$dir/demo.log" >&2
-  images/visitor.py "$GRAPHQL_ENDPOINT_URL" >&2 || die "a visitor of the graphql-endpoint"
+  images/visitor.py "$FRONTEND_URL" "$GRAPHQL_ENDPOINT_URL" >&2 || die "a visitor"
 }
 
 # run NAME COMMAND...: in the background, with the environment of service NAME.
@@ -137,12 +139,11 @@ test_sizes() {
 test_refusals() {
   local binary
   find_emulator
-  # The frontend lacks nothing: everything it reads has a default.
   for binary in $(built dist/amd64); do
-    [[ $binary == */frontend ]] || refuses env -i "$binary"
+    lacks_nothing "$binary" || refuses env -i "$binary"
   done
   for binary in $(built "$arm64"); do
-    [[ $binary == */frontend ]] || refuses env -i "$emulator" "$binary"
+    refuses env -i "$emulator" "$binary"
   done
   say "each binary says what it lacks"
 }
@@ -190,8 +191,10 @@ test_engine() {
 container() {
   local name=$1 variable options=(--memory 16m --pids-limit 64)
   shift
-  [[ $name != graphql-endpoint ]] || options=(--memory 32m --pids-limit 600)
-  [[ $name != frontend ]] || options=(--memory 16m --pids-limit 300)
+  case $name in
+    graphql-endpoint) options=(--memory 32m --pids-limit 500) ;;
+    frontend) options=(--memory 16m --pids-limit 600) ;;
+  esac
   while read -r variable; do
     options+=(--env "$variable")
   done < <(environment "$name")
@@ -209,7 +212,7 @@ test_containers() {
     docker load --quiet --input "$archive" >/dev/null
     name=${archive##*/}
     name=${name%-amd64.tar}
-    [[ $name == frontend ]] || refuses docker run --rm --network none "scratchbank/$name:$version"
+    lacks_nothing "$name" || refuses docker run --rm --network none "scratchbank/$name:$version"
   done
   container synchronizer --rm "scratchbank/synchronizer:$version" &>"$dir/synchronizer.log" ||
     die "synchronizer: $(tail -n 3 "$dir/synchronizer.log")"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""visitor.py URL: what a visitor of the graphql-endpoint there does: opens GraphiQL and an account, deposits 12.34 euro, and sees it."""
+"""visitor.py FRONTEND ENDPOINT: what a visitor does at these two: opens the page, GraphiQL and an account, deposits 12.34 euro, sees it."""
 
 import gzip
 import json
@@ -8,7 +8,7 @@ import time
 import urllib.request
 import uuid
 
-url = sys.argv[1]
+frontend, url = sys.argv[1:]
 
 
 def ask(query):
@@ -20,10 +20,18 @@ def ask(query):
     return answer["data"]
 
 
+def shows(address, word):
+    with urllib.request.urlopen(address, timeout=30) as reply:
+        page = reply.read()
+        if reply.headers["Content-Encoding"] == "gzip":
+            page = gzip.decompress(page)
+    if word not in page:
+        sys.exit(f"visitor: {address} says {page[:200]}")
+
+
 def main():
-    page = gzip.decompress(urllib.request.urlopen(url, timeout=30).read())
-    if b"graphiql" not in page:
-        sys.exit(f"visitor: {url} says {page[:200]}")
+    shows(frontend, b"<script")
+    shows(url, b"graphiql")
 
     name = f"visitor-{uuid.uuid4()}"
     account = ask(f'mutation {{ get_account(username: "{name}", password: "a long password") {{ iban reason }} }}')
