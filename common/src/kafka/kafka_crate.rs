@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
-use wire::Pace;
+use wire::{Outcome, Pace};
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -721,25 +721,6 @@ impl Limits {
                 Err(Error { kind: Kind::Retry, code: 0, text })
             }
         }
-    }
-}
-
-/// What a batch has come to over its attempts.
-trait Outcome {
-    fn is_retryable(&self) -> bool;
-    fn worsen(&mut self, err: Error);
-}
-
-impl Outcome for Result<i64> {
-    fn is_retryable(&self) -> bool {
-        self.as_ref().is_err_and(Error::is_retryable)
-    }
-
-    /// Takes the newer error, but once a batch was perhaps written, no later attempt makes that undone.
-    fn worsen(&mut self, err: Error) {
-        let unknown = matches!(self, Err(before) if before.kind == Kind::Unknown);
-        let kind = if unknown && err.kind == Kind::Retry { Kind::Unknown } else { err.kind };
-        *self = Err(Error { kind, ..err });
     }
 }
 

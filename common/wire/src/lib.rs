@@ -100,6 +100,26 @@ impl Error {
 /// Result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What a batch has come to over its attempts.
+pub trait Outcome {
+    /// True if another attempt may succeed.
+    fn is_retryable(&self) -> bool;
+    /// Takes the newer error, but once a batch was perhaps written, no later attempt makes that undone.
+    fn worsen(&mut self, err: Error);
+}
+
+impl Outcome for Result<i64> {
+    fn is_retryable(&self) -> bool {
+        self.as_ref().is_err_and(Error::is_retryable)
+    }
+
+    fn worsen(&mut self, err: Error) {
+        let unknown = matches!(self, Err(before) if before.kind == Kind::Unknown);
+        let kind = if unknown && err.kind == Kind::Retry { Kind::Unknown } else { err.kind };
+        *self = Err(Error { kind, ..err });
+    }
+}
+
 /// A record to write.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Out<'a> {

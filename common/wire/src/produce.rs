@@ -3,7 +3,7 @@
 use crate::batch::{self, Stamp};
 use crate::cluster::{Api, Cluster, Leader, explain, kind_of, no_leader, retry, topic_name};
 use crate::connection::{Fault, wait_for_any};
-use crate::{Batch, Error, Kind, Pace, Result};
+use crate::{Batch, Error, Kind, Outcome, Pace, Result};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -388,24 +388,5 @@ impl Lane {
         self.epoch = self.epoch.saturating_add(1);
         self.sequence = 0;
         self.pending = None;
-    }
-}
-
-/// What a batch has come to over its attempts.
-trait Outcome {
-    fn is_retryable(&self) -> bool;
-    fn worsen(&mut self, err: Error);
-}
-
-impl Outcome for Result<i64> {
-    fn is_retryable(&self) -> bool {
-        self.as_ref().is_err_and(Error::is_retryable)
-    }
-
-    /// Takes the newer error, but once a batch was perhaps written, no later attempt makes that undone.
-    fn worsen(&mut self, err: Error) {
-        let unknown = matches!(self, Err(before) if before.kind == Kind::Unknown);
-        let kind = if unknown && err.kind == Kind::Retry { Kind::Unknown } else { err.kind };
-        *self = Err(Error { kind, ..err });
     }
 }
