@@ -3,7 +3,7 @@
 
 use crate::Start;
 use crate::error::Error;
-use common::env::{LOG, Variable};
+use common::env::{Env, LOG, Variable, invalid};
 use std::collections::HashMap;
 use std::process::ExitCode;
 
@@ -19,6 +19,21 @@ pub struct Command {
     pub variables: &'static [&'static [Variable]],
     /// Its course.
     pub run: fn(&Start<'_>) -> Result<ExitCode, Error>,
+}
+
+/// Words separated by commas, at least one, of which `item` makes something.
+///
+/// # Errors
+/// One of them is not `expected`.
+pub fn list<T>(
+    env: &Env<'_>,
+    variable: &Variable,
+    item: impl Fn(&str) -> Option<T>,
+    expected: &str,
+) -> Result<Vec<T>, Error> {
+    let text = env.text(variable)?;
+    let items = text.split(',').map(|word| item(word.trim())).collect::<Option<Vec<T>>>();
+    Ok(items.ok_or_else(|| invalid(variable, text, expected.to_owned()))?)
 }
 
 /// What the arguments ask for.

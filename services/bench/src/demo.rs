@@ -6,7 +6,7 @@ mod readers;
 use self::books::{Balance, Books, News};
 use self::readers::{Batch, Readers};
 use crate::Start;
-use crate::args::Command;
+use crate::args::{Command, list};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
@@ -14,7 +14,7 @@ use crate::measure::{latencies, percentile_ms};
 use crate::report::{self, short};
 use crate::tap::{Cluster, ends, is_done};
 use crate::visitors::{Act, Driver, End, Visitors};
-use common::env::{Env, Variable, invalid};
+use common::env::{Env, Variable};
 use common::kafka::wire::{Bus, Position};
 use common::shutdown::Shutdown;
 use common::topology::{
@@ -169,11 +169,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
 }
 
 fn loads(env: &Env<'_>) -> Result<Vec<u32>, Error> {
-    let text = env.text(&DEMO_LOADS)?;
-    let load = |word: &str| word.trim().parse().ok().filter(|load| (1..=1_000_000).contains(load));
-    let loads = text.split(',').map(load).collect::<Option<Vec<u32>>>();
-    let expected = "numbers from 1 to 1000000, separated by commas";
-    Ok(loads.ok_or_else(|| invalid(&DEMO_LOADS, text, expected.to_owned()))?)
+    let load = |word: &str| word.parse().ok().filter(|load| (1..=1_000_000).contains(load));
+    list(env, &DEMO_LOADS, load, "numbers from 1 to 1000000, separated by commas")
 }
 
 /// Waits until no command is on its way. Where each topic ends then, and the accounts.

@@ -27,6 +27,7 @@ mod websocket;
 
 // What it costs.
 mod metrics;
+mod mode;
 mod parts;
 mod proc;
 mod stack;

@@ -6,16 +6,16 @@ pub mod row;
 use self::rig::Rig;
 use self::row::Row;
 use crate::Start;
-use crate::args::Command;
+use crate::args::{Command, list};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::metrics::HANDLER_URL;
+use crate::mode::Mode;
 use crate::report::{self, Csv, json};
 use crate::search::Search;
 use crate::stack::STACK;
 use crate::tap::Cluster;
-use common::env::{Env, Variable, invalid};
-use std::fmt;
+use common::env::{Env, Variable};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -115,41 +115,6 @@ const DISTURBED: f64 = 0.1;
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
 
-/// How the handler writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Each record by itself.
-    Single,
-    /// All there are.
-    Batched,
-    /// The same with today's protocol.
-    Modern,
-}
-
-impl Mode {
-    const ALL: [Self; 3] = [Self::Single, Self::Batched, Self::Modern];
-
-    /// What the handler is given for it.
-    pub fn variables(self) -> [(&'static str, &'static str); 2] {
-        let (mode, client) = match self {
-            Self::Single => ("single", "kafka"),
-            Self::Batched => ("batched", "kafka"),
-            Self::Modern => ("batched", "modern"),
-        };
-        [("PRODUCER_MODE", mode), ("KAFKA_CLIENT", client)]
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Single => "single",
-            Self::Batched => "batched",
-            Self::Modern => "modern",
-        })
-    }
-}
-
 /// What to do.
 struct Config {
     accounts: usize,
@@ -162,29 +127,21 @@ struct Config {
 
 impl Config {
     fn from_env(env: &Env<'_>) -> Result<Self, Error> {
-        let mode = |word: &str| Mode::ALL.into_iter().find(|mode| mode.to_string() == word);
         let load = |word: &str| word.parse().ok().filter(|load| (1..=1_000_000).contains(load));
         Ok(Self {
             accounts: env.number(&ACCOUNTS, 2..=1_000_000)?,
-            modes: list(env, &MODES, mode, "single, batched and modern, separated by commas")?,
+            modes: list(
+                env,
+                &MODES,
+                Mode::named,
+                "single, batched and modern, separated by commas",
+            )?,
             loads: list(env, &LOADS, load, "numbers from 1 to 1000000, separated by commas")?,
             bisections: env.number(&BISECTIONS, 0..=10)?,
             step: Duration::from_secs(env.number(&STEP_S, 1..=3600)?),
             transfers: env.number(&TRANSFERS, 0..=1_000_000_000)?,
         })
     }
-}
-
-/// Words separated by commas, at least one.
-fn list<T>(
-    env: &Env<'_>,
-    variable: &Variable,
-    item: impl Fn(&str) -> Option<T>,
-    expected: &str,
-) -> Result<Vec<T>, Error> {
-    let text = env.text(variable)?;
-    let items = text.split(',').map(|word| item(word.trim())).collect::<Option<Vec<T>>>();
-    Ok(items.ok_or_else(|| invalid(variable, text, expected.to_owned()))?)
 }
 
 fn run(start: &Start<'_>) -> Result<ExitCode, Error> {

@@ -11,11 +11,12 @@ pub use self::step::parts_columns;
 pub use self::step::rounded;
 use self::step::{Kind, Step};
 use crate::Start;
-use crate::args::Command;
+use crate::args::{Command, list};
 use crate::control::HEARTBEAT_URL;
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
 use crate::metrics::HANDLER_URL;
+use crate::mode::Mode;
 use crate::report;
 use crate::search::Search;
 use crate::stack::STACK;
@@ -26,16 +27,6 @@ use rand::seq::SliceRandom;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-
-/// A way to run the command-handler: its name, and what it is started with.
-pub type Mode = (&'static str, &'static [(&'static str, &'static str)]);
-
-/// What is compared.
-const KNOWN_MODES: &[Mode] = &[
-    ("single", &[("PRODUCER_MODE", "single"), ("KAFKA_CLIENT", "kafka")]),
-    ("batched", &[("PRODUCER_MODE", "batched"), ("KAFKA_CLIENT", "kafka")]),
-    ("modern", &[("PRODUCER_MODE", "batched"), ("KAFKA_CLIENT", "modern")]),
-];
 
 const PROFILE: Variable = Variable::new(
     "BENCH_PROFILE",
@@ -237,7 +228,6 @@ impl Config {
         if given(&BISECTIONS)? && profile.bisections.is_some() {
             profile.bisections = Some(env.number(&BISECTIONS, 0..=10)?);
         }
-        let mode = |word: &str| KNOWN_MODES.iter().find(|(name, _)| *name == word).copied();
         let faults = if given(&FAULTS)? {
             list(env, &FAULTS, fault, "seconds:part:signal, separated by commas")?
         } else {
@@ -245,7 +235,7 @@ impl Config {
         };
         Ok(Self {
             profile,
-            modes: list(env, &MODES, mode, "single, batched, modern or some of them")?,
+            modes: list(env, &MODES, Mode::named, "single, batched, modern or some of them")?,
             runs: env.number(&RUNS, 1..=100)?,
             faults,
         })
@@ -261,18 +251,6 @@ fn fault(word: &str) -> Option<Fault> {
         part: part.to_owned(),
         signal: signal.to_owned(),
     })
-}
-
-/// Words separated by commas, at least one.
-fn list<T>(
-    env: &Env<'_>,
-    variable: &Variable,
-    item: impl Fn(&str) -> Option<T>,
-    expected: &str,
-) -> Result<Vec<T>, Error> {
-    let text = env.text(variable)?;
-    let items = text.split(',').map(|word| item(word.trim())).collect::<Option<Vec<T>>>();
-    Ok(items.ok_or_else(|| invalid(variable, text, expected.to_owned()))?)
 }
 
 fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
@@ -301,7 +279,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
             let mut modes = config.modes.clone();
             modes.shuffle(&mut rand::rng());
             for mode in modes {
-                let name = format!("{round}-{}", mode.0);
+                let name = format!("{round}-{mode}");
                 bank.begin(mode, &folder, &name, &settings, &visitors)?;
                 course(&config, warm_up, &mut bank, &visitors)?;
                 warm_up = WARM_UP;
@@ -405,7 +383,7 @@ mod tests {
     fn a_profile_can_be_changed_in_part() {
         let talk = config(&[]).unwrap();
         assert_eq!((talk.profile.loads.len(), talk.profile.visitors, talk.runs), (41, 1, 1));
-        assert_eq!(talk.modes[0].0, "batched");
+        assert_eq!(talk.modes[0].name(), "batched");
         let max = config(&[("BENCH_PROFILE", "max"), ("MODES", "single,batched")]).unwrap();
         assert_eq!(max.profile.loads[..4], [0, 100, 250, 500]);
         assert_eq!(max.modes.len(), 2);

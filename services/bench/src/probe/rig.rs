@@ -1,6 +1,5 @@
 //! The bank under test: what drives it, reads it and looks at its processes.
 
-use super::Mode;
 use super::row::{Cpu, Row};
 use crate::answers::Answers;
 use crate::bank::{self, Customers, wait_for};
@@ -10,6 +9,7 @@ use crate::ids::Ids;
 use crate::load::{self, Schedule};
 use crate::measure::{Window, latencies, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
+use crate::mode::Mode;
 use crate::proc::{self, Process};
 use crate::report;
 use crate::stack::{ENDPOINT, HANDLER, POSTGRES, Stack};

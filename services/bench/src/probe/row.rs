@@ -1,6 +1,6 @@
 //! A line of the table: one mode at one load.
 
-use super::Mode;
+use crate::mode::Mode;
 use crate::report::short;
 use std::ops::Sub;
 

@@ -1,13 +1,14 @@
 //! The bank under test: what makes its load, and what is seen of it meanwhile.
 
+use super::Fault;
 use super::raw::{Raw, Second};
 use super::step::{Kind, Step, Visits};
-use super::{Fault, Mode};
 use crate::control::{HEARTBEAT_URL, Heartbeat, Http};
 use crate::error::Error;
 use crate::flow::{Flow, Records};
 use crate::measure::{Lags, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
+use crate::mode::Mode;
 use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, Parts, Usage};
 use crate::report::{self, short};
 use crate::stack::{HANDLER, Stack};
@@ -111,14 +112,14 @@ impl Bank {
     ) -> Result<(), Error> {
         self.settle()?;
         let variables: Vec<String> =
-            mode.1.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            mode.variables().iter().map(|(name, value)| format!("{name}={value}")).collect();
         report::progress(&format!("Run {name}: {HANDLER} starts with {}", variables.join(" ")));
         // Before the restart: one that fails half-way is to be undone too.
         self.changed = true;
-        self.mode = mode.0;
-        self.stack.restart(HANDLER, mode.1)?;
+        self.mode = mode.name();
+        self.stack.restart(HANDLER, &mode.variables())?;
         self.parts = Parts::find(&self.stack, self.brokers)?;
-        self.raw = Some(Raw::create(folder, name, mode.0, settings)?);
+        self.raw = Some(Raw::create(folder, name, mode.name(), settings)?);
         // Those of the time without a handler are nobody's.
         visitors.acts(Instant::now()).map(drop)
     }
