@@ -124,7 +124,7 @@ became of the ones before. A step that takes 5 s has timed out. The heartbeat ma
   quick    the same with coarser steps of 5 s
   sanity   0, 100 and 500 per second, 5 s each, three visitors: half a minute in all
 A load is held if its beats came and were answered (95 % of them within the measured time), the lag of all readers grew from the
-first half of that time to the second by less than 2 % of what fell due in a half (or by less than 0.3 s of the load, which is noise),
+first half of that time to the second by less than 2 % of what fell due in a half (or by less than 0.7 s of the load, which readers may commit later),
 nothing timed out and p99 is below a second.
 Visitors speak GraphQL themselves, or use the pages in a Chromium (--driver browser), as the talk's did: then its own time is in it.
 CPU and memory of every part are sampled each second. Rows are on disk as soon as they are known: NAME-loads.csv, NAME-seconds.csv
