@@ -15,12 +15,15 @@ use krafka::consumer::{
 };
 use krafka::producer::{Acks, Producer, ProducerRecord};
 use rust_bank::{BATCH_MAX, Bank, GROUP, Incoming, KAFKA_BROKERS, Outgoing, TOPICS};
+use std::mem;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::task::{self, JoinHandle};
 
+/// Least time between commits: each costs the broker as much as a batch, and only bounds what comes again after a crash.
+const COMMIT: Duration = Duration::from_millis(100);
 /// How long a poll waits, and so until the stop is seen.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -59,32 +62,38 @@ async fn serve(
     health: &Health,
     shutdown: &Shutdown,
 ) -> Result<(), BoxError> {
-    let consumer = Arc::new(consumer(brokers).await?);
+    let consumer = consumer(brokers).await?;
     let producer = Arc::new(producer(brokers).await?);
     consumer.subscribe(&TOPICS).await?;
-    let mut telling: Option<JoinHandle<Result<(), KrafkaError>>> = None;
+    let mut telling: Option<JoinHandle<Result<Offsets, KrafkaError>>> = None;
+    let (mut done, mut committed) = (Offsets::new(), Instant::now());
     while !shutdown.requested() {
         let batch = consumer.poll(POLL).await?;
+        let mut decided = None;
         if batch.is_empty() {
             health.set_ready(!consumer.assignment().await.is_empty());
-            continue;
+        } else {
+            let (bank, offsets) = (bank.clone(), offsets(&batch));
+            let told = task::spawn_blocking(move || {
+                let mut bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
+                bank.decide(batch.iter().map(incoming))
+            });
+            decided = Some((told.await??, offsets));
         }
-        let offsets = offsets(&batch);
-        let bank = bank.clone();
-        let decided = task::spawn_blocking(move || {
-            let mut bank = bank.lock().unwrap_or_else(PoisonError::into_inner);
-            bank.decide(batch.iter().map(incoming))
-        });
-        let told = decided.await??;
         // One batch is being told while the next is decided.
-        if let Some(before) = telling.take() {
-            before.await??;
+        if decided.is_some() || telling.as_ref().is_some_and(JoinHandle::is_finished) {
+            done.extend(finish(&mut telling).await?);
         }
-        telling = Some(task::spawn(tell(producer.clone(), consumer.clone(), told, offsets)));
+        if !done.is_empty() && committed.elapsed() >= COMMIT {
+            committed = Instant::now();
+            consumer.commit_with_metadata(mem::take(&mut done)).await?;
+        }
+        if let Some((told, offsets)) = decided {
+            telling = Some(task::spawn(tell(producer.clone(), told, offsets)));
+        }
     }
-    if let Some(last) = telling.take() {
-        last.await??;
-    }
+    done.extend(finish(&mut telling).await?);
+    consumer.commit_with_metadata(done).await?;
     producer.close().await;
     consumer.close().await?;
     Ok(())
@@ -136,13 +145,22 @@ fn offsets(batch: &[ConsumerRecord]) -> Offsets {
     batch.iter().map(next).collect()
 }
 
-/// Writes all records, and then commits the offsets behind them.
+/// Waits for what is being told; the offsets behind it.
+async fn finish(
+    telling: &mut Option<JoinHandle<Result<Offsets, KrafkaError>>>,
+) -> Result<Offsets, BoxError> {
+    match telling.take() {
+        Some(telling) => Ok(telling.await??),
+        None => Ok(Offsets::new()),
+    }
+}
+
+/// Writes all records; then `offsets`, which are those behind them, may be committed.
 async fn tell(
     producer: Arc<Producer>,
-    consumer: Arc<Consumer>,
     records: Vec<Outgoing>,
     offsets: Offsets,
-) -> Result<(), KrafkaError> {
+) -> Result<Offsets, KrafkaError> {
     let mut deliveries = Vec::with_capacity(records.len());
     for Outgoing { topic, key, value } in records {
         let record = ProducerRecord::new(topic, value).with_key(key);
@@ -151,5 +169,5 @@ async fn tell(
     for delivery in deliveries {
         delivery.await?;
     }
-    consumer.commit_with_metadata(offsets).await
+    Ok(offsets)
 }

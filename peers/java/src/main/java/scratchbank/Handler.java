@@ -34,6 +34,9 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
   private static final Logger LOG = LoggerFactory.getLogger(Handler.class);
   private static final Duration POLL = Duration.ofMillis(100);
 
+  /** Least time between commits: each costs the broker as much as a batch, and only bounds what comes again after a crash. */
+  private static final long COMMIT_NANOS = 100_000_000;
+
   /** While acknowledgements are awaited: they come soon. */
   private static final Duration POLL_PENDING = Duration.ofMillis(1);
 
@@ -43,10 +46,13 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
   private final KafkaConsumer<byte[], byte[]> consumer;
   private final KafkaProducer<byte[], byte[]> producer;
 
-  /** Sent and not yet known to be written, and the offsets behind it. */
+  /** Sent and not yet known to be written. */
   private final List<Future<?>> pending = new ArrayList<>();
 
+  /** The offsets behind all that was sent since the last commit. */
   private final Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
+
+  private long committedAt = System.nanoTime();
   private volatile boolean ready;
   private volatile boolean stopping;
 
@@ -179,15 +185,16 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
     }
   }
 
-  /** Waits until all that was sent is written, and commits the offsets behind it. */
+  /** Waits until all that was sent is written, and commits the offsets behind it, if that is due or has to be now. */
   private void settle(boolean now) throws ExecutionException, InterruptedException {
     for (Future<?> record : pending) {
       record.get();
     }
     pending.clear();
-    if (offsets.isEmpty()) {
+    if (offsets.isEmpty() || !now && System.nanoTime() - committedAt < COMMIT_NANOS) {
       return;
     }
+    committedAt = System.nanoTime();
     Map<TopicPartition, OffsetAndMetadata> done = Map.copyOf(offsets);
     offsets.clear();
     if (now) {
