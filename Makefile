@@ -11,13 +11,14 @@ TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 TEST_BROWSER := $(TEST) STACK_DIR=$(abspath target/test-stack-browser) RESULTS_DIR=$(abspath services/frontend/page/tests/results):$(abspath docs)
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
 	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888 FRONTEND_PORT=38181
+TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
 .PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-browser screenshots up down status logs \
 	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
-	binaries images verify-reproducible test-images compare
+	peers test-peers verify compare-handlers binaries images verify-reproducible test-images compare
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -39,12 +40,13 @@ page: ## makes the frontend's page anew, after a change of its sources; needs np
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
+	for peer in peers/rust-*/; do cargo fmt --manifest-path "$$peer/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
-		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
+		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run*
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
@@ -130,6 +132,26 @@ bench-graphql: ## 200 subscribers at 10,000 transactions a second, queries, and 
 	cargo build --locked --release -p graphql-endpoint --example load
 	@$(STACK) with bash -ec 'export ENDPOINT_PID=$$($(STACK) pid graphql-endpoint); \
 		for run in "10000 30 200 0" "1000 15 0 4" "5000 15 1000 0"; do target/release/examples/load $$run; done'
+
+peers: ## builds the other implementations of the command-handler, in peers/
+	@$(STACK) prerequisites build peers
+	@for build in peers/*/build.sh; do echo "$$build"; "$$build" || exit 1; done
+
+# Debug builds in the folder that the bank's tests use, and less to be killed in: for CI.
+test-peers: ## builds and verifies all of them in short
+	@$(MAKE) --no-print-directory peers PROFILE=dev
+	@$(TEST_PEERS) $(STACK) build
+	@$(TEST_PEERS) $(STACK) wipe
+	@$(TEST_PEERS) KILLS=1 KILL_TRANSFERS=300 OUT=target/test-peers $(STACK) with --servers-only \
+		bench verify --handler "$$(ls peers/*/run* | sed 's|peers/||; s|/run||' | paste -sd,)"
+
+verify: ## does a command-handler keep the bank's contract? HANDLER=name, several, all, or the command that starts it
+	@$(STACK) build
+	@$(STACK) with --servers-only bench verify --handler "$(or $(HANDLER),scratchbank)"
+
+compare-handlers: peers ## size, start, memory, latency and cost of all of them: docs/comparison.md; QUICK=1 for 6 minutes
+	@$(STACK) build
+	@$(STACK) with --servers-only bench compare --docs docs
 
 binaries: ## static binaries in dist/ARCH; ARCH=arm64, armv7 or several
 	@$(STACK) prerequisites static
