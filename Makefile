@@ -59,7 +59,7 @@ test-unit: ## tests that need no server
 test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
-test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
+test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports; KAFKA=4, KAFKA_CLIENT=modern
 	@$(STACK) prerequisites test browser
 	@$(MAKE) --no-print-directory test-kafka
 	@$(TEST) $(STACK) wipe
@@ -78,11 +78,15 @@ screenshots: ## pictures of all pages, into docs/screenshots
 	@$(TEST_BROWSER) $(STACK) wipe
 	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
-# Connections that idle for five seconds are closed by these brokers. The kafka crate can't speak with Kafka 4.
-test-kafka: ## tests of common/ on three brokers, with each client that can speak with them
+# The kafka crate can't speak with Kafka 4.
+CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),modern,kafka modern))
+# Idle connections are closed, deleted segments and compacted ones found in seconds.
+TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 log.retention.check.interval.ms=1000 log.cleaner.backoff.ms=1000
+
+test-kafka: ## tests of common/ on three brokers, with each client that can speak with them or KAFKA_CLIENT alone
 	@$(TEST) STACK_DIR=target/test-stack-kafka $(STACK) wipe
-	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 KAFKA_OPTIONS=connections.max.idle.ms=5000 \
-		$(STACK) with --servers-only sh -ec 'for client in $(if $(filter 4,$(KAFKA)),modern,kafka modern); do \
+	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 KAFKA_OPTIONS="$(TEST_KAFKA_OPTIONS)" \
+		$(STACK) with --servers-only sh -ec 'for client in $(CLIENTS); do \
 			echo "KAFKA_CLIENT=$$client"; \
 			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1; done'
 
