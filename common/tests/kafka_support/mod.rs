@@ -8,16 +8,17 @@ use common::kafka::producer::{Outgoing, ProducerConfig};
 use common::kafka::wire::{self, Bus, In, Position};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, CreateTopicsResponse, MetadataRequest, MetadataResponse,
-    RequestHeader, ResponseHeader, TopicName,
+    ApiKey, CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader,
+    TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use log::LevelFilter;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Longest wait for anything that should come.
@@ -83,12 +84,31 @@ pub fn replicated_topic(
     name
 }
 
+/// The broker that coordinates `group`, as the first of the brokers says that is up and knows it.
+pub fn coordinator(group: &'static str) -> i32 {
+    let request = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str(group));
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        for broker in up() {
+            let answer: FindCoordinatorResponse =
+                ask(&broker, ApiKey::FindCoordinator, 3, &request);
+            if answer.error_code == 0 {
+                return answer.node_id.0;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("no broker of {:?} knows the coordinator of {group}", config().brokers);
+}
+
+/// The brokers that take connections.
+fn up() -> impl Iterator<Item = String> {
+    config().brokers.into_iter().filter(|broker| TcpStream::connect(broker).is_ok())
+}
+
 /// Where topics are made, and with how many replicas.
 fn controller() -> (String, i16) {
-    for broker in config().brokers {
-        if TcpStream::connect(&broker).is_err() {
-            continue;
-        }
+    for broker in up() {
         let answer: MetadataResponse = ask(
             &broker,
             ApiKey::Metadata,
@@ -155,6 +175,13 @@ impl Reader {
         }
     }
 
+    /// What comes after all that was read.
+    pub fn positions(&self) -> Vec<Position> {
+        let next = |records: &Vec<In>| records.last().map_or(0, |last| last.offset + 1);
+        let position = |(&partition, records)| Position { partition, next: next(records) };
+        self.partitions.iter().map(position).collect()
+    }
+
     pub fn read_until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !enough(self) {
@@ -205,18 +232,50 @@ pub fn modern(topic: &str) -> bool {
 
 /// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run.
 pub fn foreign(topic: &str, steps: &[&str]) {
+    let status = java(topic, steps).status().unwrap();
+    assert!(status.success(), "java Foreign.java {topic} {steps:?}");
+}
+
+fn java(topic: &str, steps: &[&str]) -> Command {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
-    let status = Command::new("java")
-        .arg("-cp")
+    let mut java = Command::new("java");
+    java.arg("-cp")
         .arg(jars.join("*"))
         .arg(source)
         .arg(config().brokers.join(","))
         .arg(topic)
         .args(steps)
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success(), "java Foreign.java {topic} {steps:?}");
+        .stderr(Stdio::null());
+    java
+}
+
+/// A transaction of Java's client that is open until it is told to commit.
+pub struct Open(Child);
+
+impl Open {
+    /// Returns when `count` records of it are in the log.
+    pub fn begin(topic: &str, count: usize) -> Self {
+        let step = format!("hold:{count}");
+        let mut java = java(topic, &[&step]);
+        let mut open = Self(java.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(open.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        open
+    }
+
+    pub fn commit(mut self) {
+        // The end of its input is what it waits for.
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
