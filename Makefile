@@ -163,7 +163,7 @@ verify: ## does a command-handler keep the bank's contract? HANDLER=name, severa
 	@$(STACK) build
 	@$(STACK) with --servers-only bench verify --handler "$(or $(HANDLER),scratchbank)"
 
-compare-handlers: peers ## size, start, memory, latency and cost of all of them: docs/comparison.md; QUICK=1 for 6 minutes
+compare-handlers: peers ## size, start, memory, latency and cost of all of them: docs/comparison.md; QUICK=1 for one short run of each
 	@$(STACK) build
 	@$(STACK) with --servers-only bench compare --docs docs
 

@@ -5,6 +5,7 @@
 #[path = "../../../services/command-handler/src/domain.rs"]
 mod domain;
 mod error;
+#[allow(dead_code)] // Those of our publisher.
 #[path = "../../../services/command-handler/src/failpoint.rs"]
 mod failpoint;
 #[path = "../../../services/command-handler/src/store.rs"]
