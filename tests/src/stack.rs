@@ -90,6 +90,8 @@ impl Stack {
         // The harness outlives a broker that is frozen for a while.
         let lookup = |name: &str| match name {
             "KAFKA_TIMEOUT_MS" => Some("110000".to_owned()),
+            // As the services that the tests start.
+            "KAFKA_CLIENT" => std::env::var(name).ok(),
             _ => variables.get(name).cloned(),
         };
         let kafka = KafkaConfig::from_env(&Env::new(&lookup)).expect("env gives host:port");

@@ -2,6 +2,7 @@
 
 use super::wire::{self, Bus, Chunk, Error, Kind, Position};
 use super::{KafkaConfig, metrics};
+use crate::shutdown::Shutdown;
 use prometheus::{IntCounterVec, IntGaugeVec};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -356,7 +357,25 @@ pub fn start_positions(
     otherwise: Otherwise,
     within: Duration,
 ) -> Result<Vec<Position>, Error> {
-    start_positions_on(&mut *wire::connect(config), group, topic, partitions, otherwise, within)
+    let stop = Shutdown::default();
+    start_positions_until(config, group, topic, partitions, otherwise, within, &stop)
+}
+
+/// The same; once `stop` is requested nothing is tried again.
+///
+/// # Errors
+/// The same.
+pub fn start_positions_until(
+    config: &KafkaConfig,
+    group: &str,
+    topic: &str,
+    partitions: &[i32],
+    otherwise: Otherwise,
+    within: Duration,
+    stop: &Shutdown,
+) -> Result<Vec<Position>, Error> {
+    let mut bus = wire::connect_until(config, stop);
+    start_positions_on(&mut *bus, group, topic, partitions, otherwise, within, stop)
 }
 
 fn start_positions_on(
@@ -366,11 +385,11 @@ fn start_positions_on(
     partitions: &[i32],
     otherwise: Otherwise,
     within: Duration,
+    stop: &Shutdown,
 ) -> Result<Vec<Position>, Error> {
-    let deadline = Instant::now() + within;
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let committed = bus.committed(group, topic, left())?;
-    let bounds = bus.bounds(topic, left())?;
+    let patience = Patience { deadline: Instant::now() + within, stop };
+    let committed = patience.retry(|slice| bus.committed(group, topic, slice))?;
+    let bounds = patience.retry(|slice| bus.bounds(topic, slice))?;
     let mut positions = Vec::with_capacity(partitions.len());
     let mut fresh = Vec::new();
     for &partition in partitions {
@@ -396,9 +415,28 @@ fn start_positions_on(
     }
     if !fresh.is_empty() {
         // At once: after a restart "the end" would be another place, and the records between would never be read.
-        bus.commit(group, topic, &fresh, left())?;
+        patience.retry(|slice| bus.commit(group, topic, &fresh, slice))?;
     }
     Ok(positions)
+}
+
+/// How long calls are repeated.
+struct Patience<'a> {
+    deadline: Instant,
+    stop: &'a Shutdown,
+}
+
+impl Patience<'_> {
+    /// Repeats a call, which spaces its attempts, in slices of time, so that the stop is noticed.
+    fn retry<T>(&self, mut call: impl FnMut(Duration) -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            match call(left.min(SLICE)) {
+                Err(err) if err.is_retryable() && left > SLICE && !self.stop.requested() => {}
+                result => return result,
+            }
+        }
+    }
 }
 
 /// Says that a position is outside the log and that reading starts at the earliest record instead.
@@ -626,6 +664,33 @@ mod tests {
         }
     }
 
+    fn start(
+        fake: &mut Fake,
+        partition: i32,
+        otherwise: Otherwise,
+    ) -> Result<Vec<Position>, Error> {
+        let stop = Shutdown::default();
+        start_positions_on(fake, "g", "t", &[partition], otherwise, PATIENCE, &stop)
+    }
+
+    #[test]
+    fn a_call_is_repeated_until_it_works_or_the_stop_is_asked_for() {
+        let stop = Shutdown::default();
+        let patience = Patience { deadline: Instant::now() + PATIENCE, stop: &stop };
+        let mut calls = 0;
+        let mut fails = |times| {
+            patience.retry(|slice| {
+                assert!(slice <= SLICE);
+                calls += 1;
+                if calls < times { Err(error(Kind::Retry)) } else { Ok(calls) }
+            })
+        };
+        assert_eq!(fails(3).unwrap(), 3);
+        stop.request();
+        assert_eq!(fails(9).unwrap_err().kind, Kind::Retry);
+        assert_eq!(calls, 4);
+    }
+
     #[test]
     fn reading_starts_where_the_group_was_if_the_log_still_has_it() {
         let start = |committed: Option<i64>, otherwise| {
@@ -633,7 +698,7 @@ mod tests {
             fake.fill(100);
             fake.delete_before(0, 40);
             fake.commits(committed);
-            let found = start_positions_on(&mut fake, "g", "t", &[0], otherwise, PATIENCE).unwrap();
+            let found = start(&mut fake, 0, otherwise).unwrap();
             (found[0].next, fake.committed(0))
         };
         for (committed, expected) in
@@ -653,7 +718,7 @@ mod tests {
         let mut fake = Fake::new(&[1]);
         for partition in [1, -1] {
             let otherwise = Otherwise::Earliest;
-            let found = start_positions_on(&mut fake, "g", "t", &[partition], otherwise, PATIENCE);
+            let found = start(&mut fake, partition, otherwise);
             assert_eq!(found.unwrap_err().kind, Kind::Config);
         }
     }

@@ -80,13 +80,13 @@ impl Producer {
                 }
             }
             if ready.is_empty() {
-                match turn {
-                    Some(turn) if turn <= deadline => {
-                        thread::sleep(turn.saturating_duration_since(now));
-                        continue;
-                    }
-                    _ => return results,
+                let Some(turn) = turn else { return results };
+                // Also where that comes too late: a caller who comes again at once would spin.
+                thread::sleep(turn.min(deadline).saturating_duration_since(now));
+                if turn > deadline {
+                    return results;
                 }
+                continue;
             }
             self.attempt(cluster, batches, ready, &mut results);
             if Instant::now() >= deadline || !results.iter().any(Outcome::is_retryable) {
@@ -95,10 +95,13 @@ impl Producer {
         }
     }
 
-    /// What a batch has to wait for: its leader, or that there is one.
+    /// What a batch has to wait for: its leader, or that there is one; and without an id as producer nobody can be asked.
     fn pace_of(&self, cluster: &Cluster, batch: &Batch<'_>) -> Option<&Pace> {
         let leader = cluster.known_leader(batch.topic, batch.partition);
-        self.paces.get(&leader.map_or(NOBODY, |leader| leader.id))
+        let leader = leader.map_or(NOBODY, |leader| leader.id);
+        let nobody = self.id.is_none().then_some(NOBODY);
+        let paces = nobody.into_iter().chain([leader]).filter_map(|id| self.paces.get(&id));
+        paces.max_by_key(|pace| pace.turn())
     }
 
     /// One attempt to write `todo`, indices into `batches`; all of them get a result.

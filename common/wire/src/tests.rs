@@ -8,6 +8,7 @@ use crate::cluster::topic_name;
 use crate::fake::{Answer, Incoming, broker, raw_broker};
 use crate::{Batch, Bus, Chunk, Error, Kind, Out, Position, Result};
 use bytes::Bytes;
+use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use kafka_protocol::messages::metadata_response::{
@@ -84,6 +85,35 @@ fn usual(incoming: &Incoming, leaders: &[u16]) -> Option<Answer> {
 
 fn leaders(host: &String) -> Result<Vec<i32>> {
     bus(host).leaders("t", Duration::ZERO)
+}
+
+/// As a broker does that has just started.
+#[test]
+fn a_broker_that_has_no_id_to_give_is_not_asked_again_at_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let host = broker(move |incoming, port| match incoming.key {
+        InitProducerIdRequest::KEY => {
+            count.fetch_add(1, Ordering::Relaxed);
+            let code = ResponseError::CoordinatorLoadInProgress.code();
+            let reply = InitProducerIdResponse::default().with_error_code(code);
+            Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply))
+        }
+        _ => usual(incoming, &[port]).expect("nothing else is asked"),
+    });
+    let mut bus = bus(&host);
+    let records = vec![Out { value: Some(b"x"), ..Out::default() }];
+    let batch = [Batch { topic: "t", partition: 0, records }];
+    // Slices of time, as callers have that look for a stop: each takes its time, or the caller would spin.
+    let slice = Duration::from_millis(50);
+    for _ in 0..10 {
+        let started = Instant::now();
+        let result = bus.produce(&batch, slice).remove(0);
+        assert_eq!(result.unwrap_err().kind, Kind::Retry);
+        assert!(started.elapsed() >= slice, "{:?}", started.elapsed());
+    }
+    // At once, after 100 ms and after 200 ms more; 400 ms later at the earliest.
+    assert!((1..=4).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! A short probe and a short demo of the bank on real servers.
 
+use common::env::Env;
+use common::kafka::KafkaConfig;
+use common::kafka::wire;
+use common::topology::HEARTBEAT;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// The services, in the order of their start.
 const SERVICES: [&str; 5] =
@@ -36,6 +41,15 @@ impl Bank {
         let json = lines.last().and_then(|line| serde_json::from_str(line).ok());
         (output.status, lines, json.unwrap_or_default())
     }
+}
+
+/// Of the modes to compare, those with the client that the bank's services have here: the kafka crate's, or today's protocol's.
+fn modes<'a>(kafka: &'a [&str], modern: &'a [&str]) -> &'a [&'a str] {
+    let config = KafkaConfig::from_env(&Env::new(&|name| std::env::var(name).ok()));
+    let mut bus = wire::connect(&config.expect("the stack is up: make test-integration"));
+    let asked = bus.leaders(HEARTBEAT.name, Duration::from_secs(30));
+    asked.expect("the synchronizer has made the topic");
+    if bus.fetches_from_all() { modern } else { kafka }
 }
 
 impl Drop for Bank {
@@ -75,41 +89,49 @@ fn a_short_demo_comes_out_even_and_a_second_one_too() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_short_probe_measures_both_modes_at_the_same_load() {
+fn a_short_probe_measures_all_modes_at_the_same_load() {
     let bank = Bank::start();
-    let (status, lines, json) = bank.bench(
-        "probe --accounts 20 --loads 10,20 --step-s 2 --bisections 0 --transfers 100 --modes single,batched",
-    );
+    let modes = modes(&["single", "batched"], &["modern"]);
+    let (status, lines, json) = bank.bench(&format!(
+        "probe --accounts 20 --loads 10,20 --step-s 2 --bisections 0 --transfers 100 --modes {}",
+        modes.join(",")
+    ));
     assert!(status.success(), "{status}");
-    assert!(lines.iter().any(|line| line.starts_with("Memory of the handler: ")), "{lines:?}");
     let rows = |mode: &str| lines.iter().filter(|line| line.starts_with(mode)).count();
-    // One load at least; batched also the two halves of the way to 100.
-    assert!(rows("single") >= 1 && rows("batched") >= 3, "{lines:?}");
-    for (mode, number) in [("single", "max_per_s"), ("batched", "broker_cpu_us_per_record")] {
-        assert!(json[mode][number].as_f64().is_some(), "{json}");
+    for &mode in modes {
+        // One load at least; batched also the two halves of the way to 100.
+        assert!(rows(mode) >= if mode == "batched" { 3 } else { 1 }, "{lines:?}");
+        assert!(json[mode]["max_per_s"].as_f64().unwrap() > 0.0, "{json}");
+        let cost = json[mode]["broker_cpu_us_per_record"].as_f64();
+        // Compared are those beside single or batched.
+        assert!(cost.is_some() || modes == ["modern"], "{json}");
     }
-    assert!(json["idle_p50_ms"].as_f64().unwrap() > 0.0, "{json}");
+    if modes.contains(&"batched") {
+        assert!(lines.iter().any(|line| line.starts_with("Memory of the handler: ")), "{lines:?}");
+        assert!(json["idle_p50_ms"].as_f64().unwrap() > 0.0, "{json}");
+        assert!((1.0..64.0).contains(&json["handler_rss_mib"].as_f64().unwrap()), "{json}");
+    }
     assert!(json["p99_ms_at_2000"].is_null(), "{json}");
-    assert!((1.0..64.0).contains(&json["handler_rss_mib"].as_f64().unwrap()), "{json}");
 
     let csv = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
     let raw = std::fs::read_to_string(csv).unwrap();
     let raw = raw.lines().filter(|line| !line.starts_with('#')).count();
-    assert_eq!(raw - 1, rows("single") + rows("batched"));
+    assert_eq!(raw - 1, modes.iter().map(|mode| rows(mode)).sum::<usize>());
 }
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     let bank = Bank::start();
-    let (status, lines, _) = bank.bench(
-        "run --profile sanity --loads 0,40 --step-s 4 --visitors 2 --modes single --faults 3:graphql-endpoint:KILL",
-    );
+    let mode = modes(&["single"], &["modern"])[0];
+    let (status, lines, _) = bank.bench(&format!(
+        "run --profile sanity --loads 0,40 --step-s 4 --visitors 2 --modes {mode} --faults 3:graphql-endpoint:KILL",
+    ));
     assert!(status.success(), "{status}");
     let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
     let rows = |kind: &str| -> Vec<HashMap<String, String>> {
-        let text = std::fs::read_to_string(format!("{folder}/1-single-{kind}.csv")).unwrap();
-        assert!(text.contains("# settings: MODE=single "), "{text}");
+        let text = std::fs::read_to_string(format!("{folder}/1-{mode}-{kind}.csv")).unwrap();
+        assert!(text.contains(&format!("# settings: MODE={mode} ")), "{text}");
         let mut lines = text.lines().filter(|line| !line.starts_with('#')).map(|it| it.split(','));
         let titles: Vec<&str> = lines.next().unwrap().collect();
         lines
@@ -157,17 +179,14 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
         "report --from {folder} --results {results} --docs {results}/docs/results.md"
     ));
     assert!(status.success(), "{status}");
-    let row = |line: &String| line.split_whitespace().take(3).eq(["single", "40", "1"]);
+    let row = |line: &String| line.split_whitespace().take(3).eq([mode, "40", "1"]);
     assert!(lines.iter().any(row), "{lines:?}");
-    assert!(
-        json["single"]["max_per_s"].is_u64() && json["batched"]["max_per_s"].is_null(),
-        "{json}"
-    );
+    assert!(json[mode]["max_per_s"].is_u64() && json["batched"]["max_per_s"].is_null(), "{json}");
     let read = |path: &str| std::fs::read_to_string(format!("{results}/{path}")).unwrap();
     let page = read("index.html");
     let linked = page.split('"').filter(|it| it.ends_with(".svg") || it.ends_with(".csv"));
     assert!(linked.map(|path| assert!(!read(path).is_empty(), "{path}")).count() > 30);
-    assert!(read("05-latency-over-time-single.svg").contains("graphql-endpoint KILL"));
+    assert!(read(&format!("05-latency-over-time-{mode}.svg")).contains("graphql-endpoint KILL"));
     assert!(read("docs/results.md").contains("](results/06-latency-mean.svg)"));
 }
 
@@ -199,11 +218,13 @@ fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
 #[ignore = "needs the stack and Chromium: make test-integration"]
 fn visitors_with_a_browser_use_the_pages() {
     let bank = Bank::start();
-    let (status, lines, _) =
-        bank.bench("run --driver browser --profile sanity --visitors 2 --loads 0 --step-s 11");
+    let mode = modes(&["batched"], &["modern"])[0];
+    let (status, lines, _) = bank.bench(&format!(
+        "run --driver browser --profile sanity --visitors 2 --loads 0 --step-s 11 --modes {mode}"
+    ));
     assert!(status.success(), "{status}");
     let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
-    let steps = std::fs::read_to_string(format!("{folder}/1-batched-steps.csv")).unwrap();
+    let steps = std::fs::read_to_string(format!("{folder}/1-{mode}-steps.csv")).unwrap();
     let ends = |end: &str| steps.lines().filter(|line| line.contains(end)).count();
     // A whole cycle of ten and more of each: deposits by buttons, payments by the form.
     assert!(ends(",changed,") > 20 && ends(",refused,") == 0, "{steps}");

@@ -9,7 +9,7 @@ use crate::metrics;
 use crate::publish::{Decided, GROUP, Publisher};
 use crate::store::Session;
 use common::avro::Record;
-use common::kafka::consumer::{Otherwise, start_positions};
+use common::kafka::consumer::{Otherwise, start_positions_until};
 use common::log::Chain;
 use common::registry::Registry;
 use common::shutdown::Shutdown;
@@ -98,8 +98,9 @@ impl Worker {
             log::info!(topic = topic.name, partitions:? = owned; "serving");
             let within = Duration::from_secs(5);
             let kafka = &self.config.producer.kafka;
+            let (otherwise, stop) = (Otherwise::Earliest, &self.shutdown);
             let positions =
-                start_positions(kafka, GROUP, topic.name, &owned, Otherwise::Earliest, within)?;
+                start_positions_until(kafka, GROUP, topic.name, &owned, otherwise, within, stop)?;
             let intake = Intake::start::<D>(
                 kafka,
                 &self.registry,

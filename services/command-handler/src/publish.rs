@@ -8,7 +8,6 @@ use crate::metrics;
 use common::avro::Record;
 use common::kafka::producer::{Outgoing, ProducerConfig, Sender as KafkaSender};
 use common::kafka::wire::{self, Bus, Kind, Position};
-use common::log::Chain;
 use common::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
@@ -17,6 +16,11 @@ use std::{mem, thread};
 
 /// Consumer group of the handler's offsets.
 pub const GROUP: &str = "command-handler";
+
+/// Time for retries of a commit in each call to the bus, which bounds how late the stop is noticed.
+const COMMIT_SLICE: Duration = Duration::from_millis(200);
+/// Time for retries of a commit once the stop was asked for.
+const COMMIT_GRACE: Duration = Duration::from_millis(300);
 
 /// Batches handed over and not yet done: one is being written while the next is encoded.
 const IN_FLIGHT_MAX: usize = 2;
@@ -65,7 +69,7 @@ impl<O: Send + 'static> Publisher<O> {
         let teller = Teller {
             desk,
             sender: KafkaSender::new(config, shutdown),
-            offsets: wire::connect(&config.kafka),
+            offsets: wire::connect_until(&config.kafka, shutdown),
             told: BTreeMap::new(),
             committed: Instant::now(),
             shutdown: shutdown.clone(),
@@ -216,26 +220,107 @@ impl<D: Desk> Teller<D> {
         Ok(())
     }
 
-    /// Commits what is told, trying again for as long as the service lives: the next batch would only move the offsets further.
+    /// Commits what is told.
     fn commit(&mut self) -> Result<(), Error> {
         let told = mem::take(&mut self.told);
         let positions: Vec<Position> =
             told.into_iter().map(|(partition, next)| Position { partition, next }).collect();
-        let topic = D::Command::TOPIC.name;
-        loop {
-            let within = Duration::from_secs(if self.shutdown.requested() { 1 } else { 10 });
-            match self.offsets.commit(GROUP, topic, &positions, within) {
-                Ok(()) => {
-                    self.committed = Instant::now();
-                    return Ok(());
-                }
-                Err(err) if err.kind == Kind::Config || self.shutdown.requested() => {
-                    return Err(err.into());
-                }
-                Err(err) => {
-                    log::warn!(topic, error:% = Chain(&err); "offsets not committed, trying again")
-                }
-            }
+        commit(&mut *self.offsets, D::Command::TOPIC.name, &positions, &self.shutdown)?;
+        self.committed = Instant::now();
+        Ok(())
+    }
+}
+
+/// Commits, trying again for as long as the service lives: the next batch would only move the offsets further. After the stop was
+/// asked for it gives up within a second. The bus spaces the attempts and logs them.
+fn commit(
+    bus: &mut dyn Bus,
+    topic: &str,
+    positions: &[Position],
+    shutdown: &Shutdown,
+) -> Result<(), wire::Error> {
+    let mut give_up_at = None;
+    loop {
+        let Err(err) = bus.commit(GROUP, topic, positions, COMMIT_SLICE) else { return Ok(()) };
+        let now = Instant::now();
+        let gives_up = shutdown.requested() && *give_up_at.get_or_insert(now + COMMIT_GRACE) <= now;
+        if err.kind == Kind::Config || gives_up {
+            return Err(err);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::kafka::wire::{Batch, Chunk};
+
+    /// A cluster that is away, and after some commits is back.
+    struct Away {
+        commits: u32,
+    }
+
+    impl Bus for Away {
+        fn commit(
+            &mut self,
+            _: &str,
+            _: &str,
+            _: &[Position],
+            within: Duration,
+        ) -> wire::Result<()> {
+            if self.commits == 0 {
+                return Ok(());
+            }
+            self.commits -= 1;
+            thread::sleep(within);
+            Err(wire::Error { kind: Kind::Retry, code: 0, text: "away".to_owned() })
+        }
+
+        fn leaders(&mut self, _: &str, _: Duration) -> wire::Result<Vec<i32>> {
+            unreachable!("only commits are asked for")
+        }
+
+        fn produce(&mut self, _: &[Batch<'_>], _: Duration) -> Vec<wire::Result<i64>> {
+            unreachable!("only commits are asked for")
+        }
+
+        fn fetch(&mut self, _: &str, _: &[Position], _: Duration) -> wire::Result<Vec<Chunk>> {
+            unreachable!("only commits are asked for")
+        }
+
+        fn bounds(&mut self, _: &str, _: Duration) -> wire::Result<Vec<(i64, i64)>> {
+            unreachable!("only commits are asked for")
+        }
+
+        fn committed(&mut self, _: &str, _: &str, _: Duration) -> wire::Result<Vec<Option<i64>>> {
+            unreachable!("only commits are asked for")
+        }
+
+        fn fetches_from_all(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn offsets_are_committed_once_kafka_is_back() {
+        let mut bus = Away { commits: 3 };
+        commit(&mut bus, "t", &[], &Shutdown::default()).unwrap();
+        assert_eq!(bus.commits, 0);
+    }
+
+    #[test]
+    fn a_commit_does_not_hold_up_the_stop() {
+        let shutdown = Shutdown::default();
+        let asked = thread::spawn({
+            let shutdown = shutdown.clone();
+            move || {
+                thread::sleep(Duration::from_millis(50));
+                shutdown.request();
+                Instant::now()
+            }
+        });
+        let end = commit(&mut Away { commits: u32::MAX }, "t", &[], &shutdown);
+        assert_eq!(end.unwrap_err().kind, Kind::Retry);
+        assert!(asked.join().unwrap().elapsed() < Duration::from_secs(1));
     }
 }

@@ -189,17 +189,21 @@ impl Summary {
 
     /// The line that scripts read.
     pub fn json(&self) -> String {
-        let max = |mode: &str| json(self.mode(mode).and_then(Mode::max));
-        let batched = self.mode("batched");
-        let idle = batched.and_then(|mode| mode.load(0.0)?.percentile(50.0));
-        let half = batched.and_then(|mode| percentile(&mode.half, 99.0));
+        let of = |name: &str| {
+            let mode = self.mode(name);
+            format!(
+                "{{\"max_per_s\":{},\"idle_p50_ms\":{},\"half_p99_ms\":{}}}",
+                json(mode.and_then(Mode::max)),
+                json(mode.and_then(|mode| mode.load(0.0)?.percentile(50.0))),
+                json(mode.and_then(|mode| percentile(&mode.half, 99.0))),
+            )
+        };
         let ratio = self.broker().map(|(_, single, batched)| batched / single);
         format!(
-            "{{\"single\":{{\"max_per_s\":{}}},\"batched\":{{\"max_per_s\":{},\"idle_p50_ms\":{},\"half_p99_ms\":{}}},\"broker_cpu_ratio\":{}}}",
-            max("single"),
-            max("batched"),
-            json(idle),
-            json(half),
+            "{{\"single\":{},\"batched\":{},\"modern\":{},\"broker_cpu_ratio\":{}}}",
+            of("single"),
+            of("batched"),
+            of("modern"),
             ratio.map_or("null".to_owned(), |ratio| format!("{ratio:.3}")),
         )
     }
@@ -532,6 +536,10 @@ pub mod tests {
         assert_eq!(json["single"]["max_per_s"], 1500);
         assert_eq!(json["batched"]["max_per_s"], 4000);
         assert_eq!(json["batched"]["idle_p50_ms"], 16);
+        assert!(json["modern"]["half_p99_ms"].is_null(), "{json}");
+        let keys = |mode: &str| json[mode].as_object().unwrap().keys().cloned().collect();
+        let [single, batched, modern]: [Vec<String>; 3] = ["single", "batched", "modern"].map(keys);
+        assert!(single == batched && batched == modern, "{json}");
         assert_eq!(json["broker_cpu_ratio"], 0.1);
         let only: Vec<Table> =
             tables().into_iter().filter(|it| it.name().contains("batched")).collect();
