@@ -78,10 +78,12 @@ screenshots: ## pictures of all pages, into docs/screenshots
 	@$(TEST_BROWSER) $(STACK) wipe
 	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
-# Connections that idle for five seconds are closed by these brokers. The kafka crate can't speak with Kafka 4.
+# Connections that idle for five seconds are closed by these brokers, and whoever has said who he is has to say so again after as long. The
+# kafka crate can't speak with Kafka 4.
 test-kafka: ## tests of common/ on three brokers, with each client that can speak with them
 	@$(TEST) STACK_DIR=target/test-stack-kafka $(STACK) wipe
-	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 KAFKA_OPTIONS=connections.max.idle.ms=5000 \
+	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 SASL_PORT=29292 \
+		KAFKA_OPTIONS="connections.max.idle.ms=5000 connections.max.reauth.ms=5000" \
 		$(STACK) with --servers-only sh -ec 'for client in $(if $(filter 4,$(KAFKA)),modern,kafka modern); do \
 			echo "KAFKA_CLIENT=$$client"; \
 			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1; done'

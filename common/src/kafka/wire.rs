@@ -6,7 +6,9 @@ use crate::shutdown::Shutdown;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub use ::wire::{Batch, Bus, Chunk, Error, Header, In, Kind, Out, Position, Result};
+pub use ::wire::{
+    Batch, Bus, Chunk, Compression, Error, Header, In, Kind, Out, Position, Result,
+};
 
 /// A client of the cluster. No I/O happens before the first call.
 pub fn connect(config: &KafkaConfig) -> Box<dyn Bus> {
@@ -100,7 +102,7 @@ fn choose(config: &KafkaConfig) -> Result<Client> {
     }
     let (client, why) = match config.client {
         Client::Auto => ask_brokers(config)?,
-        client => (client, "as KAFKA_CLIENT says".to_owned()),
+        client => (client, "as the environment says".to_owned()),
     };
     log::info!(client:%, why; "Kafka client");
     known.push((config.brokers.clone(), config.client, client));
@@ -146,7 +148,9 @@ fn open(client: Client, config: &KafkaConfig, stop: Option<Shutdown>) -> Box<dyn
             brokers: config.brokers.clone(),
             timeout: config.timeout,
             fetch_bytes: config.fetch_bytes,
+            compression: config.compression,
             client_id: super::CLIENT_ID,
+            sasl: config.sasl.clone(),
             stop: stop
                 .map(|stop| -> ::wire::Stop { std::sync::Arc::new(move || stop.requested()) }),
         }),

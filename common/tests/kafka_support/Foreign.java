@@ -1,14 +1,20 @@
-// What clients that nobody here wrote do to a topic: the Java client's compression, transactions and partitioner.
+// What clients that nobody here wrote do to a topic: the Java client's compression, transactions, partitioner and reader.
 // Run with the jars of Apache Kafka: java -cp 'jars/*' Foreign.java BROKERS TOPIC STEP...; a STEP is as in gzip:3.
 
+import java.time.Duration;
 import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.admin.ScramCredentialInfo;
+import org.apache.kafka.clients.admin.ScramMechanism;
+import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 public class Foreign {
@@ -61,6 +67,29 @@ public class Foreign {
             case "keys" -> {
                 try (var producer = producer(Map.of())) {
                     send(producer, null, count);
+                }
+            }
+            case "read" -> {
+                var config = Map.<String, Object>of("bootstrap.servers", brokers);
+                try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
+                    var partition = List.of(new TopicPartition(topic, 0));
+                    consumer.assign(partition);
+                    consumer.seekToBeginning(partition);
+                    while (number < count) {
+                        for (var record : consumer.poll(Duration.ofSeconds(1))) {
+                            System.out.println(record.value());
+                            number++;
+                        }
+                    }
+                }
+            }
+            case "user" -> {
+                try (var admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
+                    for (var mechanism : List.of(ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)) {
+                        var info = new ScramCredentialInfo(mechanism, count);
+                        var user = new UserScramCredentialUpsertion("ann,=", info, "pencil");
+                        admin.alterUserScramCredentials(List.of(user)).all().get();
+                    }
                 }
             }
             case "delete" -> {

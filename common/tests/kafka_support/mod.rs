@@ -203,12 +203,12 @@ pub fn modern(topic: &str) -> bool {
     bus.fetches_from_all()
 }
 
-/// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run.
-pub fn foreign(topic: &str, steps: &[&str]) {
+/// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run. What it prints.
+pub fn foreign(topic: &str, steps: &[&str]) -> String {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
-    let status = Command::new("java")
+    let output = Command::new("java")
         .arg("-cp")
         .arg(jars.join("*"))
         .arg(source)
@@ -216,7 +216,8 @@ pub fn foreign(topic: &str, steps: &[&str]) {
         .arg(topic)
         .args(steps)
         .stderr(Stdio::null())
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success(), "java Foreign.java {topic} {steps:?}");
+    assert!(output.status.success(), "java Foreign.java {topic} {steps:?}");
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -4,7 +4,7 @@ use crate::cluster::{Api, Cluster, Leader, explain, kind_of, retry, topic_name};
 use crate::connection::Stop;
 use crate::fetch::Fetcher;
 use crate::produce::Producer;
-use crate::{Batch, Bus, Chunk, Error, Kind, Pace, Position, Result};
+use crate::{Batch, Bus, Chunk, Compression, Error, Kind, Pace, Position, Result, Sasl};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_commit_request::{
@@ -27,8 +27,12 @@ pub struct Config {
     pub timeout: Duration,
     /// Bytes asked of each partition at a time; a larger batch still passes.
     pub fetch_bytes: i32,
+    /// How batches are packed.
+    pub compression: Compression,
     /// How this program calls itself in the brokers' logs and metrics.
     pub client_id: &'static str,
+    /// As whom it speaks, to brokers that want to know.
+    pub sasl: Option<Sasl>,
     /// Once it says true, no call waits for a broker for longer than a second.
     pub stop: Option<Stop>,
 }

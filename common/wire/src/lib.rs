@@ -24,6 +24,7 @@ mod connection;
 mod fetch;
 #[cfg(feature = "client")]
 mod produce;
+mod sasl;
 #[cfg(feature = "client")]
 mod shape;
 
@@ -39,6 +40,7 @@ pub use client::{Config, connect};
 #[cfg(feature = "client")]
 pub use connection::{Connection, Fault, Limits, Stop};
 pub use pace::Pace;
+pub use sasl::{Mechanism, Sasl};
 #[cfg(feature = "client")]
 pub use shape::Shape;
 
@@ -117,6 +119,45 @@ impl Outcome for Result<i64> {
         let unknown = matches!(self, Err(before) if before.kind == Kind::Unknown);
         let kind = if unknown && err.kind == Kind::Retry { Kind::Unknown } else { err.kind };
         *self = Err(Error { kind, ..err });
+    }
+}
+
+/// How the records of a batch are packed before they are written. Whoever reads needs the same codec, unless the topic has them stored
+/// otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    #[default]
+    None,
+    /// Smallest of those that every client reads.
+    Gzip,
+    /// Fastest of those that every client reads.
+    Snappy,
+    /// Kafka 0.10 and newer; needs the feature `lz4`.
+    Lz4,
+    /// Kafka 2.1 and newer; needs the feature `zstd`.
+    Zstd,
+}
+
+impl Compression {
+    /// By the names that Kafka has for them.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("none", Self::None),
+        ("gzip", Self::Gzip),
+        ("snappy", Self::Snappy),
+        ("lz4", Self::Lz4),
+        ("zstd", Self::Zstd),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+
+    /// What tells it in the head of a batch.
+    #[cfg(feature = "client")]
+    fn attribute(self) -> i16 {
+        self as i16
     }
 }
 

@@ -8,6 +8,8 @@ pub enum Shape {
     Fixed(usize),
     /// Bytes or a string behind an unsigned varint; null is 0, empty 1 and so on.
     Compact,
+    /// A string behind an i16; null is -1.
+    Text,
     /// Elements behind an i32.
     Array(&'static [Shape]),
     /// Elements behind an unsigned varint; null is 0, none is 1 and so on.
@@ -55,6 +57,10 @@ impl<'a> Measure<'a> {
             Shape::Compact => {
                 let length = self.varint()?;
                 self.skip(length.saturating_sub(1))
+            }
+            Shape::Text => {
+                let [a, b] = *self.take(2)? else { return Err(Misfit::Cut) };
+                self.skip(usize::try_from(i16::from_be_bytes([a, b])).unwrap_or(0))
             }
             Shape::Array(element) => {
                 let [a, b, c, d] = *self.take(4)? else { return Err(Misfit::Cut) };
@@ -267,6 +273,16 @@ mod tests {
                 .with_name(topic())
                 .with_partitions(vec![OffsetCommitResponsePartition::default(); 3]),
         ]));
+        proves::<SaslHandshakeRequest>(
+            SaslHandshakeResponse::default()
+                .with_error_code(33)
+                .with_mechanisms(vec![text("PLAIN"), text("SCRAM-SHA-256")]),
+        );
+        proves::<SaslAuthenticateRequest>(
+            SaslAuthenticateResponse::default()
+                .with_error_message(Some(text("no")))
+                .with_auth_bytes(Bytes::from_static(&[1; 20])),
+        );
         let config =
             CreatableTopicConfigs::default().with_name(text("c")).with_value(Some(text("v")));
         proves::<CreateTopicsRequest>(CreateTopicsResponse::default().with_topics(vec![
