@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 pub use ::wire::{
-    Batch, Bus, Chunk, Compression, Error, Header, In, Kind, Out, Position, Result,
+    Batch, Bus, Chunk, Compression, Error, Header, Held, In, Kind, Out, Position, Result,
 };
 
 /// A client of the cluster. No I/O happens before the first call.
@@ -83,6 +83,14 @@ impl Bus for Chosen {
         within: Duration,
     ) -> Result<()> {
         self.bus(within)?.commit(group, topic, positions, within)
+    }
+
+    fn held(&mut self, group: &str, topics: &[&str], within: Duration) -> Result<Held> {
+        self.bus(within)?.held(group, topics, within)
+    }
+
+    fn leave(&mut self, group: &str) -> Result<()> {
+        self.bus.as_mut().map_or(Ok(()), |bus| bus.leave(group))
     }
 
     fn fetches_from_all(&self) -> bool {

@@ -92,6 +92,25 @@ public class Foreign {
                     }
                 }
             }
+            // In the group that is called as the topic, for so many ms; prints how many partitions it has whenever that changes.
+            case "member" -> {
+                var config = Map.<String, Object>of("bootstrap.servers", brokers, "group.id", topic);
+                try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
+                    consumer.subscribe(List.of(topic));
+                    int had = -1;
+                    for (long end = Long.MAX_VALUE; System.currentTimeMillis() < end; ) {
+                        consumer.poll(Duration.ofMillis(100));
+                        int has = consumer.assignment().size();
+                        if (has > 0 && had <= 0) {
+                            end = System.currentTimeMillis() + count;
+                        }
+                        if (has != had) {
+                            System.out.println(has);
+                        }
+                        had = has;
+                    }
+                }
+            }
             case "delete" -> {
                 try (var admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
                     var before = RecordsToDelete.beforeOffset(count);

@@ -14,6 +14,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use log::LevelFilter;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -203,21 +204,25 @@ pub fn modern(topic: &str) -> bool {
     bus.fetches_from_all()
 }
 
-/// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run. What it prints.
+/// Lets Java's client do `steps` to `topic`. What it prints.
 pub fn foreign(topic: &str, steps: &[&str]) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
+    let brokers = config().brokers.join(",");
+    java(source.as_os_str(), &[&[&*brokers, topic], steps].concat())
+}
+
+/// Runs a Java program with the jars of the brokers that run. What it prints.
+pub fn java(program: &OsStr, args: &[&str]) -> String {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
     let output = Command::new("java")
         .arg("-cp")
         .arg(jars.join("*"))
-        .arg(source)
-        .arg(config().brokers.join(","))
-        .arg(topic)
-        .args(steps)
+        .arg(program)
+        .args(args)
         .stderr(Stdio::null())
         .output()
         .unwrap();
-    assert!(output.status.success(), "java Foreign.java {topic} {steps:?}");
+    assert!(output.status.success(), "java {program:?} {args:?}");
     String::from_utf8(output.stdout).unwrap()
 }

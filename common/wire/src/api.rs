@@ -3,10 +3,10 @@
 use crate::shape::Shape::{self, Array, Compact, CompactArray, Fixed, Tagged, Text};
 use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DescribeConfigsRequest,
-    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, ListOffsetsRequest,
+    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListOffsetsRequest,
     MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
-    SaslAuthenticateRequest, SaslHandshakeRequest,
+    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::Request;
 use std::fmt;
@@ -251,4 +251,30 @@ ask!(
     "SaslAuthenticate",
     2,
     &[Fixed(2), Compact, Compact, Fixed(8), NO_TAGS];
+);
+
+ask!(
+    JoinGroupRequest,
+    "JoinGroup",
+    7,
+    &[
+        Fixed(10),
+        Compact,
+        Compact,
+        Compact,
+        Compact,
+        CompactArray(&[Compact, Compact, Compact, NO_TAGS]),
+        NO_TAGS,
+    ]
+);
+
+ask!(SyncGroupRequest, "SyncGroup", 4, &[Fixed(6), Compact, NO_TAGS]);
+
+ask!(HeartbeatRequest, "Heartbeat", 4, &[Fixed(6), NO_TAGS]);
+
+ask!(
+    LeaveGroupRequest,
+    "LeaveGroup",
+    4,
+    &[Fixed(6), CompactArray(&[Compact, Compact, Fixed(2), NO_TAGS]), NO_TAGS]
 );

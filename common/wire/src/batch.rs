@@ -9,9 +9,9 @@ use std::mem;
 /// Bytes before the records.
 const HEAD: usize = 61;
 /// Bytes before the part that the length counts: the base offset and the length itself.
-const BEFORE_LENGTH: usize = 12;
+pub const BEFORE_LENGTH: usize = 12;
 /// Where the part begins that the checksum covers.
-const CHECKED_FROM: usize = 21;
+pub const CHECKED_FROM: usize = 21;
 
 /// Headers of a record: empty ones take two bytes there and many times that in memory.
 const HEADERS_MAX: i64 = 10_000;
@@ -318,10 +318,10 @@ fn is_abort(records: &[u8]) -> bool {
     kind() == Some(0)
 }
 
-struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
@@ -331,11 +331,11 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn i16(&mut self) -> Option<i16> {
+    pub fn i16(&mut self) -> Option<i16> {
         self.array().map(i16::from_be_bytes)
     }
 
-    fn i32(&mut self) -> Option<i32> {
+    pub fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
 

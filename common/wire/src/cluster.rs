@@ -316,6 +316,8 @@ pub fn kind_of(api: Api, code: i16) -> Kind {
         E::InvalidTopicException
         | E::InvalidRequiredAcks
         | E::InvalidGroupId
+        | E::InvalidSessionTimeout
+        | E::InconsistentGroupProtocol
         | E::OffsetMetadataTooLarge
         | E::InvalidCommitOffsetSize
         | E::TopicAuthorizationFailed

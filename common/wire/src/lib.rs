@@ -23,6 +23,8 @@ mod connection;
 #[cfg(feature = "client")]
 mod fetch;
 #[cfg(feature = "client")]
+mod group;
+#[cfg(feature = "client")]
 mod produce;
 mod sasl;
 #[cfg(feature = "client")]
@@ -210,6 +212,15 @@ pub struct Position {
     pub next: i64,
 }
 
+/// What a member of a consumer group may work on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Counts up with each change of the group. With another one than before, positions are those that are committed.
+    pub generation: i32,
+    /// Topic and partition, from 0.
+    pub partitions: Vec<(String, i32)>,
+}
+
 /// What one partition gave to a fetch.
 #[derive(Debug, Clone)]
 pub struct Chunk {
@@ -264,7 +275,10 @@ pub trait Bus: Send {
     fn committed(&mut self, group: &str, topic: &str, within: Duration)
     -> Result<Vec<Option<i64>>>;
 
-    /// Commits next offsets for the group.
+    /// Commits next offsets for the group; by a member of it only those it holds.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if it is no member of the group's present generation.
     fn commit(
         &mut self,
         group: &str,
@@ -272,6 +286,26 @@ pub trait Bus: Send {
         positions: &[Position],
         within: Duration,
     ) -> Result<()>;
+
+    /// Membership in `group` as a reader of `topics`: joins it at first, then says that this member lives. To be called every second or
+    /// so, when all that was read is done and committed: the call may give partitions away, and waits until the members have agreed.
+    ///
+    /// # Errors
+    /// Nothing is held then. [`Kind::Config`] from the kafka crate, which has no groups.
+    fn held(&mut self, group: &str, topics: &[&str], within: Duration) -> Result<Held> {
+        let _ = (topics, within);
+        let text = format!("join group {group}: the kafka crate has no consumer groups");
+        Err(Error { kind: Kind::Config, code: 0, text })
+    }
+
+    /// Gives back at once what is held in `group`, instead of when the member has not been heard of for ten seconds.
+    ///
+    /// # Errors
+    /// The group will find out by itself.
+    fn leave(&mut self, group: &str) -> Result<()> {
+        let _ = group;
+        Ok(())
+    }
 
     /// True if one fetch waits for all leaders at once and finds moved ones itself, so that one thread is enough. False if it
     /// asks one leader after the other.

@@ -11,6 +11,7 @@ use crate::{Batch, Bus, Chunk, Compression, Error, Kind, Mechanism, Out, Positio
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -807,4 +808,137 @@ fn a_broker_that_hangs_up_on_who_says_nothing_is_told_of() {
     let host = broker(|_, _| Answer::Last(Vec::new()));
     let err = leaders(&host).unwrap_err();
     assert!(err.kind == Kind::Retry && err.text.contains("perhaps it wants SASL"), "{err}");
+}
+
+/// A coordinator with one member, and what it has been told.
+#[derive(Default)]
+struct Coordinator {
+    generation: i32,
+    /// Ids of members that joined, left, and committed with which generation.
+    joined: Vec<String>,
+    left: Vec<String>,
+    committed: Vec<(String, i32)>,
+    /// The code for the next commit.
+    commit_code: i16,
+}
+
+fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
+    let shared = coordinator.clone();
+    broker(move |incoming, port| {
+        let mut it = shared.lock().unwrap();
+        let id = |text: &str| StrBytes::from_string(text.to_owned());
+        match incoming.key {
+            FindCoordinatorRequest::KEY => {
+                let here = FindCoordinatorResponse::default()
+                    .with_host(StrBytes::from_static_str("127.0.0.1"))
+                    .with_port(i32::from(port));
+                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+            }
+            JoinGroupRequest::KEY => {
+                let request: JoinGroupRequest = incoming.read().unwrap();
+                it.joined.push(request.member_id.to_string());
+                let reply = JoinGroupResponse::default().with_member_id(id("m"));
+                let reply = if request.member_id.is_empty() {
+                    reply.with_error_code(79)
+                } else {
+                    it.generation += 1;
+                    let told = request.protocols[0].metadata.clone();
+                    let member = JoinGroupResponseMember::default().with_member_id(id("m"));
+                    reply
+                        .with_generation_id(it.generation)
+                        .with_leader(id("m"))
+                        .with_members(vec![member.with_metadata(told)])
+                };
+                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+            }
+            SyncGroupRequest::KEY => {
+                let request: SyncGroupRequest = incoming.read().unwrap();
+                let mine = request.assignments[0].assignment.clone();
+                let reply = SyncGroupResponse::default().with_assignment(mine);
+                Answer::Send(incoming.reply::<SyncGroupRequest>(&reply))
+            }
+            LeaveGroupRequest::KEY => {
+                let request: LeaveGroupRequest = incoming.read().unwrap();
+                it.left.extend(request.members.iter().map(|it| it.member_id.to_string()));
+                Answer::Send(incoming.reply::<LeaveGroupRequest>(&LeaveGroupResponse::default()))
+            }
+            OffsetCommitRequest::KEY => {
+                let request: OffsetCommitRequest = incoming.read().unwrap();
+                let generation = request.generation_id_or_member_epoch;
+                it.committed.push((request.member_id.to_string(), generation));
+                let done = OffsetCommitResponsePartition::default();
+                let done = done.with_error_code(std::mem::take(&mut it.commit_code));
+                Answer::Send(incoming.reply::<OffsetCommitRequest>(
+                    &OffsetCommitResponse::default().with_topics(vec![
+                        OffsetCommitResponseTopic::default()
+                            .with_name(topic_name("t"))
+                            .with_partitions(vec![done]),
+                    ]),
+                ))
+            }
+            _ => usual(incoming, &[port, port]).unwrap(),
+        }
+    })
+}
+
+#[test]
+fn a_member_commits_as_such_until_it_is_none_and_then_joins_again() {
+    let coordinator = Arc::new(Mutex::new(Coordinator::default()));
+    let host = coordinating(&coordinator);
+    let mut bus = bus(&host);
+    let commit = |bus: &mut Box<dyn Bus>| bus.commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
+    let answer = |code| coordinator.lock().unwrap().commit_code = code;
+    let both: Vec<(String, i32)> = [0, 1].map(|it| ("t".to_owned(), it)).into();
+
+    // Whoever is in no group commits as nobody.
+    commit(&mut bus).unwrap();
+    let held = bus.held("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((held.generation, &held.partitions), (1, &both));
+    commit(&mut bus).unwrap();
+    assert_eq!(bus.held("g", &["t"], PATIENCE).unwrap(), held, "nothing is asked");
+
+    // The group has gone on without it.
+    answer(22);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, Kind::Fenced);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, Kind::Fenced, "nothing is asked");
+    let held = bus.held("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((held.generation, &held.partitions), (2, &both));
+    commit(&mut bus).unwrap();
+
+    // It was given up.
+    answer(25);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, Kind::Fenced);
+    assert_eq!(bus.held("g", &["t"], PATIENCE).unwrap().generation, 3);
+    bus.leave("g").unwrap();
+    commit(&mut bus).unwrap();
+
+    let it = coordinator.lock().unwrap();
+    assert_eq!(it.joined, ["", "m", "m", "", "m"]);
+    assert_eq!(it.left, ["m"]);
+    let generations: Vec<i32> = it.committed.iter().map(|(_, it)| *it).collect();
+    assert_eq!(generations, [-1, 1, 1, 2, 2, -1]);
+    assert!(it.committed.iter().all(|(id, generation)| (id == "m") == (*generation >= 0)));
+}
+
+#[test]
+fn a_group_that_can_not_be_joined_says_why() {
+    for (code, kind) in [(23, Kind::Config), (30, Kind::Config), (15, Kind::Retry)] {
+        let host = broker(move |incoming, port| match incoming.key {
+            FindCoordinatorRequest::KEY => {
+                let here = FindCoordinatorResponse::default()
+                    .with_host(StrBytes::from_static_str("127.0.0.1"))
+                    .with_port(i32::from(port));
+                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+            }
+            JoinGroupRequest::KEY => {
+                let reply = JoinGroupResponse::default().with_error_code(code);
+                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+            }
+            _ => usual(incoming, &[port]).unwrap(),
+        });
+        let mut bus = bus(&host);
+        let err = bus.held("g", &["t"], Duration::ZERO).unwrap_err();
+        assert_eq!((err.kind, err.code), (kind, code), "{err}");
+        assert!(err.text.contains("join group g"), "{err}");
+    }
 }
