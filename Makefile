@@ -44,7 +44,7 @@ lint: ## checks format and lints, warnings denied
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
-		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh
+		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh common/wire/golden/make.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit

@@ -402,22 +402,14 @@ impl Connection {
         let unreadable = |this: &Self, err: &dyn Display| {
             this.protocol(format!("sends an unreadable reply to {}: {err}", R::NAME))
         };
-        // A reply with tags in its header would need measuring; no broker sends any.
-        let header_version = <R::Response as HeaderVersion>::header_version(R::VERSION);
-        if header_version > 0 && frame.get(4) != Some(&0) {
-            return Err(unreadable(self, &"its header"));
-        }
-        let header = ResponseHeader::decode(&mut frame, header_version)
-            .map_err(|err| unreadable(self, &err))?;
+        let header = header::<R>(&mut frame).map_err(|words| unreadable(self, &words))?;
         let Some(Pending { correlation, wanted, .. }) = self.pending.pop_front() else {
             return Err(self.protocol("speaks without having been asked".to_owned()));
         };
         if header.correlation_id != correlation || wanted.key != R::KEY {
             return Err(self.protocol("answers another request".to_owned()));
         }
-        shape::check(R::REPLY, &frame)
-            .map_err(|misfit| unreadable(self, &format_args!("{misfit:?}")))?;
-        R::Response::decode(&mut frame, R::VERSION).map_err(|err| unreadable(self, &err))
+        body::<R>(frame).map_err(|words| unreadable(self, &words))
     }
 
     fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), Fault> {
@@ -482,6 +474,22 @@ impl Wanted {
     fn of<R: Ask>() -> Self {
         Self { key: <R as Request>::KEY, name: R::NAME, version: R::VERSION }
     }
+}
+
+/// The header of a reply to `R`, or in words why it is none.
+pub(crate) fn header<R: Ask>(frame: &mut Bytes) -> Result<ResponseHeader, String> {
+    // A reply with tags in its header would need measuring; no broker sends any.
+    let version = <R::Response as HeaderVersion>::header_version(R::VERSION);
+    if version > 0 && frame.get(4) != Some(&0) {
+        return Err("its header".to_owned());
+    }
+    ResponseHeader::decode(frame, version).map_err(|err| err.to_string())
+}
+
+/// What is behind it, or in words why it is none.
+pub(crate) fn body<R: Ask>(mut frame: Bytes) -> Result<R::Response, String> {
+    shape::check(R::REPLY, &frame).map_err(|misfit| format!("{misfit:?}"))?;
+    R::Response::decode(&mut frame, R::VERSION).map_err(|err| err.to_string())
 }
 
 /// What is said of a broker that doesn't take the mechanism.

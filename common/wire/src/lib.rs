@@ -33,6 +33,12 @@ mod shape;
 #[cfg(all(test, feature = "client"))]
 mod fake;
 #[cfg(all(test, feature = "client"))]
+mod golden;
+#[cfg(all(test, feature = "client"))]
+mod mutations;
+#[cfg(all(test, feature = "client"))]
+mod samples;
+#[cfg(all(test, feature = "client"))]
 mod tests;
 
 #[cfg(feature = "client")]

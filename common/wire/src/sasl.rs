@@ -102,7 +102,7 @@ impl Conversation {
 }
 
 #[cfg(all(feature = "client", feature = "scram"))]
-mod scram {
+pub mod scram {
     use super::{Mechanism, Sasl};
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD as BASE64;
