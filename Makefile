@@ -11,16 +11,17 @@ TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 TEST_BROWSER := $(TEST) STACK_DIR=$(abspath target/test-stack-browser) RESULTS_DIR=$(abspath services/frontend/page/tests/results):$(abspath docs)
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
 	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888 FRONTEND_PORT=38181
+TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-browser screenshots up down status logs \
+.PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-bank test-kafka-4 test-browser screenshots up down status logs \
 	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
-	binaries images verify-reproducible test-images compare
+	peers test-peers verify compare-handlers binaries images verify-reproducible test-images compare
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
 		printf 'make %-17s %s\n' "$$name" "$$what"; done
 
 build: ## builds all services
@@ -39,12 +40,14 @@ page: ## makes the frontend's page anew, after a change of its sources; needs np
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
+	for peer in peers/rust-*/; do cargo fmt --manifest-path "$$peer/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
-		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh common/wire/golden/make.sh
+		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run* \
+		common/wire/golden/make.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
@@ -59,12 +62,22 @@ test-unit: ## tests that need no server
 test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
-test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports
+test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports; KAFKA=4, KAFKA_CLIENT=modern
 	@$(STACK) prerequisites test browser
 	@$(MAKE) --no-print-directory test-kafka
+	@$(MAKE) --no-print-directory test-bank
+
+test-bank: ## those of them that test the bank; TESTS="--test faults --test kills" for some
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
-	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common --tests -- --ignored --test-threads=1
+	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common $(or $(TESTS),--tests) -- --ignored --test-threads=1
+
+# What Kafka 4 may change: faults of brokers, order, commits, topics. Not the tests of PostgreSQL, browsers and measurements.
+test-kafka-4: ## what CI runs of the integration tests on Kafka 4
+	@$(STACK) prerequisites test
+	@$(MAKE) --no-print-directory test-kafka KAFKA=4
+	@$(MAKE) --no-print-directory test-bank KAFKA=4 TESTS="$(addprefix --test ,faults leader kills rules replay foreign_client \
+		generator heartbeat synchronizer endpoint)"
 
 test-browser: ## tests of the pages in a real Chromium, on a bank of their own
 	@$(STACK) prerequisites build browser
@@ -78,13 +91,16 @@ screenshots: ## pictures of all pages, into docs/screenshots
 	@$(TEST_BROWSER) $(STACK) wipe
 	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
-# Connections that idle for five seconds are closed by these brokers, and whoever has said who he is has to say so again after as long. The
-# kafka crate can't speak with Kafka 4.
-test-kafka: ## tests of common/ on three brokers, with each client that can speak with them
+# The kafka crate can't speak with Kafka 4.
+CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),modern,kafka modern))
+# Idle connections are closed, and whoever has said who he is has to say so again, after five seconds; deleted segments and compacted ones are
+# found in one.
+TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 connections.max.reauth.ms=5000 log.retention.check.interval.ms=1000 log.cleaner.backoff.ms=1000
+
+test-kafka: ## tests of common/ on three brokers, with each client that can speak with them or KAFKA_CLIENT alone
 	@$(TEST) STACK_DIR=target/test-stack-kafka $(STACK) wipe
-	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 SASL_PORT=29292 \
-		KAFKA_OPTIONS="connections.max.idle.ms=5000 connections.max.reauth.ms=5000" \
-		$(STACK) with --servers-only sh -ec 'for client in $(if $(filter 4,$(KAFKA)),modern,kafka modern); do \
+	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 SASL_PORT=29292 KAFKA_OPTIONS="$(TEST_KAFKA_OPTIONS)" \
+		$(STACK) with --servers-only sh -ec 'for client in $(CLIENTS); do \
 			echo "KAFKA_CLIENT=$$client"; \
 			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1; done'
 
@@ -112,8 +128,8 @@ demo: ## about a minute of the bank at work (DEMO_S), with the check that no cen
 bench: ## the talk's test in three modes, three runs each, and graphs: an hour
 	@$(STACK) with sh -c 'bench run --profile max --modes single,batched,modern --runs 3 && bench report'
 
-bench-quick: ## the same in 3 minutes: two modes, coarser, one run each
-	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched && bench report'
+bench-quick: ## the same in some 3 minutes: coarser, one run each
+	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched,modern && bench report'
 
 results: ## docs/results.md from the rows of the last `make bench`
 	@$(STACK) prerequisites build
@@ -132,6 +148,26 @@ bench-graphql: ## 200 subscribers at 10,000 transactions a second, queries, and 
 	cargo build --locked --release -p graphql-endpoint --example load
 	@$(STACK) with bash -ec 'export ENDPOINT_PID=$$($(STACK) pid graphql-endpoint); \
 		for run in "10000 30 200 0" "1000 15 0 4" "5000 15 1000 0"; do target/release/examples/load $$run; done'
+
+peers: ## builds the other implementations of the command-handler, in peers/
+	@$(STACK) prerequisites build peers
+	@for build in peers/*/build.sh; do echo "$$build"; "$$build" || exit 1; done
+
+# Debug builds in the folder that the bank's tests use, and less to be killed in: for CI.
+test-peers: ## builds and verifies all of them in short
+	@$(MAKE) --no-print-directory peers PROFILE=dev
+	@$(TEST_PEERS) $(STACK) build
+	@$(TEST_PEERS) $(STACK) wipe
+	@$(TEST_PEERS) KILLS=1 KILL_TRANSFERS=300 OUT=target/test-peers $(STACK) with --servers-only \
+		bench verify --handler "$$(ls peers/*/run* | sed 's|peers/||; s|/run||' | paste -sd,)"
+
+verify: ## does a command-handler keep the bank's contract? HANDLER=name, several, all, or the command that starts it
+	@$(STACK) build
+	@$(STACK) with --servers-only bench verify --handler "$(or $(HANDLER),scratchbank)"
+
+compare-handlers: peers ## size, start, memory, latency and cost of all of them: docs/comparison.md; QUICK=1 for 6 minutes
+	@$(STACK) build
+	@$(STACK) with --servers-only bench compare --docs docs
 
 binaries: ## static binaries in dist/ARCH; ARCH=arm64, armv7 or several
 	@$(STACK) prerequisites static

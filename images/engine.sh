@@ -17,8 +17,8 @@ mkdir -p "$dir"
 dockerd --data-root "$dir/data" --exec-root "$dir/exec" --pidfile "$dir/docker.pid" --host "$DOCKER_HOST" \
   --bridge none --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false >"$dir/dockerd.log" 2>&1 &
 engine=$!
-# It stops what runs in it.
-trap 'kill $engine 2>/dev/null && wait $engine || true' EXIT
+# It stops what runs in it, and leaves a mount behind, for which the folder could not be deleted.
+trap 'kill $engine 2>/dev/null && wait $engine || true; umount "$dir/exec/netns/default" 2>/dev/null || true' EXIT
 for ((tries = 0; tries < 300; tries++)); do
   if docker version &>/dev/null; then
     "$@"

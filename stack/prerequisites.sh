@@ -4,7 +4,7 @@
 # rustup puts its programs where not every shell looks.
 PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
-# prerequisites [servers] [build] [lint] [test] [browser] [static] [images]: for what the caller is about to do; without a word for all of it.
+# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers]: for what the caller is about to do; without a word for all of it.
 prerequisites() {
   lock
   find_missing "${@:-servers build lint test}"
@@ -83,6 +83,12 @@ find_missing_static() {
     lacks "rustup's musl target (rustup target add $(uname -m)-unknown-linux-musl)" rustc-web cargo-web rust-web-src
   compgen -G "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/*/bin/rust-lld" >/dev/null || has ld.lld || has ld.lld-16 ||
     lacks "LLVM's linker (ld.lld)" lld-16
+}
+
+# The other implementations of the command-handler: librdkafka in C, and a JVM's.
+find_missing_peers() {
+  { has mvn && has jlink && has javac; } || lacks "Maven and a JDK, 17 or later (mvn, javac, jlink)" maven default-jdk-headless ca-certificates
+  has c++ || lacks "a C++ compiler (c++), for librdkafka's build" g++
 }
 
 # To try images: an engine and an emulator.

@@ -6,6 +6,7 @@
 use crate::shutdown::Shutdown;
 use crate::topology::Topic;
 use crate::watchdog::{self, Watch};
+use postgres::error::SqlState;
 use postgres::{Client, NoTls, Statement};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -39,6 +40,11 @@ impl Error {
             Self::Step { source, .. } => is_transient(source),
             Self::Foreign(_) => false,
         }
+    }
+
+    /// True if the database has a row with this key already.
+    pub fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Step { source, .. } if source.code() == Some(&SqlState::UNIQUE_VIOLATION))
     }
 }
 

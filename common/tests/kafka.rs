@@ -10,7 +10,8 @@ use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
 use common::kafka::wire::{Batch, Compression, In, Kind, Out, Position};
 use common::shutdown::Shutdown;
 use kafka_support::{
-    PATIENCE, Reader, beginning, bus, config, foreign, modern, numbered, producer_config, topic,
+    Open, PATIENCE, Reader, beginning, bus, config, foreign, modern, numbered, producer_config,
+    topic,
 };
 use std::thread;
 use std::time::{Duration, Instant};
@@ -268,6 +269,42 @@ fn the_end_of_a_transaction_is_stepped_over() {
     reader.read(expected.len() + 1);
 }
 
+/// What stands behind it in the partition waits with it.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn nothing_of_an_open_transaction_is_read_until_it_is_committed() {
+    let topic = topic("open-transaction", 1, &[]);
+    foreign(topic, &["none:2"]);
+    let open = Open::begin(topic, 3);
+    foreign(topic, &["none:2"]);
+    let mut reader = Reader::new(topic, 1);
+    if !modern(topic) {
+        // Protocol version 0 doesn't know of transactions.
+        reader.read(7);
+        open.commit();
+        return;
+    }
+    reader.read(2);
+    let mut bus = bus();
+    assert_eq!(bus.bounds(topic, PATIENCE).unwrap(), [(0, 2)]);
+    let start = Instant::now();
+    loop {
+        let position = Position { partition: 0, next: 2 };
+        let chunk = bus.fetch(topic, &[position], Duration::from_millis(500)).unwrap().remove(0);
+        assert!(chunk.error.is_none(), "{chunk:?}");
+        assert_eq!((chunk.next, chunk.records.len()), (2, 0));
+        // The broker has answered, and there is more in the log.
+        if chunk.end == 7 {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{chunk:?}");
+    }
+    open.commit();
+    reader.read(7);
+    assert_eq!(reader.values(), [values(0..2), values(0..3), values(0..2)].concat());
+    assert_eq!(reader.partitions[&0].last().unwrap().offset, 6);
+}
+
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn a_record_larger_than_the_fetch_passes_and_others_do_not_wait_for_it() {
@@ -332,6 +369,32 @@ fn deleted_records_are_jumped_over() {
     assert_eq!(start, [Position { partition: 0, next: 50 }]);
 }
 
+/// Retention deletes whole segments, and none that is written to.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn records_that_retention_has_deleted_are_jumped_over() {
+    let topic = topic("retention", 1, &[("segment.ms", "1"), ("retention.bytes", "1")]);
+    // Each call is a batch, and a segment of its own.
+    send(&numbered(topic, 0..100));
+    bus().commit(topic, topic, &[Position { partition: 0, next: 50 }], PATIENCE).unwrap();
+    send(&numbered(topic, 100..200));
+    send(&numbered(topic, 200..210));
+    let start = Instant::now();
+    while bus().bounds(topic, PATIENCE).unwrap() != [(200, 210)] {
+        // A broker that has just started looks after 30 s.
+        assert!(start.elapsed() < 3 * PATIENCE);
+        thread::sleep(Duration::from_millis(500));
+    }
+    // One that starts where it was, and one that was on its way.
+    let otherwise = Otherwise::End;
+    let start = start_positions(&config(), topic, topic, &[0], otherwise, PATIENCE).unwrap();
+    assert_eq!(start, [Position { partition: 0, next: 200 }]);
+    let mut reader = Reader::new(topic, 1);
+    reader.consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next: 150 }]);
+    reader.read(10);
+    assert_eq!(reader.values(), values(200..210));
+}
+
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn holes_that_compaction_makes_are_stepped_over() {
@@ -357,7 +420,7 @@ fn holes_that_compaction_makes_are_stepped_over() {
         }
         offsets
     };
-    // The cleaner looks every 15 s.
+    // The cleaner looks every 15 s, or as log.cleaner.backoff.ms says.
     let start = Instant::now();
     while offsets(0) != [0, 3, 4, 5] {
         assert!(start.elapsed() < 3 * PATIENCE);

@@ -8,7 +8,7 @@ use common::kafka::producer::Sender;
 use common::kafka::wire::{Bus, Held, Kind, Position};
 use common::shutdown::Shutdown;
 use kafka_support::{
-    PATIENCE, bus, config, foreign, java, modern, numbered, producer_config, topic,
+    PATIENCE, bus, config, foreign, java, modern, numbered, producer_config, said, topic,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -89,10 +89,9 @@ fn shared(members: &[&Member], shares: &[usize], beside: usize) {
 fn tool(group: &str, more: &[&str]) -> Vec<BTreeMap<String, String>> {
     let brokers = config().brokers.join(",");
     let args = ["--bootstrap-server", &brokers, "--describe", "--group", group];
-    let said = java(
-        "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand".as_ref(),
-        &[&args[..], more].concat(),
-    );
+    let mut tool = java("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand".as_ref());
+    tool.args(args).args(more);
+    let said = said(tool);
     let mut lines = said.lines().filter(|line| !line.trim().is_empty());
     let names: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     let row = |line: &str| {

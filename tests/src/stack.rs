@@ -111,6 +111,16 @@ impl Stack {
         wire::connect(&self.kafka)
     }
 
+    /// Is it today's protocol that these tests, and the services that they start, run on? Else it is the kafka crate.
+    ///
+    /// # Panics
+    /// The cluster does not answer.
+    pub fn modern(&self) -> bool {
+        let mut bus = self.bus();
+        bus.leaders(ConfirmMoneyTransfer::TOPIC.name, PATIENCE).expect("the topic is there");
+        bus.fetches_from_all()
+    }
+
     /// A command as a record.
     pub fn creation(&self, command: &ConfirmAccountCreation) -> Post {
         let topic = ConfirmAccountCreation::TOPIC;

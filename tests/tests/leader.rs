@@ -1,4 +1,4 @@
-//! Three brokers, of which one at a time dies.
+//! Three brokers, of which one at a time freezes or dies.
 
 use bank_tests::creation;
 use bank_tests::handler::Handler;
@@ -8,15 +8,17 @@ use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
 use common::records::Atype;
 use common::topology::CONFIRM_MONEY_TRANSFER;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// Shorter than a call may take, and than the cluster needs to see it.
+const FROZEN: Duration = Duration::from_secs(6);
 /// The cluster needs 9 s to see that a broker is gone, and elects new leaders.
 const FAILOVER: Duration = Duration::from_secs(25);
 const RECOVERY: Duration = Duration::from_secs(10);
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_leader_is_killed_under_load() {
+fn a_leader_freezes_and_is_killed_under_load() {
     let stack = Stack::of_three_brokers();
     let mut ledger = Ledger::open(&stack);
     let handler = Handler::start(&stack);
@@ -25,10 +27,25 @@ fn a_leader_is_killed_under_load() {
     ledger.wait_answers(3_000, PATIENCE);
     let mut bus = stack.bus();
     let leaders = bus.leaders(CONFIRM_MONEY_TRANSFER.name, PATIENCE).unwrap();
+    let leader = format!("kafka-{}", leaders[0]);
 
-    let fault = stack.stop(&format!("kafka-{}", leaders[0]), "KILL");
+    // Writes wait for it as a replica meanwhile, wherever they go.
+    let fault = stack.freeze(&leader);
+    let since = Instant::now();
+    until("the time has passed", PATIENCE, || {
+        ledger.read(Duration::from_millis(100));
+        (since.elapsed() >= FROZEN).then_some(())
+    });
+    fault.end();
     ledger.ask(&[creation(Atype::Manual)]);
-    // A transfer for each partition, some of which the dead broker led.
+    // A transfer for each partition, some of which it leads.
+    let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
+    ledger.order(&probe);
+    ledger.settle(RECOVERY);
+    assert!(handler.exits().is_empty(), "it waits, and does not end: {:?}", handler.exits());
+
+    let fault = stack.stop(&leader, "KILL");
+    ledger.ask(&[creation(Atype::Manual)]);
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
     ledger.order(&probe);
     ledger.settle(FAILOVER);
@@ -41,6 +58,7 @@ fn a_leader_is_killed_under_load() {
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
     ledger.order(&probe);
     ledger.settle(RECOVERY);
+    assert!(handler.exits().is_empty(), "it waits, and does not end: {:?}", handler.exits());
 
     ledger.note(&load.stop());
     ledger.settle(PATIENCE);

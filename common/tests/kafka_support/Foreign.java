@@ -42,16 +42,23 @@ public class Foreign {
                     send(producer, 0, count);
                 }
             }
-            case "commit", "abort" -> {
-                try (var producer = producer(Map.of("transactional.id", UUID.randomUUID().toString()))) {
+            case "commit", "abort", "hold" -> {
+                // The broker ends a transaction that takes longer, by default after a minute.
+                Map<String, Object> config =
+                        Map.of("transactional.id", UUID.randomUUID().toString(), "transaction.timeout.ms", 900_000);
+                try (var producer = producer(config)) {
                     producer.initTransactions();
                     producer.beginTransaction();
                     send(producer, 0, count);
                     producer.flush();
-                    if (what.equals("commit")) {
-                        producer.commitTransaction();
-                    } else {
+                    if (what.equals("hold")) {
+                        System.out.println("held");
+                        System.in.read(); // Until whoever started this closes it.
+                    }
+                    if (what.equals("abort")) {
                         producer.abortTransaction();
+                    } else {
+                        producer.commitTransaction();
                     }
                 }
             }

@@ -8,17 +8,18 @@ use common::kafka::producer::{Outgoing, ProducerConfig};
 use common::kafka::wire::{self, Bus, In, Position};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, CreateTopicsResponse, MetadataRequest, MetadataResponse,
-    RequestHeader, ResponseHeader, TopicName,
+    ApiKey, CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader,
+    TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use log::LevelFilter;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Longest wait for anything that should come.
@@ -84,12 +85,31 @@ pub fn replicated_topic(
     name
 }
 
+/// The broker that coordinates `group`, as the first of the brokers says that is up and knows it.
+pub fn coordinator(group: &'static str) -> i32 {
+    let request = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str(group));
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        for broker in up() {
+            let answer: FindCoordinatorResponse =
+                ask(&broker, ApiKey::FindCoordinator, 3, &request);
+            if answer.error_code == 0 {
+                return answer.node_id.0;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("no broker of {:?} knows the coordinator of {group}", config().brokers);
+}
+
+/// The brokers that take connections.
+fn up() -> impl Iterator<Item = String> {
+    config().brokers.into_iter().filter(|broker| TcpStream::connect(broker).is_ok())
+}
+
 /// Where topics are made, and with how many replicas.
 fn controller() -> (String, i16) {
-    for broker in config().brokers {
-        if TcpStream::connect(&broker).is_err() {
-            continue;
-        }
+    for broker in up() {
         let answer: MetadataResponse = ask(
             &broker,
             ApiKey::Metadata,
@@ -156,6 +176,13 @@ impl Reader {
         }
     }
 
+    /// What comes after all that was read.
+    pub fn positions(&self) -> Vec<Position> {
+        let next = |records: &Vec<In>| records.last().map_or(0, |last| last.offset + 1);
+        let position = |(&partition, records)| Position { partition, next: next(records) };
+        self.partitions.iter().map(position).collect()
+    }
+
     pub fn read_until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !enough(self) {
@@ -206,23 +233,57 @@ pub fn modern(topic: &str) -> bool {
 
 /// Lets Java's client do `steps` to `topic`. What it prints.
 pub fn foreign(topic: &str, steps: &[&str]) -> String {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
-    let brokers = config().brokers.join(",");
-    java(source.as_os_str(), &[&[&*brokers, topic], steps].concat())
+    said(foreigner(topic, steps))
 }
 
-/// Runs a Java program with the jars of the brokers that run. What it prints.
-pub fn java(program: &OsStr, args: &[&str]) -> String {
+fn foreigner(topic: &str, steps: &[&str]) -> Command {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
+    let mut java = java(source.as_os_str());
+    java.arg(config().brokers.join(",")).arg(topic).args(steps);
+    java
+}
+
+/// A Java program with the jars of the brokers that run.
+pub fn java(program: &OsStr) -> Command {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
-    let output = Command::new("java")
-        .arg("-cp")
-        .arg(jars.join("*"))
-        .arg(program)
-        .args(args)
-        .stderr(Stdio::null())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "java {program:?} {args:?}");
+    let mut java = Command::new("java");
+    java.arg("-cp").arg(jars.join("*")).arg(program).stderr(Stdio::null());
+    java
+}
+
+/// What it prints; it must succeed.
+pub fn said(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A transaction of Java's client that is open until it is told to commit.
+pub struct Open(Child);
+
+impl Open {
+    /// Returns when `count` records of it are in the log.
+    pub fn begin(topic: &str, count: usize) -> Self {
+        let step = format!("hold:{count}");
+        let mut java = foreigner(topic, &[&step]);
+        let mut open = Self(java.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(open.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        open
+    }
+
+    pub fn commit(mut self) {
+        // The end of its input is what it waits for.
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

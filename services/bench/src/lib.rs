@@ -1,13 +1,15 @@
 //! Measures the running bank.
 //!
-//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`results`], [`probe`], [`scale`], [`demo`]) with the help of the ones below it.
+//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`results`], [`probe`], [`scale`], [`demo`], [`verify`], [`compare`]) with the help of the ones below it.
 
 mod args;
+mod compare;
 mod demo;
 mod probe;
 mod results;
 mod run;
 mod scale;
+mod verify;
 
 // The load, and what comes back.
 mod answers;
@@ -16,8 +18,10 @@ mod browser;
 mod control;
 mod flow;
 mod graphql;
+mod handlers;
 mod ids;
 mod ledger;
+mod life;
 mod load;
 mod measure;
 mod search;
@@ -53,8 +57,15 @@ pub(crate) struct Start<'a> {
     pub shutdown: Shutdown,
 }
 
-const COMMANDS: &[Command] =
-    &[run::COMMAND, results::COMMAND, probe::COMMAND, scale::COMMAND, demo::COMMAND];
+const COMMANDS: &[Command] = &[
+    run::COMMAND,
+    results::COMMAND,
+    probe::COMMAND,
+    scale::COMMAND,
+    demo::COMMAND,
+    verify::COMMAND,
+    compare::COMMAND,
+];
 
 /// Runs the sub-command that the arguments name.
 ///

@@ -1,6 +1,7 @@
 //! CPU time and memory of processes, from /proc.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 use std::{fs, io};
 
@@ -93,6 +94,15 @@ impl Process {
         Ok(family.keys().filter_map(of).sum())
     }
 
+    /// The files that it has mapped, each once: its program, libraries, and what else it reads that way.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn mapped_files(&self) -> io::Result<Vec<PathBuf>> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
+        Ok(mapped_files(&maps).into_iter().filter(|path| path.is_file()).collect())
+    }
+
     fn family(&self) -> io::Result<BTreeMap<u32, Stat>> {
         let root = stat(self.pid)?;
         if root.birth != self.birth {
@@ -141,6 +151,15 @@ fn children(pid: u32) -> Vec<u32> {
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Source: proc_pid_maps(5). What is no file has no path or one in brackets; one that was deleted says so.
+fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
+    let path = |line: &str| {
+        let (_, path) = line.split_once(" /")?;
+        (!path.ends_with(" (deleted)")).then(|| PathBuf::from(format!("/{path}")))
+    };
+    maps.lines().filter_map(path).collect()
 }
 
 /// CPU time that all processes of this machine have used so far.
@@ -193,6 +212,17 @@ mod tests {
         assert_eq!(busy(text), Some(63));
         assert_eq!(busy("cpu0 1 2"), None);
         assert!(machine_cpu().unwrap() > Duration::ZERO);
+    }
+
+    #[test]
+    fn mapped_files_are_counted_once_and_what_is_no_file_not_at_all() {
+        let maps = "55d0-55d1 r--p 0000 fe:00 7       /usr/bin/my program\n\
+            55d1-55d2 r-xp 1000 fe:00 7       /usr/bin/my program\n\
+            7f00-7f01 rw-p 0000 00:00 0       [heap]\n7f01-7f02 rw-p 0000 00:00 0 \n\
+            7f02-7f03 rw-s 0000 00:01 9       /dev/shm/gone (deleted)\n";
+        assert_eq!(mapped_files(maps), BTreeSet::from(["/usr/bin/my program".into()]));
+        let own = Process::open(std::process::id()).unwrap().mapped_files().unwrap();
+        assert!(own.contains(&std::env::current_exe().unwrap()), "{own:?}");
     }
 
     #[test]

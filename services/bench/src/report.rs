@@ -95,7 +95,7 @@ pub fn now_in_name() -> String {
 }
 
 /// The commit that is checked out, with a mark if files differ from it.
-fn commit() -> String {
+pub fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -2,7 +2,7 @@
 
 mod graphs;
 mod page;
-mod plot;
+pub mod plot;
 mod rows;
 mod summary;
 

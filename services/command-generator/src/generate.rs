@@ -23,6 +23,9 @@ use uuid::Uuid;
 const WAIT: Duration = Duration::from_millis(20);
 /// Beats that wait for an account at most; then no more are read until there is one. Among so many are fifty that open one.
 const WAITING_MAX: usize = 10_000;
+/// Least time between two commits of offsets: a commit costs the broker as much as a batch, and only bounds what comes again
+/// after a crash.
+const COMMIT: Duration = Duration::from_millis(100);
 /// Between two attempts to find the positions at the start.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -65,6 +68,10 @@ pub struct Generator {
     generation: Option<i32>,
     /// In order of arrival; those before the first one that waits are done.
     waiting: VecDeque<Beat>,
+    /// All accounts are known that there were at the start.
+    knows_accounts: bool,
+    started: Instant,
+    committed: Instant,
 }
 
 struct Beat {
@@ -142,6 +149,9 @@ impl Generator {
             accounts: Accounts::default(),
             generation: None,
             waiting: VecDeque::new(),
+            knows_accounts: false,
+            started: Instant::now(),
+            committed: Instant::now(),
         }))
     }
 
@@ -150,42 +160,35 @@ impl Generator {
     /// # Errors
     /// Kafka refuses for good.
     pub fn run(mut self, ready: impl Fn()) -> Result<(), BoxError> {
-        let started = Instant::now();
-        let mut knows_accounts = false;
+        let mut holds = false;
         while !self.shutdown.requested() {
-            if !self.hold()? {
+            if !holds || self.committed.elapsed() >= COMMIT {
+                // In this order: what the group gives to others goes on where it is committed.
+                self.commit()?;
+                holds = self.hold()?;
+            }
+            if !holds {
                 self.shutdown.wait(WAIT);
-                continue;
+            } else if !self.round(&ready)? {
+                log::info!(
+                    "stopped before all that was read was answered: it will be after the next start"
+                );
+                self.leave();
+                return Ok(());
             }
-            let mut out = Out::default();
-            let takes_beats = knows_accounts && self.waiting.len() < WAITING_MAX;
-            let wait = if takes_beats { Duration::ZERO } else { WAIT };
-            let Some(confirmed) = self.confirmed.poll(wait, &self.shutdown)? else { break };
-            confirmed.into_iter().for_each(|arrived| self.take_account(arrived, &mut out));
-            if !knows_accounts && self.confirmed.has_caught_up() {
-                knows_accounts = true;
-                let took_ms = started.elapsed().as_millis() as u64;
-                log::info!(accounts = self.accounts.len(), took_ms; "accounts are known");
-                ready();
-            }
-            if takes_beats {
-                let wait = if out.records.is_empty() { WAIT } else { Duration::ZERO };
-                let Some(beats) = self.beats.poll(wait, &self.shutdown)? else { break };
-                beats.into_iter().for_each(|arrived| self.take_beat(arrived, &mut out));
-            }
-            self.answer_waiting(&mut out);
-            if !self.send(&out)? {
-                break;
-            }
-            self.commit()?;
         }
+        self.commit()?;
+        self.leave();
+        log::info!(waiting = self.waiting.len(); "stopped");
+        Ok(())
+    }
+
+    fn leave(&mut self) {
         if self.config.is_member
             && let Err(err) = self.bus.leave(self.config.names.group)
         {
             log::warn!(err:%; "the group is not told that this member leaves");
         }
-        log::info!(waiting = self.waiting.len(); "stopped");
-        Ok(())
     }
 
     /// True if there is something to work on: what the group gives to this instance, or all if it is no member.
@@ -233,6 +236,28 @@ impl Generator {
         self.confirmed.hold(kafka, bus, accounts)?;
         self.generation = Some(generation);
         Ok(())
+    }
+
+    /// Reads and answers what has arrived. False if the stop was asked for before all of it was acknowledged.
+    fn round(&mut self, ready: &impl Fn()) -> Result<bool, wire::Error> {
+        let mut out = Out::default();
+        let takes_beats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
+        let wait = if takes_beats { Duration::ZERO } else { WAIT };
+        let Some(confirmed) = self.confirmed.poll(wait, &self.shutdown)? else { return Ok(false) };
+        confirmed.into_iter().for_each(|arrived| self.take_account(arrived, &mut out));
+        if !self.knows_accounts && self.confirmed.has_caught_up() {
+            self.knows_accounts = true;
+            let took_ms = self.started.elapsed().as_millis() as u64;
+            log::info!(accounts = self.accounts.len(), took_ms; "accounts are known");
+            ready();
+        }
+        if takes_beats {
+            let wait = if out.records.is_empty() { WAIT } else { Duration::ZERO };
+            let Some(beats) = self.beats.poll(wait, &self.shutdown)? else { return Ok(false) };
+            beats.into_iter().for_each(|arrived| self.take_beat(arrived, &mut out));
+        }
+        self.answer_waiting(&mut out);
+        self.send(&out)
     }
 
     fn take_account(&mut self, arrived: Arrived<AccountCreationConfirmed>, out: &mut Out) {
@@ -349,6 +374,7 @@ impl Generator {
     /// Commits what is done: all that was read, less the beats that wait. If it fails, the same beats come again after a crash
     /// and give the same commands.
     fn commit(&mut self) -> Result<(), wire::Error> {
+        self.committed = Instant::now();
         let mut held = BTreeMap::new();
         for beat in self.waiting.iter().rev() {
             held.insert(beat.partition, beat.offset);

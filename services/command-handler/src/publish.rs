@@ -1,5 +1,5 @@
-//! The last stage: outcomes become records, are written with acks=all, and then the offsets are committed, on a thread of
-//! its own, in the order of the batches.
+//! The last stage: outcomes become records, are written with acks=all, and after that their offsets are committed, on a thread
+//! of its own, in the order of the batches.
 
 use crate::desk::Desk;
 use crate::error::Error;
@@ -11,15 +11,19 @@ use common::kafka::wire::{self, Bus, Kind, Position};
 use common::log::Chain;
 use common::shutdown::Shutdown;
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
+use std::{mem, thread};
 
 /// Consumer group of the handler's offsets.
 pub const GROUP: &str = "command-handler";
 
 /// Batches handed over and not yet done: one is being written while the next is encoded.
 const IN_FLIGHT_MAX: usize = 2;
+
+/// Least time between two commits of offsets: a commit costs the broker as much as a batch, and only bounds what comes again
+/// after a crash.
+const COMMIT: Duration = Duration::from_millis(100);
 
 /// A batch whose outcomes are committed in the database.
 pub struct Decided<O> {
@@ -31,11 +35,21 @@ pub struct Decided<O> {
     pub positions: BTreeMap<i32, i64>,
 }
 
+/// What the thread is given.
+enum Work<O> {
+    Tell(Decided<O>),
+    /// The offsets of all before, at once.
+    Commit,
+}
+
 /// Tells outcomes in the order they are handed over.
 pub struct Publisher<O> {
-    work: Sender<Decided<O>>,
+    work: Sender<Work<O>>,
+    /// An answer to each piece of work.
     done: Receiver<Result<(), Error>>,
     in_flight: usize,
+    /// Batches were handed over after the last [`Work::Commit`].
+    uncommitted: bool,
     failed: bool,
 }
 
@@ -52,13 +66,15 @@ impl<O: Send + 'static> Publisher<O> {
             desk,
             sender: KafkaSender::new(config, shutdown),
             offsets: wire::connect(&config.kafka),
+            told: BTreeMap::new(),
+            committed: Instant::now(),
             shutdown: shutdown.clone(),
         };
         thread::Builder::new()
             .name(format!("out-{}", D::Command::TOPIC.name))
             .spawn(move || teller.run(&inbox, &outbox))
             .expect("a thread can be started: the service has a handful");
-        Self { work, done, in_flight: 0, failed: false }
+        Self { work, done, in_flight: 0, uncommitted: false, failed: false }
     }
 
     /// Hands over a batch, once there is room; `waiting` is called each second until then.
@@ -75,10 +91,15 @@ impl<O: Send + 'static> Publisher<O> {
                 waiting()?;
             }
         }
+        self.uncommitted = true;
+        self.send(Work::Tell(decided));
+        Ok(())
+    }
+
+    fn send(&mut self, work: Work<O>) {
         self.in_flight += 1;
         // A thread that has ended has left its error, which comes next.
-        let _ = self.work.send(decided);
-        Ok(())
+        let _ = self.work.send(work);
     }
 
     /// True after an error of the publishing: nothing more is told. A later batch must not be, for its offsets would move past
@@ -92,6 +113,9 @@ impl<O: Send + 'static> Publisher<O> {
     /// # Errors
     /// What stopped the publishing for good.
     pub fn flush(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
+        if mem::take(&mut self.uncommitted) {
+            self.send(Work::Commit);
+        }
         while self.in_flight > 0 {
             if self.failed {
                 return Ok(false);
@@ -127,17 +151,43 @@ struct Teller<D> {
     desk: D,
     sender: KafkaSender,
     offsets: Box<dyn Bus>,
+    /// Where each partition goes on, by what is told and not committed yet.
+    told: BTreeMap<i32, i64>,
+    committed: Instant,
     shutdown: Shutdown,
 }
 
 impl<D: Desk> Teller<D> {
-    fn run(mut self, inbox: &Receiver<Decided<D::Outcome>>, outbox: &Sender<Result<(), Error>>) {
-        while let Ok(decided) = inbox.recv() {
-            let told = self.tell(decided);
-            let ends = told.is_err();
-            if outbox.send(told).is_err() || ends {
+    fn run(mut self, inbox: &Receiver<Work<D::Outcome>>, outbox: &Sender<Result<(), Error>>) {
+        loop {
+            let done = match self.next(inbox) {
+                Ok(Work::Tell(decided)) => self.tell(decided),
+                Ok(Work::Commit) => self.commit(),
+                // A commit that is due; its error answers the next piece of work.
+                Err(RecvTimeoutError::Timeout) => match self.commit() {
+                    Ok(()) => continue,
+                    failed => failed,
+                },
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let ends = done.is_err();
+            if outbox.send(done).is_err() || ends {
                 return;
             }
+        }
+    }
+
+    /// The next piece of work; [`RecvTimeoutError::Timeout`] when a commit is due first.
+    fn next(
+        &self,
+        inbox: &Receiver<Work<D::Outcome>>,
+    ) -> Result<Work<D::Outcome>, RecvTimeoutError> {
+        if self.told.is_empty() {
+            return inbox.recv().map_err(|RecvError| RecvTimeoutError::Disconnected);
+        }
+        match COMMIT.checked_sub(self.committed.elapsed()) {
+            Some(left) => inbox.recv_timeout(left),
+            None => Err(RecvTimeoutError::Timeout),
         }
     }
 
@@ -162,18 +212,23 @@ impl<D: Desk> Teller<D> {
         }
         metrics::took(D::Command::TOPIC.name, "produce", started.elapsed());
         failpoint::reach(Point::Offsets);
-        self.commit(&positions)
+        self.told.extend(positions);
+        Ok(())
     }
 
-    /// Commits, trying again for as long as the service lives: the next batch would only move the offsets further.
-    fn commit(&mut self, positions: &BTreeMap<i32, i64>) -> Result<(), Error> {
+    /// Commits what is told, trying again for as long as the service lives: the next batch would only move the offsets further.
+    fn commit(&mut self) -> Result<(), Error> {
+        let told = mem::take(&mut self.told);
         let positions: Vec<Position> =
-            positions.iter().map(|(&partition, &next)| Position { partition, next }).collect();
+            told.into_iter().map(|(partition, next)| Position { partition, next }).collect();
         let topic = D::Command::TOPIC.name;
         loop {
             let within = Duration::from_secs(if self.shutdown.requested() { 1 } else { 10 });
             match self.offsets.commit(GROUP, topic, &positions, within) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.committed = Instant::now();
+                    return Ok(());
+                }
                 Err(err) if err.kind == Kind::Config || self.shutdown.requested() => {
                     return Err(err.into());
                 }

@@ -86,6 +86,15 @@ pub struct Told {
     pub change: BalanceChanged,
 }
 
+impl Told {
+    fn stored_as(&self, number: i64) -> Transaction {
+        let BalanceChanged {
+            iban, new_balance, changed_by, from_to, description, sequence, ..
+        } = self.change.clone();
+        Transaction { number, sequence, iban, new_balance, changed_by, from_to, description }
+    }
+}
+
 const COLUMNS: &str = "number, sequence, iban, new_balance, changed_by, from_to, description";
 
 fn transaction(row: &Row) -> Transaction {
@@ -157,6 +166,7 @@ pub struct Writer {
     /// The connection and what it owns.
     pub ownership: Ownership,
     insert: Statement,
+    insert_missing: Statement,
     notify: Statement,
     /// Names this endpoint in notifications.
     endpoint: Uuid,
@@ -175,16 +185,16 @@ impl Writer {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config, WRITER_SETTINGS)?;
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
-        let insert = prepare(&format!(
-            "INSERT INTO transaction (iban, sequence, new_balance, changed_by, from_to, description,
+        let insert = "INSERT INTO transaction (iban, sequence, new_balance, changed_by, from_to, description,
                                       transfer_id, record_partition, record_offset)
              SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
-                                  $7::uuid[], $8::integer[], $9::bigint[])
-             ON CONFLICT DO NOTHING RETURNING {COLUMNS}",
-        ))?;
+                                  $7::uuid[], $8::integer[], $9::bigint[])";
+        let insert_missing =
+            prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?;
+        let insert = prepare(&format!("{insert} RETURNING number"))?;
         let notify = prepare("SELECT pg_notify($1, $2)")?;
         let ownership = Ownership::join(client, BALANCE_CHANGED, shutdown)?;
-        Ok(Self { ownership, insert, notify, endpoint })
+        Ok(Self { ownership, insert, insert_missing, notify, endpoint })
     }
 
     /// Stores `batch` in one transaction and tells the other endpoints. Gives those that are new, in order: what was stored
@@ -193,6 +203,15 @@ impl Writer {
     /// # Errors
     /// Nothing was written.
     pub fn store(&mut self, batch: &[Told]) -> Result<Vec<Transaction>, Error> {
+        match self.try_store(batch, false) {
+            // Read again after a crash. To look for that in every batch would double what a row costs the database.
+            Err(Error::Database(err)) if err.is_duplicate() => self.try_store(batch, true),
+            stored => stored,
+        }
+    }
+
+    /// See [`Self::store`]. A row that is there already is an error, unless `again`.
+    fn try_store(&mut self, batch: &[Told], again: bool) -> Result<Vec<Transaction>, Error> {
         fn column<'a, T>(batch: &'a [Told], field: impl Fn(&'a Told) -> T) -> Vec<T> {
             batch.iter().map(field).collect()
         }
@@ -202,7 +221,7 @@ impl Writer {
         let mut transaction = self.ownership.client().transaction().map_err(step("begin"))?;
         let rows = transaction
             .query(
-                &self.insert,
+                if again { &self.insert_missing } else { &self.insert },
                 &[
                     &column(batch, |told| told.change.iban.as_str()),
                     &column(batch, |told| told.change.sequence),
@@ -216,7 +235,12 @@ impl Writer {
                 ],
             )
             .map_err(step("store transactions"))?;
-        let mut stored: Vec<Transaction> = rows.iter().map(self::transaction).collect();
+        let mut stored: Vec<Transaction> = if again {
+            rows.iter().map(self::transaction).collect()
+        } else {
+            // A row for each record, in their order.
+            rows.iter().zip(batch).map(|(row, told)| told.stored_as(row.get(0))).collect()
+        };
         stored.sort_unstable_by_key(|transaction| transaction.number);
         for ranges in ranges(&stored) {
             let payload = format!("{}:{ranges}", self.endpoint);

@@ -6,6 +6,7 @@ use crate::bank::{self, Customers, wait_for};
 use crate::control::Http;
 use crate::error::Error;
 use crate::ids::Ids;
+use crate::life::Life;
 use crate::load::{self, Schedule};
 use crate::measure::{Window, latencies, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
@@ -36,7 +37,8 @@ pub struct Rig {
     cluster: Cluster,
     stack: Stack,
     http: Http,
-    handler_url: String,
+    /// Where the handler tells about its work; none if it does not.
+    handler_url: Option<String>,
     pace: Duration,
     shutdown: Shutdown,
     ids: Ids,
@@ -45,6 +47,8 @@ pub struct Rig {
     customers: Option<Customers>,
     parts: Parts,
     mode: Mode,
+    /// What is measured, for lines of progress.
+    name: String,
     /// Number of the first command of this handler process.
     first: u64,
     /// CPU seconds per second of the brokers without load.
@@ -57,17 +61,49 @@ impl Rig {
     /// # Errors
     /// A part does not run or does not answer.
     pub fn open(env: &Env<'_>, pace: Duration, shutdown: Shutdown) -> Result<Self, Error> {
-        let cluster = Cluster::from_env(env)?;
         let stack = Stack::from_env(env)?;
+        let cluster = Cluster::from_env(env)?;
+        let parts = Parts::find(&stack, cluster.kafka.brokers.len())?;
+        Self::with(cluster, stack, parts, pace, shutdown, Some(env.text(&HANDLER_URL)?))
+    }
+
+    /// The same with `life` as the handler, in a stack of servers only.
+    ///
+    /// # Errors
+    /// A part does not run or does not answer.
+    pub fn around(
+        env: &Env<'_>,
+        life: &Life,
+        pace: Duration,
+        shutdown: Shutdown,
+    ) -> Result<Self, Error> {
+        let stack = Stack::from_env(env)?;
+        let cluster = Cluster::from_env(env)?;
+        let parts = Parts::around(&stack, cluster.kafka.brokers.len(), life.process)?;
+        // Batch sizes are told by ours; no other has to.
+        let url = Some(life.url()).filter(|url| Work::read(&Http::default(), url).is_ok());
+        let rig = Self::with(cluster, stack, parts, pace, shutdown, url)?;
+        Ok(Self { name: life.name.clone(), ..rig })
+    }
+
+    fn with(
+        cluster: Cluster,
+        stack: Stack,
+        parts: Parts,
+        pace: Duration,
+        shutdown: Shutdown,
+        handler_url: Option<String>,
+    ) -> Result<Self, Error> {
         let ids = Ids::new(&mut rand::rng());
         Ok(Self {
-            parts: Parts::find(&stack, cluster.kafka.brokers.len())?,
+            parts,
             sender: cluster.sender(&shutdown),
             answers: Answers::open(&cluster, ids)?,
             http: Http::default(),
-            handler_url: env.text(&HANDLER_URL)?,
+            handler_url,
             customers: None,
             mode: Mode::Batched,
+            name: Mode::Batched.to_string(),
             first: 0,
             broker_idle: 0.0,
             cluster,
@@ -116,6 +152,7 @@ impl Rig {
         report::progress(&format!("{HANDLER} starts with {producer} {client}"));
         // Before the restart: one that fails half-way is to be undone too.
         self.mode = mode;
+        self.name = mode.to_string();
         self.stack.restart(HANDLER, &variables)?;
         self.parts = Parts::find(&self.stack, self.cluster.kafka.brokers.len())?;
         self.first = self.answers.ledger.next();
@@ -148,7 +185,7 @@ impl Rig {
     /// # Errors
     /// As [`Self::step`].
     pub fn warm_up(&mut self, load: u32, time: Duration) -> Result<(), Error> {
-        report::progress(&format!("{:7}  warming up at {load}/s", self.mode));
+        report::progress(&format!("{:7}  warming up at {load}/s", self.name));
         self.step(load, time)?;
         let (before, started) = (self.parts.cpu()?, Instant::now());
         let mut nothing = Vec::new();
@@ -162,7 +199,7 @@ impl Rig {
         self.broker_idle = used / started.elapsed().as_secs_f64();
         report::progress(&format!(
             "{:7}  without load the broker uses {:.1} % of a core",
-            self.mode,
+            self.name,
             self.broker_idle * 100.0
         ));
         Ok(())
@@ -173,14 +210,14 @@ impl Rig {
     /// # Errors
     /// A part does not answer or has ended, or the stop was asked for.
     pub fn step(&mut self, load: u32, time: Duration) -> Result<Row, Error> {
-        let work = Work::read(&self.http, &self.handler_url)?;
+        let work = self.work()?;
         let first = self.answers.ledger.next();
         let (refused, repeated) = (self.answers.refused, self.answers.ledger.repeated);
         let schedule = Schedule::new(Instant::now() + TICK, load, SETTLE + time);
         self.answers.ledger.expect(schedule.count, false);
         let customers = self.customers.as_mut().expect("accounts are opened before the first step");
         let mut watch = Watch {
-            label: format!("{:7} {load:>6}/s", self.mode),
+            label: format!("{:7} {load:>6}/s", self.name),
             answers: &mut self.answers,
             parts: &self.parts,
             shutdown: &self.shutdown,
@@ -208,7 +245,7 @@ impl Rig {
         })?;
         let Watch { window, rss, .. } = watch;
         let unanswered = self.answers.settle(first, &self.shutdown)?;
-        let work = Work::read(&self.http, &self.handler_url)? - work;
+        let work = self.work()? - work;
         let percentile = |percentile| percentile_ms(&window.latencies, percentile);
         Ok(Row {
             mode: self.mode,
@@ -232,6 +269,12 @@ impl Rig {
             rss,
             transfers: self.transfers(),
         })
+    }
+}
+
+impl Rig {
+    fn work(&self) -> Result<Work, Error> {
+        self.handler_url.as_ref().map_or(Ok(Work::default()), |url| Work::read(&self.http, url))
     }
 }
 
@@ -349,12 +392,18 @@ struct Parts {
     brokers: Vec<Process>,
     postgres: Process,
     handler: Process,
-    endpoint: Process,
+    /// None in a stack of servers only.
+    endpoint: Option<Process>,
     bench: Process,
 }
 
 impl Parts {
     fn find(stack: &Stack, brokers: usize) -> Result<Self, Error> {
+        let endpoint = Some(stack.process(ENDPOINT)?);
+        Ok(Self { endpoint, ..Self::around(stack, brokers, stack.process(HANDLER)?)? })
+    }
+
+    fn around(stack: &Stack, brokers: usize, handler: Process) -> Result<Self, Error> {
         let own = std::process::id();
         let bench = Process::open(own).map_err(|source| Error::Part {
             part: "bench".to_owned(),
@@ -366,8 +415,8 @@ impl Parts {
                 .map(|n| stack.process(&format!("kafka-{n}")))
                 .collect::<Result<_, _>>()?,
             postgres: stack.process(POSTGRES)?,
-            handler: stack.process(HANDLER)?,
-            endpoint: stack.process(ENDPOINT)?,
+            handler,
+            endpoint: None,
             bench,
         })
     }
@@ -386,7 +435,10 @@ impl Parts {
             broker,
             database: seconds(POSTGRES, &self.postgres)?,
             handler: seconds(HANDLER, &self.handler)?,
-            endpoint: seconds(ENDPOINT, &self.endpoint)?,
+            endpoint: match &self.endpoint {
+                Some(endpoint) => seconds(ENDPOINT, endpoint)?,
+                None => 0.0,
+            },
             bench: seconds("bench", &self.bench)?,
             machine: proc::machine_cpu()
                 .map_err(|source| Error::Part { part: "the machine".to_owned(), pid: 0, source })?

@@ -118,6 +118,17 @@ fn findings(summary: &Summary) -> Vec<String> {
             short(batched * 1000.0),
         ));
     }
+    let own = |name: &str| {
+        let held = summary.mode(name)?.loads.iter().rev().find(|load| load.held > 0)?;
+        Some((held.per_s, held.broker_s?))
+    };
+    if let Some(((few, single), (many, batched))) = own("single").zip(own("batched")) {
+        findings.push(format!(
+            "At the highest load that any run held, {few:.0}/s single and {many:.0}/s batched, they cost it {} and {} ms.",
+            short(single * 1000.0),
+            short(batched * 1000.0),
+        ));
+    }
     findings
 }
 
@@ -152,6 +163,7 @@ const LIMITS: &[&str] = &[
     "One machine with everything on it has no network: between machines each step takes some round trips longer.",
     "The broker's disk is this machine's; acks=all on one broker waits for no replica.",
     "The load is the generator's mixture of transfers between random accounts; few of them wait for each other.",
+    "Its commands have ids that ascend in time. Scattered ones cost PostgreSQL more; `bench probe` sends such.",
     "A step waits for the new balance through the whole bank: GraphQL, two topics, two databases. It is no time of Kafka alone.",
 ];
 

@@ -1,0 +1,310 @@
+//! The bank's command-handler on librdkafka: a consumer group, an idempotent producer, and our own domain and store.
+//!
+//! One thread takes what has arrived, decides it and hands it over; another writes it, waits for all acknowledgements and
+//! stores the offsets, which librdkafka commits each 0.1 s. Trouble ends the process with code 1: started again, it goes on at the committed offsets, and stored
+//! outcomes answer what comes again.
+
+use common::env::Variable;
+use common::health::Health;
+use common::service::{BoxError, Service, Start};
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
+use rust_bank::{BATCH_MAX, Bank, GROUP, Incoming, KAFKA_BROKERS, Outgoing, TOPICS};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// `LINGER_MS`: of librdkafka's producer.
+const LINGER_MS: Variable =
+    Variable::new("LINGER_MS", "1", "how long the producer waits for a fuller batch, 0 to 1000 ms");
+
+/// How long a poll waits, and so until the stop is seen.
+const POLL: Duration = Duration::from_millis(100);
+/// Pause while librdkafka's queue is full, which is far larger than a batch.
+const FULL: Duration = Duration::from_millis(1);
+/// How long the brokers may take to acknowledge a record, which librdkafka makes sure of.
+const DELIVERY_MS: &str = "30000";
+
+const SERVICE: Service = Service {
+    name: "rust-rdkafka",
+    about: "The bank's command-handler on librdkafka",
+    variables: &[rust_bank::VARIABLES, &[LINGER_MS]],
+    flags: &[],
+    run,
+};
+
+fn main() -> ExitCode {
+    common::service::main(&SERVICE)
+}
+
+/// A batch that is stored, and the offsets behind it.
+struct Decided {
+    records: Vec<Outgoing>,
+    offsets: TopicPartitionList,
+}
+
+fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
+    let brokers = start.env.text(&KAFKA_BROKERS)?;
+    let linger_ms = start.env.number(&LINGER_MS, 0..=1000)?;
+    let health = Health::serve(&start.env)?;
+    let Some(mut bank) = Bank::open(&start.env, &start.shutdown)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let in_flight = InFlight::default();
+    let consumer = Arc::new(consumer(&brokers, Group { health, in_flight: in_flight.clone() })?);
+    let producer = producer(&brokers, linger_ms)?;
+    consumer.subscribe(&TOPICS)?;
+
+    // One batch is being written while the next is decided.
+    let (sender, batches) = sync_channel(1);
+    let publisher = thread::Builder::new().name("publisher".into()).spawn({
+        let (consumer, in_flight) = (consumer.clone(), in_flight.clone());
+        move || publish(&consumer, &producer, &batches, &in_flight)
+    })?;
+    let decided = decide(start, &consumer, &mut bank, sender, &in_flight);
+    let published = publisher.join().expect("a panic ends the process");
+    published?;
+    decided?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn consumer(brokers: &str, group: Group) -> Result<BaseConsumer<Group>, KafkaError> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", GROUP)
+        // Of what the publisher stores, which is what is told: a commit of each batch would cost the broker as much as the batch.
+        .set("enable.auto.offset.store", "false")
+        .set("auto.commit.interval.ms", "100")
+        .set("auto.offset.reset", "earliest")
+        // Killed, it is missed after the shortest time that brokers allow.
+        .set("session.timeout.ms", "6000")
+        .set("heartbeat.interval.ms", "2000")
+        // A few batches ahead; by default it is 100,000 records and 64 MiB. Then the pause until the next fetch is to be short.
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "8192")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("socket.nagle.disable", "true")
+        .create_with_context(group)
+}
+
+fn producer(brokers: &str, linger_ms: u32) -> Result<ThreadedProducer<Deliveries>, KafkaError> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("enable.idempotence", "true")
+        .set("linger.ms", linger_ms.to_string())
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", "4194304")
+        .set("delivery.timeout.ms", DELIVERY_MS)
+        .set("socket.nagle.disable", "true")
+        .create_with_context(Deliveries::default())
+}
+
+/// Polls, decides and hands over until the stop.
+fn decide(
+    start: &Start<'_>,
+    consumer: &BaseConsumer<Group>,
+    bank: &mut Bank,
+    sender: SyncSender<Decided>,
+    in_flight: &InFlight,
+) -> Result<(), BoxError> {
+    while !start.shutdown.requested() {
+        let batch = poll(consumer)?;
+        if batch.is_empty() {
+            continue;
+        }
+        let mut offsets = TopicPartitionList::new();
+        for record in &batch {
+            // Of several the last one counts: they are in offset order within a partition.
+            let (topic, partition) = (record.topic(), record.partition());
+            let next = Offset::Offset(record.offset() + 1);
+            match offsets.find_partition(topic, partition) {
+                Some(_) => offsets.set_partition_offset(topic, partition, next)?,
+                None => offsets.add_partition_offset(topic, partition, next)?,
+            }
+        }
+        let records = bank.decide(batch.iter().map(incoming))?;
+        in_flight.add();
+        // The publisher has ended with an error, which `run` will see.
+        if sender.send(Decided { records, offsets }).is_err() {
+            in_flight.done();
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// What has arrived: waits for the first record, not for more.
+fn poll(consumer: &BaseConsumer<Group>) -> Result<Vec<BorrowedMessage<'_>>, KafkaError> {
+    let mut batch = Vec::new();
+    let mut wait = POLL;
+    while batch.len() < BATCH_MAX {
+        match consumer.poll(wait) {
+            None => break,
+            Some(Ok(record)) => batch.push(record),
+            // It reconnects by itself.
+            Some(Err(err)) if is_passing(&err) => log::warn!(error:% = err; "Kafka"),
+            Some(Err(err)) => return Err(err),
+        }
+        wait = Duration::ZERO;
+    }
+    Ok(batch)
+}
+
+fn is_passing(err: &KafkaError) -> bool {
+    let passing = [
+        RDKafkaErrorCode::BrokerTransportFailure,
+        RDKafkaErrorCode::AllBrokersDown,
+        RDKafkaErrorCode::Resolve,
+    ];
+    err.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
+}
+
+fn incoming<'a>(record: &'a BorrowedMessage<'_>) -> Incoming<'a> {
+    Incoming {
+        topic: record.topic(),
+        partition: record.partition(),
+        offset: record.offset(),
+        key: record.key(),
+        value: record.payload(),
+    }
+}
+
+/// Writes batch after batch, each with its offsets behind it, until there are no more.
+fn publish(
+    consumer: &BaseConsumer<Group>,
+    producer: &ThreadedProducer<Deliveries>,
+    batches: &Receiver<Decided>,
+    in_flight: &InFlight,
+) -> Result<(), KafkaError> {
+    for Decided { records, offsets } in batches {
+        let told = tell(producer, &records).and_then(|()| consumer.store_offsets(&offsets));
+        in_flight.done();
+        told?;
+    }
+    Ok(())
+}
+
+/// `flush` would wait a tenth of a second or more, whatever arrives: it polls for its whole time. Here a thread of the
+/// producer's polls, and the last acknowledgement wakes us.
+fn tell(producer: &ThreadedProducer<Deliveries>, records: &[Outgoing]) -> Result<(), KafkaError> {
+    let deliveries = producer.context();
+    for Outgoing { topic, key, value } in records {
+        deliveries.sent();
+        let mut record = BaseRecord::to(topic).key(key).payload(value);
+        // Its queue is full: room comes with acknowledgements.
+        while let Err((err, back)) = producer.send(record) {
+            if err.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                return Err(err);
+            }
+            record = back;
+            thread::sleep(FULL);
+        }
+    }
+    deliveries.wait()
+}
+
+/// What the consumer's group does with it.
+struct Group {
+    health: Health,
+    in_flight: InFlight,
+}
+
+impl ClientContext for Group {}
+
+impl ConsumerContext for Group {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(_) = rebalance {
+            self.health.set_ready(false);
+            // What is decided is told while the partitions are still ours; its offsets are committed with the revocation.
+            self.in_flight.wait();
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(partitions) = rebalance {
+            log::info!(partitions = partitions.count(); "serving");
+            self.health.set_ready(partitions.count() > 0);
+        }
+    }
+}
+
+/// Batches handed over and not yet told.
+#[derive(Clone, Default)]
+struct InFlight(Arc<(Mutex<usize>, Condvar)>);
+
+impl InFlight {
+    fn add(&self) {
+        *self.count() += 1;
+    }
+
+    fn done(&self) {
+        *self.count() -= 1;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let idle = self.0.1.wait_while(self.count(), |count| *count > 0);
+        drop(idle.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of the records that were sent.
+#[derive(Default)]
+struct Deliveries {
+    state: Mutex<Delivered>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct Delivered {
+    /// Records without an acknowledgement.
+    open: usize,
+    failed: Option<KafkaError>,
+}
+
+impl Deliveries {
+    fn sent(&self) {
+        self.state().open += 1;
+    }
+
+    /// Waits until all that was sent is acknowledged, or given up by librdkafka; the first refusal.
+    fn wait(&self) -> Result<(), KafkaError> {
+        let state = self.done.wait_while(self.state(), |state| state.open > 0);
+        match state.unwrap_or_else(PoisonError::into_inner).failed.take() {
+            Some(err) => Err(err),
+            None => Ok(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Delivered> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        let mut state = self.state();
+        state.open -= 1;
+        if let Err((err, _)) = result {
+            state.failed.get_or_insert_with(|| err.clone());
+        }
+        if state.open == 0 {
+            self.done.notify_all();
+        }
+    }
+}

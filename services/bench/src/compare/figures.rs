@@ -1,0 +1,188 @@
+//! What the runs of a handler come to.
+
+use super::COSTS_AT;
+use crate::handlers::Handler;
+use crate::probe::row::Row;
+
+/// One run of a handler.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// All that was built for it; none if that is not known.
+    pub artefact_bytes: Option<u64>,
+    /// That and the libraries of the system that it uses.
+    pub image_bytes: u64,
+    /// From exec to ready, in an empty database.
+    pub start_ms: f64,
+    /// Memory before the first command, bytes.
+    pub rss_idle: u64,
+    /// A row for each load that was tried, in the order of trying.
+    pub rows: Vec<Row>,
+    /// The highest load held.
+    pub max_per_s: u32,
+}
+
+impl Run {
+    fn row(&self, load: u32) -> Option<&Row> {
+        self.rows.iter().find(|row| row.load == load)
+    }
+}
+
+/// All runs of a handler.
+#[derive(Debug, Clone)]
+pub struct Figures {
+    pub handler: Handler,
+    /// The points of the contract that it breaks.
+    pub broken: Vec<String>,
+    pub runs: Vec<Run>,
+}
+
+/// CPU seconds for 1,000 commands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Costs {
+    pub handler: f64,
+    pub broker: f64,
+    pub database: f64,
+}
+
+impl Figures {
+    /// Nothing yet.
+    pub fn new(handler: Handler, broken: Vec<String>) -> Self {
+        Self { handler, broken, runs: Vec::new() }
+    }
+
+    /// Bytes that were built for it; those and of the system's libraries.
+    pub fn bytes(&self) -> Option<(Option<u64>, u64)> {
+        self.runs.first().map(|run| (run.artefact_bytes, run.image_bytes))
+    }
+
+    /// The median of what the runs have of something.
+    pub fn median(&self, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
+        median(self.runs.iter().filter_map(of).collect())
+    }
+
+    /// Milliseconds from exec to ready.
+    pub fn start_ms(&self) -> Option<f64> {
+        self.median(|run| Some(run.start_ms))
+    }
+
+    /// Memory before the first command, bytes.
+    pub fn rss_idle(&self) -> Option<f64> {
+        self.median(|run| Some(run.rss_idle as f64))
+    }
+
+    /// The highest memory of a run, bytes.
+    pub fn rss(&self) -> Option<f64> {
+        self.median(|run| run.rows.iter().map(|row| row.rss as f64).reduce(f64::max))
+    }
+
+    /// The highest load held.
+    pub fn max_per_s(&self) -> Option<f64> {
+        self.median(|run| Some(f64::from(run.max_per_s)))
+    }
+
+    /// Something of the rows at `load`, if most runs held it.
+    pub fn at(&self, load: u32, of: impl Fn(&Row) -> f64) -> Option<f64> {
+        let held: Vec<f64> = self
+            .runs
+            .iter()
+            .filter_map(|run| run.row(load).filter(|row| row.held))
+            .map(of)
+            .collect();
+        if held.len() * 2 > self.runs.len() { median(held) } else { None }
+    }
+
+    /// What 1,000 commands cost at [`COSTS_AT`], if that was held.
+    pub fn costs(&self) -> Option<Costs> {
+        let cost = |part: usize| self.at(COSTS_AT, |row| row.costs()[part]);
+        Some(Costs { broker: cost(0)?, database: cost(1)?, handler: cost(2)? })
+    }
+
+    /// Every load that any run tried, ascending.
+    pub fn loads(&self) -> Vec<u32> {
+        let mut loads: Vec<u32> =
+            self.runs.iter().flat_map(|run| run.rows.iter().map(|row| row.load)).collect();
+        loads.sort_unstable();
+        loads.dedup();
+        loads
+    }
+
+    /// Cores that others used at most while it was measured.
+    pub fn others(&self) -> f64 {
+        let rows = self.runs.iter().flat_map(|run| &run.rows);
+        rows.map(|row| row.cpu.others() / row.seconds.max(1e-9)).fold(0.0, f64::max)
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::mode::Mode;
+
+    /// A handler of this name whose runs held these loads, with p99 a hundredth of the load plus the run's number.
+    pub fn figures(name: &str, runs: &[&[(u32, bool)]]) -> Figures {
+        let handler = Handler {
+            name: name.to_owned(),
+            command: String::new(),
+            variables: Vec::new(),
+            artefact: None,
+        };
+        let run = |(number, loads): (usize, &&[(u32, bool)])| Run {
+            artefact_bytes: Some(2_000_000),
+            image_bytes: 3_000_000,
+            start_ms: 50.0 + number as f64,
+            rss_idle: 4 << 20,
+            rows: loads
+                .iter()
+                .map(|&(load, held)| Row {
+                    mode: Mode::Batched,
+                    load,
+                    held,
+                    p99_ms: f64::from(load) / 100.0 + number as f64,
+                    ..Row::example(1.0)
+                })
+                .collect(),
+            max_per_s: loads
+                .iter()
+                .filter(|(_, held)| *held)
+                .map(|(load, _)| *load)
+                .max()
+                .unwrap_or(0),
+        };
+        Figures {
+            runs: runs.iter().enumerate().map(run).collect(),
+            ..Figures::new(handler, Vec::new())
+        }
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0]), Some(3.0));
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 9.0]), Some(3.0));
+    }
+
+    #[test]
+    fn a_load_has_figures_if_most_runs_held_it() {
+        let runs: [&[(u32, bool)]; 3] = [
+            &[(1000, true), (5000, true)],
+            &[(1000, true), (5000, false)],
+            &[(1000, true), (5000, false)],
+        ];
+        let figures = figures("x", &runs);
+        assert_eq!(figures.at(1000, |row| row.p99_ms), Some(11.0));
+        assert_eq!(figures.at(5000, |row| row.p99_ms), None);
+        assert_eq!(figures.at(7, |row| row.p99_ms), None);
+        assert_eq!(figures.max_per_s(), Some(1000.0));
+        assert_eq!(figures.start_ms(), Some(51.0));
+        assert_eq!(figures.loads(), [1000, 5000]);
+        assert!(figures.costs().is_some());
+    }
+}

@@ -1,0 +1,331 @@
+//! What was compared, as a table, as Markdown, as JSON and as graphs.
+
+use super::figures::{Costs, Figures};
+use super::{COSTS_AT, IDLE};
+use crate::error::Error;
+use crate::handlers::OURS;
+use crate::probe::row::mib;
+use crate::proc;
+use crate::report::{self, short};
+use crate::results::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
+use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::Path;
+
+/// The talk's own table.
+const TALK: &str = include_str!("../../../../docs/talk-2019.json");
+/// Loads whose latencies stand in the table.
+const LATENCIES: [u32; 5] = [IDLE, 100, 300, 1000, 5000];
+/// Cores in use by others from which on the figures say more about them.
+const DISTURBED: f64 = 0.1;
+/// Mark of a handler that breaks the contract.
+const BROKEN: &str = " (!)";
+
+const FAIR: &str = "\
+**What is fair, and what isn't.** All run on one machine and the same servers, with the same topics, accounts, loads and an empty database each, in random \
+order; nothing else of the bank runs beside them, but the program that measures does, and takes CPU. Latency counts from the time a \
+command was due until the last of its answers was read back. All keep the same contract, and store the same rows with the same kind of statements; \
+the peers on Rust share domain and store with ours, so there the client alone differs. Ours was tuned for this bank for longer than its \
+peers were, by the same people: whoever knows better is invited to mend a peer. One broker on the same two cores favours whoever asks less of it. Artefacts are what is \
+built: ours is a binary that needs nothing, libc apart where it was not linked statically; librdkafka is linked into its binary; the JVM's has its runtime in it. \"With libraries\" adds what the process has \
+mapped of the system. A JVM compiles while it runs: it gets the same warm-up as all, and more would help it.";
+
+/// Writes comparison.md, comparison.json and the graphs into `folder`.
+///
+/// # Errors
+/// They can't be written.
+pub fn write(folder: &Path, all: &[Figures], settings: &str, rows: &Path) -> Result<(), Error> {
+    let measured: Vec<&Figures> = all.iter().filter(|figures| !figures.runs.is_empty()).collect();
+    let markdown = markdown(&measured, settings, rows);
+    for (name, text) in [
+        ("comparison.md", markdown),
+        ("comparison.json", json(&measured)),
+        ("comparison-latency.svg", latency(&measured)),
+        ("comparison-broker.svg", broker(&measured)),
+        ("comparison-memory.svg", memory(&measured)),
+    ] {
+        let path = folder.join(name);
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|source| Error::Csv { path, source })?;
+    }
+    Ok(())
+}
+
+/// The table for a terminal.
+pub fn text(all: &[Figures]) -> String {
+    let all: Vec<&Figures> = all.iter().collect();
+    let mut text = report::table(&table(&all));
+    for figures in all.iter().filter(|figures| !figures.broken.is_empty()) {
+        let broken = figures.broken.join("; ");
+        text += &format!("(!) {} breaks the contract: {broken}\n", figures.handler.name);
+    }
+    text
+}
+
+fn table(all: &[&Figures]) -> Vec<Vec<String>> {
+    let mut titles: Vec<String> = [
+        "handler",
+        "artefact, MB",
+        "with libraries, MB",
+        "start, ms",
+        "RSS idle, MiB",
+        "RSS, MiB",
+        "highest load, /s",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    titles.push("p50 idle, ms".to_owned());
+    titles.extend(LATENCIES.map(|load| match load {
+        IDLE => "p99 idle, ms".to_owned(),
+        load => format!("p99 at {load}/s"),
+    }));
+    titles.extend(["handler", "broker", "database"].map(|part| format!("{part} CPU s/1000")));
+    let mut rows = vec![titles];
+    rows.extend(all.iter().map(|figures| cells(figures)));
+    rows
+}
+
+fn cells(figures: &Figures) -> Vec<String> {
+    let none = || "-".to_owned();
+    let mb = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let mebibytes =
+        |bytes: Option<f64>| bytes.map_or_else(none, |it| format!("{:.1}", mib(it as u64)));
+    let ms = |value: Option<f64>| value.map_or_else(none, short);
+    let mark = if figures.broken.is_empty() { "" } else { BROKEN };
+    let bytes = figures.bytes();
+    let mut cells = vec![
+        format!("{}{mark}", figures.handler.name),
+        bytes.and_then(|(artefact, _)| artefact).map_or_else(none, mb),
+        bytes.map_or_else(none, |(_, image)| mb(image)),
+        figures.start_ms().map_or_else(none, |it| format!("{it:.0}")),
+        mebibytes(figures.rss_idle()),
+        mebibytes(figures.rss()),
+        figures.max_per_s().map_or_else(none, |it| format!("{it:.0}")),
+        ms(figures.at(IDLE, |row| row.p50_ms)),
+    ];
+    cells.extend(LATENCIES.map(|load| ms(figures.at(load, |row| row.p99_ms))));
+    let costs = figures.costs();
+    let cost = |of: fn(Costs) -> f64| costs.map(of).map_or_else(none, |it| format!("{it:.3}"));
+    cells.extend([cost(|it| it.handler), cost(|it| it.broker), cost(|it| it.database)]);
+    cells
+}
+
+fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
+    let date = report::now_in_name();
+    let date = date.split('T').next().unwrap_or_default();
+    let commit = report::commit();
+    let file = rows.file_name().unwrap_or_default().to_string_lossy();
+    let runs = all.iter().map(|figures| figures.runs.len()).max().unwrap_or(0);
+    let mut text = format!(
+        "# Command-handlers compared\n\nWritten by `make compare-handlers` (`bench compare`, {settings}; raw rows {file}): {runs} run(s) each, commit {commit}, {}, {date}. \
+         [comparison.json](comparison.json) has the same figures, [compare.md](compare.md) tells what is compared and how to add another.\n\n",
+        proc::machine(),
+    );
+    text += &grid(&table(all));
+    text += &format!(
+        "\nMedians of the runs. Start: exec to ready in an empty database. RSS idle: before the first command; RSS: the highest. Idle is a load of {IDLE}/s. CPU seconds for 1,000 \
+         commands at {COSTS_AT}/s, the broker's without what it uses when nothing is asked. \"-\": that load was not held.\n\n",
+    );
+    for figures in all.iter().filter(|figures| !figures.broken.is_empty()) {
+        let broken = figures.broken.join("; ");
+        text +=
+            &format!("**(!) {} does not keep the contract**: {broken}.\n\n", figures.handler.name);
+    }
+    let others = all.iter().map(|figures| figures.others()).fold(0.0, f64::max);
+    if others > DISTURBED {
+        text +=
+            &format!("**DISTURBED**: other processes used up to {others:.2} cores meanwhile.\n\n");
+    }
+    text += "![p99 by load](comparison-latency.svg)\n\n![CPU of the broker by load](comparison-broker.svg)\n\n![Memory](comparison-memory.svg)\n\n";
+    text += FAIR;
+    text += "\n\n## The talk's table\n\n";
+    text + &talk()
+}
+
+/// What the talk measured in 2019.
+fn talk() -> String {
+    let talk: Value = serde_json::from_str(TALK).unwrap_or_default();
+    let field = |it: &Value, name: &str| match &it[name] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut rows = vec![
+        ["handler", "image, MB", "start, ms", "memory, MiB", "highest load, messages/s"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for it in talk["implementations"].as_array().into_iter().flatten() {
+        let names = ["name", "image_mb", "start_ms", "memory_mib", "highest_load_per_s"];
+        rows.push(names.map(|name| field(it, name)).to_vec());
+    }
+    let (source, conditions) = (field(&talk, "source"), field(&talk, "conditions"));
+    format!(
+        "{}\n{source}. {conditions} Another machine, another year and another bank: only sizes compare. There the pure-Rust client sent each record by itself, which is `{OURS}-single` here.\n",
+        grid(&rows)
+    )
+}
+
+/// A table in Markdown.
+fn grid(rows: &[Vec<String>]) -> String {
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        text += &format!("| {} |\n", row.join(" | "));
+        if index == 0 {
+            text += &format!("|{}\n", "---|".repeat(row.len()));
+        }
+    }
+    text
+}
+
+/// By handler, so that whoever reads it needs to know nothing else.
+fn json(all: &[&Figures]) -> String {
+    let mut handlers = Map::new();
+    for figures in all {
+        let rounded = |value: Option<f64>| value.map(|it| (it * 100.0).round() / 100.0);
+        let precise = |value: Option<f64>| value.map(|it| (it * 1e5).round() / 1e5);
+        let at = |of: fn(&crate::probe::row::Row) -> f64| -> Map<String, Value> {
+            let loads = figures.loads().into_iter().chain(LATENCIES);
+            loads.map(|load| (load.to_string(), json!(rounded(figures.at(load, of))))).collect()
+        };
+        let costs = figures.costs();
+        let bytes = figures.bytes();
+        handlers.insert(
+            figures.handler.name.clone(),
+            json!({
+                "verified": figures.broken.is_empty(),
+                "broken": figures.broken,
+                "runs": figures.runs.len(),
+                "artefact_bytes": bytes.and_then(|(artefact, _)| artefact),
+                "image_bytes": bytes.map(|(_, image)| image),
+                "start_ms": rounded(figures.start_ms()),
+                "rss_idle_mib": rounded(figures.rss_idle().map(|bytes| mib(bytes as u64))),
+                "rss_mib": rounded(figures.rss().map(|bytes| mib(bytes as u64))),
+                "max_per_s": figures.max_per_s(),
+                "p50_ms": at(|row| row.p50_ms),
+                "p99_ms": at(|row| row.p99_ms),
+                "broker_cpu_s_per_1000": at(|row| row.costs()[0]),
+                "cpu_s_per_1000": {
+                    "at_per_s": COSTS_AT,
+                    "handler": precise(costs.map(|it| it.handler)),
+                    "broker": precise(costs.map(|it| it.broker)),
+                    "database": precise(costs.map(|it| it.database)),
+                },
+            }),
+        );
+    }
+    // Pretty, so that changes of it can be read.
+    serde_json::to_string_pretty(&Value::Object(handlers)).unwrap_or_default() + "\n"
+}
+
+/// Ours in colours, the others grey.
+fn hue(index: usize, all: &[&Figures]) -> Hue {
+    let ours = |figures: &&&Figures| figures.handler.name.starts_with(OURS);
+    if ours(&&all[index]) {
+        Hue::Own(index)
+    } else {
+        Hue::Talk(index - all.iter().filter(ours).count().min(index))
+    }
+}
+
+fn plot(
+    all: &[&Figures],
+    title: &str,
+    says: &str,
+    unit: &str,
+    of: impl Fn(&Figures, u32) -> Option<f64>,
+) -> String {
+    let series = |(index, figures): (usize, &&Figures)| Series {
+        name: figures.handler.name.clone(),
+        hue: hue(index, all),
+        points: figures
+            .loads()
+            .into_iter()
+            .filter_map(|load| {
+                Some(Point { x: f64::from(load), y: of(figures, load)?, range: None })
+            })
+            .collect(),
+    };
+    lines(&Plot {
+        title: title.to_owned(),
+        says: says.to_owned(),
+        x: ("load, commands per second".to_owned(), Scale::Log),
+        y: (unit.to_owned(), Scale::Log),
+        series: all.iter().enumerate().map(series).collect(),
+        marks: Vec::new(),
+    })
+}
+
+fn latency(all: &[&Figures]) -> String {
+    let says = "From when a command was due until its last answer was read. A line ends where the next load was not held.";
+    plot(all, "p99 of answers", says, "milliseconds", |figures, load| {
+        figures.at(load, |row| row.p99_ms)
+    })
+}
+
+fn broker(all: &[&Figures]) -> String {
+    let says = "What the broker uses for a command and its answers, without what it uses when nothing is asked. Records sent one by one cost it the most.";
+    plot(all, "CPU of the broker for 1,000 commands", says, "milliseconds", |figures, load| {
+        figures.at(load, |row| row.costs()[0] * 1000.0).filter(|it| *it > 0.0)
+    })
+}
+
+fn memory(all: &[&Figures]) -> String {
+    let bar = |(index, figures): (usize, &&Figures)| {
+        let value = mib(figures.rss()? as u64);
+        let idle = figures.rss_idle().map_or(value, |bytes| mib(bytes as u64));
+        Some(Bar {
+            name: figures.handler.name.clone(),
+            hue: hue(index, all),
+            value,
+            range: (idle, value),
+        })
+    };
+    let all: Vec<Bar> = all.iter().enumerate().filter_map(bar).collect();
+    bars(
+        "Memory of the handler",
+        "The highest resident memory; the mark is that before the first command.",
+        "MiB",
+        &all,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::tests::figures;
+    use super::*;
+
+    #[test]
+    fn every_handler_has_a_row_and_one_that_breaks_the_contract_is_marked() {
+        let ours = figures(OURS, &[&[(10, true), (1000, true), (5000, true)]]);
+        let mut peer = figures("java", &[&[(10, true), (1000, false)]]);
+        peer.broken = vec!["kill -9".to_owned()];
+        let all = [&ours, &peer];
+        let table = table(&all);
+        assert!(table.iter().all(|row| row.len() == table[0].len()));
+        let markdown = markdown(&all, "RUNS=1", Path::new("target/rows.csv"));
+        for part in [
+            "| java (!) |",
+            "| scratchbank |",
+            "does not keep the contract**: kill -9",
+            "Clojure",
+            "rows.csv",
+        ] {
+            assert!(markdown.contains(part), "{part} in {markdown}");
+        }
+        let json: Value = serde_json::from_str(&json(&all)).unwrap();
+        assert_eq!(json[OURS]["p99_ms"]["5000"], 50.0);
+        assert_eq!(json["java"]["p99_ms"]["1000"], Value::Null);
+        assert_eq!(json["java"]["verified"], false);
+        assert_eq!(json[OURS]["artefact_bytes"], 2_000_000);
+        assert!(json[OURS]["cpu_s_per_1000"]["broker"].is_number());
+        for svg in [latency(&all), broker(&all), memory(&all)] {
+            assert!(svg.contains("java") && svg.ends_with("</svg>\n"), "{svg}");
+        }
+    }
+
+    #[test]
+    fn the_talks_four_handlers_are_there() {
+        assert_eq!(talk().lines().filter(|line| line.starts_with("| ")).count(), 5);
+    }
+}

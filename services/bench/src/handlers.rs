@@ -1,0 +1,277 @@
+//! The command-handlers that can stand in the bank: ours in each of its modes, and those under peers/.
+
+use crate::error::Error;
+use crate::mode::Mode;
+use common::env::{Env, Variable};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// `PEERS`: where other implementations are.
+pub const PEERS: Variable = Variable::new(
+    "PEERS",
+    "peers",
+    "folder with a folder for each other implementation: its build.sh and run (docs/compare.md)",
+);
+/// `PEERS_OUT`: what was made of them.
+pub const PEERS_OUT: Variable = Variable::new(
+    "PEERS_OUT",
+    "target/peers",
+    "folder with NAME/artefact for each of them, all that its run needs",
+);
+/// `SCRATCHBANK`: our own.
+pub const SCRATCHBANK: Variable = Variable::new(
+    "SCRATCHBANK",
+    "",
+    "binary of our command-handler; none is the one beside this program",
+);
+
+/// Ours, as it starts by default.
+pub const OURS: &str = "scratchbank";
+
+/// A command-handler that can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handler {
+    /// As tables call it.
+    pub name: String,
+    /// A shell's word for it: one process, whatever stands there is `exec`uted.
+    pub command: String,
+    /// Environment beside that of the contract.
+    pub variables: Vec<(String, String)>,
+    /// File or folder of all that was built for it and that it needs; none if it is not known.
+    pub artefact: Option<PathBuf>,
+}
+
+/// Where handlers are found.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    peers: PathBuf,
+    built: PathBuf,
+    ours: PathBuf,
+}
+
+impl Handlers {
+    /// The variables this reads.
+    pub const VARIABLES: &'static [Variable] = &[PEERS, PEERS_OUT, SCRATCHBANK];
+
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// This program does not know where it is.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, Error> {
+        let ours = match env.text(&SCRATCHBANK) {
+            Ok(path) if !path.is_empty() => path.into(),
+            _ => std::env::current_exe()
+                .map_err(|source| Error::Read { path: "/proc/self/exe".into(), source })?
+                .with_file_name("command-handler"),
+        };
+        Ok(Self {
+            peers: env.text(&PEERS)?.into(),
+            built: env.text(&PEERS_OUT)?.into(),
+            ours: absolute(ours),
+        })
+    }
+
+    /// All of them: ours first, then the peers by name.
+    ///
+    /// # Errors
+    /// A folder can't be read.
+    pub fn all(&self) -> Result<Vec<Handler>, Error> {
+        let mut all: Vec<Handler> =
+            [Mode::Batched, Mode::Single, Mode::Modern].map(|mode| self.own(mode)).to_vec();
+        let mut peers = Vec::new();
+        for folder in entries(&self.peers)?.into_iter().filter(|path| path.is_dir()) {
+            for run in entries(&folder)? {
+                peers.extend(self.peer(&folder, &run));
+            }
+        }
+        peers.sort_by(|a: &Handler, b| a.name.cmp(&b.name));
+        all.extend(peers);
+        Ok(all)
+    }
+
+    /// The one that `word` names, or else the command that it is.
+    ///
+    /// # Errors
+    /// A folder can't be read.
+    pub fn named(&self, word: &str) -> Result<Handler, Error> {
+        if let Some(known) = self.all()?.into_iter().find(|handler| handler.name == word) {
+            return Ok(known);
+        }
+        let program = word.split_whitespace().next().unwrap_or_default();
+        let file = Path::new(program);
+        Ok(Handler {
+            name: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            command: word.to_owned(),
+            variables: Vec::new(),
+            artefact: Some(file.to_owned()).filter(|path| path.is_file()),
+        })
+    }
+
+    fn own(&self, mode: Mode) -> Handler {
+        let name = match mode {
+            Mode::Batched => OURS.to_owned(),
+            other => format!("{OURS}-{other}"),
+        };
+        let variables = mode.variables().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Handler {
+            name,
+            command: quoted(&self.ours),
+            variables: variables.to_vec(),
+            artefact: Some(self.ours.clone()),
+        }
+    }
+
+    /// The handler that `run` starts, if it is a program called `run` or `run-` and a word.
+    fn peer(&self, folder: &Path, run: &Path) -> Option<Handler> {
+        let folder_name = folder.file_name()?.to_str()?;
+        let suffix = run.file_name()?.to_str()?.strip_prefix("run")?;
+        let runs = fs::metadata(run)
+            .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+        if !runs || !(suffix.is_empty() || suffix.starts_with('-')) {
+            return None;
+        }
+        Some(Handler {
+            name: format!("{folder_name}{suffix}"),
+            command: quoted(&absolute(run.to_owned())),
+            variables: Vec::new(),
+            artefact: Some(absolute(self.built.join(folder_name).join("artefact"))),
+        })
+    }
+}
+
+impl Handler {
+    /// True if what it needs was built.
+    pub fn is_built(&self) -> bool {
+        self.artefact.as_ref().is_none_or(|path| path.exists())
+    }
+
+    /// Bytes of its artefact, each file once.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn artefact_bytes(&self) -> Result<Option<u64>, Error> {
+        let Some(path) = &self.artefact else { return Ok(None) };
+        let failed = |source| Error::Read { path: path.clone(), source };
+        let files = files(path).map_err(failed)?;
+        Ok(Some(files.iter().map(|(_, file)| file.len()).sum()))
+    }
+
+    /// Bytes of its artefact and of the files outside of it that its process has `mapped`: what an image of it needs at least.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub fn image_bytes(&self, mapped: &[PathBuf]) -> Result<u64, Error> {
+        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let artefact = self.artefact.as_deref().map(real);
+        let outside = |path: &&PathBuf| !artefact.as_ref().is_some_and(|it| path.starts_with(it));
+        let mut bytes = self.artefact_bytes()?.unwrap_or(0);
+        for path in mapped.iter().filter(outside) {
+            let file = fs::metadata(path);
+            bytes += file.map_err(|source| Error::Read { path: path.clone(), source })?.len();
+        }
+        Ok(bytes)
+    }
+
+    /// Differs after each build: number, bytes and last change of the artefact's files, and how it is started.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn fingerprint(&self) -> Result<String, Error> {
+        let Some(path) = &self.artefact else { return Ok(self.command.clone()) };
+        let failed = |source| Error::Read { path: path.clone(), source };
+        let files = files(path).map_err(failed)?;
+        let bytes: u64 = files.iter().map(|(_, file)| file.len()).sum();
+        let last = files.iter().filter_map(|(_, file)| file.modified().ok()).max();
+        let last = last.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let nanos = last.map_or(0, |time| time.as_nanos());
+        let variables = &self.variables;
+        Ok(format!("{} {variables:?} {} {bytes} {nanos}", self.command, files.len()))
+    }
+}
+
+/// A file, or all below a folder. What a link points to is counted where it is.
+fn files(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
+    let file = fs::symlink_metadata(path)?;
+    if !file.is_dir() {
+        return Ok(vec![(path.to_owned(), file)]);
+    }
+    let mut all = Vec::new();
+    for entry in fs::read_dir(path)? {
+        all.extend(files(&entry?.path())?);
+    }
+    Ok(all)
+}
+
+/// What is in a folder; nothing if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect()
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// For the shell that starts it.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(path: &Path, mode: u32) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn every_program_called_run_in_a_peers_folder_is_a_handler() {
+        let folder = std::env::temp_dir().join(format!("bench-peers-{}", std::process::id()));
+        let handlers = Handlers {
+            peers: folder.join("peers"),
+            built: folder.join("built"),
+            ours: folder.join("it's ours"),
+        };
+        assert_eq!(handlers.all().unwrap().len(), 3, "there need be no peers");
+        for (file, mode) in [
+            ("b/run", 0o755),
+            ("b/run-single", 0o755),
+            ("b/run.txt", 0o755),
+            ("b/build.sh", 0o755),
+            ("a/run", 0o644),
+            ("c/running", 0o755),
+        ] {
+            program(&handlers.peers.join(file), mode);
+        }
+        let all = handlers.all().unwrap();
+        let names: Vec<&str> = all.iter().map(|handler| handler.name.as_str()).collect();
+        assert_eq!(names, [OURS, "scratchbank-single", "scratchbank-modern", "b", "b-single"]);
+        assert!(all[0].command.ends_with(r"/it'\''s ours'"), "{}", all[0].command);
+        assert!(!all[3].is_built());
+        program(&handlers.built.join("b/artefact/deep/file"), 0o644);
+        assert!(all[3].is_built() && all[4].is_built());
+        assert_eq!(all[4].artefact_bytes().unwrap(), Some(10));
+        let before = all[4].fingerprint().unwrap();
+        assert_ne!(before, all[3].fingerprint().unwrap(), "another run");
+        program(&handlers.built.join("b/artefact/more"), 0o644);
+        assert_ne!(before, all[4].fingerprint().unwrap(), "another build");
+        let outside = handlers.peers.join("c/running");
+        let mapped = [fs::canonicalize(handlers.built.join("b/artefact/more")).unwrap(), outside];
+        assert_eq!(all[4].image_bytes(&mapped).unwrap(), 30);
+        assert_eq!(handlers.named("b-single").unwrap(), all[4]);
+        let command = handlers.named("/bin/sh -c true").unwrap();
+        assert_eq!((command.name.as_str(), command.command.as_str()), ("sh", "/bin/sh -c true"));
+        assert_eq!(command.artefact, Some("/bin/sh".into()));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
