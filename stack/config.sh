@@ -11,6 +11,7 @@ declare -A settings=(
   [KAFKA]=3.9           # their version, 3.9 or 4
   [KAFKA_PORT]=19092    # of kafka-1; each further broker takes the next
   [RAFT_PORT]=""        # of kafka-1's controller; default KAFKA_PORT + 10
+  [SASL_PORT]=""        # where kafka-1 wants to know who speaks; each further broker takes the next; none by default
   [REGISTRY_PORT]=18081
   [POSTGRES_PORT]=15432
   [HEALTH_PORTS]=17500  # of the first service in the table; each further service takes the next
@@ -73,7 +74,7 @@ check_settings() {
   [[ $BROKERS == [13] ]] || die "BROKERS=$BROKERS: expected 1 or 3"
   [[ $KAFKA == 3.9 || $KAFKA == 4 ]] || die "KAFKA=$KAFKA: expected 3.9 or 4"
   local name
-  for name in KAFKA_PORT RAFT_PORT REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT GRAPHQL_PORT FRONTEND_PORT; do
+  for name in KAFKA_PORT RAFT_PORT ${SASL_PORT:+SASL_PORT} REGISTRY_PORT POSTGRES_PORT HEALTH_PORTS CONTROL_PORT GRAPHQL_PORT FRONTEND_PORT; do
     if ! [[ ${!name} =~ ^[1-9][0-9]{0,4}$ ]] || ((${!name} >= 65500)); then
       die "$name=${!name}: expected a port from 1 to 65499"
     fi
@@ -132,6 +133,7 @@ ports() {
     kafka)
       echo $((KAFKA_PORT + ${1#kafka-} - 1))
       echo $((RAFT_PORT + ${1#kafka-} - 1))
+      [[ -z $SASL_PORT ]] || echo $((SASL_PORT + ${1#kafka-} - 1))
       ;;
     registry) echo "$REGISTRY_PORT" ;;
     postgres) echo "$POSTGRES_PORT" ;;
@@ -168,6 +170,14 @@ kafka_brokers() {
   local n list=
   for ((n = 1; n <= BROKERS; n++)); do
     list+=,127.0.0.1:$(first_port "kafka-$n")
+  done
+  echo "${list#,}"
+}
+
+sasl_brokers() {
+  local n list=
+  for ((n = 0; n < BROKERS; n++)); do
+    list+=,127.0.0.1:$((SASL_PORT + n))
   done
   echo "${list#,}"
 }

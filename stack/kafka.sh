@@ -39,6 +39,7 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=1000
 END
   fi
+  [[ -z $SASL_PORT ]] || sasl_listener "$n" >>"$dir/server.properties"
   tr ' ' '\n' <<<"$KAFKA_OPTIONS" >>"$dir/server.properties"
   cat >"$dir/log4j.properties" <<'END'
 log4j.rootLogger=WARN, out
@@ -52,6 +53,24 @@ log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %m (%c)%n
 END
   echo "$KAFKA" >"$dir/version"
   [[ -f $dir/data/meta.properties ]] || run_logged "$1" format_kafka "$1"
+}
+
+# sasl_listener N: a listener beside the others that wants to know who speaks. PLAIN knows user bank; SCRAM those that Kafka's tools
+# or clients make.
+sasl_listener() {
+  local n=$1 host=127.0.0.1
+  local sasl=SASL://$host:$((SASL_PORT + n - 1)) plaintext=PLAINTEXT://$host:$((KAFKA_PORT + n - 1))
+  local modules=org.apache.kafka.common.security mechanism
+  cat <<END
+listeners=$plaintext,$sasl,CONTROLLER://$host:$((RAFT_PORT + n - 1))
+advertised.listeners=$plaintext,$sasl
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl.plain.sasl.jaas.config=$modules.plain.PlainLoginModule required user_bank="in plain words";
+END
+  for mechanism in scram-sha-256 scram-sha-512; do
+    echo "listener.name.sasl.$mechanism.sasl.jaas.config=$modules.scram.ScramLoginModule required;"
+  done
 }
 
 # All brokers of a stack share one id, any 16 bytes in base64.

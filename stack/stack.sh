@@ -154,6 +154,7 @@ environment() {
   echo "STACK_DIR=$STACK_DIR"
   echo "STACK=$stack/stack.sh"
   echo "KAFKA_BROKERS=$(kafka_brokers)"
+  [[ -z $SASL_PORT ]] || echo "KAFKA_SASL_BROKERS=$(sasl_brokers)"
   echo "KAFKA_JARS=$(kafka_jars)"
   echo "SCHEMA_REGISTRY_URL=$(registry_url)"
   echo "BALANCE_DATABASE_URL=$(database_url balancedb)"

@@ -6,7 +6,7 @@ here=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 # A space in the path finds each missing quote.
 export STACK_DIR="${here%/*}/target/stack tests"
 export KAFKA_PORT=${KAFKA_PORT:-19092}
-unset BROKERS KAFKA RAFT_PORT KAFKA_OPTIONS POSTGRES_OPTIONS
+unset BROKERS KAFKA RAFT_PORT SASL_PORT KAFKA_OPTIONS POSTGRES_OPTIONS
 out=$STACK_DIR/output
 
 stack() {

@@ -15,6 +15,7 @@ mod probe;
 mod fake;
 
 use crate::env::{self, Env, Variable};
+use ::wire::{Compression, Mechanism, Sasl};
 use std::fmt;
 use std::time::Duration;
 
@@ -45,6 +46,34 @@ pub const FETCH_BYTES: Variable = Variable::new(
     "FETCH_BYTES",
     "32768",
     "bytes read from each partition at a time, 1024 to 4194304; a larger record still passes, memory grows with it",
+);
+
+/// `COMPRESSION`: how what is written is packed.
+pub const COMPRESSION: Variable = Variable::new(
+    "COMPRESSION",
+    "none",
+    "how batches are packed on their way to the brokers: none, gzip or snappy; lz4 or zstd in builds with the feature codecs, by the client \
+     modern",
+);
+
+/// `KAFKA_SASL_MECHANISM`: how brokers are shown who this is.
+pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
+    "KAFKA_SASL_MECHANISM",
+    "none",
+    "how brokers are shown who this is, by the client modern: none; PLAIN, which tells the password to all who listen; in builds with the \
+     feature scram SCRAM-SHA-256 or SCRAM-SHA-512, which don't",
+);
+/// `KAFKA_SASL_USERNAME`: who this is.
+pub const KAFKA_SASL_USERNAME: Variable =
+    Variable::new("KAFKA_SASL_USERNAME", "", "user, where KAFKA_SASL_MECHANISM is not none");
+/// `KAFKA_SASL_PASSWORD`: the user's.
+pub const KAFKA_SASL_PASSWORD: Variable =
+    Variable::new("KAFKA_SASL_PASSWORD", "", "the user's password").secret();
+/// `KAFKA_SASL_PASSWORD_FILE`: the same in a file.
+pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
+    "KAFKA_SASL_PASSWORD_FILE",
+    "",
+    "file with the password, instead of KAFKA_SASL_PASSWORD; a line's end behind it is left out",
 );
 
 /// What speaks with the brokers.
@@ -90,12 +119,25 @@ pub struct KafkaConfig {
     pub timeout: Duration,
     /// `FETCH_BYTES`.
     pub fetch_bytes: i32,
+    /// `COMPRESSION`.
+    pub compression: Compression,
+    /// `KAFKA_SASL_...`.
+    pub sasl: Option<Sasl>,
 }
 
 impl KafkaConfig {
     /// The variables this reads.
-    pub const VARIABLES: &'static [Variable] =
-        &[KAFKA_BROKERS, KAFKA_CLIENT, KAFKA_TIMEOUT_MS, FETCH_BYTES];
+    pub const VARIABLES: &'static [Variable] = &[
+        KAFKA_BROKERS,
+        KAFKA_CLIENT,
+        KAFKA_TIMEOUT_MS,
+        FETCH_BYTES,
+        COMPRESSION,
+        KAFKA_SASL_MECHANISM,
+        KAFKA_SASL_USERNAME,
+        KAFKA_SASL_PASSWORD,
+        KAFKA_SASL_PASSWORD_FILE,
+    ];
 
     /// Reads and checks the environment.
     ///
@@ -113,25 +155,174 @@ impl KafkaConfig {
             let expected = "host:port, separated by commas".to_owned();
             return Err(env::invalid(&KAFKA_BROKERS, text, expected));
         }
-        Ok(Self {
+        let mut config = Self {
             brokers,
             client: env.choice(&KAFKA_CLIENT, Client::CHOICES)?,
             timeout: env.millis(&KAFKA_TIMEOUT_MS, 1000..=110_000)?,
             fetch_bytes: env.number(&FETCH_BYTES, 1024..=4 << 20)?,
-        })
+            compression: env.choice(&COMPRESSION, &Compression::ALL)?,
+            sasl: sasl(env)?,
+        };
+        if let Some(sasl) = &config.sasl {
+            let mechanism = sasl.mechanism.name();
+            config.require_modern(&KAFKA_SASL_MECHANISM, mechanism)?;
+        }
+        if let codec @ (Compression::Lz4 | Compression::Zstd) = config.compression {
+            config.require_modern(&COMPRESSION, codec.name())?;
+            if cfg!(not(feature = "codecs")) {
+                let expected =
+                    "none, gzip or snappy: this program was built without the feature codecs";
+                return Err(env::invalid(&COMPRESSION, codec.name().into(), expected.into()));
+            }
+        }
+        Ok(config)
     }
+
+    /// Takes today's protocol, which alone can do what `variable` asks for with `value`.
+    ///
+    /// # Errors
+    /// `KAFKA_CLIENT` says otherwise, or it was not built in.
+    pub fn require_modern(&mut self, variable: &Variable, value: &str) -> Result<(), env::Error> {
+        let refused = |variable, value: &str, expected: String| {
+            Err(env::invalid(variable, value.to_owned(), expected))
+        };
+        if cfg!(not(feature = "client-modern")) {
+            let expected =
+                "what the kafka crate can do: this program was built without the client modern";
+            return refused(variable, value, expected.to_owned());
+        }
+        if self.client == Client::Kafka {
+            let expected =
+                format!("modern or auto: the kafka crate has no {}={value}", variable.name);
+            return refused(&KAFKA_CLIENT, "kafka", expected);
+        }
+        self.client = Client::Modern;
+        Ok(())
+    }
+}
+
+/// Who this is, if brokers are to know.
+fn sasl(env: &Env<'_>) -> Result<Option<Sasl>, env::Error> {
+    let mechanisms = Mechanism::ALL.iter().map(|&(name, it)| (name, Some(it)));
+    let choices: Vec<(&str, Option<Mechanism>)> =
+        [("none", None)].into_iter().chain(mechanisms).collect();
+    let Some(mechanism) = env.choice(&KAFKA_SASL_MECHANISM, &choices)? else { return Ok(None) };
+    let user = env.text(&KAFKA_SASL_USERNAME)?;
+    if user.is_empty() {
+        let Variable { name, meaning, .. } = KAFKA_SASL_USERNAME;
+        return Err(env::Error::Missing { name, meaning });
+    }
+    let (password, file) = (env.text(&KAFKA_SASL_PASSWORD)?, env.text(&KAFKA_SASL_PASSWORD_FILE)?);
+    let password = match (password.is_empty(), file.is_empty()) {
+        (false, true) => password,
+        (true, false) => match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                text.strip_suffix('\n').map_or(&*text, |it| it.trim_end_matches('\r')).to_owned()
+            }
+            Err(err) => {
+                let expected = format!("a file to read: {err}");
+                return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
+            }
+        },
+        (true, true) => {
+            let Variable { name, meaning, .. } = KAFKA_SASL_PASSWORD;
+            return Err(env::Error::Missing { name, meaning });
+        }
+        (false, false) => {
+            let expected = "nothing, since KAFKA_SASL_PASSWORD is set".to_owned();
+            return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
+        }
+    };
+    Ok(Some(Sasl { mechanism, user, password }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(variables: &[(&str, &str)]) -> Result<KafkaConfig, env::Error> {
+        let lookup = |name: &str| {
+            let all =
+                [(KAFKA_BROKERS.name, "kafka:9092")].into_iter().chain(variables.iter().copied());
+            all.rev().find(|(it, _)| *it == name).map(|(_, value)| value.to_owned())
+        };
+        KafkaConfig::from_env(&Env::new(&lookup))
+    }
+
+    #[test]
+    #[cfg(all(feature = "client-kafka", feature = "client-modern"))]
+    fn what_the_kafka_crate_can_not_pack_goes_to_the_other_client() {
+        for (codec, compression) in Compression::ALL {
+            let by = |client| read(&[("KAFKA_CLIENT", client), ("COMPRESSION", codec)]);
+            let newer = matches!(compression, Compression::Lz4 | Compression::Zstd);
+            if newer {
+                let err = by("kafka").unwrap_err().to_string();
+                assert!(
+                    err.contains(&format!("the kafka crate has no COMPRESSION={codec}")),
+                    "{err}"
+                );
+            } else {
+                assert_eq!(by("kafka").unwrap().compression, compression);
+            }
+            if newer && cfg!(not(feature = "codecs")) {
+                let err = by("auto").unwrap_err().to_string();
+                assert!(err.contains("built without the feature codecs"), "{err}");
+            } else {
+                let client = if newer { Client::Modern } else { Client::Auto };
+                assert_eq!(by("auto").unwrap().client, client);
+                assert_eq!(by("modern").unwrap().compression, compression);
+            }
+        }
+        assert!(read(&[("COMPRESSION", "brotli")]).is_err());
+    }
+
+    #[test]
+    #[cfg(feature = "client-modern")]
+    fn who_this_is_has_a_name_and_one_password() {
+        const MECHANISM: (&str, &str) = ("KAFKA_SASL_MECHANISM", "PLAIN");
+        const USER: (&str, &str) = ("KAFKA_SASL_USERNAME", "ann");
+        const PASSWORD: (&str, &str) = ("KAFKA_SASL_PASSWORD", "hunter2");
+        let config = read(&[MECHANISM, USER, PASSWORD]).unwrap();
+        assert_eq!(config.client, Client::Modern);
+        let sasl = config.sasl.clone().unwrap();
+        assert_eq!((&*sasl.user, &*sasl.password), ("ann", "hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+
+        let file = std::env::temp_dir().join(format!("password-{}", std::process::id()));
+        let path = ("KAFKA_SASL_PASSWORD_FILE", file.to_str().unwrap());
+        for (text, password) in [("a b", "a b"), ("a b \n", "a b "), ("a\r\n", "a"), ("\n\n", "\n")]
+        {
+            std::fs::write(&file, text).unwrap();
+            let sasl = read(&[MECHANISM, USER, path]).unwrap().sasl.unwrap();
+            assert_eq!(sasl.password, password);
+        }
+        let err = read(&[MECHANISM, USER, PASSWORD, path]).unwrap_err().to_string();
+        assert!(err.contains("KAFKA_SASL_PASSWORD is set") && !err.contains("hunter2"), "{err}");
+        std::fs::remove_file(&file).unwrap();
+        assert!(read(&[MECHANISM, USER, path]).is_err());
+
+        assert!(read(&[MECHANISM, PASSWORD]).is_err());
+        assert!(read(&[MECHANISM, USER]).is_err());
+        assert!(read(&[("KAFKA_SASL_MECHANISM", "plain"), USER, PASSWORD]).is_err());
+        assert_eq!(read(&[USER, PASSWORD]).unwrap().sasl, None);
+    }
+
+    #[test]
+    #[cfg(all(feature = "client-kafka", feature = "client-modern"))]
+    fn the_kafka_crate_can_not_show_who_this_is() {
+        let variables = [
+            ("KAFKA_CLIENT", "kafka"),
+            ("KAFKA_SASL_MECHANISM", "PLAIN"),
+            ("KAFKA_SASL_USERNAME", "ann"),
+            ("KAFKA_SASL_PASSWORD", "hunter2"),
+        ];
+        let err = read(&variables).unwrap_err().to_string();
+        assert!(err.contains("the kafka crate has no KAFKA_SASL_MECHANISM=PLAIN"), "{err}");
+    }
+
     #[test]
     fn brokers_are_hosts_with_ports() {
-        let read = |text: &'static str| {
-            let lookup = |name: &str| (name == KAFKA_BROKERS.name).then(|| text.to_owned());
-            KafkaConfig::from_env(&Env::new(&lookup)).map(|config| config.brokers)
-        };
+        let read = |text: &str| read(&[(KAFKA_BROKERS.name, text)]).map(|config| config.brokers);
         assert_eq!(read("kafka-1:9092").unwrap(), ["kafka-1:9092"]);
         assert_eq!(read("a:1, [::1]:65535").unwrap(), ["a:1", "[::1]:65535"]);
         for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2"] {

@@ -4,9 +4,10 @@
 
 mod kafka_support;
 
+use common::env::Env;
 use common::kafka::consumer::{Consumer, Otherwise, start_positions};
 use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
-use common::kafka::wire::{Batch, In, Kind, Out, Position};
+use common::kafka::wire::{Batch, Compression, In, Kind, Out, Position};
 use common::shutdown::Shutdown;
 use kafka_support::{
     Open, PATIENCE, Reader, beginning, bus, config, foreign, modern, numbered, producer_config,
@@ -109,7 +110,6 @@ fn whatever_codec_others_use_all_records_are_read() {
     assert_eq!(reader.values(), values(0..21));
 }
 
-/// The kafka crate alone drops the uncompressed records here, without a word.
 /// Protocol version 0 has neither headers nor, in this crate, times, and the crate takes empty for null.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
@@ -145,6 +145,59 @@ fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
     assert!(first.timestamp_ms > java.timestamp_ms);
 }
 
+/// The codecs of the batches in the log, in order, by what the broker keeps on its disk.
+fn stored_codecs(topic: &str) -> Vec<Compression> {
+    let stack = std::env::var("STACK_DIR").expect("STACK_DIR is set by stack.sh with");
+    let log = format!("{stack}/kafka-1/data/{topic}-0/00000000000000000000.log");
+    let log = std::fs::read(log).unwrap();
+    let mut codecs = Vec::new();
+    let mut rest = &log[..];
+    while !rest.is_empty() {
+        // Offset, length, leader's epoch, format, checksum, attributes.
+        let length = u32::from_be_bytes(rest[8..12].try_into().unwrap()) as usize;
+        assert_eq!(rest[16], 2);
+        codecs.push(Compression::ALL[usize::from(rest[22] & 7)].1);
+        rest = &rest[12 + length..];
+    }
+    codecs
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn what_is_packed_is_stored_so_and_read_by_javas_client() {
+    let kept = topic("packed", 1, &[("compression.type", "producer")]);
+    let unpacked = topic("unpacked", 1, &[]);
+    let mut codecs = Vec::new();
+    let mut sent = 0;
+    for (name, compression) in Compression::ALL {
+        let lookup = |variable: &str| match variable {
+            "COMPRESSION" => Some(name.to_owned()),
+            _ => std::env::var(variable).ok(),
+        };
+        let Ok(config) = ProducerConfig::from_env(&Env::new(&lookup)) else {
+            assert!(matches!(compression, Compression::Lz4 | Compression::Zstd) && !modern(kept));
+            continue;
+        };
+        let mut sender = Sender::new(&config, &Shutdown::default());
+        for topic in [kept, unpacked] {
+            assert!(sender.send_all(&numbered(topic, sent..sent + 500)).iter().all(Result::is_ok));
+        }
+        codecs.push(compression);
+        sent += 500;
+    }
+    assert_eq!(stored_codecs(kept), codecs);
+    // As the bank's topics are.
+    assert!(stored_codecs(unpacked).iter().all(|it| *it == Compression::None));
+    let java = foreign(kept, &[&format!("read:{sent}")]);
+    assert_eq!(java.lines().collect::<Vec<_>>(), values(0..sent));
+    for topic in [kept, unpacked] {
+        let mut reader = Reader::new(topic, 1);
+        reader.read(sent as usize);
+        assert_eq!(reader.values(), values(0..sent));
+    }
+}
+
+/// The kafka crate alone drops the uncompressed records here, without a word.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn records_before_a_batch_that_is_stored_compressed_are_read_too() {

@@ -8,8 +8,8 @@ use crate::watchdog::{self, Watch};
 use kafka::client::fetch::{Data, Message};
 use kafka::client::metadata::Broker;
 use kafka::client::{
-    CommitOffset, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient, PartitionOffset,
-    ProduceMessage, RequiredAcks,
+    CommitOffset, Compression, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient,
+    PartitionOffset, ProduceMessage, RequiredAcks,
 };
 use kafka::error::KafkaCode;
 use std::cell::Cell;
@@ -124,7 +124,7 @@ impl KafkaBus {
                 Ok(()) => {
                     // A broker may answer the probe and fail later: the next client starts with another one.
                     self.turn = (self.turn + i + 1) % brokers.len();
-                    return Ok(Client::new(host, self.limits.clone()));
+                    return Ok(Client::new(host, self.limits.clone(), compression(&self.config)));
                 }
                 Err(err) if err.kind == Kind::Config => return Err(err),
                 Err(err) => refusals.push(err.text),
@@ -435,6 +435,18 @@ impl Bus for KafkaBus {
     }
 }
 
+/// How the crate packs what it writes.
+fn compression(config: &KafkaConfig) -> Compression {
+    match config.compression {
+        wire::Compression::None => Compression::NONE,
+        wire::Compression::Gzip => Compression::GZIP,
+        wire::Compression::Snappy => Compression::SNAPPY,
+        wire::Compression::Lz4 | wire::Compression::Zstd => {
+            unreachable!("`KafkaConfig` gives these to today's protocol")
+        }
+    }
+}
+
 /// A client of the kafka crate and what is known about the brokers it talks to.
 struct Client {
     kafka: KafkaClient,
@@ -451,9 +463,10 @@ struct Client {
 }
 
 impl Client {
-    fn new(host: &str, limits: Limits) -> Self {
+    fn new(host: &str, limits: Limits, compression: Compression) -> Self {
         let mut kafka = KafkaClient::new(vec![host.to_owned()]);
         kafka.set_client_id(super::CLIENT_ID.to_owned());
+        kafka.set_compression(compression);
         kafka.set_connection_idle_timeout(IDLE_TIMEOUT);
         kafka.set_fetch_min_bytes(1);
         kafka.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
@@ -915,7 +928,14 @@ mod tests {
     fn bus(brokers: &[String]) -> KafkaBus {
         let brokers = brokers.to_vec();
         KafkaBus::new(
-            &KafkaConfig { brokers, client: Choice::Kafka, timeout: PATIENCE, fetch_bytes: 65536 },
+            &KafkaConfig {
+                brokers,
+                client: Choice::Kafka,
+                timeout: PATIENCE,
+                fetch_bytes: 65536,
+                compression: wire::Compression::None,
+                sasl: None,
+            },
             None,
         )
     }

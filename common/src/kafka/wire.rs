@@ -6,7 +6,9 @@ use crate::shutdown::Shutdown;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub use ::wire::{Batch, Bus, Chunk, Error, Header, In, Kind, Out, Position, Result};
+pub use ::wire::{
+    Batch, Bus, Chunk, Compression, Error, Header, Held, In, Kind, Out, Position, Result,
+};
 
 /// A client of the cluster. No I/O happens before the first call.
 pub fn connect(config: &KafkaConfig) -> Box<dyn Bus> {
@@ -83,6 +85,14 @@ impl Bus for Chosen {
         self.bus(within)?.commit(group, topic, positions, within)
     }
 
+    fn held(&mut self, group: &str, topics: &[&str], within: Duration) -> Result<Held> {
+        self.bus(within)?.held(group, topics, within)
+    }
+
+    fn leave(&mut self, group: &str) -> Result<()> {
+        self.bus.as_mut().map_or(Ok(()), |bus| bus.leave(group))
+    }
+
     fn fetches_from_all(&self) -> bool {
         self.bus.as_ref().is_some_and(|bus| bus.fetches_from_all())
     }
@@ -100,7 +110,7 @@ fn choose(config: &KafkaConfig) -> Result<Client> {
     }
     let (client, why) = match config.client {
         Client::Auto => ask_brokers(config)?,
-        client => (client, "as KAFKA_CLIENT says".to_owned()),
+        client => (client, "as the environment says".to_owned()),
     };
     log::info!(client:%, why; "Kafka client");
     known.push((config.brokers.clone(), config.client, client));
@@ -146,7 +156,9 @@ fn open(client: Client, config: &KafkaConfig, stop: Option<Shutdown>) -> Box<dyn
             brokers: config.brokers.clone(),
             timeout: config.timeout,
             fetch_bytes: config.fetch_bytes,
+            compression: config.compression,
             client_id: super::CLIENT_ID,
+            sasl: config.sasl.clone(),
             stop: stop
                 .map(|stop| -> ::wire::Stop { std::sync::Arc::new(move || stop.requested()) }),
         }),

@@ -1,14 +1,20 @@
-// What clients that nobody here wrote do to a topic: the Java client's compression, transactions and partitioner.
+// What clients that nobody here wrote do to a topic: the Java client's compression, transactions, partitioner and reader.
 // Run with the jars of Apache Kafka: java -cp 'jars/*' Foreign.java BROKERS TOPIC STEP...; a STEP is as in gzip:3.
 
+import java.time.Duration;
 import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.admin.ScramCredentialInfo;
+import org.apache.kafka.clients.admin.ScramMechanism;
+import org.apache.kafka.clients.admin.UserScramCredentialUpsertion;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
 public class Foreign {
@@ -68,6 +74,48 @@ public class Foreign {
             case "keys" -> {
                 try (var producer = producer(Map.of())) {
                     send(producer, null, count);
+                }
+            }
+            case "read" -> {
+                var config = Map.<String, Object>of("bootstrap.servers", brokers);
+                try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
+                    var partition = List.of(new TopicPartition(topic, 0));
+                    consumer.assign(partition);
+                    consumer.seekToBeginning(partition);
+                    while (number < count) {
+                        for (var record : consumer.poll(Duration.ofSeconds(1))) {
+                            System.out.println(record.value());
+                            number++;
+                        }
+                    }
+                }
+            }
+            case "user" -> {
+                try (var admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
+                    for (var mechanism : List.of(ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)) {
+                        var info = new ScramCredentialInfo(mechanism, count);
+                        var user = new UserScramCredentialUpsertion("ann,=", info, "pencil");
+                        admin.alterUserScramCredentials(List.of(user)).all().get();
+                    }
+                }
+            }
+            // In the group that is called as the topic, for so many ms; prints how many partitions it has whenever that changes.
+            case "member" -> {
+                var config = Map.<String, Object>of("bootstrap.servers", brokers, "group.id", topic);
+                try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
+                    consumer.subscribe(List.of(topic));
+                    int had = -1;
+                    for (long end = Long.MAX_VALUE; System.currentTimeMillis() < end; ) {
+                        consumer.poll(Duration.ofMillis(100));
+                        int has = consumer.assignment().size();
+                        if (has > 0 && had <= 0) {
+                            end = System.currentTimeMillis() + count;
+                        }
+                        if (has != had) {
+                            System.out.println(has);
+                        }
+                        had = has;
+                    }
                 }
             }
             case "delete" -> {

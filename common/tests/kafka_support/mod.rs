@@ -15,6 +15,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use log::LevelFilter;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -230,25 +231,32 @@ pub fn modern(topic: &str) -> bool {
     bus.fetches_from_all()
 }
 
-/// Lets Java's client do `steps` to `topic`, with the jars of the brokers that run.
-pub fn foreign(topic: &str, steps: &[&str]) {
-    let status = java(topic, steps).status().unwrap();
-    assert!(status.success(), "java Foreign.java {topic} {steps:?}");
+/// Lets Java's client do `steps` to `topic`. What it prints.
+pub fn foreign(topic: &str, steps: &[&str]) -> String {
+    said(foreigner(topic, steps))
 }
 
-fn java(topic: &str, steps: &[&str]) -> Command {
+fn foreigner(topic: &str, steps: &[&str]) -> Command {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
+    let mut java = java(source.as_os_str());
+    java.arg(config().brokers.join(",")).arg(topic).args(steps);
+    java
+}
+
+/// A Java program with the jars of the brokers that run.
+pub fn java(program: &OsStr) -> Command {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
     let mut java = Command::new("java");
-    java.arg("-cp")
-        .arg(jars.join("*"))
-        .arg(source)
-        .arg(config().brokers.join(","))
-        .arg(topic)
-        .args(steps)
-        .stderr(Stdio::null());
+    java.arg("-cp").arg(jars.join("*")).arg(program).stderr(Stdio::null());
     java
+}
+
+/// What it prints; it must succeed.
+pub fn said(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// A transaction of Java's client that is open until it is told to commit.
@@ -258,7 +266,7 @@ impl Open {
     /// Returns when `count` records of it are in the log.
     pub fn begin(topic: &str, count: usize) -> Self {
         let step = format!("hold:{count}");
-        let mut java = java(topic, &[&step]);
+        let mut java = foreigner(topic, &[&step]);
         let mut open = Self(java.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let mut line = String::new();
         BufReader::new(open.0.stdout.take().unwrap()).read_line(&mut line).unwrap();

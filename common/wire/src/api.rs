@@ -1,10 +1,12 @@
 //! What is asked of brokers: in which version, and which shape the reply has.
 
-use crate::shape::Shape::{self, Array, Compact, CompactArray, Fixed, Tagged};
+use crate::shape::Shape::{self, Array, Compact, CompactArray, Fixed, Tagged, Text};
 use kafka_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, DescribeConfigsRequest,
-    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListOffsetsRequest,
+    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, ProduceRequest,
+    SaslAuthenticateRequest, SaslHandshakeRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::Request;
 use std::fmt;
@@ -21,7 +23,9 @@ pub trait Ask: Request {
     const REPLY_BYTES_MAX: usize = 4 << 20;
 
     /// How long the broker wants to be left alone, ms.
-    fn throttle_ms(reply: &Self::Response) -> i32;
+    fn throttle_ms(_reply: &Self::Response) -> i32 {
+        0
+    }
 }
 
 /// Versions of a request that a broker serves.
@@ -57,15 +61,19 @@ const NO_TAGS: Shape = Tagged(&[]);
 
 macro_rules! ask {
     ($request:ty, $name:literal, $version:literal, $reply:expr $(, $limit:expr)?) => {
+        ask!(unthrottled $request, $name, $version, $reply $(, $limit)?;
+            fn throttle_ms(reply: &Self::Response) -> i32 {
+                reply.throttle_time_ms
+            }
+        );
+    };
+    (unthrottled $request:ty, $name:literal, $version:literal, $reply:expr $(, $limit:expr)?; $($throttle:item)?) => {
         impl Ask for $request {
             const NAME: &'static str = $name;
             const VERSION: i16 = $version;
             const REPLY: &'static [Shape] = $reply;
             $(const REPLY_BYTES_MAX: usize = $limit;)?
-
-            fn throttle_ms(reply: &Self::Response) -> i32 {
-                reply.throttle_time_ms
-            }
+            $($throttle)?
         }
     };
 }
@@ -234,4 +242,39 @@ ask!(
     "IncrementalAlterConfigs",
     1,
     &[Fixed(4), CompactArray(&[Fixed(2), Compact, Fixed(1), Compact, NO_TAGS]), NO_TAGS]
+);
+
+ask!(unthrottled SaslHandshakeRequest, "SaslHandshake", 1, &[Fixed(2), Array(&[Text])];);
+
+ask!(
+    unthrottled SaslAuthenticateRequest,
+    "SaslAuthenticate",
+    2,
+    &[Fixed(2), Compact, Compact, Fixed(8), NO_TAGS];
+);
+
+ask!(
+    JoinGroupRequest,
+    "JoinGroup",
+    7,
+    &[
+        Fixed(10),
+        Compact,
+        Compact,
+        Compact,
+        Compact,
+        CompactArray(&[Compact, Compact, Compact, NO_TAGS]),
+        NO_TAGS,
+    ]
+);
+
+ask!(SyncGroupRequest, "SyncGroup", 4, &[Fixed(6), Compact, NO_TAGS]);
+
+ask!(HeartbeatRequest, "Heartbeat", 4, &[Fixed(6), NO_TAGS]);
+
+ask!(
+    LeaveGroupRequest,
+    "LeaveGroup",
+    4,
+    &[Fixed(6), CompactArray(&[Compact, Compact, Fixed(2), NO_TAGS]), NO_TAGS]
 );

@@ -1,7 +1,7 @@
 //! Record batches, format 2 (Kafka 0.11 and newer). An own reader: the one of the `kafka-protocol` crate merges headers of equal
 //! names, gives up all for a batch that is cut off, and hides where a compacted batch ends.
 
-use crate::{Header, In, Out, codec};
+use crate::{Compression, Header, In, Out, codec};
 use bytes::{BufMut, Bytes};
 use std::collections::HashSet;
 use std::mem;
@@ -9,9 +9,9 @@ use std::mem;
 /// Bytes before the records.
 const HEAD: usize = 61;
 /// Bytes before the part that the length counts: the base offset and the length itself.
-const BEFORE_LENGTH: usize = 12;
+pub const BEFORE_LENGTH: usize = 12;
 /// Where the part begins that the checksum covers.
-const CHECKED_FROM: usize = 21;
+pub const CHECKED_FROM: usize = 21;
 
 /// Headers of a record: empty ones take two bytes there and many times that in memory.
 const HEADERS_MAX: i64 = 10_000;
@@ -53,8 +53,25 @@ pub fn encode_records(records: &[Out<'_>]) -> Vec<u8> {
     out
 }
 
-/// A whole batch: a head, then `records` as [`encode_records`] made them of `count` records.
-pub fn encode(records: &[u8], count: usize, timestamp_ms: i64, stamp: Stamp) -> Bytes {
+/// A whole batch: a head, then `records` as [`encode_records`] made them of `count` records, packed if that makes them smaller.
+///
+/// # Errors
+/// This program has no such codec; in words.
+pub fn encode(
+    records: &[u8],
+    count: usize,
+    timestamp_ms: i64,
+    stamp: Stamp,
+    compression: Compression,
+) -> Result<Bytes, String> {
+    let packed = match compression {
+        Compression::None => None,
+        codec => Some(codec::pack(codec, records)?).filter(|it| it.len() < records.len()),
+    };
+    let (attributes, records) = match &packed {
+        Some(packed) => (compression.attribute(), &packed[..]),
+        None => (0, records),
+    };
     let count = i32::try_from(count).unwrap_or(i32::MAX);
     let mut out = Vec::with_capacity(HEAD + records.len());
     out.put_i64(0); // The broker gives the offset.
@@ -62,7 +79,7 @@ pub fn encode(records: &[u8], count: usize, timestamp_ms: i64, stamp: Stamp) -> 
     out.put_i32(-1); // The leader's epoch, which it knows better.
     out.put_i8(2);
     out.put_u32(0); // The checksum, below.
-    out.put_i16(0);
+    out.put_i16(attributes);
     out.put_i32(count - 1);
     out.put_i64(timestamp_ms);
     out.put_i64(timestamp_ms);
@@ -73,7 +90,7 @@ pub fn encode(records: &[u8], count: usize, timestamp_ms: i64, stamp: Stamp) -> 
     out.extend_from_slice(records);
     let checksum = crc32c::crc32c(&out[CHECKED_FROM..]);
     out[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
-    Bytes::from(out)
+    Ok(Bytes::from(out))
 }
 
 /// What a partition's part of a fetched reply holds.
@@ -301,10 +318,10 @@ fn is_abort(records: &[u8]) -> bool {
     kind() == Some(0)
 }
 
-struct Reader<'a>(&'a [u8]);
+pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
@@ -314,11 +331,11 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn i16(&mut self) -> Option<i16> {
+    pub fn i16(&mut self) -> Option<i16> {
         self.array().map(i16::from_be_bytes)
     }
 
-    fn i32(&mut self) -> Option<i32> {
+    pub fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
 
@@ -403,10 +420,15 @@ mod tests {
         Stamp { producer, epoch: 0, sequence: 0 }
     }
 
+    fn plain(records: &[Out<'_>], timestamp_ms: i64, stamp: Stamp) -> Bytes {
+        let bytes = encode_records(records);
+        encode(&bytes, records.len(), timestamp_ms, stamp, Compression::None).unwrap()
+    }
+
     fn values(values: &[&str]) -> Bytes {
         let records: Vec<Out<'_>> =
             values.iter().map(|it| Out { value: Some(it.as_bytes()), ..Out::default() }).collect();
-        encode(&encode_records(&records), records.len(), 7, stamp(1))
+        plain(&records, 7, stamp(1))
     }
 
     /// The batch as the broker stores it, from offset `base` on.
@@ -452,6 +474,7 @@ mod tests {
             records in prop::collection::vec(record(), 1..20),
             base in 0..i64::MAX / 2,
             skip in 0..20i64,
+            (name, compression) in prop::sample::select(Compression::ALL.to_vec()),
         ) {
             let headers: Vec<Vec<_>> = records
                 .iter()
@@ -462,7 +485,17 @@ mod tests {
                 .zip(&headers)
                 .map(|(it, headers)| Out { key: it.key.as_deref(), value: it.value.as_deref(), headers })
                 .collect();
-            let batch = encode(&encode_records(&out), out.len(), 1_700_000_000_000, stamp(5));
+            let bytes = encode_records(&out);
+            let batch = encode(&bytes, out.len(), 1_700_000_000_000, stamp(5), compression);
+            let batch = match codec::pack(compression, &[]) {
+                Ok(_) => batch.unwrap(),
+                Err(words) => {
+                    prop_assert_eq!(&words, &format!("this program was built without {name}"));
+                    prop_assert_eq!(batch, Err(words));
+                    return Ok(());
+                }
+            };
+            prop_assert!(batch.len() <= HEAD + bytes.len());
             let decoded = read(&at(base, &batch), base + skip.min(records.len() as i64));
             prop_assert_eq!(decoded.poison, None);
             prop_assert_eq!(decoded.next, base + records.len() as i64);
@@ -548,7 +581,7 @@ mod tests {
         let marker = |producer: i64, kind: u8, base: i64| {
             let key = [0, 0, 0, kind];
             let records = [Out { key: Some(&key), value: Some(&[0; 6]), ..Out::default() }];
-            let batch = encode(&encode_records(&records), 1, 0, stamp(producer));
+            let batch = plain(&records, 0, stamp(producer));
             at(base, &with(&batch, ATTRIBUTES, &(CONTROL | TRANSACTIONAL).to_be_bytes()))
         };
         let bytes = [
@@ -630,6 +663,24 @@ mod tests {
         assert_eq!(read(&batch, 0).records[0].value.as_deref(), Some(&*text));
         let decoded = decode(&batch, 0, Vec::new(), &mut PLENTY.clone(), 1 << 16);
         assert!(decoded.poison.unwrap().contains("larger than 65536"));
+    }
+
+    #[test]
+    fn what_packing_makes_smaller_is_packed() {
+        let large = [b'x'; 200_000];
+        for (name, compression) in Compression::ALL {
+            let (Ok(_), true) = (codec::pack(compression, &[]), name != "none") else { continue };
+            let encoded = |value: &[u8]| {
+                let records = [Out { value: Some(value), ..Out::default() }];
+                encode(&encode_records(&records), 1, 7, stamp(1), compression).unwrap()
+            };
+            let packed = encoded(&large);
+            assert!(packed.len() < large.len() / 10, "{name}: {}", packed.len());
+            assert_eq!(packed[ATTRIBUTES..][..2], (compression as i16).to_be_bytes(), "{name}");
+            assert_eq!(read(&packed, 0).records[0].value.as_deref(), Some(&large[..]), "{name}");
+            let small = encoded(b"x");
+            assert_eq!(small, values(&["x"]), "{name}");
+        }
     }
 
     #[test]

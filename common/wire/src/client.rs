@@ -3,8 +3,9 @@
 use crate::cluster::{Api, Cluster, Leader, explain, kind_of, retry, topic_name};
 use crate::connection::Stop;
 use crate::fetch::Fetcher;
+use crate::group::{Identity, Members};
 use crate::produce::Producer;
-use crate::{Batch, Bus, Chunk, Error, Kind, Pace, Position, Result};
+use crate::{Batch, Bus, Chunk, Compression, Error, Held, Kind, Pace, Position, Result, Sasl};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_commit_request::{
@@ -27,8 +28,12 @@ pub struct Config {
     pub timeout: Duration,
     /// Bytes asked of each partition at a time; a larger batch still passes.
     pub fetch_bytes: i32,
+    /// How batches are packed.
+    pub compression: Compression,
     /// How this program calls itself in the brokers' logs and metrics.
     pub client_id: &'static str,
+    /// As whom it speaks, to brokers that want to know.
+    pub sasl: Option<Sasl>,
     /// Once it says true, no call waits for a broker for longer than a second.
     pub stop: Option<Stop>,
 }
@@ -39,6 +44,7 @@ pub fn connect(config: &Config) -> Box<dyn Bus> {
         cluster: Cluster::new(config),
         producer: Producer::default(),
         fetcher: Fetcher::default(),
+        members: Members::default(),
         pace: Pace::default(),
     })
 }
@@ -47,6 +53,7 @@ struct Client {
     cluster: Cluster,
     producer: Producer,
     fetcher: Fetcher,
+    members: Members,
     /// Of calls that neither write nor read: those know which broker failed, and wait for that one only.
     pace: Pace,
 }
@@ -97,11 +104,26 @@ impl Bus for Client {
         positions: &[Position],
         within: Duration,
     ) -> Result<()> {
-        let Self { cluster, pace, .. } = self;
+        let Self { cluster, pace, members, .. } = self;
+        let identity = members.identity(group)?;
         pace.retry(within, || {
-            commit(cluster, group, topic, positions)
+            commit(cluster, group, identity.as_ref(), topic, positions)
                 .inspect_err(|_| cluster.forget_coordinator(group))
         })
+        .inspect_err(|err| {
+            if err.kind == Kind::Fenced {
+                members.fenced(group, err);
+            }
+        })
+    }
+
+    fn held(&mut self, group: &str, topics: &[&str], within: Duration) -> Result<Held> {
+        let Self { cluster, pace, members, .. } = self;
+        members.held(cluster, pace, group, topics, within)
+    }
+
+    fn leave(&mut self, group: &str) -> Result<()> {
+        self.members.leave(&mut self.cluster, group)
     }
 
     fn fetches_from_all(&self) -> bool {
@@ -185,7 +207,13 @@ fn committed(cluster: &mut Cluster, group: &str, topic: &str) -> Result<Vec<Opti
     Ok(offsets)
 }
 
-fn commit(cluster: &mut Cluster, group: &str, topic: &str, positions: &[Position]) -> Result<()> {
+fn commit(
+    cluster: &mut Cluster,
+    group: &str,
+    identity: Option<&Identity>,
+    topic: &str,
+    positions: &[Position],
+) -> Result<()> {
     let host = cluster.coordinator(group)?;
     let partitions = positions.iter().map(|it| {
         OffsetCommitRequestPartition::default()
@@ -196,7 +224,8 @@ fn commit(cluster: &mut Cluster, group: &str, topic: &str, positions: &[Position
     });
     let request = OffsetCommitRequest::default()
         .with_group_id(group_id(group))
-        .with_generation_id_or_member_epoch(-1)
+        .with_generation_id_or_member_epoch(identity.map_or(-1, |it| it.generation))
+        .with_member_id(identity.map_or_else(StrBytes::new, |it| it.id.clone()))
         .with_topics(vec![
             OffsetCommitRequestTopic::default()
                 .with_name(topic_name(topic))
@@ -217,7 +246,7 @@ fn commit(cluster: &mut Cluster, group: &str, topic: &str, positions: &[Position
     Ok(())
 }
 
-fn check(code: i16, what: impl FnOnce() -> String) -> Result<()> {
+pub fn check(code: i16, what: impl FnOnce() -> String) -> Result<()> {
     let Some(err) = ResponseError::try_from_code(code) else { return Ok(()) };
     Err(Error { kind: kind_of(Api::Other, code), code, text: format!("{}: {err}", what()) })
 }

@@ -51,6 +51,7 @@ impl Cluster {
                 connect: CONNECT.min(config.timeout),
                 stop: config.stop.clone(),
                 client_id: config.client_id,
+                sasl: config.sasl.clone(),
             },
             config: config.clone(),
             addresses: BTreeMap::new(),
@@ -272,6 +273,7 @@ pub fn no_leader(topic: &str, partition: i32) -> Error {
 pub fn explain(what: &str, otherwise: Kind, fault: &Fault) -> Error {
     let (kind, code) = match fault {
         Fault::Unserved { .. } => (Kind::Config, ResponseError::UnsupportedVersion.code()),
+        Fault::Refused { .. } => (Kind::Config, ResponseError::SaslAuthenticationFailed.code()),
         Fault::Io { .. } | Fault::Protocol { .. } | Fault::TooLarge { .. } => (otherwise, 0),
     };
     Error { kind, code, text: format!("{what}: {}", fault.words()) }
@@ -314,6 +316,8 @@ pub fn kind_of(api: Api, code: i16) -> Kind {
         E::InvalidTopicException
         | E::InvalidRequiredAcks
         | E::InvalidGroupId
+        | E::InvalidSessionTimeout
+        | E::InconsistentGroupProtocol
         | E::OffsetMetadataTooLarge
         | E::InvalidCommitOffsetSize
         | E::TopicAuthorizationFailed

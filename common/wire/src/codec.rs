@@ -1,7 +1,49 @@
-//! Unpacks what others have written compressed. Topics of this bank are stored uncompressed, and it writes so.
+//! Packs and unpacks the records of a batch.
 
+use crate::Compression;
 #[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]
 use std::io::Read;
+#[cfg(any(feature = "gzip", feature = "lz4"))]
+use std::io::Write;
+
+/// Packs the records of a batch. Snappy as such, without the blocks of Java's client: every client reads both.
+///
+/// # Errors
+/// In words.
+pub fn pack(compression: Compression, records: &[u8]) -> Result<Vec<u8>, String> {
+    match compression {
+        Compression::None => Ok(records.to_vec()),
+        #[cfg(feature = "gzip")]
+        Compression::Gzip => {
+            let mut encoder =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+            let packed = encoder.write_all(records).and_then(|()| encoder.finish());
+            packed.map_err(|err| format!("gzip: {err}"))
+        }
+        #[cfg(feature = "snappy")]
+        Compression::Snappy => {
+            snap::raw::Encoder::new().compress_vec(records).map_err(|err| format!("snappy: {err}"))
+        }
+        #[cfg(feature = "lz4")]
+        Compression::Lz4 => {
+            // Blocks of their own and no larger than this: Java's client reads no others.
+            use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+            let info =
+                FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
+            let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+            encoder.write_all(records).map_err(|err| format!("lz4: {err}"))?;
+            encoder.finish().map_err(|err| format!("lz4: {err}"))
+        }
+        #[cfg(feature = "zstd")]
+        Compression::Zstd => {
+            // The one level that ruzstd has.
+            use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+            Ok(compress_to_vec(records, CompressionLevel::Fastest))
+        }
+        #[allow(unreachable_patterns, reason = "with all features there is none left")]
+        _ => Err(without(compression.name())),
+    }
+}
 
 /// Unpacks the records of a batch whose attributes name codec `codec`, into at most `bytes_max` bytes.
 ///
@@ -24,11 +66,15 @@ pub fn unpack(codec: u8, packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, Str
             let _ = (packed, bytes_max);
             let known = ["gzip", "snappy", "lz4", "zstd"].get(usize::from(codec).wrapping_sub(1));
             Err(match known {
-                Some(name) => format!("this program was built without {name}"),
+                Some(name) => without(name),
                 None => format!("codec {codec} is not known"),
             })
         }
     }
+}
+
+fn without(codec: &str) -> String {
+    format!("this program was built without {codec}")
 }
 
 #[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]

@@ -1,9 +1,14 @@
 //! A connection to a broker: requests go out whole, replies come in as they come, nothing waits for ever.
 
 use crate::api::{Ask, Range};
+use crate::sasl::{Conversation, Sasl};
 use crate::shape;
 use bytes::{Bytes, BytesMut};
-use kafka_protocol::messages::{ApiVersionsRequest, RequestHeader, ResponseHeader};
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::{
+    ApiVersionsRequest, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
+    SaslHandshakeRequest, SaslHandshakeResponse,
+};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -19,12 +24,14 @@ pub type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 /// What a connection may take, and what it is called.
 #[derive(Clone)]
 pub struct Limits {
-    /// Longest wait for each address of a broker.
+    /// Longest wait for each address of a broker, and then for it to let this program in.
     pub connect: Duration,
     /// Once it says true, nothing is waited for longer than a second.
     pub stop: Option<Stop>,
     /// How this program calls itself in the brokers' logs and metrics.
     pub client_id: &'static str,
+    /// As whom it speaks, to brokers that want to know.
+    pub sasl: Option<Sasl>,
 }
 
 /// Why a connection is of no use any more.
@@ -55,6 +62,14 @@ pub enum Fault {
         broker: String,
         /// Name and version, and what it serves instead.
         request: String,
+    },
+    /// It does not let this program in, or must not be trusted with what this program says.
+    #[error("broker {broker} {what}")]
+    Refused {
+        /// host:port.
+        broker: String,
+        /// What of it, and its words.
+        what: String,
     },
     /// Its reply would take too much memory.
     #[error("{broker} announces a reply of {bytes} bytes, more than {bytes_max}")]
@@ -101,7 +116,11 @@ pub struct Connection {
     inbox: BytesMut,
     /// What the broker serves, once it has said so: the first reply.
     served: Option<Vec<Range>>,
+    /// It has said that and nothing else.
+    greeted_only: bool,
     used_at: Instant,
+    /// The broker closes it when it is used later than that: who this is has to be proved again.
+    expires: Option<Instant>,
     /// The broker wants to be left alone until then.
     pause_until: Option<Instant>,
 }
@@ -148,11 +167,57 @@ impl Connection {
             pending: VecDeque::new(),
             inbox: BytesMut::new(),
             served: None,
+            greeted_only: false,
             used_at: Instant::now(),
+            expires: None,
             pause_until: None,
         };
-        connection.send(&ApiVersionsRequest::default(), Instant::now() + limits.connect)?;
+        let deadline = Instant::now() + limits.connect;
+        connection.send(&ApiVersionsRequest::default(), deadline)?;
+        if let Some(sasl) = &limits.sasl {
+            connection.authenticate(sasl, deadline)?;
+        }
         Ok(connection)
+    }
+
+    /// Proves to the broker who this is.
+    fn authenticate(&mut self, sasl: &Sasl, deadline: Instant) -> Result<(), Fault> {
+        let mechanism = StrBytes::from_static_str(sasl.mechanism.name());
+        let reply = self
+            .call(&SaslHandshakeRequest::default().with_mechanism(mechanism.clone()), deadline)?;
+        match ResponseError::try_from_code(reply.error_code) {
+            None => {}
+            Some(ResponseError::IllegalSaslState) => {
+                return Err(self.refused("wants no SASL at this port".to_owned()));
+            }
+            Some(err) => return Err(self.refused(unlike(sasl, &reply, &err))),
+        }
+        let failed = |this: &Self, words: &dyn Display| {
+            let Sasl { mechanism, user, .. } = sasl;
+            this.refused(format!("and user {user:?}, SASL {}: {words}", mechanism.name()))
+        };
+        let begun = Conversation::begin(sasl).map_err(|words| failed(self, &words))?;
+        let (mut conversation, mut message) = begun;
+        loop {
+            let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
+            let reply = self.call(&request, deadline)?;
+            if let Some(err) = ResponseError::try_from_code(reply.error_code) {
+                let words = reply.error_message.filter(|words| !words.is_empty());
+                let words = words.map_or_else(|| err.to_string(), |words| words.to_string());
+                return Err(failed(self, &words));
+            }
+            match conversation.answer(&reply.auth_bytes).map_err(|words| failed(self, &words))? {
+                Some(next) => message = next,
+                None => {
+                    if let Ok(ms @ 1..) = u64::try_from(reply.session_lifetime_ms) {
+                        // Before it is over, or the broker would close it on a request.
+                        let lifetime = Duration::from_millis(ms - ms / 5);
+                        self.expires = Instant::now().checked_add(lifetime);
+                    }
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// host:port.
@@ -160,8 +225,11 @@ impl Connection {
         &self.broker
     }
 
-    /// True if the broker has closed it while it idled.
+    /// True if the broker has closed it while it idled, or will on the next request.
     pub(crate) fn is_stale(&self) -> bool {
+        if self.pending.is_empty() && self.expires.is_some_and(|at| at <= Instant::now()) {
+            return true;
+        }
         self.pending.is_empty()
             && self.used_at.elapsed() > IDLE
             && self
@@ -260,6 +328,7 @@ impl Connection {
                 continue;
             }
             let reply = self.decode::<R>(frame)?;
+            self.greeted_only = false;
             if let Ok(ms @ 1..) = u64::try_from(R::throttle_ms(&reply)) {
                 let pause = Duration::from_millis(ms).min(PAUSE_MAX);
                 log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "Kafka's quota is used up");
@@ -279,6 +348,7 @@ impl Connection {
             return Err(self.protocol(format!("does not say what it serves: error code {code}")));
         }
         self.served = Some(Range::all(&reply));
+        self.greeted_only = true;
         // What was sent meanwhile is answered by closing the connection if it isn't served.
         self.pending.iter().map(|it| it.wanted).try_for_each(|wanted| self.check(wanted))
     }
@@ -319,9 +389,7 @@ impl Connection {
             let read = self.stream.read(&mut self.inbox[come..]);
             self.inbox.truncate(come + *read.as_ref().unwrap_or(&0));
             match read {
-                Ok(0) => {
-                    return Err(self.io("await a reply", io::ErrorKind::UnexpectedEof.into()));
-                }
+                Ok(0) => return Err(self.closed()),
                 Ok(_) => {}
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
@@ -334,22 +402,14 @@ impl Connection {
         let unreadable = |this: &Self, err: &dyn Display| {
             this.protocol(format!("sends an unreadable reply to {}: {err}", R::NAME))
         };
-        // A reply with tags in its header would need measuring; no broker sends any.
-        let header_version = <R::Response as HeaderVersion>::header_version(R::VERSION);
-        if header_version > 0 && frame.get(4) != Some(&0) {
-            return Err(unreadable(self, &"its header"));
-        }
-        let header = ResponseHeader::decode(&mut frame, header_version)
-            .map_err(|err| unreadable(self, &err))?;
+        let header = header::<R>(&mut frame).map_err(|words| unreadable(self, &words))?;
         let Some(Pending { correlation, wanted, .. }) = self.pending.pop_front() else {
             return Err(self.protocol("speaks without having been asked".to_owned()));
         };
         if header.correlation_id != correlation || wanted.key != R::KEY {
             return Err(self.protocol("answers another request".to_owned()));
         }
-        shape::check(R::REPLY, &frame)
-            .map_err(|misfit| unreadable(self, &format_args!("{misfit:?}")))?;
-        R::Response::decode(&mut frame, R::VERSION).map_err(|err| unreadable(self, &err))
+        body::<R>(frame).map_err(|words| unreadable(self, &words))
     }
 
     fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), Fault> {
@@ -379,12 +439,30 @@ impl Connection {
         }
     }
 
+    /// The broker has closed it.
+    fn closed(&self) -> Fault {
+        let source = if self.greeted_only {
+            // What it does with whoever has to say who he is, too.
+            io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "it closes the connection on the first request; perhaps it wants SASL",
+            )
+        } else {
+            io::ErrorKind::UnexpectedEof.into()
+        };
+        self.io("await a reply", source)
+    }
+
     pub(crate) fn timed_out(&self) -> Fault {
         self.io("await a reply", io::ErrorKind::TimedOut.into())
     }
 
     fn io(&self, step: &'static str, source: io::Error) -> Fault {
         Fault::Io { broker: self.broker.clone(), step, source }
+    }
+
+    fn refused(&self, what: String) -> Fault {
+        Fault::Refused { broker: self.broker.clone(), what }
     }
 
     fn protocol(&self, what: String) -> Fault {
@@ -396,6 +474,29 @@ impl Wanted {
     fn of<R: Ask>() -> Self {
         Self { key: <R as Request>::KEY, name: R::NAME, version: R::VERSION }
     }
+}
+
+/// The header of a reply to `R`, or in words why it is none.
+pub(crate) fn header<R: Ask>(frame: &mut Bytes) -> Result<ResponseHeader, String> {
+    // A reply with tags in its header would need measuring; no broker sends any.
+    let version = <R::Response as HeaderVersion>::header_version(R::VERSION);
+    if version > 0 && frame.get(4) != Some(&0) {
+        return Err("its header".to_owned());
+    }
+    ResponseHeader::decode(frame, version).map_err(|err| err.to_string())
+}
+
+/// What is behind it, or in words why it is none.
+pub(crate) fn body<R: Ask>(mut frame: Bytes) -> Result<R::Response, String> {
+    shape::check(R::REPLY, &frame).map_err(|misfit| format!("{misfit:?}"))?;
+    R::Response::decode(&mut frame, R::VERSION).map_err(|err| err.to_string())
+}
+
+/// What is said of a broker that doesn't take the mechanism.
+fn unlike(sasl: &Sasl, reply: &SaslHandshakeResponse, err: &dyn Display) -> String {
+    let has: Vec<&str> = reply.mechanisms.iter().map(|it| it.as_str()).collect();
+    let (name, has) = (sasl.mechanism.name(), has.join(", "));
+    format!("does not take SASL {name}, but {has:?}: {err}")
 }
 
 /// Waits until one of the connections has something to read, at most until `until`; less once the process is to stop.

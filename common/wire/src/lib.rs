@@ -23,12 +23,21 @@ mod connection;
 #[cfg(feature = "client")]
 mod fetch;
 #[cfg(feature = "client")]
+mod group;
+#[cfg(feature = "client")]
 mod produce;
+mod sasl;
 #[cfg(feature = "client")]
 mod shape;
 
 #[cfg(all(test, feature = "client"))]
 mod fake;
+#[cfg(all(test, feature = "client"))]
+mod golden;
+#[cfg(all(test, feature = "client"))]
+mod mutations;
+#[cfg(all(test, feature = "client"))]
+mod samples;
 #[cfg(all(test, feature = "client"))]
 mod tests;
 
@@ -39,6 +48,7 @@ pub use client::{Config, connect};
 #[cfg(feature = "client")]
 pub use connection::{Connection, Fault, Limits, Stop};
 pub use pace::Pace;
+pub use sasl::{Mechanism, Sasl};
 #[cfg(feature = "client")]
 pub use shape::Shape;
 
@@ -120,6 +130,45 @@ impl Outcome for Result<i64> {
     }
 }
 
+/// How the records of a batch are packed before they are written. Whoever reads needs the same codec, unless the topic has them stored
+/// otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// As they are.
+    #[default]
+    None,
+    /// Smallest of those that every client reads.
+    Gzip,
+    /// Fastest of those that every client reads.
+    Snappy,
+    /// Kafka 0.10 and newer; needs the feature `lz4`.
+    Lz4,
+    /// Kafka 2.1 and newer; needs the feature `zstd`.
+    Zstd,
+}
+
+impl Compression {
+    /// By the names that Kafka has for them.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("none", Self::None),
+        ("gzip", Self::Gzip),
+        ("snappy", Self::Snappy),
+        ("lz4", Self::Lz4),
+        ("zstd", Self::Zstd),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].0
+    }
+
+    /// What tells it in the head of a batch.
+    #[cfg(feature = "client")]
+    fn attribute(self) -> i16 {
+        self as i16
+    }
+}
+
 /// A record to write.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Out<'a> {
@@ -167,6 +216,15 @@ pub struct Position {
     pub partition: i32,
     /// Next offset.
     pub next: i64,
+}
+
+/// What a member of a consumer group may work on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Counts up with each change of the group. With another one than before, positions are those that are committed.
+    pub generation: i32,
+    /// Topic and partition, from 0.
+    pub partitions: Vec<(String, i32)>,
 }
 
 /// What one partition gave to a fetch.
@@ -223,7 +281,10 @@ pub trait Bus: Send {
     fn committed(&mut self, group: &str, topic: &str, within: Duration)
     -> Result<Vec<Option<i64>>>;
 
-    /// Commits next offsets for the group.
+    /// Commits next offsets for the group; by a member of it only those it holds.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] if it is no member of the group's present generation.
     fn commit(
         &mut self,
         group: &str,
@@ -231,6 +292,26 @@ pub trait Bus: Send {
         positions: &[Position],
         within: Duration,
     ) -> Result<()>;
+
+    /// Membership in `group` as a reader of `topics`: joins it at first, then says that this member lives. To be called every second or
+    /// so, when all that was read is done and committed: the call may give partitions away, and waits until the members have agreed.
+    ///
+    /// # Errors
+    /// Nothing is held then. [`Kind::Config`] from the kafka crate, which has no groups.
+    fn held(&mut self, group: &str, topics: &[&str], within: Duration) -> Result<Held> {
+        let _ = (topics, within);
+        let text = format!("join group {group}: the kafka crate has no consumer groups");
+        Err(Error { kind: Kind::Config, code: 0, text })
+    }
+
+    /// Gives back at once what is held in `group`, instead of when the member has not been heard of for ten seconds.
+    ///
+    /// # Errors
+    /// The group will find out by itself.
+    fn leave(&mut self, group: &str) -> Result<()> {
+        let _ = group;
+        Ok(())
+    }
 
     /// True if one fetch waits for all leaders at once and finds moved ones itself, so that one thread is enough. False if it
     /// asks one leader after the other.

@@ -3,7 +3,7 @@
 use crate::batch::{self, Stamp};
 use crate::cluster::{Api, Cluster, Leader, explain, kind_of, no_leader, retry, topic_name};
 use crate::connection::{Fault, wait_for_any};
-use crate::{Batch, Error, Kind, Outcome, Pace, Result};
+use crate::{Batch, Compression, Error, Kind, Outcome, Pace, Result};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -141,7 +141,7 @@ impl Producer {
             });
             let prepared = leader.and_then(|leader| {
                 let id = self.id(cluster).inspect_err(|err| nobody = Some(err.clone()))?;
-                Ok((leader, self.prepare(id, batch)?))
+                Ok((leader, self.prepare(id, batch, cluster.config.compression)?))
             });
             match prepared {
                 Ok((leader, bytes)) => {
@@ -227,7 +227,7 @@ impl Producer {
     }
 
     /// The bytes of a batch: as they were sent before, if these are the same records.
-    fn prepare(&mut self, id: i64, batch: &Batch<'_>) -> Result<Bytes> {
+    fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<Bytes> {
         let lane = self.lanes.entry((batch.topic.to_owned(), batch.partition)).or_default();
         let records = batch::encode_records(&batch.records);
         if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
@@ -248,7 +248,9 @@ impl Producer {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
         let stamp = Stamp { producer: id, epoch: lane.epoch, sequence: lane.sequence };
-        let bytes = batch::encode(&records, batch.records.len(), now_ms, stamp);
+        let count = batch.records.len();
+        let bytes = batch::encode(&records, count, now_ms, stamp, compression)
+            .map_err(|text| Error { kind: Kind::Config, code: 0, text })?;
         lane.pending = Some(Pending { records, batch: bytes.clone() });
         Ok(bytes)
     }

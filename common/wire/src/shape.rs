@@ -8,6 +8,8 @@ pub enum Shape {
     Fixed(usize),
     /// Bytes or a string behind an unsigned varint; null is 0, empty 1 and so on.
     Compact,
+    /// A string behind an i16; null is -1.
+    Text,
     /// Elements behind an i32.
     Array(&'static [Shape]),
     /// Elements behind an unsigned varint; null is 0, none is 1 and so on.
@@ -55,6 +57,10 @@ impl<'a> Measure<'a> {
             Shape::Compact => {
                 let length = self.varint()?;
                 self.skip(length.saturating_sub(1))
+            }
+            Shape::Text => {
+                let [a, b] = *self.take(2)? else { return Err(Misfit::Cut) };
+                self.skip(usize::try_from(i16::from_be_bytes([a, b])).unwrap_or(0))
             }
             Shape::Array(element) => {
                 let [a, b, c, d] = *self.take(4)? else { return Err(Misfit::Cut) };
@@ -124,45 +130,11 @@ impl<'a> Measure<'a> {
 mod tests {
     use super::*;
     use crate::api::Ask;
+    use crate::samples::{self, Visit};
     use bytes::Bytes;
-    use kafka_protocol::messages::api_versions_response::ApiVersion;
-    use kafka_protocol::messages::create_topics_response::{
-        CreatableTopicConfigs, CreatableTopicResult,
-    };
-    use kafka_protocol::messages::describe_configs_response::{
-        DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
-    };
-    use kafka_protocol::messages::fetch_response::{
-        AbortedTransaction, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
-    };
-    use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
-    use kafka_protocol::messages::list_offsets_response::{
-        ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
-    };
-    use kafka_protocol::messages::metadata_response::{
-        MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-    };
-    use kafka_protocol::messages::offset_commit_response::{
-        OffsetCommitResponsePartition, OffsetCommitResponseTopic,
-    };
-    use kafka_protocol::messages::offset_fetch_response::{
-        OffsetFetchResponsePartition, OffsetFetchResponseTopic,
-    };
-    use kafka_protocol::messages::produce_response::{
-        BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
-    };
-    use kafka_protocol::messages::*;
-    use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+    use kafka_protocol::protocol::{Decodable, Encodable};
     use proptest::prelude::*;
     use proptest::test_runner::TestRunner;
-
-    fn text(text: &'static str) -> StrBytes {
-        StrBytes::from_static_str(text)
-    }
-
-    fn topic() -> TopicName {
-        TopicName(text("a_topic"))
-    }
 
     /// What fits is decoded to its last byte; what is changed is decoded or refused, and asks for no more memory than its
     /// elements take. A count that is believed would end this process.
@@ -191,110 +163,17 @@ mod tests {
         TestRunner::default().run(&changes, property).unwrap();
     }
 
+    struct Proof;
+
+    impl Visit for Proof {
+        fn reply<R: Ask>(&mut self, reply: R::Response) {
+            proves::<R>(reply);
+        }
+    }
+
     #[test]
     fn replies_have_their_shapes() {
-        proves::<ApiVersionsRequest>(ApiVersionsResponse::default().with_api_keys(vec![
-                ApiVersion::default()
-                    .with_max_version(3);
-                3
-            ]));
-        proves::<MetadataRequest>(
-            MetadataResponse::default()
-                .with_brokers(vec![
-                    MetadataResponseBroker::default()
-                        .with_host(text("kafka-1"))
-                        .with_port(9092)
-                        .with_rack(Some(text("r")));
-                    2
-                ])
-                .with_cluster_id(Some(text("cluster")))
-                .with_topics(vec![
-                    MetadataResponseTopic::default().with_name(Some(topic())).with_partitions(
-                        vec![
-                            MetadataResponsePartition::default()
-                                .with_replica_nodes(vec![BrokerId(1), BrokerId(2)])
-                                .with_isr_nodes(vec![BrokerId(1)])
-                                .with_offline_replicas(vec![BrokerId(2)]);
-                            3
-                        ],
-                    ),
-                ]),
-        );
-        proves::<ProduceRequest>(ProduceResponse::default().with_responses(vec![
-            TopicProduceResponse::default().with_name(topic()).with_partition_responses(vec![
-                PartitionProduceResponse::default()
-                    .with_record_errors(vec![BatchIndexAndErrorMessage::default()
-                        .with_batch_index_error_message(Some(text("no")))])
-                    .with_error_message(Some(text("no, really")));
-                2
-            ]),
-        ]));
-        proves::<FetchRequest>(FetchResponse::default().with_responses(vec![
-            FetchableTopicResponse::default().with_topic(topic()).with_partitions(vec![
-                    PartitionData::default()
-                        .with_aborted_transactions(Some(vec![AbortedTransaction::default(); 2]))
-                        .with_records(Some(Bytes::from_static(&[1; 200]))),
-                    PartitionData::default()
-                        .with_error_code(6)
-                        .with_aborted_transactions(None)
-                        .with_current_leader(
-                            LeaderIdAndEpoch::default()
-                                .with_leader_id(BrokerId(2))
-                                .with_leader_epoch(3),
-                        )
-                        .with_records(None),
-                ]),
-        ]));
-        proves::<ListOffsetsRequest>(ListOffsetsResponse::default().with_topics(vec![
-            ListOffsetsTopicResponse::default()
-                .with_name(topic())
-                .with_partitions(vec![ListOffsetsPartitionResponse::default(); 3]),
-        ]));
-        proves::<InitProducerIdRequest>(InitProducerIdResponse::default());
-        proves::<FindCoordinatorRequest>(
-            FindCoordinatorResponse::default()
-                .with_host(text("kafka-3"))
-                .with_error_message(Some(text("NONE"))),
-        );
-        proves::<OffsetFetchRequest>(OffsetFetchResponse::default().with_topics(vec![
-            OffsetFetchResponseTopic::default().with_name(topic()).with_partitions(vec![
-                OffsetFetchResponsePartition::default().with_metadata(Some(text("m")));
-                3
-            ]),
-        ]));
-        proves::<OffsetCommitRequest>(OffsetCommitResponse::default().with_topics(vec![
-            OffsetCommitResponseTopic::default()
-                .with_name(topic())
-                .with_partitions(vec![OffsetCommitResponsePartition::default(); 3]),
-        ]));
-        let config =
-            CreatableTopicConfigs::default().with_name(text("c")).with_value(Some(text("v")));
-        proves::<CreateTopicsRequest>(CreateTopicsResponse::default().with_topics(vec![
-            CreatableTopicResult::default()
-                .with_name(topic())
-                .with_error_message(Some(text("exists")))
-                .with_topic_config_error_code(3)
-                .with_configs(Some(vec![config; 2])),
-        ]));
-        proves::<DescribeConfigsRequest>(DescribeConfigsResponse::default().with_results(vec![
-            DescribeConfigsResult::default().with_resource_name(text("t")).with_configs(vec![
-                DescribeConfigsResourceResult::default()
-                    .with_name(text("c"))
-                    .with_value(Some(text("v")))
-                    .with_synonyms(vec![
-                        DescribeConfigsSynonym::default().with_name(text("s")),
-                    ]);
-                2
-            ]),
-        ]));
-        proves::<IncrementalAlterConfigsRequest>(
-            IncrementalAlterConfigsResponse::default().with_responses(vec![
-                AlterConfigsResourceResponse::default()
-                    .with_resource_name(text("t"))
-                    .with_error_message(Some(text("no")));
-                2
-            ]),
-        );
+        samples::replies(&mut Proof);
     }
 
     #[test]

@@ -5,12 +5,14 @@ use crate::api::Ask;
 use crate::batch;
 use crate::client::{Config, connect};
 use crate::cluster::topic_name;
+use crate::codec;
 use crate::fake::{Answer, Incoming, broker, raw_broker};
-use crate::{Batch, Bus, Chunk, Error, Kind, Out, Position, Result};
+use crate::{Batch, Bus, Chunk, Compression, Error, Kind, Mechanism, Out, Position, Result, Sasl};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -34,7 +36,9 @@ fn config(brokers: &[&String]) -> Config {
         brokers: brokers.iter().map(|it| (*it).clone()).collect(),
         timeout: TIMEOUT,
         fetch_bytes: 1 << 16,
+        compression: Compression::None,
         client_id: "test",
+        sasl: None,
         stop: None,
     }
 }
@@ -371,6 +375,37 @@ fn a_batch_whose_answer_was_lost_is_written_once() {
 }
 
 #[test]
+fn a_packed_batch_is_sent_again_as_it_was() {
+    for (name, compression) in Compression::ALL {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let seen = sent.clone();
+        let host = broker(move |incoming, port| {
+            usual(incoming, &[port]).unwrap_or_else(|| {
+                let (_, bytes) = batches_of(&incoming.read().unwrap()).remove(0);
+                let mut sent = seen.lock().unwrap();
+                sent.push(bytes);
+                match sent.len() {
+                    1 => Answer::Last(Vec::new()),
+                    _ => Answer::Send(produced(incoming, &[(0, 0, 0)])),
+                }
+            })
+        });
+        let mut bus = connect(&Config { compression, ..config(&[&host]) });
+        let text = "many times ".repeat(100);
+        let result = bus.produce(&[batch(0, &[&text])], PATIENCE).remove(0);
+        if let Err(words) = codec::pack(compression, &[]) {
+            let err = result.unwrap_err();
+            assert_eq!((err.kind, err.text), (Kind::Config, words));
+            continue;
+        }
+        assert_eq!(result.unwrap(), 0, "{name}");
+        let sent = sent.lock().unwrap();
+        assert_eq!((sent.len(), &sent[0]), (2, &sent[1]), "{name}");
+        assert_eq!(sent[0].len() < text.len(), compression != Compression::None, "{name}");
+    }
+}
+
+#[test]
 fn another_batch_behind_one_in_doubt_begins_an_epoch() {
     let (host, log) = logging(|call, reply| match call {
         0 => Answer::Last(Vec::new()),
@@ -491,22 +526,32 @@ fn a_quota_holds_up_its_broker_only() {
 
 #[test]
 fn attempts_are_spaced_also_over_several_calls() {
-    let tries = Arc::new(Mutex::new(Vec::new()));
-    let tried = tries.clone();
-    let host = broker(move |incoming, port| {
-        usual(incoming, &[port]).unwrap_or_else(|| {
-            tried.lock().unwrap().push(Instant::now());
-            Answer::Send(produced(incoming, &[(0, 6, -1)]))
-        })
-    });
-    let mut bus = bus(&host);
-    while tries.lock().unwrap().len() < 4 {
-        bus.produce(&[batch(0, &["a"])], Duration::from_millis(20))[0].clone().unwrap_err();
-    }
-    let waits: Vec<Duration> =
-        tries.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
-    for (wait, backoff_ms) in waits.iter().zip([100, 200, 400]) {
-        assert!(*wait >= Duration::from_millis(backoff_ms), "{waits:?}");
+    // A leader that isn't one, and a cluster that has yet to find out which ids are given away.
+    for failing in [ProduceRequest::KEY, InitProducerIdRequest::KEY] {
+        let tries = Arc::new(Mutex::new(Vec::new()));
+        let tried = tries.clone();
+        let host = broker(move |incoming, port| {
+            if incoming.key == failing {
+                tried.lock().unwrap().push(Instant::now());
+            }
+            match incoming.key {
+                InitProducerIdRequest::KEY if incoming.key == failing => {
+                    let reply = InitProducerIdResponse::default().with_error_code(14);
+                    Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply))
+                }
+                ProduceRequest::KEY => Answer::Send(produced(incoming, &[(0, 6, -1)])),
+                _ => usual(incoming, &[port]).unwrap(),
+            }
+        });
+        let mut bus = bus(&host);
+        while tries.lock().unwrap().len() < 4 {
+            bus.produce(&[batch(0, &["a"])], Duration::from_millis(20))[0].clone().unwrap_err();
+        }
+        let waits: Vec<Duration> =
+            tries.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for (wait, backoff_ms) in waits.iter().zip([100, 200, 400]) {
+            assert!(*wait >= Duration::from_millis(backoff_ms), "{failing}: {waits:?}");
+        }
     }
 }
 
@@ -520,7 +565,7 @@ fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Answer {
 fn part(partition: i32, offset: i64) -> PartitionData {
     let records = batch::encode_records(&[value("x")]);
     let stamp = batch::Stamp { producer: -1, epoch: -1, sequence: -1 };
-    let mut bytes = batch::encode(&records, 1, 0, stamp).to_vec();
+    let mut bytes = batch::encode(&records, 1, 0, stamp, Compression::None).unwrap().to_vec();
     bytes[..8].copy_from_slice(&offset.to_be_bytes());
     PartitionData::default()
         .with_partition_index(partition)
@@ -684,5 +729,246 @@ fn a_commit_that_is_left_out_of_the_answer_is_not_taken_for_done() {
         });
         let result = bus(&host).commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
         assert_eq!(result.err().map(|err| err.kind), kind, "{partition} {code}");
+    }
+}
+
+fn sasl(mechanism: Mechanism) -> Option<Sasl> {
+    Some(Sasl { mechanism, user: "ann".to_owned(), password: "hunter2".to_owned() })
+}
+
+/// What a broker says to SaslHandshake, and then what `script` says to what comes in SaslAuthenticate.
+fn letting_in(
+    code: i16,
+    script: impl Fn(&[u8]) -> SaslAuthenticateResponse + Send + Sync + 'static,
+) -> String {
+    broker(move |incoming, port| match incoming.key {
+        SaslHandshakeRequest::KEY => {
+            let mechanisms = vec![StrBytes::from_static_str("GSSAPI")];
+            let reply = SaslHandshakeResponse::default().with_mechanisms(mechanisms);
+            Answer::Send(incoming.reply::<SaslHandshakeRequest>(&reply.with_error_code(code)))
+        }
+        SaslAuthenticateRequest::KEY => {
+            let request: SaslAuthenticateRequest = incoming.read().unwrap();
+            Answer::Send(incoming.reply::<SaslAuthenticateRequest>(&script(&request.auth_bytes)))
+        }
+        _ => usual(incoming, &[port]).unwrap(),
+    })
+}
+
+fn leaders_as(host: &String, mechanism: Mechanism) -> Result<Vec<i32>> {
+    let config = Config { sasl: sasl(mechanism), ..config(&[host]) };
+    connect(&config).leaders("t", PATIENCE)
+}
+
+#[test]
+fn a_broker_is_told_who_this_is_before_anything_else_and_again_in_time() {
+    let first = AtomicBool::new(true);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let seen = order.clone();
+    let host = broker(move |incoming, port| {
+        seen.lock().unwrap().push(incoming.key);
+        match incoming.key {
+            SaslHandshakeRequest::KEY => Answer::Send(
+                incoming.reply::<SaslHandshakeRequest>(&SaslHandshakeResponse::default()),
+            ),
+            SaslAuthenticateRequest::KEY => {
+                let request: SaslAuthenticateRequest = incoming.read().unwrap();
+                assert_eq!(&request.auth_bytes[..], b"\0ann\0hunter2");
+                // What the broker gives the first time is over at once.
+                let lifetime_ms = i64::from(first.swap(false, Ordering::Relaxed));
+                Answer::Send(incoming.reply::<SaslAuthenticateRequest>(
+                    &SaslAuthenticateResponse::default().with_session_lifetime_ms(lifetime_ms),
+                ))
+            }
+            _ => usual(incoming, &[port]).unwrap(),
+        }
+    });
+    let mut bus = connect(&Config { sasl: sasl(Mechanism::Plain), ..config(&[&host]) });
+    bus.leaders("t", PATIENCE).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    bus.leaders("t", PATIENCE).unwrap();
+    bus.leaders("t", PATIENCE).unwrap();
+    assert_eq!(*order.lock().unwrap(), [17, 36, 3, 17, 36, 3, 3]);
+}
+
+#[test]
+fn a_broker_that_does_not_let_this_in_is_not_asked_again_and_again() {
+    let refusing = |code| {
+        move |_: &[u8]| {
+            let words = StrBytes::from_static_str("Authentication failed: Invalid username");
+            let reply = SaslAuthenticateResponse::default().with_error_code(code);
+            reply.with_error_message(Some(words))
+        }
+    };
+    for (host, words) in [
+        (letting_in(33, refusing(0)), "does not take SASL PLAIN, but \"GSSAPI\""),
+        (letting_in(34, refusing(0)), "wants no SASL at this port"),
+        (letting_in(0, refusing(58)), "and user \"ann\", SASL PLAIN: Authentication failed: Inv"),
+    ] {
+        let err = leaders_as(&host, Mechanism::Plain).unwrap_err();
+        assert_eq!((err.kind, err.code), (Kind::Config, 58), "{err}");
+        assert!(err.text.contains(words) && err.text.contains(&host), "{words}: {err}");
+        assert!(!err.text.contains("hunter2"), "{err}");
+    }
+}
+
+#[test]
+#[cfg(feature = "scram")]
+fn a_broker_that_can_not_prove_that_it_knows_the_password_is_not_spoken_with() {
+    let host = letting_in(0, |message| {
+        let message = std::str::from_utf8(message).unwrap();
+        let answer = match message.strip_prefix("n,,n=ann,r=") {
+            Some(nonce) => format!("r={nonce}more,s=c2FsdA==,i=4096"),
+            None => {
+                assert!(message.starts_with("c=biws,r="), "{message}");
+                "v=bm90aGluZw==".to_owned()
+            }
+        };
+        SaslAuthenticateResponse::default().with_auth_bytes(answer.into_bytes().into())
+    });
+    for mechanism in [Mechanism::ScramSha256, Mechanism::ScramSha512] {
+        let err = leaders_as(&host, mechanism).unwrap_err();
+        assert_eq!(err.kind, Kind::Config, "{err}");
+        assert!(err.text.contains("can't prove that it knows the password"), "{err}");
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_up_on_who_says_nothing_is_told_of() {
+    let host = broker(|_, _| Answer::Last(Vec::new()));
+    let err = leaders(&host).unwrap_err();
+    assert!(err.kind == Kind::Retry && err.text.contains("perhaps it wants SASL"), "{err}");
+}
+
+/// A coordinator with one member, and what it has been told.
+#[derive(Default)]
+struct Coordinator {
+    generation: i32,
+    /// Ids of members that joined, left, and committed with which generation.
+    joined: Vec<String>,
+    left: Vec<String>,
+    committed: Vec<(String, i32)>,
+    /// The code for the next commit.
+    commit_code: i16,
+}
+
+fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
+    let shared = coordinator.clone();
+    broker(move |incoming, port| {
+        let mut it = shared.lock().unwrap();
+        let id = |text: &str| StrBytes::from_string(text.to_owned());
+        match incoming.key {
+            FindCoordinatorRequest::KEY => {
+                let here = FindCoordinatorResponse::default()
+                    .with_host(StrBytes::from_static_str("127.0.0.1"))
+                    .with_port(i32::from(port));
+                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+            }
+            JoinGroupRequest::KEY => {
+                let request: JoinGroupRequest = incoming.read().unwrap();
+                it.joined.push(request.member_id.to_string());
+                let reply = JoinGroupResponse::default().with_member_id(id("m"));
+                let reply = if request.member_id.is_empty() {
+                    reply.with_error_code(79)
+                } else {
+                    it.generation += 1;
+                    let told = request.protocols[0].metadata.clone();
+                    let member = JoinGroupResponseMember::default().with_member_id(id("m"));
+                    reply
+                        .with_generation_id(it.generation)
+                        .with_leader(id("m"))
+                        .with_members(vec![member.with_metadata(told)])
+                };
+                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+            }
+            SyncGroupRequest::KEY => {
+                let request: SyncGroupRequest = incoming.read().unwrap();
+                let mine = request.assignments[0].assignment.clone();
+                let reply = SyncGroupResponse::default().with_assignment(mine);
+                Answer::Send(incoming.reply::<SyncGroupRequest>(&reply))
+            }
+            LeaveGroupRequest::KEY => {
+                let request: LeaveGroupRequest = incoming.read().unwrap();
+                it.left.extend(request.members.iter().map(|it| it.member_id.to_string()));
+                Answer::Send(incoming.reply::<LeaveGroupRequest>(&LeaveGroupResponse::default()))
+            }
+            OffsetCommitRequest::KEY => {
+                let request: OffsetCommitRequest = incoming.read().unwrap();
+                let generation = request.generation_id_or_member_epoch;
+                it.committed.push((request.member_id.to_string(), generation));
+                let done = OffsetCommitResponsePartition::default();
+                let done = done.with_error_code(std::mem::take(&mut it.commit_code));
+                Answer::Send(incoming.reply::<OffsetCommitRequest>(
+                    &OffsetCommitResponse::default().with_topics(vec![
+                        OffsetCommitResponseTopic::default()
+                            .with_name(topic_name("t"))
+                            .with_partitions(vec![done]),
+                    ]),
+                ))
+            }
+            _ => usual(incoming, &[port, port]).unwrap(),
+        }
+    })
+}
+
+#[test]
+fn a_member_commits_as_such_until_it_is_none_and_then_joins_again() {
+    let coordinator = Arc::new(Mutex::new(Coordinator::default()));
+    let host = coordinating(&coordinator);
+    let mut bus = bus(&host);
+    let commit = |bus: &mut Box<dyn Bus>| bus.commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
+    let answer = |code| coordinator.lock().unwrap().commit_code = code;
+    let both: Vec<(String, i32)> = [0, 1].map(|it| ("t".to_owned(), it)).into();
+
+    // Whoever is in no group commits as nobody.
+    commit(&mut bus).unwrap();
+    let held = bus.held("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((held.generation, &held.partitions), (1, &both));
+    commit(&mut bus).unwrap();
+    assert_eq!(bus.held("g", &["t"], PATIENCE).unwrap(), held, "nothing is asked");
+
+    // The group has gone on without it.
+    answer(22);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, Kind::Fenced);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, Kind::Fenced, "nothing is asked");
+    let held = bus.held("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((held.generation, &held.partitions), (2, &both));
+    commit(&mut bus).unwrap();
+
+    // It was given up.
+    answer(25);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, Kind::Fenced);
+    assert_eq!(bus.held("g", &["t"], PATIENCE).unwrap().generation, 3);
+    bus.leave("g").unwrap();
+    commit(&mut bus).unwrap();
+
+    let it = coordinator.lock().unwrap();
+    assert_eq!(it.joined, ["", "m", "m", "", "m"]);
+    assert_eq!(it.left, ["m"]);
+    let generations: Vec<i32> = it.committed.iter().map(|(_, it)| *it).collect();
+    assert_eq!(generations, [-1, 1, 1, 2, 2, -1]);
+    assert!(it.committed.iter().all(|(id, generation)| (id == "m") == (*generation >= 0)));
+}
+
+#[test]
+fn a_group_that_can_not_be_joined_says_why() {
+    for (code, kind) in [(23, Kind::Config), (30, Kind::Config), (15, Kind::Retry)] {
+        let host = broker(move |incoming, port| match incoming.key {
+            FindCoordinatorRequest::KEY => {
+                let here = FindCoordinatorResponse::default()
+                    .with_host(StrBytes::from_static_str("127.0.0.1"))
+                    .with_port(i32::from(port));
+                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+            }
+            JoinGroupRequest::KEY => {
+                let reply = JoinGroupResponse::default().with_error_code(code);
+                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+            }
+            _ => usual(incoming, &[port]).unwrap(),
+        });
+        let mut bus = bus(&host);
+        let err = bus.held("g", &["t"], Duration::ZERO).unwrap_err();
+        assert_eq!((err.kind, err.code), (kind, code), "{err}");
+        assert!(err.text.contains("join group g"), "{err}");
     }
 }

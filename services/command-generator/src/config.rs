@@ -11,6 +11,13 @@ pub const SEED: Variable = Variable::new(
     "number that makes kinds and amounts the same for the same beats; without it each beat has its own",
 );
 
+/// `CONSUMER_GROUP_PROTOCOL`: whether instances share the partitions.
+pub const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
+    "CONSUMER_GROUP_PROTOCOL",
+    "none",
+    "none: this instance reads all beats; classic: the instances share them as a consumer group, by the client modern",
+);
+
 /// Settings of the generator.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -20,6 +27,8 @@ pub struct Config {
     pub registry_url: String,
     /// `SEED`.
     pub seed: Option<u64>,
+    /// `CONSUMER_GROUP_PROTOCOL` is classic.
+    pub is_member: bool,
     /// What is read and written, and as whom.
     pub names: Names,
 }
@@ -61,10 +70,17 @@ impl Config {
     /// A variable is missing or does not fit.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let seeded = !env.text(&SEED)?.is_empty();
+        let mut producer = ProducerConfig::from_env(env)?;
+        let is_member =
+            env.choice(&CONSUMER_GROUP_PROTOCOL, &[("none", false), ("classic", true)])?;
+        if is_member {
+            producer.kafka.require_modern(&CONSUMER_GROUP_PROTOCOL, "classic")?;
+        }
         Ok(Self {
-            producer: ProducerConfig::from_env(env)?,
+            producer,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             seed: seeded.then(|| env.number(&SEED, 0..=u64::MAX)).transpose()?,
+            is_member,
             names: Names::default(),
         })
     }

@@ -1,11 +1,11 @@
 //! The loop: accounts and beats -> commands -> acknowledged -> offsets committed.
 
-use crate::config::Config;
+use crate::config::{Config, Names};
 use crate::domain::{self, Account, Accounts, Command};
 use crate::source::{Arrived, From, Source};
 use common::avro::Encoder;
 use common::kafka::producer::{Outgoing, Sender};
-use common::kafka::wire::{self, Bus, Kind};
+use common::kafka::wire::{self, Bus, Held, Kind};
 use common::log::Chain;
 use common::records::{
     AccountCreationConfirmed, Atype, ConfirmAccountCreation, ConfirmMoneyTransfer, Heartbeat,
@@ -14,7 +14,7 @@ use common::registry::Registry;
 use common::service::BoxError;
 use common::shutdown::Shutdown;
 use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -64,6 +64,8 @@ pub struct Generator {
     beats: Source<Heartbeat>,
     confirmed: Source<AccountCreationConfirmed>,
     accounts: Accounts,
+    /// By which generation of the group partitions are held.
+    generation: Option<i32>,
     /// In order of arrival; those before the first one that waits are done.
     waiting: VecDeque<Beat>,
     /// All accounts are known that there were at the start.
@@ -110,6 +112,7 @@ impl Generator {
                 names.group,
                 names.account_creation_confirmed,
                 From::Earliest,
+                config.is_member,
                 registry.clone(),
             )
             .and_then(|confirmed| {
@@ -119,6 +122,7 @@ impl Generator {
                     names.group,
                     names.heartbeat,
                     From::Committed,
+                    config.is_member,
                     registry.clone(),
                 )?;
                 Ok((beats, confirmed))
@@ -143,6 +147,7 @@ impl Generator {
             beats,
             confirmed,
             accounts: Accounts::default(),
+            generation: None,
             waiting: VecDeque::new(),
             knows_accounts: false,
             started: Instant::now(),
@@ -155,19 +160,81 @@ impl Generator {
     /// # Errors
     /// Kafka refuses for good.
     pub fn run(mut self, ready: impl Fn()) -> Result<(), BoxError> {
+        let mut holds = false;
         while !self.shutdown.requested() {
-            if !self.round(&ready)? {
+            if !holds || self.committed.elapsed() >= COMMIT {
+                // In this order: what the group gives to others goes on where it is committed.
+                self.commit()?;
+                holds = self.hold()?;
+            }
+            if !holds {
+                self.shutdown.wait(WAIT);
+            } else if !self.round(&ready)? {
                 log::info!(
                     "stopped before all that was read was answered: it will be after the next start"
                 );
+                self.leave();
                 return Ok(());
-            }
-            if self.committed.elapsed() >= COMMIT {
-                self.commit()?;
             }
         }
         self.commit()?;
+        self.leave();
         log::info!(waiting = self.waiting.len(); "stopped");
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        if self.config.is_member
+            && let Err(err) = self.bus.leave(self.config.names.group)
+        {
+            log::warn!(err:%; "the group is not told that this member leaves");
+        }
+    }
+
+    /// True if there is something to work on: what the group gives to this instance, or all if it is no member.
+    fn hold(&mut self) -> wire::Result<bool> {
+        if !self.config.is_member {
+            return Ok(true);
+        }
+        let Names { group, heartbeat, account_creation_confirmed: confirmed, .. } =
+            self.config.names;
+        match self.try_hold(group, heartbeat, confirmed) {
+            Ok(()) => Ok(true),
+            Err(err) if err.is_retryable() => {
+                self.generation = None;
+                Ok(false)
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    fn try_hold(
+        &mut self,
+        group: &str,
+        heartbeat: &'static str,
+        confirmed: &'static str,
+    ) -> wire::Result<()> {
+        let bus = &mut *self.bus;
+        let held = bus.held(group, &[heartbeat, confirmed], Duration::ZERO)?;
+        let Held { generation, partitions } = held;
+        if self.generation == Some(generation) {
+            return Ok(());
+        }
+        let of = |topic| -> BTreeSet<i32> {
+            partitions
+                .iter()
+                .filter(|(it, _)| it == topic)
+                .map(|(_, partition)| *partition)
+                .collect()
+        };
+        let (beats, accounts) = (of(heartbeat), of(confirmed));
+        log::info!(generation, beats:? = beats, accounts:? = accounts; "the group has shared out its partitions");
+        // What waits is not committed, so it comes again to whoever has it now.
+        self.waiting.clear();
+        let kafka = &self.config.producer.kafka;
+        self.beats.hold(kafka, bus, beats)?;
+        self.confirmed.hold(kafka, bus, accounts)?;
+        self.generation = Some(generation);
         Ok(())
     }
 
@@ -320,6 +387,12 @@ impl Generator {
         match outcome {
             Err(err) if err.is_retryable() => {
                 log::warn!(reason = Chain(&err).to_string().as_str(); "offsets not committed yet");
+                Ok(())
+            }
+            // Somebody else has the partitions by now, and makes the same commands of the same beats.
+            Err(err) if err.kind == Kind::Fenced && self.config.is_member => {
+                log::warn!(reason = err.text.as_str(); "offsets are another member's to commit");
+                self.generation = None;
                 Ok(())
             }
             outcome => outcome,

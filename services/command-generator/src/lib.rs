@@ -1,7 +1,8 @@
 //! Turns each beat into a command to the bank, as fast as beats come.
 //!
 //! One instance is enough: it makes more commands than the bank can do. A second one is harmless, since both derive the same
-//! command ids from the same beats and the bank does each id once.
+//! command ids from the same beats and the bank does each id once. As members of a consumer group they share the partitions of
+//! the beats, and where there is one partition the others stand by.
 
 pub mod config;
 pub mod domain;
@@ -13,7 +14,7 @@ use common::health::Health;
 use common::kafka::KafkaConfig;
 use common::kafka::producer::ProducerConfig;
 use common::service::{BoxError, Service, Start};
-use config::{Config, SEED};
+use config::{CONSUMER_GROUP_PROTOCOL, Config, SEED};
 use generate::Generator;
 use std::process::ExitCode;
 
@@ -21,7 +22,11 @@ use std::process::ExitCode;
 pub const SERVICE: Service = Service {
     name: "command-generator",
     about: "Turns each beat into a command to the bank",
-    variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, &[SCHEMA_REGISTRY_URL, SEED]],
+    variables: &[
+        KafkaConfig::VARIABLES,
+        ProducerConfig::VARIABLES,
+        &[SCHEMA_REGISTRY_URL, SEED, CONSUMER_GROUP_PROTOCOL],
+    ],
     flags: &[],
     run,
 };

@@ -7,7 +7,7 @@ use common::kafka::wire::{self, Bus, Chunk, In, Position};
 use common::log::Chain;
 use common::registry::Registry;
 use common::shutdown::Shutdown;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Time for retries of a call that can be made again later.
@@ -35,7 +35,7 @@ pub struct Arrived<R> {
     pub key: Vec<u8>,
     /// Its value; where that can't be read, the bytes and why.
     pub value: Result<R, (Vec<u8>, String)>,
-    /// It was read, and dealt with, before the offsets were last committed.
+    /// It was read, and dealt with, before the offsets were last committed, or another member of the group does that.
     pub seen_before: bool,
 }
 
@@ -43,8 +43,11 @@ pub struct Arrived<R> {
 pub struct Source<R> {
     group: &'static str,
     topic: &'static str,
+    from: From,
     consumer: Consumer,
     decoder: Decoder<R>,
+    /// Partitions that are this instance's to deal with.
+    mine: BTreeSet<i32>,
     /// Next offset by what is committed, per partition.
     committed: BTreeMap<i32, i64>,
     /// Next offset by what was handed out.
@@ -54,7 +57,8 @@ pub struct Source<R> {
 }
 
 impl<R: Record> Source<R> {
-    /// Finds the positions and starts to read.
+    /// Finds the positions and starts to read. All partitions are this instance's, or, if it `is_member` of the group, none until
+    /// [`Self::hold`] says so.
     ///
     /// # Errors
     /// See [`wire::Error`].
@@ -64,24 +68,53 @@ impl<R: Record> Source<R> {
         group: &'static str,
         topic: &'static str,
         from: From,
+        is_member: bool,
         registry: Registry,
     ) -> wire::Result<Self> {
-        let bounds = bus.bounds(topic, SLICE)?;
-        let offsets = bus.committed(group, topic, SLICE)?;
         let (mut committed, mut read, mut ends) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for (partition, (earliest, end)) in (0..).zip(bounds) {
-            let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);
-            // Outside the log: that was deleted, or the topic was made anew.
-            let offset =
-                offset.filter(|offset| (earliest..=end).contains(offset)).unwrap_or(earliest);
-            committed.insert(partition, offset);
-            read.insert(partition, if from == From::Earliest { earliest } else { offset });
+        for Extent { partition, earliest, next, end } in extents(bus, group, topic)? {
+            committed.insert(partition, next);
+            read.insert(partition, if from == From::Earliest { earliest } else { next });
             ends.insert(partition, end);
         }
-        let positions = read.iter().map(|(&partition, &next)| Position { partition, next });
-        let consumer = Consumer::start(kafka, topic, positions.collect());
-        Ok(Self { group, topic, consumer, decoder: Decoder::new(registry), committed, read, ends })
+        let mine = if is_member { BTreeSet::new() } else { read.keys().copied().collect() };
+        if from == From::Committed {
+            read.retain(|partition, _| mine.contains(partition));
+        }
+        let consumer = Consumer::start(kafka, topic, positions(&read));
+        let decoder = Decoder::new(registry);
+        Ok(Self { group, topic, from, consumer, decoder, mine, committed, read, ends })
+    }
+
+    /// From now on `mine` are this instance's partitions: it goes on in them where they are committed. Of a topic that is read from
+    /// its earliest records all others are read on as well, for what they tell.
+    ///
+    /// # Errors
+    /// See [`wire::Error`]; then all is as it was.
+    pub fn hold(
+        &mut self,
+        kafka: &KafkaConfig,
+        bus: &mut dyn Bus,
+        mine: BTreeSet<i32>,
+    ) -> wire::Result<()> {
+        let extents = extents(bus, self.group, self.topic)?;
+        if self.from == From::Committed {
+            self.read.clear();
+        }
+        for Extent { partition, earliest, next, .. } in extents {
+            self.committed.insert(partition, next);
+            if mine.contains(&partition) {
+                // What somebody else should have dealt with comes again.
+                let read = self.read.entry(partition).or_insert(next);
+                *read = next.min(*read);
+            } else if self.from == From::Earliest {
+                self.read.entry(partition).or_insert(earliest);
+            }
+        }
+        self.consumer = Consumer::start(kafka, self.topic, positions(&self.read));
+        self.mine = mine;
+        Ok(())
     }
 
     /// What has arrived; waits at most `wait` for it. `None` if the stop was asked for while a schema could not be had.
@@ -101,7 +134,7 @@ impl<R: Record> Source<R> {
                 let bytes = value.unwrap_or_default();
                 let Some(value) = self.decode(bytes, shutdown) else { return Ok(None) };
                 let key = key.unwrap_or_default();
-                let seen_before = offset < committed;
+                let seen_before = offset < committed || !self.mine.contains(&partition);
                 arrived.push(Arrived { partition, offset, key, value, seen_before });
             }
             self.read.insert(partition, next);
@@ -147,7 +180,8 @@ impl<R: Record> Source<R> {
         let is_new = |position: &Position| {
             self.committed.get(&position.partition).is_none_or(|&done| done < position.next)
         };
-        let positions: Vec<Position> = self.read.iter().map(next).filter(is_new).collect();
+        let mine = self.read.iter().filter(|(partition, _)| self.mine.contains(partition));
+        let positions: Vec<Position> = mine.map(next).filter(is_new).collect();
         if positions.is_empty() {
             return Ok(());
         }
@@ -155,4 +189,28 @@ impl<R: Record> Source<R> {
         self.committed.extend(positions.iter().map(|it| (it.partition, it.next)));
         Ok(())
     }
+}
+
+/// A partition and where the group is in it.
+struct Extent {
+    partition: i32,
+    earliest: i64,
+    next: i64,
+    end: i64,
+}
+
+fn extents(bus: &mut dyn Bus, group: &str, topic: &str) -> wire::Result<Vec<Extent>> {
+    let bounds = bus.bounds(topic, SLICE)?;
+    let offsets = bus.committed(group, topic, SLICE)?;
+    let extent = |(partition, (earliest, end)): (i32, (i64, i64))| {
+        let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);
+        // Outside the log: that was deleted, or the topic was made anew.
+        let next = offset.filter(|offset| (earliest..=end).contains(offset)).unwrap_or(earliest);
+        Extent { partition, earliest, next, end }
+    };
+    Ok((0..).zip(bounds).map(extent).collect())
+}
+
+fn positions(next: &BTreeMap<i32, i64>) -> Vec<Position> {
+    next.iter().map(|(&partition, &next)| Position { partition, next }).collect()
 }

@@ -9,6 +9,7 @@ use command_generator::generate::Generator;
 use common::avro::{Decoder, Encoder, Record};
 use common::env::Env;
 use common::iban;
+use common::kafka::Client;
 use common::kafka::consumer::Consumer;
 use common::kafka::producer::{Outgoing, Sender};
 use common::kafka::wire::{self, In, Position};
@@ -303,6 +304,38 @@ fn what_can_not_be_read_goes_to_dead_letter_once_and_the_rest_goes_on() {
     let wanted = [names.heartbeat, names.account_creation_confirmed];
     assert_eq!(keys, wanted.map(|topic| format!("{topic}/{reason}")).into());
     assert!(dead.iter().all(|it| it.value.as_deref() == Some(b"\x01no frame")));
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn members_of_a_group_share_the_beats_and_one_stands_in_for_another() {
+    let mut world = World::new("members");
+    if world.config.producer.kafka.client == Client::Kafka {
+        // The crate has no groups: `Config::from_env` refuses.
+        return;
+    }
+    world.config.is_member = true;
+    world.config.producer.kafka.client = Client::Modern;
+    let opened: Vec<Uuid> = (0..3).map(Uuid::from_u128).collect();
+    world.confirm(opened, Atype::Auto);
+    let first = world.start();
+    world.beat(20..60);
+    world.transfers(3 + 40);
+    world.wait_for_committed([Some(40), Some(3)]);
+    // There is one partition of each topic: the second has nothing to do until the first goes.
+    let second = world.start();
+    world.beat(60..100);
+    world.wait_for_committed([Some(80), Some(3)]);
+    first.stop();
+    // It also pays the accounts that come from now on, once.
+    world.confirm([Uuid::from_u128(3)], Atype::Auto);
+    world.beat(100..140);
+    world.wait_for_committed([Some(120), Some(4)]);
+    second.stop();
+    let transfers = world.transfers(4 + 120);
+    // A beat that was read by both gives one id, so there are as many transfers as ids here only if none was.
+    assert_eq!(ids(&transfers).len(), 124);
+    world.made(124, 0);
 }
 
 /// CPU seconds that this process has used.

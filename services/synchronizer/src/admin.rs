@@ -16,7 +16,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use wire::{Ask, Connection, Fault, Limits};
+use wire::{Ask, Connection, Fault, Limits, Sasl};
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// Longest time for a request and its reply.
@@ -111,14 +111,14 @@ pub struct NewTopic {
 pub struct Admin(Connection);
 
 impl Admin {
-    /// Connects to the first of `brokers` that answers.
+    /// Connects to the first of `brokers` that answers, as `sasl` says.
     ///
     /// # Errors
     /// That of the last one, if none does.
-    pub fn connect(brokers: &[String]) -> Result<Self, Error> {
+    pub fn connect(brokers: &[String], sasl: Option<&Sasl>) -> Result<Self, Error> {
         let mut last = None;
         for broker in brokers {
-            match Self::open(broker) {
+            match Self::open(broker, sasl) {
                 Ok(admin) => return Ok(admin),
                 Err(err) => last = Some(err),
             }
@@ -126,8 +126,9 @@ impl Admin {
         Err(last.expect("KAFKA_BROKERS names at least one broker"))
     }
 
-    fn open(broker: &str) -> Result<Self, Error> {
-        let limits = Limits { connect: CONNECT, stop: None, client_id: "synchronizer" };
+    fn open(broker: &str, sasl: Option<&Sasl>) -> Result<Self, Error> {
+        let sasl = sasl.cloned();
+        let limits = Limits { connect: CONNECT, stop: None, client_id: "synchronizer", sasl };
         let mut connection = Connection::open(broker, &limits)?;
         let deadline = Instant::now() + CALL;
         connection.require::<MetadataRequest>(deadline)?;
@@ -316,7 +317,7 @@ mod tests {
     }
 
     fn refusal(broker: String) -> Error {
-        Admin::connect(&[broker]).err().expect("no such broker is taken")
+        Admin::connect(&[broker], None).err().expect("no such broker is taken")
     }
 
     #[test]
@@ -356,7 +357,7 @@ mod tests {
     #[test]
     fn the_next_broker_is_tried() {
         let second = broker(|_| framed(77, &[]));
-        let err = Admin::connect(&["127.0.0.1:1".to_owned(), second.clone()]).err().unwrap();
+        let err = Admin::connect(&["127.0.0.1:1".to_owned(), second.clone()], None).err().unwrap();
         assert!(err.to_string().starts_with(&second), "{err}");
     }
 }

@@ -7,7 +7,10 @@ pub mod topics;
 
 use admin::Admin;
 use common::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::{KAFKA_BROKERS, KafkaConfig};
+use common::kafka::{
+    KAFKA_BROKERS, KAFKA_SASL_MECHANISM, KAFKA_SASL_PASSWORD, KAFKA_SASL_PASSWORD_FILE,
+    KAFKA_SASL_USERNAME, KafkaConfig,
+};
 use common::log::Chain;
 use common::registry::{self, Registry};
 use common::service::{BoxError, EXIT_TEMPORARY, Service, Start};
@@ -37,7 +40,15 @@ pub const SERVICE: Service = Service {
     name: "synchronizer",
     about: "Makes the topics and schemas of the bank what they should be. Exit codes: 0 all is as wanted, 1 something differs that \
             can't or may not be changed (with --dry-run: anything differs), 2 wrong environment, 75 the servers were not there within WAIT_S",
-    variables: &[&[KAFKA_BROKERS, SCHEMA_REGISTRY_URL, WAIT_S]],
+    variables: &[&[
+        KAFKA_BROKERS,
+        KAFKA_SASL_MECHANISM,
+        KAFKA_SASL_USERNAME,
+        KAFKA_SASL_PASSWORD,
+        KAFKA_SASL_PASSWORD_FILE,
+        SCHEMA_REGISTRY_URL,
+        WAIT_S,
+    ]],
     flags: &[(DRY_RUN, "says what it would do, and changes nothing")],
     run,
 };
@@ -207,7 +218,8 @@ impl Run<'_> {
         let admin = match connection {
             Some(admin) => admin,
             None => {
-                connection.insert(Admin::connect(&self.config.kafka.brokers).map_err(Error::Kafka)?)
+                let KafkaConfig { brokers, sasl, .. } = &self.config.kafka;
+                connection.insert(Admin::connect(brokers, sasl.as_ref()).map_err(Error::Kafka)?)
             }
         };
         let names: Vec<&'static str> = self.topics.iter().map(|topic| topic.name).collect();

@@ -31,7 +31,7 @@ fn run(topics: &[Topic], dry_run: bool) -> (Vec<String>, Summary) {
 
 fn look(topics: &[Topic]) -> Seen {
     let names: Vec<&'static str> = topics.iter().map(|topic| topic.name).collect();
-    Admin::connect(&config().kafka.brokers).unwrap().look(&names).unwrap()
+    Admin::connect(&config().kafka.brokers, None).unwrap().look(&names).unwrap()
 }
 
 fn registry() -> Registry {
@@ -75,7 +75,7 @@ fn drift_is_repaired() {
     let wrong = vec![("retention.ms", "1000".to_owned()), ("compression.type", "gzip".to_owned())];
     let foreign = ("segment.ms", "100000".to_owned());
     let configs = BTreeMap::from([(topic.name, [wrong, vec![foreign]].concat())]);
-    Admin::connect(&config().kafka.brokers).unwrap().set_configs(&configs).unwrap();
+    Admin::connect(&config().kafka.brokers, None).unwrap().set_configs(&configs).unwrap();
     registry().set_compatibility(&topic.subject(), "NONE").unwrap();
 
     let (lines, summary) = run(&[topic], false);
@@ -120,7 +120,8 @@ fn wrong_partitions_are_told_and_left() {
         replication: 1,
         configs: Vec::new(),
     });
-    let results = Admin::connect(&config().kafka.brokers).unwrap().create(&[&new[0], &new[1]]);
+    let results =
+        Admin::connect(&config().kafka.brokers, None).unwrap().create(&[&new[0], &new[1]]);
     assert!(results.unwrap().iter().all(Result::is_ok));
     let (lines, summary) = run(&topics, false);
     assert!(summary.differs());

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes the batches that src/golden.rs reads: Java's client and librdkafka write the same records with each codec, and what the
+# broker then has on its disk is copied. On a stack with one broker, from the root of the checkout:
+#   stack/stack.sh with --servers-only common/wire/golden/make.sh
+set -euo pipefail
+golden=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
+venv=$golden/../../../target/golden-venv
+# Brings librdkafka 2.12.
+python3 -m venv "$venv"
+"$venv/bin/pip" install --quiet confluent-kafka==2.12.2
+
+for codec in none gzip snappy lz4 zstd; do
+  for client in java librdkafka; do
+    topic=golden-$client-$codec-$$
+    # Makes the topic, and, if told so, the records.
+    java -cp "$KAFKA_JARS/*" "$golden/Golden.java" "$KAFKA_BROKERS" "$topic" "$client" "$codec" 2>/dev/null
+    [[ $client == java ]] || "$venv/bin/python" "$golden/golden.py" "$KAFKA_BROKERS" "$topic" "$codec"
+    cp "$STACK_DIR/kafka-1/data/$topic-0/00000000000000000000.log" "$golden/$client-$codec.bin"
+  done
+done
+ls -l "$golden"
