@@ -4,13 +4,14 @@ STACK := stack/stack.sh
 # Where rustup puts cargo, for shells that don't look there.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
+# All ports here are below 32768: from there on Linux takes those of outgoing connections.
 # The tests' own stack, beside one that `make up` started. Points at which a test stops the handler are compiled in.
 TEST_FEATURES ?= command-handler/failpoints
 TEST := PROFILE=dev STACK_DIR=target/test-stack FEATURES=$(TEST_FEATURES) \
 	KAFKA_PORT=29092 REGISTRY_PORT=28081 POSTGRES_PORT=25432 HEALTH_PORTS=27500 CONTROL_PORT=27888 GRAPHQL_PORT=28888 FRONTEND_PORT=28181
 TEST_BROWSER := $(TEST) STACK_DIR=$(abspath target/test-stack-browser) RESULTS_DIR=$(abspath services/frontend/page/tests/results):$(abspath docs)
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
-	KAFKA_PORT=39092 REGISTRY_PORT=38081 POSTGRES_PORT=35432 HEALTH_PORTS=37500 CONTROL_PORT=37888 GRAPHQL_PORT=38888 FRONTEND_PORT=38181
+	KAFKA_PORT=22092 REGISTRY_PORT=22081 POSTGRES_PORT=22432 HEALTH_PORTS=22500 CONTROL_PORT=22888 GRAPHQL_PORT=22988 FRONTEND_PORT=22181
 TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
