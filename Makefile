@@ -73,10 +73,10 @@ test-bank: ## those of them that test the bank; TESTS="--test faults --test kill
 	@$(TEST) $(STACK) build
 	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common $(or $(TESTS),--tests) -- --ignored --test-threads=1
 
-# What Kafka 4 may change, as far as it is quick: the rest of the tests on Kafka 4 is `make test-integration KAFKA=4`.
+# What Kafka 4 may change, as far as it is quick: all of them on Kafka 4 is `make test-integration KAFKA=4`.
 test-kafka-4: ## what CI runs of the integration tests on Kafka 4
 	@$(STACK) prerequisites test
-	@$(MAKE) --no-print-directory test-kafka KAFKA=4
+	@$(MAKE) --no-print-directory test-kafka KAFKA=4 TESTS="$(addprefix --test ,kafka kafka_groups kafka_sasl)"
 	@$(MAKE) --no-print-directory test-bank KAFKA=4 TESTS="$(addprefix --test ,leader kills rules replay generator heartbeat synchronizer)"
 
 test-browser: ## tests of the pages in a real Chromium, on a bank of their own
@@ -97,12 +97,12 @@ CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),modern,kafka modern))
 # found in one.
 TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 connections.max.reauth.ms=5000 log.retention.check.interval.ms=1000 log.cleaner.backoff.ms=1000
 
-test-kafka: ## tests of common/ on three brokers, with each client that can speak with them or KAFKA_CLIENT alone
+test-kafka: ## tests of common/ on three brokers, with each client that can speak with them or KAFKA_CLIENT alone; TESTS="--test kafka" for some
 	@$(TEST) STACK_DIR=target/test-stack-kafka $(STACK) wipe
 	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 SASL_PORT=29292 KAFKA_OPTIONS="$(TEST_KAFKA_OPTIONS)" \
 		$(STACK) with --servers-only sh -ec 'for client in $(CLIENTS); do \
 			echo "KAFKA_CLIENT=$$client"; \
-			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast --tests -- --ignored --test-threads=1; done'
+			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast $(or $(TESTS),--tests) -- --ignored --test-threads=1; done'
 
 up: ## starts Kafka, registry, PostgreSQL and the bank, whatever of it is down
 	@$(STACK) up
