@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 const SIGKILL: i32 = 9;
 
+/// Longest wait for the stop of a handler whose test is over.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
 /// How a handler is started.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Settings<'a> {
@@ -25,7 +28,8 @@ pub struct Settings<'a> {
     pub once: bool,
 }
 
-/// A command-handler. Started again when it dies, as the stack's supervisor does; killed when dropped.
+/// A command-handler. Started again when it dies, as the stack's supervisor does. Stopped when dropped, so that the next test's
+/// handler has nothing to tell again; killed if it does not stop.
 pub struct Handler {
     shared: Arc<Mutex<Shared>>,
     supervisor: Option<JoinHandle<()>>,
@@ -216,13 +220,16 @@ impl Drop for Handler {
         if thread::panicking() {
             eprintln!("{}", self.end_of_log());
         }
-        let mut shared = self.shared();
-        shared.last = true;
-        if let Some(child) = &mut shared.child {
-            // A frozen process dies of it, too.
+        self.shared().last = true;
+        self.signal("TERM");
+        self.signal("CONT");
+        let deadline = Instant::now() + STOP_MAX;
+        while self.shared().child.is_some() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
+        if let Some(child) = &mut self.shared().child {
             let _ = child.kill();
         }
-        drop(shared);
         if let Some(supervisor) = self.supervisor.take() {
             let _ = supervisor.join();
         }
