@@ -1,10 +1,10 @@
 //! The two desks of the bank: what is asked on a topic, who decides it, and which records tell the outcome.
 
+use crate::Outgoing;
 use crate::domain::Change;
 use crate::error::Error;
 use crate::store::{Creation, Moved, Session, Transfer};
 use common::avro::{Encoder, Record};
-use common::kafka::producer::Outgoing;
 use common::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,

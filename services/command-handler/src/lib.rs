@@ -19,7 +19,7 @@ use crate::desk::{AccountDesk, Desk, TransferDesk};
 use crate::error::Error;
 use common::health::Health;
 use common::kafka::KafkaConfig;
-use common::kafka::producer::ProducerConfig;
+use common::kafka::producer::{Outgoing, ProducerConfig};
 use common::log::Chain;
 use common::registry::Registry;
 use common::service::{BoxError, Service, Start};
