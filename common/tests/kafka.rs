@@ -5,13 +5,13 @@
 mod kafka_support;
 
 use common::env::Env;
-use common::kafka::consumer::{Consumer, Otherwise, start_positions};
+use common::kafka::consumer::{Consumer, Otherwise};
 use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
 use common::kafka::wire::{Batch, Compression, In, Kind, Out, Position};
 use common::shutdown::Shutdown;
 use kafka_support::{
     Open, PATIENCE, Reader, beginning, bus, config, foreign, modern, numbered, producer_config,
-    topic,
+    start_positions, topic,
 };
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,9 +57,7 @@ fn positions_are_kept_by_the_group() {
     let topic = topic("group", 3, &[]);
     let mut sender = Sender::new(&producer_config(), &Shutdown::default());
     assert!(sender.send_all(&numbered(topic, 0..300)).iter().all(Result::is_ok));
-    let start = |otherwise| {
-        start_positions(&config(), topic, topic, &[0, 1, 2], otherwise, PATIENCE).unwrap()
-    };
+    let start = |otherwise| start_positions(topic, &[0, 1, 2], otherwise, PATIENCE);
     let bounds = bus().bounds(topic, PATIENCE).unwrap();
     assert_eq!(bounds.iter().map(|(_, end)| end).sum::<i64>(), 300);
     assert!(start(Otherwise::Earliest).iter().all(|it| it.next == 0));
@@ -365,7 +363,7 @@ fn deleted_records_are_jumped_over() {
 
     bus().commit(topic, topic, &[Position { partition: 0, next: 10 }], PATIENCE).unwrap();
     let otherwise = Otherwise::End;
-    let start = start_positions(&config(), topic, topic, &[0], otherwise, PATIENCE).unwrap();
+    let start = start_positions(topic, &[0], otherwise, PATIENCE);
     assert_eq!(start, [Position { partition: 0, next: 50 }]);
 }
 
@@ -387,7 +385,7 @@ fn records_that_retention_has_deleted_are_jumped_over() {
     }
     // One that starts where it was, and one that was on its way.
     let otherwise = Otherwise::End;
-    let start = start_positions(&config(), topic, topic, &[0], otherwise, PATIENCE).unwrap();
+    let start = start_positions(topic, &[0], otherwise, PATIENCE);
     assert_eq!(start, [Position { partition: 0, next: 200 }]);
     let mut reader = Reader::new(topic, 1);
     reader.consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next: 150 }]);

@@ -5,14 +5,14 @@
 
 mod kafka_support;
 
-use common::kafka::consumer::{Consumer, Otherwise, start_positions};
+use common::kafka::consumer::{Consumer, Otherwise};
 use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
 use common::kafka::wire::{self, Batch, In, Out, Position};
 use common::service::EXIT_TEMPORARY;
 use common::shutdown::Shutdown;
 use kafka_support::{
     PATIENCE, Reader, beginning, bus, config, coordinator, modern, numbered, producer_config,
-    replicated_topic, topic,
+    replicated_topic, start_positions, topic,
 };
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
@@ -211,7 +211,7 @@ fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
         // What was read ahead and not committed comes again.
         let all: Vec<i32> = (0..9).collect();
         let otherwise = Otherwise::Earliest;
-        let start = start_positions(&config(), topic, topic, &all, otherwise, PATIENCE).unwrap();
+        let start = start_positions(topic, &all, otherwise, PATIENCE);
         reader.consumer = Consumer::start(&config(), topic, start);
     };
     commit(&mut reader);
@@ -333,7 +333,7 @@ fn child_reads_and_commits() {
     let topic: &'static str = topic.leak();
     let mut bus = bus();
     let otherwise = Otherwise::Earliest;
-    let start = start_positions(&config(), topic, topic, &[0], otherwise, 3 * PATIENCE).unwrap();
+    let start = start_positions(topic, &[0], otherwise, 3 * PATIENCE);
     let mut consumer = Consumer::start(&config(), topic, start);
     loop {
         for chunk in consumer.poll(PATIENCE).unwrap() {

@@ -11,6 +11,10 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Least time between two commits of offsets: a commit costs the broker as much as a batch, and only bounds what comes again
+/// after a crash.
+pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// How long a broker holds a fetch back while there is nothing to read.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
 /// Fetches that wait for the caller, beside one in each thread.
@@ -345,27 +349,12 @@ impl Fetcher {
     }
 }
 
-/// Where `group` goes on in `partitions` of `topic`: its committed offsets, or the earliest where these are outside the log.
+/// Where `group` goes on in `partitions` of `topic`: its committed offsets, or the earliest where these are outside the log. Once
+/// `stop` is requested nothing is tried again.
 ///
 /// # Errors
 /// The cluster did not answer within `within`.
 pub fn start_positions(
-    config: &KafkaConfig,
-    group: &str,
-    topic: &str,
-    partitions: &[i32],
-    otherwise: Otherwise,
-    within: Duration,
-) -> Result<Vec<Position>, Error> {
-    let stop = Shutdown::default();
-    start_positions_until(config, group, topic, partitions, otherwise, within, &stop)
-}
-
-/// The same; once `stop` is requested nothing is tried again.
-///
-/// # Errors
-/// The same.
-pub fn start_positions_until(
     config: &KafkaConfig,
     group: &str,
     topic: &str,

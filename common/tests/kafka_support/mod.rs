@@ -3,9 +3,10 @@
 
 use common::env::Env;
 use common::kafka::KafkaConfig;
-use common::kafka::consumer::Consumer;
+use common::kafka::consumer::{self, Consumer, Otherwise};
 use common::kafka::producer::{Outgoing, ProducerConfig};
 use common::kafka::wire::{self, Bus, In, Position};
+use common::shutdown::Shutdown;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::{
     ApiKey, CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest,
@@ -33,6 +34,18 @@ pub fn config() -> KafkaConfig {
 
 pub fn producer_config() -> ProducerConfig {
     ProducerConfig::from_env(&environment()).unwrap()
+}
+
+/// Where a group that is named as `topic` goes on.
+pub fn start_positions(
+    topic: &str,
+    partitions: &[i32],
+    otherwise: Otherwise,
+    within: Duration,
+) -> Vec<Position> {
+    let stop = Shutdown::default();
+    consumer::start_positions(&config(), topic, topic, partitions, otherwise, within, &stop)
+        .unwrap()
 }
 
 fn environment() -> Env<'static> {

@@ -15,6 +15,7 @@ use common::records::{
 };
 use common::registry::Registry;
 use common::service::{BoxError, Service, Start};
+use common::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -98,7 +99,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
 fn reader<R: Record>(kafka: &KafkaConfig) -> Result<Consumer, wire::Error> {
     let topic = R::TOPIC;
     let all: Vec<i32> = (0..topic.partitions).collect();
-    let positions = start_positions(kafka, GROUP, topic.name, &all, Otherwise::Earliest, WITHIN)?;
+    let (otherwise, stop) = (Otherwise::Earliest, Shutdown::default());
+    let positions = start_positions(kafka, GROUP, topic.name, &all, otherwise, WITHIN, &stop)?;
     Ok(Consumer::start(kafka, topic.name, positions))
 }
 

@@ -4,6 +4,7 @@ use crate::config::{Config, Names};
 use crate::domain::{self, Account, Accounts, Command};
 use crate::source::{Arrived, From, Source};
 use common::avro::Encoder;
+use common::kafka::consumer::COMMIT_INTERVAL;
 use common::kafka::producer::{Outgoing, Sender};
 use common::kafka::wire::{self, Bus, Held, Kind};
 use common::log::Chain;
@@ -23,9 +24,6 @@ use uuid::Uuid;
 const WAIT: Duration = Duration::from_millis(20);
 /// Beats that wait for an account at most; then no more are read until there is one. Among so many are fifty that open one.
 const WAITING_MAX: usize = 10_000;
-/// Least time between two commits of offsets: a commit costs the broker as much as a batch, and only bounds what comes again
-/// after a crash.
-const COMMIT: Duration = Duration::from_millis(100);
 /// Between two attempts to find the positions at the start.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -162,7 +160,7 @@ impl Generator {
     pub fn run(mut self, ready: impl Fn()) -> Result<(), BoxError> {
         let mut holds = false;
         while !self.shutdown.requested() {
-            if !holds || self.committed.elapsed() >= COMMIT {
+            if !holds || self.committed.elapsed() >= COMMIT_INTERVAL {
                 // In this order: what the group gives to others goes on where it is committed.
                 self.commit()?;
                 holds = self.hold()?;

@@ -9,7 +9,7 @@ use crate::metrics;
 use crate::publish::{Decided, GROUP, Publisher};
 use crate::store::Session;
 use common::avro::Record;
-use common::kafka::consumer::{Otherwise, start_positions_until};
+use common::kafka::consumer::{Otherwise, start_positions};
 use common::log::Chain;
 use common::registry::Registry;
 use common::shutdown::Shutdown;
@@ -100,7 +100,7 @@ impl Worker {
             let kafka = &self.config.producer.kafka;
             let (otherwise, stop) = (Otherwise::Earliest, &self.shutdown);
             let positions =
-                start_positions_until(kafka, GROUP, topic.name, &owned, otherwise, within, stop)?;
+                start_positions(kafka, GROUP, topic.name, &owned, otherwise, within, stop)?;
             let intake = Intake::start::<D>(
                 kafka,
                 &self.registry,

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::failpoint::{self, Point};
 use crate::metrics;
 use common::avro::Record;
+use common::kafka::consumer::COMMIT_INTERVAL;
 use common::kafka::producer::{Outgoing, ProducerConfig, Sender as KafkaSender};
 use common::kafka::wire::{self, Bus, Kind, Position};
 use common::shutdown::Shutdown;
@@ -24,10 +25,6 @@ const COMMIT_GRACE: Duration = Duration::from_millis(300);
 
 /// Batches handed over and not yet done: one is being written while the next is encoded.
 const IN_FLIGHT_MAX: usize = 2;
-
-/// Least time between two commits of offsets: a commit costs the broker as much as a batch, and only bounds what comes again
-/// after a crash.
-const COMMIT: Duration = Duration::from_millis(100);
 
 /// A batch whose outcomes are committed in the database.
 pub struct Decided<O> {
@@ -189,7 +186,7 @@ impl<D: Desk> Teller<D> {
         if self.told.is_empty() {
             return inbox.recv().map_err(|RecvError| RecvTimeoutError::Disconnected);
         }
-        match COMMIT.checked_sub(self.committed.elapsed()) {
+        match COMMIT_INTERVAL.checked_sub(self.committed.elapsed()) {
             Some(left) => inbox.recv_timeout(left),
             None => Err(RecvTimeoutError::Timeout),
         }

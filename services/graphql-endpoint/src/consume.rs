@@ -6,7 +6,7 @@ use crate::hub::{Ending, Hub};
 use crate::metrics;
 use crate::store::{self, Listener, Told, Writer};
 use common::avro::{self, Decoder};
-use common::kafka::consumer::{Consumer, Otherwise, start_positions_until};
+use common::kafka::consumer::{Consumer, Otherwise, start_positions};
 use common::kafka::producer::{Outgoing, Producer};
 use common::kafka::wire::{self, Bus, In, Kind, Position};
 use common::log::Chain;
@@ -83,8 +83,7 @@ impl Worker {
             log::info!(topic, partitions:? = owned; "serving");
             let within = Duration::from_secs(5);
             let (otherwise, stop) = (Otherwise::Earliest, &self.shutdown);
-            let positions =
-                start_positions_until(kafka, GROUP, topic, &owned, otherwise, within, stop)?;
+            let positions = start_positions(kafka, GROUP, topic, &owned, otherwise, within, stop)?;
             let mut partitions = Partitions {
                 worker: self,
                 consumer: Consumer::start(kafka, topic, positions),
