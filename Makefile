@@ -162,9 +162,9 @@ test-peers: ## builds and verifies all of them in short
 	@$(TEST_PEERS) KILLS=1 KILL_TRANSFERS=300 OUT=target/test-peers $(STACK) with --servers-only \
 		bench verify --handler "$$(ls peers/*/run* | sed 's|peers/||; s|/run||' | paste -sd,)"
 
-verify: ## does a command-handler keep the bank's contract? HANDLER=name, several, all, or the command that starts it
+verify: ## does a command-handler keep the bank's contract? HANDLER=name, several, all, or the command that starts it; or IMAGE=name
 	@$(STACK) build
-	@$(STACK) with --servers-only bench verify --handler "$(or $(HANDLER),scratchbank)"
+	@$(STACK) with --servers-only bench verify $(if $(IMAGE),--image "$(IMAGE)",--handler "$(or $(HANDLER),scratchbank)")
 
 compare-handlers: peers ## size, start, memory, latency and cost of all of them: docs/comparison.md; QUICK=1 for one short run of each
 	@$(STACK) build

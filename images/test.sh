@@ -5,9 +5,10 @@
 #   refusals     without an environment each binary that needs one says one line and exits with 2
 #   emulated     the arm64 synchronizer and command-handler in an emulator, the other services as amd64 processes
 #   containers   all amd64 services as containers
+#   contract     the command-handler's image keeps the contract (`bench verify`), kill -9 included
 #   same_image   Dockerfile.scratch makes the same image as oci.py
 # Services are ready, money is transferred and every cent checked (`bench demo`, GraphQL), and SIGTERM stops them within a
-# second. The last two need a Docker engine (engine.sh); where none can be had they are named as not tested.
+# second. The last three need a Docker engine (engine.sh); where none can be had they are named as not tested.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 dir=$PWD/target/test-images
@@ -16,7 +17,7 @@ readonly arm64=$dir/dist/arm64
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # All that keep running.
 mapfile -t services < <(awk '$2 != "edge" && $2 != "synchronizer" { print $2 }' dist/amd64/SHA256SUMS)
-readonly need_engine=(containers same_image)
+readonly need_engine=(containers contract same_image)
 parts=("$@")
 [[ $# -gt 0 ]] || parts=(sizes refusals emulated engine)
 not_tested=
@@ -241,6 +242,14 @@ test_containers() {
     [[ $code == 0 && $took -lt 1000 ]] || die "$name as PID 1, SIGTERM: code $code after $took ms"
     say "$name: SIGTERM as PID 1, exit 0 after $took ms"
   done
+}
+
+test_contract() {
+  KILLS=1 KILL_TRANSFERS=300 OUT=$dir bench verify --image "scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
+    cat "$dir/verify.log" >&2
+    die "the command-handler's image breaks the contract"
+  }
+  say "the command-handler's image keeps the contract"
 }
 
 # Dockerfile.scratch makes the same image as oci.py.

@@ -42,6 +42,8 @@ pub struct Handler {
     pub variables: Vec<(String, String)>,
     /// File or folder of all that was built for it and that it needs; none if it is not known.
     pub artefact: Option<PathBuf>,
+    /// True if the command starts a container, named as the variable `CONTAINER` says: a kill must reach what is in it.
+    pub in_container: bool,
 }
 
 /// Where handlers are found.
@@ -107,6 +109,7 @@ impl Handlers {
             command: word.to_owned(),
             variables: Vec::new(),
             artefact: Some(file.to_owned()).filter(|path| path.is_file()),
+            in_container: false,
         })
     }
 
@@ -121,6 +124,7 @@ impl Handlers {
             command: quoted(&self.ours),
             variables: variables.to_vec(),
             artefact: Some(self.ours.clone()),
+            in_container: false,
         }
     }
 
@@ -138,11 +142,28 @@ impl Handlers {
             command: quoted(&absolute(run.to_owned())),
             variables: Vec::new(),
             artefact: Some(absolute(self.built.join(folder_name).join("artefact"))),
+            in_container: false,
         })
     }
 }
 
 impl Handler {
+    /// The one in a Docker image, as a container in the network of this machine.
+    pub fn of_image(image: &str) -> Self {
+        let passed = ["KAFKA_BROKERS", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "HEALTH_PORT"];
+        let passed = passed.map(|name| format!("--env {name}")).join(" ");
+        Self {
+            name: image.replace('/', "_"),
+            command: format!(
+                "docker run --rm --network host --name \"$CONTAINER\" {passed} {}",
+                quoted(Path::new(image))
+            ),
+            variables: Vec::new(),
+            artefact: None,
+            in_container: true,
+        }
+    }
+
     /// True if what it needs was built.
     pub fn is_built(&self) -> bool {
         self.artefact.as_ref().is_none_or(|path| path.exists())
@@ -272,6 +293,13 @@ mod tests {
         let command = handlers.named("/bin/sh -c true").unwrap();
         assert_eq!((command.name.as_str(), command.command.as_str()), ("sh", "/bin/sh -c true"));
         assert_eq!(command.artefact, Some("/bin/sh".into()));
+        let image = Handler::of_image("bank/handler:1");
+        assert_eq!((image.name.as_str(), image.in_container), ("bank_handler:1", true));
+        assert!(
+            image.command.ends_with(" --env HEALTH_PORT 'bank/handler:1'"),
+            "{}",
+            image.command
+        );
         fs::remove_dir_all(&folder).unwrap();
     }
 }

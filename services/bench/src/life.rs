@@ -101,12 +101,15 @@ impl Bank {
         let out = File::options().create(true).append(true).open(&log).map_err(failed)?;
         let port = free_port().map_err(failed)?;
         let own = |source| Error::Part { part: handler.name.clone(), pid: 0, source };
+        let container =
+            handler.in_container.then(|| format!("scratchbank-{}", Uuid::new_v4().simple()));
         let mut command = Command::new("sh");
         command
             .args(["-c", &format!("exec {}", handler.command)])
             .envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())))
             .envs(handler.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .env("HEALTH_PORT", port.to_string())
+            .envs(container.iter().map(|name| ("CONTAINER", name)))
             .stdin(Stdio::null())
             .stdout(out.try_clone().map_err(failed)?)
             .stderr(out);
@@ -115,7 +118,7 @@ impl Bank {
         let process = Process::open(child.id()).map_err(own)?;
         let ready = format!("http://127.0.0.1:{port}/readyz");
         let (http, name) = (self.http.clone(), handler.name.clone());
-        Ok(Life { name, child, process, began, ready, http, log, port })
+        Ok(Life { name, child, container, process, began, ready, http, log, port })
     }
 }
 
@@ -162,6 +165,8 @@ pub struct Life {
     /// The handler's.
     pub name: String,
     child: Child,
+    /// Name of the container that the child started; it hands on every signal but the one that kills.
+    container: Option<String>,
     /// To look at.
     pub process: Process,
     began: Instant,
@@ -207,6 +212,10 @@ impl Life {
 
     /// Ends it at once (SIGKILL).
     pub fn kill(&mut self) {
+        if let Some(name) = &self.container {
+            let mut remove = Command::new("docker");
+            let _ = remove.args(["rm", "--force", name]).output();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

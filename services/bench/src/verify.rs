@@ -25,6 +25,11 @@ const HANDLER: Variable = Variable::new(
     "what to verify: scratchbank, scratchbank-single, scratchbank-modern, the folder's name of a peer (and a dash and what follows \
      run- there), several of these separated by commas, all, or else the command that starts it",
 );
+const IMAGE: Variable = Variable::new(
+    "BENCH_IMAGE",
+    "",
+    "Docker image of a handler, to be verified instead; it is run as a container in this machine's network",
+);
 const KILLS: Variable =
     Variable::new("KILLS", "3", "how often it is killed in the midst of work, 1 to 100");
 const KILL_TRANSFERS: Variable =
@@ -37,7 +42,7 @@ pub const COMMAND: Command = Command {
     about: "Checks that a command-handler, ours or another, keeps the bank's contract",
     details: DETAILS,
     variables: &[
-        &[HANDLER, KILLS, KILL_TRANSFERS, OUT, SERVER_URL],
+        &[HANDLER, IMAGE, KILLS, KILL_TRANSFERS, OUT, SERVER_URL],
         Handlers::VARIABLES,
         Cluster::VARIABLES[0],
         Cluster::VARIABLES[1],
@@ -55,8 +60,10 @@ docs/compare.md whether it holds; exit code 1 if one does not.
 fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     let handlers = Handlers::from_env(&start.env)?;
     let cluster = Cluster::from_env(&start.env)?;
-    let word = start.env.text(&HANDLER)?;
-    let chosen = choose(&handlers, &word)?;
+    let chosen = match start.env.text(&IMAGE)? {
+        none if none.is_empty() => choose(&handlers, &start.env.text(&HANDLER)?)?,
+        image => vec![Handler::of_image(&image)],
+    };
     let out = start.env.text(&OUT)?;
     Bank::synchronize()?;
     let mut broken = 0;

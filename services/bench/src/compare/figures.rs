@@ -132,6 +132,7 @@ pub mod tests {
             command: String::new(),
             variables: Vec::new(),
             artefact: None,
+            in_container: false,
         };
         let run = |(number, loads): (usize, &&[(u32, bool)])| Run {
             artefact_bytes: Some(2_000_000),
