@@ -145,7 +145,8 @@ def machine():
         model = re.search(r"model name\s*: (.*)", file.read())
     with open("/proc/meminfo") as file:
         memory = int(file.readline().split()[1]) / (1 << 20)
-    return f"{os.cpu_count()} x {model[1] if model else platform.machine()}, {memory:.0f} GiB, Linux {platform.release()}, load average {os.getloadavg()[0]:.1f} before"
+    kernel = platform.release().split("-")[0]
+    return f"{os.cpu_count()} x {model[1] if model else platform.machine()}, {memory:.0f} GiB, Linux {kernel}, load average {os.getloadavg()[0]:.1f} before"
 
 
 def chart(talk, ours):
