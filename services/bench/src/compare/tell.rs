@@ -4,7 +4,7 @@ use super::figures::{Costs, Figures};
 use super::{COSTS_AT, IDLE};
 use crate::error::Error;
 use crate::handlers::OURS;
-use crate::probe::row::mib;
+use crate::probe::row::{Row, mib};
 use crate::proc;
 use crate::report::{self, short};
 use crate::results::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
@@ -182,11 +182,12 @@ fn grid(rows: &[Vec<String>]) -> String {
 fn json(all: &[&Figures]) -> String {
     let mut handlers = Map::new();
     for figures in all {
-        let rounded = |value: Option<f64>| value.map(|it| (it * 100.0).round() / 100.0);
-        let precise = |value: Option<f64>| value.map(|it| (it * 1e5).round() / 1e5);
-        let at = |of: fn(&crate::probe::row::Row) -> f64| -> Map<String, Value> {
+        type Digits = fn(Option<f64>) -> Option<f64>;
+        let rounded: Digits = |value| value.map(|it| (it * 100.0).round() / 100.0);
+        let precise: Digits = |value| value.map(|it| (it * 1e5).round() / 1e5);
+        let at = |of: fn(&Row) -> f64, digits: Digits| -> Map<String, Value> {
             let loads = figures.loads().into_iter().chain(LATENCIES);
-            loads.map(|load| (load.to_string(), json!(rounded(figures.at(load, of))))).collect()
+            loads.map(|load| (load.to_string(), json!(digits(figures.at(load, of))))).collect()
         };
         let costs = figures.costs();
         let bytes = figures.bytes();
@@ -202,9 +203,9 @@ fn json(all: &[&Figures]) -> String {
                 "rss_idle_mib": rounded(figures.rss_idle().map(|bytes| mib(bytes as u64))),
                 "rss_mib": rounded(figures.rss().map(|bytes| mib(bytes as u64))),
                 "max_per_s": figures.max_per_s(),
-                "p50_ms": at(|row| row.p50_ms),
-                "p99_ms": at(|row| row.p99_ms),
-                "broker_cpu_s_per_1000": at(|row| row.costs()[0]),
+                "p50_ms": at(|row| row.p50_ms, rounded),
+                "p99_ms": at(|row| row.p99_ms, rounded),
+                "broker_cpu_s_per_1000": at(|row| row.costs()[0], precise),
                 "cpu_s_per_1000": {
                     "at_per_s": COSTS_AT,
                     "handler": precise(costs.map(|it| it.handler)),
