@@ -94,6 +94,8 @@ screenshots: ## pictures of all pages, into docs/screenshots
 
 # The kafka crate can't speak with Kafka 4.
 CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),modern,kafka modern))
+# Of the whole workspace, not of common/ alone, which would be built once more with fewer features.
+COMMON_TESTS := $(patsubst common/tests/%.rs,--test %,$(wildcard common/tests/*.rs))
 # Idle connections are closed, and whoever has said who he is has to say so again, after five seconds; deleted segments and compacted ones are
 # found in one.
 TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 connections.max.reauth.ms=5000 log.retention.check.interval.ms=1000 log.cleaner.backoff.ms=1000
@@ -103,7 +105,7 @@ test-kafka: ## tests of common/ on three brokers, with each client that can spea
 	@$(TEST) STACK_DIR=target/test-stack-kafka BROKERS=3 SASL_PORT=29292 KAFKA_OPTIONS="$(TEST_KAFKA_OPTIONS)" \
 		$(STACK) with --servers-only sh -ec 'for client in $(CLIENTS); do \
 			echo "KAFKA_CLIENT=$$client"; \
-			KAFKA_CLIENT=$$client cargo test --locked -p common --no-fail-fast $(or $(TESTS),--tests) -- --ignored --test-threads=1; done'
+			KAFKA_CLIENT=$$client $(CARGO_TEST) $(or $(TESTS),$(COMMON_TESTS)) -- --ignored --test-threads=1; done'
 
 up: ## starts Kafka, registry, PostgreSQL and the bank, whatever of it is down
 	@$(STACK) up
@@ -154,7 +156,7 @@ peers: ## builds the other implementations of the command-handler, in peers/
 	@$(STACK) prerequisites build peers
 	@for build in peers/*/build.sh; do echo "$$build"; "$$build" || exit 1; done
 
-# Debug builds in the folder that the bank's tests use, and less to be killed in. Not in CI yet: issue 9.
+# Debug builds in the folder that the bank's tests use, and less to be killed in.
 test-peers: ## builds and verifies all of them in short
 	@$(MAKE) --no-print-directory peers PROFILE=dev
 	@$(TEST_PEERS) $(STACK) build
