@@ -135,6 +135,8 @@ fn twenty_kills_under_load_lose_nothing_and_make_nothing() {
     ledger.settle(PATIENCE);
     assert!(handler.exits().iter().all(|end| was_killed(*end)), "{:?}", handler.exits());
     assert_eq!(handler.exits().len(), KILLS);
+    // All may be answered before it is started again.
+    handler.wait_ready(PATIENCE);
     handler.stop();
     ledger.read_to_the_end();
     ledger.check();
