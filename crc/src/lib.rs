@@ -1,5 +1,6 @@
 //! What the kafka crate asks of the crate that this one stands in for: the checksum of a message in the protocol's old format. It asks
-//! for a new `Crc` per message, and that crate makes a table of 256 entries for each. docs/decisions/0015-checksum-and-copies.md has what that cost.
+//! for a new `Crc` per message, and that crate makes a table of 256 entries for each. kafka-protocol asks for one as a constant, and never
+//! uses it. docs/decisions/0015-checksum-and-copies.md has what that cost.
 
 use std::marker::PhantomData;
 
