@@ -167,7 +167,8 @@ test("a bank employee pages through all accounts and follows one", async () => {
   await newest(page, "€54,32");
   const [last] = await transactions(iban, 1);
   await page.locator(`#transaction-box-${last.id}`).getByText("followed").waitFor();
-  await page.locator(`#accounts tr:has(#account-${iban})`).getByText(last.new_balance, { exact: true }).waitFor();
+  const cells = page.locator(`#accounts tr:has(#account-${iban}) td`);
+  await until("its row", async () => (await cells.allTextContents()).join() === [iban, last.new_balance, "€54,32"].join());
   await leave(page);
 });
 
