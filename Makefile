@@ -131,7 +131,7 @@ demo: ## about a minute of the bank at work (DEMO_S), with the check that no cen
 bench: ## the talk's test in three modes, three runs each, and graphs: an hour
 	@$(STACK) with sh -c 'bench run --profile max --modes single,batched,modern --runs 3 && bench report'
 
-bench-quick: ## the same in under 4 minutes: coarser, one run each
+bench-quick: ## the same in 3 minutes: coarser, one run each
 	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched,modern && bench report'
 
 results: ## docs/results.md from the rows of the last `make bench`

@@ -64,7 +64,7 @@ launch_postgres() {
   bin=$(postgres_bin)
   as_postgres
   # Durable as PostgreSQL comes (fsync, synchronous_commit); the rest fits a small machine that writes much.
-  for option in listen_addresses=127.0.0.1 port="$POSTGRES_PORT" unix_socket_directories= shared_buffers=256MB \
+  for option in listen_addresses=127.0.0.1 port="$POSTGRES_PORT" unix_socket_directories= shared_buffers=1GB \
     wal_buffers=16MB max_wal_size=4GB checkpoint_timeout=15min jit=off timezone=UTC log_timezone=UTC \
     $POSTGRES_OPTIONS; do
     options+=(-c "$option")

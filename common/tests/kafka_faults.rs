@@ -10,6 +10,7 @@ use common::kafka::producer::{Outgoing, Producer, ProducerConfig, Sender};
 use common::kafka::wire::{self, Batch, In, Out, Position};
 use common::service::EXIT_TEMPORARY;
 use common::shutdown::Shutdown;
+use kafka_support::members::{Member, shared};
 use kafka_support::{
     PATIENCE, Reader, beginning, bus, config, coordinator, modern, numbered, producer_config,
     replicated_topic, start_positions, topic,
@@ -223,6 +224,31 @@ fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
     brokers.start(killed);
     commit(&mut reader);
     load.check(&mut reader);
+}
+
+/// The next coordinator knows the members: they keep what they hold, share it with one more, and may commit.
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn members_stay_members_when_the_coordinator_of_their_group_is_killed() {
+    let brokers = Brokers::new();
+    let topic = topic("killed-coordinator-of-members", 6, REPLICATED);
+    if !modern(topic) {
+        return; // The kafka crate has no groups: kafka_groups.rs sees it say so.
+    }
+    let (first, second) = (Member::join(topic), Member::join(topic));
+    shared(&[&first, &second], &[3, 3]);
+    let killed = coordinator(topic);
+    brokers.kill(killed);
+    let third = Member::join(topic);
+    shared(&[&first, &second, &third], &[2, 2, 2]);
+    assert_ne!(coordinator(topic), killed);
+    assert_eq!(bus().committed(topic, topic, PATIENCE).unwrap(), [Some(10); 6]);
+    brokers.start(killed);
+    third.end().leave(topic).unwrap();
+    shared(&[&first, &second], &[3, 3]);
+    for member in [first, second] {
+        member.end().leave(topic).unwrap();
+    }
 }
 
 #[test]

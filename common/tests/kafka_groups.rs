@@ -5,85 +5,17 @@
 mod kafka_support;
 
 use common::kafka::producer::Sender;
-use common::kafka::wire::{Bus, Held, Kind, Position};
+use common::kafka::wire::{Kind, Position};
 use common::shutdown::Shutdown;
+use kafka_support::members::{Member, shared};
 use kafka_support::{
     PATIENCE, bus, config, foreign, java, modern, numbered, producer_config, said, topic,
 };
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::collections::BTreeMap;
+use std::thread;
 use std::time::{Duration, Instant};
 
 const PARTITIONS: i32 = 6;
-
-/// A member that lives on a thread until it is told to end.
-struct Member {
-    held: Arc<Mutex<Option<Held>>>,
-    end: Arc<AtomicBool>,
-    thread: JoinHandle<Box<dyn Bus>>,
-}
-
-impl Member {
-    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of whatever it is given.
-    fn join(topic: &'static str) -> Self {
-        let (held, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
-        let (now, ending) = (held.clone(), end.clone());
-        let thread = thread::spawn(move || {
-            let mut bus = bus();
-            while !ending.load(Ordering::Relaxed) {
-                let held = Some(bus.held(topic, &[topic], PATIENCE).unwrap());
-                if *now.lock().unwrap() != held {
-                    let partitions = held.iter().flat_map(|it| &it.partitions);
-                    let next = 10;
-                    let positions = partitions.map(|(_, it)| Position { partition: *it, next });
-                    let committed =
-                        bus.commit(topic, topic, &positions.collect::<Vec<_>>(), PATIENCE);
-                    if committed.as_ref().is_err_and(|err| err.kind == Kind::Fenced) {
-                        // The group has changed once more.
-                        continue;
-                    }
-                    committed.unwrap();
-                    *now.lock().unwrap() = held;
-                }
-                thread::sleep(Duration::from_millis(100));
-            }
-            bus
-        });
-        Self { held, end, thread }
-    }
-
-    fn held(&self) -> Option<Held> {
-        self.held.lock().unwrap().clone()
-    }
-
-    /// Its connection, with which it is a member still.
-    fn end(self) -> Box<dyn Bus> {
-        self.end.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-/// Waits until the members hold so many partitions, `beside` more are held by others, and none twice.
-fn shared(members: &[&Member], shares: &[usize], beside: usize) {
-    let start = Instant::now();
-    loop {
-        let held: Vec<Held> = members.iter().filter_map(|it| it.held()).collect();
-        let found: Vec<usize> = held.iter().map(|it| it.partitions.len()).collect();
-        let distinct: BTreeSet<i32> =
-            held.iter().flat_map(|it| &it.partitions).map(|(_, partition)| *partition).collect();
-        let mut sorted = found.clone();
-        sorted.sort_unstable();
-        let whole = distinct.len() + beside == PARTITIONS as usize;
-        let generations: BTreeSet<i32> = held.iter().map(|it| it.generation).collect();
-        if sorted == shares && whole && generations.len() == 1 {
-            return;
-        }
-        assert!(start.elapsed() < PATIENCE, "{found:?} instead of {shares:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// What Kafka's tool says of the group: a map of columns for each line.
 fn tool(group: &str, more: &[&str]) -> Vec<BTreeMap<String, String>> {
@@ -113,16 +45,16 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     let mut sender = Sender::new(&producer_config(), &Shutdown::default());
     assert!(sender.send_all(&numbered(topic, 0..600)).iter().all(Result::is_ok));
     let first = Member::join(topic);
-    shared(&[&first], &[6], 0);
+    shared(&[&first], &[6]);
     let second = Member::join(topic);
-    shared(&[&first, &second], &[3, 3], 0);
+    shared(&[&first, &second], &[3, 3]);
 
     // Java's client comes, finds two partitions for itself, and goes.
     let java = thread::spawn(move || foreign(topic, &["member:6000"]));
-    shared(&[&first, &second], &[2, 2], 2);
+    shared(&[&first, &second], &[2, 2]);
     let said = java.join().unwrap();
     assert_eq!(said.lines().last(), Some("2"), "{said}");
-    shared(&[&first, &second], &[3, 3], 0);
+    shared(&[&first, &second], &[3, 3]);
 
     let bounds = bus().bounds(topic, PATIENCE).unwrap();
     let lines = tool(topic, &[]);
@@ -140,7 +72,7 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     // The second gives no sign of life from here on: the other gets all, and what it commits then is refused.
     let (_, partition) = second.held().unwrap().partitions[0];
     let mut second = second.end();
-    shared(&[&first], &[6], 0);
+    shared(&[&first], &[6]);
     let position = [Position { partition, next: 20 }];
     let err = second.commit(topic, topic, &position, PATIENCE).unwrap_err();
     assert_eq!(err.kind, Kind::Fenced, "{err}");
@@ -152,10 +84,10 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
 
     // Who leaves is not waited for.
     let third = Member::join(topic);
-    shared(&[&first, &third], &[3, 3], 0);
+    shared(&[&first, &third], &[3, 3]);
     let left = Instant::now();
     third.end().leave(topic).unwrap();
-    shared(&[&first], &[6], 0);
+    shared(&[&first], &[6]);
     assert!(left.elapsed() < Duration::from_secs(8), "{:?}", left.elapsed());
     first.end().leave(topic).unwrap();
 }

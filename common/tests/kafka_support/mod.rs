@@ -1,6 +1,8 @@
 //! What the tests against a real Kafka share: topics, records, and reading until all is there.
 #![allow(clippy::unwrap_used, dead_code, reason = "tests; each test binary uses a part of this")]
 
+pub mod members;
+
 use common::env::Env;
 use common::kafka::KafkaConfig;
 use common::kafka::consumer::{self, Consumer, Otherwise};

@@ -121,7 +121,7 @@ became of the ones before. A step that takes 5 s has timed out. The heartbeat ma
   talk     loads 0, 10, 20 ... 400 per second, 20 s each, one visitor; ends after three time-outs
   max      doubles the load from 100/s until one is not held, twice, then closes in on the highest that is, and measures half of
            it; 30 s each, ten visitors, without load first
-  quick    the same with coarser steps of 4 s
+  quick    the same with coarser steps of 3 s
   sanity   0, 100 and 500 per second, 5 s each, three visitors: half a minute in all
 A load is held if its beats came and were answered (95 % of them within the measured time), the lag of all readers grew from the
 first half of that time to the second by less than 2 % of what fell due in a half (or by less than 0.7 s of the load, which readers may commit later),
@@ -191,7 +191,7 @@ impl Profile {
             "quick" => Self {
                 name: "quick",
                 loads: [0, 1000, 4000].into_iter().chain(doubled(16_000)).collect(),
-                step: seconds(4),
+                step: seconds(3),
                 visitors: 10,
                 bisections: Some(1),
             },
@@ -349,12 +349,13 @@ fn course(
     let mut search = Search::new(&loads, bisections);
     let mut doubted = false;
     while let Some(load) = search.next() {
-        let Step { mut held, broken, .. } = step(bank, Kind::Climb, load)?;
+        let first = step(bank, Kind::Climb, load)?;
+        let mut held = first.held;
         if !held {
             bank.settle()?;
         }
         // The first that is not held ends the way up: once more, unless it was hopeless, since a stall of the machine is no limit.
-        if !held && !broken && !doubted {
+        if !held && !first.is_hopeless() && !doubted {
             doubted = true;
             Step { held, .. } = step(bank, Kind::Climb, load)?;
             if !held {

@@ -68,7 +68,7 @@ pub const COMMAND: Command = Command {
 const DETAILS: &str = "\
 Sends transfers between accounts straight to the command-handler, as `bench probe` does, at the same load three times: between few
 accounts, between many, and between many once much has happened. Accounts are opened and the history is made by the bank itself;
-with the defaults that takes some twenty minutes and 10 GB. To begin with an empty history it needs a stack of its own
+with the defaults that takes some ten minutes and 10 GB. To begin with an empty history it needs a stack of its own
 (make bench-scale). Measured is the CPU that broker, database, command-handler and graphql-endpoint spend on 1,000 transfers, when
 nothing else is on its way. The last line is JSON: the cost with many accounts and with a history, divided by the one before.
 ";

@@ -14,6 +14,8 @@ use std::time::Duration;
 const P99_MAX_MS: f64 = 1000.0;
 /// Part of the load that must have been sent for it to count.
 const SENT_MIN: f64 = 0.95;
+/// Answered less than this part of a load, the bank is far from holding it.
+const HOPELESS: f64 = 0.75;
 
 /// The lag of all readers counts what is on its way as well, and what is done but not committed: the generator and the handler
 /// commit each 0.1 s, the endpoint each 0.5 s. This much of the load, seconds, and this many records of visitors are no growth.
@@ -142,6 +144,12 @@ impl Step {
             && !self.visits.latencies.is_empty()
             && percentile_ms(&self.visits.latencies, 99.0) < P99_MAX_MS
             && measure::keeps_up(self.load, seconds, done, grown, load * NOISE_S + NOISE);
+    }
+
+    /// Whether this load need not be tried again: a stall of the machine explains a gap, but not one as wide.
+    pub fn is_hopeless(&self) -> bool {
+        let due = f64::from(self.load) * self.seconds;
+        self.broken || (self.records.commands_done as f64) < due * HOPELESS
     }
 
     /// As it stands in the CSV, in the order of [`COLUMNS`].
@@ -329,6 +337,13 @@ mod tests {
         assert!(!judged(
             |step| (0..10).for_each(|at| step.lags.note(f64::from(at), f64::from(at) * 200.0))
         ));
+    }
+
+    #[test]
+    fn a_load_is_hopeless_if_it_was_broken_off_or_a_quarter_was_not_answered() {
+        assert!(!step(1000, 7500).is_hopeless() && !step(0, 0).is_hopeless());
+        assert!(step(1000, 7499).is_hopeless());
+        assert!(Step { broken: true, ..step(1000, 10_000) }.is_hopeless());
     }
 
     #[test]
