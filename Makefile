@@ -15,9 +15,10 @@ TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
 TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
+FUZZ_TARGETS := $(basename $(notdir $(wildcard common/wire/fuzz/fuzz_targets/*.rs)))
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
-.PHONY: help build schema graphiql page lint test test-unit test-stack test-integration test-kafka test-bank test-kafka-4 test-browser screenshots up down status logs \
+.PHONY: help build schema graphiql page lint test test-unit fuzz test-stack test-integration test-kafka test-bank test-kafka-4 test-browser screenshots up down status logs \
 	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
 	peers test-peers verify compare-handlers binaries images verify-reproducible test-images compare
 
@@ -41,7 +42,7 @@ page: ## makes the frontend's page anew, after a change of its sources; needs np
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
-	for peer in peers/rust-*/; do cargo fmt --manifest-path "$$peer/Cargo.toml" --check || exit 1; done
+	for other in peers/rust-*/ common/wire/fuzz/; do cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
@@ -60,6 +61,15 @@ test-unit: ## tests that need no server
 	@$(STACK) prerequisites build
 	$(CARGO_TEST)
 
+fuzz: ## libFuzzer on each parser of what brokers send, FUZZ_S=60 seconds each
+	@$(STACK) prerequisites build fuzz
+	cargo install --locked --quiet --root target/tools cargo-fuzz@0.13.1
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz/corpus/$$target; \
+		PATH="$(abspath target/tools/bin):$$PATH" cargo fuzz run --fuzz-dir common/wire/fuzz --target-dir target/fuzz --sanitizer none \
+			$$target target/fuzz/corpus/$$target common/wire/golden -- \
+			-max_total_time=$(or $(FUZZ_S),60) -timeout=10 -rss_limit_mb=1024 || exit 1; done
+
 test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
@@ -72,7 +82,7 @@ test-bank: ## those of them that test the bank; TESTS="--test faults --test kill
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
 	@cargo build --locked --workspace --features "$(TEST_FEATURES)" --example wrong_handler
-	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) --exclude common $(or $(TESTS),--tests) -- --ignored --test-threads=1
+	@$(TEST) $(STACK) with --servers-only $(CARGO_TEST) $(or $(TESTS),$(BANK_TESTS)) -- --ignored --test-threads=1
 
 # What Kafka 4 may change, as far as it is quick: all of them on Kafka 4 is `make test-integration KAFKA=4`.
 test-kafka-4: ## what CI runs of the integration tests on Kafka 4
@@ -94,8 +104,9 @@ screenshots: ## pictures of all pages, into docs/screenshots
 
 # The kafka crate can't speak with Kafka 4.
 CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),modern,kafka modern))
-# Of the whole workspace, not of common/ alone, which would be built once more with fewer features.
+# Of the whole workspace, not of common/ alone or without it: with other features all would be built once more.
 COMMON_TESTS := $(patsubst common/tests/%.rs,--test %,$(wildcard common/tests/*.rs))
+BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,$(notdir $(wildcard services/*/tests/*.rs tests/tests/*.rs)))
 # Idle connections are closed, and whoever has said who he is has to say so again, after five seconds; deleted segments and compacted ones are
 # found in one.
 TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 connections.max.reauth.ms=5000 log.retention.check.interval.ms=1000 log.cleaner.backoff.ms=1000

@@ -4,7 +4,7 @@
 # rustup puts its programs where not every shell looks.
 PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
-# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers]: for what the caller is about to do; without a word for all of it.
+# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers] [fuzz]: for what the caller is about to do; without a word for all of it.
 prerequisites() {
   lock
   find_missing "${@:-servers build lint test}"
@@ -89,6 +89,10 @@ find_missing_static() {
 find_missing_peers() {
   { has mvn && has jlink && has javac; } || lacks "Maven and a JDK, 17 or later (mvn, javac, jlink)" maven default-jdk-headless ca-certificates
   has c++ || lacks "a C++ compiler (c++), for librdkafka's build" g++
+}
+
+find_missing_fuzz() {
+  has c++ || lacks "a C++ compiler (c++), for libFuzzer" g++
 }
 
 # To try images: an engine and an emulator.

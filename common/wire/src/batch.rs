@@ -93,6 +93,18 @@ pub fn encode(
     Ok(Bytes::from(out))
 }
 
+/// Gives what may be a batch the length, the version and the checksum that its bytes should have.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn mend(bytes: &mut [u8]) {
+    if bytes.len() > CHECKED_FROM {
+        let length = (bytes.len() - BEFORE_LENGTH) as i32;
+        bytes[8..BEFORE_LENGTH].copy_from_slice(&length.to_be_bytes());
+        bytes[16] = 2;
+        let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..]);
+        bytes[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
+    }
+}
+
 /// What a partition's part of a fetched reply holds.
 #[derive(Debug, Default)]
 pub struct Decoded {

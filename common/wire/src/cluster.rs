@@ -117,14 +117,8 @@ impl Cluster {
 
     /// Asks one broker after the other, until one answers. Says which one it was.
     pub fn ask_any<R: Ask>(&mut self, what: &str, request: &R) -> Result<(String, R::Response)> {
-        let brokers = &self.config.brokers;
-        let given = (0..brokers.len()).map(|i| &brokers[(self.turn + i) % brokers.len()]);
-        let mut hosts: Vec<String> = given.cloned().collect();
-        let known: Vec<&String> = self.addresses.values().collect();
-        hosts.extend(known.into_iter().filter(|it| !brokers.contains(it)).cloned());
-        hosts.sort_by_key(|host| self.suspects.contains(host));
         let mut refusals = Vec::new();
-        for host in hosts {
+        for host in self.hosts() {
             let deadline = Instant::now() + ANY.min(self.config.timeout);
             match self.ask(&host, request, deadline) {
                 Ok(reply) => return Ok((host, reply)),
@@ -139,6 +133,17 @@ impl Cluster {
         }
         self.turn = (self.turn + 1) % brokers_len(&self.config);
         Err(retry(0, refusals.join("; ")))
+    }
+
+    /// All brokers, those last that did not answer the last time.
+    fn hosts(&self) -> Vec<String> {
+        let brokers = &self.config.brokers;
+        let given = (0..brokers.len()).map(|i| &brokers[(self.turn + i) % brokers.len()]);
+        let mut hosts: Vec<String> = given.cloned().collect();
+        let known: Vec<&String> = self.addresses.values().collect();
+        hosts.extend(known.into_iter().filter(|it| !brokers.contains(it)).cloned());
+        hosts.sort_by_key(|host| self.suspects.contains(host));
+        hosts
     }
 
     /// Loads the leaders of `topic` anew.

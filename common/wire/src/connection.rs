@@ -128,14 +128,17 @@ pub struct Connection {
 struct Pending {
     correlation: i32,
     wanted: Wanted,
-    reply_bytes_max: usize,
 }
 
+/// An [`Ask`] as a value: what handles this is in a binary once, and not for each kind of request.
 #[derive(Clone, Copy)]
 struct Wanted {
     key: i16,
     name: &'static str,
     version: i16,
+    header_version: i16,
+    reply_header_version: i16,
+    reply_bytes_max: usize,
 }
 
 impl Connection {
@@ -273,6 +276,14 @@ impl Connection {
     /// See [`Fault`]; the connection is of no use then.
     pub fn send<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<(), Fault> {
         let wanted = Wanted::of::<R>();
+        let mut frame = self.begin(wanted, deadline)?;
+        let encoded = request.encode(&mut frame, R::VERSION);
+        encoded.map_err(|err| self.unaskable(&err))?;
+        self.post(frame, wanted, deadline)
+    }
+
+    /// Waits until the broker may be asked. Gives room for the length of the request, and its header.
+    fn begin(&mut self, wanted: Wanted, deadline: Instant) -> Result<Vec<u8>, Fault> {
         self.check(wanted)?;
         while let Some(until) = self.pause_until() {
             let left = until.min(deadline).saturating_duration_since(Instant::now());
@@ -284,22 +295,22 @@ impl Connection {
         }
         self.correlation = self.correlation.wrapping_add(1);
         let header = RequestHeader::default()
-            .with_request_api_key(R::KEY)
-            .with_request_api_version(R::VERSION)
+            .with_request_api_key(wanted.key)
+            .with_request_api_version(wanted.version)
             .with_correlation_id(self.correlation)
             .with_client_id(Some(StrBytes::from_static_str(self.limits.client_id)));
         let mut frame = vec![0; 4];
-        header
-            .encode(&mut frame, R::header_version(R::VERSION))
-            .and_then(|()| request.encode(&mut frame, R::VERSION))
-            .map_err(|err| self.protocol(format!("can't be asked: {err}")))?;
+        let encoded = header.encode(&mut frame, wanted.header_version);
+        encoded.map_err(|err| self.unaskable(&err))?;
+        Ok(frame)
+    }
+
+    fn post(&mut self, mut frame: Vec<u8>, wanted: Wanted, deadline: Instant) -> Result<(), Fault> {
         let length = i32::try_from(frame.len() - 4)
-            .map_err(|_| self.protocol("can't be asked: the request is too large".to_owned()))?;
+            .map_err(|_| self.unaskable(&"the request is too large"))?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.write(&frame, deadline)?;
-        let correlation = self.correlation;
-        let reply_bytes_max = R::REPLY_BYTES_MAX;
-        self.pending.push_back(Pending { correlation, wanted, reply_bytes_max });
+        self.pending.push_back(Pending { correlation: self.correlation, wanted });
         self.used_at = Instant::now();
         Ok(())
     }
@@ -310,8 +321,8 @@ impl Connection {
     /// See [`Fault`]; the connection is of no use then.
     pub fn receive<R: Ask>(&mut self, deadline: Instant) -> Result<R::Response, Fault> {
         loop {
-            if let Some(reply) = self.try_receive::<R>()? {
-                return Ok(reply);
+            if let Some(frame) = self.answer()? {
+                return self.read::<R>(frame);
             }
             self.wait_to_read(deadline)?;
         }
@@ -322,22 +333,35 @@ impl Connection {
     /// # Errors
     /// See [`Fault`]; the connection is of no use then.
     pub fn try_receive<R: Ask>(&mut self) -> Result<Option<R::Response>, Fault> {
+        let Some(frame) = self.answer()? else { return Ok(None) };
+        self.read::<R>(frame).map(Some)
+    }
+
+    /// The next reply behind the first, which says what the broker serves.
+    fn answer(&mut self) -> Result<Option<Bytes>, Fault> {
         while let Some(frame) = self.frame()? {
-            if self.served.is_none() {
-                self.greet(frame)?;
-                continue;
+            if self.served.is_some() {
+                return Ok(Some(frame));
             }
-            let reply = self.decode::<R>(frame)?;
-            self.greeted_only = false;
-            if let Ok(ms @ 1..) = u64::try_from(R::throttle_ms(&reply)) {
-                let pause = Duration::from_millis(ms).min(PAUSE_MAX);
-                log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "Kafka's quota is used up");
-                self.pause_until = Some(Instant::now() + pause);
-            }
-            self.used_at = Instant::now();
-            return Ok(Some(reply));
+            self.greet(frame)?;
         }
         Ok(None)
+    }
+
+    fn read<R: Ask>(&mut self, frame: Bytes) -> Result<R::Response, Fault> {
+        let reply = self.decode::<R>(frame)?;
+        self.answered(R::throttle_ms(&reply));
+        Ok(reply)
+    }
+
+    fn answered(&mut self, throttle_ms: i32) {
+        self.greeted_only = false;
+        if let Ok(ms @ 1..) = u64::try_from(throttle_ms) {
+            let pause = Duration::from_millis(ms).min(PAUSE_MAX);
+            log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "Kafka's quota is used up");
+            self.pause_until = Some(Instant::now() + pause);
+        }
+        self.used_at = Instant::now();
     }
 
     /// Takes the first reply: what the broker serves.
@@ -355,7 +379,7 @@ impl Connection {
 
     fn check(&self, wanted: Wanted) -> Result<(), Fault> {
         let Some(served) = &self.served else { return Ok(()) };
-        let Wanted { key, name, version } = wanted;
+        let Wanted { key, name, version, .. } = wanted;
         let range = served.iter().find(|range| range.key == key);
         if range.is_some_and(|range| (range.lowest..=range.highest).contains(&version)) {
             return Ok(());
@@ -371,11 +395,11 @@ impl Connection {
             let mut missing = 4usize.saturating_sub(self.inbox.len());
             if let Some(length) = self.inbox.first_chunk() {
                 let length = u32::from_be_bytes(*length) as usize;
-                let Some(Pending { reply_bytes_max, .. }) = self.pending.front() else {
+                let Some(Pending { wanted, .. }) = self.pending.front() else {
                     return Err(self.protocol("speaks without having been asked".to_owned()));
                 };
-                if length > *reply_bytes_max {
-                    let (broker, bytes_max) = (self.broker.clone(), *reply_bytes_max);
+                if length > wanted.reply_bytes_max {
+                    let (broker, bytes_max) = (self.broker.clone(), wanted.reply_bytes_max);
                     return Err(Fault::TooLarge { broker, bytes: length, bytes_max });
                 }
                 missing = (4 + length).saturating_sub(self.inbox.len());
@@ -398,18 +422,22 @@ impl Connection {
         }
     }
 
-    fn decode<R: Ask>(&mut self, mut frame: Bytes) -> Result<R::Response, Fault> {
-        let unreadable = |this: &Self, err: &dyn Display| {
-            this.protocol(format!("sends an unreadable reply to {}: {err}", R::NAME))
-        };
-        let header = header::<R>(&mut frame).map_err(|words| unreadable(self, &words))?;
-        let Some(Pending { correlation, wanted, .. }) = self.pending.pop_front() else {
+    fn decode<R: Ask>(&mut self, frame: Bytes) -> Result<R::Response, Fault> {
+        let frame = self.reply_to(Wanted::of::<R>(), frame)?;
+        body::<R>(frame).map_err(|words| self.unreadable(R::NAME, &words))
+    }
+
+    /// What is behind the header of a reply, if that was asked for before all else.
+    fn reply_to(&mut self, asked: Wanted, mut frame: Bytes) -> Result<Bytes, Fault> {
+        let header = read_header(asked.reply_header_version, &mut frame)
+            .map_err(|words| self.unreadable(asked.name, &words))?;
+        let Some(Pending { correlation, wanted }) = self.pending.pop_front() else {
             return Err(self.protocol("speaks without having been asked".to_owned()));
         };
-        if header.correlation_id != correlation || wanted.key != R::KEY {
+        if header.correlation_id != correlation || wanted.key != asked.key {
             return Err(self.protocol("answers another request".to_owned()));
         }
-        body::<R>(frame).map_err(|words| unreadable(self, &words))
+        Ok(frame)
     }
 
     fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), Fault> {
@@ -468,18 +496,37 @@ impl Connection {
     fn protocol(&self, what: String) -> Fault {
         Fault::Protocol { broker: self.broker.clone(), what }
     }
+
+    fn unaskable(&self, err: &dyn Display) -> Fault {
+        self.protocol(format!("can't be asked: {err}"))
+    }
+
+    fn unreadable(&self, request: &str, err: &dyn Display) -> Fault {
+        self.protocol(format!("sends an unreadable reply to {request}: {err}"))
+    }
 }
 
 impl Wanted {
     fn of<R: Ask>() -> Self {
-        Self { key: <R as Request>::KEY, name: R::NAME, version: R::VERSION }
+        Self {
+            key: <R as Request>::KEY,
+            name: R::NAME,
+            version: R::VERSION,
+            header_version: R::header_version(R::VERSION),
+            reply_header_version: <R::Response as HeaderVersion>::header_version(R::VERSION),
+            reply_bytes_max: R::REPLY_BYTES_MAX,
+        }
     }
 }
 
 /// The header of a reply to `R`, or in words why it is none.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn header<R: Ask>(frame: &mut Bytes) -> Result<ResponseHeader, String> {
+    read_header(Wanted::of::<R>().reply_header_version, frame)
+}
+
+fn read_header(version: i16, frame: &mut Bytes) -> Result<ResponseHeader, String> {
     // A reply with tags in its header would need measuring; no broker sends any.
-    let version = <R::Response as HeaderVersion>::header_version(R::VERSION);
     if version > 0 && frame.get(4) != Some(&0) {
         return Err("its header".to_owned());
     }

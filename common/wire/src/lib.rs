@@ -22,6 +22,8 @@ mod codec;
 mod connection;
 #[cfg(feature = "client")]
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "client")]
 mod group;
 #[cfg(feature = "client")]
@@ -36,7 +38,7 @@ mod fake;
 mod golden;
 #[cfg(all(test, feature = "client"))]
 mod mutations;
-#[cfg(all(test, feature = "client"))]
+#[cfg(any(all(test, feature = "client"), feature = "fuzzing"))]
 mod samples;
 #[cfg(all(test, feature = "client"))]
 mod tests;

@@ -15,6 +15,7 @@ pub const VARIABLES: &[Variable] = &[
     CORS_ORIGINS,
     INTROSPECTION,
     ANSWER_TIMEOUT_MS,
+    CONSUMER_GROUP_PROTOCOL,
 ];
 
 const GRAPHQL_PORT: Variable =
@@ -47,6 +48,11 @@ const ANSWER_TIMEOUT_MS: Variable = Variable::new(
     "10000",
     "how long get_account and money_transfer wait for the bank, 100 to 60000 ms",
 );
+const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
+    "CONSUMER_GROUP_PROTOCOL",
+    "none",
+    "none: locks of the database share the partitions among endpoints; classic: Kafka does, by a consumer group and the client modern",
+);
 
 /// What the service needs to know.
 #[derive(Debug, Clone)]
@@ -71,6 +77,8 @@ pub struct Config {
     pub introspection: bool,
     /// `ANSWER_TIMEOUT_MS`.
     pub answer_timeout: Duration,
+    /// `CONSUMER_GROUP_PROTOCOL` is classic.
+    pub is_member: bool,
 }
 
 /// A text that is never printed.
@@ -109,8 +117,14 @@ impl Config {
     /// A variable is missing or does not fit.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
+        let mut producer = ProducerConfig::from_env(env)?;
+        let is_member =
+            env.choice(&CONSUMER_GROUP_PROTOCOL, &[("none", false), ("classic", true)])?;
+        if is_member {
+            producer.kafka.require_modern(&CONSUMER_GROUP_PROTOCOL, "classic")?;
+        }
         Ok(Self {
-            producer: ProducerConfig::from_env(env)?,
+            producer,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
             port: env.number(&GRAPHQL_PORT, 1..=u16::MAX)?,
@@ -120,6 +134,7 @@ impl Config {
             origins: origins(env.text(&CORS_ORIGINS)?)?,
             introspection: env.choice(&INTROSPECTION, &SWITCH)?,
             answer_timeout: env.millis(&ANSWER_TIMEOUT_MS, 100..=60_000)?,
+            is_member,
         })
     }
 }

@@ -8,7 +8,7 @@ use crate::store::{self, Listener, Told, Writer};
 use common::avro::{self, Decoder};
 use common::kafka::consumer::{Consumer, Otherwise, start_positions};
 use common::kafka::producer::{Outgoing, Producer};
-use common::kafka::wire::{self, Bus, In, Kind, Position};
+use common::kafka::wire::{self, Bus, Held, In, Kind, Position};
 use common::log::Chain;
 use common::records::BalanceChanged;
 use common::registry::Registry;
@@ -62,40 +62,86 @@ impl Worker {
     /// # Errors
     /// What can't be waited for.
     pub fn run(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
-        retry(&self.shutdown, "starting over", || {
-            let result = self.own_and_serve(ready);
+        let mut bus = wire::connect_until(&self.config.producer.kafka, &self.shutdown);
+        let result = retry(&self.shutdown, "starting over", || {
+            let result = self.own_and_serve(&mut *bus, ready);
             if result.is_err() {
                 ready(false);
             }
             result
-        })
+        });
+        if self.config.is_member
+            && let Err(err) = bus.leave(GROUP)
+        {
+            log::warn!(error:% = Chain(&err); "the group is not told that this member leaves");
+        }
+        result
     }
 
     /// One session: owns a share of the partitions and serves them until the stop, or an error that ends the session.
-    fn own_and_serve(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
+    fn own_and_serve(&self, bus: &mut dyn Bus, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let topic = BALANCE_CHANGED.name;
         let kafka = &self.config.producer.kafka;
         let mut writer = Writer::open(&self.config.database, self.endpoint, &self.shutdown)?;
-        let mut bus = wire::connect_until(kafka, &self.shutdown);
         while !self.shutdown.requested() {
-            let owned = writer.ownership.take_share()?;
-            self.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
-            log::info!(topic, partitions:? = owned; "serving");
+            let Some(share) = self.take_share(&mut writer, bus)? else { break };
+            log::info!(topic, partitions:? = share.partitions; "serving");
             let within = Duration::from_secs(5);
-            let (otherwise, stop) = (Otherwise::Earliest, &self.shutdown);
-            let positions = start_positions(kafka, GROUP, topic, &owned, otherwise, within, stop)?;
+            let (owned, stop) = (&share.partitions, &self.shutdown);
+            let otherwise = Otherwise::Earliest;
+            let positions = start_positions(kafka, GROUP, topic, owned, otherwise, within, stop)?;
             let mut partitions = Partitions {
                 worker: self,
+                generation: share.generation,
                 consumer: Consumer::start(kafka, topic, positions),
                 decoder: Decoder::new(self.registry.clone()),
                 stored: BTreeMap::new(),
                 committed: Instant::now(),
             };
             ready(true);
-            partitions.serve(&mut writer, &mut *bus)?;
+            partitions.serve(&mut writer, bus)?;
         }
         Ok(())
     }
+
+    /// Takes the share of this endpoint, from the locks of the database or from the group; `None` if the stop was asked for meanwhile.
+    fn take_share(&self, writer: &mut Writer, bus: &mut dyn Bus) -> Result<Option<Share>, Error> {
+        while !self.shutdown.requested() {
+            let share = if self.config.is_member {
+                writer.ownership.share()?;
+                self.note_others(writer);
+                match bus.held(GROUP, &[BALANCE_CHANGED.name], BROKER) {
+                    Ok(Held { generation, partitions }) => {
+                        let partitions = partitions.into_iter().map(|(_, it)| it).collect();
+                        Share { partitions, generation: Some(generation) }
+                    }
+                    Err(err) if err.is_retryable() => {
+                        log::warn!(error:% = Chain(&err); "waiting for the group");
+                        continue;
+                    }
+                    Err(err) => return Err(err.into()),
+                }
+            } else {
+                let partitions = writer.ownership.take_share()?;
+                self.note_others(writer);
+                Share { partitions, generation: None }
+            };
+            return Ok(Some(share));
+        }
+        Ok(None)
+    }
+
+    /// After a look at how many endpoints there are: each has a session, whoever shares out the partitions.
+    fn note_others(&self, writer: &Writer) {
+        self.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
+    }
+}
+
+/// What this endpoint works on.
+struct Share {
+    partitions: Vec<i32>,
+    /// Of the group; `None` where locks share the partitions.
+    generation: Option<i32>,
 }
 
 /// Repeats `work` with backoff until it returns without an error that may pass, or the stop is asked for.
@@ -128,6 +174,8 @@ pub fn retry(
 /// The partitions that are served now.
 struct Partitions<'a> {
     worker: &'a Worker,
+    /// See [`Share`].
+    generation: Option<i32>,
     consumer: Consumer,
     decoder: Decoder<BalanceChanged>,
     /// Where each goes on, by what is stored and not committed yet.
@@ -146,14 +194,30 @@ impl Partitions<'_> {
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                let changed = writer.ownership.share_has_changed()?;
-                self.worker.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
-                if changed {
+                if self.share_has_changed(writer, bus)? {
                     break;
                 }
             }
         }
         self.commit(bus)
+    }
+
+    /// A sign of life to whoever shares out the partitions.
+    fn share_has_changed(&mut self, writer: &mut Writer, bus: &mut dyn Bus) -> Result<bool, Error> {
+        let changed = if let Some(generation) = self.generation {
+            writer.ownership.share()?;
+            // In this order: what the group gives to others goes on where it is committed.
+            self.commit(bus)?;
+            match bus.held(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
+                Ok(held) => held.generation != generation,
+                Err(err) if err.is_retryable() => true,
+                Err(err) => return Err(err.into()),
+            }
+        } else {
+            writer.ownership.share_has_changed()?
+        };
+        self.worker.note_others(writer);
+        Ok(changed)
     }
 
     fn poll(&mut self, writer: &mut Writer) -> Result<(), Error> {
@@ -234,6 +298,11 @@ impl Partitions<'_> {
         match bus.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER) {
             Ok(()) => self.stored.clear(),
             Err(err) if err.kind == Kind::Config => return Err(err.into()),
+            // Another member has the partitions by now, and finds in the store what it reads again.
+            Err(err) if err.kind == Kind::Fenced && self.generation.is_some() => {
+                log::warn!(error:% = Chain(&err); "offsets are another member's to commit");
+                self.stored.clear();
+            }
             // The next commit moves them further.
             Err(err) => log::warn!(error:% = Chain(&err); "offsets not committed, trying again"),
         }
