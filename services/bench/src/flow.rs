@@ -3,11 +3,12 @@
 use crate::error::Error;
 use crate::tap::{Cluster, ends};
 use common::kafka::wire::Bus;
+use common::shutdown::Shutdown;
 use common::topology::{
     BALANCE_CHANGED, CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT, TOPICS, Topic,
 };
 use std::ops::Sub;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the cluster may take to answer.
 const WITHIN: Duration = Duration::from_secs(3);
@@ -53,6 +54,28 @@ impl Flow {
             lag += self.written(topic)? - done;
         }
         Ok(lag)
+    }
+
+    /// Waits until all that was told has been read, at most `within`.
+    ///
+    /// # Errors
+    /// It takes too long, the cluster does not answer, or the stop was asked for.
+    pub fn settle(&mut self, within: Duration, shutdown: &Shutdown) -> Result<(), Error> {
+        let began = Instant::now();
+        loop {
+            let lag = self.lag()?;
+            if lag == 0 {
+                return Ok(());
+            }
+            if began.elapsed() > within {
+                return Err(Error::Bank(format!(
+                    "{lag} records are still unread; do all services run? (make status)"
+                )));
+            }
+            if shutdown.wait(Duration::from_millis(500)) {
+                return Err(Error::Stopped);
+            }
+        }
     }
 
     /// Asks for all offsets.

@@ -114,6 +114,8 @@ const WARM_UP: (u32, Duration) = (250, Duration::from_secs(6));
 const DISTURBED: f64 = 0.1;
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
+/// Longest time for the endpoint to store what a mode has left.
+const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
 /// What to do.
 struct Config {
@@ -187,6 +189,8 @@ fn course(config: &Config, rig: &mut Rig, results: &mut Results) -> Result<(), E
     for &mode in &config.modes {
         rig.switch(mode)?;
         rig.warm_up(WARM_UP.0, WARM_UP.1)?;
+        // What the endpoint has yet to store of the last mode's overload would be counted as this one's.
+        rig.settle(SETTLED_WITHIN)?;
         // The other modes are also measured at whatever single could do: the same load for all.
         let single = results.rows.iter().filter(|row| row.held && row.mode == Mode::Single);
         let single = single.map(|row| row.load);

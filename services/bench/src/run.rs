@@ -134,9 +134,9 @@ and NAME-steps.csv for each run. `bench report` makes tables and graphs of them.
 /// Answers to too many of the talk's steps did not come: the run is over.
 const TIMEOUTS_MAX: u64 = 3;
 /// A Java virtual machine that has not compiled its paths yet gets this much to warm up on, before the first run of a search.
-const WARM_UP_FIRST: (u32, Duration) = (1000, Duration::from_secs(12));
+const WARM_UP_FIRST: (u32, Duration) = (1000, Duration::from_secs(8));
 /// A new process gets this much, before each other run.
-const WARM_UP: (u32, Duration) = (250, Duration::from_secs(4));
+const WARM_UP: (u32, Duration) = (250, Duration::from_secs(3));
 
 /// What to do.
 #[derive(Debug)]

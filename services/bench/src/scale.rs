@@ -169,7 +169,7 @@ fn course(
     csv: &mut Csv,
 ) -> Result<(), Error> {
     let mut measure = |rig: &mut Rig, flow: &mut Flow, accounts| {
-        settle(flow, shutdown)?;
+        flow.settle(SETTLED_WITHIN, shutdown)?;
         let history = flow.look()?.changes;
         report::progress(&format!(
             "measured now: {accounts} accounts, {history} changes of balances"
@@ -204,28 +204,9 @@ fn course(
             fill = (fill / 4 * 3).max(1);
         }
         // A rig does not wait for the endpoint; it must not fall behind for ever.
-        settle(flow, shutdown)?;
+        flow.settle(SETTLED_WITHIN, shutdown)?;
     }
     if config.history > 0 { measure(rig, flow, many) } else { Ok(()) }
-}
-
-/// Waits until all that was told has been read.
-fn settle(flow: &mut Flow, shutdown: &Shutdown) -> Result<(), Error> {
-    let began = std::time::Instant::now();
-    loop {
-        let lag = flow.lag()?;
-        if lag == 0 {
-            return Ok(());
-        }
-        if began.elapsed() > SETTLED_WITHIN {
-            return Err(Error::Bank(format!(
-                "{lag} records are still unread; do all services run? (make status)"
-            )));
-        }
-        if shutdown.wait(Duration::from_millis(500)) {
-            return Err(Error::Stopped);
-        }
-    }
 }
 
 fn table(done: &[Measurement]) -> Vec<Vec<String>> {

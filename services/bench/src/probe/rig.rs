@@ -5,6 +5,7 @@ use crate::answers::Answers;
 use crate::bank::{self, Customers, wait_for};
 use crate::control::Http;
 use crate::error::Error;
+use crate::flow::Flow;
 use crate::ids::Ids;
 use crate::life::Life;
 use crate::load::{self, Schedule};
@@ -178,6 +179,14 @@ impl Rig {
     /// It has ended.
     pub fn rss(&self) -> Result<u64, Error> {
         self.parts.rss()
+    }
+
+    /// Waits until the other services have read all that was told, at most `within`: what they do for it is counted too.
+    ///
+    /// # Errors
+    /// See [`Flow::settle`].
+    pub fn settle(&self, within: Duration) -> Result<(), Error> {
+        Flow::new(&self.cluster).settle(within, &self.shutdown)
     }
 
     /// Load that is not kept, and then a look at the machine without any.
