@@ -178,11 +178,23 @@ impl KafkaConfig {
         Ok(config)
     }
 
+    /// Whether `variable` (`CONSUMER_GROUP_PROTOCOL`) makes the service a member of a consumer group; then today's protocol is taken.
+    ///
+    /// # Errors
+    /// It does not fit, or see [`Self::require_modern`].
+    pub fn joins_group(&mut self, env: &Env<'_>, variable: &Variable) -> Result<bool, env::Error> {
+        let joins = env.choice(variable, &[("none", false), ("classic", true)])?;
+        if joins {
+            self.require_modern(variable, "classic")?;
+        }
+        Ok(joins)
+    }
+
     /// Takes today's protocol, which alone can do what `variable` asks for with `value`.
     ///
     /// # Errors
     /// `KAFKA_CLIENT` says otherwise, or it was not built in.
-    pub fn require_modern(&mut self, variable: &Variable, value: &str) -> Result<(), env::Error> {
+    fn require_modern(&mut self, variable: &Variable, value: &str) -> Result<(), env::Error> {
         let refused = |variable, value: &str, expected: String| {
             Err(env::invalid(variable, value.to_owned(), expected))
         };

@@ -118,11 +118,7 @@ impl Config {
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
         let mut producer = ProducerConfig::from_env(env)?;
-        let is_member =
-            env.choice(&CONSUMER_GROUP_PROTOCOL, &[("none", false), ("classic", true)])?;
-        if is_member {
-            producer.kafka.require_modern(&CONSUMER_GROUP_PROTOCOL, "classic")?;
-        }
+        let is_member = producer.kafka.joins_group(env, &CONSUMER_GROUP_PROTOCOL)?;
         Ok(Self {
             producer,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
