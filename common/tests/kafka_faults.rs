@@ -465,6 +465,36 @@ fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
     assert_eq!(reading.offsets_until(300), (200..300).collect::<Vec<_>>());
 }
 
+/// A leader just elected doesn't know yet what the others have (KIP-207). Told an end before its committed offset, a reader would begin
+/// anew.
+#[test]
+#[ignore = "needs three brokers: make test-integration"]
+fn a_new_leader_tells_no_end_that_is_too_low() {
+    let brokers = Brokers::new();
+    let mut bus = bus();
+    for _ in 0..3 {
+        let topic = topic("elected", 1, REPLICATED);
+        send(&numbered(topic, 0..100));
+        let leader = bus.leaders(topic, PATIENCE).unwrap()[0];
+        let stopped = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // It hands over its partitions first.
+                brokers.stack(&["stop", &format!("kafka-{leader}")]);
+                stopped.store(true, Ordering::Relaxed);
+            });
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok(bounds) = bus.bounds(topic, Duration::ZERO) {
+                    assert_eq!(bounds, [(0, 100)]);
+                }
+            }
+        });
+        assert_ne!(bus.leaders(topic, PATIENCE).unwrap()[0], leader);
+        assert_eq!(bus.bounds(topic, PATIENCE).unwrap(), [(0, 100)]);
+        brokers.start(leader);
+    }
+}
+
 /// Shorter than `KAFKA_TIMEOUT_MS`: nothing fails, its own partitions just take longer.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]

@@ -1,15 +1,15 @@
 //! The [`Bus`] on the kafka crate, and the only file that knows it.
 
 use super::KafkaConfig;
-use super::probe::{self, Stored};
+use super::probe::{self, Bound, Stored};
 use super::wire::{Batch, Bus, Chunk, Error, In, Kind, Position, Result};
 use crate::shutdown::Shutdown;
 use crate::watchdog::{self, Watch};
 use kafka::client::fetch::{Data, Message};
 use kafka::client::metadata::Broker;
 use kafka::client::{
-    CommitOffset, Compression, FetchOffset, FetchPartition, GroupOffsetStorage, KafkaClient,
-    PartitionOffset, ProduceMessage, RequiredAcks,
+    CommitOffset, Compression, FetchPartition, GroupOffsetStorage, KafkaClient, PartitionOffset,
+    ProduceMessage, RequiredAcks,
 };
 use kafka::error::KafkaCode;
 use std::cell::Cell;
@@ -399,11 +399,9 @@ impl Bus for KafkaBus {
 
     fn bounds(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
         self.retry(within, |bus| {
-            let client = bus.client()?;
-            let earliest = client.offsets(topic, FetchOffset::Earliest)?;
-            let end = client.offsets(topic, FetchOffset::Latest)?;
+            let bounds = bus.client()?.bounds(topic)?;
             bus.pace.succeeded();
-            Ok(earliest.into_iter().zip(end).collect())
+            Ok(bounds)
         })
     }
 
@@ -618,26 +616,36 @@ impl Client {
         Ok(positions.iter().map(chunk).collect())
     }
 
-    fn offsets(&mut self, topic: &str, which: FetchOffset) -> Result<Vec<i64>> {
+    fn bounds(&mut self, topic: &str) -> Result<Vec<(i64, i64)>> {
         self.load(topic)?;
         let count = self.kafka.topics().partitions(topic).map_or(0, |it| it.len());
-        let mut offsets = vec![None; count];
+        let mut by_leader: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for partition in (0..).take(count) {
-            self.leader(topic, partition)?;
+            by_leader.entry(self.leader(topic, partition)?).or_default().push(partition);
         }
-        let answer = self.call(Api::Offsets, "its leaders", topic, Duration::ZERO, |kafka| {
-            kafka.fetch_topic_offsets(topic, which)
-        })?;
-        for PartitionOffset { offset, partition } in answer {
-            if let Some(entry) = offsets.get_mut(partition as usize).filter(|_| offset >= 0) {
-                *entry = Some(offset);
+        let mut bounds = vec![(None, None); count];
+        for (host, partitions) in by_leader {
+            for bound in [Bound::Earliest, Bound::End] {
+                let retry = |code, what: &dyn fmt::Display| {
+                    let text = format!("find the bounds of {topic} at {host}: {what}");
+                    Error { kind: Kind::Retry, code, text }
+                };
+                let found = probe::offsets(&host, topic, &partitions, bound)
+                    .map_err(|err| retry(0, &err))?
+                    .map_err(|code| retry(code, &format_args!("error code {code}")))?;
+                for (partition, offset) in found {
+                    let Some(entry) = bounds.get_mut(partition as usize) else { continue };
+                    *(match bound {
+                        Bound::Earliest => &mut entry.0,
+                        Bound::End => &mut entry.1,
+                    }) = Some(offset).filter(|it| *it >= 0);
+                }
             }
         }
-        let missing = (0..).zip(&offsets).find(|(_, it)| it.is_none());
-        match missing {
-            Some((partition, _)) => Err(no_leader(topic, partition)),
-            None => Ok(offsets.into_iter().flatten().collect()),
-        }
+        let both = |(partition, (earliest, end)): (i32, (Option<i64>, Option<i64>))| {
+            earliest.zip(end).ok_or_else(|| no_leader(topic, partition))
+        };
+        (0..).zip(bounds).map(both).collect()
     }
 
     /// The group's coordinator, once it has answered.
@@ -762,7 +770,6 @@ enum Api {
     Metadata,
     Produce,
     Fetch,
-    Offsets,
     Committed,
     Commit,
 }
@@ -773,7 +780,6 @@ impl Api {
             Self::Metadata => "load metadata of",
             Self::Produce => "produce",
             Self::Fetch => "fetch",
-            Self::Offsets => "find the bounds of",
             Self::Committed => "fetch committed offsets of",
             Self::Commit => "commit offsets of",
         }
