@@ -1,9 +1,9 @@
-//! Record batches, format 2 (Kafka 0.11 and newer). An own reader: the one of the `kafka-protocol` crate merges headers of equal
-//! names, gives up all for a batch that is cut off, and hides where a compacted batch ends.
+//! Record batches, format 2 (Kafka 0.11 and newer). The reader gives what is whole before a batch that is cut off.
 
+use crate::fields::Writer;
 use crate::{Compression, Header, In, Out, codec};
-use bytes::{BufMut, Bytes};
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
 use std::mem;
 
 /// Bytes before the records.
@@ -37,7 +37,7 @@ pub fn encode_records(records: &[Out<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for (delta, record) in (0i64..).zip(records) {
         body.clear();
-        body.put_u8(0); // No attributes.
+        body.push(0); // No attributes.
         put_varint(&mut body, 0); // All records of a batch have its time.
         put_varint(&mut body, delta);
         put_bytes(&mut body, record.key);
@@ -63,7 +63,7 @@ pub fn encode(
     timestamp_ms: i64,
     stamp: Stamp,
     compression: Compression,
-) -> Result<Bytes, String> {
+) -> Result<Vec<u8>, String> {
     let packed = match compression {
         Compression::None => None,
         codec => Some(codec::pack(codec, records)?).filter(|it| it.len() < records.len()),
@@ -73,24 +73,25 @@ pub fn encode(
         None => (0, records),
     };
     let count = i32::try_from(count).unwrap_or(i32::MAX);
-    let mut out = Vec::with_capacity(HEAD + records.len());
-    out.put_i64(0); // The broker gives the offset.
-    out.put_i32((HEAD - BEFORE_LENGTH + records.len()) as i32);
-    out.put_i32(-1); // The leader's epoch, which it knows better.
-    out.put_i8(2);
-    out.put_u32(0); // The checksum, below.
-    out.put_i16(attributes);
-    out.put_i32(count - 1);
-    out.put_i64(timestamp_ms);
-    out.put_i64(timestamp_ms);
-    out.put_i64(stamp.producer);
-    out.put_i16(stamp.epoch);
-    out.put_i32(stamp.sequence);
-    out.put_i32(count);
-    out.extend_from_slice(records);
+    let mut out = Writer(Vec::with_capacity(HEAD + records.len()));
+    out.i64(0); // The broker gives the offset.
+    out.i32((HEAD - BEFORE_LENGTH + records.len()) as i32);
+    out.i32(-1); // The leader's epoch, which it knows better.
+    out.i8(2);
+    out.i32(0); // The checksum, below.
+    out.i16(attributes);
+    out.i32(count - 1);
+    out.i64(timestamp_ms);
+    out.i64(timestamp_ms);
+    out.i64(stamp.producer);
+    out.i16(stamp.epoch);
+    out.i32(stamp.sequence);
+    out.i32(count);
+    out.put(records);
+    let Writer(mut out) = out;
     let checksum = crc32c::crc32c(&out[CHECKED_FROM..]);
     out[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
-    Ok(Bytes::from(out))
+    Ok(out)
 }
 
 /// Gives what may be a batch the length, the version and the checksum that its bytes should have.
@@ -125,12 +126,13 @@ pub type Aborted = Vec<(i64, i64)>;
 pub fn decode(
     bytes: &[u8],
     next: i64,
-    mut aborted: Aborted,
+    aborted: Aborted,
     budget: &mut usize,
     batch_max: usize,
 ) -> Decoded {
-    // By offset, the first one last.
-    aborted.sort_unstable_by_key(|&(_, first)| std::cmp::Reverse(first));
+    // By offset, the first one on top.
+    let mut aborted: BinaryHeap<Reverse<(i64, i64)>> =
+        aborted.into_iter().map(|(producer, first)| Reverse((first, producer))).collect();
     let mut open: HashSet<i64> = HashSet::new();
     let mut decoded = Decoded { next, ..Decoded::default() };
     let mut rest = bytes;
@@ -241,7 +243,7 @@ impl Batch {
     fn read(
         batch: &[u8],
         from: i64,
-        aborted: &mut Aborted,
+        aborted: &mut BinaryHeap<Reverse<(i64, i64)>>,
         open: &mut HashSet<i64>,
         memory_max: usize,
     ) -> Result<Self, String> {
@@ -250,7 +252,10 @@ impl Batch {
             return Err("a batch has another checksum than it says".to_owned());
         }
         let last = head.last().ok_or("a batch has offsets that can't be")?;
-        while let Some((producer, _)) = aborted.pop_if(|(_, first)| *first <= last) {
+        while let Some(Reverse((first, producer))) = aborted.peek().copied()
+            && first <= last
+        {
+            aborted.pop();
             open.insert(producer);
         }
         let records = &batch[HEAD..];
@@ -432,12 +437,12 @@ mod tests {
         Stamp { producer, epoch: 0, sequence: 0 }
     }
 
-    fn plain(records: &[Out<'_>], timestamp_ms: i64, stamp: Stamp) -> Bytes {
+    fn plain(records: &[Out<'_>], timestamp_ms: i64, stamp: Stamp) -> Vec<u8> {
         let bytes = encode_records(records);
         encode(&bytes, records.len(), timestamp_ms, stamp, Compression::None).unwrap()
     }
 
-    fn values(values: &[&str]) -> Bytes {
+    fn values(values: &[&str]) -> Vec<u8> {
         let records: Vec<Out<'_>> =
             values.iter().map(|it| Out { value: Some(it.as_bytes()), ..Out::default() }).collect();
         plain(&records, 7, stamp(1))

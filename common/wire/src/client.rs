@@ -1,23 +1,14 @@
 //! The [`Bus`] on today's protocol.
 
-use crate::cluster::{Api, Cluster, Leader, explain, kind_of, retry, topic_name};
+use crate::cluster::{Cluster, Leader, check, retry};
 use crate::connection::Stop;
 use crate::fetch::Fetcher;
 use crate::group::{Identity, Members};
+use crate::map::Map;
+use crate::messages::{ListOffsets, OffsetCommit, OffsetFetch};
 use crate::produce::Producer;
-use crate::{Batch, Bus, Chunk, Compression, Error, Held, Kind, Pace, Position, Result, Sasl};
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::offset_commit_request::{
-    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
-};
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
-use kafka_protocol::messages::{
-    BrokerId, GroupId, ListOffsetsRequest, OffsetCommitRequest, OffsetFetchRequest,
-};
-use kafka_protocol::protocol::StrBytes;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use crate::{Batch, Bus, Chunk, Compression, Held, Kind, Pace, Position, Result, Sasl};
+use std::time::Duration;
 
 /// What it takes to reach the cluster.
 #[derive(Clone)]
@@ -61,8 +52,6 @@ struct Client {
 /// `ListOffsets` asks for these times.
 const EARLIEST: i64 = -2;
 const END: i64 = -1;
-/// What is of no concluded transaction isn't read.
-pub const READ_COMMITTED: i8 = 1;
 
 impl Bus for Client {
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
@@ -132,36 +121,20 @@ impl Bus for Client {
 }
 
 fn bounds(cluster: &mut Cluster, topic: &str) -> Result<Vec<(i64, i64)>> {
-    let mut by_leader: BTreeMap<Leader, Vec<i32>> = BTreeMap::new();
+    let mut by_leader: Map<Leader, Vec<i32>> = Map::default();
     let leaders = cluster.all_leaders(topic)?;
     let mut bounds = vec![(None, None); leaders.len()];
     for (partition, leader) in (0..).zip(leaders) {
-        by_leader.entry(leader).or_default().push(partition);
+        by_leader.or_default(leader).push(partition);
     }
     let what = format!("find the bounds of {topic}");
-    for (Leader { host, .. }, partitions) in by_leader {
+    for (Leader { host, .. }, partitions) in &by_leader.0 {
         for time in [EARLIEST, END] {
-            let asked = partitions.iter().map(|&partition| {
-                ListOffsetsPartition::default()
-                    .with_partition_index(partition)
-                    .with_current_leader_epoch(-1)
-                    .with_timestamp(time)
-            });
-            let request = ListOffsetsRequest::default()
-                .with_replica_id(BrokerId(-1))
-                .with_isolation_level(READ_COMMITTED)
-                .with_topics(vec![
-                    ListOffsetsTopic::default()
-                        .with_name(topic_name(topic))
-                        .with_partitions(asked.collect()),
-                ]);
-            let deadline = Instant::now() + cluster.config.timeout;
-            let reply = cluster
-                .ask(&host, &request, deadline)
-                .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
-            for found in reply.topics.iter().flat_map(|it| &it.partitions) {
-                check(found.error_code, || format!("{what}/{} at {host}", found.partition_index))?;
-                let index = usize::try_from(found.partition_index).ok();
+            let request = ListOffsets { topic, partitions, time };
+            let reply = cluster.ask(&what, host, &request, cluster.config.timeout)?;
+            for found in reply.partitions {
+                check(found.code, format_args!("{what}/{} at {host}", found.partition))?;
+                let index = usize::try_from(found.partition).ok();
                 if let Some(entry) = index.and_then(|index| bounds.get_mut(index))
                     && found.offset >= 0
                 {
@@ -179,24 +152,17 @@ fn bounds(cluster: &mut Cluster, topic: &str) -> Result<Vec<(i64, i64)>> {
 fn committed(cluster: &mut Cluster, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
     let count = cluster.load(topic)?.len();
     let host = cluster.coordinator(group)?;
-    let asked = OffsetFetchRequestTopic::default()
-        .with_name(topic_name(topic))
-        .with_partition_indexes((0..).take(count).collect());
-    let request =
-        OffsetFetchRequest::default().with_group_id(group_id(group)).with_topics(Some(vec![asked]));
     let what = format!("fetch committed offsets of {group} for {topic}");
-    let deadline = Instant::now() + cluster.config.timeout;
-    let reply = cluster
-        .ask(&host, &request, deadline)
-        .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
-    check(reply.error_code, || format!("{what} at {host}"))?;
+    let request = OffsetFetch { group, topic, partitions: count };
+    let reply = cluster.ask(&what, &host, &request, cluster.config.timeout)?;
+    check(reply.code, format_args!("{what} at {host}"))?;
     let mut offsets = vec![None; count];
     let mut missing = count;
-    for found in reply.topics.iter().flat_map(|it| &it.partitions) {
-        check(found.error_code, || format!("{what}/{} at {host}", found.partition_index))?;
-        let index = usize::try_from(found.partition_index).ok();
+    for found in reply.partitions {
+        check(found.code, format_args!("{what}/{} at {host}", found.partition))?;
+        let index = usize::try_from(found.partition).ok();
         if let Some(entry) = index.and_then(|index| offsets.get_mut(index)) {
-            *entry = Some(found.committed_offset).filter(|offset| *offset >= 0);
+            *entry = Some(found.offset).filter(|offset| *offset >= 0);
             missing = missing.saturating_sub(1);
         }
     }
@@ -215,42 +181,16 @@ fn commit(
     positions: &[Position],
 ) -> Result<()> {
     let host = cluster.coordinator(group)?;
-    let partitions = positions.iter().map(|it| {
-        OffsetCommitRequestPartition::default()
-            .with_partition_index(it.partition)
-            .with_committed_offset(it.next)
-            .with_committed_leader_epoch(-1)
-            .with_committed_metadata(Some(StrBytes::new()))
-    });
-    let request = OffsetCommitRequest::default()
-        .with_group_id(group_id(group))
-        .with_generation_id_or_member_epoch(identity.map_or(-1, |it| it.generation))
-        .with_member_id(identity.map_or_else(StrBytes::new, |it| it.id.clone()))
-        .with_topics(vec![
-            OffsetCommitRequestTopic::default()
-                .with_name(topic_name(topic))
-                .with_partitions(partitions.collect()),
-        ]);
     let what = format!("commit offsets of {group} for {topic}");
-    let deadline = Instant::now() + cluster.config.timeout;
-    let reply = cluster
-        .ask(&host, &request, deadline)
-        .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
+    let generation = identity.map_or(-1, |it| it.generation);
+    let member = identity.map_or("", |it| &it.id);
+    let request = OffsetCommit { group, generation, member, topic, positions };
+    let reply = cluster.ask(&what, &host, &request, cluster.config.timeout)?;
     for Position { partition, .. } in positions {
-        let mut done = reply.topics.iter().flat_map(|it| &it.partitions);
-        let Some(done) = done.find(|it| it.partition_index == *partition) else {
+        let Some(done) = reply.partitions.iter().find(|it| it.partition == *partition) else {
             return Err(retry(0, format!("{what}/{partition} at {host}: left out of the answer")));
         };
-        check(done.error_code, || format!("{what}/{partition} at {host}"))?;
+        check(done.code, format_args!("{what}/{partition} at {host}"))?;
     }
     Ok(())
-}
-
-pub fn check(code: i16, what: impl FnOnce() -> String) -> Result<()> {
-    let Some(err) = ResponseError::try_from_code(code) else { return Ok(()) };
-    Err(Error { kind: kind_of(Api::Other, code), code, text: format!("{}: {err}", what()) })
-}
-
-fn group_id(group: &str) -> GroupId {
-    GroupId(StrBytes::from_string(group.to_owned()))
 }

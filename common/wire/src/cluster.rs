@@ -1,16 +1,15 @@
 //! What is known of the cluster: its brokers, who leads which partition, who coordinates which group; and a connection to each
 //! broker for everything but fetches.
 
-use crate::api::Ask;
+use crate::api::{Ask, Spec};
 use crate::client::Config;
+use crate::code;
 use crate::connection::{Connection, Fault, Limits};
+use crate::fields::{Reader, Writer};
+use crate::map::Map;
+use crate::messages::{FindCoordinator, Metadata};
 use crate::{Error, Kind, Result};
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{FindCoordinatorRequest, MetadataRequest, TopicName};
-use kafka_protocol::protocol::StrBytes;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a connection.
@@ -23,15 +22,15 @@ pub struct Cluster {
     pub config: Config,
     pub limits: Limits,
     /// host:port of each broker.
-    addresses: BTreeMap<i32, String>,
+    addresses: Map<i32, String>,
     /// Leader of each partition of a topic.
-    leaders: HashMap<String, Vec<Option<i32>>>,
+    leaders: Map<String, Vec<Option<i32>>>,
     /// Topics whose leaders have perhaps moved.
-    moved: HashSet<String>,
-    coordinators: HashMap<String, String>,
-    connections: HashMap<String, Connection>,
+    moved: Map<String, ()>,
+    coordinators: Map<String, String>,
+    connections: Map<String, Connection>,
     /// Brokers that failed last time: asked last where any could answer.
-    suspects: HashSet<String>,
+    suspects: Map<String, ()>,
     /// Which of `config.brokers` is asked first.
     turn: usize,
 }
@@ -54,12 +53,12 @@ impl Cluster {
                 sasl: config.sasl.clone(),
             },
             config: config.clone(),
-            addresses: BTreeMap::new(),
-            leaders: HashMap::new(),
-            moved: HashSet::new(),
-            coordinators: HashMap::new(),
-            connections: HashMap::new(),
-            suspects: HashSet::new(),
+            addresses: Map::default(),
+            leaders: Map::default(),
+            moved: Map::default(),
+            coordinators: Map::default(),
+            connections: Map::default(),
+            suspects: Map::default(),
             turn: 0,
         }
     }
@@ -69,10 +68,10 @@ impl Cluster {
         if self.connections.get(host).is_some_and(Connection::is_stale) {
             self.connections.remove(host);
         }
-        if !self.connections.contains_key(host) {
+        if !self.connections.has(host) {
             let connection = Connection::open(host, &self.limits);
             let connection = connection.inspect_err(|_| {
-                self.suspects.insert(host.to_owned());
+                self.suspects.insert(host.to_owned(), ());
             })?;
             self.connections.insert(host.to_owned(), connection);
         }
@@ -92,7 +91,7 @@ impl Cluster {
     /// After a fault: drops the connection.
     pub fn failed(&mut self, host: &str) {
         self.connections.remove(host);
-        self.suspects.insert(host.to_owned());
+        self.suspects.insert(host.to_owned(), ());
     }
 
     /// After an answer.
@@ -101,27 +100,60 @@ impl Cluster {
     }
 
     /// Asks the broker at `host`.
+    ///
+    /// # Errors
+    /// That it does not answer; `what` was tried.
     pub fn ask<R: Ask>(
         &mut self,
+        what: &str,
         host: &str,
         request: &R,
-        deadline: Instant,
-    ) -> std::result::Result<R::Response, Fault> {
-        let outcome = self.connection(host)?.call(request, deadline);
+        within: Duration,
+    ) -> Result<R::Reply> {
+        let mut reply = R::Reply::default();
+        let put = |to: &mut Writer| request.put(to);
+        self.exchange(host, R::SPEC, &put, &mut |from| reply = R::take(from), within)
+            .map_err(|fault| explain(what, Kind::Retry, &fault))?;
+        Ok(reply)
+    }
+
+    fn exchange(
+        &mut self,
+        host: &str,
+        spec: &'static Spec,
+        put: &dyn Fn(&mut Writer),
+        take: &mut dyn FnMut(&mut Reader<'_>),
+        within: Duration,
+    ) -> std::result::Result<(), Fault> {
+        let deadline = Instant::now() + within;
+        let outcome = self.connection(host)?.exchange(spec, put, take, deadline);
         match outcome {
-            Ok(_) => self.answered(host),
+            Ok(()) => self.answered(host),
             Err(_) => self.failed(host),
         }
         outcome
     }
 
     /// Asks one broker after the other, until one answers. Says which one it was.
-    pub fn ask_any<R: Ask>(&mut self, what: &str, request: &R) -> Result<(String, R::Response)> {
+    pub fn ask_any<R: Ask>(&mut self, what: &str, request: &R) -> Result<(String, R::Reply)> {
+        let mut reply = R::Reply::default();
+        let put = |to: &mut Writer| request.put(to);
+        let host = self.exchange_any(what, R::SPEC, &put, &mut |from| reply = R::take(from))?;
+        Ok((host, reply))
+    }
+
+    fn exchange_any(
+        &mut self,
+        what: &str,
+        spec: &'static Spec,
+        put: &dyn Fn(&mut Writer),
+        take: &mut dyn FnMut(&mut Reader<'_>),
+    ) -> Result<String> {
+        let within = ANY.min(self.config.timeout);
         let mut refusals = Vec::new();
         for host in self.hosts() {
-            let deadline = Instant::now() + ANY.min(self.config.timeout);
-            match self.ask(&host, request, deadline) {
-                Ok(reply) => return Ok((host, reply)),
+            match self.exchange(&host, spec, put, take, within) {
+                Ok(()) => return Ok(host),
                 Err(fault) => {
                     let err = explain(what, Kind::Retry, &fault);
                     if err.kind == Kind::Config {
@@ -139,60 +171,50 @@ impl Cluster {
     fn hosts(&self) -> Vec<String> {
         let brokers = &self.config.brokers;
         let given = (0..brokers.len()).map(|i| &brokers[(self.turn + i) % brokers.len()]);
-        let mut hosts: Vec<String> = given.cloned().collect();
-        let known: Vec<&String> = self.addresses.values().collect();
-        hosts.extend(known.into_iter().filter(|it| !brokers.contains(it)).cloned());
-        hosts.sort_by_key(|host| self.suspects.contains(host));
+        let known = self.addresses.values().filter(|it| !brokers.contains(it));
+        let (suspects, mut hosts): (Vec<String>, Vec<String>) =
+            given.chain(known).cloned().partition(|host| self.suspects.has(host));
+        hosts.extend(suspects);
         hosts
     }
 
     /// Loads the leaders of `topic` anew.
     pub fn load(&mut self, topic: &str) -> Result<&[Option<i32>]> {
-        let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(topic)));
-        let request = MetadataRequest::default()
-            .with_topics(Some(vec![wanted]))
-            .with_allow_auto_topic_creation(false);
         let what = format!("load metadata of {topic}");
-        let (host, reply) = self.ask_any(&what, &request)?;
+        let (host, reply) = self.ask_any(&what, &Metadata { topics: &[topic] })?;
         for broker in &reply.brokers {
             if let Ok(port) = u16::try_from(broker.port) {
-                let name = broker.host.as_str();
+                let name = &broker.host;
                 // An address of IPv6 is told from its port by brackets.
                 let address = if name.contains(':') {
                     format!("[{name}]:{port}")
                 } else {
                     format!("{name}:{port}")
                 };
-                self.addresses.insert(broker.node_id.0, address);
+                self.addresses.insert(broker.id, address);
             }
         }
-        let named = |it: &&MetadataResponseTopic| {
-            it.name.as_ref().is_some_and(|name| name.0.as_str() == topic)
-        };
         let text = |words: &str| format!("{what} at {host}: {words}");
-        let Some(found) = reply.topics.iter().find(named) else {
+        let Some(found) = reply.topics.iter().find(|it| it.name == topic) else {
             return Err(retry(0, text("it is left out of the answer")));
         };
-        match ResponseError::try_from_code(found.error_code) {
-            None | Some(ResponseError::LeaderNotAvailable) => {}
-            Some(ResponseError::UnknownTopicOrPartition) => {
+        match found.code {
+            code::LEADER_NOT_AVAILABLE => {}
+            code::UNKNOWN_TOPIC_OR_PARTITION => {
                 let text =
                     format!("topic {topic} does not exist at {host}; the synchronizer creates it");
-                return Err(retry(found.error_code, text));
+                return Err(retry(found.code, text));
             }
-            Some(err) => {
-                let kind = kind_of(Api::Other, found.error_code);
-                return Err(Error { kind, code: found.error_code, text: text(&err.to_string()) });
-            }
+            code => check(code, format_args!("{what} at {host}"))?,
         }
         let mut leaders = vec![None; found.partitions.len()];
         for partition in &found.partitions {
-            let index = usize::try_from(partition.partition_index).ok();
+            let index = usize::try_from(partition.index).ok();
             let Some(leader) = index.and_then(|index| leaders.get_mut(index)) else {
                 return Err(retry(0, text("its partitions are not counted from 0")));
             };
-            let id = partition.leader_id.0;
-            *leader = Some(id).filter(|id| self.addresses.contains_key(id));
+            let id = partition.leader;
+            *leader = Some(id).filter(|id| self.addresses.has(id));
         }
         if leaders.is_empty() {
             return Err(retry(0, text("it has no partitions")));
@@ -200,7 +222,7 @@ impl Cluster {
         if leaders.iter().all(Option::is_some) {
             self.moved.remove(topic);
         }
-        Ok(self.leaders.entry(topic.to_owned()).insert_entry(leaders).into_mut())
+        Ok(self.leaders.insert(topic.to_owned(), leaders))
     }
 
     /// Who leads a partition, or did when that was last asked.
@@ -212,12 +234,12 @@ impl Cluster {
 
     /// The leaders of `topic` have moved, or may have: the cluster is asked before the next use.
     pub fn forget(&mut self, topic: &str) {
-        self.moved.insert(topic.to_owned());
+        self.moved.insert(topic.to_owned(), ());
     }
 
     /// Is the cluster to be asked who leads `topic`?
     pub fn is_moved(&self, topic: &str) -> bool {
-        self.moved.contains(topic)
+        self.moved.has(topic)
     }
 
     /// The leader of each partition of `topic`, loaded anew.
@@ -237,16 +259,10 @@ impl Cluster {
         if let Some(host) = self.coordinators.get(group) {
             return Ok(host.clone());
         }
-        let request =
-            FindCoordinatorRequest::default().with_key(StrBytes::from_string(group.to_owned()));
         let what = format!("find the coordinator of {group}");
-        let (host, reply) = self.ask_any(&what, &request)?;
-        if let Some(err) = ResponseError::try_from_code(reply.error_code) {
-            let kind = kind_of(Api::Other, reply.error_code);
-            let text = format!("{what} at {host}: {err}");
-            return Err(Error { kind, code: reply.error_code, text });
-        }
-        let coordinator = format!("{}:{}", reply.host.as_str(), reply.port);
+        let (host, reply) = self.ask_any(&what, &FindCoordinator { group })?;
+        check(reply.code, format_args!("{what} at {host}"))?;
+        let coordinator = format!("{}:{}", reply.host, reply.port);
         self.coordinators.insert(group.to_owned(), coordinator.clone());
         Ok(coordinator)
     }
@@ -261,24 +277,19 @@ fn brokers_len(config: &Config) -> usize {
     config.brokers.len().max(1)
 }
 
-pub fn topic_name(topic: &str) -> TopicName {
-    TopicName(StrBytes::from_string(topic.to_owned()))
-}
-
 pub fn retry(code: i16, text: String) -> Error {
     Error { kind: Kind::Retry, code, text }
 }
 
 pub fn no_leader(topic: &str, partition: i32) -> Error {
-    let code = ResponseError::LeaderNotAvailable.code();
-    retry(code, format!("{topic}/{partition} has no leader"))
+    retry(code::LEADER_NOT_AVAILABLE, format!("{topic}/{partition} has no leader"))
 }
 
 /// What a fault means for whoever asked; `otherwise` if it may pass.
 pub fn explain(what: &str, otherwise: Kind, fault: &Fault) -> Error {
     let (kind, code) = match fault {
-        Fault::Unserved { .. } => (Kind::Config, ResponseError::UnsupportedVersion.code()),
-        Fault::Refused { .. } => (Kind::Config, ResponseError::SaslAuthenticationFailed.code()),
+        Fault::Unserved { .. } => (Kind::Config, code::UNSUPPORTED_VERSION),
+        Fault::Refused { .. } => (Kind::Config, code::SASL_AUTHENTICATION_FAILED),
         Fault::Io { .. } | Fault::Protocol { .. } | Fault::TooLarge { .. } => (otherwise, 0),
     };
     Error { kind, code, text: format!("{what}: {}", fault.words()) }
@@ -292,51 +303,61 @@ pub enum Api {
     Other,
 }
 
+/// An error if `code` is one; `what` was asked.
+pub fn check(code: i16, what: fmt::Arguments<'_>) -> Result<()> {
+    if code == 0 { Ok(()) } else { Err(refused(Api::Other, code, what)) }
+}
+
+/// What `code`, which is none of success, means for whoever asked `what`.
+pub fn refused(api: Api, code: i16, what: fmt::Arguments<'_>) -> Error {
+    Error { kind: kind_of(api, code), code, text: format!("{what}: {}", code::Name(code)) }
+}
+
 /// What Kafka's error code means for whoever asked.
 pub fn kind_of(api: Api, code: i16) -> Kind {
-    use ResponseError as E;
-    let Some(err) = E::try_from_code(code) else { return Kind::Retry };
-    match err {
-        E::OffsetOutOfRange if api == Api::Fetch => Kind::Position,
-        E::CorruptMessage | E::UnknownServerError | E::UnsupportedCompressionType
+    match code {
+        code::OFFSET_OUT_OF_RANGE if api == Api::Fetch => Kind::Position,
+        code::CORRUPT_MESSAGE | code::UNKNOWN_SERVER_ERROR | code::UNSUPPORTED_COMPRESSION_TYPE
             if api == Api::Fetch =>
         {
             Kind::Poison
         }
-        E::CorruptMessage
-        | E::MessageTooLarge
-        | E::RecordListTooLarge
-        | E::InvalidRecord
-        | E::InvalidTimestamp
-        | E::UnsupportedCompressionType
+        code::CORRUPT_MESSAGE
+        | code::MESSAGE_TOO_LARGE
+        | code::RECORD_LIST_TOO_LARGE
+        | code::INVALID_RECORD
+        | code::INVALID_TIMESTAMP
+        | code::UNSUPPORTED_COMPRESSION_TYPE
             if api == Api::Produce =>
         {
             Kind::Message
         }
-        E::RequestTimedOut | E::NotEnoughReplicasAfterAppend | E::UnknownServerError
+        code::REQUEST_TIMED_OUT
+        | code::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+        | code::UNKNOWN_SERVER_ERROR
             if api == Api::Produce =>
         {
             Kind::Unknown
         }
-        E::InvalidTopicException
-        | E::InvalidRequiredAcks
-        | E::InvalidGroupId
-        | E::InvalidSessionTimeout
-        | E::InconsistentGroupProtocol
-        | E::OffsetMetadataTooLarge
-        | E::InvalidCommitOffsetSize
-        | E::TopicAuthorizationFailed
-        | E::GroupAuthorizationFailed
-        | E::ClusterAuthorizationFailed
-        | E::UnsupportedSaslMechanism
-        | E::IllegalSaslState
-        | E::SaslAuthenticationFailed
-        | E::UnsupportedForMessageFormat
-        | E::UnsupportedVersion => Kind::Config,
-        E::IllegalGeneration
-        | E::UnknownMemberId
-        | E::RebalanceInProgress
-        | E::FencedInstanceId => Kind::Fenced,
+        code::INVALID_TOPIC_EXCEPTION
+        | code::INVALID_REQUIRED_ACKS
+        | code::INVALID_GROUP_ID
+        | code::INVALID_SESSION_TIMEOUT
+        | code::INCONSISTENT_GROUP_PROTOCOL
+        | code::OFFSET_METADATA_TOO_LARGE
+        | code::INVALID_COMMIT_OFFSET_SIZE
+        | code::TOPIC_AUTHORIZATION_FAILED
+        | code::GROUP_AUTHORIZATION_FAILED
+        | code::CLUSTER_AUTHORIZATION_FAILED
+        | code::UNSUPPORTED_SASL_MECHANISM
+        | code::ILLEGAL_SASL_STATE
+        | code::SASL_AUTHENTICATION_FAILED
+        | code::UNSUPPORTED_FOR_MESSAGE_FORMAT
+        | code::UNSUPPORTED_VERSION => Kind::Config,
+        code::ILLEGAL_GENERATION
+        | code::UNKNOWN_MEMBER_ID
+        | code::REBALANCE_IN_PROGRESS
+        | code::FENCED_INSTANCE_ID => Kind::Fenced,
         // Metadata has changed, replicas or the coordinator are on their way: all that passes.
         _ => Kind::Retry,
     }

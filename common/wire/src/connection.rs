@@ -1,18 +1,14 @@
 //! A connection to a broker: requests go out whole, replies come in as they come, nothing waits for ever.
 
-use crate::api::{Ask, Range};
+use crate::api::{Ask, Range, Spec};
+use crate::code;
+use crate::fields::{Misfit, Reader, Writer};
+use crate::messages::{ApiVersions, SaslAuthenticate, SaslHandshake, SaslMechanisms};
 use crate::sasl::{Conversation, Sasl};
-use crate::shape;
-use bytes::{Bytes, BytesMut};
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::{
-    ApiVersionsRequest, RequestHeader, ResponseHeader, SaslAuthenticateRequest,
-    SaslHandshakeRequest, SaslHandshakeResponse,
-};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
+use std::mem;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
@@ -113,7 +109,7 @@ pub struct Connection {
     /// Requests whose replies are to come, in this order.
     pending: VecDeque<Pending>,
     /// What has come of the next reply.
-    inbox: BytesMut,
+    inbox: Vec<u8>,
     /// What the broker serves, once it has said so: the first reply.
     served: Option<Vec<Range>>,
     /// It has said that and nothing else.
@@ -125,20 +121,17 @@ pub struct Connection {
     pause_until: Option<Instant>,
 }
 
-struct Pending {
-    correlation: i32,
-    wanted: Wanted,
+/// A reply, and what it was read from.
+pub struct Arrived<T> {
+    /// As it was read.
+    pub reply: T,
+    /// All of it, from its length on.
+    pub bytes: Vec<u8>,
 }
 
-/// An [`Ask`] as a value: what handles this is in a binary once, and not for each kind of request.
-#[derive(Clone, Copy)]
-struct Wanted {
-    key: i16,
-    name: &'static str,
-    version: i16,
-    header_version: i16,
-    reply_header_version: i16,
-    reply_bytes_max: usize,
+struct Pending {
+    correlation: i32,
+    spec: &'static Spec,
 }
 
 impl Connection {
@@ -168,7 +161,7 @@ impl Connection {
             limits: limits.clone(),
             correlation: 0,
             pending: VecDeque::new(),
-            inbox: BytesMut::new(),
+            inbox: Vec::new(),
             served: None,
             greeted_only: false,
             used_at: Instant::now(),
@@ -176,7 +169,7 @@ impl Connection {
             pause_until: None,
         };
         let deadline = Instant::now() + limits.connect;
-        connection.send(&ApiVersionsRequest::default(), deadline)?;
+        connection.send(&ApiVersions, deadline)?;
         if let Some(sasl) = &limits.sasl {
             connection.authenticate(sasl, deadline)?;
         }
@@ -185,15 +178,14 @@ impl Connection {
 
     /// Proves to the broker who this is.
     fn authenticate(&mut self, sasl: &Sasl, deadline: Instant) -> Result<(), Fault> {
-        let mechanism = StrBytes::from_static_str(sasl.mechanism.name());
-        let reply = self
-            .call(&SaslHandshakeRequest::default().with_mechanism(mechanism.clone()), deadline)?;
-        match ResponseError::try_from_code(reply.error_code) {
-            None => {}
-            Some(ResponseError::IllegalSaslState) => {
+        let request = SaslHandshake { mechanism: sasl.mechanism.name() };
+        let reply = self.call(&request, deadline)?;
+        match reply.code {
+            0 => {}
+            code::ILLEGAL_SASL_STATE => {
                 return Err(self.refused("wants no SASL at this port".to_owned()));
             }
-            Some(err) => return Err(self.refused(unlike(sasl, &reply, &err))),
+            _ => return Err(self.refused(unlike(sasl, &reply))),
         }
         let failed = |this: &Self, words: &dyn Display| {
             let Sasl { mechanism, user, .. } = sasl;
@@ -202,17 +194,16 @@ impl Connection {
         let begun = Conversation::begin(sasl).map_err(|words| failed(self, &words))?;
         let (mut conversation, mut message) = begun;
         loop {
-            let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
-            let reply = self.call(&request, deadline)?;
-            if let Some(err) = ResponseError::try_from_code(reply.error_code) {
-                let words = reply.error_message.filter(|words| !words.is_empty());
-                let words = words.map_or_else(|| err.to_string(), |words| words.to_string());
+            let reply = self.call(&SaslAuthenticate { message: &message }, deadline)?;
+            if reply.code != 0 {
+                let words = Some(reply.words).filter(|words| !words.is_empty());
+                let words = words.unwrap_or_else(|| code::Name(reply.code).to_string());
                 return Err(failed(self, &words));
             }
-            match conversation.answer(&reply.auth_bytes).map_err(|words| failed(self, &words))? {
+            match conversation.answer(&reply.message).map_err(|words| failed(self, &words))? {
                 Some(next) => message = next,
                 None => {
-                    if let Ok(ms @ 1..) = u64::try_from(reply.session_lifetime_ms) {
+                    if let Ok(ms @ 1..) = u64::try_from(reply.lifetime_ms) {
                         // Before it is over, or the broker would close it on a request.
                         let lifetime = Duration::from_millis(ms - ms / 5);
                         self.expires = Instant::now().checked_add(lifetime);
@@ -250,9 +241,26 @@ impl Connection {
     ///
     /// # Errors
     /// See [`Fault`]; the connection is of no use then.
-    pub fn call<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<R::Response, Fault> {
-        self.send(request, deadline)?;
-        self.receive::<R>(deadline)
+    pub fn call<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<R::Reply, Fault> {
+        let mut reply = R::Reply::default();
+        let put = |to: &mut Writer| request.put(to);
+        self.exchange(R::SPEC, &put, &mut |from| reply = R::take(from), deadline)?;
+        Ok(reply)
+    }
+
+    /// A call of any kind: what is written and how the reply is read is all that differs, so the rest is in a binary once.
+    pub(crate) fn exchange(
+        &mut self,
+        spec: &'static Spec,
+        put: &dyn Fn(&mut Writer),
+        take: &mut dyn FnMut(&mut Reader<'_>),
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        self.send_as(spec, put, deadline)?;
+        while self.try_receive_as(spec, take)?.is_none() {
+            self.wait_to_read(deadline)?;
+        }
+        Ok(())
     }
 
     /// Waits until it is known that the broker serves the request.
@@ -262,12 +270,12 @@ impl Connection {
     pub fn require<R: Ask>(&mut self, deadline: Instant) -> Result<(), Fault> {
         while self.served.is_none() {
             if let Some(frame) = self.frame()? {
-                self.greet(frame)?;
+                self.greet(&frame)?;
             } else {
                 self.wait_to_read(deadline)?;
             }
         }
-        self.check(Wanted::of::<R>())
+        self.check(R::SPEC)
     }
 
     /// Sends a request. After an error the broker has not got it whole, and so has done nothing.
@@ -275,16 +283,16 @@ impl Connection {
     /// # Errors
     /// See [`Fault`]; the connection is of no use then.
     pub fn send<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<(), Fault> {
-        let wanted = Wanted::of::<R>();
-        let mut frame = self.begin(wanted, deadline)?;
-        let encoded = request.encode(&mut frame, R::VERSION);
-        encoded.map_err(|err| self.unaskable(&err))?;
-        self.post(frame, wanted, deadline)
+        self.send_as(R::SPEC, &|to| request.put(to), deadline)
     }
 
-    /// Waits until the broker may be asked. Gives room for the length of the request, and its header.
-    fn begin(&mut self, wanted: Wanted, deadline: Instant) -> Result<Vec<u8>, Fault> {
-        self.check(wanted)?;
+    fn send_as(
+        &mut self,
+        spec: &'static Spec,
+        put: &dyn Fn(&mut Writer),
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        self.check(spec)?;
         while let Some(until) = self.pause_until() {
             let left = until.min(deadline).saturating_duration_since(Instant::now());
             if left.is_zero() || self.limits.stop.as_ref().is_some_and(|stop| stop()) {
@@ -294,92 +302,100 @@ impl Connection {
             thread::sleep(left.min(STOP_TICK));
         }
         self.correlation = self.correlation.wrapping_add(1);
-        let header = RequestHeader::default()
-            .with_request_api_key(wanted.key)
-            .with_request_api_version(wanted.version)
-            .with_correlation_id(self.correlation)
-            .with_client_id(Some(StrBytes::from_static_str(self.limits.client_id)));
-        let mut frame = vec![0; 4];
-        let encoded = header.encode(&mut frame, wanted.header_version);
-        encoded.map_err(|err| self.unaskable(&err))?;
-        Ok(frame)
-    }
-
-    fn post(&mut self, mut frame: Vec<u8>, wanted: Wanted, deadline: Instant) -> Result<(), Fault> {
-        let length = i32::try_from(frame.len() - 4)
-            .map_err(|_| self.unaskable(&"the request is too large"))?;
+        let mut writer = Writer(vec![0; 4]);
+        spec.put_header(&mut writer, self.correlation, self.limits.client_id);
+        put(&mut writer);
+        let Writer(mut frame) = writer;
+        let Ok(length) = i32::try_from(frame.len() - 4) else {
+            return Err(self.protocol("can't be asked: the request is too large".to_owned()));
+        };
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.write(&frame, deadline)?;
-        self.pending.push_back(Pending { correlation: self.correlation, wanted });
+        self.pending.push_back(Pending { correlation: self.correlation, spec });
         self.used_at = Instant::now();
         Ok(())
     }
 
-    /// The reply to the oldest request, which was an `R`.
+    /// The reply to the oldest request, which was an `R`, if it is there.
     ///
     /// # Errors
     /// See [`Fault`]; the connection is of no use then.
-    pub fn receive<R: Ask>(&mut self, deadline: Instant) -> Result<R::Response, Fault> {
-        loop {
-            if let Some(frame) = self.answer()? {
-                return self.read::<R>(frame);
-            }
-            self.wait_to_read(deadline)?;
-        }
+    pub fn try_receive<R: Ask>(&mut self) -> Result<Option<Arrived<R::Reply>>, Fault> {
+        let mut reply = R::Reply::default();
+        let frame = self.try_receive_as(R::SPEC, &mut |from| reply = R::take(from))?;
+        Ok(frame.map(|bytes| Arrived { reply, bytes }))
     }
 
-    /// The same, if it is there.
-    ///
-    /// # Errors
-    /// See [`Fault`]; the connection is of no use then.
-    pub fn try_receive<R: Ask>(&mut self) -> Result<Option<R::Response>, Fault> {
-        let Some(frame) = self.answer()? else { return Ok(None) };
-        self.read::<R>(frame).map(Some)
-    }
-
-    /// The next reply behind the first, which says what the broker serves.
-    fn answer(&mut self) -> Result<Option<Bytes>, Fault> {
+    fn try_receive_as(
+        &mut self,
+        spec: &Spec,
+        take: &mut dyn FnMut(&mut Reader<'_>),
+    ) -> Result<Option<Vec<u8>>, Fault> {
         while let Some(frame) = self.frame()? {
-            if self.served.is_some() {
-                return Ok(Some(frame));
+            // The first one says what the broker serves.
+            if self.served.is_none() {
+                self.greet(&frame)?;
+                continue;
             }
-            self.greet(frame)?;
+            let throttle_ms = self.read(&frame, spec, take)?;
+            self.greeted_only = false;
+            if let Ok(ms @ 1..) = u64::try_from(throttle_ms) {
+                let pause = Duration::from_millis(ms).min(PAUSE_MAX);
+                log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "Kafka's quota is used up");
+                self.pause_until = Some(Instant::now() + pause);
+            }
+            self.used_at = Instant::now();
+            return Ok(Some(frame));
         }
         Ok(None)
     }
 
-    fn read<R: Ask>(&mut self, frame: Bytes) -> Result<R::Response, Fault> {
-        let reply = self.decode::<R>(frame)?;
-        self.answered(R::throttle_ms(&reply));
-        Ok(reply)
-    }
-
-    fn answered(&mut self, throttle_ms: i32) {
-        self.greeted_only = false;
-        if let Ok(ms @ 1..) = u64::try_from(throttle_ms) {
-            let pause = Duration::from_millis(ms).min(PAUSE_MAX);
-            log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "Kafka's quota is used up");
-            self.pause_until = Some(Instant::now() + pause);
+    /// Reads a reply, if that was asked for before all else. Says for how long the broker wants to be left alone, ms.
+    fn read(
+        &mut self,
+        frame: &[u8],
+        asked: &Spec,
+        take: &mut dyn FnMut(&mut Reader<'_>),
+    ) -> Result<i32, Fault> {
+        let mut reader = Reader::new(frame);
+        reader.skip(4); // Its length.
+        let came = asked.take_header(&mut reader);
+        let unreadable = |this: &Self, misfit: Misfit| {
+            let name = asked.name;
+            this.protocol(format!("sends an unreadable reply to {name}: {misfit:?}"))
+        };
+        reader.so_far().map_err(|misfit| unreadable(self, misfit))?;
+        let Some(Pending { correlation, spec }) = self.pending.pop_front() else {
+            return Err(self.protocol("speaks without having been asked".to_owned()));
+        };
+        if came != correlation || spec.key != asked.key {
+            return Err(self.protocol("answers another request".to_owned()));
         }
-        self.used_at = Instant::now();
+        take(&mut reader);
+        reader.finish().map_err(|misfit| unreadable(self, misfit))?;
+        Ok(reader.throttle_ms)
     }
 
     /// Takes the first reply: what the broker serves.
-    fn greet(&mut self, frame: Bytes) -> Result<(), Fault> {
-        let reply = self.decode::<ApiVersionsRequest>(frame)?;
-        if reply.error_code != 0 {
-            let code = reply.error_code;
+    fn greet(&mut self, frame: &[u8]) -> Result<(), Fault> {
+        let mut served = Vec::new();
+        let mut code = 0;
+        self.read(frame, ApiVersions::SPEC, &mut |from| {
+            let reply = ApiVersions::take(from);
+            (served, code) = (reply.served, reply.code);
+        })?;
+        if code != 0 {
             return Err(self.protocol(format!("does not say what it serves: error code {code}")));
         }
-        self.served = Some(Range::all(&reply));
+        self.served = Some(served);
         self.greeted_only = true;
         // What was sent meanwhile is answered by closing the connection if it isn't served.
-        self.pending.iter().map(|it| it.wanted).try_for_each(|wanted| self.check(wanted))
+        self.pending.iter().try_for_each(|it| self.check(it.spec))
     }
 
-    fn check(&self, wanted: Wanted) -> Result<(), Fault> {
+    fn check(&self, spec: &Spec) -> Result<(), Fault> {
         let Some(served) = &self.served else { return Ok(()) };
-        let Wanted { key, name, version, .. } = wanted;
+        let Spec { key, name, version, .. } = *spec;
         let range = served.iter().find(|range| range.key == key);
         if range.is_some_and(|range| (range.lowest..=range.highest).contains(&version)) {
             return Ok(());
@@ -389,22 +405,23 @@ impl Connection {
         Err(Fault::Unserved { broker: self.broker.clone(), request })
     }
 
-    /// The next reply, as soon as all of it is there.
-    fn frame(&mut self) -> Result<Option<Bytes>, Fault> {
+    /// The next reply behind its length, as soon as all of it is there.
+    fn frame(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         loop {
             let mut missing = 4usize.saturating_sub(self.inbox.len());
             if let Some(length) = self.inbox.first_chunk() {
                 let length = u32::from_be_bytes(*length) as usize;
-                let Some(Pending { wanted, .. }) = self.pending.front() else {
+                let Some(Pending { spec, .. }) = self.pending.front() else {
                     return Err(self.protocol("speaks without having been asked".to_owned()));
                 };
-                if length > wanted.reply_bytes_max {
-                    let (broker, bytes_max) = (self.broker.clone(), wanted.reply_bytes_max);
+                if length > spec.reply_bytes_max {
+                    let (broker, bytes_max) = (self.broker.clone(), spec.reply_bytes_max);
                     return Err(Fault::TooLarge { broker, bytes: length, bytes_max });
                 }
                 missing = (4 + length).saturating_sub(self.inbox.len());
                 if missing == 0 {
-                    return Ok(Some(self.inbox.split_to(4 + length).freeze().split_off(4)));
+                    let next = self.inbox.split_off(4 + length);
+                    return Ok(Some(mem::replace(&mut self.inbox, next)));
                 }
             }
             // Memory grows with what has really come, not with what was announced.
@@ -420,24 +437,6 @@ impl Connection {
                 Err(err) => return Err(self.io("await a reply", err)),
             }
         }
-    }
-
-    fn decode<R: Ask>(&mut self, frame: Bytes) -> Result<R::Response, Fault> {
-        let frame = self.reply_to(Wanted::of::<R>(), frame)?;
-        body::<R>(frame).map_err(|words| self.unreadable(R::NAME, &words))
-    }
-
-    /// What is behind the header of a reply, if that was asked for before all else.
-    fn reply_to(&mut self, asked: Wanted, mut frame: Bytes) -> Result<Bytes, Fault> {
-        let header = read_header(asked.reply_header_version, &mut frame)
-            .map_err(|words| self.unreadable(asked.name, &words))?;
-        let Some(Pending { correlation, wanted }) = self.pending.pop_front() else {
-            return Err(self.protocol("speaks without having been asked".to_owned()));
-        };
-        if header.correlation_id != correlation || wanted.key != asked.key {
-            return Err(self.protocol("answers another request".to_owned()));
-        }
-        Ok(frame)
     }
 
     fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), Fault> {
@@ -496,54 +495,12 @@ impl Connection {
     fn protocol(&self, what: String) -> Fault {
         Fault::Protocol { broker: self.broker.clone(), what }
     }
-
-    fn unaskable(&self, err: &dyn Display) -> Fault {
-        self.protocol(format!("can't be asked: {err}"))
-    }
-
-    fn unreadable(&self, request: &str, err: &dyn Display) -> Fault {
-        self.protocol(format!("sends an unreadable reply to {request}: {err}"))
-    }
-}
-
-impl Wanted {
-    fn of<R: Ask>() -> Self {
-        Self {
-            key: <R as Request>::KEY,
-            name: R::NAME,
-            version: R::VERSION,
-            header_version: R::header_version(R::VERSION),
-            reply_header_version: <R::Response as HeaderVersion>::header_version(R::VERSION),
-            reply_bytes_max: R::REPLY_BYTES_MAX,
-        }
-    }
-}
-
-/// The header of a reply to `R`, or in words why it is none.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn header<R: Ask>(frame: &mut Bytes) -> Result<ResponseHeader, String> {
-    read_header(Wanted::of::<R>().reply_header_version, frame)
-}
-
-fn read_header(version: i16, frame: &mut Bytes) -> Result<ResponseHeader, String> {
-    // A reply with tags in its header would need measuring; no broker sends any.
-    if version > 0 && frame.get(4) != Some(&0) {
-        return Err("its header".to_owned());
-    }
-    ResponseHeader::decode(frame, version).map_err(|err| err.to_string())
-}
-
-/// What is behind it, or in words why it is none.
-pub(crate) fn body<R: Ask>(mut frame: Bytes) -> Result<R::Response, String> {
-    shape::check(R::REPLY, &frame).map_err(|misfit| format!("{misfit:?}"))?;
-    R::Response::decode(&mut frame, R::VERSION).map_err(|err| err.to_string())
 }
 
 /// What is said of a broker that doesn't take the mechanism.
-fn unlike(sasl: &Sasl, reply: &SaslHandshakeResponse, err: &dyn Display) -> String {
-    let has: Vec<&str> = reply.mechanisms.iter().map(|it| it.as_str()).collect();
-    let (name, has) = (sasl.mechanism.name(), has.join(", "));
-    format!("does not take SASL {name}, but {has:?}: {err}")
+fn unlike(sasl: &Sasl, reply: &SaslMechanisms) -> String {
+    let (name, has) = (sasl.mechanism.name(), reply.mechanisms.join(", "));
+    format!("does not take SASL {name}, but {has:?}: {}", code::Name(reply.code))
 }
 
 /// Waits until one of the connections has something to read, at most until `until`; less once the process is to stop.

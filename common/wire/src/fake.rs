@@ -1,11 +1,10 @@
 //! A broker for tests, whose answers a script writes.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use crate::api::Ask;
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiVersionsResponse, RequestHeader, ResponseHeader};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -21,23 +20,23 @@ pub struct Incoming {
 
 impl Incoming {
     /// The request, if it is an `R`.
-    pub fn read<R: Ask>(&self) -> Option<R> {
+    pub fn read<R: Request>(&self) -> Option<R> {
         (self.key == R::KEY).then(|| R::decode(&mut self.body.clone(), self.version).unwrap())
     }
 
     /// A whole reply with `body` to this request.
-    pub fn reply<R: Ask>(&self, body: &R::Response) -> Vec<u8> {
+    pub fn reply<R: Request>(&self, body: &R::Response) -> Vec<u8> {
         let mut bytes = Vec::new();
-        body.encode(&mut bytes, R::VERSION).unwrap();
+        body.encode(&mut bytes, self.version).unwrap();
         self.framed::<R>(&bytes)
     }
 
     /// The same with any bytes.
-    pub fn framed<R: Ask>(&self, body: &[u8]) -> Vec<u8> {
+    pub fn framed<R: Request>(&self, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 4];
         ResponseHeader::default()
             .with_correlation_id(self.correlation)
-            .encode(&mut bytes, R::Response::header_version(R::VERSION))
+            .encode(&mut bytes, R::Response::header_version(self.version))
             .unwrap();
         bytes.extend(body);
         let length = bytes.len() as u32 - 4;

@@ -2,15 +2,11 @@
 //! has answered. A broker that hangs or is away holds up its own partitions only.
 
 use crate::batch;
-use crate::client::READ_COMMITTED;
-use crate::cluster::{Api, Cluster, Leader, explain, kind_of, no_leader, topic_name};
-use crate::connection::{Connection, Fault, wait_for_any};
+use crate::cluster::{Api, Cluster, Leader, explain, no_leader, refused};
+use crate::connection::{Arrived, Connection, Fault, wait_for_any};
+use crate::map::Map;
+use crate::messages::{Fetch, Fetched, FetchedPartition};
 use crate::{Chunk, Error, Kind, Pace, Position, Result};
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use kafka_protocol::messages::fetch_response::PartitionData;
-use kafka_protocol::messages::{BrokerId, FetchRequest, FetchResponse};
-use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// What the records of one reply may take in memory, bytes; a partition that finds it used up comes with the next reply.
@@ -21,11 +17,11 @@ const NOBODY: i32 = -1;
 /// Reads.
 #[derive(Default)]
 pub struct Fetcher {
-    leaders: HashMap<i32, Source>,
+    leaders: Map<i32, Source>,
     /// Of each leader, so that one that fails holds up nobody else.
-    paces: HashMap<i32, Pace>,
+    paces: Map<i32, Pace>,
     /// End of the log at the last reply.
-    ends: HashMap<(String, i32), i64>,
+    ends: Map<String, Map<i32, i64>>,
     /// When the last call returned: what comes after that is not the brokers' silence.
     left_at: Option<Instant>,
     /// Rotates the partitions within requests: a broker that can't give all gives those that come first.
@@ -59,7 +55,7 @@ impl Fetcher {
     ) -> Result<Vec<Chunk>> {
         let now = Instant::now();
         let away = self.left_at.map_or(Duration::ZERO, |left_at| now - left_at);
-        for source in self.leaders.values_mut() {
+        for (_, source) in &mut self.leaders.0 {
             if let Some(asked) = &mut source.asked {
                 asked.until += away;
             }
@@ -67,10 +63,11 @@ impl Fetcher {
         let result = self.gather(cluster, topic, positions, now + wait, wait);
         self.left_at = Some(Instant::now());
         let mut found = result?;
+        let ends = self.ends.get(topic);
         let chunk = |position: &Position| {
             found.remove(&position.partition).unwrap_or_else(|| {
-                let end = self.ends.get(&(topic.to_owned(), position.partition)).copied();
-                Chunk { end: end.unwrap_or(position.next), ..Chunk::empty(*position) }
+                let end = ends.and_then(|ends| ends.get(&position.partition));
+                Chunk { end: end.copied().unwrap_or(position.next), ..Chunk::empty(*position) }
             })
         };
         Ok(positions.iter().map(chunk).collect())
@@ -84,21 +81,21 @@ impl Fetcher {
         positions: &[Position],
         deadline: Instant,
         wait: Duration,
-    ) -> Result<BTreeMap<i32, Chunk>> {
-        let mut found: BTreeMap<i32, Chunk> = BTreeMap::new();
+    ) -> Result<Map<i32, Chunk>> {
+        let mut found: Map<i32, Chunk> = Map::default();
         loop {
             let by_leader = self.group(cluster, topic, positions, &mut found)?;
-            for (leader, positions) in by_leader {
+            for (leader, positions) in by_leader.0 {
                 self.ask(cluster, topic, leader, &positions, wait, &mut found)?;
             }
-            let until = if found.is_empty() { self.next_event(deadline) } else { Instant::now() };
+            let until = if found.0.is_empty() { self.next_event(deadline) } else { Instant::now() };
             let waiting = || self.leaders.values().filter(|it| it.asked.is_some());
             let stop = cluster.limits.stop.clone();
             // An error of poll(2) itself: each connection says by itself what is wrong.
             let _ = wait_for_any(waiting().map(|it| &it.connection), until, stop.as_ref());
             self.receive(cluster, topic, positions, &mut found)?;
             let over = Instant::now() >= deadline || stop.is_some_and(|stop| stop());
-            if !found.is_empty() || over {
+            if !found.0.is_empty() || over {
                 return Ok(found);
             }
         }
@@ -110,12 +107,12 @@ impl Fetcher {
         cluster: &mut Cluster,
         topic: &str,
         positions: &[Position],
-        found: &mut BTreeMap<i32, Chunk>,
-    ) -> Result<BTreeMap<Leader, Vec<Position>>> {
+        found: &mut Map<i32, Chunk>,
+    ) -> Result<Map<Leader, Vec<Position>>> {
         let known =
             |cluster: &Cluster, it: &Position| cluster.known_leader(topic, it.partition).is_some();
         if cluster.is_moved(topic) || !positions.iter().all(|it| known(cluster, it)) {
-            let pace = self.paces.entry(NOBODY).or_default();
+            let pace = self.paces.or_default(NOBODY);
             if !pace.is_waiting() {
                 let failure = match cluster.load(topic) {
                     Ok(_) => positions
@@ -136,10 +133,10 @@ impl Fetcher {
                 }
             }
         }
-        let mut by_leader: BTreeMap<Leader, Vec<Position>> = BTreeMap::new();
+        let mut by_leader: Map<Leader, Vec<Position>> = Map::default();
         for it in positions {
             if let Some(leader) = cluster.known_leader(topic, it.partition) {
-                by_leader.entry(leader).or_default().push(*it);
+                by_leader.or_default(leader).push(*it);
             }
         }
         Ok(by_leader)
@@ -153,7 +150,7 @@ impl Fetcher {
         leader: Leader,
         positions: &[Position],
         wait: Duration,
-        found: &mut BTreeMap<i32, Chunk>,
+        found: &mut Map<i32, Chunk>,
     ) -> Result<()> {
         let now = Instant::now();
         if self.paces.get(&leader.id).is_some_and(Pace::is_waiting) {
@@ -218,14 +215,14 @@ impl Fetcher {
         cluster: &mut Cluster,
         topic: &str,
         positions: &[Position],
-        found: &mut BTreeMap<i32, Chunk>,
+        found: &mut Map<i32, Chunk>,
     ) -> Result<()> {
         let now = Instant::now();
         let waiting: Vec<i32> =
-            self.leaders.iter().filter(|(_, it)| it.asked.is_some()).map(|(id, _)| *id).collect();
+            self.leaders.0.iter().filter(|(_, it)| it.asked.is_some()).map(|(id, _)| *id).collect();
         for id in waiting {
             let Some(source) = self.leaders.get_mut(&id) else { continue };
-            let reply = match source.connection.try_receive::<FetchRequest>() {
+            let reply = match source.connection.try_receive::<Fetch<'_>>() {
                 Ok(None) if source.asked.as_ref().is_some_and(|it| it.until <= now) => {
                     Err(source.connection.timed_out())
                 }
@@ -233,7 +230,7 @@ impl Fetcher {
             };
             match reply {
                 Ok(None) => {}
-                Ok(Some(reply)) => {
+                Ok(Some(arrived)) => {
                     let leader = source.leader.clone();
                     let Some(asked) = source.asked.take() else { continue };
                     source.singly = source.singly.saturating_sub(1);
@@ -243,7 +240,7 @@ impl Fetcher {
                         let current = |it: &Position| positions.contains(it);
                         let wanted: Vec<Position> =
                             asked.positions.into_iter().filter(current).collect();
-                        self.take(cluster, topic, &leader, &wanted, &reply, found)?;
+                        self.take(cluster, topic, &leader, &wanted, arrived, found)?;
                     }
                 }
                 Err(fault) => {
@@ -266,7 +263,7 @@ impl Fetcher {
         leader: &Leader,
         positions: &[Position],
         fault: &Fault,
-        found: &mut BTreeMap<i32, Chunk>,
+        found: &mut Map<i32, Chunk>,
     ) -> Result<()> {
         let too_large = matches!(fault, Fault::TooLarge { .. });
         // One batch larger than anything that is taken: which partition's, a fetch of each by itself will say.
@@ -283,7 +280,7 @@ impl Fetcher {
             cluster.failed(&leader.host);
             cluster.forget(topic);
         }
-        self.paces.entry(leader.id).or_default().failed(&err);
+        self.paces.or_default(leader.id).failed(&err);
         for it in positions {
             found.insert(it.partition, Chunk::failed(*it, err.clone()));
         }
@@ -297,25 +294,24 @@ impl Fetcher {
         topic: &str,
         leader: &Leader,
         wanted: &[Position],
-        reply: &FetchResponse,
-        found: &mut BTreeMap<i32, Chunk>,
+        Arrived { reply, bytes }: Arrived<Fetched>,
+        found: &mut Map<i32, Chunk>,
     ) -> Result<()> {
         let mut budget = MEMORY_MAX;
         let mut failure = None;
-        if let Some(err) = ResponseError::try_from_code(reply.error_code) {
-            let text = format!("fetch {topic} at {}: {err}", leader.host);
-            failure = Some(Error { kind: Kind::Retry, code: reply.error_code, text });
+        if reply.code != 0 {
+            let what = format_args!("fetch {topic} at {}", leader.host);
+            failure = Some(Error { kind: Kind::Retry, ..refused(Api::Fetch, reply.code, what) });
         }
-        let parts = reply.responses.iter().filter(|it| it.topic.0.as_str() == topic);
-        for part in parts.flat_map(|it| &it.partitions) {
-            let Some(position) = wanted.iter().find(|it| it.partition == part.partition_index)
-            else {
+        let parts = reply.topics.into_iter().filter(|(name, _)| name == topic);
+        for part in parts.flat_map(|(_, partitions)| partitions) {
+            let Some(position) = wanted.iter().find(|it| it.partition == part.partition) else {
                 continue;
             };
             if budget == 0 {
                 break;
             }
-            let chunk = read(topic, leader, *position, part, &mut budget);
+            let chunk = read(topic, leader, *position, part, &bytes, &mut budget);
             if let Some(err) = &chunk.error {
                 match err.kind {
                     Kind::Config => return Err(err.clone()),
@@ -326,13 +322,13 @@ impl Fetcher {
                     _ => {}
                 }
             } else {
-                self.ends.insert((topic.to_owned(), position.partition), chunk.end);
+                self.ends.or_default(topic.to_owned()).insert(position.partition, chunk.end);
             }
             if chunk.error.is_some() || chunk.next != position.next {
                 found.insert(position.partition, chunk);
             }
         }
-        let pace = self.paces.entry(leader.id).or_default();
+        let pace = self.paces.or_default(leader.id);
         match failure {
             Some(err) => pace.failed(&err),
             None => pace.succeeded(),
@@ -341,28 +337,15 @@ impl Fetcher {
     }
 }
 
-fn request(bytes: i32, topic: &str, positions: &[Position], wait: Duration) -> FetchRequest {
-    let partition = |it: &Position| {
-        FetchPartition::default()
-            .with_partition(it.partition)
-            .with_current_leader_epoch(-1)
-            .with_last_fetched_epoch(-1)
-            .with_log_start_offset(-1)
-            .with_fetch_offset(it.next)
-            .with_partition_max_bytes(bytes)
-    };
-    let topic = FetchTopic::default()
-        .with_topic(topic_name(topic))
-        .with_partitions(positions.iter().map(partition).collect());
+fn request<'a>(bytes: i32, topic: &'a str, positions: &'a [Position], wait: Duration) -> Fetch<'a> {
     let all = bytes.saturating_mul(i32::try_from(positions.len()).unwrap_or(i32::MAX));
-    FetchRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_max_wait_ms(i32::try_from(wait.as_millis()).unwrap_or(i32::MAX))
-        .with_min_bytes(1)
-        .with_max_bytes(all.min(REPLY_BYTES))
-        .with_isolation_level(READ_COMMITTED)
-        .with_session_epoch(-1)
-        .with_topics(vec![topic])
+    Fetch {
+        wait_ms: i32::try_from(wait.as_millis()).unwrap_or(i32::MAX),
+        bytes_max: all.min(REPLY_BYTES),
+        partition_bytes_max: bytes,
+        topic,
+        positions,
+    }
 }
 
 /// Bytes of records asked of a broker at a time, from all of its partitions; a larger batch passes alone.
@@ -373,19 +356,17 @@ fn read(
     topic: &str,
     leader: &Leader,
     position: Position,
-    part: &PartitionData,
+    part: FetchedPartition,
+    bytes: &[u8],
     budget: &mut usize,
 ) -> Chunk {
     let what = || format!("fetch {topic}/{} at {}", position.partition, leader.host);
-    if let Some(err) = ResponseError::try_from_code(part.error_code) {
-        let kind = kind_of(Api::Fetch, part.error_code);
-        let text = format!("{}: {err}", what());
-        return Chunk::failed(position, Error { kind, code: part.error_code, text });
+    if part.code != 0 {
+        let err = refused(Api::Fetch, part.code, format_args!("{}", what()));
+        return Chunk::failed(position, err);
     }
-    let aborted = part.aborted_transactions.iter().flatten();
-    let aborted = aborted.map(|it| (it.producer_id.0, it.first_offset)).collect();
-    let bytes = part.records.as_deref().unwrap_or_default();
-    let decoded = batch::decode(bytes, position.next, aborted, budget, MEMORY_MAX);
+    let bytes = &bytes[part.records];
+    let decoded = batch::decode(bytes, position.next, part.aborted, budget, MEMORY_MAX);
     let mut chunk = Chunk { end: part.high_watermark, ..Chunk::empty(position) };
     chunk.next = decoded.next;
     chunk.records = decoded.records;

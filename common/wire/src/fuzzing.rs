@@ -2,10 +2,10 @@
 //! fuzzer comes up with. Nothing may panic; libFuzzer itself bounds time and memory.
 
 use crate::api::Ask;
-use crate::samples::{self, Visit};
+use crate::fields::Reader;
+use crate::messages::{self, Visit};
 use crate::sasl::scram::Scram;
-use crate::{Mechanism, Sasl, batch, codec, connection, group};
-use bytes::Bytes;
+use crate::{Mechanism, Sasl, batch, codec, group};
 use std::sync::LazyLock;
 
 /// Most bytes that a batch or what was packed may take, unpacked.
@@ -14,14 +14,14 @@ const UNPACKED_MAX: usize = 1 << 20;
 /// The kinds of replies, counted.
 static KINDS: LazyLock<usize> = LazyLock::new(|| {
     let mut count = Count(0);
-    samples::replies(&mut count);
+    messages::all(&mut count);
     count.0
 });
 
 struct Count(usize);
 
 impl Visit for Count {
-    fn reply<R: Ask>(&mut self, _: R::Response) {
+    fn ask<R: Ask>(&mut self) {
         self.0 += 1;
     }
 }
@@ -33,12 +33,12 @@ struct Nth<'a> {
 }
 
 impl Visit for Nth<'_> {
-    fn reply<R: Ask>(&mut self, _: R::Response) {
+    fn ask<R: Ask>(&mut self) {
         if self.left == 0 {
-            let mut frame = Bytes::copy_from_slice(self.frame);
-            if connection::header::<R>(&mut frame).is_ok() {
-                drop(connection::body::<R>(frame));
-            }
+            let mut reader = Reader::new(self.frame);
+            R::SPEC.take_header(&mut reader);
+            drop(R::take(&mut reader));
+            let _ = reader.finish();
         }
         self.left = self.left.wrapping_sub(1);
     }
@@ -47,7 +47,7 @@ impl Visit for Nth<'_> {
 /// A reply from its header on; the first byte chooses what it is a reply to.
 pub fn reply(bytes: &[u8]) {
     if let Some((kind, frame)) = bytes.split_first() {
-        samples::replies(&mut Nth { left: usize::from(*kind) % *KINDS, frame });
+        messages::all(&mut Nth { left: usize::from(*kind) % *KINDS, frame });
     }
 }
 

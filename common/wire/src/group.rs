@@ -3,20 +3,12 @@
 //! that members of any client share a group.
 
 use crate::batch::Reader;
-use crate::client::check;
-use crate::cluster::{Cluster, explain, retry};
+use crate::cluster::{Cluster, check, retry};
+use crate::code;
+use crate::fields::Writer;
+use crate::map::Map;
+use crate::messages::{Heartbeat, JoinGroup, JoinedMember, LeaveGroup, SyncGroup};
 use crate::{Error, Held, Kind, Pace, Result};
-use bytes::{BufMut, Bytes};
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
-use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
-use kafka_protocol::messages::leave_group_request::MemberIdentity;
-use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
-use kafka_protocol::messages::{
-    GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest,
-};
-use kafka_protocol::protocol::StrBytes;
-use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -46,12 +38,12 @@ const ASSIGNOR: &str = "range";
 
 /// This client's memberships, by group.
 #[derive(Default)]
-pub struct Members(HashMap<String, Member>);
+pub struct Members(Map<String, Member>);
 
 #[derive(Default)]
 struct Member {
     /// Given by the coordinator; empty before that.
-    id: StrBytes,
+    id: String,
     joined: Option<Joined>,
 }
 
@@ -62,12 +54,12 @@ struct Joined {
     /// The next sign of life.
     due_at: Instant,
     /// Of the group's leader: partitions of each topic, and when they were counted.
-    counted: Option<(BTreeMap<String, i32>, Instant)>,
+    counted: Option<(Map<String, i32>, Instant)>,
 }
 
 /// As whom offsets are committed.
 pub struct Identity {
-    pub id: StrBytes,
+    pub id: String,
     pub generation: i32,
 }
 
@@ -80,7 +72,7 @@ impl Members {
         topics: &[&str],
         within: Duration,
     ) -> Result<Held> {
-        let member = self.0.entry(group.to_owned()).or_default();
+        let member = self.0.or_default(group.to_owned());
         if let Some(joined) = &member.joined
             && Instant::now() < joined.due_at
         {
@@ -104,13 +96,8 @@ impl Members {
         }
         let host = cluster.coordinator(group)?;
         let what = format!("leave group {group}");
-        let request = LeaveGroupRequest::default()
-            .with_group_id(group_id(group))
-            .with_members(vec![MemberIdentity::default().with_member_id(id)]);
-        let reply = cluster
-            .ask(&host, &request, Instant::now() + ANSWER)
-            .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
-        check(reply.error_code, || format!("{what} at {host}"))
+        let code = cluster.ask(&what, &host, &LeaveGroup { group, member: &id }, ANSWER)?;
+        check(code, format_args!("{what} at {host}"))
     }
 
     /// As whom offsets of `group` are committed; `None` if it was never joined.
@@ -124,9 +111,8 @@ impl Members {
                 Ok(Some(Identity { id: id.clone(), generation: joined.held.generation }))
             }
             None => {
-                let code = ResponseError::UnknownMemberId.code();
                 let text = format!("commit offsets of {group}: this is no member now");
-                Err(Error { kind: Kind::Fenced, code, text })
+                Err(Error { kind: Kind::Fenced, code: code::UNKNOWN_MEMBER_ID, text })
             }
         }
     }
@@ -142,8 +128,8 @@ impl Members {
 impl Member {
     fn fenced(&mut self, err: &Error) {
         self.joined = None;
-        if err.code == ResponseError::UnknownMemberId.code() {
-            self.id = StrBytes::new();
+        if err.code == code::UNKNOWN_MEMBER_ID {
+            self.id.clear();
         }
     }
 
@@ -201,43 +187,33 @@ impl Member {
     ) -> Result<Option<Joined>> {
         let host = cluster.coordinator(group)?;
         let what = format!("join group {group}");
-        let told = JoinGroupRequestProtocol::default()
-            .with_name(StrBytes::from_static_str(ASSIGNOR))
-            .with_metadata(subscription(topics));
-        let request = JoinGroupRequest::default()
-            .with_group_id(group_id(group))
-            .with_session_timeout_ms(SESSION.as_millis() as i32)
-            .with_rebalance_timeout_ms(REBALANCE.as_millis() as i32)
-            .with_member_id(self.id.clone())
-            .with_protocol_type(StrBytes::from_static_str(PROTOCOL_TYPE))
-            .with_protocols(vec![told]);
-        let until = Instant::now() + REBALANCE + cluster.config.timeout;
-        let reply = cluster
-            .ask(&host, &request, until)
-            .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
-        if reply.error_code == ResponseError::MemberIdRequired.code() {
-            self.id = reply.member_id;
+        let request = JoinGroup {
+            group,
+            session_ms: SESSION.as_millis() as i32,
+            rebalance_ms: REBALANCE.as_millis() as i32,
+            member: &self.id,
+            protocol_type: PROTOCOL_TYPE,
+            protocol: ASSIGNOR,
+            subscription: &subscription(topics),
+        };
+        let patience = REBALANCE + cluster.config.timeout;
+        let reply = cluster.ask(&what, &host, &request, patience)?;
+        if reply.code == code::MEMBER_ID_REQUIRED {
+            self.id = reply.member;
             return Ok(None);
         }
-        check(reply.error_code, || format!("{what} at {host}"))?;
-        self.id = reply.member_id;
-        let generation = reply.generation_id;
+        check(reply.code, format_args!("{what} at {host}"))?;
+        self.id = reply.member;
+        let generation = reply.generation;
         let (mut assignments, mut counted) = (Vec::new(), None);
         if reply.leader == self.id {
             let counts = count(cluster, &reply.members)?;
             assignments = share_out(&reply.members, &counts);
             counted = Some((counts, Instant::now()));
         }
-        let request = SyncGroupRequest::default()
-            .with_group_id(group_id(group))
-            .with_generation_id(generation)
-            .with_member_id(self.id.clone())
-            .with_assignments(assignments);
-        let until = Instant::now() + REBALANCE + cluster.config.timeout;
-        let reply = cluster
-            .ask(&host, &request, until)
-            .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
-        check(reply.error_code, || format!("{what}, and wait for its leader, at {host}"))?;
+        let request = SyncGroup { group, generation, member: &self.id, assignments: &assignments };
+        let reply = cluster.ask(&what, &host, &request, patience)?;
+        check(reply.code, format_args!("{what}, and wait for its leader, at {host}"))?;
         let partitions = read_assignment(&reply.assignment)
             .ok_or_else(|| retry(0, format!("{what}: its leader's assignment is unreadable")))?;
         let now = Instant::now();
@@ -254,43 +230,35 @@ impl Joined {
             return false;
         }
         *at = Instant::now();
-        let grown = |(topic, count): (&String, &i32)| {
+        let grown = |(topic, count): &(String, i32)| {
             cluster.load(topic).is_ok_and(|leaders| leaders.len() != *count as usize)
         };
-        counts.iter().any(grown)
+        counts.0.iter().any(grown)
     }
 }
 
-fn heartbeat(cluster: &mut Cluster, group: &str, id: &StrBytes, generation: i32) -> Result<()> {
+fn heartbeat(cluster: &mut Cluster, group: &str, id: &str, generation: i32) -> Result<()> {
     let host = cluster.coordinator(group)?;
     let what = format!("give group {group} a sign of life");
-    let request = HeartbeatRequest::default()
-        .with_group_id(group_id(group))
-        .with_generation_id(generation)
-        .with_member_id(id.clone());
-    let reply = cluster
-        .ask(&host, &request, Instant::now() + ANSWER.min(cluster.config.timeout))
-        .map_err(|fault| explain(&what, Kind::Retry, &fault))?;
-    check(reply.error_code, || format!("{what} at {host}"))
+    let request = Heartbeat { group, generation, member: id };
+    let code = cluster.ask(&what, &host, &request, ANSWER.min(cluster.config.timeout))?;
+    check(code, format_args!("{what} at {host}"))
 }
 
 /// Partitions of all topics that members read; a topic that does not exist has none.
-fn count(
-    cluster: &mut Cluster,
-    members: &[JoinGroupResponseMember],
-) -> Result<BTreeMap<String, i32>> {
-    let mut counts = BTreeMap::new();
-    for topic in members.iter().flat_map(|it| read_subscription(&it.metadata).unwrap_or_default()) {
-        if counts.contains_key(&topic) {
+fn count(cluster: &mut Cluster, members: &[JoinedMember]) -> Result<Map<String, i32>> {
+    let mut counts = Map::default();
+    for topic in members.iter().flat_map(JoinedMember::topics) {
+        if counts.has(&topic) {
             continue;
         }
-        if counts.len() == TOPICS_MAX {
+        if counts.0.len() == TOPICS_MAX {
             let text = format!("the members of the group read more than {TOPICS_MAX} topics");
             return Err(Error { kind: Kind::Config, code: 0, text });
         }
         let count = match cluster.load(&topic) {
             Ok(leaders) => i32::try_from(leaders.len()).unwrap_or(i32::MAX),
-            Err(err) if err.code == ResponseError::UnknownTopicOrPartition.code() => 0,
+            Err(err) if err.code == code::UNKNOWN_TOPIC_OR_PARTITION => 0,
             Err(err) => return Err(err),
         };
         counts.insert(topic, count);
@@ -298,75 +266,66 @@ fn count(
     Ok(counts)
 }
 
+/// What one member gets: topics, and partitions of each.
+type Share<'a> = Vec<(&'a str, Range<i32>)>;
+
 /// Each topic's partitions in ranges, one for each of its members in the order of their ids, as Java's range assignor does.
-fn share_out(
-    members: &[JoinGroupResponseMember],
-    counts: &BTreeMap<String, i32>,
-) -> Vec<SyncGroupRequestAssignment> {
-    let mut shares: BTreeMap<&StrBytes, Vec<(&str, Range<i32>)>> = BTreeMap::new();
-    let mut readers: BTreeMap<String, Vec<&StrBytes>> = BTreeMap::new();
+fn share_out<'a>(
+    members: &'a [JoinedMember],
+    counts: &Map<String, i32>,
+) -> Vec<(&'a str, Vec<u8>)> {
+    let mut topics: Map<&str, Vec<String>> = Map::default();
     for member in members {
-        shares.entry(&member.member_id).or_default();
-        for topic in read_subscription(&member.metadata).unwrap_or_default() {
-            readers.entry(topic).or_default().push(&member.member_id);
-        }
+        topics.insert(&member.id, member.topics());
     }
-    for (topic, readers) in &mut readers {
-        readers.sort_unstable();
-        readers.dedup();
-        let Some((topic, count)) = counts.get_key_value(topic) else { continue };
-        let members = i32::try_from(readers.len()).unwrap_or(i32::MAX);
+    let mut shares: Vec<(&str, Share<'_>)> =
+        topics.0.iter().map(|(id, _)| (*id, Share::new())).collect();
+    for (topic, count) in &counts.0 {
+        let reads = |i: &usize| topics.0[*i].1.contains(topic);
+        let readers: Vec<usize> = (0..shares.len()).filter(reads).collect();
+        let members = i32::try_from(readers.len()).unwrap_or(i32::MAX).max(1);
         let (each, more) = (count / members, count % members);
         let mut first = 0;
         for (i, reader) in (0..).zip(readers) {
             let end = first + each + i32::from(i < more);
             if end > first {
-                shares.entry(reader).or_default().push((topic, first..end));
+                shares[reader].1.push((topic, first..end));
             }
             first = end;
         }
     }
-    let assignment = |(id, share): (&StrBytes, Vec<(&str, Range<i32>)>)| {
-        SyncGroupRequestAssignment::default()
-            .with_member_id(id.clone())
-            .with_assignment(assignment(&share))
-    };
-    shares.into_iter().map(assignment).collect()
+    shares.into_iter().map(|(id, share)| (id, assignment(&share))).collect()
 }
 
-fn group_id(group: &str) -> GroupId {
-    GroupId(StrBytes::from_string(group.to_owned()))
+impl JoinedMember {
+    /// Those that it reads.
+    fn topics(&self) -> Vec<String> {
+        read_subscription(&self.subscription).unwrap_or_default()
+    }
 }
 
 /// What a member tells the leader, in version 0 of Java's ConsumerProtocolSubscription: the topics, and no data of the user's.
-fn subscription(topics: &[&str]) -> Bytes {
-    let mut out = Vec::new();
-    out.put_i16(0);
-    out.put_i32(topics.len() as i32);
-    for topic in topics {
-        put_text(&mut out, topic);
-    }
-    out.put_i32(-1);
-    out.into()
+fn subscription(topics: &[&str]) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.i16(0);
+    out.i32(topics.len() as i32);
+    topics.iter().for_each(|topic| out.old_text(topic));
+    out.i32(-1);
+    out.0
 }
 
 /// What the leader tells a member, in version 0 of Java's ConsumerProtocolAssignment.
-fn assignment(share: &[(&str, Range<i32>)]) -> Bytes {
-    let mut out = Vec::new();
-    out.put_i16(0);
-    out.put_i32(share.len() as i32);
+fn assignment(share: &Share<'_>) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.i16(0);
+    out.i32(share.len() as i32);
     for (topic, partitions) in share {
-        put_text(&mut out, topic);
-        out.put_i32(partitions.len() as i32);
-        partitions.clone().for_each(|partition| out.put_i32(partition));
+        out.old_text(topic);
+        out.i32(partitions.len() as i32);
+        partitions.clone().for_each(|partition| out.i32(partition));
     }
-    out.put_i32(-1);
-    out.into()
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.put_i16(text.len() as i16);
-    out.extend_from_slice(text.as_bytes());
+    out.i32(-1);
+    out.0
 }
 
 /// The topics of a subscription. Later versions have more behind them.
@@ -409,21 +368,21 @@ fn read_text(reader: &mut Reader<'_>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn member(id: &'static str, topics: &[&str]) -> JoinGroupResponseMember {
-        JoinGroupResponseMember::default()
-            .with_member_id(StrBytes::from_static_str(id))
-            .with_metadata(subscription(topics))
+    fn member(id: &str, topics: &[&str]) -> JoinedMember {
+        JoinedMember { id: id.to_owned(), subscription: subscription(topics) }
     }
 
     fn shares(
-        members: &[JoinGroupResponseMember],
+        members: &[JoinedMember],
         counts: &[(&str, i32)],
     ) -> Vec<(String, Vec<(String, i32)>)> {
-        let counts = counts.iter().map(|&(topic, count)| (topic.to_owned(), count)).collect();
-        let share = |it: SyncGroupRequestAssignment| {
-            (it.member_id.to_string(), read_assignment(&it.assignment).unwrap())
-        };
-        share_out(members, &counts).into_iter().map(share).collect()
+        let mut all = Map::default();
+        for (topic, count) in counts {
+            all.insert((*topic).to_owned(), *count);
+        }
+        let share =
+            |(id, share): (&str, Vec<u8>)| (id.to_owned(), read_assignment(&share).unwrap());
+        share_out(members, &all).into_iter().map(share).collect()
     }
 
     #[test]

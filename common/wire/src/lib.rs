@@ -3,8 +3,8 @@
 //! A [`Bus`] belongs to one thread. It retries, reconnects and refreshes metadata inside, until the deadline given with each
 //! call. Positions and the choice of partitions belong to the caller.
 //!
-//! The client (feature `client`, [`connect`]) is synchronous and stands on the codecs of the `kafka-protocol` crate; it speaks with
-//! Kafka 2.8 to 4.x.
+//! The client (feature `client`, [`connect`]) is synchronous and has codecs of its own for the few requests that it sends; it speaks
+//! with Kafka 2.8 to 4.x.
 
 mod pace;
 
@@ -17,20 +17,26 @@ mod client;
 #[cfg(feature = "client")]
 mod cluster;
 #[cfg(feature = "client")]
+pub mod code;
+#[cfg(feature = "client")]
 mod codec;
 #[cfg(feature = "client")]
 mod connection;
 #[cfg(feature = "client")]
 mod fetch;
+#[cfg(feature = "client")]
+mod fields;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 #[cfg(feature = "client")]
 mod group;
 #[cfg(feature = "client")]
+mod map;
+#[cfg(feature = "client")]
+pub mod messages;
+#[cfg(feature = "client")]
 mod produce;
 mod sasl;
-#[cfg(feature = "client")]
-mod shape;
 
 #[cfg(all(test, feature = "client"))]
 mod fake;
@@ -38,21 +44,21 @@ mod fake;
 mod golden;
 #[cfg(all(test, feature = "client"))]
 mod mutations;
-#[cfg(any(all(test, feature = "client"), feature = "fuzzing"))]
+#[cfg(all(test, feature = "client"))]
+mod oracle;
+#[cfg(all(test, feature = "client"))]
 mod samples;
 #[cfg(all(test, feature = "client"))]
 mod tests;
 
 #[cfg(feature = "client")]
-pub use api::{Ask, Range};
+pub use api::{Ask, Range, Spec};
 #[cfg(feature = "client")]
 pub use client::{Config, connect};
 #[cfg(feature = "client")]
 pub use connection::{Connection, Fault, Limits, Stop};
 pub use pace::Pace;
 pub use sasl::{Mechanism, Sasl};
-#[cfg(feature = "client")]
-pub use shape::Shape;
 
 use std::time::Duration;
 

@@ -90,13 +90,23 @@ impl Pace {
         within: Duration,
         mut attempt: impl FnMut() -> Result<T>,
     ) -> Result<T> {
+        let mut value = None;
+        self.repeat(within, &mut || {
+            value = Some(attempt()?);
+            Ok(())
+        })?;
+        Ok(value.expect("the last attempt gave it"))
+    }
+
+    /// The same for whatever is tried: in a binary once.
+    fn repeat(&mut self, within: Duration, attempt: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let deadline = Instant::now() + within;
         loop {
             self.wait(deadline)?;
             match attempt() {
-                Ok(value) => {
+                Ok(()) => {
                     self.succeeded();
-                    return Ok(value);
+                    return Ok(());
                 }
                 Err(err) if err.is_retryable() => {
                     self.failed(&err);

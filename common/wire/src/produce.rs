@@ -1,15 +1,12 @@
 //! Writes, each batch once: the broker knows the producer and the sequence of each batch, and takes none twice.
 
 use crate::batch::{self, Stamp};
-use crate::cluster::{Api, Cluster, Leader, explain, kind_of, no_leader, retry, topic_name};
-use crate::connection::{Fault, wait_for_any};
+use crate::cluster::{Api, Cluster, Leader, check, explain, kind_of, no_leader, retry};
+use crate::code;
+use crate::connection::{Arrived, Fault, wait_for_any};
+use crate::map::Map;
+use crate::messages::{InitProducerId, Produce, Produced};
 use crate::{Batch, Compression, Error, Kind, Outcome, Pace, Result};
-use bytes::Bytes;
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::produce_response::PartitionProduceResponse;
-use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProducerId};
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,8 +14,6 @@ use std::time::{Duration, Instant, SystemTime};
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest batch, bytes: brokers take no request above 100 MB.
 const BATCH_BYTES_MAX: usize = 64 << 20;
-/// As many replicas as the topic asks for.
-const ACKS_ALL: i16 = -1;
 /// The pace of whatever is no leader's fault.
 const NOBODY: i32 = -1;
 
@@ -27,9 +22,9 @@ const NOBODY: i32 = -1;
 pub struct Producer {
     /// Given by the cluster, the same for all partitions.
     id: Option<i64>,
-    lanes: HashMap<(String, i32), Lane>,
+    lanes: Map<String, Map<i32, Lane>>,
     /// Of each leader, so that one that fails holds up nobody else.
-    paces: HashMap<i32, Pace>,
+    paces: Map<i32, Pace>,
 }
 
 /// One partition's sequence.
@@ -44,14 +39,7 @@ struct Lane {
 
 struct Pending {
     records: Vec<u8>,
-    batch: Bytes,
-}
-
-/// What is sent of a batch of the call.
-struct Sent {
-    /// Index into the call's batches.
-    index: usize,
-    bytes: Bytes,
+    batch: Vec<u8>,
 }
 
 impl Producer {
@@ -112,20 +100,21 @@ impl Producer {
         todo: Vec<usize>,
         results: &mut [Result<i64>],
     ) {
-        if self.lanes.values().any(|lane| lane.epoch == i16::MAX) {
+        if self.lanes.values().flat_map(Map::values).any(|lane| lane.epoch == i16::MAX) {
             // There is no further epoch: begin as another producer.
             self.id = None;
-            self.lanes.clear();
+            self.lanes = Map::default();
         }
-        let mut by_leader: BTreeMap<Leader, Vec<Sent>> = BTreeMap::new();
+        let mut by_leader: Map<Leader, Vec<usize>> = Map::default();
         let mut nobody = None;
-        let mut asked: HashSet<&str> = HashSet::new();
+        let mut asked: Vec<&str> = Vec::new();
         for index in todo {
             let batch = &batches[index];
             let Batch { topic, partition, .. } = *batch;
             let unknown = cluster.known_leader(topic, partition).is_none();
             // Once for all of its batches; and what was asked in vain just now isn't asked for the next topic.
-            if (unknown || cluster.is_moved(topic)) && nobody.is_none() && asked.insert(topic) {
+            if (unknown || cluster.is_moved(topic)) && nobody.is_none() && !asked.contains(&topic) {
+                asked.push(topic);
                 nobody = cluster.load(topic).err();
             }
             // If the cluster doesn't say, the one that led it may still do.
@@ -141,22 +130,21 @@ impl Producer {
             });
             let prepared = leader.and_then(|leader| {
                 let id = self.id(cluster).inspect_err(|err| nobody = Some(err.clone()))?;
-                Ok((leader, self.prepare(id, batch, cluster.config.compression)?))
+                self.prepare(id, batch, cluster.config.compression)?;
+                Ok(leader)
             });
             match prepared {
-                Ok((leader, bytes)) => {
-                    by_leader.entry(leader).or_default().push(Sent { index, bytes });
-                }
+                Ok(leader) => by_leader.or_default(leader).push(index),
                 Err(err) => results[index].worsen(err),
             }
         }
         match nobody {
-            Some(err) => self.paces.entry(NOBODY).or_default().failed(&err),
-            None => self.paces.entry(NOBODY).or_default().succeeded(),
+            Some(err) => self.paces.or_default(NOBODY).failed(&err),
+            None => self.paces.or_default(NOBODY).succeeded(),
         }
         let deadline = Instant::now() + cluster.config.timeout;
-        let mut waiting: Vec<(Leader, Vec<Sent>)> = Vec::new();
-        for (leader, sent) in by_leader {
+        let mut waiting: Vec<(Leader, Vec<usize>)> = Vec::new();
+        for (leader, sent) in by_leader.0 {
             let request = self.request(cluster, batches, &sent);
             let outcome = cluster
                 .connection(&leader.host)
@@ -176,24 +164,18 @@ impl Producer {
             let over = !ready.unwrap_or(false);
             let mut still = Vec::new();
             for (leader, sent) in waiting {
-                let reply = cluster.connection(&leader.host).and_then(|connection| {
-                    match connection.try_receive::<ProduceRequest>() {
-                        Ok(None) if over => Err(connection.timed_out()),
-                        reply => reply,
-                    }
-                });
+                let reply =
+                    cluster.connection(&leader.host).and_then(|connection| {
+                        match connection.try_receive::<Produce<'_>>() {
+                            Ok(None) if over => Err(connection.timed_out()),
+                            reply => reply,
+                        }
+                    });
                 match reply {
                     Ok(None) => still.push((leader, sent)),
-                    Ok(Some(reply)) => {
+                    Ok(Some(Arrived { reply, .. })) => {
                         cluster.answered(&leader.host);
-                        let answers: Vec<(&str, &PartitionProduceResponse)> = reply
-                            .responses
-                            .iter()
-                            .flat_map(|it| {
-                                it.partition_responses.iter().map(|part| (it.name.0.as_str(), part))
-                            })
-                            .collect();
-                        self.settle(cluster, batches, &leader, &sent, &answers, results);
+                        self.settle(cluster, batches, &leader, &sent, &reply, results);
                     }
                     Err(fault) => {
                         let kind = Kind::Unknown;
@@ -210,25 +192,16 @@ impl Producer {
         if let Some(id) = self.id {
             return Ok(id);
         }
-        let request = InitProducerIdRequest::default()
-            .with_transactional_id(None)
-            .with_transaction_timeout_ms(i32::MAX)
-            .with_producer_id(ProducerId(-1))
-            .with_producer_epoch(-1);
         let what = "get an id as producer";
-        let (host, reply) = cluster.ask_any(what, &request)?;
-        if let Some(err) = ResponseError::try_from_code(reply.error_code) {
-            let kind = kind_of(Api::Other, reply.error_code);
-            let text = format!("{what} at {host}: {err}");
-            return Err(Error { kind, code: reply.error_code, text });
-        }
-        self.id = Some(reply.producer_id.0);
-        Ok(reply.producer_id.0)
+        let (host, reply) = cluster.ask_any(what, &InitProducerId)?;
+        check(reply.code, format_args!("{what} at {host}"))?;
+        self.id = Some(reply.producer);
+        Ok(reply.producer)
     }
 
-    /// The bytes of a batch: as they were sent before, if these are the same records.
-    fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<Bytes> {
-        let lane = self.lanes.entry((batch.topic.to_owned(), batch.partition)).or_default();
+    /// Makes the bytes of a batch: as they were sent before, if these are the same records.
+    fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<()> {
+        let lane = self.lanes.or_default(batch.topic.to_owned()).or_default(batch.partition);
         let records = batch::encode_records(&batch.records);
         if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
             let text = format!(
@@ -240,7 +213,7 @@ impl Producer {
         }
         if let Some(pending) = &lane.pending {
             if pending.records == records {
-                return Ok(pending.batch.clone());
+                return Ok(());
             }
             // Its place in the sequence is perhaps taken, so another batch can't have it.
             lane.renew(batch, "another batch follows one that is perhaps written");
@@ -249,30 +222,28 @@ impl Producer {
         let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
         let stamp = Stamp { producer: id, epoch: lane.epoch, sequence: lane.sequence };
         let count = batch.records.len();
-        let bytes = batch::encode(&records, count, now_ms, stamp, compression)
+        let batch = batch::encode(&records, count, now_ms, stamp, compression)
             .map_err(|text| Error { kind: Kind::Config, code: 0, text })?;
-        lane.pending = Some(Pending { records, batch: bytes.clone() });
-        Ok(bytes)
+        lane.pending = Some(Pending { records, batch });
+        Ok(())
     }
 
-    fn request(&self, cluster: &Cluster, batches: &[Batch<'_>], sent: &[Sent]) -> ProduceRequest {
-        let mut topics: BTreeMap<&str, Vec<PartitionProduceData>> = BTreeMap::new();
-        for Sent { index, bytes } in sent {
-            let Batch { topic, partition, .. } = &batches[*index];
-            topics.entry(topic).or_default().push(
-                PartitionProduceData::default()
-                    .with_index(*partition)
-                    .with_records(Some(bytes.clone())),
-            );
+    fn request<'a>(
+        &'a self,
+        cluster: &Cluster,
+        batches: &[Batch<'a>],
+        sent: &[usize],
+    ) -> Produce<'a> {
+        let mut topics: Map<&str, Vec<(i32, &[u8])>> = Map::default();
+        for index in sent {
+            let Batch { topic, partition, .. } = batches[*index];
+            let lane = self.lanes.get(topic).and_then(|lanes| lanes.get(&partition));
+            if let Some(pending) = lane.and_then(|lane| lane.pending.as_ref()) {
+                topics.or_default(topic).push((partition, &pending.batch));
+            }
         }
-        let topics = topics.into_iter().map(|(topic, partitions)| {
-            TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(partitions)
-        });
         let ack_timeout = ACK_TIMEOUT.min(cluster.config.timeout / 2);
-        ProduceRequest::default()
-            .with_acks(ACKS_ALL)
-            .with_timeout_ms(ack_timeout.as_millis() as i32)
-            .with_topic_data(topics.collect())
+        Produce { timeout_ms: ack_timeout.as_millis() as i32, topics }
     }
 
     /// The leader's broker failed as a whole.
@@ -282,20 +253,20 @@ impl Producer {
         cluster: &mut Cluster,
         batches: &[Batch<'_>],
         leader: &Leader,
-        sent: &[Sent],
+        sent: &[usize],
         kind: Kind,
         fault: &Fault,
         results: &mut [Result<i64>],
     ) {
         cluster.failed(&leader.host);
-        for Sent { index, .. } in sent {
+        for index in sent {
             let Batch { topic, partition, .. } = &batches[*index];
             cluster.forget(topic);
             let what = format!("produce {topic}/{partition} at {}", leader.host);
             results[*index].worsen(explain(&what, kind, fault));
         }
         let err = explain("produce", kind, fault);
-        self.paces.entry(leader.id).or_default().failed(&err);
+        self.paces.or_default(leader.id).failed(&err);
     }
 
     /// The leader has answered.
@@ -304,45 +275,37 @@ impl Producer {
         cluster: &mut Cluster,
         batches: &[Batch<'_>],
         leader: &Leader,
-        sent: &[Sent],
-        answers: &[(&str, &PartitionProduceResponse)],
+        sent: &[usize],
+        reply: &Produced,
         results: &mut [Result<i64>],
     ) {
         let mut failure = None;
-        for Sent { index, .. } in sent {
+        for index in sent {
             let batch = &batches[*index];
             let Batch { topic, partition, records } = batch;
             let what = || format!("produce {topic}/{partition} at {}", leader.host);
-            let answer = answers.iter().find(|(name, it)| name == topic && it.index == *partition);
-            let Some((_, answer)) = answer else {
+            let answers = reply.topics.iter().filter(|(name, _)| name == topic);
+            let mut answers = answers.flat_map(|(_, partitions)| partitions);
+            let Some(answer) = answers.find(|it| it.partition == *partition) else {
                 let text = format!("{}: no answer for this partition", what());
                 results[*index].worsen(Error { kind: Kind::Unknown, code: 0, text });
                 continue;
             };
-            let Some(lane) = self.lanes.get_mut(&((*topic).to_owned(), *partition)) else {
+            let lanes = self.lanes.get_mut(*topic);
+            let Some(lane) = lanes.and_then(|lanes| lanes.get_mut(partition)) else { continue };
+            let code = answer.code;
+            if matches!(code, 0 | code::DUPLICATE_SEQUENCE_NUMBER) {
+                lane.written(records.len());
+                results[*index] = Ok(if code == 0 { answer.base_offset } else { -1 });
                 continue;
-            };
-            let code = answer.error_code;
-            let err = match ResponseError::try_from_code(code) {
-                None => {
-                    lane.written(records.len());
-                    results[*index] = Ok(answer.base_offset);
-                    continue;
-                }
-                Some(ResponseError::DuplicateSequenceNumber) => {
-                    lane.written(records.len());
-                    results[*index] = Ok(-1);
-                    continue;
-                }
-                Some(err) => err,
-            };
+            }
             let kind = kind_of(Api::Produce, code);
-            match err {
-                ResponseError::OutOfOrderSequenceNumber
-                | ResponseError::UnknownProducerId
-                | ResponseError::InvalidProducerEpoch
-                | ResponseError::InvalidProducerIdMapping
-                | ResponseError::ProducerFenced => {
+            match code {
+                code::OUT_OF_ORDER_SEQUENCE_NUMBER
+                | code::UNKNOWN_PRODUCER_ID
+                | code::INVALID_PRODUCER_EPOCH
+                | code::INVALID_PRODUCER_ID_MAPPING
+                | code::PRODUCER_FENCED => {
                     lane.renew(
                         batch,
                         "the broker has lost what was written before, or what it knew of it",
@@ -352,15 +315,15 @@ impl Producer {
                 _ if kind == Kind::Message => lane.pending = None,
                 _ => cluster.forget(topic),
             }
-            let words = answer.error_message.as_ref().map_or("", |words| words.as_str());
-            let text = format!("{}: {err} {words}", what()).trim_end().to_owned();
+            let text = format!("{}: {} {}", what(), code::Name(code), answer.message);
+            let text = text.trim_end().to_owned();
             let err = Error { kind, code, text };
             if err.is_retryable() {
                 failure = Some(err.clone());
             }
             results[*index].worsen(err);
         }
-        let pace = self.paces.entry(leader.id).or_default();
+        let pace = self.paces.or_default(leader.id);
         match failure {
             Some(err) => pace.failed(&err),
             None => pace.succeeded(),

@@ -1,6 +1,8 @@
-//! A reply of each kind, with something in each field that can be empty or null.
+//! A reply of each kind by `kafka-protocol`, with something in each field that can be empty or null.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::api::Ask;
+use crate::messages as own;
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::create_topics_response::{
@@ -31,11 +33,17 @@ use kafka_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
 };
 use kafka_protocol::messages::*;
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Encodable, StrBytes};
 
-/// What a test does with each.
+/// What a test does with each: its bytes, behind the header.
 pub trait Visit {
-    fn reply<R: Ask>(&mut self, reply: R::Response);
+    fn reply<R: Ask>(&mut self, reply: &[u8]);
+}
+
+fn visit<R: Ask>(visit: &mut impl Visit, reply: &impl Encodable) {
+    let mut bytes = Vec::new();
+    reply.encode(&mut bytes, R::SPEC.version).unwrap();
+    visit.reply::<R>(&bytes);
 }
 
 fn text(text: &'static str) -> StrBytes {
@@ -47,14 +55,18 @@ fn topic() -> TopicName {
 }
 
 /// All kinds that this crate asks for.
-pub fn replies(visit: &mut impl Visit) {
-    visit.reply::<ApiVersionsRequest>(ApiVersionsResponse::default().with_api_keys(vec![
+pub fn replies(all: &mut impl Visit) {
+    visit::<own::ApiVersions>(
+        all,
+        &ApiVersionsResponse::default().with_api_keys(vec![
             ApiVersion::default()
                 .with_max_version(3);
             3
-        ]));
-    visit.reply::<MetadataRequest>(
-        MetadataResponse::default()
+        ]),
+    );
+    visit::<own::Metadata<'_>>(
+        all,
+        &MetadataResponse::default()
             .with_brokers(vec![
                 MetadataResponseBroker::default()
                     .with_host(text("kafka-1"))
@@ -73,17 +85,22 @@ pub fn replies(visit: &mut impl Visit) {
                     ]),
             ]),
     );
-    visit.reply::<ProduceRequest>(ProduceResponse::default().with_responses(vec![
-        TopicProduceResponse::default().with_name(topic()).with_partition_responses(vec![
+    visit::<own::Produce<'_>>(
+        all,
+        &ProduceResponse::default().with_responses(vec![
+            TopicProduceResponse::default().with_name(topic()).with_partition_responses(vec![
             PartitionProduceResponse::default()
                 .with_record_errors(vec![BatchIndexAndErrorMessage::default()
                     .with_batch_index_error_message(Some(text("no")))])
                 .with_error_message(Some(text("no, really")));
             2
         ]),
-    ]));
-    visit.reply::<FetchRequest>(FetchResponse::default().with_responses(vec![
-        FetchableTopicResponse::default().with_topic(topic()).with_partitions(vec![
+        ]),
+    );
+    visit::<own::Fetch<'_>>(
+        all,
+        &FetchResponse::default().with_responses(vec![
+            FetchableTopicResponse::default().with_topic(topic()).with_partitions(vec![
                 PartitionData::default()
                     .with_aborted_transactions(Some(vec![AbortedTransaction::default(); 2]))
                     .with_records(Some(Bytes::from_static(&[1; 200]))),
@@ -97,49 +114,67 @@ pub fn replies(visit: &mut impl Visit) {
                     )
                     .with_records(None),
             ]),
-    ]));
-    visit.reply::<ListOffsetsRequest>(ListOffsetsResponse::default().with_topics(vec![
-        ListOffsetsTopicResponse::default()
-            .with_name(topic())
-            .with_partitions(vec![ListOffsetsPartitionResponse::default(); 3]),
-    ]));
-    visit.reply::<InitProducerIdRequest>(InitProducerIdResponse::default());
-    visit.reply::<FindCoordinatorRequest>(
-        FindCoordinatorResponse::default()
+        ]),
+    );
+    visit::<own::ListOffsets<'_>>(
+        all,
+        &ListOffsetsResponse::default().with_topics(vec![
+            ListOffsetsTopicResponse::default()
+                .with_name(topic())
+                .with_partitions(vec![ListOffsetsPartitionResponse::default(); 3]),
+        ]),
+    );
+    visit::<own::InitProducerId>(all, &InitProducerIdResponse::default());
+    visit::<own::FindCoordinator<'_>>(
+        all,
+        &FindCoordinatorResponse::default()
             .with_host(text("kafka-3"))
             .with_error_message(Some(text("NONE"))),
     );
-    visit.reply::<OffsetFetchRequest>(OffsetFetchResponse::default().with_topics(vec![
-        OffsetFetchResponseTopic::default().with_name(topic()).with_partitions(vec![
+    visit::<own::OffsetFetch<'_>>(
+        all,
+        &OffsetFetchResponse::default().with_topics(vec![
+            OffsetFetchResponseTopic::default().with_name(topic()).with_partitions(vec![
             OffsetFetchResponsePartition::default().with_metadata(Some(text("m")));
             3
         ]),
-    ]));
-    visit.reply::<OffsetCommitRequest>(OffsetCommitResponse::default().with_topics(vec![
-        OffsetCommitResponseTopic::default()
-            .with_name(topic())
-            .with_partitions(vec![OffsetCommitResponsePartition::default(); 3]),
-    ]));
-    visit.reply::<SaslHandshakeRequest>(
-        SaslHandshakeResponse::default()
+        ]),
+    );
+    visit::<own::OffsetCommit<'_>>(
+        all,
+        &OffsetCommitResponse::default().with_topics(vec![
+            OffsetCommitResponseTopic::default()
+                .with_name(topic())
+                .with_partitions(vec![OffsetCommitResponsePartition::default(); 3]),
+        ]),
+    );
+    visit::<own::SaslHandshake<'_>>(
+        all,
+        &SaslHandshakeResponse::default()
             .with_error_code(33)
             .with_mechanisms(vec![text("PLAIN"), text("SCRAM-SHA-256")]),
     );
-    visit.reply::<SaslAuthenticateRequest>(
-        SaslAuthenticateResponse::default()
+    visit::<own::SaslAuthenticate<'_>>(
+        all,
+        &SaslAuthenticateResponse::default()
             .with_error_message(Some(text("no")))
             .with_auth_bytes(Bytes::from_static(&[1; 20])),
     );
     let config = CreatableTopicConfigs::default().with_name(text("c")).with_value(Some(text("v")));
-    visit.reply::<CreateTopicsRequest>(CreateTopicsResponse::default().with_topics(vec![
-        CreatableTopicResult::default()
-            .with_name(topic())
-            .with_error_message(Some(text("exists")))
-            .with_topic_config_error_code(3)
-            .with_configs(Some(vec![config; 2])),
-    ]));
-    visit.reply::<DescribeConfigsRequest>(DescribeConfigsResponse::default().with_results(vec![
-        DescribeConfigsResult::default().with_resource_name(text("t")).with_configs(vec![
+    visit::<own::CreateTopics<'_>>(
+        all,
+        &CreateTopicsResponse::default().with_topics(vec![
+            CreatableTopicResult::default()
+                .with_name(topic())
+                .with_error_message(Some(text("exists")))
+                .with_topic_config_error_code(3)
+                .with_configs(Some(vec![config; 2])),
+        ]),
+    );
+    visit::<own::DescribeConfigs<'_>>(
+        all,
+        &DescribeConfigsResponse::default().with_results(vec![
+            DescribeConfigsResult::default().with_resource_name(text("t")).with_configs(vec![
             DescribeConfigsResourceResult::default()
                 .with_name(text("c"))
                 .with_value(Some(text("v")))
@@ -148,17 +183,20 @@ pub fn replies(visit: &mut impl Visit) {
                 ]);
             2
         ]),
-    ]));
-    visit.reply::<IncrementalAlterConfigsRequest>(
-        IncrementalAlterConfigsResponse::default().with_responses(vec![
+        ]),
+    );
+    visit::<own::IncrementalAlterConfigs<'_>>(
+        all,
+        &IncrementalAlterConfigsResponse::default().with_responses(vec![
             AlterConfigsResourceResponse::default()
                 .with_resource_name(text("t"))
                 .with_error_message(Some(text("no")));
             2
         ]),
     );
-    visit.reply::<JoinGroupRequest>(
-        JoinGroupResponse::default()
+    visit::<own::JoinGroup<'_>>(
+        all,
+        &JoinGroupResponse::default()
             .with_protocol_type(Some(text("consumer")))
             .with_protocol_name(Some(text("range")))
             .with_leader(text("a"))
@@ -173,15 +211,21 @@ pub fn replies(visit: &mut impl Visit) {
                 2
             ]),
     );
-    visit.reply::<SyncGroupRequest>(
-        SyncGroupResponse::default()
+    visit::<own::SyncGroup<'_>>(
+        all,
+        &SyncGroupResponse::default()
             .with_assignment(Bytes::from_static(b"\0\0\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\x05")),
     );
-    visit.reply::<HeartbeatRequest>(HeartbeatResponse::default().with_error_code(27));
-    visit.reply::<LeaveGroupRequest>(LeaveGroupResponse::default().with_members(vec![
-        MemberResponse::default()
-            .with_member_id(text("a"))
-            .with_group_instance_id(Some(text("i")));
-        2
-    ]));
+    visit::<own::Heartbeat<'_>>(all, &HeartbeatResponse::default().with_error_code(27));
+    visit::<own::LeaveGroup<'_>>(
+        all,
+        &LeaveGroupResponse::default().with_members(vec![
+            MemberResponse::default()
+                .with_member_id(text("a"))
+                .with_group_instance_id(Some(text(
+                    "i"
+                )));
+            2
+        ]),
+    );
 }

@@ -4,9 +4,9 @@
 use crate::api::Ask;
 use crate::batch;
 use crate::client::{Config, connect};
-use crate::cluster::topic_name;
 use crate::codec;
 use crate::fake::{Answer, Incoming, broker, raw_broker};
+use crate::messages::Fetch;
 use crate::{Batch, Bus, Chunk, Compression, Error, Kind, Mechanism, Out, Position, Result, Sasl};
 use bytes::Bytes;
 use kafka_protocol::ResponseError;
@@ -30,6 +30,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Of brokers that hang.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
 
 fn config(brokers: &[&String]) -> Config {
     Config {
@@ -675,7 +679,7 @@ fn of_a_reply_that_is_too_large_the_partition_is_found() {
             let asked = asked(&incoming.read().unwrap());
             if asked.iter().any(|(partition, _)| *partition == 1) {
                 return Answer::Send(
-                    (FetchRequest::REPLY_BYTES_MAX as u32 + 1).to_be_bytes().to_vec(),
+                    (Fetch::SPEC.reply_bytes_max as u32 + 1).to_be_bytes().to_vec(),
                 );
             }
             fetched(incoming, asked.into_iter().map(|(it, offset)| part(it, offset)).collect())

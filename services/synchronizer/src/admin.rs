@@ -2,21 +2,12 @@
 //!
 //! In KRaft mode every broker hands them on to the controller.
 
-use kafka_protocol::ResponseError;
-use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::incremental_alter_configs_request::{
-    AlterConfigsResource, AlterableConfig,
-};
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{
-    CreateTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
-    TopicName,
-};
-use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use wire::{Ask, Connection, Fault, Limits, Sasl};
+use wire::messages::{
+    CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
+};
+use wire::{Ask, Connection, Fault, Limits, Sasl, code};
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// Longest time for a request and its reply.
@@ -24,10 +15,6 @@ const CALL: Duration = Duration::from_secs(15);
 /// How long the cluster may take to make a topic before it answers; less than [`CALL`].
 const CREATE: Duration = Duration::from_secs(10);
 
-/// Kafka's number for "topic" as a holder of configs.
-const TOPIC_RESOURCE: i8 = 2;
-/// Kafka's number for "set" among the changes of a config.
-const SET: i8 = 0;
 /// Kafka's number for "this topic's own" among the origins of a config.
 const TOPIC_CONFIG: i8 = 1;
 
@@ -56,9 +43,9 @@ impl Error {
             Self::Connection(Fault::Io { .. }) => true,
             Self::Connection(_) => false,
             // Brokers that have yet to register make a replication too large.
-            Self::Kafka { code, .. } => ResponseError::try_from_code(*code).is_some_and(|err| {
-                err.is_retriable() || err == ResponseError::InvalidReplicationFactor
-            }),
+            Self::Kafka { code, .. } => {
+                code::is_passing(*code) || *code == code::INVALID_REPLICATION_FACTOR
+            }
         }
     }
 }
@@ -131,10 +118,10 @@ impl Admin {
         let limits = Limits { connect: CONNECT, stop: None, client_id: "synchronizer", sasl };
         let mut connection = Connection::open(broker, &limits)?;
         let deadline = Instant::now() + CALL;
-        connection.require::<MetadataRequest>(deadline)?;
-        connection.require::<CreateTopicsRequest>(deadline)?;
-        connection.require::<DescribeConfigsRequest>(deadline)?;
-        connection.require::<IncrementalAlterConfigsRequest>(deadline)?;
+        connection.require::<Metadata<'_>>(deadline)?;
+        connection.require::<CreateTopics<'_>>(deadline)?;
+        connection.require::<DescribeConfigs<'_>>(deadline)?;
+        connection.require::<IncrementalAlterConfigs<'_>>(deadline)?;
         Ok(Self(connection))
     }
 
@@ -143,27 +130,21 @@ impl Admin {
     /// # Errors
     /// See [`Error`].
     pub fn look(&mut self, names: &[&'static str]) -> Result<Seen, Error> {
-        let asked = names
-            .iter()
-            .map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name))));
-        let request = MetadataRequest::default()
-            .with_topics(Some(asked.collect()))
-            .with_allow_auto_topic_creation(false);
-        let metadata = self.call(&request)?;
+        let metadata = self.call(&Metadata { topics: names })?;
         let mut seen = Seen { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
         for topic in metadata.topics {
-            let name = topic.name.map(|name| name.0.to_string()).unwrap_or_default();
-            if topic.error_code == ResponseError::UnknownTopicOrPartition.code() {
+            let name = topic.name;
+            if topic.code == code::UNKNOWN_TOPIC_OR_PARTITION {
                 continue;
             }
-            check(topic.error_code, None, || format!("look at topic {name}"))?;
+            check(topic.code, "", || format!("look at topic {name}"))?;
             let partitions = &topic.partitions;
-            let leaderless = partitions.iter().filter(|partition| partition.leader_id.0 < 0);
-            let replicas = partitions.iter().map(|partition| partition.replica_nodes.len());
+            let leaderless = partitions.iter().filter(|partition| partition.leader < 0);
+            let replicas = partitions.iter().map(|partition| partition.replicas);
             let topic = SeenTopic {
                 partitions: partitions.len(),
                 replication: replicas.min().unwrap_or(0),
-                leaderless: leaderless.map(|partition| partition.partition_index).collect(),
+                leaderless: leaderless.map(|partition| partition.index).collect(),
                 configs: BTreeMap::new(),
             };
             seen.topics.insert(name, topic);
@@ -175,21 +156,14 @@ impl Admin {
     }
 
     fn add_configs(&mut self, topics: &mut BTreeMap<String, SeenTopic>) -> Result<(), Error> {
-        let resources = topics.keys().map(|name| {
-            DescribeConfigsResource::default()
-                .with_resource_type(TOPIC_RESOURCE)
-                .with_resource_name(StrBytes::from(name.clone()))
-                .with_configuration_keys(None)
-        });
-        let request = DescribeConfigsRequest::default().with_resources(resources.collect());
-        for result in self.call(&request)?.results {
-            let name = result.resource_name;
-            check(result.error_code, result.error_message, || format!("configs of topic {name}"))?;
-            let Some(topic) = topics.get_mut(name.as_str()) else { continue };
-            for config in result.configs {
-                let own = config.config_source == TOPIC_CONFIG;
-                let value = config.value.map(|value| value.to_string()).unwrap_or_default();
-                topic.configs.insert(config.name.to_string(), Config { value, own });
+        let asked = topics.keys().map(String::as_str).collect();
+        for found in self.call(&DescribeConfigs { topics: asked })? {
+            let TopicResult { code, words, topic: name } = found.result;
+            check(code, &words, || format!("configs of topic {name}"))?;
+            let Some(topic) = topics.get_mut(&name) else { continue };
+            for config in found.configs {
+                let own = config.source == TOPIC_CONFIG;
+                topic.configs.insert(config.name, Config { value: config.value, own });
             }
         }
         Ok(())
@@ -200,30 +174,19 @@ impl Admin {
     /// # Errors
     /// The request as a whole failed.
     pub fn create(&mut self, topics: &[&NewTopic]) -> Result<Vec<Result<(), Error>>, Error> {
-        let wanted = topics.iter().map(|topic| {
-            let configs = topic.configs.iter().map(|(name, value)| {
-                CreatableTopicConfig::default()
-                    .with_name(StrBytes::from_static_str(name))
-                    .with_value(Some(StrBytes::from(value.clone())))
-            });
-            CreatableTopic::default()
-                .with_name(topic_name(topic.name))
-                .with_num_partitions(topic.partitions)
-                .with_replication_factor(topic.replication)
-                .with_configs(configs.collect())
+        let wanted = topics.iter().map(|topic| CreateTopic {
+            name: topic.name,
+            partitions: topic.partitions,
+            replication: topic.replication,
+            configs: &topic.configs,
         });
-        let request = CreateTopicsRequest::default()
-            .with_topics(wanted.collect())
-            .with_timeout_ms(CREATE.as_millis() as i32);
-        let results = self.call(&request)?.topics;
+        let timeout_ms = CREATE.as_millis() as i32;
+        let results = self.call(&CreateTopics { topics: wanted.collect(), timeout_ms })?;
         each(topics.iter().map(|topic| topic.name), |name| {
-            let result = results.iter().find(|result| result.name.0.as_str() == name)?;
+            let TopicResult { code, words, .. } = results.iter().find(|it| it.topic == name)?;
             // Another synchronizer was faster: as good as made.
-            let code = match ResponseError::try_from_code(result.error_code) {
-                Some(ResponseError::TopicAlreadyExists) => 0,
-                _ => result.error_code,
-            };
-            Some(check(code, result.error_message.clone(), || format!("create topic {name}")))
+            let code = if *code == code::TOPIC_ALREADY_EXISTS { 0 } else { *code };
+            Some(check(code, words, || format!("create topic {name}")))
         })
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
     }
@@ -236,39 +199,22 @@ impl Admin {
         &mut self,
         topics: &BTreeMap<&'static str, Vec<(&'static str, String)>>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
-        let resources = topics.iter().map(|(topic, configs)| {
-            let configs = configs.iter().map(|(name, value)| {
-                AlterableConfig::default()
-                    .with_name(StrBytes::from_static_str(name))
-                    .with_config_operation(SET)
-                    .with_value(Some(StrBytes::from(value.clone())))
-            });
-            AlterConfigsResource::default()
-                .with_resource_type(TOPIC_RESOURCE)
-                .with_resource_name(StrBytes::from_static_str(topic))
-                .with_configs(configs.collect())
-        });
-        let request = IncrementalAlterConfigsRequest::default().with_resources(resources.collect());
-        let results = self.call(&request)?.responses;
+        let wanted = topics.iter().map(|(topic, configs)| (*topic, &configs[..]));
+        let results = self.call(&IncrementalAlterConfigs { topics: wanted.collect() })?;
         each(topics.keys().copied(), |name| {
-            let result = results.iter().find(|result| result.resource_name.as_str() == name)?;
-            let what = || format!("set configs of topic {name}");
-            Some(check(result.error_code, result.error_message.clone(), what))
+            let TopicResult { code, words, .. } = results.iter().find(|it| it.topic == name)?;
+            Some(check(*code, words, || format!("set configs of topic {name}")))
         })
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
     }
 
-    fn call<R: Ask>(&mut self, request: &R) -> Result<R::Response, Error> {
+    fn call<R: Ask>(&mut self, request: &R) -> Result<R::Reply, Error> {
         Ok(self.0.call(request, Instant::now() + CALL)?)
     }
 
     fn protocol(&self, what: String) -> Error {
         Fault::Protocol { broker: self.0.broker().to_owned(), what }.into()
     }
-}
-
-fn topic_name(name: &'static str) -> TopicName {
-    TopicName(StrBytes::from_static_str(name))
 }
 
 /// The result of each name; `None` if one is missing.
@@ -279,18 +225,17 @@ fn each<'a, T>(
     names.map(result).collect()
 }
 
-fn check(code: i16, words: Option<StrBytes>, what: impl FnOnce() -> String) -> Result<(), Error> {
-    let Some(err) = ResponseError::try_from_code(code) else { return Ok(()) };
-    let words = words.map_or_else(|| err.to_string(), |words| words.to_string());
+fn check(code: i16, words: &str, what: impl FnOnce() -> String) -> Result<(), Error> {
+    if code == 0 {
+        return Ok(());
+    }
+    let words = if words.is_empty() { code::Name(code).to_string() } else { words.to_owned() };
     Err(Error::Kafka { what: what(), words, code })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kafka_protocol::messages::ApiVersionsResponse;
-    use kafka_protocol::messages::api_versions_response::ApiVersion;
-    use kafka_protocol::protocol::{Encodable, Request};
     use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
@@ -323,11 +268,8 @@ mod tests {
     #[test]
     fn a_broker_that_lacks_a_request_is_told_apart() {
         let address = broker(|correlation| {
-            let metadata = ApiVersion::default().with_api_key(MetadataRequest::KEY);
-            let old =
-                ApiVersionsResponse::default().with_api_keys(vec![metadata.with_max_version(5)]);
-            let mut body = Vec::new();
-            old.encode(&mut body, 0).unwrap();
+            // Of Metadata, key 3, versions 0 to 5.
+            let body = [0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0, 5];
             framed(correlation, &body)
         });
         let err = refusal(address);

@@ -1,0 +1,170 @@
+//! Kafka's error codes.
+
+use std::fmt;
+
+/// Its name, by `Display`.
+#[derive(Debug, Clone, Copy)]
+pub struct Name(pub i16);
+
+macro_rules! codes {
+    ($($name:ident = $code:literal;)*) => {
+        $(#[allow(missing_docs, reason = "Kafka's own names")]
+        pub const $name: i16 = $code;)*
+    };
+}
+
+codes! {
+    UNKNOWN_SERVER_ERROR = -1;
+    OFFSET_OUT_OF_RANGE = 1;
+    CORRUPT_MESSAGE = 2;
+    UNKNOWN_TOPIC_OR_PARTITION = 3;
+    LEADER_NOT_AVAILABLE = 5;
+    REQUEST_TIMED_OUT = 7;
+    MESSAGE_TOO_LARGE = 10;
+    OFFSET_METADATA_TOO_LARGE = 12;
+    INVALID_TOPIC_EXCEPTION = 17;
+    RECORD_LIST_TOO_LARGE = 18;
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20;
+    INVALID_REQUIRED_ACKS = 21;
+    ILLEGAL_GENERATION = 22;
+    INCONSISTENT_GROUP_PROTOCOL = 23;
+    INVALID_GROUP_ID = 24;
+    UNKNOWN_MEMBER_ID = 25;
+    INVALID_SESSION_TIMEOUT = 26;
+    REBALANCE_IN_PROGRESS = 27;
+    INVALID_COMMIT_OFFSET_SIZE = 28;
+    TOPIC_AUTHORIZATION_FAILED = 29;
+    GROUP_AUTHORIZATION_FAILED = 30;
+    CLUSTER_AUTHORIZATION_FAILED = 31;
+    INVALID_TIMESTAMP = 32;
+    UNSUPPORTED_SASL_MECHANISM = 33;
+    ILLEGAL_SASL_STATE = 34;
+    UNSUPPORTED_VERSION = 35;
+    TOPIC_ALREADY_EXISTS = 36;
+    INVALID_REPLICATION_FACTOR = 38;
+    UNSUPPORTED_FOR_MESSAGE_FORMAT = 43;
+    OUT_OF_ORDER_SEQUENCE_NUMBER = 45;
+    DUPLICATE_SEQUENCE_NUMBER = 46;
+    INVALID_PRODUCER_EPOCH = 47;
+    INVALID_PRODUCER_ID_MAPPING = 49;
+    SASL_AUTHENTICATION_FAILED = 58;
+    UNKNOWN_PRODUCER_ID = 59;
+    UNSUPPORTED_COMPRESSION_TYPE = 76;
+    MEMBER_ID_REQUIRED = 79;
+    FENCED_INSTANCE_ID = 82;
+    INVALID_RECORD = 87;
+    PRODUCER_FENCED = 90;
+}
+
+/// From 1 on. In one string: a table would need a pointer for each.
+const NAMES: &str = "\
+    OffsetOutOfRange|CorruptMessage|UnknownTopicOrPartition|InvalidFetchSize|LeaderNotAvailable|NotLeaderOrFollower|\
+    RequestTimedOut|BrokerNotAvailable|ReplicaNotAvailable|MessageTooLarge|StaleControllerEpoch|OffsetMetadataTooLarge|\
+    NetworkException|CoordinatorLoadInProgress|CoordinatorNotAvailable|NotCoordinator|InvalidTopicException|\
+    RecordListTooLarge|NotEnoughReplicas|NotEnoughReplicasAfterAppend|InvalidRequiredAcks|IllegalGeneration|\
+    InconsistentGroupProtocol|InvalidGroupId|UnknownMemberId|InvalidSessionTimeout|RebalanceInProgress|\
+    InvalidCommitOffsetSize|TopicAuthorizationFailed|GroupAuthorizationFailed|ClusterAuthorizationFailed|\
+    InvalidTimestamp|UnsupportedSaslMechanism|IllegalSaslState|UnsupportedVersion|TopicAlreadyExists|InvalidPartitions|\
+    InvalidReplicationFactor|InvalidReplicaAssignment|InvalidConfig|NotController|InvalidRequest|\
+    UnsupportedForMessageFormat|PolicyViolation|OutOfOrderSequenceNumber|DuplicateSequenceNumber|InvalidProducerEpoch|\
+    InvalidTxnState|InvalidProducerIdMapping|InvalidTransactionTimeout|ConcurrentTransactions|\
+    TransactionCoordinatorFenced|TransactionalIdAuthorizationFailed|SecurityDisabled|OperationNotAttempted|\
+    KafkaStorageError|LogDirNotFound|SaslAuthenticationFailed|UnknownProducerId|ReassignmentInProgress|\
+    DelegationTokenAuthDisabled|DelegationTokenNotFound|DelegationTokenOwnerMismatch|DelegationTokenRequestNotAllowed|\
+    DelegationTokenAuthorizationFailed|DelegationTokenExpired|InvalidPrincipalType|NonEmptyGroup|GroupIdNotFound|\
+    FetchSessionIdNotFound|InvalidFetchSessionEpoch|ListenerNotFound|TopicDeletionDisabled|FencedLeaderEpoch|\
+    UnknownLeaderEpoch|UnsupportedCompressionType|StaleBrokerEpoch|OffsetNotAvailable|MemberIdRequired|\
+    PreferredLeaderNotAvailable|GroupMaxSizeReached|FencedInstanceId|EligibleLeadersNotAvailable|ElectionNotNeeded|\
+    NoReassignmentInProgress|GroupSubscribedToTopic|InvalidRecord|UnstableOffsetCommit|ThrottlingQuotaExceeded|\
+    ProducerFenced|ResourceNotFound|DuplicateResource|UnacceptableCredential|InconsistentVoterSet|InvalidUpdateVersion|\
+    FeatureUpdateFailed|PrincipalDeserializationFailure|SnapshotNotFound|PositionOutOfRange|UnknownTopicId|\
+    DuplicateBrokerRegistration|BrokerIdNotRegistered|InconsistentTopicId|InconsistentClusterId|TransactionalIdNotFound|\
+    FetchSessionTopicIdError|IneligibleReplica|NewLeaderElected|OffsetMovedToTieredStorage|FencedMemberEpoch|\
+    UnreleasedInstanceId|UnsupportedAssignor|StaleMemberEpoch|MismatchedEndpointType|UnsupportedEndpointType|\
+    UnknownControllerId|UnknownSubscriptionId|TelemetryTooLarge|InvalidRegistration|TransactionAbortable|\
+    InvalidRecordState|ShareSessionNotFound|InvalidShareSessionEpoch|FencedStateEpoch|InvalidVoterKey|DuplicateVoter|\
+    VoterNotFound|InvalidRegularExpression|RebootstrapRequired|StreamsInvalidTopology|StreamsInvalidTopologyEpoch|\
+    StreamsTopologyFenced|ShareSessionLimitReached";
+
+/// Those that pass by themselves.
+const PASSING: &[i16] = &[
+    2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88, 89,
+    100, 103, 106, 122, 123, 133,
+];
+
+/// May the same request work later?
+pub fn is_passing(code: i16) -> bool {
+    PASSING.contains(&code)
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == UNKNOWN_SERVER_ERROR {
+            return f.write_str("UnknownServerError");
+        }
+        let place = usize::try_from(self.0).ok().and_then(|code| code.checked_sub(1));
+        match place.and_then(|place| NAMES.split('|').nth(place)) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "Unknown error code: {}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::ResponseError;
+
+    #[test]
+    fn codes_are_called_and_pass_as_in_kafka_protocol() {
+        for code in (-5..200).filter(|code| *code != 0) {
+            let Some(expected) = ResponseError::try_from_code(code) else { panic!("{code}") };
+            assert_eq!(Name(code).to_string(), expected.to_string());
+            assert_eq!(is_passing(code), expected.is_retriable(), "{code}");
+        }
+        for (code, expected) in [
+            (UNKNOWN_SERVER_ERROR, ResponseError::UnknownServerError),
+            (OFFSET_OUT_OF_RANGE, ResponseError::OffsetOutOfRange),
+            (CORRUPT_MESSAGE, ResponseError::CorruptMessage),
+            (UNKNOWN_TOPIC_OR_PARTITION, ResponseError::UnknownTopicOrPartition),
+            (LEADER_NOT_AVAILABLE, ResponseError::LeaderNotAvailable),
+            (REQUEST_TIMED_OUT, ResponseError::RequestTimedOut),
+            (MESSAGE_TOO_LARGE, ResponseError::MessageTooLarge),
+            (OFFSET_METADATA_TOO_LARGE, ResponseError::OffsetMetadataTooLarge),
+            (INVALID_TOPIC_EXCEPTION, ResponseError::InvalidTopicException),
+            (RECORD_LIST_TOO_LARGE, ResponseError::RecordListTooLarge),
+            (NOT_ENOUGH_REPLICAS_AFTER_APPEND, ResponseError::NotEnoughReplicasAfterAppend),
+            (INVALID_REQUIRED_ACKS, ResponseError::InvalidRequiredAcks),
+            (ILLEGAL_GENERATION, ResponseError::IllegalGeneration),
+            (INCONSISTENT_GROUP_PROTOCOL, ResponseError::InconsistentGroupProtocol),
+            (INVALID_GROUP_ID, ResponseError::InvalidGroupId),
+            (UNKNOWN_MEMBER_ID, ResponseError::UnknownMemberId),
+            (INVALID_SESSION_TIMEOUT, ResponseError::InvalidSessionTimeout),
+            (REBALANCE_IN_PROGRESS, ResponseError::RebalanceInProgress),
+            (INVALID_COMMIT_OFFSET_SIZE, ResponseError::InvalidCommitOffsetSize),
+            (TOPIC_AUTHORIZATION_FAILED, ResponseError::TopicAuthorizationFailed),
+            (GROUP_AUTHORIZATION_FAILED, ResponseError::GroupAuthorizationFailed),
+            (CLUSTER_AUTHORIZATION_FAILED, ResponseError::ClusterAuthorizationFailed),
+            (INVALID_TIMESTAMP, ResponseError::InvalidTimestamp),
+            (UNSUPPORTED_SASL_MECHANISM, ResponseError::UnsupportedSaslMechanism),
+            (ILLEGAL_SASL_STATE, ResponseError::IllegalSaslState),
+            (UNSUPPORTED_VERSION, ResponseError::UnsupportedVersion),
+            (TOPIC_ALREADY_EXISTS, ResponseError::TopicAlreadyExists),
+            (INVALID_REPLICATION_FACTOR, ResponseError::InvalidReplicationFactor),
+            (UNSUPPORTED_FOR_MESSAGE_FORMAT, ResponseError::UnsupportedForMessageFormat),
+            (OUT_OF_ORDER_SEQUENCE_NUMBER, ResponseError::OutOfOrderSequenceNumber),
+            (DUPLICATE_SEQUENCE_NUMBER, ResponseError::DuplicateSequenceNumber),
+            (INVALID_PRODUCER_EPOCH, ResponseError::InvalidProducerEpoch),
+            (INVALID_PRODUCER_ID_MAPPING, ResponseError::InvalidProducerIdMapping),
+            (SASL_AUTHENTICATION_FAILED, ResponseError::SaslAuthenticationFailed),
+            (UNKNOWN_PRODUCER_ID, ResponseError::UnknownProducerId),
+            (UNSUPPORTED_COMPRESSION_TYPE, ResponseError::UnsupportedCompressionType),
+            (MEMBER_ID_REQUIRED, ResponseError::MemberIdRequired),
+            (FENCED_INSTANCE_ID, ResponseError::FencedInstanceId),
+            (INVALID_RECORD, ResponseError::InvalidRecord),
+            (PRODUCER_FENCED, ResponseError::ProducerFenced),
+        ] {
+            assert_eq!(code, expected.code(), "{expected}");
+        }
+    }
+}
