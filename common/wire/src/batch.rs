@@ -1,7 +1,11 @@
 //! Record batches, format 2 (Kafka 0.11 and newer). The reader gives what is whole before a batch that is cut off.
 
+#[cfg(target_arch = "x86_64")]
+use crate::checksum::crc32c;
 use crate::fields::Writer;
 use crate::{Compression, Header, In, Out, codec};
+#[cfg(not(target_arch = "x86_64"))]
+use crc32c::crc32c;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::mem;
@@ -89,7 +93,7 @@ pub fn encode(
     out.i32(count);
     out.put(records);
     let Writer(mut out) = out;
-    let checksum = crc32c::crc32c(&out[CHECKED_FROM..]);
+    let checksum = crc32c(&out[CHECKED_FROM..]);
     out[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
     Ok(out)
 }
@@ -101,7 +105,7 @@ pub fn mend(bytes: &mut [u8]) {
         let length = (bytes.len() - BEFORE_LENGTH) as i32;
         bytes[8..BEFORE_LENGTH].copy_from_slice(&length.to_be_bytes());
         bytes[16] = 2;
-        let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..]);
+        let checksum = crc32c(&bytes[CHECKED_FROM..]);
         bytes[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
     }
 }
@@ -248,7 +252,7 @@ impl Batch {
         memory_max: usize,
     ) -> Result<Self, String> {
         let head = Head::read(batch)?;
-        if crc32c::crc32c(&batch[CHECKED_FROM..]) != head.checksum {
+        if crc32c(&batch[CHECKED_FROM..]) != head.checksum {
             return Err("a batch has another checksum than it says".to_owned());
         }
         let last = head.last().ok_or("a batch has offsets that can't be")?;
@@ -459,7 +463,7 @@ mod tests {
     fn with(batch: &[u8], place: usize, bytes: &[u8]) -> Vec<u8> {
         let mut batch = batch.to_vec();
         batch[place..place + bytes.len()].copy_from_slice(bytes);
-        let checksum = crc32c::crc32c(&batch[CHECKED_FROM..]);
+        let checksum = crc32c(&batch[CHECKED_FROM..]);
         batch[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
         batch
     }

@@ -12,6 +12,8 @@ mod pace;
 mod api;
 #[cfg(feature = "client")]
 mod batch;
+#[cfg(all(feature = "client", target_arch = "x86_64"))]
+mod checksum;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]
