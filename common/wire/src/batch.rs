@@ -38,21 +38,24 @@ pub struct Stamp {
 pub fn encode_records(records: &[Out<'_>]) -> Vec<u8> {
     let bytes = |it: &Out<'_>| it.key.map_or(0, <[u8]>::len) + it.value.map_or(0, <[u8]>::len) + 16;
     let mut out = Vec::with_capacity(records.iter().map(bytes).sum());
-    let mut body = Vec::new();
     for (delta, record) in (0i64..).zip(records) {
-        body.clear();
-        body.push(0); // No attributes.
-        put_varint(&mut body, 0); // All records of a batch have its time.
-        put_varint(&mut body, delta);
-        put_bytes(&mut body, record.key);
-        put_bytes(&mut body, record.value);
-        put_varint(&mut body, record.headers.len() as i64);
+        let headers = record.headers.len() as i64;
+        let mut length = 2 + length_of(delta) + length_with(record.key) + length_with(record.value);
+        length += length_of(headers);
         for (name, value) in record.headers {
-            put_bytes(&mut body, Some(name.as_bytes()));
-            put_bytes(&mut body, *value);
+            length += length_with(Some(name.as_bytes())) + length_with(*value);
         }
-        put_varint(&mut out, body.len() as i64);
-        out.extend_from_slice(&body);
+        put_varint(&mut out, length as i64);
+        out.push(0); // No attributes.
+        out.push(0); // All records of a batch have its time.
+        put_varint(&mut out, delta);
+        put_bytes(&mut out, record.key);
+        put_bytes(&mut out, record.value);
+        put_varint(&mut out, headers);
+        for (name, value) in record.headers {
+            put_bytes(&mut out, Some(name.as_bytes()));
+            put_bytes(&mut out, *value);
+        }
     }
     out
 }
@@ -342,6 +345,7 @@ fn is_abort(records: &[u8]) -> bool {
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
+    #[inline(always)]
     pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
@@ -364,14 +368,28 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A number in zigzag: 0, -1, 1, -2 ...; seven bits a byte, the lowest first.
+    /// A number in zigzag: 0, -1, 1, -2 ...; seven bits a byte, the lowest first. Inlined, like all that runs for each field, though
+    /// images have this crate built for size.
+    #[inline(always)]
     fn varint(&mut self) -> Option<i64> {
+        let value = match self.0 {
+            // Nearly all.
+            [byte @ ..0x80, rest @ ..] => {
+                self.0 = rest;
+                u64::from(*byte)
+            }
+            _ => self.long_varint()?,
+        };
+        Some((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                return Some((value >> 1) as i64 ^ -((value & 1) as i64));
+                return Some(value);
             }
         }
         None
@@ -411,8 +429,31 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// What [`put_varint`] takes for `value`, bytes.
+#[inline(always)]
+fn length_of(value: i64) -> usize {
+    // Its bits by seven, rounded up, without a division.
+    ((zigzag(value) | 1).ilog2() as usize * 9 + 73) / 64
+}
+
+/// What [`put_bytes`] takes for `bytes`, bytes.
+#[inline(always)]
+fn length_with(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |it| length_of(it.len() as i64) + it.len())
+}
+
+#[inline(always)]
 fn put_varint(out: &mut Vec<u8>, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    let value = zigzag(value);
+    // Nearly all.
+    if value < 0x80 { out.push(value as u8) } else { put_long_varint(out, value) }
+}
+
+fn put_long_varint(out: &mut Vec<u8>, mut rest: u64) {
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);
         rest >>= 7;
@@ -420,6 +461,7 @@ fn put_varint(out: &mut Vec<u8>, value: i64) {
     out.push(rest as u8);
 }
 
+#[inline(always)]
 fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => {
@@ -726,6 +768,13 @@ mod tests {
             put_varint(&mut written, number);
             assert_eq!(written, bytes);
             assert_eq!(Reader(bytes).varint(), Some(number));
+        }
+        for bits in 0..63 {
+            for number in [1 << bits, (1 << bits) - 1, -(1 << bits)] {
+                let mut written = Vec::new();
+                put_varint(&mut written, number);
+                assert_eq!(written.len(), length_of(number), "{number}");
+            }
         }
         assert_eq!(Reader(&[255; 11]).varint(), None);
     }
