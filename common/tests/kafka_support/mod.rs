@@ -122,8 +122,8 @@ fn up() -> impl Iterator<Item = String> {
     config().brokers.into_iter().filter(|broker| TcpStream::connect(broker).is_ok())
 }
 
-/// Where topics are made, and with how many replicas.
-fn controller() -> (String, i16) {
+/// Where topics are made, and how many brokers the cluster counts as alive: with so many replicas.
+pub fn controller() -> (String, i16) {
     for broker in up() {
         let answer: MetadataResponse = ask(
             &broker,
