@@ -351,8 +351,9 @@ fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
             position.next = chunk.next;
         }
     }
-    // The others elect leaders for its partitions, and all goes on.
-    let results = bus.produce(&batches, PATIENCE);
+    // The others elect leaders for its partitions, and all goes on; if it was the controller, and nobody has an id for a producer left, after
+    // the 30 s of their controller.socket.timeout.ms.
+    let results = bus.produce(&batches, 2 * PATIENCE);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     Reader::new(topic, 9).read(18);
 }

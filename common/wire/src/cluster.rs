@@ -163,8 +163,13 @@ impl Cluster {
                 }
             }
         }
-        self.turn = (self.turn + 1) % brokers_len(&self.config);
+        self.ask_another();
         Err(retry(0, refusals.join("; ")))
+    }
+
+    /// Whoever was asked first among any is asked last the next time.
+    pub fn ask_another(&mut self) {
+        self.turn = (self.turn + 1) % brokers_len(&self.config);
     }
 
     /// All brokers, those last that did not answer the last time.

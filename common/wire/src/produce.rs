@@ -194,7 +194,9 @@ impl Producer {
         }
         let what = "get an id as producer";
         let (host, reply) = cluster.ask_any(what, &InitProducerId)?;
-        check(reply.code, format_args!("{what} at {host}"))?;
+        // A broker gets ids from the controller, a thousand at a time, and waits half a minute for one that hangs: others have some left.
+        check(reply.code, format_args!("{what} at {host}"))
+            .inspect_err(|_| cluster.ask_another())?;
         self.id = Some(reply.producer);
         Ok(reply.producer)
     }
