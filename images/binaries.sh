@@ -5,7 +5,7 @@
 #   else the standard library built from source, as rustc's rust-src component or Debian's rust-web-src has it, with the
 #   C library out of Debian's package for that architecture, taken apart below target/.
 # `edge` has both Kafka clients, the services by themselves the kafka crate only: docs/decisions/0007-static-binaries.md.
-# FEATURES="client-kafka client-modern" builds both into each. WAY=rustup or WAY=source insists on one. BINARIES names some instead of all.
+# KAFKA_CLIENTS="kafka modern" builds both into each. WAY=rustup or WAY=source insists on one. BINARIES names some instead of all.
 # TARGET_DIR is where Cargo builds; DIST is the folder for dist.
 set -euo pipefail
 root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
@@ -149,7 +149,8 @@ build() {
   TARGET=${TARGET//-/_}
   local options=(--locked --profile image --target "$target") name names others started=$SECONDS
   mapfile -t names < <(tr ' ' '\n' <<<"${BINARIES:-$(binaries)}")
-  local alone=(--no-default-features --features "${FEATURES:-client-kafka}") edge=()
+  local clients=${KAFKA_CLIENTS:-kafka} edge=()
+  local alone=(--no-default-features --features "client-${clients// / client-}")
   for name in "${names[@]}"; do
     if [[ $name == edge ]]; then
       edge=(-p edge)

@@ -626,13 +626,9 @@ impl Client {
         let mut bounds = vec![(None, None); count];
         for (host, partitions) in by_leader {
             for bound in [Bound::Earliest, Bound::End] {
-                let retry = |code, what: &dyn fmt::Display| {
-                    let text = format!("find the bounds of {topic} at {host}: {what}");
-                    Error { kind: Kind::Retry, code, text }
-                };
-                let found = probe::offsets(&host, topic, &partitions, bound)
-                    .map_err(|err| retry(0, &err))?
-                    .map_err(|code| retry(code, &format_args!("error code {code}")))?;
+                let answer = probe::offsets(&host, topic, &partitions, bound);
+                let found =
+                    answered(answer, &format_args!("find the bounds of {topic} at {host}"))?;
                 for (partition, offset) in found {
                     let Some(entry) = bounds.get_mut(partition as usize) else { continue };
                     *(match bound {
@@ -653,15 +649,9 @@ impl Client {
         if let Some(host) = self.coordinators.get(group) {
             return Ok(host.clone());
         }
-        let retry = |code, text: &dyn fmt::Display| {
-            let text = format!("find the coordinator of {group} at {}: {text}", self.bootstrap);
-            Error { kind: Kind::Retry, code, text }
-        };
-        let host = match probe::coordinator(&self.bootstrap, group) {
-            Ok(Ok(host)) => host,
-            Ok(Err(code)) => return Err(retry(code, &format_args!("error code {code}"))),
-            Err(err) => return Err(retry(0, &err)),
-        };
+        let answer = probe::coordinator(&self.bootstrap, group);
+        let what = format_args!("find the coordinator of {group} at {}", self.bootstrap);
+        let host = answered(answer, &what)?;
         self.check(&host)?;
         self.coordinators.insert(group.to_owned(), host.clone());
         Ok(host)
@@ -698,16 +688,26 @@ impl Client {
 /// Looks at what is stored at a position where the crate reads nothing.
 fn look(host: &str, topic: &str, position: &Position) -> Result<Stored> {
     let Position { partition, next } = position;
-    let retry = |code, what: &dyn fmt::Display| {
-        let text = format!("look at {topic}/{partition}, offset {next}, at {host}: {what}");
-        Error { kind: Kind::Retry, code, text }
+    let what = format!("look at {topic}/{partition}, offset {next}, at {host}");
+    let stored = answered(probe::stored(host, topic, *partition, *next), &what)?;
+    let nothing =
+        || Error { kind: Kind::Retry, code: 0, text: format!("{what}: nothing is there") };
+    stored.ok_or_else(nothing)
+}
+
+/// What a probe came back with; that it came back with nothing, or with a code, passes. `what` was tried.
+fn answered<T>(
+    answer: io::Result<std::result::Result<T, i16>>,
+    what: &dyn fmt::Display,
+) -> Result<T> {
+    let retry = |code, why: &dyn fmt::Display| Error {
+        kind: Kind::Retry,
+        code,
+        text: format!("{what}: {why}"),
     };
-    match probe::stored(host, topic, *partition, *next) {
-        Ok(Ok(Some(stored))) => Ok(stored),
-        Ok(Ok(None)) => Err(retry(0, &"nothing is there")),
-        Ok(Err(code)) => Err(retry(code, &format_args!("error code {code}"))),
-        Err(err) => Err(retry(0, &err)),
-    }
+    answer
+        .map_err(|err| retry(0, &err))?
+        .map_err(|code| retry(code, &format_args!("error code {code}")))
 }
 
 /// How long calls may take.

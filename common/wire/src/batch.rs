@@ -1,11 +1,8 @@
 //! Record batches, format 2 (Kafka 0.11 and newer). The reader gives what is whole before a batch that is cut off.
 
-#[cfg(target_arch = "x86_64")]
 use crate::checksum::crc32c;
 use crate::fields::Writer;
 use crate::{Compression, Header, In, Out, codec};
-#[cfg(not(target_arch = "x86_64"))]
-use crc32c::crc32c;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::mem;

@@ -62,6 +62,9 @@ pub use connection::{Connection, Fault, Limits, Stop};
 pub use pace::Pace;
 pub use sasl::{Mechanism, Sasl};
 
+#[cfg(all(feature = "client", not(target_arch = "x86_64")))]
+use crc32c as checksum;
+
 use std::time::Duration;
 
 /// What an error means for whoever made the call.

@@ -642,7 +642,7 @@ impl Ask for LeaveGroup<'_> {
         from.each(&mut |it| {
             it.bytes();
             it.bytes();
-            it.skip(2); // Its own code: that of one member is the whole's.
+            it.skip(2); // Its own code: whom the coordinator doesn't know has left as well.
             it.tags();
         });
         from.tags();
