@@ -15,7 +15,7 @@ TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images \
 TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
-FUZZ_TARGETS := $(basename $(notdir $(wildcard common/wire/fuzz/fuzz_targets/*.rs)))
+FUZZ_TARGETS := $(basename $(notdir $(wildcard common/kafka-client/fuzz/fuzz_targets/*.rs)))
 CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
 .PHONY: help build schema graphiql page lint test test-unit fuzz test-stack test-integration test-kafka test-bank test-kafka-4 test-browser screenshots up down status logs \
@@ -42,14 +42,14 @@ page: ## makes the frontend's page anew, after a change of its sources; needs np
 lint: ## checks format and lints, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
-	for other in peers/rust-*/ common/wire/fuzz/; do cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
+	for other in peers/rust-*/ common/kafka-client/fuzz/; do cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
 	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
-	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh images/*.sh .ci/run \
+	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh deploy/images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run* \
-		common/wire/golden/make.sh
+		common/kafka-client/golden/make.sh
 
 test: ## all tests: of the code, of the stack, of the bank on real servers
 	@$(MAKE) --no-print-directory test-unit
@@ -66,8 +66,8 @@ fuzz: ## libFuzzer on each parser of what brokers send, FUZZ_S=60 seconds each
 	cargo install --locked --quiet --root target/tools cargo-fuzz@0.13.1
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p target/fuzz/corpus/$$target; \
-		PATH="$(abspath target/tools/bin):$$PATH" cargo fuzz run --fuzz-dir common/wire/fuzz --target-dir target/fuzz --sanitizer none \
-			$$target target/fuzz/corpus/$$target common/wire/golden -- \
+		PATH="$(abspath target/tools/bin):$$PATH" cargo fuzz run --fuzz-dir common/kafka-client/fuzz --target-dir target/fuzz --sanitizer none \
+			$$target target/fuzz/corpus/$$target common/kafka-client/golden -- \
 			-max_total_time=$(or $(FUZZ_S),60) -timeout=10 -rss_limit_mb=1024 || exit 1; done
 
 test-stack: ## tests of up, down and the rest, on other ports
@@ -185,28 +185,28 @@ compare-handlers: peers ## size, start, memory, latency and cost of all of them:
 
 binaries: ## static binaries in dist/ARCH; ARCH=arm64, armv7 or several
 	@$(STACK) prerequisites static
-	@images/binaries.sh $(ARCH)
+	@deploy/images/binaries.sh $(ARCH)
 
 images: binaries ## an image of each of them, and their sizes
-	@images/images.sh $(ARCH)
+	@deploy/images/images.sh $(ARCH)
 
 verify-reproducible: ## builds what is committed twice and compares
 	@$(STACK) prerequisites static
-	@images/verify-reproducible.sh $(firstword $(ARCH))
+	@deploy/images/verify-reproducible.sh $(firstword $(ARCH))
 
 test-images: ## the arm64 binaries in an emulator and all images as containers, on a stack of their own
 	@$(STACK) prerequisites static images
-	@images/binaries.sh amd64
-	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist images/binaries.sh arm64
-	@images/images.sh amd64
+	@deploy/images/binaries.sh amd64
+	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist deploy/images/binaries.sh arm64
+	@deploy/images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
-	@$(TEST_IMAGES) $(STACK) with --servers-only images/test.sh
+	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/test.sh
 
 compare: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
 	@$(STACK) prerequisites static images
-	@images/binaries.sh $(ARCH)
-	@images/images.sh $(ARCH)
+	@deploy/images/binaries.sh $(ARCH)
+	@deploy/images/images.sh $(ARCH)
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
-	@$(TEST_IMAGES) $(STACK) with --servers-only images/engine.sh images/compare.py $(ARCH)
+	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/engine.sh deploy/images/compare.py $(ARCH)

@@ -73,7 +73,7 @@ find_missing_browser() {
   has "${CHROMIUM:-chromium}" || lacks "Chromium (CHROMIUM names another of its kind)" chromium
 }
 
-# For static binaries: rustup's musl target, or a way to build its standard library (images/binaries.sh).
+# For static binaries: rustup's musl target, or a way to build its standard library (deploy/images/binaries.sh).
 find_missing_static() {
   find_missing_build
   has python3 || lacks "Python 3.11 or later" python3

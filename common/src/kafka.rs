@@ -15,7 +15,7 @@ mod probe;
 mod fake;
 
 use crate::env::{self, Env, Variable};
-use ::wire::{Compression, Mechanism, Sasl};
+use ::kafka_client::{Compression, Mechanism, Sasl};
 use std::fmt;
 use std::time::Duration;
 

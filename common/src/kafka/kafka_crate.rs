@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
-use wire::{Outcome, Pace};
+use kafka_client::{Outcome, Pace};
 
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
@@ -436,10 +436,10 @@ impl Bus for KafkaBus {
 /// How the crate packs what it writes.
 fn compression(config: &KafkaConfig) -> Compression {
     match config.compression {
-        wire::Compression::None => Compression::NONE,
-        wire::Compression::Gzip => Compression::GZIP,
-        wire::Compression::Snappy => Compression::SNAPPY,
-        wire::Compression::Lz4 | wire::Compression::Zstd => {
+        kafka_client::Compression::None => Compression::NONE,
+        kafka_client::Compression::Gzip => Compression::GZIP,
+        kafka_client::Compression::Snappy => Compression::SNAPPY,
+        kafka_client::Compression::Lz4 | kafka_client::Compression::Zstd => {
             unreachable!("`KafkaConfig` gives these to today's protocol")
         }
     }
@@ -939,7 +939,7 @@ mod tests {
                 client: Choice::Kafka,
                 timeout: PATIENCE,
                 fetch_bytes: 65536,
-                compression: wire::Compression::None,
+                compression: kafka_client::Compression::None,
                 sasl: None,
             },
             None,

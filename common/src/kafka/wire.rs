@@ -6,7 +6,7 @@ use crate::shutdown::Shutdown;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-pub use ::wire::{
+pub use ::kafka_client::{
     Batch, Bus, Chunk, Compression, Error, Header, Held, In, Kind, Out, Position, Result,
 };
 
@@ -28,12 +28,12 @@ struct Chosen {
     config: KafkaConfig,
     stop: Option<Shutdown>,
     bus: Option<Box<dyn Bus>>,
-    pace: ::wire::Pace,
+    pace: ::kafka_client::Pace,
 }
 
 impl Chosen {
     fn new(config: &KafkaConfig, stop: Option<Shutdown>) -> Self {
-        Self { config: config.clone(), stop, bus: None, pace: ::wire::Pace::default() }
+        Self { config: config.clone(), stop, bus: None, pace: ::kafka_client::Pace::default() }
     }
 
     fn bus(&mut self, within: Duration) -> Result<&mut dyn Bus> {
@@ -152,7 +152,7 @@ fn open(client: Client, config: &KafkaConfig, stop: Option<Shutdown>) -> Box<dyn
         #[cfg(feature = "client-kafka")]
         Client::Kafka => Box::new(super::kafka_crate::KafkaBus::new(config, stop)),
         #[cfg(feature = "client-modern")]
-        Client::Modern => ::wire::connect(&::wire::Config {
+        Client::Modern => ::kafka_client::connect(&::kafka_client::Config {
             brokers: config.brokers.clone(),
             timeout: config.timeout,
             fetch_bytes: config.fetch_bytes,
@@ -160,7 +160,7 @@ fn open(client: Client, config: &KafkaConfig, stop: Option<Shutdown>) -> Box<dyn
             client_id: super::CLIENT_ID,
             sasl: config.sasl.clone(),
             stop: stop
-                .map(|stop| -> ::wire::Stop { std::sync::Arc::new(move || stop.requested()) }),
+                .map(|stop| -> ::kafka_client::Stop { std::sync::Arc::new(move || stop.requested()) }),
         }),
         _ => unreachable!("`choose` names one that is built in"),
     }

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use wire::messages::{
+use kafka_client::messages::{
     CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
 };
-use wire::{Ask, Connection, Fault, Limits, Sasl, code};
+use kafka_client::{Ask, Connection, Fault, Limits, Sasl, code};
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// Longest time for a request and its reply.

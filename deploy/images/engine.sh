@@ -3,7 +3,7 @@
 # target/docker, which leaves the machine's network and other engines alone (containers need --network host or none) and ends with COMMAND.
 # Exit codes: COMMAND's; 69 where no engine can be had (sysexits.h, EX_UNAVAILABLE).
 set -euo pipefail
-dir=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)/target/docker
+dir=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)/target/docker
 
 if docker version &>/dev/null; then
   exec "$@"

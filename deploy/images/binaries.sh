@@ -8,7 +8,7 @@
 # KAFKA_CLIENTS="kafka modern" builds both into each. WAY=rustup or WAY=source insists on one. BINARIES names some instead of all.
 # TARGET_DIR is where Cargo builds; DIST is the folder for dist.
 set -euo pipefail
-root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 cd "$root"
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 export CARGO_TARGET_DIR=${TARGET_DIR:-$root/target}
@@ -179,7 +179,7 @@ build() {
     install -m 755 "$CARGO_TARGET_DIR/$target/image/$name" "$dist/$arch/$name"
   done
   (cd "$dist/$arch" && sha256sum "${names[@]}" >SHA256SUMS)
-  images/sbom.py "$target" "${names[@]}" --also "${others[@]}" >"$dist/$arch/sbom.cdx.json"
+  deploy/images/sbom.py "$target" "${names[@]}" --also "${others[@]}" >"$dist/$arch/sbom.cdx.json"
   say "$arch: ${#names[@]} binaries in ${dist#"$root"/}/$arch after $((SECONDS - started)) s"
 }
 

@@ -3,7 +3,7 @@
 
 Writes dist/images/NAME-ARCH.tar for each binary: an OCI layout with what older engines read beside it, for `docker load`. The
 same binaries give the same bytes: every time in it is 0. Dockerfile.scratch makes the same image with an engine;
-images/test.sh compares the two.
+deploy/images/test.sh compares the two.
 
 stdout has a table, bytes as `docker images` counts them and as they travel, and as its last line JSON of the first ARCH.
 """
@@ -61,7 +61,7 @@ def image(name, arch, version, revision, source):
             "Labels": {f"org.opencontainers.image.{key}": value for key, value in labels.items()},
         },
         "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
-        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "images/oci.py"}],
+        "history": [{"created": "1970-01-01T00:00:00Z", "created_by": "deploy/images/oci.py"}],
     }
 
     blobs = {}

@@ -1,4 +1,4 @@
-//! What the fuzz targets in common/wire/fuzz call: each hands a parser of what brokers and other members of a group send whatever the
+//! What the fuzz targets in common/kafka-client/fuzz call: each hands a parser of what brokers and other members of a group send whatever the
 //! fuzzer comes up with. Nothing may panic; libFuzzer itself bounds time and memory.
 
 use crate::api::Ask;

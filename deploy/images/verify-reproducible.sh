@@ -2,7 +2,7 @@
 # verify-reproducible.sh [ARCH]: builds what is committed a second time, in another folder and from nothing, and compares it
 # with dist/ARCH, which is built first if it isn't there for this commit.
 set -euo pipefail
-root=$(cd "${BASH_SOURCE[0]%/*}/.." && pwd)
+root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 cd "$root"
 arch=${1:-amd64}
 
@@ -14,7 +14,7 @@ again=$root/target/reproducible
 rm -rf "$again"
 mkdir -p "$again/elsewhere/source"
 git archive HEAD | tar -x -C "$again/elsewhere/source"
-images/binaries.sh "$arch"
+deploy/images/binaries.sh "$arch"
 # Only the C library's files are shared, which have checksums of their own.
 mkdir -p "$again/elsewhere/source/target"
 [[ ! -d target/musl ]] || cp -r target/musl "$again/elsewhere/source/target/"

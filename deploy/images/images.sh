@@ -3,7 +3,7 @@
 # and can run it. oci.py writes the archives, with or without an engine: they are the same bytes everywhere, and older engines
 # can't build for another architecture than their own. SOURCE is the address of the source, for the images' label.
 set -euo pipefail
-cd "${BASH_SOURCE[0]%/*}/.."
+cd "${BASH_SOURCE[0]%/*}/../.."
 
 say() {
   printf 'images: %s\n' "$*" >&2
@@ -17,8 +17,8 @@ if [[ $revision != unknown && -n $(git status --porcelain --untracked-files=no) 
 fi
 source=${SOURCE:-$(git remote get-url origin 2>/dev/null | grep -E '^https?://' || echo unknown)}
 
-say "archives in dist/images by images/oci.py"
-table=$(images/oci.py "$version" "$revision" "$source" "${archs[@]}")
+say "archives in dist/images by deploy/images/oci.py"
+table=$(deploy/images/oci.py "$version" "$revision" "$source" "${archs[@]}")
 case $(uname -m) in
   x86_64) native=amd64 ;;
   aarch64) native=arm64 ;;

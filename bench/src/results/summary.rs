@@ -7,7 +7,7 @@ use crate::report::{json, short};
 use std::collections::BTreeMap;
 
 /// The talk's figures, as its project published them.
-pub const TALK: &str = include_str!("../../../../docs/talk-2019.csv");
+pub const TALK: &str = include_str!("../../../docs/talk-2019.csv");
 
 /// Everything.
 #[derive(Debug)]

@@ -10,7 +10,7 @@
 # Services are ready, money is transferred and every cent checked (`bench demo`, GraphQL), and SIGTERM stops them within a
 # second. The last three need a Docker engine (engine.sh); where none can be had they are named as not tested.
 set -euo pipefail
-cd "${BASH_SOURCE[0]%/*}/.."
+cd "${BASH_SOURCE[0]%/*}/../.."
 dir=$PWD/target/test-images
 # What of arm64 is tried: the emulated ones.
 readonly arm64=$dir/dist/arm64
@@ -100,7 +100,7 @@ bank_works() {
     die "bench demo at $1 beats/s"
   }
   tail -n 1 "$dir/demo.log" >&2
-  images/visitor.py "$FRONTEND_URL" "$GRAPHQL_ENDPOINT_URL" >&2 || die "a visitor"
+  deploy/images/visitor.py "$FRONTEND_URL" "$GRAPHQL_ENDPOINT_URL" >&2 || die "a visitor"
 }
 
 # run NAME COMMAND...: in the background, with the environment of service NAME.
@@ -180,7 +180,7 @@ test_emulated() {
 # What the engine is for, if one can be had.
 test_engine() {
   local code=0
-  images/engine.sh "$0" "${need_engine[@]}" || code=$?
+  deploy/images/engine.sh "$0" "${need_engine[@]}" || code=$?
   case $code in
     0) ;;
     69) not_tested="; NOT TESTED, since no Docker engine can be had here: ${need_engine[*]}" ;;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the batches that src/golden.rs reads: Java's client and librdkafka write the same records with each codec, and what the
 # broker then has on its disk is copied. On a stack with one broker, from the root of the checkout:
-#   stack/stack.sh with --servers-only common/wire/golden/make.sh
+#   stack/stack.sh with --servers-only common/kafka-client/golden/make.sh
 set -euo pipefail
 golden=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 venv=$golden/../../../target/golden-venv

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 /// The talk's own table.
-const TALK: &str = include_str!("../../../../docs/talk-2019.json");
+const TALK: &str = include_str!("../../../docs/talk-2019.json");
 /// Loads whose latencies stand in the table.
 const LATENCIES: [u32; 5] = [IDLE, 100, 300, 1000, 5000];
 /// Cores in use by others from which on the figures say more about them.
