@@ -44,8 +44,8 @@ lint: ## checks format and lints, warnings denied
 	cargo fmt --all --check
 	for other in peers/rust-*/ common/kafka-client/fuzz/; do cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
-	cargo clippy --locked -p common --no-default-features --features client-kafka -- -D warnings
-	cargo clippy --locked -p common --no-default-features --features client-modern -- -D warnings
+	cargo clippy --locked -p messaging --no-default-features -- -D warnings
+	cargo clippy --locked -p service -p kafka-client --no-default-features -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
 	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh deploy/images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run* \
@@ -73,7 +73,7 @@ fuzz: ## libFuzzer on each parser of what brokers send, FUZZ_S=60 seconds each
 test-stack: ## tests of up, down and the rest, on other ports
 	@$(TEST) stack/test.sh
 
-test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports; KAFKA=4, KAFKA_CLIENT=modern
+test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports; KAFKA=4, KAFKA_CLIENT=built-in
 	@$(STACK) prerequisites test browser
 	@$(MAKE) --no-print-directory test-kafka
 	@$(MAKE) --no-print-directory test-bank
@@ -103,9 +103,9 @@ screenshots: ## pictures of all pages, into docs/screenshots
 	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node screenshots.js $(abspath docs/screenshots)
 
 # The kafka crate can't speak with Kafka 4.
-CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),modern,kafka modern))
+CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),built-in,kafka-crate built-in))
 # Of the whole workspace, not of common/ alone or without it: with other features all would be built once more.
-COMMON_TESTS := $(patsubst common/tests/%.rs,--test %,$(wildcard common/tests/*.rs))
+COMMON_TESTS := $(patsubst %.rs,--test %,$(notdir $(wildcard common/*/tests/*.rs)))
 BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,$(notdir $(wildcard services/*/tests/*.rs tests/tests/*.rs)))
 # Idle connections are closed, and whoever has said who he is has to say so again, after five seconds; deleted segments and compacted ones are
 # found in one.

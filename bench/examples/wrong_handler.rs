@@ -1,21 +1,21 @@
 //! A command-handler that is wrong in four ways, for the test of `bench verify`: it lets a balance reach the limit but one cent, moves
 //! money again for a command that comes again, drops what it can't read, and forgets everything when it ends.
 
-use common::avro::{Decoder, Encoder, Record};
-use common::health::Health;
-use common::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
-use common::kafka::KafkaConfig;
-use common::kafka::consumer::{Consumer, Otherwise, start_positions};
-use common::kafka::producer::{Outgoing, ProducerConfig, Sender};
-use common::kafka::wire::{self, Position};
-use common::money::Cents;
-use common::records::{
+use avro::registry::Registry;
+use avro::{Decoder, Encoder, Record};
+use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use bank::money::Cents;
+use bank::records::{
     AccountCreationConfirmed, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer,
     MoneyTransferConfirmed, MoneyTransferFailed,
 };
-use common::registry::Registry;
-use common::service::{BoxError, Service, Start};
-use common::shutdown::Shutdown;
+use messaging::KafkaConfig;
+use messaging::Position;
+use messaging::consumer::{Consumer, OffsetReset, start_positions};
+use messaging::producer::{Outgoing, ProducerConfig, Sender};
+use service::health::Health;
+use service::shutdown::Shutdown;
+use service::{BoxError, Service, Start};
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -32,7 +32,7 @@ const SERVICE: Service = Service {
 };
 
 fn main() -> ExitCode {
-    common::service::main(&SERVICE)
+    service::main(&SERVICE)
 }
 
 struct Account {
@@ -51,7 +51,7 @@ struct Wrong {
 
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let kafka = KafkaConfig::from_env(&start.env)?;
-    let registry = Registry::new(&start.env.text(&common::env::SCHEMA_REGISTRY_URL)?);
+    let registry = Registry::new(&start.env.text(&service::env::SCHEMA_REGISTRY_URL)?);
     let health = Health::serve(&start.env)?;
     let mut sender = Sender::new(&ProducerConfig::from_env(&start.env)?, &start.shutdown);
     let company =
@@ -67,7 +67,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let mut transfers = reader::<ConfirmMoneyTransfer>(&kafka)?;
     let mut creation_decoder = Decoder::<ConfirmAccountCreation>::new(registry.clone());
     let mut transfer_decoder = Decoder::<ConfirmMoneyTransfer>::new(registry);
-    let mut bus = wire::connect(&kafka);
+    let mut bus = messaging::connect(&kafka);
     health.set_ready(true);
     while !start.shutdown.requested() {
         let mut told = Vec::new();
@@ -96,15 +96,15 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reader<R: Record>(kafka: &KafkaConfig) -> Result<Consumer, wire::Error> {
+fn reader<R: Record>(kafka: &KafkaConfig) -> Result<Consumer, messaging::Error> {
     let topic = R::TOPIC;
     let all: Vec<i32> = (0..topic.partitions).collect();
-    let (otherwise, stop) = (Otherwise::Earliest, Shutdown::default());
-    let positions = start_positions(kafka, GROUP, topic.name, &all, otherwise, WITHIN, &stop)?;
+    let (offset_reset, stop) = (OffsetReset::Earliest, Shutdown::default());
+    let positions = start_positions(kafka, GROUP, topic.name, &all, offset_reset, WITHIN, &stop)?;
     Ok(Consumer::start(kafka, topic.name, positions))
 }
 
-fn position(chunk: &wire::Chunk) -> Position {
+fn position(chunk: &messaging::PartitionData) -> Position {
     Position { partition: chunk.partition, next: chunk.next }
 }
 

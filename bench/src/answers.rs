@@ -1,13 +1,13 @@
 //! What the bank tells about the commands of this run.
 
-use crate::bank::wait_for;
+use crate::customers::wait_for;
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::ledger::{Ledger, Mark};
 use crate::tap::{Cluster, Tap};
-use common::money::Cents;
-use common::records::{BalanceChanged, MoneyTransferConfirmed, MoneyTransferFailed};
-use common::shutdown::Shutdown;
+use bank::money::Cents;
+use bank::records::{BalanceChanged, MoneyTransferConfirmed, MoneyTransferFailed};
+use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
 /// Reads the answers from the topics and keeps the ledger.

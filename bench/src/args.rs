@@ -3,7 +3,7 @@
 
 use crate::Start;
 use crate::error::Error;
-use common::env::{Env, LOG, Variable, invalid};
+use service::env::{Env, LOG, Variable, invalid};
 use std::collections::HashMap;
 use std::process::ExitCode;
 
@@ -129,7 +129,7 @@ fn help(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::env::DATABASE_URL;
+    use service::env::DATABASE_URL;
 
     const SPEED: Variable = Variable::new("SPEED_KM_H", "50", "how fast");
     const GEAR: Variable = Variable::new("BENCH_GEAR", "1", "which gear");

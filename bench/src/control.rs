@@ -1,8 +1,8 @@
 //! HTTP to the services: the heartbeat's control, and `/metrics`.
 
 use crate::error::Error;
-use common::env::Variable;
 use serde_json::{Value, json};
+use service::env::Variable;
 use std::time::Duration;
 use ureq::Agent;
 

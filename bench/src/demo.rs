@@ -14,14 +14,14 @@ use crate::measure::{latencies, percentile_ms};
 use crate::report::{self, short};
 use crate::tap::{Cluster, ends, is_done};
 use crate::visitors::{Act, Driver, End, Visitors};
-use common::env::{Env, Variable};
-use common::kafka::wire::{Bus, Position};
-use common::shutdown::Shutdown;
-use common::topology::{
+use bank::topology::{
     CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, TOPICS, Topic,
 };
 use hdrhistogram::Histogram;
+use messaging::{KafkaClient, Position};
 use postgres::{Client, NoTls};
+use service::env::{Env, Variable};
+use service::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -175,7 +175,7 @@ fn loads(env: &Env<'_>) -> Result<Vec<u32>, Error> {
 
 /// Waits until no command is on its way. Where each topic ends then, and the accounts.
 fn stand_still(
-    bus: &mut dyn Bus,
+    bus: &mut dyn KafkaClient,
     client: &mut Client,
     shutdown: &Shutdown,
 ) -> Result<(Ends, Accounts), Error> {
@@ -208,12 +208,12 @@ fn stand_still(
     }
 }
 
-fn all_ends(bus: &mut dyn Bus) -> Result<Ends, Error> {
+fn all_ends(bus: &mut dyn KafkaClient) -> Result<Ends, Error> {
     TOPICS.iter().map(|topic| Ok((*topic, ends(bus, topic)?))).collect()
 }
 
 /// True if the handler has done all commands there are.
-fn is_answered(bus: &mut dyn Bus) -> Result<bool, Error> {
+fn is_answered(bus: &mut dyn KafkaClient) -> Result<bool, Error> {
     Ok(is_done(bus, HANDLER, &CONFIRM_ACCOUNT_CREATION)?
         && is_done(bus, HANDLER, &CONFIRM_MONEY_TRANSFER)?)
 }
@@ -284,7 +284,7 @@ impl Demo {
     }
 
     /// Reads until all commands are answered and no more come, or until nothing has come of them for too long.
-    fn finish(&mut self, bus: &mut dyn Bus, shutdown: &Shutdown) -> Result<(), Error> {
+    fn finish(&mut self, bus: &mut dyn KafkaClient, shutdown: &Shutdown) -> Result<(), Error> {
         self.waiting_since = Instant::now();
         let (began, mut told) = (Instant::now(), Instant::now());
         loop {

@@ -1,8 +1,7 @@
 //! What ends a run before its time.
 
-use common::env;
-use common::kafka::wire;
-use common::registry;
+use avro::registry;
+use service::env;
 use std::io;
 use std::path::PathBuf;
 
@@ -14,7 +13,7 @@ pub enum Error {
     #[error("watch for signals")]
     Signals(#[source] io::Error),
     #[error("{step}; is the stack up? (make status, make up)")]
-    Kafka { step: String, source: wire::Error },
+    Kafka { step: String, source: messaging::Error },
     #[error("look up the schema of {topic}; is the stack up? (make status, make up)")]
     Registry { topic: &'static str, source: registry::Error },
     #[error("{step}; is the stack up? (make status, make up)")]

@@ -2,11 +2,11 @@
 
 use crate::error::Error;
 use crate::tap::{Cluster, ends};
-use common::kafka::wire::Bus;
-use common::shutdown::Shutdown;
-use common::topology::{
+use bank::topology::{
     BALANCE_CHANGED, CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT, TOPICS, Topic,
 };
+use messaging::KafkaClient;
+use service::shutdown::Shutdown;
 use std::ops::Sub;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const WITHIN: Duration = Duration::from_secs(3);
 
 /// A client for offsets.
-pub struct Flow(Box<dyn Bus>);
+pub struct Flow(Box<dyn KafkaClient>);
 
 /// Records so far, or between two moments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

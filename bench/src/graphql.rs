@@ -3,8 +3,8 @@
 
 use crate::error::Error;
 use crate::websocket::{Socket, TIMEOUT};
-use common::env::Variable;
 use serde_json::{Value, json};
+use service::env::Variable;
 use std::time::Instant;
 
 /// `GRAPHQL_ENDPOINT_URL`: where GraphQL is, and GraphiQL.

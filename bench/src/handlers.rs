@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::mode::Mode;
-use common::env::{Env, Variable};
+use service::env::{Env, Variable};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::PermissionsExt;

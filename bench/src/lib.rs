@@ -13,9 +13,9 @@ mod verify;
 
 // The load, and what comes back.
 mod answers;
-mod bank;
 mod browser;
 mod control;
+mod customers;
 mod flow;
 mod graphql;
 mod handlers;
@@ -42,10 +42,10 @@ mod report;
 
 use crate::args::{Asked, Command};
 use crate::error::Error;
-use common::env::{self, Env, LOG};
-use common::log::Chain;
-use common::service::EXIT_USAGE;
-use common::shutdown::Shutdown;
+use service::EXIT_USAGE;
+use service::env::{self, Env, LOG};
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::panic;
 use std::process::ExitCode;
 
@@ -90,11 +90,11 @@ pub fn main() -> ExitCode {
 }
 
 fn start(command: &Command, env: Env<'_>) -> Result<ExitCode, Error> {
-    common::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
+    service::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
     let printed = panic::take_hook();
     // Half a bench would measure nonsense: a thread that panics ends all. Panics inside the guard are the kafka crate's own.
     panic::set_hook(Box::new(move |info| {
-        if !common::kafka::wire::guards_panics() {
+        if !service::panic_guard::is_guarded() {
             printed(info);
             std::process::exit(101);
         }

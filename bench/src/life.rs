@@ -5,10 +5,10 @@ use crate::error::Error;
 use crate::handlers::Handler;
 use crate::proc::Process;
 use crate::tap::{Cluster, ends};
-use common::env::{Env, SCHEMA_REGISTRY_URL, Variable};
-use common::shutdown::Shutdown;
-use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use postgres::{Client, NoTls};
+use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
+use service::shutdown::Shutdown;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -126,7 +126,7 @@ impl Drop for Bank {
     /// Whoever is still connected is thrown out.
     fn drop(&mut self) {
         if let Err(err) = run(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)) {
-            log::warn!(error:% = common::log::Chain(&err); "a database is left behind");
+            log::warn!(error:% = service::log::Chain(&err); "a database is left behind");
         }
     }
 }

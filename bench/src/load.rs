@@ -1,8 +1,7 @@
 //! The load: open loop. Each command is due at its time, whatever became of the ones before, and its latency counts from then,
 //! so a bank that stalls can't hide it by being asked less (no coordinated omission).
 
-use common::kafka::producer::{Outgoing, Sender};
-use common::kafka::wire;
+use messaging::producer::{Outgoing, Sender};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,7 +57,7 @@ pub fn send(
     sender: &mut Sender,
     mut command: impl FnMut(u64) -> Outgoing,
     stop: &AtomicBool,
-) -> Result<u64, wire::Error> {
+) -> Result<u64, messaging::Error> {
     let mut sent = 0;
     let mut batch = Vec::new();
     while sent < schedule.count && !stop.load(Ordering::Relaxed) {

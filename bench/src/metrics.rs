@@ -2,8 +2,8 @@
 
 use crate::control::Http;
 use crate::error::Error;
-use common::env::Variable;
-use common::topology::CONFIRM_MONEY_TRANSFER;
+use bank::topology::CONFIRM_MONEY_TRANSFER;
+use service::env::Variable;
 use std::ops::Sub;
 
 /// `COMMAND_HANDLER_HEALTH_URL`: where its metrics are.

@@ -15,7 +15,7 @@ use crate::report::{self, Csv, json};
 use crate::search::Search;
 use crate::stack::STACK;
 use crate::tap::Cluster;
-use common::env::{Env, Variable};
+use service::env::{Env, Variable};
 use std::process::ExitCode;
 use std::time::Duration;
 

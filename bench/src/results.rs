@@ -13,7 +13,7 @@ use crate::Start;
 use crate::args::Command;
 use crate::error::Error;
 use crate::report;
-use common::env::{Env, Variable};
+use service::env::{Env, Variable};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -11,8 +11,8 @@ use crate::probe::row::{self, Row};
 use crate::report::{self, Csv, short};
 use crate::stack::STACK;
 use crate::tap::Cluster;
-use common::env::{Env, Variable};
-use common::shutdown::Shutdown;
+use service::env::{Env, Variable};
+use service::shutdown::Shutdown;
 use std::process::ExitCode;
 use std::time::Duration;
 

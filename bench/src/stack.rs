@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::proc::Process;
-use common::env::{self, Env, Variable};
+use service::env::{self, Env, Variable};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 

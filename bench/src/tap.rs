@@ -1,16 +1,16 @@
 //! Reads one topic of the bank.
 
 use crate::error::Error;
-use common::avro::{self, Decoder, Encoder, Record};
-use common::env::{Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::KafkaConfig;
-use common::kafka::consumer::Consumer;
-use common::kafka::producer::{Mode, ProducerConfig, Sender};
-use common::kafka::wire::{self, Bus, Position};
-use common::log::Chain;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::Topic;
+use avro::registry::Registry;
+use avro::{Decoder, Encoder, Record};
+use bank::topology::Topic;
+use messaging::KafkaConfig;
+use messaging::consumer::Consumer;
+use messaging::producer::{Mode, ProducerConfig, Sender};
+use messaging::{KafkaClient, Position};
+use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
 /// How long the cluster may take to tell offsets.
@@ -38,8 +38,8 @@ impl Cluster {
     }
 
     /// A client for offsets.
-    pub fn bus(&self) -> Box<dyn Bus> {
-        wire::connect(&self.kafka)
+    pub fn bus(&self) -> Box<dyn KafkaClient> {
+        messaging::connect(&self.kafka)
     }
 
     /// Our own producer. It is always batched: modes are compared in the handler.
@@ -68,8 +68,8 @@ impl Cluster {
 ///
 /// # Errors
 /// The cluster does not answer.
-pub fn ends(bus: &mut dyn Bus, topic: &Topic) -> Result<Vec<Position>, Error> {
-    let bounds = bus.bounds(topic.name, WITHIN).map_err(|source| Error::Kafka {
+pub fn ends(bus: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, Error> {
+    let bounds = bus.log_range(topic.name, WITHIN).map_err(|source| Error::Kafka {
         step: format!("look up the offsets of {}", topic.name),
         source,
     })?;
@@ -81,7 +81,7 @@ pub fn ends(bus: &mut dyn Bus, topic: &Topic) -> Result<Vec<Position>, Error> {
 ///
 /// # Errors
 /// The cluster does not answer.
-pub fn is_done(bus: &mut dyn Bus, group: &str, topic: &Topic) -> Result<bool, Error> {
+pub fn is_done(bus: &mut dyn KafkaClient, group: &str, topic: &Topic) -> Result<bool, Error> {
     let ends = ends(bus, topic)?;
     let committed = bus.committed(group, topic.name, WITHIN).map_err(|source| Error::Kafka {
         step: format!("look up the offsets of group {group}"),
@@ -128,7 +128,7 @@ impl<R: Record> Tap<R> {
                 let value = record.value.unwrap_or_default();
                 let record = self.decoder.decode(&value).map_err(|err| match err {
                     avro::Error::Registry { source, .. } => Error::Registry { topic, source },
-                    err @ avro::Error::Poison(_) => Error::Bank(format!(
+                    err @ avro::Error::Undecodable(_) => Error::Bank(format!(
                         "{topic}/{partition}/{}: {}",
                         record.offset,
                         Chain(&err)

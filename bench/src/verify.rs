@@ -14,7 +14,7 @@ use crate::handlers::{Handler, Handlers, OURS};
 use crate::life::{Bank, SERVER_URL};
 use crate::report;
 use crate::tap::Cluster;
-use common::env::Variable;
+use service::env::Variable;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;

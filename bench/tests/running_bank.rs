@@ -1,10 +1,9 @@
 //! A short probe and a short demo of the bank on real servers.
 
-use common::env::Env;
-use common::kafka::KafkaConfig;
-use common::kafka::wire;
-use common::topology::HEARTBEAT;
+use bank::topology::HEARTBEAT;
+use messaging::KafkaConfig;
 use serde_json::Value;
+use service::env::Env;
 use std::collections::HashMap;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -46,7 +45,7 @@ impl Bank {
 /// Of the modes to compare, those with the client that the bank's services have here: the kafka crate's, or today's protocol's.
 fn modes<'a>(kafka: &'a [&str], modern: &'a [&str]) -> &'a [&'a str] {
     let config = KafkaConfig::from_env(&Env::new(&|name| std::env::var(name).ok()));
-    let mut bus = wire::connect(&config.expect("the stack is up: make test-integration"));
+    let mut bus = messaging::connect(&config.expect("the stack is up: make test-integration"));
     let asked = bus.leaders(HEARTBEAT.name, Duration::from_secs(30));
     asked.expect("the synchronizer has made the topic");
     if bus.fetches_from_all() { modern } else { kafka }

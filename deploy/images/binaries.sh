@@ -4,8 +4,7 @@
 #   rustup's standard library for the target, where it is installed (rustup target add);
 #   else the standard library built from source, as rustc's rust-src component or Debian's rust-web-src has it, with the
 #   C library out of Debian's package for that architecture, taken apart below target/.
-# `edge` has both Kafka clients, the services by themselves the kafka crate only: docs/decisions/0007-static-binaries.md.
-# KAFKA_CLIENTS="kafka modern" builds both into each. WAY=rustup or WAY=source insists on one. BINARIES names some instead of all.
+# WAY=rustup or WAY=source insists on one. BINARIES names some instead of all.
 # TARGET_DIR is where Cargo builds; DIST is the folder for dist.
 set -euo pipefail
 root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
@@ -118,13 +117,13 @@ END
   touch "$sysroot/complete"
 }
 
-# build_with_rustup / build_from_source OPTION...: with these and all `options`.
+# build_with_rustup / build_from_source: cargo build with `options`.
 build_with_rustup() {
   local linker=
   # Elsewhere the C compiler of the machine can't link for the target; rustup brings a linker and musl's files.
   [[ $target == "$(uname -m)"-* ]] || linker=rust-lld
   env "CARGO_TARGET_${TARGET}_RUSTFLAGS=$remap" ${linker:+"CARGO_TARGET_${TARGET}_LINKER=$linker"} \
-    cargo build "${options[@]}" "$@"
+    cargo build "${options[@]}"
 }
 
 build_from_source() {
@@ -134,13 +133,7 @@ build_from_source() {
     flags+=" -C link-arg=$arg"
   done
   env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" "CARGO_TARGET_${TARGET}_RUSTFLAGS=$flags" \
-    "$cargo" build "${options[@]}" "$@" -Z build-std=std,panic_abort -Z build-std-features=
-}
-
-# build_each BUILD: `edge`, and the others, whichever were asked for.
-build_each() {
-  [[ ${#edge[@]} == 0 ]] || "$1" "${edge[@]}"
-  [[ " ${alone[*]} " != *" -p "* ]] || "$1" "${alone[@]}"
+    "$cargo" build "${options[@]}" -Z build-std=std,panic_abort -Z build-std-features=
 }
 
 build() {
@@ -149,14 +142,8 @@ build() {
   TARGET=${TARGET//-/_}
   local options=(--locked --profile image --target "$target") name names others started=$SECONDS
   mapfile -t names < <(tr ' ' '\n' <<<"${BINARIES:-$(binaries)}")
-  local clients=${KAFKA_CLIENTS:-kafka} edge=()
-  local alone=(--no-default-features --features "client-${clients// / client-}")
   for name in "${names[@]}"; do
-    if [[ $name == edge ]]; then
-      edge=(-p edge)
-    else
-      alone+=(-p "$name")
-    fi
+    options+=(-p "$name")
   done
   # Paths of this machine would stand in panic messages, and make two machines' builds differ.
   local remap="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src= --remap-path-prefix=$root=. --remap-path-prefix=/usr/src/="
@@ -164,12 +151,12 @@ build() {
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
   if [[ ${WAY:-rustup} == rustup ]] && rustup_has "$target"; then
     say "$arch: with rustup's standard library for $target, $(rustc --version)"
-    build_each build_with_rustup
+    build_with_rustup
     others=("rust-std=$(rustc --version | cut -d' ' -f2)")
   elif [[ ${WAY:-source} == source ]] && find_source && find_linker; then
     say "$arch: standard library from source for $target, $("$rustc" --version)"
     get_sysroot
-    build_each build_from_source
+    build_from_source
     others=("rust-std=$("$rustc" --version | cut -d' ' -f2)" "musl=$musl_version")
   else
     die "no way to build for $target. With rustup: rustup target add $target. On Debian 12: apt-get install rustc-web cargo-web rust-web-src lld-16"

@@ -4,18 +4,18 @@ use crate::stack::{PATIENCE, Post, Stack, post};
 use crate::tape::{Tape, Told};
 use crate::wait::until;
 use crate::{Account, creation};
-use common::avro::Record;
-use common::iban::COMPANY_IBAN;
-use common::kafka::partitioner::partition;
-use common::kafka::wire::Bus;
-use common::records::{
+use avro::Record;
+use bank::iban::COMPANY_IBAN;
+use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, Atype, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
-use common::topology::{
+use bank::topology::{
     ACCOUNT_CREATION_CONFIRMED, ACCOUNT_CREATION_FAILED, BALANCE_CHANGED, MONEY_TRANSFER_CONFIRMED,
     MONEY_TRANSFER_FAILED, TOPICS, Topic,
 };
+use messaging::KafkaClient;
+use messaging::partitioner::partition;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ pub enum Answer {
 /// command has one answer, a change of a balance is told in one way, and told again it is equal in key, partition and value.
 pub struct Ledger<'a> {
     stack: &'a Stack,
-    bus: Box<dyn Bus>,
+    bus: Box<dyn KafkaClient>,
     tape: Tape,
     creations: HashMap<Uuid, ConfirmAccountCreation>,
     transfers: HashMap<Uuid, ConfirmMoneyTransfer>,
@@ -244,7 +244,7 @@ impl<'a> Ledger<'a> {
     pub fn read_to_the_end(&mut self) {
         let mut ends = Vec::new();
         for topic in OUTCOMES {
-            let look = || self.bus.bounds(topic.name, PATIENCE).ok();
+            let look = || self.bus.log_range(topic.name, PATIENCE).ok();
             let bounds = until("the end of the topic", PATIENCE, look);
             ends.extend(
                 (0..).zip(bounds).map(|(partition, (_, end))| ((topic.name, partition), end)),
@@ -488,7 +488,7 @@ pub fn committed(stack: &Stack, topic: &str) -> Vec<i64> {
 pub fn wait_committed(stack: &Stack, topic: &str, limit: Duration) {
     let mut bus = stack.bus();
     until(&format!("all of {topic} is committed"), limit, || {
-        let bounds = bus.bounds(topic, PATIENCE).ok()?;
+        let bounds = bus.log_range(topic, PATIENCE).ok()?;
         let committed = bus.committed("command-handler", topic, PATIENCE).ok()?;
         let at_end =
             |((_, end), committed): (&(i64, i64), &Option<i64>)| committed.unwrap_or(0) >= *end;

@@ -11,9 +11,9 @@ pub mod stack;
 pub mod tape;
 pub mod wait;
 
-use common::iban::CASH;
-use common::money::Cents;
-use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::iban::CASH;
+use bank::money::Cents;
+use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use uuid::Uuid;
 
 /// A party outside the bank.
@@ -59,5 +59,5 @@ pub fn transfer(cents: i64, from: &str, token: &str, to: &str) -> ConfirmMoneyTr
 
 /// An iban of this bank that is well formed and (but for one chance in a thousand million) nobody's.
 pub fn nobody() -> String {
-    common::iban::generate(&mut rand::rng())
+    bank::iban::generate(&mut rand::rng())
 }

@@ -2,8 +2,8 @@
 
 use crate::stack::{Post, Stack, post};
 use crate::{Account, SHOP, nobody};
-use common::records::ConfirmMoneyTransfer;
-use common::topology::CONFIRM_MONEY_TRANSFER;
+use bank::records::ConfirmMoneyTransfer;
+use bank::topology::CONFIRM_MONEY_TRANSFER;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;

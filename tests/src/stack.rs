@@ -1,14 +1,14 @@
 //! The real servers that the tests run on, as `stack.sh env` describes them.
 
-use common::avro::{Encoder, Record};
-use common::env::Env;
-use common::kafka::KafkaConfig;
-use common::kafka::partitioner::partition;
-use common::kafka::wire::{self, Batch, Bus, Out};
-use common::records::{ConfirmAccountCreation, ConfirmMoneyTransfer};
-use common::registry::Registry;
-use common::topology::{TOPICS, Topic};
+use avro::registry::Registry;
+use avro::{Encoder, Record};
+use bank::records::{ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::topology::{TOPICS, Topic};
+use messaging::KafkaConfig;
+use messaging::partitioner::partition;
+use messaging::{Batch, KafkaClient, NewRecord};
 use postgres::NoTls;
+use service::env::Env;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -109,15 +109,15 @@ impl Stack {
     }
 
     /// A client of the cluster.
-    pub fn bus(&self) -> Box<dyn Bus> {
-        wire::connect(&self.kafka)
+    pub fn bus(&self) -> Box<dyn KafkaClient> {
+        messaging::connect(&self.kafka)
     }
 
     /// Is it today's protocol that these tests, and the services that they start, run on? Else it is the kafka crate.
     ///
     /// # Panics
     /// The cluster does not answer.
-    pub fn modern(&self) -> bool {
+    pub fn built_in(&self) -> bool {
         let mut bus = self.bus();
         bus.leaders(ConfirmMoneyTransfer::TOPIC.name, PATIENCE).expect("the topic is there");
         bus.fetches_from_all()
@@ -289,14 +289,14 @@ impl Post {
 ///
 /// # Panics
 /// Not all could be written within [`PATIENCE`].
-pub fn post(bus: &mut dyn Bus, posts: &[Post]) -> Vec<i64> {
+pub fn post(bus: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
     let mut left: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
     for (at, post) in posts.iter().enumerate() {
         left.entry((post.topic, post.partition)).or_default().push(at);
     }
     let mut offsets = vec![-1; posts.len()];
     crate::wait::until("records are written", PATIENCE, || {
-        let record = |&at: &usize| Out {
+        let record = |&at: &usize| NewRecord {
             key: posts[at].key.as_deref(),
             value: posts[at].value.as_deref(),
             headers: &[],

@@ -1,8 +1,8 @@
 //! Reads what the bank tells.
 
 use crate::stack::{PATIENCE, Stack};
-use common::kafka::wire::{Bus, In, Position};
-use common::topology::Topic;
+use bank::topology::Topic;
+use messaging::{FetchedRecord, KafkaClient, Position};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,7 @@ impl Tape {
         let mut starts = HashMap::new();
         let reader = |&topic: &Topic| {
             let mut bus = stack.bus();
-            let bounds = bus.bounds(topic.name, PATIENCE).expect("the topic is there");
+            let bounds = bus.log_range(topic.name, PATIENCE).expect("the topic is there");
             let at = |(partition, bounds)| Position { partition, next: from(bounds) };
             let positions: Vec<Position> = (0..).zip(bounds).map(at).collect();
             starts.extend(positions.iter().map(|it| ((topic.name, it.partition), it.next)));
@@ -95,7 +95,7 @@ impl Drop for Tape {
 }
 
 struct Reader {
-    bus: Box<dyn Bus>,
+    bus: Box<dyn KafkaClient>,
     topic: Topic,
     positions: Vec<Position>,
     sender: Sender<Told>,
@@ -112,7 +112,7 @@ impl Reader {
             for chunk in chunks.into_iter().filter(|chunk| chunk.error.is_none()) {
                 let position = self.positions.iter_mut().find(|it| it.partition == chunk.partition);
                 position.expect("it was asked for").next = chunk.next;
-                for In { offset, key, value, .. } in chunk.records {
+                for FetchedRecord { offset, key, value, .. } in chunk.records {
                     let (topic, partition) = (self.topic.name, chunk.partition);
                     let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
                     let _ = self.sender.send(Told { topic, partition, offset, key, value });

@@ -1,5 +1,7 @@
 //! Servers that go away, come back and freeze while the bank is under load.
 
+use bank::records::{Atype, ConfirmMoneyTransfer};
+use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use bank_tests::handler::{Handler, Settings};
 use bank_tests::ledger::Ledger;
 use bank_tests::load::Load;
@@ -7,8 +9,6 @@ use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::tape::Tape;
 use bank_tests::wait::until;
 use bank_tests::{Account, creation};
-use common::records::{Atype, ConfirmMoneyTransfer};
-use common::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -204,12 +204,12 @@ fn in_newer_schema(stack: &Stack, id: u32, order: &ConfirmMoneyTransfer) -> Vec<
 #[ignore = "needs the stack: make test-integration"]
 fn a_broker_freezes_for_longer_than_a_call_may_take() {
     let stack = Stack::shared();
-    let modern = stack.modern();
+    let built_in = stack.built_in();
     let mut bank = Bank::open(&stack, &[("KAFKA_TIMEOUT_MS", "3000")]);
     let given_up = "Kafka: trying again";
     let before = bank.handler.log().matches(given_up).count();
     let fault = stack.freeze("kafka-1");
-    if modern {
+    if built_in {
         until("it gives an answer up", PATIENCE, || {
             (bank.handler.log().matches(given_up).count() > before).then_some(())
         });
@@ -223,7 +223,7 @@ fn a_broker_freezes_for_longer_than_a_call_may_take() {
     fault.end();
     bank.recovers();
     bank.handler.wait_ready(RECOVERY);
-    assert_eq!(bank.handler.exits().len(), usize::from(!modern), "{:?}", bank.handler.exits());
+    assert_eq!(bank.handler.exits().len(), usize::from(!built_in), "{:?}", bank.handler.exits());
     bank.close();
 }
 

@@ -1,13 +1,13 @@
 //! A client that shares no code with the bank asks and understands all that it answers.
 
+use avro::Decoder;
+use bank::records::{Atype, BalanceChanged};
+use bank::topology::TOPICS;
 use bank_tests::handler::Handler;
 use bank_tests::ledger::{Answer, Ledger, check_bank};
 use bank_tests::stack::{PATIENCE, Stack, target_dir};
 use bank_tests::tape::Told;
-use common::avro::Decoder;
-use common::kafka::partitioner::partition;
-use common::records::{Atype, BalanceChanged};
-use common::topology::TOPICS;
+use messaging::partitioner::partition;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;

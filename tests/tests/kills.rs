@@ -1,12 +1,12 @@
 //! Handlers that are killed where it hurts, and anywhere.
 
+use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use bank_tests::handler::{Handler, Settings, was_killed};
 use bank_tests::ledger::{Ledger, OUTCOMES, check_bank, committed, wait_committed};
 use bank_tests::load::{Load, random_transfer};
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::{Account, creation};
-use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
-use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use rand::Rng;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const COMMANDS: usize = 300;
 /// Number of records in the topics that tell outcomes.
 fn told(stack: &Stack) -> i64 {
     let mut bus = stack.bus();
-    let mut ends = |topic: &str| bus.bounds(topic, PATIENCE).expect("the topic is there");
+    let mut ends = |topic: &str| bus.log_range(topic, PATIENCE).expect("the topic is there");
     OUTCOMES.iter().flat_map(|topic| ends(topic.name)).map(|(_, end)| end).sum()
 }
 

@@ -1,13 +1,13 @@
 //! Three brokers, of which one at a time freezes or dies.
 
+use bank::records::Atype;
+use bank::topology::CONFIRM_MONEY_TRANSFER;
 use bank_tests::creation;
 use bank_tests::handler::Handler;
 use bank_tests::ledger::Ledger;
 use bank_tests::load::Load;
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
-use common::records::Atype;
-use common::topology::CONFIRM_MONEY_TRANSFER;
 use std::time::{Duration, Instant};
 
 /// Shorter than a call may take, and than the cluster needs to see it.

@@ -1,11 +1,11 @@
 //! Several handlers at once, and what becomes of partitions whose handler is gone, or seems so.
 
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
 use bank_tests::handler::{Handler, Settings, was_killed};
 use bank_tests::ledger::Ledger;
 use bank_tests::load::Load;
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
-use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -1,15 +1,15 @@
 //! Records that are no commands.
 
+use avro::Record;
+use bank::records::{Atype, ConfirmMoneyTransfer};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT};
 use bank_tests::handler::Handler;
 use bank_tests::ledger::Ledger;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::tape::{Tape, Told};
 use bank_tests::wait::until;
 use bank_tests::{SHOP, creation};
-use common::avro::Record;
-use common::kafka::partitioner::partition;
-use common::records::{Atype, ConfirmMoneyTransfer};
-use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT};
+use messaging::partitioner::partition;
 use rand::RngCore;
 use std::time::Duration;
 use uuid::Uuid;

@@ -1,13 +1,13 @@
 //! Everything again from the start.
 
+use bank::records::Atype;
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
 use bank_tests::creation;
 use bank_tests::handler::Handler;
 use bank_tests::ledger::{Ledger, check_bank, wait_committed};
 use bank_tests::load::random_transfer;
 use bank_tests::stack::{PATIENCE, Stack};
-use common::kafka::wire::Position;
-use common::records::Atype;
-use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
+use messaging::Position;
 use std::time::Duration;
 
 const COMMANDS: [Topic; 2] = [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER];
@@ -52,7 +52,7 @@ fn all_commands_from_the_start_change_no_balance_and_get_the_same_answers() {
 
     let mut bus = stack.bus();
     for topic in COMMANDS {
-        let bounds = bus.bounds(topic.name, PATIENCE).unwrap();
+        let bounds = bus.log_range(topic.name, PATIENCE).unwrap();
         let starts: Vec<Position> = (0..)
             .zip(bounds)
             .map(|(partition, (first, _))| Position { partition, next: first })

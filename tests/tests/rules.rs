@@ -1,13 +1,13 @@
 //! Every rule of the bank at both sides of its boundary, asked and answered through Kafka.
 
+use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN, is_well_formed};
+use bank::money::Cents;
+use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank_tests::handler::Handler;
 use bank_tests::ledger::{Answer, Ledger};
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
 use bank_tests::{Account, SHOP, creation, nobody, transfer};
-use common::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN, is_well_formed};
-use common::money::Cents;
-use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use std::time::Duration;
 
 /// A command with another token.

@@ -1,7 +1,7 @@
 //! The books of a demo: every command, its outcome, and every change of every balance, checked against each other. No I/O.
 
-use common::iban;
-use common::records::{
+use bank::iban;
+use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
@@ -293,9 +293,9 @@ fn hash(fields: impl Hash) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::iban::{CASH, COMPANY_IBAN};
-    use common::money::Cents;
-    use common::records::Atype;
+    use bank::iban::{CASH, COMPANY_IBAN};
+    use bank::money::Cents;
+    use bank::records::Atype;
 
     const SHOP: &str = "Albert Heijn BV";
 

@@ -3,9 +3,9 @@
 use super::books::Event;
 use crate::error::Error;
 use crate::tap::{Cluster, Tap};
-use common::avro::Record;
-use common::kafka::wire::Position;
-use common::topology::Topic;
+use avro::Record;
+use bank::topology::Topic;
+use messaging::Position;
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;

@@ -2,8 +2,8 @@
 
 use super::row::{Cpu, Row};
 use crate::answers::Answers;
-use crate::bank::{self, Customers, wait_for};
 use crate::control::Http;
+use crate::customers::{self, Customers, wait_for};
 use crate::error::Error;
 use crate::flow::Flow;
 use crate::ids::Ids;
@@ -16,10 +16,10 @@ use crate::proc::{self, Process};
 use crate::report;
 use crate::stack::{ENDPOINT, HANDLER, POSTGRES, Stack};
 use crate::tap::Cluster;
-use common::env::Env;
-use common::kafka::producer::Sender;
-use common::shutdown::Shutdown;
 use hdrhistogram::Histogram;
+use messaging::producer::Sender;
+use service::env::Env;
+use service::shutdown::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -129,7 +129,7 @@ impl Rig {
             answers.ledger.expect(some.end - some.start, true);
             let deposits: Vec<_> =
                 some.map(|index| customers.deposit(first + index, index as usize)).collect();
-            bank::sent(sender.send_all(&deposits))?;
+            customers::sent(sender.send_all(&deposits))?;
         }
         let unsettled = answers.settle(first, shutdown)?;
         if unsettled > 0 || answers.refused > 0 {

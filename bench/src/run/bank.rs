@@ -14,9 +14,9 @@ use crate::report::{self, short};
 use crate::stack::{HANDLER, Stack};
 use crate::tap::Cluster;
 use crate::visitors::{TIMEOUT, Visitors};
-use common::env::Env;
-use common::log::Chain;
-use common::shutdown::Shutdown;
+use service::env::Env;
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

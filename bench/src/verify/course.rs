@@ -2,26 +2,26 @@
 
 use super::findings::{Findings, Point};
 use super::witness::{Answer, Witness, first_balance};
-use crate::bank;
+use crate::customers;
 use crate::error::Error;
 use crate::handlers::Handler;
 use crate::life::{Bank, GROUP, Life};
 use crate::report;
 use crate::tap::{Cluster, is_done};
-use common::avro::{Encoder, Record};
-use common::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
-use common::kafka::partitioner::partition;
-use common::kafka::producer::{Outgoing, Sender};
-use common::kafka::wire::{Batch, Out};
-use common::money::Cents;
-use common::records::{Atype, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer};
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::{
+use avro::registry::Registry;
+use avro::{Encoder, Record};
+use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use bank::money::Cents;
+use bank::records::{Atype, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::topology::{
     CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, Topic,
 };
+use messaging::partitioner::partition;
+use messaging::producer::{Outgoing, Sender};
+use messaging::{Batch, NewRecord};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -218,7 +218,7 @@ impl<'a> Course<'a> {
     // What is asked, and what comes back.
 
     fn send(&mut self, records: &[Outgoing]) -> Result<(), Error> {
-        bank::sent(self.sender.send_all(records))
+        customers::sent(self.sender.send_all(records))
     }
 
     fn creation(&self, command: &ConfirmAccountCreation) -> Outgoing {
@@ -605,7 +605,7 @@ impl<'a> Course<'a> {
                 _ => (CONFIRM_MONEY_TRANSFER.partitions, false),
             };
             let at = key.as_ref().map_or(0, |key| partition(key, partitions));
-            let record = Out { key: key.as_deref(), value: value.as_deref(), headers: &[] };
+            let record = NewRecord { key: key.as_deref(), value: value.as_deref(), headers: &[] };
             let batch = Batch { topic, partition: at, records: vec![record] };
             let within = Duration::from_secs(10);
             let written = bus.produce(std::slice::from_ref(&batch), within).swap_remove(0);

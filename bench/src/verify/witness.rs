@@ -3,16 +3,16 @@
 use super::findings::{Findings, Point};
 use crate::error::Error;
 use crate::tap::{Cluster, ends};
-use common::avro::{self, Decoder, Record};
-use common::iban::COMPANY_IBAN;
-use common::kafka::consumer::Consumer;
-use common::kafka::partitioner::partition;
-use common::log::Chain;
-use common::records::{
+use avro::{Decoder, Record};
+use bank::iban::COMPANY_IBAN;
+use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, MoneyTransferConfirmed,
     MoneyTransferFailed,
 };
-use common::topology::DEAD_LETTER;
+use bank::topology::DEAD_LETTER;
+use messaging::consumer::Consumer;
+use messaging::partitioner::partition;
+use service::log::Chain;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use uuid::Uuid;
@@ -219,7 +219,7 @@ impl<R: Record> Source<R> {
                 Err(avro::Error::Registry { source, .. }) => {
                     return Err(Error::Registry { topic: topic.name, source });
                 }
-                Err(err @ avro::Error::Poison(_)) => {
+                Err(err @ avro::Error::Undecodable(_)) => {
                     findings.fault(Point::Records, format!("{place}: {}", Chain(&err)));
                     continue;
                 }

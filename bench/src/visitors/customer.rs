@@ -4,7 +4,7 @@ use super::{Client, News, TIMEOUT};
 use crate::error::Error;
 use crate::graphql::{Connection, Heard};
 use crate::report;
-use common::iban::{CASH, COMPANY_IBAN};
+use bank::iban::{CASH, COMPANY_IBAN};
 use serde_json::{Value, json};
 use std::time::Instant;
 use uuid::Uuid;

@@ -4,7 +4,7 @@ use super::{Client, News};
 use crate::browser::{Chromium, Tab};
 use crate::error::Error;
 use crate::report;
-use common::iban::COMPANY_IBAN;
+use bank::iban::COMPANY_IBAN;
 use serde_json::json;
 use std::time::Instant;
 use uuid::Uuid;

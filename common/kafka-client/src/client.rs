@@ -1,13 +1,15 @@
-//! The [`Bus`] on today's protocol.
+//! The client: one method per thing that a caller can ask of the cluster.
 
-use crate::cluster::{Cluster, Leader, check, retry};
 use crate::connection::Stop;
 use crate::fetch::Fetcher;
 use crate::group::{Identity, Members};
 use crate::map::Map;
-use crate::messages::{ListOffsets, OffsetCommit, OffsetFetch};
+use crate::metadata::{Cluster, Leader, check, retry};
 use crate::produce::Producer;
-use crate::{Batch, Bus, Chunk, Compression, Held, Kind, Pace, Position, Result, Sasl};
+use crate::protocol::messages::{ListOffsets, OffsetCommit, OffsetFetch};
+use crate::{
+    Assignment, Backoff, Batch, Compression, ErrorKind, PartitionData, Position, Result, Sasl,
+};
 use std::time::Duration;
 
 /// What it takes to reach the cluster.
@@ -19,108 +21,153 @@ pub struct Config {
     pub timeout: Duration,
     /// Bytes asked of each partition at a time; a larger batch still passes.
     pub fetch_bytes: i32,
-    /// How batches are packed.
+    /// How batches are compressed.
     pub compression: Compression,
-    /// How this program calls itself in the brokers' logs and metrics.
+    /// Name of this program in the brokers' logs and metrics.
     pub client_id: &'static str,
-    /// As whom it speaks, to brokers that want to know.
+    /// Credentials for brokers that require SASL.
     pub sasl: Option<Sasl>,
-    /// Once it says true, no call waits for a broker for longer than a second.
+    /// Once it returns true, no call waits for a broker for longer than a second.
     pub stop: Option<Stop>,
 }
 
-/// A client of the cluster. No I/O happens before the first call.
-pub fn connect(config: &Config) -> Box<dyn Bus> {
-    Box::new(Client {
-        cluster: Cluster::new(config),
-        producer: Producer::default(),
-        fetcher: Fetcher::default(),
-        members: Members::default(),
-        pace: Pace::default(),
-    })
-}
-
-struct Client {
+/// A client of one cluster, for one thread.
+///
+/// `within` is the time for retries: an attempt that has begun may take up to [`Config::timeout`] longer. After a failed
+/// attempt the next one waits 100 ms, then 200 ms and so on up to 2 s, also across calls: a caller that can wait calls again.
+pub struct Client {
     cluster: Cluster,
     producer: Producer,
     fetcher: Fetcher,
     members: Members,
     /// Of calls that neither write nor read: those know which broker failed, and wait for that one only.
-    pace: Pace,
+    backoff: Backoff,
 }
 
 /// `ListOffsets` asks for these times.
 const EARLIEST: i64 = -2;
 const END: i64 = -1;
 
-impl Bus for Client {
-    fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
-        let Self { cluster, pace, .. } = self;
-        pace.retry(within, || {
+impl Client {
+    /// A client of the cluster; no I/O happens before the first call.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            cluster: Cluster::new(config),
+            producer: Producer::default(),
+            fetcher: Fetcher::default(),
+            members: Members::default(),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// The broker id that leads each partition of `topic`, index = partition, fresh from the cluster, once all have one.
+    ///
+    /// # Errors
+    /// Retryable while a partition has no leader or no broker answers.
+    pub fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
+        let Self { cluster, backoff, .. } = self;
+        backoff.retry(within, || {
             Ok(cluster.all_leaders(topic)?.into_iter().map(|leader| leader.id).collect())
         })
     }
 
-    fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
+    /// Writes with acks=all. One result per batch, in order: the offset of its first record, -1 where the broker no longer
+    /// knows it. A batch whose result is retryable may be given again, before any other of its partition: the idempotent
+    /// producer then writes it once, however often it was sent.
+    pub fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
         self.producer.produce(&mut self.cluster, batches, within)
     }
 
-    fn fetch(&mut self, topic: &str, positions: &[Position], wait: Duration) -> Result<Vec<Chunk>> {
+    /// Reads from `positions` of `topic`: returns as soon as there are records, or after `wait` without any. One
+    /// [`PartitionData`] per position.
+    ///
+    /// # Errors
+    /// Of the whole call; those of one partition are in its [`PartitionData`].
+    pub fn fetch(
+        &mut self,
+        topic: &str,
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<PartitionData>> {
         self.fetcher.fetch(&mut self.cluster, topic, positions, wait)
     }
 
-    fn bounds(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
-        let Self { cluster, pace, .. } = self;
-        pace.retry(within, || bounds(cluster, topic).inspect_err(|_| cluster.forget(topic)))
+    /// (earliest, end) offset of each partition, index = partition.
+    ///
+    /// # Errors
+    /// Retryable while a leader does not answer.
+    pub fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
+        let Self { cluster, backoff, .. } = self;
+        backoff.retry(within, || log_range(cluster, topic).inspect_err(|_| cluster.forget(topic)))
     }
 
-    fn committed(
+    /// The group's committed next offset of each partition, index = partition; `None` where there is none.
+    ///
+    /// # Errors
+    /// Retryable while the coordinator does not answer.
+    pub fn committed(
         &mut self,
         group: &str,
         topic: &str,
         within: Duration,
     ) -> Result<Vec<Option<i64>>> {
-        let Self { cluster, pace, .. } = self;
-        pace.retry(within, || {
+        let Self { cluster, backoff, .. } = self;
+        backoff.retry(within, || {
             committed(cluster, group, topic).inspect_err(|_| cluster.forget_coordinator(group))
         })
     }
 
-    fn commit(
+    /// Commits next offsets for the group; a member commits only those that it is assigned.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] if this is not a member of the group's current generation.
+    pub fn commit(
         &mut self,
         group: &str,
         topic: &str,
         positions: &[Position],
         within: Duration,
     ) -> Result<()> {
-        let Self { cluster, pace, members, .. } = self;
+        let Self { cluster, backoff, members, .. } = self;
         let identity = members.identity(group)?;
-        pace.retry(within, || {
-            commit(cluster, group, identity.as_ref(), topic, positions)
-                .inspect_err(|_| cluster.forget_coordinator(group))
-        })
-        .inspect_err(|err| {
-            if err.kind == Kind::Fenced {
-                members.fenced(group, err);
-            }
-        })
+        backoff
+            .retry(within, || {
+                commit(cluster, group, identity.as_ref(), topic, positions)
+                    .inspect_err(|_| cluster.forget_coordinator(group))
+            })
+            .inspect_err(|err| {
+                if err.kind == ErrorKind::Fenced {
+                    members.fenced(group, err);
+                }
+            })
     }
 
-    fn held(&mut self, group: &str, topics: &[&str], within: Duration) -> Result<Held> {
-        let Self { cluster, pace, members, .. } = self;
-        members.held(cluster, pace, group, topics, within)
+    /// Membership in `group` as a consumer of `topics`: joins it first, then sends heartbeats. To be called about once a
+    /// second, when all records read so far are processed and committed: the call may give partitions away, and waits
+    /// until the rebalance is over.
+    ///
+    /// # Errors
+    /// Nothing is assigned then.
+    pub fn poll_assignment(
+        &mut self,
+        group: &str,
+        topics: &[&str],
+        within: Duration,
+    ) -> Result<Assignment> {
+        let Self { cluster, backoff, members, .. } = self;
+        members.poll_assignment(cluster, backoff, group, topics, within)
     }
 
-    fn leave(&mut self, group: &str) -> Result<()> {
+    /// Leaves `group`, so that others get its partitions at once instead of after the session timeout of ten seconds.
+    ///
+    /// # Errors
+    /// The coordinator finds out by the session timeout.
+    pub fn leave(&mut self, group: &str) -> Result<()> {
         self.members.leave(&mut self.cluster, group)
-    }
-
-    fn fetches_from_all(&self) -> bool {
-        true
     }
 }
 
-fn bounds(cluster: &mut Cluster, topic: &str) -> Result<Vec<(i64, i64)>> {
+fn log_range(cluster: &mut Cluster, topic: &str) -> Result<Vec<(i64, i64)>> {
     let mut by_leader: Map<Leader, Vec<i32>> = Map::default();
     let leaders = cluster.all_leaders(topic)?;
     let mut bounds = vec![(None, None); leaders.len()];

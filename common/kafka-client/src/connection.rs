@@ -1,9 +1,9 @@
 //! A connection to a broker: requests go out whole, replies come in as they come, nothing waits for ever.
 
-use crate::api::{Ask, Range, Spec};
-use crate::code;
-use crate::fields::{Misfit, Reader, Writer};
-use crate::messages::{ApiVersions, SaslAuthenticate, SaslHandshake, SaslMechanisms};
+use crate::protocol::codes;
+use crate::protocol::fields::{DecodeError, Reader, Writer};
+use crate::protocol::messages::{ApiVersions, SaslAuthenticate, SaslHandshake, SaslMechanisms};
+use crate::protocol::{ApiSpec, Request, VersionRange};
 use crate::sasl::{Conversation, Sasl};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -32,7 +32,7 @@ pub struct Limits {
 
 /// Why a connection is of no use any more.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub enum ConnectionError {
     /// The broker is not there, does not answer, or the connection broke.
     #[error("{broker}: {step}")]
     Io {
@@ -79,7 +79,7 @@ pub enum Fault {
     },
 }
 
-impl Fault {
+impl ConnectionError {
     /// With its cause, on one line.
     pub(crate) fn words(&self) -> String {
         match self {
@@ -111,7 +111,7 @@ pub struct Connection {
     /// What has come of the next reply.
     inbox: Vec<u8>,
     /// What the broker serves, once it has said so: the first reply.
-    served: Option<Vec<Range>>,
+    served: Option<Vec<VersionRange>>,
     /// It has said that and nothing else.
     greeted_only: bool,
     used_at: Instant,
@@ -131,7 +131,7 @@ pub struct Arrived<T> {
 
 struct Pending {
     correlation: i32,
-    spec: &'static Spec,
+    spec: &'static ApiSpec,
 }
 
 impl Connection {
@@ -140,8 +140,9 @@ impl Connection {
     ///
     /// # Errors
     /// No address answers.
-    pub fn open(broker: &str, limits: &Limits) -> Result<Self, Fault> {
-        let failed = |step| move |source| Fault::Io { broker: broker.to_owned(), step, source };
+    pub fn open(broker: &str, limits: &Limits) -> Result<Self, ConnectionError> {
+        let failed =
+            |step| move |source| ConnectionError::Io { broker: broker.to_owned(), step, source };
         let addresses = broker.to_socket_addrs().map_err(failed("look up the address"))?;
         let mut outcome = Err(io::ErrorKind::NotFound.into());
         for address in addresses {
@@ -177,12 +178,12 @@ impl Connection {
     }
 
     /// Proves to the broker who this is.
-    fn authenticate(&mut self, sasl: &Sasl, deadline: Instant) -> Result<(), Fault> {
+    fn authenticate(&mut self, sasl: &Sasl, deadline: Instant) -> Result<(), ConnectionError> {
         let request = SaslHandshake { mechanism: sasl.mechanism.name() };
         let reply = self.call(&request, deadline)?;
         match reply.code {
             0 => {}
-            code::ILLEGAL_SASL_STATE => {
+            codes::ILLEGAL_SASL_STATE => {
                 return Err(self.refused("wants no SASL at this port".to_owned()));
             }
             _ => return Err(self.refused(unlike(sasl, &reply))),
@@ -197,7 +198,7 @@ impl Connection {
             let reply = self.call(&SaslAuthenticate { message: &message }, deadline)?;
             if reply.code != 0 {
                 let words = Some(reply.words).filter(|words| !words.is_empty());
-                let words = words.unwrap_or_else(|| code::Name(reply.code).to_string());
+                let words = words.unwrap_or_else(|| codes::Name(reply.code).to_string());
                 return Err(failed(self, &words));
             }
             match conversation.answer(&reply.message).map_err(|words| failed(self, &words))? {
@@ -240,8 +241,12 @@ impl Connection {
     /// Asks, and waits for the reply.
     ///
     /// # Errors
-    /// See [`Fault`]; the connection is of no use then.
-    pub fn call<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<R::Reply, Fault> {
+    /// See [`ConnectionError`]; the connection is of no use then.
+    pub fn call<R: Request>(
+        &mut self,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<R::Reply, ConnectionError> {
         let mut reply = R::Reply::default();
         let put = |to: &mut Writer| request.put(to);
         self.exchange(R::SPEC, &put, &mut |from| reply = R::take(from), deadline)?;
@@ -251,11 +256,11 @@ impl Connection {
     /// A call of any kind: what is written and how the reply is read is all that differs, so the rest is in a binary once.
     pub(crate) fn exchange(
         &mut self,
-        spec: &'static Spec,
+        spec: &'static ApiSpec,
         put: &dyn Fn(&mut Writer),
         take: &mut dyn FnMut(&mut Reader<'_>),
         deadline: Instant,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ConnectionError> {
         self.send_as(spec, put, deadline)?;
         while self.try_receive_as(spec, take)?.is_none() {
             self.wait_to_read(deadline)?;
@@ -266,8 +271,8 @@ impl Connection {
     /// Waits until it is known that the broker serves the request.
     ///
     /// # Errors
-    /// [`Fault::Unserved`], and those of a call.
-    pub fn require<R: Ask>(&mut self, deadline: Instant) -> Result<(), Fault> {
+    /// [`ConnectionError::Unserved`], and those of a call.
+    pub fn require<R: Request>(&mut self, deadline: Instant) -> Result<(), ConnectionError> {
         while self.served.is_none() {
             if let Some(frame) = self.frame()? {
                 self.greet(&frame)?;
@@ -281,17 +286,21 @@ impl Connection {
     /// Sends a request. After an error the broker has not got it whole, and so has done nothing.
     ///
     /// # Errors
-    /// See [`Fault`]; the connection is of no use then.
-    pub fn send<R: Ask>(&mut self, request: &R, deadline: Instant) -> Result<(), Fault> {
+    /// See [`ConnectionError`]; the connection is of no use then.
+    pub fn send<R: Request>(
+        &mut self,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<(), ConnectionError> {
         self.send_as(R::SPEC, &|to| request.put(to), deadline)
     }
 
     fn send_as(
         &mut self,
-        spec: &'static Spec,
+        spec: &'static ApiSpec,
         put: &dyn Fn(&mut Writer),
         deadline: Instant,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), ConnectionError> {
         self.check(spec)?;
         while let Some(until) = self.pause_until() {
             let left = until.min(deadline).saturating_duration_since(Instant::now());
@@ -319,8 +328,10 @@ impl Connection {
     /// The reply to the oldest request, which was an `R`, if it is there.
     ///
     /// # Errors
-    /// See [`Fault`]; the connection is of no use then.
-    pub fn try_receive<R: Ask>(&mut self) -> Result<Option<Arrived<R::Reply>>, Fault> {
+    /// See [`ConnectionError`]; the connection is of no use then.
+    pub fn try_receive<R: Request>(
+        &mut self,
+    ) -> Result<Option<Arrived<R::Reply>>, ConnectionError> {
         let mut reply = R::Reply::default();
         let frame = self.try_receive_as(R::SPEC, &mut |from| reply = R::take(from))?;
         Ok(frame.map(|bytes| Arrived { reply, bytes }))
@@ -328,9 +339,9 @@ impl Connection {
 
     fn try_receive_as(
         &mut self,
-        spec: &Spec,
+        spec: &ApiSpec,
         take: &mut dyn FnMut(&mut Reader<'_>),
-    ) -> Result<Option<Vec<u8>>, Fault> {
+    ) -> Result<Option<Vec<u8>>, ConnectionError> {
         while let Some(frame) = self.frame()? {
             // The first one says what the broker serves.
             if self.served.is_none() {
@@ -354,13 +365,13 @@ impl Connection {
     fn read(
         &mut self,
         frame: &[u8],
-        asked: &Spec,
+        asked: &ApiSpec,
         take: &mut dyn FnMut(&mut Reader<'_>),
-    ) -> Result<i32, Fault> {
+    ) -> Result<i32, ConnectionError> {
         let mut reader = Reader::new(frame);
         reader.skip(4); // Its length.
         let came = asked.take_header(&mut reader);
-        let unreadable = |this: &Self, misfit: Misfit| {
+        let unreadable = |this: &Self, misfit: DecodeError| {
             let name = asked.name;
             this.protocol(format!("sends an unreadable reply to {name}: {misfit:?}"))
         };
@@ -377,7 +388,7 @@ impl Connection {
     }
 
     /// Takes the first reply: what the broker serves.
-    fn greet(&mut self, frame: &[u8]) -> Result<(), Fault> {
+    fn greet(&mut self, frame: &[u8]) -> Result<(), ConnectionError> {
         let mut served = Vec::new();
         let mut code = 0;
         self.read(frame, ApiVersions::SPEC, &mut |from| {
@@ -393,20 +404,20 @@ impl Connection {
         self.pending.iter().try_for_each(|it| self.check(it.spec))
     }
 
-    fn check(&self, spec: &Spec) -> Result<(), Fault> {
+    fn check(&self, spec: &ApiSpec) -> Result<(), ConnectionError> {
         let Some(served) = &self.served else { return Ok(()) };
-        let Spec { key, name, version, .. } = *spec;
+        let ApiSpec { key, name, version, .. } = *spec;
         let range = served.iter().find(|range| range.key == key);
         if range.is_some_and(|range| (range.lowest..=range.highest).contains(&version)) {
             return Ok(());
         }
         let has = range.map_or_else(|| "not at all".to_owned(), ToString::to_string);
         let request = format!("{name} version {version} (it has {has})");
-        Err(Fault::Unserved { broker: self.broker.clone(), request })
+        Err(ConnectionError::Unserved { broker: self.broker.clone(), request })
     }
 
     /// The next reply behind its length, as soon as all of it is there.
-    fn frame(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+    fn frame(&mut self) -> Result<Option<Vec<u8>>, ConnectionError> {
         loop {
             let mut missing = 4usize.saturating_sub(self.inbox.len());
             if let Some(length) = self.inbox.first_chunk() {
@@ -416,7 +427,7 @@ impl Connection {
                 };
                 if length > spec.reply_bytes_max {
                     let (broker, bytes_max) = (self.broker.clone(), spec.reply_bytes_max);
-                    return Err(Fault::TooLarge { broker, bytes: length, bytes_max });
+                    return Err(ConnectionError::TooLarge { broker, bytes: length, bytes_max });
                 }
                 missing = (4 + length).saturating_sub(self.inbox.len());
                 if missing == 0 {
@@ -439,7 +450,7 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), Fault> {
+    fn write(&mut self, mut frame: &[u8], deadline: Instant) -> Result<(), ConnectionError> {
         while !frame.is_empty() {
             match self.stream.write(frame) {
                 Ok(written) => frame = &frame[written..],
@@ -453,11 +464,16 @@ impl Connection {
         Ok(())
     }
 
-    fn wait_to_read(&self, deadline: Instant) -> Result<(), Fault> {
+    fn wait_to_read(&self, deadline: Instant) -> Result<(), ConnectionError> {
         self.wait(poll::READ, "await a reply", deadline)
     }
 
-    fn wait(&self, events: i16, step: &'static str, deadline: Instant) -> Result<(), Fault> {
+    fn wait(
+        &self,
+        events: i16,
+        step: &'static str,
+        deadline: Instant,
+    ) -> Result<(), ConnectionError> {
         let mut entry = [poll::Entry::new(&self.stream, events)];
         match wait(&mut entry, deadline, self.limits.stop.as_ref()) {
             Ok(true) => Ok(()),
@@ -467,7 +483,7 @@ impl Connection {
     }
 
     /// The broker has closed it.
-    fn closed(&self) -> Fault {
+    fn closed(&self) -> ConnectionError {
         let source = if self.greeted_only {
             // What it does with whoever has to say who he is, too.
             io::Error::new(
@@ -480,27 +496,27 @@ impl Connection {
         self.io("await a reply", source)
     }
 
-    pub(crate) fn timed_out(&self) -> Fault {
+    pub(crate) fn timed_out(&self) -> ConnectionError {
         self.io("await a reply", io::ErrorKind::TimedOut.into())
     }
 
-    fn io(&self, step: &'static str, source: io::Error) -> Fault {
-        Fault::Io { broker: self.broker.clone(), step, source }
+    fn io(&self, step: &'static str, source: io::Error) -> ConnectionError {
+        ConnectionError::Io { broker: self.broker.clone(), step, source }
     }
 
-    fn refused(&self, what: String) -> Fault {
-        Fault::Refused { broker: self.broker.clone(), what }
+    fn refused(&self, what: String) -> ConnectionError {
+        ConnectionError::Refused { broker: self.broker.clone(), what }
     }
 
-    fn protocol(&self, what: String) -> Fault {
-        Fault::Protocol { broker: self.broker.clone(), what }
+    fn protocol(&self, what: String) -> ConnectionError {
+        ConnectionError::Protocol { broker: self.broker.clone(), what }
     }
 }
 
 /// What is said of a broker that doesn't take the mechanism.
 fn unlike(sasl: &Sasl, reply: &SaslMechanisms) -> String {
     let (name, has) = (sasl.mechanism.name(), reply.mechanisms.join(", "));
-    format!("does not take SASL {name}, but {has:?}: {}", code::Name(reply.code))
+    format!("does not take SASL {name}, but {has:?}: {}", codes::Name(reply.code))
 }
 
 /// Waits until one of the connections has something to read, at most until `until`; less once the process is to stop.

@@ -1,12 +1,12 @@
 //! Reads from all leaders at once, on one thread: each has one request, which stays with it between calls, and poll(2) says who
 //! has answered. A broker that hangs or is away holds up its own partitions only.
 
-use crate::batch;
-use crate::cluster::{Api, Cluster, Leader, explain, no_leader, refused};
-use crate::connection::{Arrived, Connection, Fault, wait_for_any};
+use crate::connection::{Arrived, Connection, ConnectionError, wait_for_any};
 use crate::map::Map;
-use crate::messages::{Fetch, Fetched, FetchedPartition};
-use crate::{Chunk, Error, Kind, Pace, Position, Result};
+use crate::metadata::{Api, Cluster, Leader, explain, no_leader, refused};
+use crate::protocol::messages::{Fetch, Fetched, FetchedPartition};
+use crate::record_batch;
+use crate::{Backoff, Error, ErrorKind, PartitionData, Position, Result};
 use std::time::{Duration, Instant};
 
 /// What the records of one reply may take in memory, bytes; a partition that finds it used up comes with the next reply.
@@ -19,7 +19,7 @@ const NOBODY: i32 = -1;
 pub struct Fetcher {
     leaders: Map<i32, Source>,
     /// Of each leader, so that one that fails holds up nobody else.
-    paces: Map<i32, Pace>,
+    paces: Map<i32, Backoff>,
     /// End of the log at the last reply.
     ends: Map<String, Map<i32, i64>>,
     /// When the last call returned: what comes after that is not the brokers' silence.
@@ -52,7 +52,7 @@ impl Fetcher {
         topic: &str,
         positions: &[Position],
         wait: Duration,
-    ) -> Result<Vec<Chunk>> {
+    ) -> Result<Vec<PartitionData>> {
         let now = Instant::now();
         let away = self.left_at.map_or(Duration::ZERO, |left_at| now - left_at);
         for (_, source) in &mut self.leaders.0 {
@@ -67,7 +67,10 @@ impl Fetcher {
         let chunk = |position: &Position| {
             found.remove(&position.partition).unwrap_or_else(|| {
                 let end = ends.and_then(|ends| ends.get(&position.partition));
-                Chunk { end: end.copied().unwrap_or(position.next), ..Chunk::empty(*position) }
+                PartitionData {
+                    end: end.copied().unwrap_or(position.next),
+                    ..PartitionData::empty(*position)
+                }
             })
         };
         Ok(positions.iter().map(chunk).collect())
@@ -81,8 +84,8 @@ impl Fetcher {
         positions: &[Position],
         deadline: Instant,
         wait: Duration,
-    ) -> Result<Map<i32, Chunk>> {
-        let mut found: Map<i32, Chunk> = Map::default();
+    ) -> Result<Map<i32, PartitionData>> {
+        let mut found: Map<i32, PartitionData> = Map::default();
         loop {
             let by_leader = self.group(cluster, topic, positions, &mut found)?;
             for (leader, positions) in by_leader.0 {
@@ -107,7 +110,7 @@ impl Fetcher {
         cluster: &mut Cluster,
         topic: &str,
         positions: &[Position],
-        found: &mut Map<i32, Chunk>,
+        found: &mut Map<i32, PartitionData>,
     ) -> Result<Map<Leader, Vec<Position>>> {
         let known =
             |cluster: &Cluster, it: &Position| cluster.known_leader(topic, it.partition).is_some();
@@ -127,7 +130,7 @@ impl Fetcher {
                     Some(err) => {
                         pace.failed(&err);
                         for it in positions.iter().filter(|it| !known(cluster, it)) {
-                            found.insert(it.partition, Chunk::failed(*it, err.clone()));
+                            found.insert(it.partition, PartitionData::failed(*it, err.clone()));
                         }
                     }
                 }
@@ -150,10 +153,10 @@ impl Fetcher {
         leader: Leader,
         positions: &[Position],
         wait: Duration,
-        found: &mut Map<i32, Chunk>,
+        found: &mut Map<i32, PartitionData>,
     ) -> Result<()> {
         let now = Instant::now();
-        if self.paces.get(&leader.id).is_some_and(Pace::is_waiting) {
+        if self.paces.get(&leader.id).is_some_and(Backoff::is_waiting) {
             return Ok(());
         }
         if let Some(source) = self.leaders.get(&leader.id) {
@@ -203,7 +206,7 @@ impl Fetcher {
     fn next_event(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
         let asked = self.leaders.values().filter_map(|it| it.asked.as_ref()).map(|it| it.until);
-        let turns = self.paces.values().map(Pace::turn).filter(|turn| *turn > now);
+        let turns = self.paces.values().map(Backoff::turn).filter(|turn| *turn > now);
         let idle = self.leaders.values().filter(|it| it.asked.is_none());
         let pauses = idle.filter_map(|it| it.connection.pause_until());
         asked.chain(turns).chain(pauses).fold(deadline, Instant::min)
@@ -215,7 +218,7 @@ impl Fetcher {
         cluster: &mut Cluster,
         topic: &str,
         positions: &[Position],
-        found: &mut Map<i32, Chunk>,
+        found: &mut Map<i32, PartitionData>,
     ) -> Result<()> {
         let now = Instant::now();
         let waiting: Vec<i32> =
@@ -262,14 +265,18 @@ impl Fetcher {
         topic: &str,
         leader: &Leader,
         positions: &[Position],
-        fault: &Fault,
-        found: &mut Map<i32, Chunk>,
+        fault: &ConnectionError,
+        found: &mut Map<i32, PartitionData>,
     ) -> Result<()> {
-        let too_large = matches!(fault, Fault::TooLarge { .. });
+        let too_large = matches!(fault, ConnectionError::TooLarge { .. });
         // One batch larger than anything that is taken: which partition's, a fetch of each by itself will say.
-        let kind = if too_large && positions.len() == 1 { Kind::Poison } else { Kind::Retry };
+        let kind = if too_large && positions.len() == 1 {
+            ErrorKind::Undecodable
+        } else {
+            ErrorKind::Retry
+        };
         let err = explain(&format!("fetch {topic} at {}", leader.host), kind, fault);
-        if err.kind == Kind::Config {
+        if err.kind == ErrorKind::Config {
             return Err(err);
         }
         if too_large && let Ok(connection) = Connection::open(&leader.host, &cluster.limits) {
@@ -282,7 +289,7 @@ impl Fetcher {
         }
         self.paces.or_default(leader.id).failed(&err);
         for it in positions {
-            found.insert(it.partition, Chunk::failed(*it, err.clone()));
+            found.insert(it.partition, PartitionData::failed(*it, err.clone()));
         }
         Ok(())
     }
@@ -295,13 +302,14 @@ impl Fetcher {
         leader: &Leader,
         wanted: &[Position],
         Arrived { reply, bytes }: Arrived<Fetched>,
-        found: &mut Map<i32, Chunk>,
+        found: &mut Map<i32, PartitionData>,
     ) -> Result<()> {
         let mut budget = MEMORY_MAX;
         let mut failure = None;
         if reply.code != 0 {
             let what = format_args!("fetch {topic} at {}", leader.host);
-            failure = Some(Error { kind: Kind::Retry, ..refused(Api::Fetch, reply.code, what) });
+            failure =
+                Some(Error { kind: ErrorKind::Retry, ..refused(Api::Fetch, reply.code, what) });
         }
         let parts = reply.topics.into_iter().filter(|(name, _)| name == topic);
         for part in parts.flat_map(|(_, partitions)| partitions) {
@@ -314,8 +322,8 @@ impl Fetcher {
             let chunk = read(topic, leader, *position, part, &bytes, &mut budget);
             if let Some(err) = &chunk.error {
                 match err.kind {
-                    Kind::Config => return Err(err.clone()),
-                    Kind::Retry => {
+                    ErrorKind::Config => return Err(err.clone()),
+                    ErrorKind::Retry => {
                         cluster.forget(topic);
                         failure = Some(err.clone());
                     }
@@ -359,22 +367,22 @@ fn read(
     part: FetchedPartition,
     bytes: &[u8],
     budget: &mut usize,
-) -> Chunk {
+) -> PartitionData {
     let what = || format!("fetch {topic}/{} at {}", position.partition, leader.host);
     if part.code != 0 {
         let err = refused(Api::Fetch, part.code, format_args!("{}", what()));
-        return Chunk::failed(position, err);
+        return PartitionData::failed(position, err);
     }
     let bytes = &bytes[part.records];
-    let decoded = batch::decode(bytes, position.next, part.aborted, budget, MEMORY_MAX);
-    let mut chunk = Chunk { end: part.high_watermark, ..Chunk::empty(position) };
+    let decoded = record_batch::decode(bytes, position.next, part.aborted, budget, MEMORY_MAX);
+    let mut chunk = PartitionData { end: part.high_watermark, ..PartitionData::empty(position) };
     chunk.next = decoded.next;
     chunk.records = decoded.records;
     if let Some(words) = decoded.poison
         && chunk.next == position.next
     {
         let text = format!("{}, offset {}: {words}", what(), position.next);
-        chunk.error = Some(Error { kind: Kind::Poison, code: 0, text });
+        chunk.error = Some(Error { kind: ErrorKind::Undecodable, code: 0, text });
     }
     chunk
 }

@@ -1,11 +1,11 @@
 //! What the fuzz targets in common/kafka-client/fuzz call: each hands a parser of what brokers and other members of a group send whatever the
 //! fuzzer comes up with. Nothing may panic; libFuzzer itself bounds time and memory.
 
-use crate::api::Ask;
-use crate::fields::Reader;
-use crate::messages::{self, Visit};
+use crate::protocol::Request;
+use crate::protocol::fields::Reader;
+use crate::protocol::messages::{self, Visit};
 use crate::sasl::scram::Scram;
-use crate::{Mechanism, Sasl, batch, codec, group};
+use crate::{Mechanism, Sasl, codec, group, record_batch};
 use std::sync::LazyLock;
 
 /// Most bytes that a batch or what was packed may take, unpacked.
@@ -21,7 +21,7 @@ static KINDS: LazyLock<usize> = LazyLock::new(|| {
 struct Count(usize);
 
 impl Visit for Count {
-    fn ask<R: Ask>(&mut self) {
+    fn ask<R: Request>(&mut self) {
         self.0 += 1;
     }
 }
@@ -33,7 +33,7 @@ struct Nth<'a> {
 }
 
 impl Visit for Nth<'_> {
-    fn ask<R: Ask>(&mut self) {
+    fn ask<R: Request>(&mut self) {
         if self.left == 0 {
             let mut reader = Reader::new(self.frame);
             R::SPEC.take_header(&mut reader);
@@ -55,12 +55,12 @@ pub fn reply(bytes: &[u8]) {
 pub fn batches(bytes: &[u8]) {
     let decode = |bytes: &[u8]| {
         let decoded =
-            batch::decode(bytes, 0, vec![(1, 0)], &mut UNPACKED_MAX.clone(), UNPACKED_MAX);
+            record_batch::decode(bytes, 0, vec![(1, 0)], &mut UNPACKED_MAX.clone(), UNPACKED_MAX);
         assert!(decoded.records.is_sorted_by(|a, b| a.offset < b.offset));
     };
     decode(bytes);
     let mut bytes = bytes.to_vec();
-    batch::mend(&mut bytes);
+    record_batch::mend(&mut bytes);
     decode(&bytes);
 }
 

@@ -2,13 +2,13 @@
 //! partitions calls often enough. What members tell each other is Java's "consumer" protocol and its range assignor, so
 //! that members of any client share a group.
 
-use crate::batch::Reader;
-use crate::cluster::{Cluster, check, retry};
-use crate::code;
-use crate::fields::Writer;
 use crate::map::Map;
-use crate::messages::{Heartbeat, JoinGroup, JoinedMember, LeaveGroup, SyncGroup};
-use crate::{Error, Held, Kind, Pace, Result};
+use crate::metadata::{Cluster, check, retry};
+use crate::protocol::codes;
+use crate::protocol::fields::Writer;
+use crate::protocol::messages::{Heartbeat, JoinGroup, JoinedMember, LeaveGroup, SyncGroup};
+use crate::record_batch::Reader;
+use crate::{Assignment, Backoff, Error, ErrorKind, Result};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ struct Member {
 }
 
 struct Joined {
-    held: Held,
+    held: Assignment,
     /// The last sign of life that was answered.
     heard_at: Instant,
     /// The next sign of life.
@@ -64,14 +64,14 @@ pub struct Identity {
 }
 
 impl Members {
-    pub fn held(
+    pub fn poll_assignment(
         &mut self,
         cluster: &mut Cluster,
-        pace: &mut Pace,
+        pace: &mut Backoff,
         group: &str,
         topics: &[&str],
         within: Duration,
-    ) -> Result<Held> {
+    ) -> Result<Assignment> {
         let member = self.0.or_default(group.to_owned());
         if let Some(joined) = &member.joined
             && Instant::now() < joined.due_at
@@ -112,7 +112,7 @@ impl Members {
             }
             None => {
                 let text = format!("commit offsets of {group}: this is no member now");
-                Err(Error { kind: Kind::Fenced, code: code::UNKNOWN_MEMBER_ID, text })
+                Err(Error { kind: ErrorKind::Fenced, code: codes::UNKNOWN_MEMBER_ID, text })
             }
         }
     }
@@ -128,7 +128,7 @@ impl Members {
 impl Member {
     fn fenced(&mut self, err: &Error) {
         self.joined = None;
-        if err.code == code::UNKNOWN_MEMBER_ID {
+        if err.code == codes::UNKNOWN_MEMBER_ID {
             self.id.clear();
         }
     }
@@ -145,7 +145,7 @@ impl Member {
                     self.joined = None;
                 }
             }
-            Err(err) if err.kind == Kind::Fenced => {
+            Err(err) if err.kind == ErrorKind::Fenced => {
                 log::info!(group, err:%; "the consumer group changes");
                 self.fenced(&err);
             }
@@ -162,7 +162,7 @@ impl Member {
     }
 
     /// Until the group has agreed on who holds what.
-    fn join(&mut self, cluster: &mut Cluster, group: &str, topics: &[&str]) -> Result<Held> {
+    fn join(&mut self, cluster: &mut Cluster, group: &str, topics: &[&str]) -> Result<Assignment> {
         for _ in 0..JOINS {
             match self.try_join(cluster, group, topics) {
                 Ok(Some(joined)) => {
@@ -171,7 +171,7 @@ impl Member {
                     return Ok(held);
                 }
                 Ok(None) => {}
-                Err(err) if err.kind == Kind::Fenced => self.fenced(&err),
+                Err(err) if err.kind == ErrorKind::Fenced => self.fenced(&err),
                 Err(err) => return Err(err),
             }
         }
@@ -198,7 +198,7 @@ impl Member {
         };
         let patience = REBALANCE + cluster.config.timeout;
         let reply = cluster.ask(&what, &host, &request, patience)?;
-        if reply.code == code::MEMBER_ID_REQUIRED {
+        if reply.code == codes::MEMBER_ID_REQUIRED {
             self.id = reply.member;
             return Ok(None);
         }
@@ -217,7 +217,7 @@ impl Member {
         let partitions = read_assignment(&reply.assignment)
             .ok_or_else(|| retry(0, format!("{what}: its leader's assignment is unreadable")))?;
         let now = Instant::now();
-        let held = Held { generation, partitions };
+        let held = Assignment { generation, partitions };
         Ok(Some(Joined { held, heard_at: now, due_at: now + HEARTBEAT, counted }))
     }
 }
@@ -254,11 +254,11 @@ fn count(cluster: &mut Cluster, members: &[JoinedMember]) -> Result<Map<String, 
         }
         if counts.0.len() == TOPICS_MAX {
             let text = format!("the members of the group read more than {TOPICS_MAX} topics");
-            return Err(Error { kind: Kind::Config, code: 0, text });
+            return Err(Error { kind: ErrorKind::Config, code: 0, text });
         }
         let count = match cluster.load(&topic) {
             Ok(leaders) => i32::try_from(leaders.len()).unwrap_or(i32::MAX),
-            Err(err) if err.code == code::UNKNOWN_TOPIC_OR_PARTITION => 0,
+            Err(err) if err.code == codes::UNKNOWN_TOPIC_OR_PARTITION => 0,
             Err(err) => return Err(err),
         };
         counts.insert(topic, count);

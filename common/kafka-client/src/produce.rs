@@ -1,12 +1,12 @@
 //! Writes, each batch once: the broker knows the producer and the sequence of each batch, and takes none twice.
 
-use crate::batch::{self, Stamp};
-use crate::cluster::{Api, Cluster, Leader, check, explain, kind_of, no_leader, retry};
-use crate::code;
-use crate::connection::{Arrived, Fault, wait_for_any};
+use crate::connection::{Arrived, ConnectionError, wait_for_any};
 use crate::map::Map;
-use crate::messages::{InitProducerId, Produce, Produced};
-use crate::{Batch, Compression, Error, Kind, Outcome, Pace, Result};
+use crate::metadata::{Api, Cluster, Leader, check, explain, kind_of, no_leader, retry};
+use crate::protocol::codes;
+use crate::protocol::messages::{InitProducerId, Produce, Produced};
+use crate::record_batch::{self, Stamp};
+use crate::{Backoff, Batch, Compression, Error, ErrorKind, Outcome, Result};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,14 +22,14 @@ const NOBODY: i32 = -1;
 pub struct Producer {
     /// Given by the cluster, the same for all partitions.
     id: Option<i64>,
-    lanes: Map<String, Map<i32, Lane>>,
+    lanes: Map<String, Map<i32, PartitionSequence>>,
     /// Of each leader, so that one that fails holds up nobody else.
-    paces: Map<i32, Pace>,
+    paces: Map<i32, Backoff>,
 }
 
 /// One partition's sequence.
 #[derive(Default)]
-struct Lane {
+struct PartitionSequence {
     epoch: i16,
     /// Sequence of the next record.
     sequence: i32,
@@ -84,7 +84,7 @@ impl Producer {
     }
 
     /// What a batch has to wait for: its leader, or that there is one; and without an id as producer nobody can be asked.
-    fn pace_of(&self, cluster: &Cluster, batch: &Batch<'_>) -> Option<&Pace> {
+    fn pace_of(&self, cluster: &Cluster, batch: &Batch<'_>) -> Option<&Backoff> {
         let leader = cluster.known_leader(batch.topic, batch.partition);
         let leader = leader.map_or(NOBODY, |leader| leader.id);
         let nobody = self.id.is_none().then_some(NOBODY);
@@ -153,7 +153,7 @@ impl Producer {
                 Ok(()) => waiting.push((leader, sent)),
                 // The broker hasn't got it whole.
                 Err(fault) => {
-                    self.fault(cluster, batches, &leader, &sent, Kind::Retry, &fault, results);
+                    self.fault(cluster, batches, &leader, &sent, ErrorKind::Retry, &fault, results);
                 }
             }
         }
@@ -178,7 +178,7 @@ impl Producer {
                         self.settle(cluster, batches, &leader, &sent, &reply, results);
                     }
                     Err(fault) => {
-                        let kind = Kind::Unknown;
+                        let kind = ErrorKind::Unknown;
                         self.fault(cluster, batches, &leader, &sent, kind, &fault, results);
                     }
                 }
@@ -204,14 +204,14 @@ impl Producer {
     /// Makes the bytes of a batch: as they were sent before, if these are the same records.
     fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<()> {
         let lane = self.lanes.or_default(batch.topic.to_owned()).or_default(batch.partition);
-        let records = batch::encode_records(&batch.records);
+        let records = record_batch::encode_records(&batch.records);
         if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
             let text = format!(
                 "a batch of {} records and {} bytes can't be written: 1 record to {BATCH_BYTES_MAX} bytes",
                 batch.records.len(),
                 records.len()
             );
-            return Err(Error { kind: Kind::Message, code: 10, text });
+            return Err(Error { kind: ErrorKind::Message, code: 10, text });
         }
         if let Some(pending) = &lane.pending {
             if pending.records == records {
@@ -224,8 +224,8 @@ impl Producer {
         let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
         let stamp = Stamp { producer: id, epoch: lane.epoch, sequence: lane.sequence };
         let count = batch.records.len();
-        let batch = batch::encode(&records, count, now_ms, stamp, compression)
-            .map_err(|text| Error { kind: Kind::Config, code: 0, text })?;
+        let batch = record_batch::encode(&records, count, now_ms, stamp, compression)
+            .map_err(|text| Error { kind: ErrorKind::Config, code: 0, text })?;
         lane.pending = Some(Pending { records, batch });
         Ok(())
     }
@@ -256,8 +256,8 @@ impl Producer {
         batches: &[Batch<'_>],
         leader: &Leader,
         sent: &[usize],
-        kind: Kind,
-        fault: &Fault,
+        kind: ErrorKind,
+        fault: &ConnectionError,
         results: &mut [Result<i64>],
     ) {
         cluster.failed(&leader.host);
@@ -290,34 +290,34 @@ impl Producer {
             let mut answers = answers.flat_map(|(_, partitions)| partitions);
             let Some(answer) = answers.find(|it| it.partition == *partition) else {
                 let text = format!("{}: no answer for this partition", what());
-                results[*index].worsen(Error { kind: Kind::Unknown, code: 0, text });
+                results[*index].worsen(Error { kind: ErrorKind::Unknown, code: 0, text });
                 continue;
             };
             let lanes = self.lanes.get_mut(*topic);
             let Some(lane) = lanes.and_then(|lanes| lanes.get_mut(partition)) else { continue };
             let code = answer.code;
-            if matches!(code, 0 | code::DUPLICATE_SEQUENCE_NUMBER) {
+            if matches!(code, 0 | codes::DUPLICATE_SEQUENCE_NUMBER) {
                 lane.written(records.len());
                 results[*index] = Ok(if code == 0 { answer.base_offset } else { -1 });
                 continue;
             }
             let kind = kind_of(Api::Produce, code);
             match code {
-                code::OUT_OF_ORDER_SEQUENCE_NUMBER
-                | code::UNKNOWN_PRODUCER_ID
-                | code::INVALID_PRODUCER_EPOCH
-                | code::INVALID_PRODUCER_ID_MAPPING
-                | code::PRODUCER_FENCED => {
+                codes::OUT_OF_ORDER_SEQUENCE_NUMBER
+                | codes::UNKNOWN_PRODUCER_ID
+                | codes::INVALID_PRODUCER_EPOCH
+                | codes::INVALID_PRODUCER_ID_MAPPING
+                | codes::PRODUCER_FENCED => {
                     lane.renew(
                         batch,
                         "the broker has lost what was written before, or what it knew of it",
                     );
                 }
                 // Refused for what it is: its place in the sequence is free.
-                _ if kind == Kind::Message => lane.pending = None,
+                _ if kind == ErrorKind::Message => lane.pending = None,
                 _ => cluster.forget(topic),
             }
-            let text = format!("{}: {} {}", what(), code::Name(code), answer.message);
+            let text = format!("{}: {} {}", what(), codes::Name(code), answer.message);
             let text = text.trim_end().to_owned();
             let err = Error { kind, code, text };
             if err.is_retryable() {
@@ -337,12 +337,12 @@ impl Producer {
 }
 
 /// Why a leader is left alone.
-fn reason(pace: &Pace) -> Error {
+fn reason(pace: &Backoff) -> Error {
     let quota = || retry(0, "the broker's quota allows nothing for now".to_owned());
     pace.last().cloned().unwrap_or_else(quota)
 }
 
-impl Lane {
+impl PartitionSequence {
     fn written(&mut self, records: usize) {
         // After the largest comes 0.
         let next = (i64::from(self.sequence) + records as i64) % (i64::from(i32::MAX) + 1);

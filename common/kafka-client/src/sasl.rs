@@ -55,14 +55,12 @@ impl fmt::Debug for Sasl {
 }
 
 /// One conversation with a broker.
-#[cfg(feature = "client")]
 pub enum Conversation {
     Plain,
     #[cfg(feature = "scram")]
     Scram(scram::Scram),
 }
 
-#[cfg(feature = "client")]
 impl Conversation {
     /// Its beginning, and the first message.
     ///
@@ -101,7 +99,7 @@ impl Conversation {
     }
 }
 
-#[cfg(all(feature = "client", feature = "scram"))]
+#[cfg(feature = "scram")]
 pub mod scram {
     use super::{Mechanism, Sasl};
     use base64::Engine;

@@ -1,6 +1,7 @@
 //! What can go wrong. A peer does not wait for what is away: it ends with code 1 and is started again.
 
-use common::{avro, database, env, registry};
+use avro::registry;
+use service::{database, env};
 
 /// A failed step.
 #[derive(Debug, thiserror::Error)]

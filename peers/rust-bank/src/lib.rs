@@ -18,12 +18,12 @@ pub use crate::error::Error;
 
 use crate::desk::{AccountDesk, Desk, TransferDesk};
 use crate::store::Session;
-use common::avro::{self, Decoder};
-use common::env::{DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::records::{ConfirmAccountCreation, ConfirmMoneyTransfer};
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
+use avro::{Decoder};
+use service::env::{DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
+use bank::records::{ConfirmAccountCreation, ConfirmMoneyTransfer};
+use avro::registry::Registry;
+use service::shutdown::Shutdown;
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 
 /// `KAFKA_BROKERS`.
 pub const KAFKA_BROKERS: Variable =
@@ -154,7 +154,7 @@ fn read<D: Desk>(
             Some(reason) => Err(reason.to_owned()),
             None => Ok(command),
         }),
-        Err(avro::Error::Poison(reason)) => Ok(Err(reason)),
+        Err(avro::Error::Undecodable(reason)) => Ok(Err(reason)),
         Err(err) => Err(err.into()),
     }
 }

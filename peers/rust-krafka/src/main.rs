@@ -6,9 +6,9 @@
 //! outcomes answer what comes again.
 
 use ahash::AHashMap;
-use common::health::Health;
-use common::service::{BoxError, Service, Start};
-use common::shutdown::Shutdown;
+use service::health::Health;
+use service::{BoxError, Service, Start};
+use service::shutdown::Shutdown;
 use krafka::KrafkaError;
 use krafka::consumer::{
     AutoOffsetReset, Consumer, ConsumerRecord, OffsetAndMetadata, TopicPartition,
@@ -36,7 +36,7 @@ const SERVICE: Service = Service {
 };
 
 fn main() -> ExitCode {
-    common::service::main(&SERVICE)
+    service::main(&SERVICE)
 }
 
 /// Offsets behind a batch.

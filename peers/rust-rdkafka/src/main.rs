@@ -4,9 +4,9 @@
 //! stores the offsets, which librdkafka commits each 0.1 s. Trouble ends the process with code 1: started again, it goes on at the committed offsets, and stored
 //! outcomes answer what comes again.
 
-use common::env::Variable;
-use common::health::Health;
-use common::service::{BoxError, Service, Start};
+use service::env::Variable;
+use service::health::Health;
+use service::{BoxError, Service, Start};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -41,7 +41,7 @@ const SERVICE: Service = Service {
 };
 
 fn main() -> ExitCode {
-    common::service::main(&SERVICE)
+    service::main(&SERVICE)
 }
 
 /// A batch that is stored, and the offsets behind it.

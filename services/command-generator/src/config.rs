@@ -1,8 +1,8 @@
 //! The environment of the generator.
 
-use common::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::producer::ProducerConfig;
-use common::topology;
+use bank::topology;
+use messaging::producer::ProducerConfig;
+use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 
 /// `SEED`: makes a run repeatable.
 pub const SEED: Variable = Variable::new(
@@ -15,7 +15,7 @@ pub const SEED: Variable = Variable::new(
 pub const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: this instance reads all beats; classic: the instances share them as a consumer group, by the client modern",
+    "none: this instance reads all beats; classic: the instances share them as a consumer group, with the built-in client",
 );
 
 /// Settings of the generator.

@@ -1,8 +1,8 @@
 //! What a beat becomes. No Kafka, clock or system randomness: what is drawn comes from the beat's own generator of numbers.
 
-use common::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
-use common::money::Cents;
-use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use bank::money::Cents;
+use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::collections::HashSet;

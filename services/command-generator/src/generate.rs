@@ -3,18 +3,18 @@
 use crate::config::{Config, Names};
 use crate::domain::{self, Account, Accounts, Command};
 use crate::source::{Arrived, From, Source};
-use common::avro::Encoder;
-use common::kafka::consumer::COMMIT_INTERVAL;
-use common::kafka::producer::{Outgoing, Sender};
-use common::kafka::wire::{self, Bus, Held, Kind};
-use common::log::Chain;
-use common::records::{
+use avro::Encoder;
+use avro::registry::Registry;
+use bank::records::{
     AccountCreationConfirmed, Atype, ConfirmAccountCreation, ConfirmMoneyTransfer, Heartbeat,
 };
-use common::registry::Registry;
-use common::service::BoxError;
-use common::shutdown::Shutdown;
+use messaging::consumer::COMMIT_INTERVAL;
+use messaging::producer::{Outgoing, Sender};
+use messaging::{Assignment, ErrorKind, KafkaClient};
 use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
+use service::BoxError;
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ static WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
 pub struct Generator {
     config: Config,
     shutdown: Shutdown,
-    bus: Box<dyn Bus>,
+    bus: Box<dyn KafkaClient>,
     sender: Sender,
     open_account: Encoder<ConfirmAccountCreation>,
     transfer: Encoder<ConfirmMoneyTransfer>,
@@ -99,7 +99,7 @@ impl Generator {
             return Ok(None);
         };
         let kafka = &config.producer.kafka;
-        let mut bus = wire::connect_until(kafka, shutdown);
+        let mut bus = messaging::connect_until(kafka, shutdown);
         let names = config.names.clone();
         let (beats, confirmed) = loop {
             let bus = &mut *bus;
@@ -190,7 +190,7 @@ impl Generator {
     }
 
     /// True if there is something to work on: what the group gives to this instance, or all if it is no member.
-    fn hold(&mut self) -> wire::Result<bool> {
+    fn hold(&mut self) -> messaging::Result<bool> {
         if !self.config.is_member {
             return Ok(true);
         }
@@ -211,10 +211,10 @@ impl Generator {
         group: &str,
         heartbeat: &'static str,
         confirmed: &'static str,
-    ) -> wire::Result<()> {
+    ) -> messaging::Result<()> {
         let bus = &mut *self.bus;
-        let held = bus.held(group, &[heartbeat, confirmed], Duration::ZERO)?;
-        let Held { generation, partitions } = held;
+        let held = bus.poll_assignment(group, &[heartbeat, confirmed], Duration::ZERO)?;
+        let Assignment { generation, partitions } = held;
         if self.generation == Some(generation) {
             return Ok(());
         }
@@ -237,7 +237,7 @@ impl Generator {
     }
 
     /// Reads and answers what has arrived. False if the stop was asked for before all of it was acknowledged.
-    fn round(&mut self, ready: &impl Fn()) -> Result<bool, wire::Error> {
+    fn round(&mut self, ready: &impl Fn()) -> Result<bool, messaging::Error> {
         let mut out = Out::default();
         let takes_beats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
         let wait = if takes_beats { Duration::ZERO } else { WAIT };
@@ -352,12 +352,12 @@ impl Generator {
     }
 
     /// False if the stop was asked for before all was acknowledged.
-    fn send(&mut self, out: &Out) -> Result<bool, wire::Error> {
+    fn send(&mut self, out: &Out) -> Result<bool, messaging::Error> {
         let results = self.sender.send_all(&out.records);
         for ((result, record), kind) in results.into_iter().zip(&out.records).zip(&out.kinds) {
             match result {
                 Ok(()) => COMMANDS.with_label_values(&[kind]).inc(),
-                Err(err) if err.kind == Kind::Message => {
+                Err(err) if err.kind == ErrorKind::Message => {
                     let (topic, key) = (record.topic, record.key.as_str());
                     log::error!(topic, key, reason = err.text.as_str(); "given up");
                 }
@@ -371,7 +371,7 @@ impl Generator {
 
     /// Commits what is done: all that was read, less the beats that wait. If it fails, the same beats come again after a crash
     /// and give the same commands.
-    fn commit(&mut self) -> Result<(), wire::Error> {
+    fn commit(&mut self) -> Result<(), messaging::Error> {
         self.committed = Instant::now();
         let mut held = BTreeMap::new();
         for beat in self.waiting.iter().rev() {
@@ -388,7 +388,7 @@ impl Generator {
                 Ok(())
             }
             // Somebody else has the partitions by now, and makes the same commands of the same beats.
-            Err(err) if err.kind == Kind::Fenced && self.config.is_member => {
+            Err(err) if err.kind == ErrorKind::Fenced && self.config.is_member => {
                 log::warn!(reason = err.text.as_str(); "offsets are another member's to commit");
                 self.generation = None;
                 Ok(())

@@ -9,13 +9,13 @@ pub mod domain;
 pub mod generate;
 pub mod source;
 
-use common::env::SCHEMA_REGISTRY_URL;
-use common::health::Health;
-use common::kafka::KafkaConfig;
-use common::kafka::producer::ProducerConfig;
-use common::service::{BoxError, Service, Start};
 use config::{CONSUMER_GROUP_PROTOCOL, Config, SEED};
 use generate::Generator;
+use messaging::KafkaConfig;
+use messaging::producer::ProducerConfig;
+use service::env::SCHEMA_REGISTRY_URL;
+use service::health::Health;
+use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 
 /// This service.

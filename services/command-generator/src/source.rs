@@ -1,12 +1,12 @@
 //! A topic that is read: records decoded, positions kept.
 
-use common::avro::{self, Decoder, Record};
-use common::kafka::KafkaConfig;
-use common::kafka::consumer::Consumer;
-use common::kafka::wire::{self, Bus, Chunk, In, Position};
-use common::log::Chain;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
+use avro::registry::Registry;
+use avro::{Decoder, Record};
+use messaging::KafkaConfig;
+use messaging::consumer::Consumer;
+use messaging::{FetchedRecord, KafkaClient, PartitionData, Position};
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -61,16 +61,16 @@ impl<R: Record> Source<R> {
     /// [`Self::hold`] says so.
     ///
     /// # Errors
-    /// See [`wire::Error`].
+    /// See [`messaging::Error`].
     pub fn open(
         kafka: &KafkaConfig,
-        bus: &mut dyn Bus,
+        bus: &mut dyn KafkaClient,
         group: &'static str,
         topic: &'static str,
         from: From,
         is_member: bool,
         registry: Registry,
-    ) -> wire::Result<Self> {
+    ) -> messaging::Result<Self> {
         let (mut committed, mut read, mut ends) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for Extent { partition, earliest, next, end } in extents(bus, group, topic)? {
@@ -91,13 +91,13 @@ impl<R: Record> Source<R> {
     /// its earliest records all others are read on as well, for what they tell.
     ///
     /// # Errors
-    /// See [`wire::Error`]; then all is as it was.
+    /// See [`messaging::Error`]; then all is as it was.
     pub fn hold(
         &mut self,
         kafka: &KafkaConfig,
-        bus: &mut dyn Bus,
+        bus: &mut dyn KafkaClient,
         mine: BTreeSet<i32>,
-    ) -> wire::Result<()> {
+    ) -> messaging::Result<()> {
         let extents = extents(bus, self.group, self.topic)?;
         if self.from == From::Committed {
             self.read.clear();
@@ -125,12 +125,12 @@ impl<R: Record> Source<R> {
         &mut self,
         wait: Duration,
         shutdown: &Shutdown,
-    ) -> wire::Result<Option<Vec<Arrived<R>>>> {
+    ) -> messaging::Result<Option<Vec<Arrived<R>>>> {
         let chunks = self.consumer.poll(wait)?;
         let mut arrived = Vec::with_capacity(chunks.iter().map(|chunk| chunk.records.len()).sum());
-        for Chunk { partition, records, next, .. } in chunks {
+        for PartitionData { partition, records, next, .. } in chunks {
             let committed = self.committed.get(&partition).copied().unwrap_or(0);
-            for In { offset, key, value, .. } in records {
+            for FetchedRecord { offset, key, value, .. } in records {
                 let bytes = value.unwrap_or_default();
                 let Some(value) = self.decode(bytes, shutdown) else { return Ok(None) };
                 let key = key.unwrap_or_default();
@@ -151,7 +151,7 @@ impl<R: Record> Source<R> {
         loop {
             match self.decoder.decode(&bytes) {
                 Ok(record) => return Some(Ok(record)),
-                Err(avro::Error::Poison(reason)) => return Some(Err((bytes, reason))),
+                Err(avro::Error::Undecodable(reason)) => return Some(Err((bytes, reason))),
                 Err(err @ avro::Error::Registry { .. }) => {
                     let reason = Chain(&err).to_string();
                     log::warn!(topic = self.topic, reason = reason.as_str(); "waiting for the schema registry");
@@ -171,8 +171,12 @@ impl<R: Record> Source<R> {
     /// Commits what was read, but nothing from the offsets in `held` on.
     ///
     /// # Errors
-    /// See [`wire::Error`]; after a retryable one the next call commits as much and more.
-    pub fn commit(&mut self, bus: &mut dyn Bus, held: &BTreeMap<i32, i64>) -> wire::Result<()> {
+    /// See [`messaging::Error`]; after a retryable one the next call commits as much and more.
+    pub fn commit(
+        &mut self,
+        bus: &mut dyn KafkaClient,
+        held: &BTreeMap<i32, i64>,
+    ) -> messaging::Result<()> {
         let next = |(&partition, &read): (&i32, &i64)| {
             let next = held.get(&partition).map_or(read, |&held| held.min(read));
             Position { partition, next }
@@ -199,8 +203,8 @@ struct Extent {
     end: i64,
 }
 
-fn extents(bus: &mut dyn Bus, group: &str, topic: &str) -> wire::Result<Vec<Extent>> {
-    let bounds = bus.bounds(topic, SLICE)?;
+fn extents(bus: &mut dyn KafkaClient, group: &str, topic: &str) -> messaging::Result<Vec<Extent>> {
+    let bounds = bus.log_range(topic, SLICE)?;
     let offsets = bus.committed(group, topic, SLICE)?;
     let extent = |(partition, (earliest, end)): (i32, (i64, i64))| {
         let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);

@@ -3,24 +3,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use avro::registry::Registry;
+use avro::{Decoder, Encoder, Record};
+use bank::iban;
+use bank::records::{
+    AccountCreationConfirmed, Atype, ConfirmAccountCreation, ConfirmMoneyTransfer, Heartbeat,
+};
+use bank::topology::{self, TOPICS, Topic};
 use command_generator::config::{Config, Names};
 use command_generator::domain;
 use command_generator::generate::Generator;
-use common::avro::{Decoder, Encoder, Record};
-use common::env::Env;
-use common::iban;
-use common::kafka::Client;
-use common::kafka::consumer::Consumer;
-use common::kafka::producer::{Outgoing, Sender};
-use common::kafka::wire::{self, In, Position};
-use common::records::{
-    AccountCreationConfirmed, Atype, ConfirmAccountCreation, ConfirmMoneyTransfer, Heartbeat,
-};
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::{self, TOPICS, Topic};
+use messaging::ClientChoice;
+use messaging::consumer::Consumer;
+use messaging::producer::{Outgoing, Sender};
+use messaging::{FetchedRecord, Position};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use service::env::Env;
+use service::shutdown::Shutdown;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -109,9 +109,9 @@ impl World {
     }
 
     /// All records of `topic`, once there are `count`.
-    fn read(&self, topic: &'static str, count: usize) -> Vec<In> {
-        let mut bus = wire::connect(&self.config.producer.kafka);
-        let bounds = bus.bounds(topic, SOON).unwrap();
+    fn read(&self, topic: &'static str, count: usize) -> Vec<FetchedRecord> {
+        let mut bus = messaging::connect(&self.config.producer.kafka);
+        let bounds = bus.log_range(topic, SOON).unwrap();
         let start = (0..).zip(bounds).map(|(partition, (next, _))| Position { partition, next });
         let mut consumer = Consumer::start(&self.config.producer.kafka, topic, start.collect());
         let deadline = Instant::now() + SOON;
@@ -128,15 +128,15 @@ impl World {
     /// After the generator has stopped: there are `transfers` and `accounts` commands, not one more.
     fn made(&self, transfers: i64, accounts: i64) {
         let names = &self.config.names;
-        let mut bus = wire::connect(&self.config.producer.kafka);
+        let mut bus = messaging::connect(&self.config.producer.kafka);
         let mut count = |topic| -> i64 {
-            bus.bounds(topic, SOON).unwrap().iter().map(|(earliest, end)| end - earliest).sum()
+            bus.log_range(topic, SOON).unwrap().iter().map(|(earliest, end)| end - earliest).sum()
         };
         let found = [names.confirm_money_transfer, names.confirm_account_creation].map(&mut count);
         assert_eq!(found, [transfers, accounts]);
     }
 
-    fn decoded<R: Record>(&self, records: &[In]) -> Vec<R> {
+    fn decoded<R: Record>(&self, records: &[FetchedRecord]) -> Vec<R> {
         let mut decoder = Decoder::new(self.registry.clone());
         records.iter().map(|it| decoder.decode(it.value.as_ref().unwrap()).unwrap()).collect()
     }
@@ -160,7 +160,7 @@ impl World {
     /// The group's next offset in the heartbeat and in the confirmed accounts.
     fn committed(&self) -> [Option<i64>; 2] {
         let names = &self.config.names;
-        let mut bus = wire::connect(&self.config.producer.kafka);
+        let mut bus = messaging::connect(&self.config.producer.kafka);
         [names.heartbeat, names.account_creation_confirmed]
             .map(|topic| bus.committed(names.group, topic, SOON).unwrap()[0])
     }
@@ -310,12 +310,12 @@ fn what_can_not_be_read_goes_to_dead_letter_once_and_the_rest_goes_on() {
 #[ignore = "needs Kafka and registry: make test-integration"]
 fn members_of_a_group_share_the_beats_and_one_stands_in_for_another() {
     let mut world = World::new("members");
-    if world.config.producer.kafka.client == Client::Kafka {
+    if world.config.producer.kafka.client == ClientChoice::KafkaCrate {
         // The crate has no groups: `Config::from_env` refuses.
         return;
     }
     world.config.is_member = true;
-    world.config.producer.kafka.client = Client::Modern;
+    world.config.producer.kafka.client = ClientChoice::BuiltIn;
     let opened: Vec<Uuid> = (0..3).map(Uuid::from_u128).collect();
     world.confirm(opened, Atype::Auto);
     let first = world.start();

@@ -1,7 +1,7 @@
 //! The environment of the command-handler, read once.
 
-use common::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::producer::ProducerConfig;
+use messaging::producer::ProducerConfig;
+use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 
 /// The variables of this service beside those of Kafka and the producer.
 pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL, TRANSACTION_RECORDS];

@@ -8,11 +8,11 @@ use crate::intake::{Batch, Intake};
 use crate::metrics;
 use crate::publish::{Decided, GROUP, Publisher};
 use crate::store::Session;
-use common::avro::Record;
-use common::kafka::consumer::{Otherwise, start_positions};
-use common::log::Chain;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
+use avro::Record;
+use avro::registry::Registry;
+use messaging::consumer::{OffsetReset, start_positions};
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
 /// How often a session shows a sign of life, counts the members and looks for partitions without an owner.
@@ -98,9 +98,9 @@ impl Worker {
             log::info!(topic = topic.name, partitions:? = owned; "serving");
             let within = Duration::from_secs(5);
             let kafka = &self.config.producer.kafka;
-            let (otherwise, stop) = (Otherwise::Earliest, &self.shutdown);
+            let (offset_reset, stop) = (OffsetReset::Earliest, &self.shutdown);
             let positions =
-                start_positions(kafka, GROUP, topic.name, &owned, otherwise, within, stop)?;
+                start_positions(kafka, GROUP, topic.name, &owned, offset_reset, within, stop)?;
             let intake = Intake::start::<D>(
                 kafka,
                 &self.registry,

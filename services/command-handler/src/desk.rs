@@ -4,13 +4,13 @@ use crate::Outgoing;
 use crate::domain::Change;
 use crate::error::Error;
 use crate::store::{Creation, Moved, Session, Transfer};
-use common::avro::{Encoder, Record};
-use common::records::{
+use avro::registry::Registry;
+use avro::{Encoder, Record};
+use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
-use common::registry::Registry;
-use common::shutdown::Shutdown;
+use service::shutdown::Shutdown;
 use uuid::Uuid;
 
 /// One kind of command.

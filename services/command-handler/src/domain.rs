@@ -1,8 +1,8 @@
 //! The rules of the bank: decides, and knows no Kafka, SQL, clock or randomness.
 
-use common::iban::{CASH, is_well_formed};
-use common::money::Cents;
-use common::records::ConfirmMoneyTransfer;
+use bank::iban::{CASH, is_well_formed};
+use bank::money::Cents;
+use bank::records::ConfirmMoneyTransfer;
 use std::collections::HashMap;
 
 /// Lowest balance of a new account.
@@ -151,7 +151,7 @@ mod tests {
 
     fn b() -> String {
         let account = "0000000001";
-        format!("NL{:02}OPEN{account}", common::iban::check_digits(account).unwrap())
+        format!("NL{:02}OPEN{account}", bank::iban::check_digits(account).unwrap())
     }
 
     fn bank(balance_a: i64, balance_b: i64) -> Accounts {
@@ -280,7 +280,7 @@ mod tests {
         // Everything is wrong with the first order; each next one mends the fault that won.
         let mut bank = bank(0, i64::MAX);
         let unknown =
-            format!("NL{:02}OPEN0999999999", common::iban::check_digits("0999999999").unwrap());
+            format!("NL{:02}OPEN0999999999", bank::iban::check_digits("0999999999").unwrap());
         let wrong = |amount, from: &str, to: &str| ConfirmMoneyTransfer {
             token: String::new(),
             ..order(amount, from, to)

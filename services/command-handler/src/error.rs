@@ -1,6 +1,7 @@
 //! What can go wrong, and what can be tried again.
 
-use common::{avro, database, env, kafka::wire, registry};
+use avro::registry;
+use service::{database, env};
 
 /// A failed step of this service. Refusing a command is none: see [`crate::domain::Rejection`].
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +20,7 @@ pub enum Error {
     Random(#[source] rand::rand_core::OsError),
     /// Kafka can't do what is asked.
     #[error("kafka")]
-    Kafka(#[from] wire::Error),
+    Kafka(#[from] messaging::Error),
     /// The registry does not have what the synchronizer should have registered.
     #[error("schema registry")]
     Registry(#[from] registry::Error),
@@ -35,7 +36,7 @@ impl Error {
         match self {
             Self::Database(err) => err.is_retryable(),
             Self::Claimed => true,
-            Self::Kafka(err) => err.kind != wire::Kind::Config,
+            Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
             Self::Registry(err) => err.retryable,
             Self::Avro(err) => {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)

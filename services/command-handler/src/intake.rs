@@ -2,13 +2,13 @@
 
 use crate::desk::Desk;
 use crate::error::Error;
-use common::avro::{self, Decoder, Record};
-use common::kafka::KafkaConfig;
-use common::kafka::consumer::Consumer;
-use common::kafka::producer::Outgoing;
-use common::kafka::wire::{In, Position};
-use common::log::Chain;
-use common::registry::Registry;
+use avro::registry::Registry;
+use avro::{Decoder, Record};
+use messaging::KafkaConfig;
+use messaging::consumer::Consumer;
+use messaging::producer::Outgoing;
+use messaging::{FetchedRecord, Position};
+use service::log::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,7 +133,7 @@ impl<D: Desk> Reader<D> {
         let _ = self.sender.send(Ok(mem::take(&mut self.batch)));
     }
 
-    fn take(&mut self, partition: i32, record: In) -> Result<(), Error> {
+    fn take(&mut self, partition: i32, record: FetchedRecord) -> Result<(), Error> {
         match self.decode(&record) {
             Ok(Ok(command)) => self.batch.commands.push(command),
             Ok(Err(reason)) => {
@@ -148,7 +148,7 @@ impl<D: Desk> Reader<D> {
     }
 
     /// A command, or why it is none. A registry that is away is waited for: skipping the record would lose it.
-    fn decode(&mut self, record: &In) -> Result<Result<D::Command, String>, Error> {
+    fn decode(&mut self, record: &FetchedRecord) -> Result<Result<D::Command, String>, Error> {
         if record.key.is_none() {
             return Ok(Err("no key".to_owned()));
         }
@@ -167,7 +167,7 @@ impl<D: Desk> Reader<D> {
                         None => Ok(command),
                     });
                 }
-                Err(avro::Error::Poison(reason)) => return Ok(Err(reason)),
+                Err(avro::Error::Undecodable(reason)) => return Ok(Err(reason)),
                 Err(err) => {
                     let err = Error::from(err);
                     if !err.is_retryable() || self.stop.load(Ordering::Relaxed) {

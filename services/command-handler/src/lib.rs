@@ -17,13 +17,13 @@ use crate::config::{Config, VARIABLES};
 use crate::consume::Worker;
 use crate::desk::{AccountDesk, Desk, TransferDesk};
 use crate::error::Error;
-use common::health::Health;
-use common::kafka::KafkaConfig;
-use common::kafka::producer::{Outgoing, ProducerConfig};
-use common::log::Chain;
-use common::registry::Registry;
-use common::service::{BoxError, Service, Start};
-use common::shutdown::Shutdown;
+use avro::registry::Registry;
+use messaging::KafkaConfig;
+use messaging::producer::{Outgoing, ProducerConfig};
+use service::health::Health;
+use service::log::Chain;
+use service::shutdown::Shutdown;
+use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -92,7 +92,7 @@ fn spawn<D: Desk>(worker: usize, config: &Config, shutdown: &Shutdown, events: &
         let result = work.run::<D>(&ready);
         let _ = events.send(Event::Stopped(result));
     };
-    let name = <D::Command as common::avro::Record>::TOPIC.name;
+    let name = <D::Command as avro::Record>::TOPIC.name;
     thread::Builder::new()
         .name(name.into())
         .spawn(run)

@@ -1,5 +1,5 @@
 //! See the crate's library: one binary can hold all services.
 
 fn main() -> std::process::ExitCode {
-    common::service::main(&command_handler::SERVICE)
+    service::main(&command_handler::SERVICE)
 }

@@ -5,11 +5,11 @@ use crate::desk::Desk;
 use crate::error::Error;
 use crate::failpoint::{self, Point};
 use crate::metrics;
-use common::avro::Record;
-use common::kafka::consumer::COMMIT_INTERVAL;
-use common::kafka::producer::{Outgoing, ProducerConfig, Sender as KafkaSender};
-use common::kafka::wire::{self, Bus, Kind, Position};
-use common::shutdown::Shutdown;
+use avro::Record;
+use messaging::consumer::COMMIT_INTERVAL;
+use messaging::producer::{Outgoing, ProducerConfig, Sender as KafkaSender};
+use messaging::{ErrorKind, KafkaClient, Position};
+use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -66,7 +66,7 @@ impl<O: Send + 'static> Publisher<O> {
         let teller = Teller {
             desk,
             sender: KafkaSender::new(config, shutdown),
-            offsets: wire::connect_until(&config.kafka, shutdown),
+            offsets: messaging::connect_until(&config.kafka, shutdown),
             told: BTreeMap::new(),
             committed: Instant::now(),
             shutdown: shutdown.clone(),
@@ -151,7 +151,7 @@ impl<O: Send + 'static> Publisher<O> {
 struct Teller<D> {
     desk: D,
     sender: KafkaSender,
-    offsets: Box<dyn Bus>,
+    offsets: Box<dyn KafkaClient>,
     /// Where each partition goes on, by what is told and not committed yet.
     told: BTreeMap<i32, i64>,
     committed: Instant,
@@ -205,7 +205,7 @@ impl<D: Desk> Teller<D> {
             match result {
                 Ok(()) => {}
                 // Stored and known, but too large to tell: only a dead letter can be, since commands are bounded.
-                Err(err) if err.kind == Kind::Message => {
+                Err(err) if err.kind == ErrorKind::Message => {
                     log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped");
                 }
                 Err(err) => return Err(err.into()),
@@ -231,17 +231,17 @@ impl<D: Desk> Teller<D> {
 /// Commits, trying again for as long as the service lives: the next batch would only move the offsets further. After the stop was
 /// asked for it gives up within a second. The bus spaces the attempts and logs them.
 fn commit(
-    bus: &mut dyn Bus,
+    bus: &mut dyn KafkaClient,
     topic: &str,
     positions: &[Position],
     shutdown: &Shutdown,
-) -> Result<(), wire::Error> {
+) -> Result<(), messaging::Error> {
     let mut give_up_at = None;
     loop {
         let Err(err) = bus.commit(GROUP, topic, positions, COMMIT_SLICE) else { return Ok(()) };
         let now = Instant::now();
         let gives_up = shutdown.requested() && *give_up_at.get_or_insert(now + COMMIT_GRACE) <= now;
-        if err.kind == Kind::Config || gives_up {
+        if err.kind == ErrorKind::Config || gives_up {
             return Err(err);
         }
     }
@@ -250,46 +250,56 @@ fn commit(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::kafka::wire::{Batch, Chunk};
+    use messaging::{Batch, PartitionData};
 
     /// A cluster that is away, and after some commits is back.
     struct Away {
         commits: u32,
     }
 
-    impl Bus for Away {
+    impl KafkaClient for Away {
         fn commit(
             &mut self,
             _: &str,
             _: &str,
             _: &[Position],
             within: Duration,
-        ) -> wire::Result<()> {
+        ) -> messaging::Result<()> {
             if self.commits == 0 {
                 return Ok(());
             }
             self.commits -= 1;
             thread::sleep(within);
-            Err(wire::Error { kind: Kind::Retry, code: 0, text: "away".to_owned() })
+            Err(messaging::Error { kind: ErrorKind::Retry, code: 0, text: "away".to_owned() })
         }
 
-        fn leaders(&mut self, _: &str, _: Duration) -> wire::Result<Vec<i32>> {
+        fn leaders(&mut self, _: &str, _: Duration) -> messaging::Result<Vec<i32>> {
             unreachable!("only commits are asked for")
         }
 
-        fn produce(&mut self, _: &[Batch<'_>], _: Duration) -> Vec<wire::Result<i64>> {
+        fn produce(&mut self, _: &[Batch<'_>], _: Duration) -> Vec<messaging::Result<i64>> {
             unreachable!("only commits are asked for")
         }
 
-        fn fetch(&mut self, _: &str, _: &[Position], _: Duration) -> wire::Result<Vec<Chunk>> {
+        fn fetch(
+            &mut self,
+            _: &str,
+            _: &[Position],
+            _: Duration,
+        ) -> messaging::Result<Vec<PartitionData>> {
             unreachable!("only commits are asked for")
         }
 
-        fn bounds(&mut self, _: &str, _: Duration) -> wire::Result<Vec<(i64, i64)>> {
+        fn log_range(&mut self, _: &str, _: Duration) -> messaging::Result<Vec<(i64, i64)>> {
             unreachable!("only commits are asked for")
         }
 
-        fn committed(&mut self, _: &str, _: &str, _: Duration) -> wire::Result<Vec<Option<i64>>> {
+        fn committed(
+            &mut self,
+            _: &str,
+            _: &str,
+            _: Duration,
+        ) -> messaging::Result<Vec<Option<i64>>> {
             unreachable!("only commits are asked for")
         }
 
@@ -317,7 +327,7 @@ mod tests {
             }
         });
         let end = commit(&mut Away { commits: u32::MAX }, "t", &[], &shutdown);
-        assert_eq!(end.unwrap_err().kind, Kind::Retry);
+        assert_eq!(end.unwrap_err().kind, ErrorKind::Retry);
         assert!(asked.join().unwrap().elapsed() < Duration::from_secs(1));
     }
 }

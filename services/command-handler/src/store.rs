@@ -6,15 +6,15 @@
 use crate::domain::{self, Account, Accounts, Change, Changes};
 use crate::error::Error;
 use crate::failpoint::{self, Point};
-use common::database::{self, Ownership};
-use common::iban;
-use common::money::Cents;
-use common::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
-use common::shutdown::Shutdown;
-use common::topology::Topic;
+use bank::iban;
+use bank::money::Cents;
+use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::topology::Topic;
 use postgres::{Client, Row, Statement, Transaction};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use service::database::{self, Ownership};
+use service::shutdown::Shutdown;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
@@ -116,7 +116,10 @@ impl Session {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config)?;
         let statements = Statements::prepare(&mut client)?;
-        Ok(Self { ownership: Ownership::join(client, topic, shutdown)?, statements })
+        Ok(Self {
+            ownership: Ownership::join(client, topic.name, topic.partitions, shutdown)?,
+            statements,
+        })
     }
 
     /// Opens accounts: one transaction, one outcome for each command, in order. Known ids get their first outcome again.
@@ -466,8 +469,8 @@ impl Statements {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use common::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
-    use common::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
+    use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
+    use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
     use std::thread;
 
     /// A database of the test's own, migrated, on the server of `BALANCE_DATABASE_URL`; dropped with it.

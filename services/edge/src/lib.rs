@@ -3,7 +3,7 @@
 
 #![warn(unused_crate_dependencies)]
 
-use common::service::{self, EXIT_USAGE, Service};
+use service::{EXIT_USAGE, Service};
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;

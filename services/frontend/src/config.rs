@@ -1,6 +1,6 @@
 //! Environment -> [`Config`], once.
 
-use common::env::{self, Env, Variable};
+use service::env::{self, Env, Variable};
 use std::path::PathBuf;
 
 /// The variables of this service.

@@ -9,9 +9,9 @@ mod web;
 
 use crate::config::{Config, VARIABLES};
 use crate::web::Site;
-use common::health::Health;
-use common::http::{self, Capacity};
-use common::service::{BoxError, Service, Start};
+use service::health::Health;
+use service::http::{self, Capacity};
+use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 
 /// This service.

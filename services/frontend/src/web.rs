@@ -4,7 +4,7 @@ use crate::config::{GraphqlUrl, Host};
 use crate::metrics::{self, Got};
 use crate::page::{self, Asset, Index};
 use crate::results::{Found, Results};
-use common::http::{self, Handler};
+use service::http::{self, Handler};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -6,16 +6,16 @@
 //! one clock; records are due on schedule, and late ones count from when they were due.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool")]
 
-use common::avro::{Encoder, Record};
-use common::env::Env;
-use common::kafka::producer::{Outgoing, Producer, ProducerConfig};
-use common::money::Cents;
-use common::records::BalanceChanged;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
+use avro::registry::Registry;
+use avro::{Encoder, Record};
+use bank::money::Cents;
+use bank::records::BalanceChanged;
+use messaging::producer::{Outgoing, Producer, ProducerConfig};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
+use service::env::Env;
+use service::shutdown::Shutdown;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -133,7 +133,7 @@ fn main() {
 
     let mut rng = SmallRng::from_os_rng();
     let ibans: Vec<String> =
-        (0..subscribers.max(200)).map(|_| common::iban::generate(&mut rng)).collect();
+        (0..subscribers.max(200)).map(|_| bank::iban::generate(&mut rng)).collect();
     let (start, ready, stop) =
         (Instant::now(), AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
     let stop_queries = AtomicBool::new(false);

@@ -1,10 +1,10 @@
 //! The account service: a name and a password give an iban and its token, the same ones whenever.
 
-use crate::bank::{Answer, Bank};
+use crate::command_client::{Answer, CommandClient};
 use crate::error::Error;
 use crate::password::{self, Busy, Hasher, ROUNDS};
 use crate::store::{Login, Store, User};
-use common::records::{Atype, ConfirmAccountCreation};
+use bank::records::{Atype, ConfirmAccountCreation};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
@@ -28,7 +28,7 @@ pub struct Accounts<'a> {
     /// Who is known.
     pub store: &'a Store,
     /// Who opens accounts.
-    pub bank: &'a Bank,
+    pub commands: &'a CommandClient,
     /// Who makes hashes.
     pub hasher: &'a Hasher,
     /// How long the bank may take.
@@ -84,7 +84,7 @@ impl Accounts<'_> {
         let mut refused = String::new();
         for _ in 0..ATTEMPTS {
             let command = ConfirmAccountCreation { id: creation, a_type: Atype::Manual };
-            match self.bank.open_account(&command, self.wait) {
+            match self.commands.open_account(&command, self.wait) {
                 Some(Answer::Opened { iban, token }) => {
                     self.store.opened(creation, &iban, &token)?;
                     return Ok(Ok((iban, token)));

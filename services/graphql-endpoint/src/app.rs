@@ -1,7 +1,7 @@
 //! The service as its visitors meet it: everything that an operation may need.
 
 use crate::accounts::Accounts;
-use crate::bank::Bank;
+use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::password::Hasher;
@@ -21,7 +21,7 @@ pub struct App {
     /// Who has subscribed.
     pub hub: Arc<Hub>,
     /// The way to the bank.
-    pub bank: Bank,
+    pub commands: CommandClient,
     /// Hashes passwords.
     pub hasher: Hasher,
 }
@@ -29,13 +29,13 @@ pub struct App {
 impl App {
     /// The account service.
     pub fn accounts(&self) -> Accounts<'_> {
-        let Self { store, bank, hasher, config, .. } = self;
-        Accounts { store, bank, hasher, wait: config.answer_timeout }
+        let Self { store, commands, hasher, config, .. } = self;
+        Accounts { store, commands, hasher, wait: config.answer_timeout }
     }
 
     /// The money-transfer service.
     pub fn transfers(&self) -> Transfers<'_> {
-        let Self { store, bank, config, .. } = self;
-        Transfers { store, bank, wait: config.answer_timeout }
+        let Self { store, commands, config, .. } = self;
+        Transfers { store, commands, wait: config.answer_timeout }
     }
 }

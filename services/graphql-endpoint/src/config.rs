@@ -1,7 +1,7 @@
 //! The environment of the endpoint, read once.
 
-use common::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::producer::ProducerConfig;
+use messaging::producer::ProducerConfig;
+use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 use std::time::Duration;
 
 /// The variables of this service beside those of Kafka and the producer.
@@ -51,7 +51,7 @@ const ANSWER_TIMEOUT_MS: Variable = Variable::new(
 const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: locks of the database share the partitions among endpoints; classic: Kafka does, by a consumer group and the client modern",
+    "none: locks of the database share the partitions among endpoints; classic: Kafka does, by a consumer group and the built-in client",
 );
 
 /// What the service needs to know.

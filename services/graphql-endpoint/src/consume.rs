@@ -5,15 +5,15 @@ use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::metrics;
 use crate::store::{self, Listener, Told, Writer};
-use common::avro::{self, Decoder};
-use common::kafka::consumer::{Consumer, Otherwise, start_positions};
-use common::kafka::producer::{Outgoing, Producer};
-use common::kafka::wire::{self, Bus, Held, In, Kind, Position};
-use common::log::Chain;
-use common::records::BalanceChanged;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::BALANCE_CHANGED;
+use avro::Decoder;
+use avro::registry::Registry;
+use bank::records::BalanceChanged;
+use bank::topology::BALANCE_CHANGED;
+use messaging::consumer::{Consumer, OffsetReset, start_positions};
+use messaging::producer::{Outgoing, Producer};
+use messaging::{Assignment, ErrorKind, FetchedRecord, KafkaClient, Position};
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ impl Worker {
     /// # Errors
     /// What can't be waited for.
     pub fn run(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
-        let mut bus = wire::connect_until(&self.config.producer.kafka, &self.shutdown);
+        let mut bus = messaging::connect_until(&self.config.producer.kafka, &self.shutdown);
         let result = retry(&self.shutdown, "starting over", || {
             let result = self.own_and_serve(&mut *bus, ready);
             if result.is_err() {
@@ -79,7 +79,7 @@ impl Worker {
     }
 
     /// One session: owns a share of the partitions and serves them until the stop, or an error that ends the session.
-    fn own_and_serve(&self, bus: &mut dyn Bus, ready: &dyn Fn(bool)) -> Result<(), Error> {
+    fn own_and_serve(&self, bus: &mut dyn KafkaClient, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let topic = BALANCE_CHANGED.name;
         let kafka = &self.config.producer.kafka;
         let mut writer = Writer::open(&self.config.database, self.endpoint, &self.shutdown)?;
@@ -88,8 +88,9 @@ impl Worker {
             log::info!(topic, partitions:? = share.partitions; "serving");
             let within = Duration::from_secs(5);
             let (owned, stop) = (&share.partitions, &self.shutdown);
-            let otherwise = Otherwise::Earliest;
-            let positions = start_positions(kafka, GROUP, topic, owned, otherwise, within, stop)?;
+            let offset_reset = OffsetReset::Earliest;
+            let positions =
+                start_positions(kafka, GROUP, topic, owned, offset_reset, within, stop)?;
             let mut partitions = Partitions {
                 worker: self,
                 generation: share.generation,
@@ -105,13 +106,17 @@ impl Worker {
     }
 
     /// Takes the share of this endpoint, from the locks of the database or from the group; `None` if the stop was asked for meanwhile.
-    fn take_share(&self, writer: &mut Writer, bus: &mut dyn Bus) -> Result<Option<Share>, Error> {
+    fn take_share(
+        &self,
+        writer: &mut Writer,
+        bus: &mut dyn KafkaClient,
+    ) -> Result<Option<Share>, Error> {
         while !self.shutdown.requested() {
             let share = if self.config.is_member {
                 writer.ownership.share()?;
                 self.note_others(writer);
-                match bus.held(GROUP, &[BALANCE_CHANGED.name], BROKER) {
-                    Ok(Held { generation, partitions }) => {
+                match bus.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER) {
+                    Ok(Assignment { generation, partitions }) => {
                         let partitions = partitions.into_iter().map(|(_, it)| it).collect();
                         Share { partitions, generation: Some(generation) }
                     }
@@ -185,7 +190,7 @@ struct Partitions<'a> {
 
 impl Partitions<'_> {
     /// Stores batch after batch until the partitions should be shared out anew.
-    fn serve(&mut self, writer: &mut Writer, bus: &mut dyn Bus) -> Result<(), Error> {
+    fn serve(&mut self, writer: &mut Writer, bus: &mut dyn KafkaClient) -> Result<(), Error> {
         let mut looked = Instant::now();
         while !self.worker.shutdown.requested() {
             self.poll(writer)?;
@@ -203,12 +208,16 @@ impl Partitions<'_> {
     }
 
     /// A sign of life to whoever shares out the partitions.
-    fn share_has_changed(&mut self, writer: &mut Writer, bus: &mut dyn Bus) -> Result<bool, Error> {
+    fn share_has_changed(
+        &mut self,
+        writer: &mut Writer,
+        bus: &mut dyn KafkaClient,
+    ) -> Result<bool, Error> {
         let changed = if let Some(generation) = self.generation {
             writer.ownership.share()?;
             // In this order: what the group gives to others goes on where it is committed.
             self.commit(bus)?;
-            match bus.held(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
+            match bus.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
                 Ok(held) => held.generation != generation,
                 Err(err) if err.is_retryable() => true,
                 Err(err) => return Err(err.into()),
@@ -261,25 +270,25 @@ impl Partitions<'_> {
     }
 
     /// A change, or why it is none. A registry that is away is waited for: skipping the record would lose it.
-    fn decode(&mut self, record: &In) -> Result<Result<BalanceChanged, String>, Error> {
+    fn decode(&mut self, record: &FetchedRecord) -> Result<Result<BalanceChanged, String>, Error> {
         let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
         match self.decoder.decode(value) {
             Ok(change) => Ok(match store::unstorable(&change) {
                 Some(reason) => Err(reason.to_owned()),
                 None => Ok(change),
             }),
-            Err(avro::Error::Poison(reason)) => Ok(Err(reason)),
+            Err(avro::Error::Undecodable(reason)) => Ok(Err(reason)),
             Err(err) => Err(err.into()),
         }
     }
 
     /// The record goes to dead_letter.
-    fn bury(&self, partition: i32, record: In, reason: &str) -> Result<(), Error> {
+    fn bury(&self, partition: i32, record: FetchedRecord, reason: &str) -> Result<(), Error> {
         let (topic, offset) = (BALANCE_CHANGED.name, record.offset);
         let value = record.value.unwrap_or_default();
         let letter = Outgoing::dead_letter(topic, partition, offset, value, reason);
         match self.worker.producer.send(letter).wait() {
-            Err(err) if err.kind == Kind::Message => {
+            Err(err) if err.kind == ErrorKind::Message => {
                 log::error!(topic, partition, offset, error:% = err; "record dropped");
                 Ok(())
             }
@@ -288,7 +297,7 @@ impl Partitions<'_> {
     }
 
     /// Commits what is stored.
-    fn commit(&mut self, bus: &mut dyn Bus) -> Result<(), Error> {
+    fn commit(&mut self, bus: &mut dyn KafkaClient) -> Result<(), Error> {
         self.committed = Instant::now();
         if self.stored.is_empty() {
             return Ok(());
@@ -297,9 +306,9 @@ impl Partitions<'_> {
         let positions: Vec<Position> = self.stored.iter().map(position).collect();
         match bus.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER) {
             Ok(()) => self.stored.clear(),
-            Err(err) if err.kind == Kind::Config => return Err(err.into()),
+            Err(err) if err.kind == ErrorKind::Config => return Err(err.into()),
             // Another member has the partitions by now, and finds in the store what it reads again.
-            Err(err) if err.kind == Kind::Fenced && self.generation.is_some() => {
+            Err(err) if err.kind == ErrorKind::Fenced && self.generation.is_some() => {
                 log::warn!(error:% = Chain(&err); "offsets are another member's to commit");
                 self.stored.clear();
             }

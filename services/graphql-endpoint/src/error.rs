@@ -1,6 +1,7 @@
 //! What can go wrong, and what can be tried again.
 
-use common::{avro, database, kafka::wire, registry};
+use avro::registry;
+use service::database;
 
 /// A failed step of this service. Refusing a visitor is none.
 #[derive(Debug, thiserror::Error)]
@@ -10,7 +11,7 @@ pub enum Error {
     Database(#[from] database::Error),
     /// Kafka can't do what is asked.
     #[error("kafka")]
-    Kafka(#[from] wire::Error),
+    Kafka(#[from] messaging::Error),
     /// The registry does not have what the synchronizer should have registered.
     #[error("schema registry")]
     Registry(#[from] registry::Error),
@@ -28,7 +29,7 @@ impl Error {
         // No `_` arm: a new variant does not compile until someone has decided.
         match self {
             Self::Database(err) => err.is_retryable(),
-            Self::Kafka(err) => err.kind != wire::Kind::Config,
+            Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
             Self::Registry(err) => err.retryable,
             Self::Avro(err) => {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)

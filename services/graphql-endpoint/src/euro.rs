@@ -1,6 +1,6 @@
 //! Amounts as the Dutch write them.
 
-use common::money::Cents;
+use bank::money::Cents;
 use std::fmt::Write;
 
 /// Euros with a comma before the cents and a dot before each three digits: `€10,00`, `€1.234,56`, `-€0,05`.

@@ -1,6 +1,6 @@
 //! What a transaction is, and who wants to hear of which. No I/O.
 
-use common::money::Cents;
+use bank::money::Cents;
 
 /// A stored change of a balance.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 mod access;
 mod accounts;
 mod app;
-mod bank;
+mod command_client;
 mod config;
 mod consume;
 mod error;
@@ -23,7 +23,7 @@ mod web;
 mod websocket;
 
 use crate::app::App;
-use crate::bank::{Answers, Bank, Reader, Waiting};
+use crate::command_client::{Answers, CommandClient, Reader, Waiting};
 use crate::config::{Config, VARIABLES};
 use crate::consume::Worker;
 use crate::error::Error;
@@ -31,17 +31,17 @@ use crate::hub::{Ending, Hub};
 use crate::password::Hasher;
 use crate::store::Store;
 use crate::web::Endpoint;
-use common::health::Health;
-use common::http::Capacity;
-use common::kafka::KafkaConfig;
-use common::kafka::producer::{Producer, ProducerConfig};
-use common::log::Chain;
-use common::records::{
+use avro::registry::Registry;
+use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, MoneyTransferConfirmed, MoneyTransferFailed,
 };
-use common::registry::Registry;
-use common::service::{BoxError, Service, Start};
-use common::shutdown::Shutdown;
+use messaging::KafkaConfig;
+use messaging::producer::{Producer, ProducerConfig};
+use service::health::Health;
+use service::http::Capacity;
+use service::log::Chain;
+use service::shutdown::Shutdown;
+use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -87,13 +87,13 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     })?;
     let registry = Registry::new(&config.registry_url);
     let producer = Arc::new(Producer::start(config.producer.clone(), shutdown));
-    let Some(bank) = Bank::open(producer.clone(), &registry, shutdown)? else {
+    let Some(commands) = CommandClient::open(producer.clone(), &registry, shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
 
     let (events, told) = channel();
     let mut running = 0;
-    let waiting = bank.waiting();
+    let waiting = commands.waiting();
     let kafka = &config.producer.kafka;
     read::<AccountCreationConfirmed>(kafka, &registry, waiting, shutdown, &events, &mut running)?;
     read::<AccountCreationFailed>(kafka, &registry, waiting, shutdown, &events, &mut running)?;
@@ -126,12 +126,12 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         schema: schema::schema(config.introspection),
         store: Store::new(&config.database, WORKERS, shutdown),
         hub: hub.clone(),
-        bank,
+        commands,
         hasher: Hasher::default(),
         config,
     });
     let capacity = Capacity { workers: WORKERS, visitors };
-    common::http::serve(&common::http::everywhere(port), capacity, Endpoint(app))?;
+    service::http::serve(&service::http::everywhere(port), capacity, Endpoint(app))?;
     log::info!(port; "open");
 
     let stop = shutdown.clone();

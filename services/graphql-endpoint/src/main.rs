@@ -1,5 +1,5 @@
 //! See the crate's library: one binary can hold all services.
 
 fn main() -> std::process::ExitCode {
-    common::service::main(&graphql_endpoint::SERVICE)
+    service::main(&graphql_endpoint::SERVICE)
 }

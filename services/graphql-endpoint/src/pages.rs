@@ -1,6 +1,6 @@
 //! GraphiQL at `/`, without any other server: the files are in this binary, compressed as they are sent.
 
-use common::http;
+use service::http;
 use tiny_http::{Method, Request, Response};
 
 use crate::web::header;

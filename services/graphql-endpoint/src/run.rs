@@ -5,12 +5,12 @@ use crate::app::App;
 use crate::hub::Ending;
 use crate::metrics;
 use crate::schema::{Context, Mutation, Query, Running, Subscription};
-use common::service::guarded;
 use juniper::http::{GraphQLRequest, GraphQLResponse};
 use juniper::{
     ExecutionError, FieldError, GraphQLError, OperationType, ValidatedOperation, Value,
     ValuesStream,
 };
+use service::panic_guard::guarded;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use crate::hub::{Ending, Event, Queue, Subscription as Feed};
 use crate::ledger::{Direction, Filter, Transaction};
 use crate::log_failure;
 use crate::transfers::Outcome;
-use common::money::Cents;
+use bank::money::Cents;
 use juniper::futures::Stream;
 use juniper::{
     FieldError, FieldResult, GraphQLEnum, GraphQLObject, ID, RootNode, graphql_object,

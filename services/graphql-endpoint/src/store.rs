@@ -6,14 +6,14 @@
 use crate::access;
 use crate::error::Error;
 use crate::ledger::Transaction;
-use common::database::{self, Ownership};
-use common::money::Cents;
-use common::records::BalanceChanged;
-use common::shutdown::Shutdown;
-use common::topology::BALANCE_CHANGED;
+use bank::money::Cents;
+use bank::records::BalanceChanged;
+use bank::topology::BALANCE_CHANGED;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
+use service::database::{self, Ownership};
+use service::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -193,7 +193,8 @@ impl Writer {
             prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?;
         let insert = prepare(&format!("{insert} RETURNING number"))?;
         let notify = prepare("SELECT pg_notify($1, $2)")?;
-        let ownership = Ownership::join(client, BALANCE_CHANGED, shutdown)?;
+        let ownership =
+            Ownership::join(client, BALANCE_CHANGED.name, BALANCE_CHANGED.partitions, shutdown)?;
         Ok(Self { ownership, insert, insert_missing, notify, endpoint })
     }
 

@@ -1,11 +1,11 @@
 //! The money-transfer service: each uuid moves money once and has one result, whenever and wherever it is asked for.
 
 use crate::access::Viewer;
-use crate::bank::{Answer, Bank};
+use crate::command_client::{Answer, CommandClient};
 use crate::error::Error;
 use crate::store::{Order, Store};
-use common::money::Cents;
-use common::records::ConfirmMoneyTransfer;
+use bank::money::Cents;
+use bank::records::ConfirmMoneyTransfer;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 use uuid::Uuid;
@@ -70,7 +70,7 @@ pub struct Transfers<'a> {
     /// Which are known.
     pub store: &'a Store,
     /// Who makes them.
-    pub bank: &'a Bank,
+    pub commands: &'a CommandClient,
     /// How long the bank may take.
     pub wait: Duration,
 }
@@ -100,7 +100,7 @@ impl Transfers<'_> {
             uuid,
             content: content(request),
             from: request.from.to_owned(),
-            command: Some(self.bank.encode(&command)),
+            command: Some(self.commands.encode(&command)),
             result: None,
         })?;
         if order.content != content(request) {
@@ -134,7 +134,7 @@ impl Transfers<'_> {
             return Ok(Outcome::new(given, result));
         }
         let value = order.command.unwrap_or_default();
-        let result = match self.bank.transfer(command_id(order.uuid), value, self.wait) {
+        let result = match self.commands.transfer(command_id(order.uuid), value, self.wait) {
             Some(Answer::Moved) => Ok(()),
             Some(Answer::Refused(reason)) => Err(reason),
             Some(Answer::Opened { .. }) | None => return Ok(Outcome::unanswered(given)),

@@ -3,15 +3,15 @@
 
 mod support;
 
+use avro::{Encoder, Record};
+use bank::money::Cents;
+use bank::records::BalanceChanged;
+use bank::topology::DEAD_LETTER;
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
-use common::avro::{Encoder, Record};
-use common::kafka::wire::{self, Kind, Position};
-use common::kafka::{Client, KafkaConfig};
-use common::money::Cents;
-use common::records::BalanceChanged;
-use common::topology::DEAD_LETTER;
+use messaging::{ClientChoice, KafkaConfig};
+use messaging::{ErrorKind, Position};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -228,7 +228,7 @@ fn what_is_told_twice_is_stored_once_and_what_cannot_be_read_is_a_dead_letter() 
     let stack = Stack::shared();
     let mut bus = stack.bus();
     let iban = bank_tests::nobody();
-    let letters_from = bus.bounds(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
+    let letters_from = bus.log_range(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
     let twice = Some(Uuid::new_v4());
     let mut posts = vec![
         change(&stack, &iban, 2, Some(Uuid::new_v4())),
@@ -388,13 +388,15 @@ fn two_endpoints_share_the_store_and_take_over() {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn two_endpoints_in_a_consumer_group_share_the_store_and_take_over() {
-    let group = [("CONSUMER_GROUP_PROTOCOL", "classic"), ("KAFKA_CLIENT", "modern")];
+    let group = [("CONSUMER_GROUP_PROTOCOL", "classic"), ("KAFKA_CLIENT", "built-in")];
     share_and_take_over(&group, |stack| {
-        let mut stranger =
-            wire::connect(&KafkaConfig { client: Client::Modern, ..stack.kafka.clone() });
+        let mut stranger = messaging::connect(&KafkaConfig {
+            client: ClientChoice::BuiltIn,
+            ..stack.kafka.clone()
+        });
         let position = [Position { partition: 0, next: 0 }];
         let err = stranger.commit("graphql-endpoint", "balance_changed", &position, PATIENCE);
-        assert_eq!(err.unwrap_err().kind, Kind::Fenced, "the group has members");
+        assert_eq!(err.unwrap_err().kind, ErrorKind::Fenced, "the group has members");
     });
 }
 

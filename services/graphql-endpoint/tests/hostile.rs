@@ -3,11 +3,11 @@
 
 mod support;
 
+use avro::{Encoder, Record};
+use bank::money::Cents;
+use bank::records::BalanceChanged;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
-use common::avro::{Encoder, Record};
-use common::money::Cents;
-use common::records::BalanceChanged;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};

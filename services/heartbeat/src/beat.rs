@@ -3,13 +3,13 @@
 use crate::config::Config;
 use crate::control::Control;
 use crate::error::Error;
-use common::avro::{self, Decoder, Encoder, Record};
-use common::kafka::producer::{Outgoing, Sender};
-use common::kafka::wire::{self, Bus, Kind, Position};
-use common::log::Chain;
-use common::records::Heartbeat;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
+use avro::registry::Registry;
+use avro::{Decoder, Encoder, Record};
+use bank::records::Heartbeat;
+use messaging::producer::{Outgoing, Sender};
+use messaging::{ErrorKind, KafkaClient, Position};
+use service::log::Chain;
+use service::shutdown::Shutdown;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How far beats may lag behind their times before the missing ones are left out: after an outage no more than this comes
@@ -39,7 +39,7 @@ impl Beats {
         let Some(encoder) = Encoder::wait(&registry, shutdown).map_err(Error::Schema)? else {
             return Ok(None);
         };
-        let mut bus = wire::connect_until(&config.producer.kafka, shutdown);
+        let mut bus = messaging::connect_until(&config.producer.kafka, shutdown);
         let Some(next) = next_beat(&mut *bus, &registry, shutdown)? else { return Ok(None) };
         log::info!(next; "ready to beat");
         Ok(Some(Self {
@@ -147,7 +147,7 @@ impl Schedule {
 
 /// Waits until Kafka tells the number of the next beat; `None` if the stop was asked for meanwhile.
 fn next_beat(
-    bus: &mut dyn Bus,
+    bus: &mut dyn KafkaClient,
     registry: &Registry,
     shutdown: &Shutdown,
 ) -> Result<Option<i64>, Error> {
@@ -169,9 +169,9 @@ fn next_beat(
 
 /// One more than the last beat in the topic. If that has been deleted, or something else stands there, the end of the
 /// log: each beat has taken an offset, so no number comes twice.
-fn after_last(bus: &mut dyn Bus, decoder: &mut Decoder<Heartbeat>) -> Result<i64, Error> {
+fn after_last(bus: &mut dyn KafkaClient, decoder: &mut Decoder<Heartbeat>) -> Result<i64, Error> {
     let topic = Heartbeat::TOPIC.name;
-    let bounds = bus.bounds(topic, SLICE).map_err(Error::LastBeat)?;
+    let bounds = bus.log_range(topic, SLICE).map_err(Error::LastBeat)?;
     let (mut next, mut ends) = (None, 0);
     for (partition, (start, end)) in (0..).zip(bounds) {
         ends += end;
@@ -182,7 +182,7 @@ fn after_last(bus: &mut dyn Bus, decoder: &mut Decoder<Heartbeat>) -> Result<i64
         match decoder.decode(&value.unwrap_or_default()) {
             Ok(Heartbeat { beat }) => next = next.max(Some(beat.saturating_add(1))),
             Err(avro::Error::Registry { source, .. }) => return Err(Error::Schema(source)),
-            Err(avro::Error::Poison(reason)) => {
+            Err(avro::Error::Undecodable(reason)) => {
                 log::warn!(topic, partition, offset = end - 1, reason = reason.as_str(); "the last record is no beat");
             }
         }
@@ -191,11 +191,15 @@ fn after_last(bus: &mut dyn Bus, decoder: &mut Decoder<Heartbeat>) -> Result<i64
 }
 
 /// The value of the record at `position`, if it has one that can be read.
-fn value_at(bus: &mut dyn Bus, topic: &str, position: Position) -> Result<Option<Vec<u8>>, Error> {
+fn value_at(
+    bus: &mut dyn KafkaClient,
+    topic: &str,
+    position: Position,
+) -> Result<Option<Vec<u8>>, Error> {
     let mut value = None;
     for chunk in bus.fetch(topic, &[position], SLICE).map_err(Error::LastBeat)? {
         match chunk.error {
-            Some(err) if err.kind != Kind::Poison => return Err(Error::LastBeat(err)),
+            Some(err) if err.kind != ErrorKind::Undecodable => return Err(Error::LastBeat(err)),
             _ => value = value.or(chunk.records.into_iter().next().and_then(|record| record.value)),
         }
     }
@@ -206,7 +210,7 @@ fn value_at(bus: &mut dyn Bus, topic: &str, position: Position) -> Result<Option
 mod tests {
     use super::*;
 
-    use common::kafka::wire::{Batch, Chunk, In, Result};
+    use messaging::{Batch, FetchedRecord, PartitionData, Result};
 
     /// A log of one partition that begins at `start`; each record is its value.
     struct Log {
@@ -214,16 +218,27 @@ mod tests {
         values: Vec<&'static [u8]>,
     }
 
-    impl Bus for Log {
-        fn bounds(&mut self, _: &str, _: Duration) -> Result<Vec<(i64, i64)>> {
+    impl KafkaClient for Log {
+        fn log_range(&mut self, _: &str, _: Duration) -> Result<Vec<(i64, i64)>> {
             Ok(vec![(self.start, self.start + self.values.len() as i64)])
         }
 
-        fn fetch(&mut self, _: &str, positions: &[Position], _: Duration) -> Result<Vec<Chunk>> {
+        fn fetch(
+            &mut self,
+            _: &str,
+            positions: &[Position],
+            _: Duration,
+        ) -> Result<Vec<PartitionData>> {
             let Position { partition, next: offset } = positions[0];
             let value = Some(self.values[(offset - self.start) as usize].to_vec());
-            let records = vec![In { offset, value, ..In::default() }];
-            Ok(vec![Chunk { partition, records, next: offset + 1, end: offset + 1, error: None }])
+            let records = vec![FetchedRecord { offset, value, ..FetchedRecord::default() }];
+            Ok(vec![PartitionData {
+                partition,
+                records,
+                next: offset + 1,
+                end: offset + 1,
+                error: None,
+            }])
         }
 
         fn leaders(&mut self, _: &str, _: Duration) -> Result<Vec<i32>> {

@@ -1,7 +1,7 @@
 //! Environment -> [`Config`], once.
 
-use common::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::producer::ProducerConfig;
+use messaging::producer::ProducerConfig;
+use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 

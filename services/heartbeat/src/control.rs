@@ -2,8 +2,8 @@
 
 use crate::beat::Schedule;
 use crate::config::{BATCH_SIZES, Rhythm, SLEEPS_MS};
-use common::http::{self, Capacity};
 use serde_json::{Map, Value};
+use service::http::{self, Capacity};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! What goes wrong, and what of it passes.
 
-use common::kafka::wire::{self, Kind};
-use common::registry;
+use avro::registry;
+use messaging::ErrorKind;
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
@@ -11,14 +11,14 @@ pub enum Error {
     Schema(#[source] registry::Error),
     /// Kafka was not there or refused.
     #[error("find the last beat")]
-    LastBeat(#[source] wire::Error),
+    LastBeat(#[source] messaging::Error),
     /// Kafka refused a record.
     #[error("send beat {beat}")]
     Send {
         /// The first beat that was refused.
         beat: i64,
         /// What it said.
-        source: wire::Error,
+        source: messaging::Error,
     },
 }
 
@@ -27,7 +27,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Schema(err) => err.retryable,
-            Self::LastBeat(err) => err.kind != Kind::Config,
+            Self::LastBeat(err) => err.kind != ErrorKind::Config,
             // The sender has tried as long as it made sense.
             Self::Send { .. } => false,
         }

@@ -7,13 +7,13 @@ pub mod beat;
 pub mod error;
 
 use beat::Beats;
-use common::env::SCHEMA_REGISTRY_URL;
-use common::health::Health;
-use common::kafka::KafkaConfig;
-use common::kafka::producer::ProducerConfig;
-use common::service::{BoxError, Service, Start};
 use config::Config;
 use control::Control;
+use messaging::KafkaConfig;
+use messaging::producer::ProducerConfig;
+use service::env::SCHEMA_REGISTRY_URL;
+use service::health::Health;
+use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;

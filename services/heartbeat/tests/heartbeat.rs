@@ -2,15 +2,15 @@
 //! name. Nobody else may beat meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use common::avro::Decoder;
-use common::env::{Env, SCHEMA_REGISTRY_URL};
-use common::kafka::KafkaConfig;
-use common::kafka::wire::{self, Position};
-use common::records::Heartbeat;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::HEARTBEAT;
+use avro::Decoder;
+use avro::registry::Registry;
+use bank::records::Heartbeat;
+use bank::topology::HEARTBEAT;
+use messaging::KafkaConfig;
+use messaging::Position;
 use serde_json::{Value, json};
+use service::env::{Env, SCHEMA_REGISTRY_URL};
+use service::shutdown::Shutdown;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -138,19 +138,19 @@ impl Topic {
         assert_eq!(made.unwrap().problems, 0, "{}", String::from_utf8_lossy(&out));
         let registry = Registry::new(&env.text(&SCHEMA_REGISTRY_URL).unwrap());
         let mut topic = Self { kafka: config.kafka, registry, end: 0, _alone: alone };
-        topic.end = topic.bounds().1;
+        topic.end = topic.log_range().1;
         topic
     }
 
-    fn bounds(&self) -> (i64, i64) {
-        wire::connect(&self.kafka).bounds(HEARTBEAT.name, PATIENCE).unwrap()[0]
+    fn log_range(&self) -> (i64, i64) {
+        messaging::connect(&self.kafka).log_range(HEARTBEAT.name, PATIENCE).unwrap()[0]
     }
 
     /// Keys and beats of the records since the opening.
     fn records(&self) -> Vec<(u128, i64)> {
         let mut decoder = Decoder::<Heartbeat>::new(self.registry.clone());
-        let mut bus = wire::connect(&self.kafka);
-        let (mut records, mut next, end) = (Vec::new(), self.end, self.bounds().1);
+        let mut bus = messaging::connect(&self.kafka);
+        let (mut records, mut next, end) = (Vec::new(), self.end, self.log_range().1);
         while next < end {
             let position = Position { partition: 0, next };
             for chunk in bus.fetch(HEARTBEAT.name, &[position], PATIENCE).unwrap() {
@@ -197,7 +197,7 @@ fn the_control_changes_the_load_from_the_next_beat_on() {
     heart.wait_sent(heart.sent() + 50);
     assert_eq!(heart.put(&json!({"batch_size": 0})).0, 200);
     // A beat that had begun is finished first.
-    wait_until("settled", || topic.end + heart.sent() == topic.bounds().1);
+    wait_until("settled", || topic.end + heart.sent() == topic.log_range().1);
 
     let records = topic.records();
     assert_eq!(records.len() as i64, heart.sent());

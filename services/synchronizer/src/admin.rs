@@ -2,12 +2,13 @@
 //!
 //! In KRaft mode every broker hands them on to the controller.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-use kafka_client::messages::{
+use kafka_client::protocol::messages::{
     CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
 };
-use kafka_client::{Ask, Connection, Fault, Limits, Sasl, code};
+use kafka_client::protocol::{Request, codes};
+use kafka_client::{Connection, ConnectionError, Limits, Sasl};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// Longest time for a request and its reply.
@@ -23,7 +24,7 @@ const TOPIC_CONFIG: i8 = 1;
 pub enum Error {
     /// No broker answers, or none in a way that this program understands.
     #[error(transparent)]
-    Connection(#[from] Fault),
+    Connection(#[from] ConnectionError),
     /// The cluster can't do it, now or ever.
     #[error("{what}: {words} ({code})")]
     Kafka {
@@ -40,11 +41,11 @@ impl Error {
     /// True if the same request may work later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Connection(Fault::Io { .. }) => true,
+            Self::Connection(ConnectionError::Io { .. }) => true,
             Self::Connection(_) => false,
             // Brokers that have yet to register make a replication too large.
             Self::Kafka { code, .. } => {
-                code::is_passing(*code) || *code == code::INVALID_REPLICATION_FACTOR
+                codes::is_passing(*code) || *code == codes::INVALID_REPLICATION_FACTOR
             }
         }
     }
@@ -134,7 +135,7 @@ impl Admin {
         let mut seen = Seen { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
         for topic in metadata.topics {
             let name = topic.name;
-            if topic.code == code::UNKNOWN_TOPIC_OR_PARTITION {
+            if topic.code == codes::UNKNOWN_TOPIC_OR_PARTITION {
                 continue;
             }
             check(topic.code, "", || format!("look at topic {name}"))?;
@@ -185,7 +186,7 @@ impl Admin {
         each(topics.iter().map(|topic| topic.name), |name| {
             let TopicResult { code, words, .. } = results.iter().find(|it| it.topic == name)?;
             // Another synchronizer was faster: as good as made.
-            let code = if *code == code::TOPIC_ALREADY_EXISTS { 0 } else { *code };
+            let code = if *code == codes::TOPIC_ALREADY_EXISTS { 0 } else { *code };
             Some(check(code, words, || format!("create topic {name}")))
         })
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
@@ -208,12 +209,12 @@ impl Admin {
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
     }
 
-    fn call<R: Ask>(&mut self, request: &R) -> Result<R::Reply, Error> {
+    fn call<R: Request>(&mut self, request: &R) -> Result<R::Reply, Error> {
         Ok(self.0.call(request, Instant::now() + CALL)?)
     }
 
     fn protocol(&self, what: String) -> Error {
-        Fault::Protocol { broker: self.0.broker().to_owned(), what }.into()
+        ConnectionError::Protocol { broker: self.0.broker().to_owned(), what }.into()
     }
 }
 
@@ -229,7 +230,7 @@ fn check(code: i16, words: &str, what: impl FnOnce() -> String) -> Result<(), Er
     if code == 0 {
         return Ok(());
     }
-    let words = if words.is_empty() { code::Name(code).to_string() } else { words.to_owned() };
+    let words = if words.is_empty() { codes::Name(code).to_string() } else { words.to_owned() };
     Err(Error::Kafka { what: what(), words, code })
 }
 

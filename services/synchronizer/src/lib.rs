@@ -6,16 +6,16 @@ pub mod schemas;
 pub mod topics;
 
 use admin::Admin;
-use common::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
-use common::kafka::{
+use avro::registry::{self, Registry};
+use bank::topology::{TOPICS, Topic};
+use messaging::{
     KAFKA_BROKERS, KAFKA_SASL_MECHANISM, KAFKA_SASL_PASSWORD, KAFKA_SASL_PASSWORD_FILE,
     KAFKA_SASL_USERNAME, KafkaConfig,
 };
-use common::log::Chain;
-use common::registry::{self, Registry};
-use common::service::{BoxError, EXIT_TEMPORARY, Service, Start};
-use common::shutdown::Shutdown;
-use common::topology::{TOPICS, Topic};
+use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
+use service::log::Chain;
+use service::shutdown::Shutdown;
+use service::{BoxError, EXIT_TEMPORARY, Service, Start};
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! What is to be done about the schema of a topic, and doing it.
 
-use common::registry::{BACKWARD, Error, Registry};
-use common::topology::Topic;
+use avro::registry::{BACKWARD, Error, Registry};
+use bank::topology::Topic;
 use serde_json::Value;
 
 /// A step towards the wanted schemas.

@@ -1,7 +1,7 @@
 //! What is to be done about the topics. No I/O: from what is there and what is wanted to steps and problems.
 
 use crate::admin::{NewTopic, Seen, SeenTopic};
-use common::topology::{COMMON_CONFIG, MIN_INSYNC_REPLICAS, REPLICATION, Topic};
+use bank::topology::{COMMON_CONFIG, MIN_INSYNC_REPLICAS, REPLICATION, Topic};
 
 /// A step towards the wanted topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ fn configs(topic: &Topic, replication: i16) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use crate::admin::Config;
-    use common::topology::{BALANCE_CHANGED, HEARTBEAT, TOPICS};
+    use bank::topology::{BALANCE_CHANGED, HEARTBEAT, TOPICS};
 
     /// A cluster where `wanted` is as it should be.
     fn settled(brokers: usize, wanted: &[Topic]) -> Seen {

@@ -1,10 +1,10 @@
 //! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name. Each test has its own topics.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
-use common::env::Env;
-use common::registry::Registry;
-use common::shutdown::Shutdown;
-use common::topology::{BALANCE_CHANGED, HEARTBEAT, Topic};
+use avro::registry::Registry;
+use bank::topology::{BALANCE_CHANGED, HEARTBEAT, Topic};
+use service::env::Env;
+use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,0 +1,168 @@
+//! The bank's customers: accounts of this run, and the transfers between them.
+
+use crate::error::Error;
+use crate::ids::Ids;
+use crate::report;
+use crate::tap::{Cluster, Tap};
+use avro::{Encoder, Record};
+use bank::iban::CASH;
+use bank::money::Cents;
+use bank::records::{
+    AccountCreationConfirmed, AccountCreationFailed, Atype, ConfirmAccountCreation,
+    ConfirmMoneyTransfer,
+};
+use messaging::producer::{Outgoing, Sender};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use service::shutdown::Shutdown;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// What each account is given: a random walk of millions of transfers does not use it up.
+const DEPOSIT: Cents = Cents::new(10_000_000);
+/// Most cents in a transfer.
+const AMOUNT_MAX: i64 = 10_000;
+/// How long the bank may say nothing at all while something is asked of it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Accounts asked for at once.
+const ASKED_MAX: usize = 1000;
+
+/// An account and the right to use it.
+struct Account {
+    iban: String,
+    token: String,
+}
+
+/// The accounts of this run.
+pub struct Customers {
+    accounts: Vec<Account>,
+    encoder: Encoder<ConfirmMoneyTransfer>,
+    ids: Ids,
+    /// Who pays whom: the same in every run.
+    rng: SmallRng,
+}
+
+impl Customers {
+    /// Opens `count` accounts at the bank, at least two. They are MANUAL, so that the generator leaves them alone.
+    ///
+    /// # Errors
+    /// The cluster does not answer, the bank does not, or the stop was asked for.
+    pub fn open(
+        cluster: &Cluster,
+        sender: &mut Sender,
+        ids: Ids,
+        count: usize,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
+        let mut confirmed: Tap<AccountCreationConfirmed> = Tap::from_end(cluster)?;
+        let mut failed: Tap<AccountCreationFailed> = Tap::from_end(cluster)?;
+        let encoder = cluster.encoder::<ConfirmAccountCreation>()?;
+        // Other ids than those of the transfers, which count from 0 too.
+        let own = Ids::new(&mut rand::rng());
+        let mut accounts: Vec<Account> = Vec::with_capacity(count);
+        let (mut asked, mut answered_at) = (0, Instant::now());
+        let mut waiting = HashSet::new();
+        while accounts.len() < count {
+            if waiting.is_empty() {
+                let wanted = (count - accounts.len()).min(ASKED_MAX) as u64;
+                waiting.extend(asked..asked + wanted);
+                let commands: Vec<Outgoing> = (asked..asked + wanted)
+                    .map(|number| ConfirmAccountCreation {
+                        id: own.id(number),
+                        a_type: Atype::Manual,
+                    })
+                    .map(|command| outgoing(command.id.to_string(), &encoder, &command))
+                    .collect();
+                asked += wanted;
+                sent(sender.send_all(&commands))?;
+            }
+            let before = waiting.len();
+            confirmed.poll(Duration::from_millis(100), |answer| {
+                if own.number(&answer.id).is_some_and(|number| waiting.remove(&number)) {
+                    accounts.push(Account { iban: answer.iban, token: answer.token });
+                }
+            })?;
+            // Its number was taken: asked again with the next.
+            failed.poll(Duration::ZERO, |answer| {
+                if let Some(number) = own.number(&answer.id) {
+                    waiting.remove(&number);
+                }
+            })?;
+            if waiting.len() < before {
+                answered_at = Instant::now();
+            }
+            wait_for(&answered_at, "opening accounts", shutdown)?;
+        }
+        report::progress(&format!("{count} accounts opened"));
+        let encoder = cluster.encoder()?;
+        Ok(Self { accounts, encoder, ids, rng: SmallRng::seed_from_u64(1) })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.accounts.len() as u64
+    }
+
+    /// Command `number`: cash for account `index`.
+    pub fn deposit(&self, number: u64, index: usize) -> Outgoing {
+        let to = self.accounts[index].iban.clone();
+        self.command(number, CASH.to_owned(), CASH.to_owned(), to, DEPOSIT, "first deposit")
+    }
+
+    /// Command `number`: money from one account to another.
+    pub fn transfer(&mut self, number: u64) -> Outgoing {
+        let count = self.accounts.len();
+        let from = self.rng.random_range(0..count);
+        // Any of the others.
+        let to = (from + self.rng.random_range(1..count)) % count;
+        let amount = Cents::new(self.rng.random_range(1..=AMOUNT_MAX));
+        let (from, to) = (&self.accounts[from], &self.accounts[to]);
+        let (token, from, to) = (from.token.clone(), from.iban.clone(), to.iban.clone());
+        self.command(number, token, from, to, amount, "bench probe")
+    }
+
+    fn command(
+        &self,
+        number: u64,
+        token: String,
+        from: String,
+        to: String,
+        amount: Cents,
+        description: &str,
+    ) -> Outgoing {
+        let id = self.ids.id(number);
+        let description = description.to_owned();
+        let command = ConfirmMoneyTransfer { id, token, amount, from, to, description };
+        outgoing(id.to_string(), &self.encoder, &command)
+    }
+}
+
+/// The first refusal among the results of a send.
+///
+/// # Errors
+/// That one.
+pub fn sent(results: Vec<Result<(), messaging::Error>>) -> Result<(), Error> {
+    let failed = |source| Error::Kafka { step: "send commands".to_owned(), source };
+    results.into_iter().collect::<Result<(), _>>().map_err(failed)
+}
+
+/// Returns while it makes sense to wait for the bank, which answered last at `answered_at`.
+///
+/// # Errors
+/// It has been silent for too long, or the stop was asked for.
+pub fn wait_for(answered_at: &Instant, doing: &str, shutdown: &Shutdown) -> Result<(), Error> {
+    if shutdown.requested() {
+        return Err(Error::Stopped);
+    }
+    if answered_at.elapsed() > PATIENCE {
+        return Err(Error::Bank(format!(
+            "{doing}: no answer for {} s; does the command-handler run? (make status, make logs)",
+            PATIENCE.as_secs()
+        )));
+    }
+    Ok(())
+}
+
+fn outgoing<R: Record>(key: String, encoder: &Encoder<R>, record: &R) -> Outgoing {
+    Outgoing { topic: R::TOPIC.name, key, value: encoder.encode(record) }
+}

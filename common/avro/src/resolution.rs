@@ -1,0 +1,130 @@
+//! Data in the schemas of other writers, resolved into ours within limits.
+
+use crate::codec::{Field, at_end, read_bytes, read_text, take};
+use avro_rs::Schema;
+use avro_rs::schema::{NamesRef, Namespace, RecordSchema, ResolvedSchema};
+use service::log::Chain;
+
+/// Deepest nesting of a datum in a foreign schema.
+const DEPTH_MAX: usize = 32;
+/// Most values in a datum in a foreign schema: this many, and more for each byte. The crate makes an object of each, and a
+/// null or an empty record needs no bytes at all.
+const VALUES_MAX: (usize, usize) = (1_000, 8);
+
+/// Whether what `writer` wrote is a record of `reader` at all. Types of fields are left to each datum: the crate's own check
+/// refuses pairs that its resolution reads, as a fixed type that the writer names for the second time.
+pub fn can_resolve(writer: &Schema, reader: &Schema) -> Result<(), String> {
+    let (Schema::Record(writer), Schema::Record(reader)) = (writer, reader) else {
+        return Err("not a record".to_owned());
+    };
+    if writer.name != reader.name {
+        return Err(format!("a {} instead of a {}", writer.name, reader.name));
+    }
+    let lacks = |field: &&avro_rs::schema::RecordField| {
+        field.default.is_none() && !writer.fields.iter().any(|other| other.name == field.name)
+    };
+    match reader.fields.iter().find(lacks) {
+        Some(field) => Err(format!("lacks field {}, which has no default", field.name)),
+        None => Ok(()),
+    }
+}
+
+/// `datum`, written in `writer`, as a datum in `reader`.
+pub fn resolve(writer: &Schema, datum: &[u8], reader: &Schema) -> Result<Vec<u8>, String> {
+    let resolved = ResolvedSchema::try_from(writer).map_err(|err| err.to_string())?;
+    let values_left = VALUES_MAX.0 + VALUES_MAX.1 * datum.len();
+    let mut walk = Walk { names: resolved.get_names(), rest: datum, values_left };
+    walk.value(writer, &None, 0)?;
+    at_end(walk.rest)?;
+    avro_rs::from_avro_datum(writer, &mut &*datum, Some(reader))
+        .and_then(|value| avro_rs::to_avro_datum(reader, value))
+        .map_err(|err| Chain(&err).to_string())
+}
+
+/// Goes through a datum as the crate will, before it does: the crate takes lengths for true and allocates them, recurses
+/// without bound and reads a string, boolean or union that is cut off as null.
+struct Walk<'a> {
+    names: &'a NamesRef<'a>,
+    rest: &'a [u8],
+    values_left: usize,
+}
+
+impl Walk<'_> {
+    fn value(&mut self, schema: &Schema, within: &Namespace, depth: usize) -> Result<(), String> {
+        self.values_left = self.values_left.checked_sub(1).ok_or("too many values")?;
+        if depth > DEPTH_MAX {
+            return Err(format!("nested more than {DEPTH_MAX} deep"));
+        }
+        match schema {
+            Schema::Null => Ok(()),
+            Schema::Boolean => match take(&mut self.rest, 1)? {
+                [0 | 1] => Ok(()),
+                other => Err(format!("boolean {other:?}")),
+            },
+            Schema::Int => {
+                let number = i64::read(&mut self.rest)?;
+                i32::try_from(number).map(drop).map_err(|_| format!("int {number}"))
+            }
+            Schema::Long => i64::read(&mut self.rest).map(drop),
+            Schema::Float => take(&mut self.rest, 4).map(drop),
+            Schema::Double => take(&mut self.rest, 8).map(drop),
+            Schema::Bytes => read_bytes(&mut self.rest).map(drop),
+            Schema::String => read_text(&mut self.rest).map(drop),
+            Schema::Fixed(fixed) => take(&mut self.rest, fixed.size).map(drop),
+            Schema::Enum(of) => self.index(of.symbols.len(), "symbol").map(drop),
+            Schema::Union(union) => {
+                let index = self.index(union.variants().len(), "variant")?;
+                self.value(&union.variants()[index], within, depth + 1)
+            }
+            Schema::Array(array) => self.blocks(None, &array.items, within, depth + 1),
+            Schema::Map(map) => self.blocks(Some(&Schema::String), &map.types, within, depth + 1),
+            Schema::Record(RecordSchema { name, fields, .. }) => {
+                let within = name.fully_qualified_name(within).namespace;
+                fields.iter().try_for_each(|field| {
+                    self.value(&field.schema, &within, depth + 1)
+                        .map_err(|reason| format!("{}: {reason}", field.name))
+                })
+            }
+            Schema::Ref { name } => {
+                let name = name.fully_qualified_name(within);
+                let schema = self.names.get(&name).copied();
+                let schema = schema.ok_or_else(|| format!("type {name} is not defined"))?;
+                self.value(schema, &name.namespace, depth + 1)
+            }
+            // `bare` leaves no logical types.
+            other => Err(format!("type {other:?} is not supported")),
+        }
+    }
+
+    fn index(&mut self, count: usize, of: &str) -> Result<usize, String> {
+        let index = i64::read(&mut self.rest)?;
+        let inside = usize::try_from(index).ok().filter(|index| *index < count);
+        inside.ok_or_else(|| format!("{of} {index} of {count}"))
+    }
+
+    fn blocks(
+        &mut self,
+        key: Option<&Schema>,
+        item: &Schema,
+        within: &Namespace,
+        depth: usize,
+    ) -> Result<(), String> {
+        loop {
+            let count = i64::read(&mut self.rest)?;
+            if count == 0 {
+                return Ok(());
+            }
+            if count < 0 {
+                // The size of the block in bytes follows.
+                i64::read(&mut self.rest)?;
+            }
+            // Ends by `values_left`, if not by the bytes.
+            for _ in 0..count.unsigned_abs() {
+                if let Some(key) = key {
+                    self.value(key, within, depth)?;
+                }
+                self.value(item, within, depth)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,982 @@
+//! The client against brokers that lie, hang and break off.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use crate::codec;
+use crate::protocol::Request as OwnRequest;
+use crate::protocol::messages::Fetch;
+use crate::record_batch;
+use crate::tests::fake::{Answer, Incoming, broker, raw_broker};
+use crate::{Batch, Compression, Error, ErrorKind, Mechanism, NewRecord, Position, Result, Sasl};
+use crate::{Client, Config};
+use bytes::Bytes;
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use kafka_protocol::messages::produce_response::{PartitionProduceResponse, TopicProduceResponse};
+use kafka_protocol::messages::*;
+use kafka_protocol::protocol::{Encodable, Request, StrBytes};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Of brokers that hang.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+fn topic_name(topic: &str) -> TopicName {
+    TopicName(StrBytes::from_string(topic.to_owned()))
+}
+
+fn config(brokers: &[&String]) -> Config {
+    Config {
+        brokers: brokers.iter().map(|it| (*it).clone()).collect(),
+        timeout: TIMEOUT,
+        fetch_bytes: 1 << 16,
+        compression: Compression::None,
+        client_id: "test",
+        sasl: None,
+        stop: None,
+    }
+}
+
+fn bus(host: &String) -> Client {
+    Client::new(&config(&[host]))
+}
+
+fn port_of(host: &str) -> u16 {
+    host.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+/// Topic "t": partition `i` is led by the broker at `leaders[i]`, whose id is its port.
+fn metadata(leaders: &[u16]) -> MetadataResponse {
+    let broker = |port: &u16| {
+        MetadataResponseBroker::default()
+            .with_node_id(BrokerId(i32::from(*port)))
+            .with_host(StrBytes::from_static_str("127.0.0.1"))
+            .with_port(i32::from(*port))
+    };
+    let partitions = (0..).zip(leaders).map(|(partition, port)| {
+        MetadataResponsePartition::default()
+            .with_partition_index(partition)
+            .with_leader_id(BrokerId(i32::from(*port)))
+    });
+    MetadataResponse::default().with_brokers(leaders.iter().map(broker).collect()).with_topics(
+        vec![
+            MetadataResponseTopic::default()
+                .with_name(Some(topic_name("t")))
+                .with_partitions(partitions.collect()),
+        ],
+    )
+}
+
+/// What every broker here answers, if it isn't the test's subject.
+fn usual(incoming: &Incoming, leaders: &[u16]) -> Option<Answer> {
+    match incoming.key {
+        MetadataRequest::KEY => {
+            Some(Answer::Send(incoming.reply::<MetadataRequest>(&metadata(leaders))))
+        }
+        InitProducerIdRequest::KEY => {
+            let reply = InitProducerIdResponse::default().with_producer_id(ProducerId(77));
+            Some(Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply)))
+        }
+        _ => None,
+    }
+}
+
+fn leaders(host: &String) -> Result<Vec<i32>> {
+    bus(host).leaders("t", Duration::ZERO)
+}
+
+/// As a broker does that has just started.
+#[test]
+fn a_broker_that_has_no_id_to_give_is_not_asked_again_at_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let host = broker(move |incoming, port| match incoming.key {
+        InitProducerIdRequest::KEY => {
+            count.fetch_add(1, Ordering::Relaxed);
+            let code = ResponseError::CoordinatorLoadInProgress.code();
+            let reply = InitProducerIdResponse::default().with_error_code(code);
+            Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply))
+        }
+        _ => usual(incoming, &[port]).expect("nothing else is asked"),
+    });
+    let mut bus = bus(&host);
+    let records = vec![NewRecord { value: Some(b"x"), ..NewRecord::default() }];
+    let batch = [Batch { topic: "t", partition: 0, records }];
+    // Slices of time, as callers have that look for a stop: each takes its time, or the caller would spin.
+    let slice = Duration::from_millis(50);
+    for _ in 0..10 {
+        let started = Instant::now();
+        let result = bus.produce(&batch, slice).remove(0);
+        assert_eq!(result.unwrap_err().kind, ErrorKind::Retry);
+        assert!(started.elapsed() >= slice, "{:?}", started.elapsed());
+    }
+    // At once, after 100 ms and after 200 ms more; 400 ms later at the earliest.
+    assert!((1..=4).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+}
+
+#[test]
+fn a_reply_cut_off_anywhere_is_an_error_that_passes() {
+    let whole = Arc::new(AtomicUsize::new(0));
+    for cut in 0.. {
+        let length = whole.clone();
+        let host = broker(move |incoming, port| {
+            let reply = incoming.reply::<MetadataRequest>(&metadata(&[port]));
+            length.store(reply.len(), Ordering::Relaxed);
+            Answer::Last(reply[..cut.min(reply.len())].to_vec())
+        });
+        let result = leaders(&host);
+        if cut == whole.load(Ordering::Relaxed) {
+            assert_eq!(result.unwrap(), [i32::from(port_of(&host))]);
+            return;
+        }
+        assert_eq!(result.unwrap_err().kind, ErrorKind::Retry, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_first_reply_cut_off_anywhere_is_an_error_that_passes() {
+    for cut in 0..20 {
+        let host = raw_broker(move |incoming, _| {
+            let bytes = incoming.framed::<ApiVersionsRequest>(&[0; 12]);
+            Answer::Last(bytes[..cut].to_vec())
+        });
+        assert_eq!(leaders(&host).unwrap_err().kind, ErrorKind::Retry, "cut at {cut}");
+    }
+}
+
+#[test]
+fn replies_that_are_none_are_refused_with_words() {
+    type Lie = fn(&Incoming) -> Vec<u8>;
+    let lies: [(&str, Lie); 6] = [
+        ("answers another request", |it| {
+            let mut bytes = it.reply::<MetadataRequest>(&metadata(&[1]));
+            bytes[7] ^= 1;
+            bytes
+        }),
+        ("announces a reply of 1213486160 bytes", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        ("announces a reply of 4294967295 bytes", |_| vec![0xff; 4]),
+        ("unreadable reply to Metadata", |it| it.framed::<MetadataRequest>(&[0xff; 100])),
+        // Four billion brokers.
+        ("unreadable reply to Metadata", |it| {
+            it.framed::<MetadataRequest>(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f])
+        }),
+        ("unreadable reply to Metadata", |_| vec![0, 0, 0, 0]),
+    ];
+    for (words, lie) in lies {
+        let host = broker(move |incoming, _| Answer::Send(lie(incoming)));
+        let err = leaders(&host).unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Retry);
+        assert!(err.text.contains(words) && err.text.contains(&host), "{words}: {err}");
+    }
+}
+
+#[test]
+fn what_comes_late_is_never_taken_for_the_next_reply() {
+    let first = AtomicBool::new(true);
+    let host = broker(move |incoming, port| {
+        if first.swap(false, Ordering::Relaxed) {
+            std::thread::sleep(2 * TIMEOUT);
+            return Answer::Send(incoming.reply::<MetadataRequest>(&metadata(&[port, port])));
+        }
+        Answer::Send(incoming.reply::<MetadataRequest>(&metadata(&[port])))
+    });
+    let mut bus = bus(&host);
+    let err = bus.leaders("t", Duration::ZERO).unwrap_err();
+    assert!(err.text.contains("timed out"), "{err}");
+    assert_eq!(bus.leaders("t", PATIENCE).unwrap().len(), 1);
+}
+
+#[test]
+fn a_broker_that_lacks_a_version_is_named_with_what_it_lacks() {
+    let host = raw_broker(|incoming, _| {
+        // It closes the connection on what it doesn't serve, right behind what it says first.
+        if incoming.key != ApiVersionsRequest::KEY {
+            return Answer::Last(Vec::new());
+        }
+        let metadata = ApiVersion::default().with_api_key(MetadataRequest::KEY).with_max_version(5);
+        let mut body = Vec::new();
+        ApiVersionsResponse::default().with_api_keys(vec![metadata]).encode(&mut body, 0).unwrap();
+        Answer::Send(incoming.framed::<ApiVersionsRequest>(&body))
+    });
+    let err = leaders(&host).unwrap_err();
+    assert_eq!((err.kind, err.code), (ErrorKind::Config, 35));
+    for part in [&host, "Metadata version 9", "versions 0 to 5", "Kafka 2.8 to 4.x"] {
+        assert!(err.text.contains(part), "{part} in {err}");
+    }
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_passed_over() {
+    let hung = broker(|_, _| Answer::Silence);
+    let host = broker(|incoming, port| usual(incoming, &[port]).unwrap());
+    let mut bus = Client::new(&config(&[&hung, &host]));
+    assert_eq!(bus.leaders("t", Duration::ZERO).unwrap(), [i32::from(port_of(&host))]);
+    // And asked last from then on.
+    let start = Instant::now();
+    bus.leaders("t", Duration::ZERO).unwrap();
+    assert!(start.elapsed() < TIMEOUT);
+}
+
+#[test]
+fn a_connection_that_was_closed_while_it_idled_is_replaced_without_a_word() {
+    let closing = AtomicBool::new(true);
+    let host = broker(move |incoming, port| {
+        let reply = incoming.reply::<MetadataRequest>(&metadata(&[port]));
+        if closing.swap(false, Ordering::Relaxed) {
+            Answer::Last(reply)
+        } else {
+            Answer::Send(reply)
+        }
+    });
+    let mut bus = bus(&host);
+    bus.leaders("t", Duration::ZERO).unwrap();
+    std::thread::sleep(Duration::from_millis(1100)); // What counts as idle.
+    bus.leaders("t", Duration::ZERO).unwrap();
+}
+
+#[test]
+fn a_broker_that_wants_a_pause_gets_it() {
+    let throttled = metadata(&[1]).with_throttle_time_ms(250);
+    let host =
+        broker(move |incoming, _| Answer::Send(incoming.reply::<MetadataRequest>(&throttled)));
+    let mut bus = bus(&host);
+    let start = Instant::now();
+    bus.leaders("t", PATIENCE).unwrap();
+    bus.leaders("t", PATIENCE).unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(250));
+}
+
+#[test]
+fn after_the_stop_nothing_is_waited_for() {
+    let hung = broker(|_, _| Answer::Silence);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let config = Config {
+        timeout: PATIENCE,
+        stop: Some(Arc::new(move || stopped.load(Ordering::Relaxed))),
+        ..config(&[&hung])
+    };
+    let mut bus = Client::new(&config);
+    stop.store(true, Ordering::Relaxed);
+    let start = Instant::now();
+    bus.leaders("t", Duration::ZERO).unwrap_err();
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+}
+
+fn value(value: &str) -> NewRecord<'_> {
+    NewRecord { value: Some(value.as_bytes()), ..NewRecord::default() }
+}
+
+fn batch<'a>(partition: i32, records: &[&'a str]) -> Batch<'a> {
+    Batch { topic: "t", partition, records: records.iter().map(|it| value(it)).collect() }
+}
+
+/// A log that takes batches as a broker does: by producer, epoch and sequence.
+#[derive(Default)]
+struct Log {
+    values: Vec<String>,
+    sequences: HashMap<(i64, i16), Vec<(i32, i64)>>,
+}
+
+impl Log {
+    /// (error code, base offset)
+    fn append(&mut self, bytes: &[u8]) -> (i16, i64) {
+        let number = |place: usize| i64::from_be_bytes(bytes[place..place + 8].try_into().unwrap());
+        let (producer, epoch) = (number(43), i16::from_be_bytes(bytes[51..53].try_into().unwrap()));
+        let sequence = i32::from_be_bytes(bytes[53..57].try_into().unwrap());
+        let known = self.sequences.entry((producer, epoch)).or_default();
+        if let Some((_, offset)) = known.iter().find(|(it, _)| *it == sequence) {
+            return (0, *offset);
+        }
+        let decoded = record_batch::decode(bytes, 0, Vec::new(), &mut (1 << 20), 1 << 20);
+        let expected = known.iter().map(|(sequence, _)| sequence).max();
+        let in_order = expected.map_or(sequence == 0, |last| sequence > *last);
+        if !in_order {
+            return (45, -1);
+        }
+        let offset = self.values.len() as i64;
+        known.push((sequence, offset));
+        let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap()).unwrap();
+        self.values.extend(decoded.records.into_iter().map(|it| text(it.value)));
+        (0, offset)
+    }
+}
+
+fn produced(incoming: &Incoming, answers: &[(i32, i16, i64)]) -> Vec<u8> {
+    let answer = |&(partition, code, offset): &(i32, i16, i64)| {
+        PartitionProduceResponse::default()
+            .with_index(partition)
+            .with_error_code(code)
+            .with_base_offset(offset)
+    };
+    incoming.reply::<ProduceRequest>(&ProduceResponse::default().with_responses(vec![
+        TopicProduceResponse::default()
+            .with_name(topic_name("t"))
+            .with_partition_responses(answers.iter().map(answer).collect()),
+    ]))
+}
+
+/// The batches of a request, by partition.
+fn batches_of(request: &ProduceRequest) -> Vec<(i32, Bytes)> {
+    let partitions = request.topic_data.iter().flat_map(|it| &it.partition_data);
+    partitions.map(|it| (it.index, it.records.clone().unwrap())).collect()
+}
+
+/// A broker with a log for partition 0, and what happens to its answers.
+fn logging(
+    fate: impl Fn(usize, Vec<u8>) -> Answer + Send + Sync + 'static,
+) -> (String, Arc<Mutex<Log>>) {
+    let log = Arc::new(Mutex::new(Log::default()));
+    let (kept, calls) = (log.clone(), AtomicUsize::new(0));
+    let host = broker(move |incoming, port| {
+        usual(incoming, &[port]).unwrap_or_else(|| {
+            let request: ProduceRequest = incoming.read().unwrap();
+            assert_eq!(request.acks, -1);
+            let answers: Vec<(i32, i16, i64)> = batches_of(&request)
+                .iter()
+                .map(|(partition, bytes)| {
+                    let (code, offset) = kept.lock().unwrap().append(bytes);
+                    (*partition, code, offset)
+                })
+                .collect();
+            fate(calls.fetch_add(1, Ordering::Relaxed), produced(incoming, &answers))
+        })
+    });
+    (host, log)
+}
+
+#[test]
+fn a_batch_whose_answer_was_lost_is_written_once() {
+    // Lost: cut off, hung, and cut off again, in three calls of the caller.
+    let (host, log) = logging(|call, reply| match call {
+        1 | 3 => Answer::Last(reply[..7].to_vec()),
+        2 => Answer::Silence,
+        _ => Answer::Send(reply),
+    });
+    let mut bus = bus(&host);
+    assert_eq!(bus.produce(&[batch(0, &["a", "b"])], PATIENCE)[0].clone().unwrap(), 0);
+    let mut unknown = 0;
+    let offset = loop {
+        match bus.produce(&[batch(0, &["c", "d"])], Duration::ZERO).remove(0) {
+            Ok(offset) => break offset,
+            Err(err) => unknown += usize::from(err.kind == ErrorKind::Unknown),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!((offset, unknown > 0), (2, true));
+    assert_eq!(bus.produce(&[batch(0, &["e"])], PATIENCE)[0].clone().unwrap(), 4);
+    assert_eq!(log.lock().unwrap().values, ["a", "b", "c", "d", "e"]);
+}
+
+#[test]
+fn a_packed_batch_is_sent_again_as_it_was() {
+    for (name, compression) in Compression::ALL {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let seen = sent.clone();
+        let host = broker(move |incoming, port| {
+            usual(incoming, &[port]).unwrap_or_else(|| {
+                let (_, bytes) = batches_of(&incoming.read().unwrap()).remove(0);
+                let mut sent = seen.lock().unwrap();
+                sent.push(bytes);
+                match sent.len() {
+                    1 => Answer::Last(Vec::new()),
+                    _ => Answer::Send(produced(incoming, &[(0, 0, 0)])),
+                }
+            })
+        });
+        let mut bus = Client::new(&Config { compression, ..config(&[&host]) });
+        let text = "many times ".repeat(100);
+        let result = bus.produce(&[batch(0, &[&text])], PATIENCE).remove(0);
+        if let Err(words) = codec::pack(compression, &[]) {
+            let err = result.unwrap_err();
+            assert_eq!((err.kind, err.text), (ErrorKind::Config, words));
+            continue;
+        }
+        assert_eq!(result.unwrap(), 0, "{name}");
+        let sent = sent.lock().unwrap();
+        assert_eq!((sent.len(), &sent[0]), (2, &sent[1]), "{name}");
+        assert_eq!(sent[0].len() < text.len(), compression != Compression::None, "{name}");
+    }
+}
+
+#[test]
+fn another_batch_behind_one_in_doubt_begins_an_epoch() {
+    let (host, log) = logging(|call, reply| match call {
+        0 => Answer::Last(Vec::new()),
+        _ => Answer::Send(reply),
+    });
+    let mut bus = bus(&host);
+    let doubtful = bus.produce(&[batch(0, &["a"])], Duration::ZERO).remove(0);
+    assert_eq!(doubtful.unwrap_err().kind, ErrorKind::Unknown);
+    assert_eq!(bus.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 1);
+    assert_eq!(log.lock().unwrap().values, ["a", "b"]);
+}
+
+#[test]
+fn a_broker_that_lost_the_sequence_is_written_to_in_a_new_epoch() {
+    let (host, log) = logging(|_, reply| Answer::Send(reply));
+    let mut bus = bus(&host);
+    bus.produce(&[batch(0, &["a"])], PATIENCE)[0].clone().unwrap();
+    // As if it had lost its log: sequence 1 follows nothing.
+    *log.lock().unwrap() = Log::default();
+    assert_eq!(bus.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 0);
+    assert_eq!(log.lock().unwrap().values, ["b"]);
+}
+
+#[test]
+fn what_is_refused_for_its_size_leaves_no_hole_in_the_sequence() {
+    let refused = AtomicBool::new(true);
+    let (host, log) = logging(|_, reply| Answer::Send(reply));
+    drop((host, log));
+    let log = Arc::new(Mutex::new(Log::default()));
+    let kept = log.clone();
+    let host = broker(move |incoming, port| {
+        usual(incoming, &[port]).unwrap_or_else(|| {
+            let (_, bytes) = batches_of(&incoming.read().unwrap()).remove(0);
+            let (code, offset) = if refused.swap(false, Ordering::Relaxed) {
+                (10, -1)
+            } else {
+                kept.lock().unwrap().append(&bytes)
+            };
+            Answer::Send(produced(incoming, &[(0, code, offset)]))
+        })
+    });
+    let mut bus = bus(&host);
+    let results = bus.produce(&[batch(0, &["a", "b"])], PATIENCE);
+    assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Message);
+    for half in ["a", "b"] {
+        bus.produce(&[batch(0, &[half])], PATIENCE)[0].clone().unwrap();
+    }
+    let log = log.lock().unwrap();
+    assert_eq!(
+        (log.values.clone(), log.sequences.len()),
+        (vec!["a".to_owned(), "b".to_owned()], 1)
+    );
+}
+
+#[test]
+fn errors_mean_what_the_cluster_makes_of_them() {
+    for (code, kind) in [
+        (10, ErrorKind::Message),
+        (87, ErrorKind::Message),
+        (29, ErrorKind::Config),
+        (17, ErrorKind::Config),
+        (6, ErrorKind::Retry),
+        (19, ErrorKind::Retry),
+        (20, ErrorKind::Unknown),
+        (7, ErrorKind::Unknown),
+        (9999, ErrorKind::Retry),
+    ] {
+        let host = broker(move |incoming, port| {
+            usual(incoming, &[port])
+                .unwrap_or_else(|| Answer::Send(produced(incoming, &[(0, code, -1)])))
+        });
+        let err = bus(&host).produce(&[batch(0, &["a"])], Duration::ZERO).remove(0).unwrap_err();
+        assert_eq!((err.kind, err.code), (kind, code), "{err}");
+    }
+}
+
+#[test]
+fn a_leader_that_hangs_holds_up_its_own_partitions_only() {
+    let hung = broker(|_, _| Answer::Silence);
+    let port = port_of(&hung);
+    let host = broker(move |incoming, own| {
+        usual(incoming, &[port, own])
+            .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
+    });
+    let mut bus = bus(&host);
+    let results = bus.produce(&[batch(0, &["a"]), batch(1, &["b"])], Duration::ZERO);
+    assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Unknown);
+    assert_eq!(results[1].clone().unwrap(), 5);
+    // Its pause is its own: the other is written to at once, and it is not even asked.
+    let start = Instant::now();
+    let results = bus.produce(&[batch(0, &["a"]), batch(1, &["c"])], Duration::ZERO);
+    assert!(results[0].is_err() && results[1].is_ok());
+    assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_quota_holds_up_its_broker_only() {
+    let throttling = broker(|incoming, _| {
+        let topic = TopicProduceResponse::default()
+            .with_name(topic_name("t"))
+            .with_partition_responses(vec![PartitionProduceResponse::default()]);
+        let reply = ProduceResponse::default().with_throttle_time_ms(60_000);
+        Answer::Send(incoming.reply::<ProduceRequest>(&reply.with_responses(vec![topic])))
+    });
+    let port = port_of(&throttling);
+    let host = broker(move |incoming, own| {
+        usual(incoming, &[port, own])
+            .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
+    });
+    let mut bus = bus(&host);
+    let both = [batch(0, &["a"]), batch(1, &["b"])];
+    assert!(bus.produce(&both, PATIENCE).iter().all(Result::is_ok));
+    let results = bus.produce(&both, Duration::from_millis(200));
+    let err = results[0].as_ref().unwrap_err();
+    assert!(err.kind == ErrorKind::Retry && err.text.contains("quota"), "{err}");
+    assert_eq!(results[1].clone().unwrap(), 5);
+}
+
+#[test]
+fn attempts_are_spaced_also_over_several_calls() {
+    // A leader that isn't one, and a cluster that has yet to find out which ids are given away.
+    for failing in [ProduceRequest::KEY, InitProducerIdRequest::KEY] {
+        let tries = Arc::new(Mutex::new(Vec::new()));
+        let tried = tries.clone();
+        let host = broker(move |incoming, port| {
+            if incoming.key == failing {
+                tried.lock().unwrap().push(Instant::now());
+            }
+            match incoming.key {
+                InitProducerIdRequest::KEY if incoming.key == failing => {
+                    let reply = InitProducerIdResponse::default().with_error_code(14);
+                    Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply))
+                }
+                ProduceRequest::KEY => Answer::Send(produced(incoming, &[(0, 6, -1)])),
+                _ => usual(incoming, &[port]).unwrap(),
+            }
+        });
+        let mut bus = bus(&host);
+        while tries.lock().unwrap().len() < 4 {
+            bus.produce(&[batch(0, &["a"])], Duration::from_millis(20))[0].clone().unwrap_err();
+        }
+        let waits: Vec<Duration> =
+            tries.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
+        for (wait, backoff_ms) in waits.iter().zip([100, 200, 400]) {
+            assert!(*wait >= Duration::from_millis(backoff_ms), "{failing}: {waits:?}");
+        }
+    }
+}
+
+fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Answer {
+    Answer::Send(incoming.reply::<FetchRequest>(&FetchResponse::default().with_responses(vec![
+        FetchableTopicResponse::default().with_topic(topic_name("t")).with_partitions(parts),
+    ])))
+}
+
+/// One record at `offset`.
+fn part(partition: i32, offset: i64) -> PartitionData {
+    let records = record_batch::encode_records(&[value("x")]);
+    let stamp = record_batch::Stamp { producer: -1, epoch: -1, sequence: -1 };
+    let mut bytes =
+        record_batch::encode(&records, 1, 0, stamp, Compression::None).unwrap().to_vec();
+    bytes[..8].copy_from_slice(&offset.to_be_bytes());
+    PartitionData::default()
+        .with_partition_index(partition)
+        .with_high_watermark(offset + 1)
+        .with_records(Some(Bytes::from(bytes)))
+}
+
+/// Partition and offset of all that is asked for.
+fn asked(request: &FetchRequest) -> Vec<(i32, i64)> {
+    let partitions = request.topics.iter().flat_map(|it| &it.partitions);
+    partitions.map(|it| (it.partition, it.fetch_offset)).collect()
+}
+
+fn at(positions: &[(i32, i64)]) -> Vec<Position> {
+    positions.iter().map(|&(partition, next)| Position { partition, next }).collect()
+}
+
+fn kinds(chunks: &[crate::PartitionData]) -> Vec<Option<ErrorKind>> {
+    let kind = |err: &Error| err.kind;
+    chunks.iter().map(|it| it.error.as_ref().map(kind)).collect()
+}
+
+#[test]
+fn a_leader_that_hangs_does_not_hold_up_the_reading_of_others() {
+    let hung = broker(|_, _| Answer::Silence);
+    let port = port_of(&hung);
+    let host = broker(move |incoming, own| {
+        usual(incoming, &[port, own]).unwrap_or_else(|| {
+            let (_, offset) = asked(&incoming.read().unwrap())[0];
+            fetched(incoming, vec![part(1, offset)])
+        })
+    });
+    let mut bus = bus(&host);
+    let mut next = 0;
+    let (start, mut longest, mut errors) = (Instant::now(), Duration::ZERO, 0);
+    while errors < 2 {
+        assert!(start.elapsed() < 3 * PATIENCE);
+        let call = Instant::now();
+        let chunks = bus.fetch("t", &at(&[(0, 0), (1, next)]), TIMEOUT).unwrap();
+        longest = longest.max(call.elapsed());
+        errors += usize::from(chunks[0].error.is_some());
+        next = chunks[1].next;
+    }
+    // Two time-outs long, and whoever waits for a hung broker has one record for each.
+    assert!(next > 20, "{next} records");
+    assert!(longest < TIMEOUT, "{longest:?}");
+}
+
+#[test]
+fn a_request_stays_in_flight_between_calls_and_a_stale_reply_is_dropped() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = requests.clone();
+    let host = broker(move |incoming, port| {
+        usual(incoming, &[port]).unwrap_or_else(|| {
+            count.fetch_add(1, Ordering::Relaxed);
+            released.lock().unwrap().recv().unwrap();
+            let (partition, offset) = asked(&incoming.read().unwrap())[0];
+            fetched(incoming, vec![part(partition, offset)])
+        })
+    });
+    let mut bus = bus(&host);
+    let short = Duration::from_millis(30);
+    for _ in 0..3 {
+        let chunks = bus.fetch("t", &at(&[(0, 0)]), short).unwrap();
+        assert_eq!((chunks[0].next, kinds(&chunks)), (0, vec![None]));
+    }
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
+    release.send(()).unwrap();
+    release.send(()).unwrap();
+    // The caller goes elsewhere: what comes for offset 0 is not what it asks for now.
+    let start = Instant::now();
+    let mut next = 40;
+    while next == 40 && start.elapsed() < PATIENCE {
+        next = bus.fetch("t", &at(&[(0, next)]), short).unwrap()[0].next;
+    }
+    assert_eq!((next, requests.load(Ordering::Relaxed)), (41, 2));
+}
+
+#[test]
+fn each_partition_has_its_own_error() {
+    let host = broker(|incoming, port| {
+        usual(incoming, &[port; 4]).unwrap_or_else(|| {
+            let mut corrupt = part(2, 0);
+            corrupt.records = Some(Bytes::from(vec![9; 80]));
+            fetched(
+                incoming,
+                vec![
+                    part(0, 0),
+                    PartitionData::default().with_partition_index(1).with_error_code(1),
+                    corrupt,
+                    PartitionData::default().with_partition_index(3).with_error_code(6),
+                ],
+            )
+        })
+    });
+    let chunks = bus(&host).fetch("t", &at(&[(0, 0), (1, 0), (2, 0), (3, 0)]), TIMEOUT).unwrap();
+    assert_eq!(
+        kinds(&chunks),
+        [None, Some(ErrorKind::Position), Some(ErrorKind::Undecodable), Some(ErrorKind::Retry)]
+    );
+    assert_eq!((chunks[0].next, chunks[0].end, chunks[0].records.len()), (1, 1, 1));
+}
+
+#[test]
+fn of_a_reply_that_is_too_large_the_partition_is_found() {
+    let host = broker(|incoming, port| {
+        usual(incoming, &[port; 3]).unwrap_or_else(|| {
+            let asked = asked(&incoming.read().unwrap());
+            if asked.iter().any(|(partition, _)| *partition == 1) {
+                return Answer::Send(
+                    (Fetch::SPEC.reply_bytes_max as u32 + 1).to_be_bytes().to_vec(),
+                );
+            }
+            fetched(incoming, asked.into_iter().map(|(it, offset)| part(it, offset)).collect())
+        })
+    });
+    let mut bus = bus(&host);
+    let mut next = [0; 3];
+    let mut poisoned = 0;
+    let start = Instant::now();
+    while poisoned == 0 || next[0] == 0 || next[2] == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        let positions = at(&[(0, next[0]), (1, next[1]), (2, next[2])]);
+        for chunk in bus.fetch("t", &positions, TIMEOUT).unwrap() {
+            next[chunk.partition as usize] = chunk.next;
+            if chunk.error.is_some_and(|err| err.kind == ErrorKind::Undecodable) {
+                assert_eq!(chunk.partition, 1);
+                poisoned += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_is_left_out_of_the_answer_is_not_taken_for_done() {
+    for (partition, code, kind) in [
+        (0, 0, None),
+        (1, 0, Some(ErrorKind::Retry)),
+        (0, 25, Some(ErrorKind::Fenced)),
+        (0, 16, Some(ErrorKind::Retry)),
+    ] {
+        let host = broker(move |incoming, port| {
+            usual(incoming, &[port]).unwrap_or_else(|| match incoming.key {
+                FindCoordinatorRequest::KEY => {
+                    let here = FindCoordinatorResponse::default()
+                        .with_host(StrBytes::from_static_str("127.0.0.1"))
+                        .with_port(i32::from(port));
+                    Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+                }
+                _ => Answer::Send(incoming.reply::<OffsetCommitRequest>(
+                    &OffsetCommitResponse::default().with_topics(vec![
+                        OffsetCommitResponseTopic::default()
+                            .with_name(topic_name("t"))
+                            .with_partitions(vec![
+                                OffsetCommitResponsePartition::default()
+                                    .with_partition_index(partition)
+                                    .with_error_code(code),
+                            ]),
+                    ]),
+                )),
+            })
+        });
+        let result = bus(&host).commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
+        assert_eq!(result.err().map(|err| err.kind), kind, "{partition} {code}");
+    }
+}
+
+fn sasl(mechanism: Mechanism) -> Option<Sasl> {
+    Some(Sasl { mechanism, user: "ann".to_owned(), password: "hunter2".to_owned() })
+}
+
+/// What a broker says to SaslHandshake, and then what `script` says to what comes in SaslAuthenticate.
+fn letting_in(
+    code: i16,
+    script: impl Fn(&[u8]) -> SaslAuthenticateResponse + Send + Sync + 'static,
+) -> String {
+    broker(move |incoming, port| match incoming.key {
+        SaslHandshakeRequest::KEY => {
+            let mechanisms = vec![StrBytes::from_static_str("GSSAPI")];
+            let reply = SaslHandshakeResponse::default().with_mechanisms(mechanisms);
+            Answer::Send(incoming.reply::<SaslHandshakeRequest>(&reply.with_error_code(code)))
+        }
+        SaslAuthenticateRequest::KEY => {
+            let request: SaslAuthenticateRequest = incoming.read().unwrap();
+            Answer::Send(incoming.reply::<SaslAuthenticateRequest>(&script(&request.auth_bytes)))
+        }
+        _ => usual(incoming, &[port]).unwrap(),
+    })
+}
+
+fn leaders_as(host: &String, mechanism: Mechanism) -> Result<Vec<i32>> {
+    let config = Config { sasl: sasl(mechanism), ..config(&[host]) };
+    Client::new(&config).leaders("t", PATIENCE)
+}
+
+#[test]
+fn a_broker_is_told_who_this_is_before_anything_else_and_again_in_time() {
+    let first = AtomicBool::new(true);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let seen = order.clone();
+    let host = broker(move |incoming, port| {
+        seen.lock().unwrap().push(incoming.key);
+        match incoming.key {
+            SaslHandshakeRequest::KEY => Answer::Send(
+                incoming.reply::<SaslHandshakeRequest>(&SaslHandshakeResponse::default()),
+            ),
+            SaslAuthenticateRequest::KEY => {
+                let request: SaslAuthenticateRequest = incoming.read().unwrap();
+                assert_eq!(&request.auth_bytes[..], b"\0ann\0hunter2");
+                // What the broker gives the first time is over at once.
+                let lifetime_ms = i64::from(first.swap(false, Ordering::Relaxed));
+                Answer::Send(incoming.reply::<SaslAuthenticateRequest>(
+                    &SaslAuthenticateResponse::default().with_session_lifetime_ms(lifetime_ms),
+                ))
+            }
+            _ => usual(incoming, &[port]).unwrap(),
+        }
+    });
+    let mut bus = Client::new(&Config { sasl: sasl(Mechanism::Plain), ..config(&[&host]) });
+    bus.leaders("t", PATIENCE).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    bus.leaders("t", PATIENCE).unwrap();
+    bus.leaders("t", PATIENCE).unwrap();
+    assert_eq!(*order.lock().unwrap(), [17, 36, 3, 17, 36, 3, 3]);
+}
+
+#[test]
+fn a_broker_that_does_not_let_this_in_is_not_asked_again_and_again() {
+    let refusing = |code| {
+        move |_: &[u8]| {
+            let words = StrBytes::from_static_str("Authentication failed: Invalid username");
+            let reply = SaslAuthenticateResponse::default().with_error_code(code);
+            reply.with_error_message(Some(words))
+        }
+    };
+    for (host, words) in [
+        (letting_in(33, refusing(0)), "does not take SASL PLAIN, but \"GSSAPI\""),
+        (letting_in(34, refusing(0)), "wants no SASL at this port"),
+        (letting_in(0, refusing(58)), "and user \"ann\", SASL PLAIN: Authentication failed: Inv"),
+    ] {
+        let err = leaders_as(&host, Mechanism::Plain).unwrap_err();
+        assert_eq!((err.kind, err.code), (ErrorKind::Config, 58), "{err}");
+        assert!(err.text.contains(words) && err.text.contains(&host), "{words}: {err}");
+        assert!(!err.text.contains("hunter2"), "{err}");
+    }
+}
+
+#[test]
+#[cfg(feature = "scram")]
+fn a_broker_that_can_not_prove_that_it_knows_the_password_is_not_spoken_with() {
+    let host = letting_in(0, |message| {
+        let message = std::str::from_utf8(message).unwrap();
+        let answer = match message.strip_prefix("n,,n=ann,r=") {
+            Some(nonce) => format!("r={nonce}more,s=c2FsdA==,i=4096"),
+            None => {
+                assert!(message.starts_with("c=biws,r="), "{message}");
+                "v=bm90aGluZw==".to_owned()
+            }
+        };
+        SaslAuthenticateResponse::default().with_auth_bytes(answer.into_bytes().into())
+    });
+    for mechanism in [Mechanism::ScramSha256, Mechanism::ScramSha512] {
+        let err = leaders_as(&host, mechanism).unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Config, "{err}");
+        assert!(err.text.contains("can't prove that it knows the password"), "{err}");
+    }
+}
+
+#[test]
+fn a_broker_that_hangs_up_on_who_says_nothing_is_told_of() {
+    let host = broker(|_, _| Answer::Last(Vec::new()));
+    let err = leaders(&host).unwrap_err();
+    assert!(err.kind == ErrorKind::Retry && err.text.contains("perhaps it wants SASL"), "{err}");
+}
+
+/// A coordinator with one member, and what it has been told.
+#[derive(Default)]
+struct Coordinator {
+    generation: i32,
+    /// Ids of members that joined, left, and committed with which generation.
+    joined: Vec<String>,
+    left: Vec<String>,
+    committed: Vec<(String, i32)>,
+    /// The code for the next commit.
+    commit_code: i16,
+}
+
+fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
+    let shared = coordinator.clone();
+    broker(move |incoming, port| {
+        let mut it = shared.lock().unwrap();
+        let id = |text: &str| StrBytes::from_string(text.to_owned());
+        match incoming.key {
+            FindCoordinatorRequest::KEY => {
+                let here = FindCoordinatorResponse::default()
+                    .with_host(StrBytes::from_static_str("127.0.0.1"))
+                    .with_port(i32::from(port));
+                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+            }
+            JoinGroupRequest::KEY => {
+                let request: JoinGroupRequest = incoming.read().unwrap();
+                it.joined.push(request.member_id.to_string());
+                let reply = JoinGroupResponse::default().with_member_id(id("m"));
+                let reply = if request.member_id.is_empty() {
+                    reply.with_error_code(79)
+                } else {
+                    it.generation += 1;
+                    let told = request.protocols[0].metadata.clone();
+                    let member = JoinGroupResponseMember::default().with_member_id(id("m"));
+                    reply
+                        .with_generation_id(it.generation)
+                        .with_leader(id("m"))
+                        .with_members(vec![member.with_metadata(told)])
+                };
+                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+            }
+            SyncGroupRequest::KEY => {
+                let request: SyncGroupRequest = incoming.read().unwrap();
+                let mine = request.assignments[0].assignment.clone();
+                let reply = SyncGroupResponse::default().with_assignment(mine);
+                Answer::Send(incoming.reply::<SyncGroupRequest>(&reply))
+            }
+            LeaveGroupRequest::KEY => {
+                let request: LeaveGroupRequest = incoming.read().unwrap();
+                it.left.extend(request.members.iter().map(|it| it.member_id.to_string()));
+                Answer::Send(incoming.reply::<LeaveGroupRequest>(&LeaveGroupResponse::default()))
+            }
+            OffsetCommitRequest::KEY => {
+                let request: OffsetCommitRequest = incoming.read().unwrap();
+                let generation = request.generation_id_or_member_epoch;
+                it.committed.push((request.member_id.to_string(), generation));
+                let done = OffsetCommitResponsePartition::default();
+                let done = done.with_error_code(std::mem::take(&mut it.commit_code));
+                Answer::Send(incoming.reply::<OffsetCommitRequest>(
+                    &OffsetCommitResponse::default().with_topics(vec![
+                        OffsetCommitResponseTopic::default()
+                            .with_name(topic_name("t"))
+                            .with_partitions(vec![done]),
+                    ]),
+                ))
+            }
+            _ => usual(incoming, &[port, port]).unwrap(),
+        }
+    })
+}
+
+#[test]
+fn a_member_commits_as_such_until_it_is_none_and_then_joins_again() {
+    let coordinator = Arc::new(Mutex::new(Coordinator::default()));
+    let host = coordinating(&coordinator);
+    let mut bus = bus(&host);
+    let commit = |bus: &mut Client| bus.commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
+    let answer = |code| coordinator.lock().unwrap().commit_code = code;
+    let both: Vec<(String, i32)> = [0, 1].map(|it| ("t".to_owned(), it)).into();
+
+    // Whoever is in no group commits as nobody.
+    commit(&mut bus).unwrap();
+    let held = bus.poll_assignment("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((held.generation, &held.partitions), (1, &both));
+    commit(&mut bus).unwrap();
+    assert_eq!(bus.poll_assignment("g", &["t"], PATIENCE).unwrap(), held, "nothing is asked");
+
+    // The group has gone on without it.
+    answer(22);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, ErrorKind::Fenced);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, ErrorKind::Fenced, "nothing is asked");
+    let held = bus.poll_assignment("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((held.generation, &held.partitions), (2, &both));
+    commit(&mut bus).unwrap();
+
+    // It was given up.
+    answer(25);
+    assert_eq!(commit(&mut bus).unwrap_err().kind, ErrorKind::Fenced);
+    assert_eq!(bus.poll_assignment("g", &["t"], PATIENCE).unwrap().generation, 3);
+    bus.leave("g").unwrap();
+    commit(&mut bus).unwrap();
+
+    let it = coordinator.lock().unwrap();
+    assert_eq!(it.joined, ["", "m", "m", "", "m"]);
+    assert_eq!(it.left, ["m"]);
+    let generations: Vec<i32> = it.committed.iter().map(|(_, it)| *it).collect();
+    assert_eq!(generations, [-1, 1, 1, 2, 2, -1]);
+    assert!(it.committed.iter().all(|(id, generation)| (id == "m") == (*generation >= 0)));
+}
+
+#[test]
+fn a_group_that_can_not_be_joined_says_why() {
+    for (code, kind) in [(23, ErrorKind::Config), (30, ErrorKind::Config), (15, ErrorKind::Retry)] {
+        let host = broker(move |incoming, port| match incoming.key {
+            FindCoordinatorRequest::KEY => {
+                let here = FindCoordinatorResponse::default()
+                    .with_host(StrBytes::from_static_str("127.0.0.1"))
+                    .with_port(i32::from(port));
+                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+            }
+            JoinGroupRequest::KEY => {
+                let reply = JoinGroupResponse::default().with_error_code(code);
+                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+            }
+            _ => usual(incoming, &[port]).unwrap(),
+        });
+        let mut bus = bus(&host);
+        let err = bus.poll_assignment("g", &["t"], Duration::ZERO).unwrap_err();
+        assert_eq!((err.kind, err.code), (kind, code), "{err}");
+        assert!(err.text.contains("join group g"), "{err}");
+    }
+}

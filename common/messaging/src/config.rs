@@ -1,0 +1,331 @@
+//! Settings of the Kafka clients, read from the environment.
+
+use kafka_client::{Compression, Mechanism, Sasl};
+use service::env::{self, Env, Variable};
+use std::fmt;
+use std::time::Duration;
+
+/// Name of this program in the brokers' logs and metrics.
+pub const CLIENT_ID: &str = "scratchbank";
+
+/// `KAFKA_BROKERS`: where the cluster is found.
+pub const KAFKA_BROKERS: Variable = Variable::required(
+    "KAFKA_BROKERS",
+    "bootstrap brokers, host:port separated by commas; one that answers is enough",
+);
+
+/// `KAFKA_CLIENT`: which Kafka client to use.
+pub const KAFKA_CLIENT: Variable = Variable::new(
+    "KAFKA_CLIENT",
+    "auto",
+    "kafka-crate: the kafka crate, for Kafka up to 3.9; built-in: the built-in client, for Kafka 2.8 to 4.x; auto: the kafka crate \
+     where the brokers serve its protocol version, else the built-in client",
+);
+/// `KAFKA_TIMEOUT_MS`: how long a broker may take to answer.
+pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
+    "KAFKA_TIMEOUT_MS",
+    "10000",
+    "how long a broker may take to answer, 1000 to 110000 ms; after that the built-in client retries on a new connection; with \
+     the kafka crate the service exits with code 75, to be restarted",
+);
+/// `FETCH_BYTES`: bytes asked of each partition at a time.
+pub const FETCH_BYTES: Variable = Variable::new(
+    "FETCH_BYTES",
+    "32768",
+    "bytes read from each partition at a time, 1024 to 4194304; a larger record still passes, memory grows with it",
+);
+
+/// `COMPRESSION`: how produced batches are compressed.
+pub const COMPRESSION: Variable = Variable::new(
+    "COMPRESSION",
+    "none",
+    "compression of batches sent to the brokers: none, gzip or snappy; lz4 or zstd with the built-in client in builds with the \
+     feature codecs",
+);
+
+/// `KAFKA_SASL_MECHANISM`: SASL mechanism of the connections to the brokers.
+pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
+    "KAFKA_SASL_MECHANISM",
+    "none",
+    "SASL mechanism, with the built-in client: none; PLAIN, which sends the password in clear; in builds with the feature scram \
+     SCRAM-SHA-256 or SCRAM-SHA-512, which do not",
+);
+/// `KAFKA_SASL_USERNAME`: the SASL user.
+pub const KAFKA_SASL_USERNAME: Variable =
+    Variable::new("KAFKA_SASL_USERNAME", "", "user, where KAFKA_SASL_MECHANISM is not none");
+/// `KAFKA_SASL_PASSWORD`: the user's.
+pub const KAFKA_SASL_PASSWORD: Variable =
+    Variable::new("KAFKA_SASL_PASSWORD", "", "the user's password").secret();
+/// `KAFKA_SASL_PASSWORD_FILE`: the same in a file.
+pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
+    "KAFKA_SASL_PASSWORD_FILE",
+    "",
+    "file with the password, instead of KAFKA_SASL_PASSWORD; a line's end behind it is left out",
+);
+
+/// Which Kafka client to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientChoice {
+    /// The kafka crate where the brokers serve its protocol version, else the built-in client.
+    Auto,
+    /// The kafka crate (protocol version 0, Kafka up to 3.9).
+    KafkaCrate,
+    /// The built-in client (Kafka 2.8 and later).
+    BuiltIn,
+}
+
+impl ClientChoice {
+    /// Those that this program was built with.
+    const CHOICES: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        #[cfg(feature = "kafka-crate")]
+        ("kafka-crate", Self::KafkaCrate),
+        ("built-in", Self::BuiltIn),
+    ];
+
+    fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        match &*env.text(&KAFKA_CLIENT)? {
+            // The names in version 0.1.
+            #[cfg(feature = "kafka-crate")]
+            "kafka" => Ok(Self::KafkaCrate),
+            "modern" => Ok(Self::BuiltIn),
+            _ => env.choice(&KAFKA_CLIENT, Self::CHOICES),
+        }
+    }
+}
+
+impl fmt::Display for ClientChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::KafkaCrate => "kafka-crate",
+            Self::BuiltIn => "built-in",
+        })
+    }
+}
+
+/// What it takes to reach the cluster.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// `KAFKA_BROKERS`, as host:port, at least one.
+    pub brokers: Vec<String>,
+    /// `KAFKA_CLIENT`.
+    pub client: ClientChoice,
+    /// `KAFKA_TIMEOUT_MS`.
+    pub timeout: Duration,
+    /// `FETCH_BYTES`.
+    pub fetch_bytes: i32,
+    /// `COMPRESSION`.
+    pub compression: Compression,
+    /// `KAFKA_SASL_...`.
+    pub sasl: Option<Sasl>,
+}
+
+impl KafkaConfig {
+    /// The variables this reads.
+    pub const VARIABLES: &'static [Variable] = &[
+        KAFKA_BROKERS,
+        KAFKA_CLIENT,
+        KAFKA_TIMEOUT_MS,
+        FETCH_BYTES,
+        COMPRESSION,
+        KAFKA_SASL_MECHANISM,
+        KAFKA_SASL_USERNAME,
+        KAFKA_SASL_PASSWORD,
+        KAFKA_SASL_PASSWORD_FILE,
+    ];
+
+    /// Reads and checks the environment.
+    ///
+    /// # Errors
+    /// A variable is missing or does not fit.
+    pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        let text = env.text(&KAFKA_BROKERS)?;
+        let brokers: Vec<String> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
+        let fits = |broker: &String| {
+            broker.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
+        };
+        if !brokers.iter().all(fits) {
+            let expected = "host:port, separated by commas".to_owned();
+            return Err(env::invalid(&KAFKA_BROKERS, text, expected));
+        }
+        let mut config = Self {
+            brokers,
+            client: ClientChoice::from_env(env)?,
+            timeout: env.millis(&KAFKA_TIMEOUT_MS, 1000..=110_000)?,
+            fetch_bytes: env.number(&FETCH_BYTES, 1024..=4 << 20)?,
+            compression: env.choice(&COMPRESSION, &Compression::ALL)?,
+            sasl: sasl(env)?,
+        };
+        if let Some(sasl) = &config.sasl {
+            let mechanism = sasl.mechanism.name();
+            config.require_built_in(&KAFKA_SASL_MECHANISM, mechanism)?;
+        }
+        if let codec @ (Compression::Lz4 | Compression::Zstd) = config.compression {
+            config.require_built_in(&COMPRESSION, codec.name())?;
+            if cfg!(not(feature = "codecs")) {
+                let expected =
+                    "none, gzip or snappy: this program was built without the feature codecs";
+                return Err(env::invalid(&COMPRESSION, codec.name().into(), expected.into()));
+            }
+        }
+        Ok(config)
+    }
+
+    /// Whether `variable` (`CONSUMER_GROUP_PROTOCOL`) makes the service a member of a consumer group; then the built-in client is used.
+    ///
+    /// # Errors
+    /// It does not fit, or see [`Self::require_built_in`].
+    pub fn joins_group(&mut self, env: &Env<'_>, variable: &Variable) -> Result<bool, env::Error> {
+        let joins = env.choice(variable, &[("none", false), ("classic", true)])?;
+        if joins {
+            self.require_built_in(variable, "classic")?;
+        }
+        Ok(joins)
+    }
+
+    /// Selects the built-in client, the only one that can do what `variable` asks for with `value`.
+    ///
+    /// # Errors
+    /// `KAFKA_CLIENT` says offset_reset, or it was not built in.
+    fn require_built_in(&mut self, variable: &Variable, value: &str) -> Result<(), env::Error> {
+        if self.client == ClientChoice::KafkaCrate {
+            let expected =
+                format!("built-in or auto: the kafka crate has no {}={value}", variable.name);
+            return Err(env::invalid(&KAFKA_CLIENT, "kafka-crate".to_owned(), expected));
+        }
+        self.client = ClientChoice::BuiltIn;
+        Ok(())
+    }
+}
+
+/// SASL credentials.
+fn sasl(env: &Env<'_>) -> Result<Option<Sasl>, env::Error> {
+    let mechanisms = Mechanism::ALL.iter().map(|&(name, it)| (name, Some(it)));
+    let choices: Vec<(&str, Option<Mechanism>)> =
+        [("none", None)].into_iter().chain(mechanisms).collect();
+    let Some(mechanism) = env.choice(&KAFKA_SASL_MECHANISM, &choices)? else { return Ok(None) };
+    let user = env.text(&KAFKA_SASL_USERNAME)?;
+    if user.is_empty() {
+        let Variable { name, meaning, .. } = KAFKA_SASL_USERNAME;
+        return Err(env::Error::Missing { name, meaning });
+    }
+    let (password, file) = (env.text(&KAFKA_SASL_PASSWORD)?, env.text(&KAFKA_SASL_PASSWORD_FILE)?);
+    let password = match (password.is_empty(), file.is_empty()) {
+        (false, true) => password,
+        (true, false) => match std::fs::read_to_string(&file) {
+            Ok(text) => {
+                text.strip_suffix('\n').map_or(&*text, |it| it.trim_end_matches('\r')).to_owned()
+            }
+            Err(err) => {
+                let expected = format!("a file to read: {err}");
+                return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
+            }
+        },
+        (true, true) => {
+            let Variable { name, meaning, .. } = KAFKA_SASL_PASSWORD;
+            return Err(env::Error::Missing { name, meaning });
+        }
+        (false, false) => {
+            let expected = "nothing, since KAFKA_SASL_PASSWORD is set".to_owned();
+            return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
+        }
+    };
+    Ok(Some(Sasl { mechanism, user, password }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<KafkaConfig, env::Error> {
+        let lookup = |name: &str| {
+            let all =
+                [(KAFKA_BROKERS.name, "kafka:9092")].into_iter().chain(variables.iter().copied());
+            all.rev().find(|(it, _)| *it == name).map(|(_, value)| value.to_owned())
+        };
+        KafkaConfig::from_env(&Env::new(&lookup))
+    }
+
+    #[test]
+    #[cfg(feature = "kafka-crate")]
+    fn what_the_kafka_crate_can_not_pack_goes_to_the_other_client() {
+        for (codec, compression) in Compression::ALL {
+            let by = |client| read(&[("KAFKA_CLIENT", client), ("COMPRESSION", codec)]);
+            let newer = matches!(compression, Compression::Lz4 | Compression::Zstd);
+            if newer {
+                let err = by("kafka-crate").unwrap_err().to_string();
+                assert!(
+                    err.contains(&format!("the kafka crate has no COMPRESSION={codec}")),
+                    "{err}"
+                );
+            } else {
+                assert_eq!(by("kafka-crate").unwrap().compression, compression);
+            }
+            if newer && cfg!(not(feature = "codecs")) {
+                let err = by("auto").unwrap_err().to_string();
+                assert!(err.contains("built without the feature codecs"), "{err}");
+            } else {
+                let client = if newer { ClientChoice::BuiltIn } else { ClientChoice::Auto };
+                assert_eq!(by("auto").unwrap().client, client);
+                assert_eq!(by("built-in").unwrap().compression, compression);
+            }
+        }
+        assert!(read(&[("COMPRESSION", "brotli")]).is_err());
+    }
+
+    #[test]
+    fn who_this_is_has_a_name_and_one_password() {
+        const MECHANISM: (&str, &str) = ("KAFKA_SASL_MECHANISM", "PLAIN");
+        const USER: (&str, &str) = ("KAFKA_SASL_USERNAME", "ann");
+        const PASSWORD: (&str, &str) = ("KAFKA_SASL_PASSWORD", "hunter2");
+        let config = read(&[MECHANISM, USER, PASSWORD]).unwrap();
+        assert_eq!(config.client, ClientChoice::BuiltIn);
+        let sasl = config.sasl.clone().unwrap();
+        assert_eq!((&*sasl.user, &*sasl.password), ("ann", "hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+
+        let file = std::env::temp_dir().join(format!("password-{}", std::process::id()));
+        let path = ("KAFKA_SASL_PASSWORD_FILE", file.to_str().unwrap());
+        for (text, password) in [("a b", "a b"), ("a b \n", "a b "), ("a\r\n", "a"), ("\n\n", "\n")]
+        {
+            std::fs::write(&file, text).unwrap();
+            let sasl = read(&[MECHANISM, USER, path]).unwrap().sasl.unwrap();
+            assert_eq!(sasl.password, password);
+        }
+        let err = read(&[MECHANISM, USER, PASSWORD, path]).unwrap_err().to_string();
+        assert!(err.contains("KAFKA_SASL_PASSWORD is set") && !err.contains("hunter2"), "{err}");
+        std::fs::remove_file(&file).unwrap();
+        assert!(read(&[MECHANISM, USER, path]).is_err());
+
+        assert!(read(&[MECHANISM, PASSWORD]).is_err());
+        assert!(read(&[MECHANISM, USER]).is_err());
+        assert!(read(&[("KAFKA_SASL_MECHANISM", "plain"), USER, PASSWORD]).is_err());
+        assert_eq!(read(&[USER, PASSWORD]).unwrap().sasl, None);
+    }
+
+    #[test]
+    #[cfg(feature = "kafka-crate")]
+    fn the_kafka_crate_can_not_show_who_this_is() {
+        let variables = [
+            ("KAFKA_CLIENT", "kafka-crate"),
+            ("KAFKA_SASL_MECHANISM", "PLAIN"),
+            ("KAFKA_SASL_USERNAME", "ann"),
+            ("KAFKA_SASL_PASSWORD", "hunter2"),
+        ];
+        let err = read(&variables).unwrap_err().to_string();
+        assert!(err.contains("the kafka crate has no KAFKA_SASL_MECHANISM=PLAIN"), "{err}");
+    }
+
+    #[test]
+    fn brokers_are_hosts_with_ports() {
+        let read = |text: &str| read(&[(KAFKA_BROKERS.name, text)]).map(|config| config.brokers);
+        assert_eq!(read("kafka-1:9092").unwrap(), ["kafka-1:9092"]);
+        assert_eq!(read("a:1, [::1]:65535").unwrap(), ["a:1", "[::1]:65535"]);
+        for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Selects the Kafka client: `KAFKA_CLIENT`, or what the brokers serve.
+
+use crate::client::KafkaClient;
+use crate::config::{CLIENT_ID, ClientChoice, KafkaConfig};
+use kafka_client::{Assignment, Backoff, Batch, PartitionData, Position, Result};
+#[cfg(feature = "kafka-crate")]
+use kafka_client::{Error, ErrorKind};
+use service::shutdown::Shutdown;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// A client of the cluster. No I/O happens before the first call.
+pub fn connect(config: &KafkaConfig) -> Box<dyn KafkaClient> {
+    Box::new(SelectedClient::new(config, None))
+}
+
+/// The same; a call that hangs when shutdown is requested holds up the process for two seconds at most.
+pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn KafkaClient> {
+    Box::new(SelectedClient::new(config, Some(stop.clone())))
+}
+
+/// The client that `KAFKA_CLIENT` and the cluster call for, from the first call on.
+struct SelectedClient {
+    config: KafkaConfig,
+    stop: Option<Shutdown>,
+    client: Option<Box<dyn KafkaClient>>,
+    backoff: Backoff,
+}
+
+impl SelectedClient {
+    fn new(config: &KafkaConfig, stop: Option<Shutdown>) -> Self {
+        Self { config: config.clone(), stop, client: None, backoff: Backoff::default() }
+    }
+
+    fn client(&mut self, within: Duration) -> Result<&mut dyn KafkaClient> {
+        let Self { config, stop, client, backoff } = self;
+        if client.is_none() {
+            let choice = backoff.retry(within, || choose(config))?;
+            *client = Some(open(choice, config, stop.clone()));
+        }
+        Ok(&mut **client.as_mut().expect("it was there or has just been put there"))
+    }
+}
+
+impl KafkaClient for SelectedClient {
+    fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
+        self.client(within)?.leaders(topic, within)
+    }
+
+    fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
+        match self.client(within) {
+            Ok(client) => client.produce(batches, within),
+            Err(err) => vec![Err(err); batches.len()],
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        topic: &str,
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<PartitionData>> {
+        self.client(wait)?.fetch(topic, positions, wait)
+    }
+
+    fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
+        self.client(within)?.log_range(topic, within)
+    }
+
+    fn committed(
+        &mut self,
+        group: &str,
+        topic: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<i64>>> {
+        self.client(within)?.committed(group, topic, within)
+    }
+
+    fn commit(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        within: Duration,
+    ) -> Result<()> {
+        self.client(within)?.commit(group, topic, positions, within)
+    }
+
+    fn poll_assignment(
+        &mut self,
+        group: &str,
+        topics: &[&str],
+        within: Duration,
+    ) -> Result<Assignment> {
+        self.client(within)?.poll_assignment(group, topics, within)
+    }
+
+    fn leave(&mut self, group: &str) -> Result<()> {
+        self.client.as_mut().map_or(Ok(()), |client| client.leave(group))
+    }
+
+    fn fetches_from_all(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.fetches_from_all())
+    }
+}
+
+/// The client for this cluster; [`ClientChoice::Auto`] asks its brokers, once in the life of the process.
+fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
+    static KNOWN: Mutex<Vec<(Vec<String>, ClientChoice, ClientChoice)>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = |(brokers, asked, _): &&(Vec<String>, ClientChoice, ClientChoice)| {
+        *brokers == config.brokers && *asked == config.client
+    };
+    if let Some((_, _, client)) = known.iter().find(same) {
+        return Ok(*client);
+    }
+    let (client, why) = match config.client {
+        ClientChoice::Auto => ask_brokers(config)?,
+        client => (client, "as the environment says".to_owned()),
+    };
+    log::info!(client:%, why; "Kafka client");
+    known.push((config.brokers.clone(), config.client, client));
+    Ok(client)
+}
+
+/// The kafka crate where it is served.
+#[cfg(feature = "kafka-crate")]
+fn ask_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
+    // The probe has time-outs of its own, but names take as long as the resolver likes.
+    let limit = config.timeout + Duration::from_secs(60);
+    let _watch =
+        service::watchdog::watch(limit, None, "ask which client the brokers serve".to_owned());
+    let mut refusals = Vec::new();
+    for host in &config.brokers {
+        match crate::kafka_crate::lowest_fetch_version(host) {
+            Ok(0) => {
+                return Ok((ClientChoice::KafkaCrate, format!("{host} serves protocol version 0")));
+            }
+            Ok(lowest) => {
+                let why = format!("{host} serves Fetch from version {lowest} on");
+                return Ok((ClientChoice::BuiltIn, why));
+            }
+            Err(err) => refusals.push(format!("broker {host} does not answer: {err}")),
+        }
+    }
+    Err(Error { kind: ErrorKind::Retry, code: 0, text: refusals.join("; ") })
+}
+
+/// The one that was built in.
+#[cfg(not(feature = "kafka-crate"))]
+fn ask_brokers(_config: &KafkaConfig) -> Result<(ClientChoice, String)> {
+    Ok((ClientChoice::BuiltIn, "the only one in this program".to_owned()))
+}
+
+fn open(
+    choice: ClientChoice,
+    config: &KafkaConfig,
+    stop: Option<Shutdown>,
+) -> Box<dyn KafkaClient> {
+    match choice {
+        #[cfg(feature = "kafka-crate")]
+        ClientChoice::KafkaCrate => {
+            Box::new(crate::kafka_crate::KafkaCrateClient::new(config, stop))
+        }
+        _ => Box::new(kafka_client::Client::new(&kafka_client::Config {
+            brokers: config.brokers.clone(),
+            timeout: config.timeout,
+            fetch_bytes: config.fetch_bytes,
+            compression: config.compression,
+            client_id: CLIENT_ID,
+            sasl: config.sasl.clone(),
+            stop: stop.map(|stop| -> kafka_client::Stop { Arc::new(move || stop.requested()) }),
+        })),
+    }
+}

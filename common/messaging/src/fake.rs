@@ -1,0 +1,231 @@
+//! A cluster in memory, for tests of what stands on the [`KafkaClient`].
+
+use crate::client::KafkaClient;
+use kafka_client::{Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A connection to a cluster with one topic, of whatever name; clones are further connections.
+pub struct Fake {
+    cluster: Arc<Mutex<Cluster>>,
+    /// One for each connection, to count them.
+    alive: Arc<()>,
+}
+
+type OnProduce = Box<dyn FnMut(&[Batch<'_>]) -> Vec<Verdict> + Send>;
+type OnFetch =
+    Box<dyn FnMut(&[Position], &Reading<'_>) -> Option<Result<Vec<PartitionData>>> + Send>;
+
+/// What happens to a batch.
+pub enum Verdict {
+    Written,
+    /// Written, but the answer is this.
+    WrittenBut(Error),
+    NotWritten(Error),
+}
+
+struct Cluster {
+    logs: Vec<Log>,
+    leaders: Vec<i32>,
+    on_produce: Option<OnProduce>,
+    on_fetch: Option<OnFetch>,
+}
+
+#[derive(Default)]
+struct Log {
+    records: Vec<FetchedRecord>,
+    earliest: i64,
+    committed: Option<i64>,
+}
+
+/// The logs, for [`Fake::on_fetch`].
+pub struct Reading<'a>(&'a [Log]);
+
+pub fn error(kind: ErrorKind) -> Error {
+    Error { kind, code: 0, text: format!("{kind:?}") }
+}
+
+impl Clone for Fake {
+    fn clone(&self) -> Self {
+        Self { cluster: self.cluster.clone(), alive: self.alive.clone() }
+    }
+}
+
+impl Fake {
+    /// Partition `i` is led by broker `leaders[i]`.
+    pub fn new(leaders: &[i32]) -> Self {
+        let logs = leaders.iter().map(|_| Log::default()).collect();
+        let leaders = leaders.to_vec();
+        let cluster = Cluster { logs, leaders, on_produce: None, on_fetch: None };
+        Self { cluster: Arc::new(Mutex::new(cluster)), alive: Arc::default() }
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().unwrap()
+    }
+
+    /// Connections beside the test's own and the one kept to make others.
+    pub fn connections(&self) -> usize {
+        Arc::strong_count(&self.alive).saturating_sub(2)
+    }
+
+    pub fn set_leaders(&self, leaders: &[i32]) {
+        self.cluster().leaders = leaders.to_vec();
+    }
+
+    /// Adds so many records to each partition.
+    pub fn fill(&self, count: i64) {
+        for log in &mut self.cluster().logs {
+            let end = log.records.len() as i64;
+            log.records.extend(
+                (end..end + count)
+                    .map(|offset| FetchedRecord { offset, ..FetchedRecord::default() }),
+            );
+        }
+    }
+
+    pub fn delete_before(&self, partition: usize, offset: i64) {
+        self.cluster().logs[partition].earliest = offset;
+    }
+
+    pub fn commits(&self, offset: Option<i64>) {
+        self.cluster().logs[0].committed = offset;
+    }
+
+    pub fn committed(&self, partition: usize) -> Option<i64> {
+        self.cluster().logs[partition].committed
+    }
+
+    /// Keys in the order of the log.
+    pub fn keys(&self, partition: usize) -> Vec<String> {
+        let key = |it: &FetchedRecord| String::from_utf8(it.key.clone().unwrap()).unwrap();
+        self.cluster().logs[partition].records.iter().map(key).collect()
+    }
+
+    /// Decides about each batch of each call.
+    pub fn on_produce(&self, decide: impl FnMut(&[Batch<'_>]) -> Vec<Verdict> + Send + 'static) {
+        self.cluster().on_produce = Some(Box::new(decide));
+    }
+
+    /// Answers fetches, or leaves them to the log.
+    pub fn on_fetch(
+        &self,
+        answer: impl FnMut(&[Position], &Reading<'_>) -> Option<Result<Vec<PartitionData>>>
+        + Send
+        + 'static,
+    ) {
+        self.cluster().on_fetch = Some(Box::new(answer));
+    }
+
+    pub fn empty(position: Position) -> PartitionData {
+        let Position { partition, next } = position;
+        PartitionData { partition, records: Vec::new(), next, end: next, error: None }
+    }
+}
+
+impl Reading<'_> {
+    /// At most ten records of each partition.
+    pub fn read(&self, positions: &[Position]) -> Vec<PartitionData> {
+        let chunk = |position: &Position| {
+            let log = &self.0[position.partition as usize];
+            let mut chunk = Fake::empty(*position);
+            chunk.end = log.records.len() as i64;
+            if position.next < log.earliest || position.next > chunk.end {
+                chunk.error = Some(error(ErrorKind::Position));
+                return chunk;
+            }
+            let rest = &log.records[position.next as usize..];
+            chunk.records = rest[..rest.len().min(10)].to_vec();
+            chunk.next += chunk.records.len() as i64;
+            chunk
+        };
+        positions.iter().map(chunk).collect()
+    }
+}
+
+impl KafkaClient for Fake {
+    fn leaders(&mut self, _topic: &str, _within: Duration) -> Result<Vec<i32>> {
+        Ok(self.cluster().leaders.clone())
+    }
+
+    fn produce(&mut self, batches: &[Batch<'_>], _within: Duration) -> Vec<Result<i64>> {
+        // Outside the lock, so that a test's decision may wait for something.
+        let mut decide = self.cluster().on_produce.take();
+        let verdicts = decide.as_mut().map(|decide| decide(batches));
+        let mut cluster = self.cluster();
+        cluster.on_produce = cluster.on_produce.take().or(decide);
+        let verdicts =
+            verdicts.unwrap_or_else(|| batches.iter().map(|_| Verdict::Written).collect());
+        let mut write = |batch: &Batch<'_>| {
+            let log = &mut cluster.logs[batch.partition as usize].records;
+            let first = log.len() as i64;
+            for (offset, record) in (first..).zip(&batch.records) {
+                let (key, value) =
+                    (record.key.map(<[u8]>::to_vec), record.value.map(<[u8]>::to_vec));
+                log.push(FetchedRecord { offset, key, value, ..FetchedRecord::default() });
+            }
+            first
+        };
+        let result = |(batch, verdict)| match verdict {
+            Verdict::Written => Ok(write(batch)),
+            Verdict::WrittenBut(err) => {
+                write(batch);
+                Err(err)
+            }
+            Verdict::NotWritten(err) => Err(err),
+        };
+        batches.iter().zip(verdicts).map(result).collect()
+    }
+
+    fn fetch(
+        &mut self,
+        _topic: &str,
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<PartitionData>> {
+        let deadline = Instant::now() + wait;
+        loop {
+            let mut cluster = self.cluster();
+            let Cluster { logs, on_fetch, .. } = &mut *cluster;
+            let reading = Reading(logs);
+            if let Some(answer) = on_fetch.as_mut().and_then(|answer| answer(positions, &reading)) {
+                return answer;
+            }
+            let chunks = reading.read(positions);
+            drop(cluster);
+            let nothing = |it: &PartitionData| it.records.is_empty() && it.error.is_none();
+            if !chunks.iter().all(nothing) || Instant::now() >= deadline {
+                return Ok(chunks);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn log_range(&mut self, _topic: &str, _within: Duration) -> Result<Vec<(i64, i64)>> {
+        let bounds = |log: &Log| (log.earliest, log.records.len() as i64);
+        Ok(self.cluster().logs.iter().map(bounds).collect())
+    }
+
+    fn committed(
+        &mut self,
+        _group: &str,
+        _topic: &str,
+        _within: Duration,
+    ) -> Result<Vec<Option<i64>>> {
+        Ok(self.cluster().logs.iter().map(|log| log.committed).collect())
+    }
+
+    fn commit(
+        &mut self,
+        _group: &str,
+        _topic: &str,
+        positions: &[Position],
+        _within: Duration,
+    ) -> Result<()> {
+        for it in positions {
+            self.cluster().logs[it.partition as usize].committed = Some(it.next);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,432 @@
+//! The wire, the producer and the consumer against a real Kafka, found by `KAFKA_BROKERS`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod kafka_support;
+
+use kafka_support::{
+    Open, PATIENCE, Reader, beginning, built_in, bus, config, foreign, numbered, producer_config,
+    start_positions, topic,
+};
+use messaging::consumer::{Consumer, OffsetReset};
+use messaging::producer::{Outgoing, Producer, ProducerConfig, Sender};
+use messaging::{Batch, Compression, ErrorKind, FetchedRecord, NewRecord, Position};
+use service::env::Env;
+use service::shutdown::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn what_is_sent_is_read_once_and_in_order() {
+    let topic = topic("round", 9, &[]);
+    let records = numbered(topic, 0..5000);
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    let mut reader = Reader::new(topic, 9);
+    let partitions = reader.read(5000);
+    assert!(partitions.values().flatten().all(|it| it.key.is_some()));
+    for records in partitions.values() {
+        let numbers: Vec<u32> = records
+            .iter()
+            .map(|it| String::from_utf8_lossy(it.key.as_ref().unwrap())[4..].parse().unwrap())
+            .collect();
+        assert!(numbers.is_sorted());
+    }
+    assert_eq!(partitions.len(), 9);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn a_producer_delivers_and_flushes() {
+    let topic = topic("producer", 3, &[]);
+    let producer = Producer::start(producer_config(), &Shutdown::default());
+    let first = numbered(topic, 0..1).remove(0);
+    producer.send(first).wait().unwrap();
+    producer.send_all(numbered(topic, 1..500)).wait().unwrap();
+    for record in numbered(topic, 500..1000) {
+        let _not_waited_for = producer.send(record);
+    }
+    drop(producer);
+    Reader::new(topic, 3).read(1000);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn positions_are_kept_by_the_group() {
+    let topic = topic("group", 3, &[]);
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    assert!(sender.send_all(&numbered(topic, 0..300)).iter().all(Result::is_ok));
+    let start = |offset_reset| start_positions(topic, &[0, 1, 2], offset_reset, PATIENCE);
+    let bounds = bus().log_range(topic, PATIENCE).unwrap();
+    assert_eq!(bounds.iter().map(|(_, end)| end).sum::<i64>(), 300);
+    assert!(start(OffsetReset::Earliest).iter().all(|it| it.next == 0));
+
+    let moved = Position { partition: 1, next: 7 };
+    bus().commit(topic, topic, &[moved], PATIENCE).unwrap();
+    let from_end = start(OffsetReset::End);
+    assert_eq!(from_end[1], moved);
+    assert_eq!(from_end[0].next, bounds[0].1);
+    // The end was committed: records that come before the next start are not skipped.
+    assert!(sender.send_all(&numbered(topic, 300..600)).iter().all(Result::is_ok));
+    assert_eq!(start(OffsetReset::End), from_end);
+}
+
+fn send(records: &[Outgoing]) {
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    for result in sender.send_all(records) {
+        result.unwrap();
+    }
+}
+
+fn values(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|i| format!("value-{i}")).collect()
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn keys_of_the_java_client_go_to_the_same_partitions() {
+    let theirs = topic("keys-theirs", 9, &[]);
+    foreign(theirs, &["keys:500"]);
+    let ours = topic("keys-ours", 9, &[]);
+    send(&numbered(ours, 0..500));
+    let keys = |topic| {
+        let mut reader = Reader::new(topic, 9);
+        let keys = |records: &Vec<FetchedRecord>| {
+            records.iter().map(|it| it.key.clone()).collect::<Vec<_>>()
+        };
+        reader.read(500).values().map(keys).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(theirs), keys(ours));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn whatever_codec_others_use_all_records_are_read() {
+    let topic = topic("codecs", 1, &[]);
+    foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "lz4:3", "zstd:3", "none:3"]);
+    let mut reader = Reader::new(topic, 1);
+    reader.read(21);
+    assert_eq!(reader.values(), values(0..21));
+}
+
+/// Protocol version 0 has neither headers nor, in this crate, times, and the crate takes empty for null.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
+    let topic = topic("beside", 1, &[("message.timestamp.type", "CreateTime")]);
+    foreign(topic, &["headers:1"]);
+    let headers: [(&str, Option<&[u8]>); 2] = [("name", Some(b"two")), ("name", None)];
+    let records = vec![
+        NewRecord { key: Some(b""), value: None, headers: &headers },
+        NewRecord { key: None, value: Some(b""), headers: &[] },
+    ];
+    let mut writer = bus();
+    writer.produce(&[Batch { topic, partition: 0, records }], PATIENCE).remove(0).unwrap();
+    let mut reader = Reader::new(topic, 1);
+    let read = reader.read(3)[&0].clone();
+    if !built_in(topic) {
+        assert!(read.iter().all(|it| (&it.key, &it.value) == (&None, &None)));
+        assert!(read.iter().all(|it| it.timestamp_ms == -1 && it.headers.is_empty()));
+        return;
+    }
+    let named = |value: &str| {
+        vec![("name".to_owned(), Some(value.as_bytes().to_vec())), ("name".to_owned(), None)]
+    };
+    let [java, first, second] = &read[..] else { panic!("{read:?}") };
+    let empty = Some(Vec::new());
+    assert_eq!((&java.key, &java.value, java.timestamp_ms), (&None, &empty, 1_234_567_890_123));
+    assert_eq!((&first.key, &first.value), (&empty, &None));
+    assert_eq!((&second.key, &second.value), (&None, &empty));
+    assert_eq!(
+        [&java.headers, &first.headers, &second.headers],
+        [&named("one"), &named("two"), &vec![]]
+    );
+    assert!(first.timestamp_ms > java.timestamp_ms);
+}
+
+/// The codecs of the batches in the log, in order, by what the broker keeps on its disk.
+fn stored_codecs(topic: &str) -> Vec<Compression> {
+    let stack = std::env::var("STACK_DIR").expect("STACK_DIR is set by stack.sh with");
+    let log = format!("{stack}/kafka-1/data/{topic}-0/00000000000000000000.log");
+    let log = std::fs::read(log).unwrap();
+    let mut codecs = Vec::new();
+    let mut rest = &log[..];
+    while !rest.is_empty() {
+        // Offset, length, leader's epoch, format, checksum, attributes.
+        let length = u32::from_be_bytes(rest[8..12].try_into().unwrap()) as usize;
+        assert_eq!(rest[16], 2);
+        codecs.push(Compression::ALL[usize::from(rest[22] & 7)].1);
+        rest = &rest[12 + length..];
+    }
+    codecs
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn what_is_packed_is_stored_so_and_read_by_javas_client() {
+    let kept = topic("packed", 1, &[("compression.type", "producer")]);
+    let unpacked = topic("unpacked", 1, &[]);
+    let mut codecs = Vec::new();
+    let mut sent = 0;
+    for (name, compression) in Compression::ALL {
+        let lookup = |variable: &str| match variable {
+            "COMPRESSION" => Some(name.to_owned()),
+            _ => std::env::var(variable).ok(),
+        };
+        let Ok(config) = ProducerConfig::from_env(&Env::new(&lookup)) else {
+            assert!(matches!(compression, Compression::Lz4 | Compression::Zstd) && !built_in(kept));
+            continue;
+        };
+        let mut sender = Sender::new(&config, &Shutdown::default());
+        for topic in [kept, unpacked] {
+            assert!(sender.send_all(&numbered(topic, sent..sent + 500)).iter().all(Result::is_ok));
+        }
+        codecs.push(compression);
+        sent += 500;
+    }
+    assert_eq!(stored_codecs(kept), codecs);
+    // As the bank's topics are.
+    assert!(stored_codecs(unpacked).iter().all(|it| *it == Compression::None));
+    let java = foreign(kept, &[&format!("read:{sent}")]);
+    assert_eq!(java.lines().collect::<Vec<_>>(), values(0..sent));
+    for topic in [kept, unpacked] {
+        let mut reader = Reader::new(topic, 1);
+        reader.read(sent as usize);
+        assert_eq!(reader.values(), values(0..sent));
+    }
+}
+
+/// The kafka crate alone drops the uncompressed records here, without a word.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn records_before_a_batch_that_is_stored_compressed_are_read_too() {
+    let topic = topic("stored-compressed", 1, &[("compression.type", "producer")]);
+    foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "gzip:3", "none:3"]);
+    let mut reader = Reader::new(topic, 1);
+    reader.read(18);
+    assert_eq!(reader.values(), values(0..18));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
+    for codec in ["lz4:3", "zstd:3"] {
+        let topic = topic("poison", 9, &[("compression.type", "producer")]);
+        foreign(topic, &["none:2", codec]);
+        let records = numbered(topic, 0..900);
+        send(&records);
+        let in_partition_0 = bus().log_range(topic, PATIENCE).unwrap()[0].1 - 5;
+        assert!(in_partition_0 > 10);
+        let mut reader = Reader::new(topic, 9);
+        if built_in(topic) {
+            // It can read them all.
+            reader.read(5 + 900);
+            continue;
+        }
+        reader.read(2 + 900 - in_partition_0 as usize);
+        assert_eq!(reader.partitions[&0].len(), 2, "{codec}");
+
+        let positions = beginning(9).into_iter().map(|it| Position { next: 2, ..it });
+        let positions: Vec<Position> = positions.collect();
+        let mut bus = bus();
+        let wait = Duration::from_millis(500);
+        // The first fetch finds out which partition it is, the second which batch.
+        bus.fetch(topic, &positions, wait).unwrap();
+        for chunk in bus.fetch(topic, &positions, wait).unwrap() {
+            let kind = chunk.error.map(|err| err.kind);
+            assert_eq!(kind, (chunk.partition == 0).then_some(ErrorKind::Undecodable), "{codec}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn the_end_of_a_transaction_is_stepped_over() {
+    let topic = topic("transactions", 1, &[]);
+    // 3 records, a marker, 2 records that are aborted, a marker, 1 record, a marker.
+    foreign(topic, &["commit:3", "abort:2", "commit:1"]);
+    // Protocol version 0 can't tell aborted records from committed ones.
+    let expected: &[i64] = if built_in(topic) { &[0, 1, 2, 7] } else { &[0, 1, 2, 4, 5, 7] };
+    let mut reader = Reader::new(topic, 1);
+    reader.read(expected.len());
+    let offsets: Vec<i64> = reader.partitions[&0].iter().map(|it| it.offset).collect();
+    assert_eq!(offsets, expected);
+
+    // The log ends with a marker: the position gets to the end, and then the broker holds the fetch back.
+    let mut bus = bus();
+    let mut position = Position { partition: 0, next: 8 };
+    let wait = Duration::from_millis(500);
+    let chunk = bus.fetch(topic, &[position], wait).unwrap().remove(0);
+    assert_eq!((chunk.next, chunk.end, chunk.records.len()), (9, 9, 0));
+    position.next = chunk.next;
+    let start = Instant::now();
+    let chunk = bus.fetch(topic, &[position], wait).unwrap().remove(0);
+    assert_eq!((chunk.next, chunk.records.len()), (9, 0));
+    assert!(start.elapsed() >= wait / 2, "{:?}", start.elapsed());
+
+    send(&numbered(topic, 0..1));
+    reader.read(expected.len() + 1);
+}
+
+/// What stands behind it in the partition waits with it.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn nothing_of_an_open_transaction_is_read_until_it_is_committed() {
+    let topic = topic("open-transaction", 1, &[]);
+    foreign(topic, &["none:2"]);
+    let open = Open::begin(topic, 3);
+    foreign(topic, &["none:2"]);
+    let mut reader = Reader::new(topic, 1);
+    if !built_in(topic) {
+        // Protocol version 0 doesn't know of transactions.
+        reader.read(7);
+        open.commit();
+        return;
+    }
+    reader.read(2);
+    let mut bus = bus();
+    assert_eq!(bus.log_range(topic, PATIENCE).unwrap(), [(0, 2)]);
+    let start = Instant::now();
+    loop {
+        let position = Position { partition: 0, next: 2 };
+        let chunk = bus.fetch(topic, &[position], Duration::from_millis(500)).unwrap().remove(0);
+        assert!(chunk.error.is_none(), "{chunk:?}");
+        assert_eq!((chunk.next, chunk.records.len()), (2, 0));
+        // The broker has answered, and there is more in the log.
+        if chunk.end == 7 {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{chunk:?}");
+    }
+    open.commit();
+    reader.read(7);
+    assert_eq!(reader.values(), [values(0..2), values(0..3), values(0..2)].concat());
+    assert_eq!(reader.partitions[&0].last().unwrap().offset, 6);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn a_record_larger_than_the_fetch_passes_and_others_do_not_wait_for_it() {
+    let topic = topic("large", 9, &[]);
+    let mut records = numbered(topic, 0..2000);
+    for i in [300, 301, 1500] {
+        records[i].value = vec![b'x'; 2 << 20];
+    }
+    records[1000].value = vec![b'y'; (4 << 20) - 200];
+    send(&records);
+    let mut reader = Reader::new(topic, 9);
+    reader.read(2000);
+    let mut sizes: Vec<usize> = reader.values().iter().map(String::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes[1995..], [10, 2 << 20, 2 << 20, 2 << 20, (4 << 20) - 200]);
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn batches_larger_than_the_fetch_pass() {
+    let topic = topic("large-batches", 1, &[]);
+    let config = ProducerConfig { batch_records: 100_000, ..producer_config() };
+    let mut sender = Sender::new(&config, &Shutdown::default());
+    let records = numbered(topic, 0..50_000);
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    let mut reader = Reader::new(topic, 1);
+    reader.read(50_000);
+    assert_eq!(reader.values(), values(0..50_000));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn what_the_topic_refuses_comes_back_and_the_rest_is_written() {
+    let topic = topic("small", 1, &[("max.message.bytes", "2000")]);
+    let mut records = numbered(topic, 0..100);
+    records[60].value = vec![b'x'; 3000];
+    let mut sender = Sender::new(&producer_config(), &Shutdown::default());
+    let results = sender.send_all(&records);
+    for (i, result) in results.into_iter().enumerate() {
+        assert_eq!(result.err().map(|err| err.kind), (i == 60).then_some(ErrorKind::Message));
+    }
+    let mut reader = Reader::new(topic, 1);
+    reader.read(99);
+    assert_eq!(reader.values(), [values(0..60), values(61..100)].concat());
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn deleted_records_are_jumped_over() {
+    let topic = topic("deleted", 2, &[]);
+    send(&numbered(topic, 0..200));
+    let bounds = bus().log_range(topic, PATIENCE).unwrap();
+    foreign(topic, &["delete:50"]);
+    let mut reader = Reader::new(topic, 2);
+    reader.read(150);
+    assert_eq!(reader.partitions[&0][0].offset, 50);
+    assert_eq!(reader.partitions[&1].len() as i64, bounds[1].1);
+
+    bus().commit(topic, topic, &[Position { partition: 0, next: 10 }], PATIENCE).unwrap();
+    let offset_reset = OffsetReset::End;
+    let start = start_positions(topic, &[0], offset_reset, PATIENCE);
+    assert_eq!(start, [Position { partition: 0, next: 50 }]);
+}
+
+/// Retention deletes whole segments, and none that is written to.
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn records_that_retention_has_deleted_are_jumped_over() {
+    let topic = topic("retention", 1, &[("segment.ms", "1"), ("retention.bytes", "1")]);
+    // Each call is a batch, and a segment of its own.
+    send(&numbered(topic, 0..100));
+    bus().commit(topic, topic, &[Position { partition: 0, next: 50 }], PATIENCE).unwrap();
+    send(&numbered(topic, 100..200));
+    send(&numbered(topic, 200..210));
+    let start = Instant::now();
+    while bus().log_range(topic, PATIENCE).unwrap() != [(200, 210)] {
+        // A broker that has just started looks after 30 s.
+        assert!(start.elapsed() < 3 * PATIENCE);
+        thread::sleep(Duration::from_millis(500));
+    }
+    // One that starts where it was, and one that was on its way.
+    let offset_reset = OffsetReset::End;
+    let start = start_positions(topic, &[0], offset_reset, PATIENCE);
+    assert_eq!(start, [Position { partition: 0, next: 200 }]);
+    let mut reader = Reader::new(topic, 1);
+    reader.consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next: 150 }]);
+    reader.read(10);
+    assert_eq!(reader.values(), values(200..210));
+}
+
+#[test]
+#[ignore = "needs Kafka: make test-integration"]
+fn holes_that_compaction_makes_are_stepped_over() {
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "1"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("max.compaction.lag.ms", "1"),
+    ];
+    let topic = topic("compacted", 1, &configs);
+    let record = |key: &str| Outgoing { topic, key: key.into(), value: b"x".to_vec() };
+    // Each call is a batch, and a segment of its own.
+    send(&[record("a"), record("b"), record("c")]);
+    send(&[record("b"), record("c")]);
+    send(&[record("d")]);
+    let offsets = |next| {
+        let mut consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next }]);
+        let mut offsets = Vec::new();
+        while offsets.last() != Some(&5) {
+            for chunk in consumer.poll(PATIENCE).unwrap() {
+                offsets.extend(chunk.records.iter().map(|it| it.offset));
+            }
+        }
+        offsets
+    };
+    // The cleaner looks every 15 s, or as log.cleaner.backoff.ms says.
+    let start = Instant::now();
+    while offsets(0) != [0, 3, 4, 5] {
+        assert!(start.elapsed() < 3 * PATIENCE);
+        thread::sleep(Duration::from_millis(500));
+    }
+    // Within the first batch, of which only offset 0 is left.
+    assert_eq!(offsets(1), [3, 4, 5]);
+    assert_eq!(offsets(2), [3, 4, 5]);
+}

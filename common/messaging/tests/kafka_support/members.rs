@@ -1,0 +1,76 @@
+//! Members of a consumer group.
+
+use super::{PATIENCE, bus};
+use messaging::{Assignment, ErrorKind, KafkaClient, Position};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A member that lives on a thread until it is told to end.
+pub struct Member {
+    held: Arc<Mutex<Option<Assignment>>>,
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<Box<dyn KafkaClient>>,
+}
+
+impl Member {
+    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of whatever it is given.
+    pub fn join(topic: &'static str) -> Self {
+        let (held, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
+        let (now, ending) = (held.clone(), end.clone());
+        let thread = thread::spawn(move || {
+            let mut bus = bus();
+            while !ending.load(Ordering::Relaxed) {
+                let held = Some(bus.poll_assignment(topic, &[topic], PATIENCE).unwrap());
+                if *now.lock().unwrap() != held {
+                    let partitions = held.iter().flat_map(|it| &it.partitions);
+                    let next = 10;
+                    let positions = partitions.map(|(_, it)| Position { partition: *it, next });
+                    let committed =
+                        bus.commit(topic, topic, &positions.collect::<Vec<_>>(), PATIENCE);
+                    if committed.as_ref().is_err_and(|err| err.kind == ErrorKind::Fenced) {
+                        // The group has changed once more.
+                        continue;
+                    }
+                    committed.unwrap();
+                    *now.lock().unwrap() = held;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+            bus
+        });
+        Self { held, end, thread }
+    }
+
+    pub fn assignment(&self) -> Option<Assignment> {
+        self.held.lock().unwrap().clone()
+    }
+
+    /// Its connection, with which it is a member still.
+    pub fn end(self) -> Box<dyn KafkaClient> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Waits until the members hold so many partitions, in one generation, and none twice.
+pub fn shared(members: &[&Member], shares: &[usize]) {
+    let start = Instant::now();
+    loop {
+        let held: Vec<Assignment> = members.iter().filter_map(|it| it.assignment()).collect();
+        let found: Vec<usize> = held.iter().map(|it| it.partitions.len()).collect();
+        let distinct: BTreeSet<i32> =
+            held.iter().flat_map(|it| &it.partitions).map(|(_, partition)| *partition).collect();
+        let mut sorted = found.clone();
+        sorted.sort_unstable();
+        let once = distinct.len() == found.iter().sum::<usize>();
+        let generations: BTreeSet<i32> = held.iter().map(|it| it.generation).collect();
+        if sorted == shares && once && generations.len() == 1 {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{found:?} instead of {shares:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,164 @@
+//! Life signs of a service over HTTP: `/healthz`, `/readyz` and `/metrics`.
+
+use crate::env::{Env, Variable};
+use crate::exit::BoxError;
+use crate::http::{self, Capacity, Timed};
+use crate::log::Chain;
+use prometheus::{Encoder, TextEncoder};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tiny_http::{Header, Method, Request};
+
+/// `HEALTH_PORT`: where the service answers about itself.
+pub const HEALTH_PORT: Variable =
+    Variable::new("HEALTH_PORT", "9090", "port of /healthz, /readyz and /metrics, 1 to 65535");
+
+/// Answers about this service until the process ends; clones share it. `/metrics` shows `prometheus::default_registry()`.
+#[derive(Debug, Clone)]
+pub struct Health(Arc<AtomicBool>);
+
+impl Health {
+    /// Opens `HEALTH_PORT` on every address of this machine; not ready yet.
+    ///
+    /// # Errors
+    /// The variable does not fit, or the port is taken.
+    pub fn serve(env: &Env<'_>) -> Result<Self, BoxError> {
+        let port = env.number(&HEALTH_PORT, 1..=u16::MAX)?;
+        let (health, _) = Self::open(&http::everywhere(port))?;
+        Ok(health)
+    }
+
+    /// Ready: connected, and has its partitions.
+    pub fn set_ready(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+
+    fn open(addrs: &[SocketAddr]) -> Result<(Self, SocketAddr), http::Error> {
+        let health = Self(Arc::new(AtomicBool::new(false)));
+        let answering = health.clone();
+        let capacity = Capacity { workers: 1, visitors: 32 };
+        let addr = http::serve(addrs, capacity, move |request| answering.answer(request))?;
+        Ok((health, addr))
+    }
+
+    fn answer(&self, request: Request) {
+        let path = request.url().split('?').next().unwrap_or_default();
+        let reply = match (request.method(), path) {
+            (Method::Get | Method::Head, "/healthz") => http::text(200, "alive"),
+            (Method::Get | Method::Head, "/readyz") if self.0.load(Ordering::Relaxed) => {
+                http::text(200, "ready")
+            }
+            (Method::Get | Method::Head, "/readyz") => http::text(503, "not ready"),
+            (Method::Get | Method::Head, "/metrics") => metrics(),
+            (_, "/healthz" | "/readyz" | "/metrics") => http::text(405, "only GET and HEAD")
+                .with_header(Header::from_bytes("Allow", "GET, HEAD").expect("it is ASCII")),
+            _ => http::text(404, "there are /healthz, /readyz and /metrics"),
+        };
+        // An error means that the visitor left.
+        let _ = request.respond(reply);
+    }
+}
+
+fn metrics() -> tiny_http::Response<io::Cursor<Vec<u8>>> {
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&prometheus::gather(), &mut text) {
+        Ok(()) => http::reply(200, prometheus::TEXT_FORMAT, text),
+        Err(err) => http::text(500, &Chain(&err).to_string()),
+    }
+}
+
+/// Asks the service on this machine's `port` whether it is ready: exit code 0, else 1. Takes at most 2 s.
+pub fn check(port: u16) -> ExitCode {
+    match ready(port) {
+        Ok(status) if status == "200" => ExitCode::SUCCESS,
+        Ok(status) => {
+            eprintln!("port {port} is not ready: status {status:?}");
+            ExitCode::FAILURE
+        }
+        Err(err) => {
+            eprintln!("port {port} does not answer: {err}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The status of `/readyz`.
+fn ready(port: u16) -> io::Result<String> {
+    const TIME: Duration = Duration::from_secs(1);
+    let service = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), TIME)?;
+    let mut service = Timed::new(&service, TIME);
+    service.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+    let mut start = [0; "HTTP/1.0 200".len()];
+    service.read_exact(&mut start)?;
+    Ok(String::from_utf8_lossy(&start["HTTP/1.0 ".len()..]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn ask(addr: SocketAddr, request: &str) -> String {
+        let mut service = TcpStream::connect(addr).unwrap();
+        service.write_all(request.as_bytes()).unwrap();
+        let mut reply = String::new();
+        service.read_to_string(&mut reply).unwrap();
+        reply
+    }
+
+    #[test]
+    fn the_service_says_how_it_is() {
+        let (health, addr) = Health::open(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
+        let get = |path: &str| ask(addr, &format!("GET {path} HTTP/1.1\r\n\r\n"));
+
+        assert!(get("/healthz").starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"));
+        assert!(get("/readyz").starts_with("HTTP/1.1 503 "));
+        assert_eq!(check(addr.port()), ExitCode::FAILURE);
+        health.set_ready(true);
+        assert!(get("/readyz?verbose").starts_with("HTTP/1.1 200 "));
+        assert_eq!(check(addr.port()), ExitCode::SUCCESS);
+        health.set_ready(false);
+        assert!(get("/readyz").ends_with("\r\n\r\nnot ready\n"));
+
+        assert!(get("/").starts_with("HTTP/1.1 404 "));
+        let refused = ask(addr, "POST /readyz HTTP/1.1\r\n\r\n");
+        assert!(
+            refused.starts_with("HTTP/1.1 405 ") && refused.contains("\r\nAllow: GET, HEAD\r\n")
+        );
+        assert!(ask(addr, "HEAD /readyz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"), "no body");
+    }
+
+    #[test]
+    fn metrics_are_those_of_the_default_registry() {
+        let counter = prometheus::IntCounter::new("health_test_total", "For this test.").unwrap();
+        prometheus::default_registry().register(Box::new(counter.clone())).unwrap();
+        counter.inc_by(7);
+        let (_, addr) = Health::open(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
+        let reply = ask(addr, "GET /metrics HTTP/1.1\r\n\r\n");
+        assert!(reply.contains("\r\nContent-Type: text/plain; version=0.0.4\r\n"), "{reply}");
+        assert!(
+            reply.contains("\n# TYPE health_test_total counter\nhealth_test_total 7\n"),
+            "{reply}"
+        );
+    }
+
+    #[test]
+    fn a_port_where_nobody_answers_is_not_ready() {
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        assert_eq!(check(port), ExitCode::FAILURE);
+        drop(silent);
+        assert_eq!(check(port), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error_that_names_it() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let err = Health::open(&[taken.local_addr().unwrap()]).unwrap_err();
+        assert!(err.to_string().contains(&taken.local_addr().unwrap().to_string()), "{err}");
+    }
+}

@@ -1,0 +1,22 @@
+//! What a process needs in addition to its work: environment, logs, health, HTTP, signals, exit codes, database.
+
+mod exit;
+mod run;
+
+#[cfg(feature = "database")]
+pub mod database;
+pub mod env;
+pub mod health;
+pub mod http;
+pub mod log;
+pub mod panic_guard;
+pub mod shutdown;
+pub mod watchdog;
+
+pub use exit::{BoxError, EXIT_TEMPORARY, EXIT_USAGE};
+pub use run::{Service, Start, answer, healthcheck, main, run};
+
+// musl's malloc has one lock for all threads: docs/decisions/0009-allocator.md.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: allocator::PerThread = allocator::PerThread;

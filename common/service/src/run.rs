@@ -1,0 +1,198 @@
+//! Runs a service: arguments, environment, logs, signals, exit code.
+
+use crate::env::{self, Env, LOG, Variable};
+use crate::exit::{BoxError, EXIT_USAGE};
+use crate::health::{self, HEALTH_PORT};
+use crate::log::Chain;
+use crate::panic_guard;
+use crate::shutdown::Shutdown;
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+/// A service as its `main.rs` and the multi-call binary know it.
+pub struct Service {
+    /// Name of the binary.
+    pub name: &'static str,
+    /// A line on what it does.
+    pub about: &'static str,
+    /// What it reads from the environment, beside `LOG` and `HEALTH_PORT`.
+    pub variables: &'static [&'static [Variable]],
+    /// Flags it takes, as in `--dry-run`, each with its meaning.
+    pub flags: &'static [(&'static str, &'static str)],
+    /// Runs until the work is done or the stop is asked for.
+    pub run: fn(&Start<'_>) -> Result<ExitCode, BoxError>,
+}
+
+/// What a service is started with.
+pub struct Start<'a> {
+    /// The environment.
+    pub env: Env<'a>,
+    /// Set by SIGTERM and SIGINT.
+    pub shutdown: Shutdown,
+    /// The flags given, all of them known.
+    pub flags: Vec<&'static str>,
+}
+
+/// Runs `service` with the arguments and environment of this process.
+///
+/// Exit codes: what `run` says, 2 for a wrong environment or argument, 1 for any other error.
+pub fn main(service: &Service) -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    run(service, &args)
+}
+
+/// The same with these arguments, for a binary that holds several services.
+pub fn run(service: &Service, args: &[String]) -> ExitCode {
+    exit_code(service.name, start(service, args, &lookup))
+}
+
+/// Asks whatever service runs on this machine's `HEALTH_PORT` whether it is ready, for `program`: exit code 0, else 1.
+pub fn healthcheck(program: &str) -> ExitCode {
+    exit_code(program, check(&Env::new(&lookup)))
+}
+
+/// Prints an answer of `program`, as `--help` asks for one; exit code 0 if that worked.
+pub fn answer(program: &str, text: &str) -> ExitCode {
+    exit_code(program, print(text))
+}
+
+fn lookup(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn exit_code(program: &str, result: Result<ExitCode, BoxError>) -> ExitCode {
+    match result {
+        Ok(code) => code,
+        Err(err) => {
+            eprintln!("{program}: {}", Chain(&*err));
+            if caused_by_environment(&*err) {
+                ExitCode::from(EXIT_USAGE)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn start(
+    service: &Service,
+    args: &[String],
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<ExitCode, BoxError> {
+    let env = Env::new(lookup);
+    let mut flags = Vec::new();
+    for arg in args {
+        match arg.as_str() {
+            "--help" | "-h" => return print(&help(service)),
+            "--version" | "-V" => {
+                return print(&format!("{} {}\n", service.name, env!("CARGO_PKG_VERSION")));
+            }
+            "healthcheck" => return check(&env),
+            other => match service.flags.iter().find(|(flag, _)| *flag == other) {
+                Some((flag, _)) => flags.push(*flag),
+                None => {
+                    eprintln!(
+                        "{}: unknown argument {other:?}; --help tells what there is",
+                        service.name
+                    );
+                    return Ok(ExitCode::from(EXIT_USAGE));
+                }
+            },
+        }
+    }
+    crate::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
+    panic_guard::exit_on_panic();
+    let shutdown = Shutdown::on_signals()?;
+    (service.run)(&Start { env, shutdown, flags })
+}
+
+fn check(env: &Env<'_>) -> Result<ExitCode, BoxError> {
+    Ok(health::check(env.number(&HEALTH_PORT, 1..=u16::MAX)?))
+}
+
+fn caused_by_environment(err: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(err);
+    while let Some(err) = cause {
+        if err.is::<env::Error>() {
+            return true;
+        }
+        cause = err.source();
+    }
+    false
+}
+
+/// Writes to stdout; a closed pipe (`--help | head -1`) is no error.
+fn print(text: &str) -> Result<ExitCode, BoxError> {
+    match io::Write::write_all(&mut io::stdout(), text.as_bytes()) {
+        Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(err.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn help(service: &Service) -> String {
+    let Service { name, about, .. } = service;
+    let mut text = format!("{about}\n\nUsage: {name} [--help | --version | healthcheck]");
+    for (flag, _) in service.flags {
+        text += &format!(" [{flag}]");
+    }
+    text += "\n\nhealthcheck asks the running service whether it is ready: exit code 0, else 1.\n";
+    for (flag, meaning) in service.flags {
+        text += &format!("{flag}: {meaning}.\n");
+    }
+    text += "\nEnvironment:\n";
+    let own = service.variables.iter().copied().flatten();
+    for variable in own.chain([&HEALTH_PORT, &LOG]) {
+        let default = match variable.default {
+            None => "required".to_owned(),
+            Some("") => "default: none".to_owned(),
+            Some(default) => format!("default: {default}"),
+        };
+        text += &format!("  {}\n      {} [{default}]\n", variable.name, variable.meaning);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERVICE: Service = Service {
+        name: "teller",
+        about: "Counts money",
+        variables: &[&[env::DATABASE_URL]],
+        flags: &[("--dry-run", "says what it would do")],
+        run: |start| {
+            start.env.text(&env::DATABASE_URL)?;
+            Ok(ExitCode::SUCCESS)
+        },
+    };
+
+    #[test]
+    fn help_names_every_variable_with_its_default() {
+        let help = help(&SERVICE);
+        for part in [
+            "teller",
+            "DATABASE_URL",
+            "[required]",
+            "HEALTH_PORT",
+            "LOG",
+            "[default: info]",
+            "--dry-run",
+        ] {
+            assert!(help.contains(part), "{part} in {help}");
+        }
+    }
+
+    #[test]
+    fn a_missing_variable_is_the_environments_fault() {
+        let err = start(&SERVICE, &[], &|_| None).unwrap_err();
+        assert!(caused_by_environment(&*err));
+    }
+
+    #[test]
+    fn an_unknown_argument_is_refused() {
+        let code = start(&SERVICE, &["--dryrun".to_owned()], &|_| None).unwrap();
+        assert_eq!(code, ExitCode::from(EXIT_USAGE));
+    }
+}

@@ -1,0 +1,183 @@
+//! Ends the process when a call hangs. Neither the kafka crate nor the postgres crate has a time-out for a server that is
+//! connected and silent (theirs are two minutes and none), and neither lets its sockets be reached from outside: a call past
+//! its deadline can't be saved. A process started again goes on where this one was.
+
+use crate::exit::EXIT_TEMPORARY;
+use crate::shutdown::Shutdown;
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often deadlines are looked at while a call is on its way.
+const TICK: Duration = Duration::from_millis(250);
+/// How much longer than asked a tick may take before it means that the whole process stood still.
+const STALL: Duration = Duration::from_secs(1);
+/// What a call may still take once the stop was asked for. A service ends within a second if its brokers answer; where one
+/// hangs, it doesn't wait for the whole time-out.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+static WATCHDOG: Watchdog = Watchdog::new();
+
+/// Watches one call until it is dropped.
+pub struct Watch(u64);
+
+/// Ends the process with [`EXIT_TEMPORARY`] unless the result is dropped within `limit`, or soon after `stop`. `what` names
+/// the call and its server.
+pub fn watch(limit: Duration, stop: Option<&Shutdown>, what: String) -> Watch {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let started = thread::Builder::new().name("watchdog".into()).spawn(|| {
+            let what = WATCHDOG.wait_for_overdue();
+            log::error!(call = what.as_str(); "a call hangs past its deadline; exiting to be started again");
+            std::process::exit(EXIT_TEMPORARY.into());
+        });
+        if let Err(err) = started {
+            log::error!(err:%; "no watchdog: a call that hangs will block its thread");
+        }
+    });
+    let deadline = Instant::now() + limit;
+    Watch(WATCHDOG.register(Call { id: 0, deadline, stop: stop.cloned(), stopping: false, what }))
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        WATCHDOG.calls().list.retain(|call| call.id != self.0);
+    }
+}
+
+struct Call {
+    id: u64,
+    deadline: Instant,
+    stop: Option<Shutdown>,
+    stopping: bool,
+    what: String,
+}
+
+struct Calls {
+    list: Vec<Call>,
+    last_id: u64,
+    idle: bool,
+}
+
+struct Watchdog {
+    calls: Mutex<Calls>,
+    wake: Condvar,
+}
+
+impl Watchdog {
+    const fn new() -> Self {
+        Self {
+            calls: Mutex::new(Calls { list: Vec::new(), last_id: 0, idle: false }),
+            wake: Condvar::new(),
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(&self, mut call: Call) -> u64 {
+        let mut calls = self.calls();
+        calls.last_id += 1;
+        call.id = calls.last_id;
+        calls.list.push(call);
+        if calls.idle {
+            calls.idle = false;
+            self.wake.notify_one();
+        }
+        calls.last_id
+    }
+
+    /// Returns what the first call to miss its deadline was.
+    fn wait_for_overdue(&self) -> String {
+        let mut calls = self.calls();
+        loop {
+            while calls.list.is_empty() {
+                calls.idle = true;
+                calls = self.wake.wait(calls).unwrap_or_else(PoisonError::into_inner);
+            }
+            let before = Instant::now();
+            drop(calls);
+            thread::sleep(TICK);
+            calls = self.calls();
+            if let Some(what) = calls.overdue(before, Instant::now()) {
+                return what;
+            }
+        }
+    }
+}
+
+impl Calls {
+    /// A call past its deadline. The tick before this look began at `before`: if it took too long, the process itself stood
+    /// still (SIGSTOP, a suspended machine), replies may be waiting in its sockets, and that time doesn't count.
+    fn overdue(&mut self, before: Instant, now: Instant) -> Option<String> {
+        let stalled = now.duration_since(before).saturating_sub(TICK);
+        for call in &mut self.list {
+            if stalled > STALL {
+                call.deadline += stalled;
+            }
+            if !call.stopping && call.stop.as_ref().is_some_and(Shutdown::requested) {
+                call.stopping = true;
+                call.deadline = call.deadline.min(now + STOP_GRACE);
+            }
+        }
+        self.list.iter().find(|call| call.deadline <= now).map(|call| call.what.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(deadline: Instant, stop: &Shutdown) -> Calls {
+        let call =
+            Call { id: 1, deadline, stop: Some(stop.clone()), stopping: false, what: "x".into() };
+        Calls { list: vec![call], last_id: 1, idle: false }
+    }
+
+    #[test]
+    fn a_call_is_overdue_at_its_deadline_and_not_before() {
+        let start = Instant::now();
+        let deadline = start + 2 * TICK;
+        let mut calls = calls(deadline, &Shutdown::default());
+        assert_eq!(calls.overdue(start, start + TICK), None);
+        assert_eq!(calls.overdue(start + TICK, deadline).as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn time_in_which_the_process_stood_still_does_not_count() {
+        let start = Instant::now();
+        let mut calls = calls(start + Duration::from_secs(10), &Shutdown::default());
+        let resumed = start + Duration::from_secs(30);
+        assert_eq!(calls.overdue(start, resumed), None);
+        assert_eq!(calls.overdue(resumed, resumed + TICK), None);
+        let later = resumed + Duration::from_secs(10);
+        assert_eq!(calls.overdue(later - TICK, later).as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn the_stop_shortens_the_deadline() {
+        let start = Instant::now();
+        let stop = Shutdown::default();
+        let mut calls = calls(start + Duration::from_secs(10), &stop);
+        stop.request();
+        assert_eq!(calls.overdue(start, start + TICK), None);
+        let end = start + TICK + STOP_GRACE;
+        assert_eq!(calls.overdue(end - TICK, end).as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn a_call_that_returned_is_forgotten() {
+        let watchdog = Watchdog::new();
+        let id = watchdog.register(Call {
+            id: 0,
+            deadline: Instant::now(),
+            stop: None,
+            stopping: false,
+            what: "x".into(),
+        });
+        assert_eq!(watchdog.calls().list.len(), 1);
+        watchdog.calls().list.retain(|call| call.id != id);
+        assert!(watchdog.calls().list.is_empty());
+    }
+}

@@ -1,0 +1,503 @@
+//! Attacks on the door. Each is on a process of its own, so that its memory, threads and descriptors can be looked at.
+
+// The lints let tests alone, but not their helpers.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use service::EXIT_TEMPORARY;
+use service::http::{self, Capacity, Handler, Handshake};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Lines, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::panic::{self, AssertUnwindSafe};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use tiny_http::{Request, Response};
+
+/// Set in a process that serves for a test in another one.
+const SERVES: &str = "DOOR_TEST_SERVES";
+const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const CAPACITY: Capacity = Capacity { workers: 4, visitors: 1000 };
+/// An answer that takes longer is none. Generous, as other programs may keep this machine busy.
+const SOON: Duration = Duration::from_secs(2);
+/// What the door may grow to under attack: 1000 threads and 64 KiB of half a body for each would be 80.
+const RSS_MIB_MAX: u64 = 40;
+
+/// A process with a door that answers `GET /` with "hello" and any other request with its body.
+struct Served {
+    process: Child,
+    commands: ChildStdin,
+    says: Lines<BufReader<ChildStdout>>,
+    /// Memory in use before the door was opened.
+    before_kb: u64,
+    addr: SocketAddr,
+}
+
+impl Served {
+    fn start() -> Self {
+        Self::with_descriptors("$(ulimit -n)")
+    }
+
+    fn with_descriptors(limit: &str) -> Self {
+        let mut process = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["a_request_is_answered", "--exact", "--nocapture"])
+            .env(SERVES, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let says = BufReader::new(process.stdout.take().unwrap()).lines();
+        let commands = process.stdin.take().unwrap();
+        let mut served = Self { process, commands, says, before_kb: 0, addr: LOCALHOST };
+        served.before_kb = served.hears("before ").parse().unwrap();
+        served.addr = served.hears("serves ").parse().unwrap();
+        served
+    }
+
+    /// Waits for a line that starts with `word`; gives what follows it.
+    fn hears(&mut self, word: &str) -> String {
+        let mut rest =
+            self.says.by_ref().map(|line| line.unwrap().strip_prefix(word).map(str::to_owned));
+        rest.find_map(|rest| rest).unwrap()
+    }
+
+    fn tell(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").unwrap();
+        self.hears("done");
+    }
+
+    fn status(&self, field: &str) -> u64 {
+        status_of(&self.process.id().to_string(), field)
+    }
+
+    /// Asks as any client does, and gives the time it took.
+    fn answers(&self) -> Duration {
+        let start = Instant::now();
+        let reply = ask(self.addr, b"GET / HTTP/1.1\r\nHost: bank\r\n\r\n").unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"), "{reply}");
+        assert!(reply.ends_with("hello"), "{reply}");
+        start.elapsed()
+    }
+
+    /// Asks again and again while `attack` runs; each answer must come soon.
+    fn answers_during<T>(&self, attack: impl FnOnce() -> T) -> T {
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut slowest = Duration::ZERO;
+                while !over.load(Ordering::Relaxed) {
+                    slowest = slowest.max(self.answers());
+                }
+                slowest
+            });
+            let result = panic::catch_unwind(AssertUnwindSafe(attack));
+            over.store(true, Ordering::Relaxed);
+            let slowest = asking.join().unwrap();
+            assert!(slowest < SOON, "an answer took {slowest:?}");
+            result.unwrap_or_else(|reason| panic::resume_unwind(reason))
+        })
+    }
+
+    /// The door stands as before: answers, and has not grown beyond its bounds at any time.
+    fn is_well(&self) {
+        assert!(self.answers() < SOON);
+        let peak_mib = self.status("VmHWM") >> 10;
+        assert!(peak_mib < RSS_MIB_MAX, "{peak_mib} MiB");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A number of `/proc/<pid>/status`: kB, or a count.
+fn status_of(pid: &str, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let door = TcpStream::connect(addr).unwrap();
+    door.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    door.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    door
+}
+
+/// Sends `request` and reads until the door closes.
+fn ask(addr: SocketAddr, request: &[u8]) -> io::Result<String> {
+    let mut door = connect(addr);
+    door.write_all(request)?;
+    read_all(door)
+}
+
+fn read_all(mut door: TcpStream) -> io::Result<String> {
+    let mut reply = String::new();
+    door.read_to_string(&mut reply).map(|_| reply)
+}
+
+/// Waits until `done`; fails after `time`.
+fn wait_until(time: Duration, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited {time:?} in vain");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn hello(mut request: Request) {
+    let reply = match request.url() {
+        "/" => Response::from_string("hello"),
+        "/unread" => http::text(200, "body not read"),
+        _ => {
+            let mut body = Vec::new();
+            request.as_reader().read_to_end(&mut body).unwrap();
+            http::reply(200, "text/plain", body)
+        }
+    };
+    let _ = request.respond(reply);
+}
+
+#[test]
+fn a_request_is_answered() {
+    let before_kb = status_of("self", "RssAnon");
+    let addr = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
+    if std::env::var(SERVES).is_ok() {
+        println!("\nbefore {before_kb}");
+        println!("serves {addr}");
+        serve_until_closed();
+        return;
+    }
+    let reply = ask(addr, b"PUT /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nworld").unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"), "{reply}");
+    assert!(reply.ends_with("\r\n\r\nworld"), "{reply}");
+}
+
+/// Obeys the test: `leave N` opens files until N more could be opened, `release` closes them.
+fn serve_until_closed() {
+    let mut hoard: Vec<File> = Vec::new();
+    for line in io::stdin().lines() {
+        let line = line.unwrap();
+        match line.split_once(' ') {
+            Some(("leave", left)) => {
+                while let Ok(file) = File::open("/dev/null") {
+                    hoard.push(file);
+                }
+                hoard.truncate(hoard.len() - left.parse::<usize>().unwrap());
+            }
+            _ => hoard.clear(),
+        }
+        println!("done {line}");
+    }
+}
+
+#[test]
+fn an_idle_door_costs_less_than_a_megabyte() {
+    let served = Served::start();
+    served.answers();
+    let idle_kb = served.status("RssAnon") - served.before_kb;
+    assert!(idle_kb < 1024, "{idle_kb} kB");
+}
+
+#[test]
+fn every_wrong_length_is_refused_and_nothing_behind_it_is_answered() {
+    let served = Served::start();
+    for (headers, status) in [
+        ("Content-Length: 30000000000000", "413 "),
+        ("Content-Length: 18446744073709551615", "413 "),
+        ("Content-Length: 18446744073709551616", "413 "),
+        ("Content-Length: 65537", "413 "),
+        ("Content-Length: +5", "400 "),
+        ("Content-Length: abc", "400 "),
+        ("Content-Length: -1", "400 "),
+        ("Content-Length: 5\r\nContent-Length: 5", "400 "),
+        ("Content-Length: 5\r\nContent-Length: 50", "400 "),
+        ("Transfer-Encoding: chunked", "411 "),
+        ("Transfer-Encoding: identity\r\nContent-Length: 5", "411 "),
+        ("Content-Length: 5\r\nTransfer-Encoding: xchunked", "411 "),
+        ("Content-Length: 5", "200 "),
+    ] {
+        for path in ["/", "/echo", "/unread"] {
+            let request = format!(
+                "POST {path} HTTP/1.1\r\n{headers}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n"
+            );
+            let reply = ask(served.addr, request.as_bytes()).unwrap();
+            assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{headers}: {reply}");
+            assert_eq!(reply.matches("HTTP/1.1").count(), 1, "{headers}: {reply}");
+        }
+    }
+    let largest = "x".repeat(http::BODY_BYTES_MAX);
+    let request =
+        format!("PUT /echo HTTP/1.0\r\nContent-Length: {}\r\n\r\n{largest}", largest.len());
+    assert!(ask(served.addr, request.as_bytes()).unwrap().ends_with(&largest));
+    served.is_well();
+}
+
+#[test]
+fn half_sent_bodies_hold_nobody_up_and_are_ended_in_time() {
+    let served = Served::start();
+    let start = Instant::now();
+    served.answers_during(|| {
+        let halves: Vec<TcpStream> = (0..400)
+            .map(|_| {
+                let mut door = connect(served.addr);
+                door.write_all(b"POST /echo HTTP/1.1\r\nContent-Length: 60000\r\n\r\n").unwrap();
+                door.write_all(&[b'x'; 30_000]).unwrap();
+                door
+            })
+            .collect();
+        for half in halves {
+            assert!(read_all(half).unwrap().starts_with("HTTP/1.1 408 "));
+        }
+    });
+    assert!(start.elapsed() < http::REQUEST_TIME + 2 * SOON, "{:?}", start.elapsed());
+    served.is_well();
+}
+
+#[test]
+fn a_head_without_end_is_cut_off() {
+    let served = Served::start();
+    let sent = served.answers_during(|| {
+        let mut door = connect(served.addr);
+        door.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        let header = format!("X: {}\r\n", "x".repeat(1000)).repeat(1000);
+        let mut sent = 0;
+        while sent < 100 << 20 {
+            match door.write(header.as_bytes()) {
+                Ok(n) => sent += n,
+                Err(_) => break,
+            }
+        }
+        sent
+    });
+    assert!(sent < 32 << 20, "the door took {sent} bytes");
+    let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(http::HEAD_BYTES_MAX));
+    assert!(ask(served.addr, head.as_bytes()).unwrap().starts_with("HTTP/1.1 431 "));
+    served.is_well();
+}
+
+#[test]
+fn of_200_000_pipelined_requests_one_is_answered() {
+    let served = Served::start();
+    served.answers_during(|| {
+        let door = connect(served.addr);
+        let mut sending = door.try_clone().unwrap();
+        // It may fail: the door does not read them all.
+        let pipeline = thread::spawn(move || {
+            let _ = sending.write_all(&b"GET / HTTP/1.1\r\n\r\n".repeat(200_000));
+        });
+        let reply = BufReader::new(&door).lines().map_while(Result::ok);
+        assert_eq!(reply.filter(|line| line.contains("HTTP/1.1 200 OK")).count(), 1);
+        pipeline.join().unwrap();
+    });
+    served.is_well();
+}
+
+#[test]
+fn a_drip_is_cut_off_in_time() {
+    let served = Served::start();
+    let start = Instant::now();
+    served.answers_during(|| {
+        let mut door = connect(served.addr);
+        // Never silent for long, so that a time-out of a single read would not end it.
+        while door.write_all(b"G").is_ok() && start.elapsed() < 4 * http::REQUEST_TIME {
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert!(start.elapsed() >= http::REQUEST_TIME);
+    assert!(start.elapsed() < http::REQUEST_TIME + 2 * SOON, "{:?}", start.elapsed());
+    served.is_well();
+}
+
+#[test]
+fn ten_thousand_idle_connections_pass_by() {
+    let served = Served::start();
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        // Fewer than ten thousand if this process may not have so many descriptors.
+        idle.extend((0..100).map_while(|_| TcpStream::connect(served.addr).ok()));
+        // Who comes after them is answered or turned away at once, which also shows that they have been seen.
+        match ask(served.addr, b"GET / HTTP/1.1\r\n\r\n") {
+            Ok(reply) => assert!(reply.ends_with("hello") || reply.contains(" 503 "), "{reply}"),
+            // Turned away before the request was read, and the reset overtook the 503.
+            Err(err) => assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
+        }
+    }
+    assert!(idle.len() > CAPACITY.visitors, "{}", idle.len());
+    let threads_max = (CAPACITY.visitors + CAPACITY.workers) as u64 + 20;
+    assert!(served.status("Threads") < threads_max);
+    // All are let go, though none of them closes its side: first descriptors and threads are back.
+    let descriptors = format!("/proc/{}/fd", served.process.id());
+    wait_until(http::REQUEST_TIME + 2 * SOON, || fs::read_dir(&descriptors).unwrap().count() < 30);
+    served.is_well();
+    drop(idle);
+}
+
+#[test]
+fn a_door_with_64_descriptors_turns_visitors_away_and_stays_open() {
+    let served = Served::with_descriptors("64");
+    let idle: Vec<TcpStream> = (0..500).map(|_| connect(served.addr)).collect();
+    let mut turned_away = 0;
+    for door in idle {
+        turned_away += u32::from(read_all(door).unwrap().starts_with("HTTP/1.1 503 "));
+    }
+    assert!(turned_away > 400, "{turned_away}");
+    served.is_well();
+}
+
+/// Descriptors that run out between the door's look and tiny_http's accept end the process, to be started again: what must
+/// never be is a process that lives and is deaf.
+#[test]
+fn a_process_without_descriptors_answers_again_when_there_are_some_or_ends() {
+    let mut served = Served::with_descriptors("64");
+    for left in 0..10 {
+        served.tell(&format!("leave {left}"));
+        for _ in 0..3 {
+            let Ok(mut door) = TcpStream::connect(served.addr) else { break };
+            door.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let mut start = [0; "HTTP/1.1 200".len()];
+            let asked = door.write_all(b"GET / HTTP/1.1\r\n\r\n");
+            match asked.and_then(|()| door.read_exact(&mut start)) {
+                Ok(()) => assert!([b"200", b"503"].contains(&&start[9..].try_into().unwrap())),
+                // It waits in the kernel's queue as nobody could accept it, or was turned away.
+                Err(err) => assert!(
+                    [
+                        io::ErrorKind::WouldBlock,
+                        io::ErrorKind::ConnectionReset,
+                        io::ErrorKind::BrokenPipe,
+                        io::ErrorKind::UnexpectedEof,
+                    ]
+                    .contains(&err.kind()),
+                    "with {left} left: {err}"
+                ),
+            }
+        }
+        // A process that has ended can't be told.
+        let _ = writeln!(served.commands, "release");
+        let mut ended = None;
+        wait_until(SOON, || {
+            ended = served.process.try_wait().unwrap();
+            let hello = || {
+                let mut door = TcpStream::connect(served.addr)?;
+                door.set_read_timeout(Some(SOON))?;
+                door.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+                read_all(door)
+            };
+            ended.is_some() || hello().is_ok_and(|reply| reply.ends_with("hello"))
+        });
+        match ended {
+            None => served.hears("done"),
+            Some(status) => {
+                assert_eq!(status.code(), Some(EXIT_TEMPORARY.into()), "with {left} left");
+                served = Served::with_descriptors("64");
+                String::new()
+            }
+        };
+    }
+    served.is_well();
+}
+
+/// Parts of requests, right and wrong.
+fn parts() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        Just(b"GET / HTTP/1.1\r\n".to_vec()),
+        Just(b"\r\n".to_vec()),
+        Just(b"Expect: 100-continue\r\n".to_vec()),
+        Just(b"Connection: upgrade\r\nUpgrade: websocket\r\n".to_vec()),
+        Just(b"TE: chunked;q=x, identity\r\n".to_vec()),
+        (0..3000_usize).prop_map(|len| format!("Content-Length: {len}\r\n\r\n").into_bytes()),
+        (0..3000_usize).prop_map(|len| vec![b'x'; len]),
+        "[!-~]{1,9}:[ -~]{0,20}\r\n".prop_map(String::into_bytes),
+        "[A-Z]{1,9} [!-~]{1,20} HTTP/1.[01]\r\n".prop_map(String::into_bytes),
+        prop::collection::vec(any::<u8>(), 0..40),
+    ]
+}
+
+#[test]
+fn whatever_is_sent_tiny_http_survives_what_the_door_lets_pass() {
+    let served = Served::start();
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(500));
+    let requests = prop::collection::vec(parts(), 0..8).prop_map(|parts| parts.concat());
+    let result = runner.run(&requests, |request| {
+        let mut door = connect(served.addr);
+        // The door may have left already; it closes in any case, as nothing more will come.
+        let _ = door.write_all(&request).and_then(|()| door.shutdown(Shutdown::Write));
+        let mut reply = Vec::new();
+        match door.read_to_end(&mut reply) {
+            Err(err) => prop_assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
+            // 500 is how the door tells that tiny_http gave up without a word.
+            Ok(_) => prop_assert!(!reply.starts_with(b"HTTP/1.1 500")),
+        }
+        Ok(())
+    });
+    result.unwrap();
+    served.is_well();
+}
+
+/// Streams, and speaks a protocol of its own on websockets.
+struct Talker;
+
+impl Handler for Talker {
+    fn answer(&self, request: Request) {
+        let mut reply = request.into_writer();
+        let mut write = |part: &str| reply.write_all(part.as_bytes()).and_then(|()| reply.flush());
+        write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").unwrap();
+        let mut count = 0;
+        while write(&format!("data: {count}\n\n")).is_ok() && count < 1_000_000 {
+            count += 1;
+        }
+    }
+
+    fn websocket(&self, handshake: Handshake, mut visitor: TcpStream) {
+        visitor.write_all(handshake.target.as_bytes()).unwrap();
+        io::copy(&mut visitor.try_clone().unwrap(), &mut visitor).unwrap();
+    }
+}
+
+#[test]
+fn a_reply_of_the_handlers_own_making_streams_until_the_visitor_leaves() {
+    let over = Arc::new(AtomicBool::new(false));
+    let ended = over.clone();
+    let addr = http::serve(&[LOCALHOST], CAPACITY, move |request| {
+        Talker.answer(request);
+        ended.store(true, Ordering::Relaxed);
+    })
+    .unwrap();
+    let mut door = connect(addr);
+    door.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(door).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "HTTP/1.1 200 OK");
+    assert_eq!(lines.next().unwrap(), "Connection: close");
+    assert!(lines.any(|line| line == "data: 1000"));
+    assert!(!over.load(Ordering::Relaxed));
+    drop(lines);
+    wait_until(SOON, || over.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_websocket_is_the_handlers_or_refused() {
+    let ask_for_it = b"GET /talk HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let refusing = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
+    assert!(ask(refusing, ask_for_it).unwrap().starts_with("HTTP/1.1 501 "));
+
+    let talking = http::serve(&[LOCALHOST], CAPACITY, Talker).unwrap();
+    let mut door = connect(talking);
+    door.write_all(ask_for_it).unwrap();
+    let mut heard = [0; 5];
+    door.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"/talk");
+    door.write_all(b" back").unwrap();
+    door.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b" back");
+    door.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(door.read(&mut heard).unwrap(), 0);
+}
