@@ -13,7 +13,7 @@ use bank::records::{
 };
 use messaging::producer::{Outgoing, Sender};
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use service::shutdown::Shutdown;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Ids of the commands that a run sends. Each carries its number, so that an answer finds its command without a table; and yet
 //! they are spread like random ones, since a database index takes ascending keys far more cheaply than the bank's real ones.
 
-use rand::Rng;
+use rand::{Rng, RngExt};
 use uuid::Uuid;
 
 /// Numbers are 48 bits.

@@ -5,7 +5,7 @@ use crate::{Account, SHOP, nobody};
 use bank::records::ConfirmMoneyTransfer;
 use bank::topology::CONFIRM_MONEY_TRANSFER;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngExt, SeedableRng};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -82,7 +82,7 @@ impl Drop for Load {
 
 /// A transfer of each kind now and then, some of which the bank refuses.
 pub fn random_transfer(rng: &mut impl Rng, accounts: &[Account]) -> ConfirmMoneyTransfer {
-    let any = |rng: &mut _| &accounts[Rng::random_range(rng, 0..accounts.len())];
+    let any = |rng: &mut _| &accounts[RngExt::random_range(rng, 0..accounts.len())];
     let from = any(rng);
     match rng.random_range(0..20) {
         0 => from.gets(rng.random_range(1..20_000)),

@@ -7,7 +7,7 @@ use bank_tests::ledger::{Ledger, OUTCOMES, check_bank, committed, wait_committed
 use bank_tests::load::{Load, random_transfer};
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::{Account, creation};
-use rand::Rng;
+use rand::RngExt;
 use std::thread;
 use std::time::Duration;
 use uuid::Uuid;

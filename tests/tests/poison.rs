@@ -10,7 +10,7 @@ use bank_tests::tape::{Tape, Told};
 use bank_tests::wait::until;
 use bank_tests::{SHOP, creation};
 use messaging::partitioner::partition;
-use rand::RngCore;
+use rand::Rng;
 use std::time::Duration;
 use uuid::Uuid;
 

@@ -20,7 +20,7 @@ use messaging::partitioner::partition;
 use messaging::producer::{Outgoing, Sender};
 use messaging::{Batch, NewRecord};
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::thread;

@@ -79,14 +79,20 @@ fn compare<R: Record>(record: &R, value: impl Fn(&R) -> Value) -> io::Result<()>
     let mut theirs = Decoder::<R>::new(registry(&newer.to_string())?);
     measure(name, "encode, ours", || drop(black_box(encoder.encode(black_box(record)))));
     measure(name, "encode, crate", || {
-        let datum = avro_rs::to_avro_datum(&schema, value(black_box(record)));
+        let datum = avro_rs::writer::datum::GenericDatumWriter::builder(&schema)
+            .build()
+            .unwrap()
+            .write_value_to_vec(value(black_box(record)));
         drop(black_box(datum.expect("the value fits the schema")));
     });
     measure(name, "decode, ours", || {
         drop(black_box(ours.decode(black_box(&framed)).expect("it was encoded above")));
     });
     measure(name, "decode, crate", || {
-        let value = avro_rs::from_avro_datum(&schema, &mut black_box(&framed[5..]), None);
+        let value = avro_rs::reader::datum::GenericDatumReader::builder(&schema)
+            .build()
+            .unwrap()
+            .read_value(&mut black_box(&framed[5..]));
         drop(black_box(value.expect("it was encoded above")));
     });
     measure(name, "decode, foreign schema", || {

@@ -2,7 +2,9 @@
 
 use crate::codec::{Field, at_end, read_bytes, read_text, take};
 use avro_rs::Schema;
-use avro_rs::schema::{NamesRef, Namespace, RecordSchema, ResolvedSchema};
+use avro_rs::reader::datum::GenericDatumReader;
+use avro_rs::schema::{NamesRef, RecordSchema, ResolvedSchema};
+use avro_rs::writer::datum::GenericDatumWriter;
 use service::log::Chain;
 
 /// Deepest nesting of a datum in a foreign schema.
@@ -34,11 +36,14 @@ pub fn resolve(writer: &Schema, datum: &[u8], reader: &Schema) -> Result<Vec<u8>
     let resolved = ResolvedSchema::try_from(writer).map_err(|err| err.to_string())?;
     let values_left = VALUES_MAX.0 + VALUES_MAX.1 * datum.len();
     let mut walk = Walk { names: resolved.get_names(), rest: datum, values_left };
-    walk.value(writer, &None, 0)?;
+    walk.value(writer, None, 0)?;
     at_end(walk.rest)?;
-    avro_rs::from_avro_datum(writer, &mut &*datum, Some(reader))
-        .and_then(|value| avro_rs::to_avro_datum(reader, value))
-        .map_err(|err| Chain(&err).to_string())
+    let convert = || {
+        let from = GenericDatumReader::builder(writer).reader_schema(reader).build()?;
+        let value = from.read_value(&mut &*datum)?;
+        GenericDatumWriter::builder(reader).build()?.write_value_to_vec(value)
+    };
+    convert().map_err(|err| Chain(&err).to_string())
 }
 
 /// Goes through a datum as the crate will, before it does: the crate takes lengths for true and allocates them, recurses
@@ -50,7 +55,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn value(&mut self, schema: &Schema, within: &Namespace, depth: usize) -> Result<(), String> {
+    fn value(&mut self, schema: &Schema, within: Option<&str>, depth: usize) -> Result<(), String> {
         self.values_left = self.values_left.checked_sub(1).ok_or("too many values")?;
         if depth > DEPTH_MAX {
             return Err(format!("nested more than {DEPTH_MAX} deep"));
@@ -79,9 +84,9 @@ impl Walk<'_> {
             Schema::Array(array) => self.blocks(None, &array.items, within, depth + 1),
             Schema::Map(map) => self.blocks(Some(&Schema::String), &map.types, within, depth + 1),
             Schema::Record(RecordSchema { name, fields, .. }) => {
-                let within = name.fully_qualified_name(within).namespace;
+                let name = name.fully_qualified_name(within);
                 fields.iter().try_for_each(|field| {
-                    self.value(&field.schema, &within, depth + 1)
+                    self.value(&field.schema, name.namespace(), depth + 1)
                         .map_err(|reason| format!("{}: {reason}", field.name))
                 })
             }
@@ -89,7 +94,7 @@ impl Walk<'_> {
                 let name = name.fully_qualified_name(within);
                 let schema = self.names.get(&name).copied();
                 let schema = schema.ok_or_else(|| format!("type {name} is not defined"))?;
-                self.value(schema, &name.namespace, depth + 1)
+                self.value(schema, name.namespace(), depth + 1)
             }
             // `bare` leaves no logical types.
             other => Err(format!("type {other:?} is not supported")),
@@ -106,7 +111,7 @@ impl Walk<'_> {
         &mut self,
         key: Option<&Schema>,
         item: &Schema,
-        within: &Namespace,
+        within: Option<&str>,
         depth: usize,
     ) -> Result<(), String> {
         loop {

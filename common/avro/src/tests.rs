@@ -124,10 +124,18 @@ fn datum<R: Record>(record: &R) -> Vec<u8> {
 fn is_as_the_crate<R: Checked>(record: &R) {
     let schema = schema::<R>();
     let ours = datum(record);
-    let theirs = avro_rs::to_avro_datum(&schema, record.value()).unwrap();
+    let theirs = avro_rs::writer::datum::GenericDatumWriter::builder(&schema)
+        .build()
+        .unwrap()
+        .write_value_to_vec(record.value())
+        .unwrap();
     assert_eq!(ours, theirs);
     assert_eq!(R::read(&theirs).unwrap(), *record);
-    let value = avro_rs::from_avro_datum(&schema, &mut &*ours, None).unwrap();
+    let value = avro_rs::reader::datum::GenericDatumReader::builder(&schema)
+        .build()
+        .unwrap()
+        .read_value(&mut &*ours)
+        .unwrap();
     assert_eq!(value, record.value());
     let writer = parse(R::TOPIC.schema.unwrap()).unwrap();
     assert_eq!(resolve(&writer, &ours, &schema).unwrap(), ours);
@@ -145,7 +153,11 @@ fn reads_as_the_crate<R: Checked>(bytes: &[u8]) {
     let slow = resolve(&parse(R::TOPIC.schema.unwrap()).unwrap(), bytes, &schema);
     match R::read(bytes) {
         Ok(record) => {
-            let value = avro_rs::from_avro_datum(&schema, &mut &*bytes, None).unwrap();
+            let value = avro_rs::reader::datum::GenericDatumReader::builder(&schema)
+                .build()
+                .unwrap()
+                .read_value(&mut &*bytes)
+                .unwrap();
             assert_eq!(value, record.value());
             assert_eq!(R::read(&slow.unwrap()).unwrap(), record);
         }

@@ -1,8 +1,8 @@
 //! Account numbers and tokens of this bank.
 
-use rand::Rng;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
+use rand::TryRng;
+use rand::rngs::SysRng;
+use rand::{Rng, RngExt};
 
 /// The account that pays salaries and is seeded once.
 pub const COMPANY_IBAN: &str = "NL66OPEN0000000000";
@@ -49,11 +49,11 @@ pub fn generate(rng: &mut impl Rng) -> String {
 ///
 /// # Errors
 /// The system has no randomness to give.
-pub fn generate_token() -> Result<String, rand::rand_core::OsError> {
+pub fn generate_token() -> Result<String, rand::rngs::SysError> {
     let mut digits = String::with_capacity(TOKEN_DIGITS);
     while digits.len() < TOKEN_DIGITS {
         // 10^19 is the largest power of ten below 2^64: smaller draws are taken, the rest would be biased.
-        let draw = OsRng.try_next_u64()?;
+        let draw = SysRng.try_next_u64()?;
         if draw < 10_000_000_000_000_000_000 {
             digits.push_str(&format!("{:010}", draw % 10_000_000_000));
         }

@@ -106,8 +106,8 @@ pub mod scram {
     use base64::engine::general_purpose::STANDARD as BASE64;
     use hmac::{Hmac, KeyInit, Mac};
     use pbkdf2::pbkdf2_hmac;
-    use rand::TryRngCore;
-    use rand::rngs::OsRng;
+    use rand::TryRng;
+    use rand::rngs::SysRng;
     use sha2::{Digest, Sha256, Sha512};
     use std::ops::RangeInclusive;
 
@@ -134,7 +134,7 @@ pub mod scram {
     /// A new nonce: 144 bits.
     pub fn nonce() -> Result<String, String> {
         let mut bytes = [0; 18];
-        OsRng.try_fill_bytes(&mut bytes).map_err(|err| format!("no randomness: {err}"))?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(|err| format!("no randomness: {err}"))?;
         Ok(BASE64.encode(bytes))
     }
 

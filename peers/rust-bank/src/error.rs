@@ -17,7 +17,7 @@ pub enum Error {
     Claimed,
     /// The system has no randomness to give.
     #[error("make a token")]
-    Random(#[source] rand::rand_core::OsError),
+    Random(#[source] rand::rngs::SysError),
     /// The registry does not have what the synchronizer should have registered.
     #[error("schema registry")]
     Registry(#[from] registry::Error),

@@ -4,7 +4,7 @@ use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng, rngs::SmallRng};
+use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use std::collections::HashSet;
 use uuid::Uuid;
 

@@ -17,7 +17,7 @@ pub enum Error {
     Claimed,
     /// The system has no randomness to give.
     #[error("make a token")]
-    Random(#[source] rand::rand_core::OsError),
+    Random(#[source] rand::rngs::SysError),
     /// Kafka can't do what is asked.
     #[error("kafka")]
     Kafka(#[from] messaging::Error),

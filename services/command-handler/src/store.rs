@@ -11,7 +11,6 @@ use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::topology::Topic;
 use postgres::{Client, Row, Statement, Transaction};
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use service::database::{self, Ownership};
 use service::shutdown::Shutdown;
@@ -143,7 +142,7 @@ impl Session {
 
         let new = first_of_each(commands, |command| command.id, &outcomes);
         if !new.is_empty() {
-            let mut rng = SmallRng::from_os_rng();
+            let mut rng = rand::make_rng::<SmallRng>();
             let mut offers: BTreeMap<String, String> = BTreeMap::new();
             let mut ibans = Vec::with_capacity(new.len());
             for _ in &new {

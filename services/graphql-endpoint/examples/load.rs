@@ -11,7 +11,6 @@ use avro::{Encoder, Record};
 use bank::money::Cents;
 use bank::records::BalanceChanged;
 use messaging::producer::{Outgoing, Producer, ProducerConfig};
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
 use service::env::Env;
@@ -131,7 +130,7 @@ fn main() {
         &Shutdown::default(),
     );
 
-    let mut rng = SmallRng::from_os_rng();
+    let mut rng = rand::make_rng::<SmallRng>();
     let ibans: Vec<String> =
         (0..subscribers.max(200)).map(|_| bank::iban::generate(&mut rng)).collect();
     let (start, ready, stop) =

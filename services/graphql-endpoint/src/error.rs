@@ -20,7 +20,7 @@ pub enum Error {
     Avro(#[from] avro::Error),
     /// The system has no randomness to give.
     #[error("make a salt")]
-    Random(#[source] rand::rand_core::OsError),
+    Random(#[source] rand::rngs::SysError),
 }
 
 impl Error {

@@ -3,8 +3,8 @@
 
 use crate::error::Error;
 use pbkdf2::pbkdf2_hmac;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
+use rand::TryRng;
+use rand::rngs::SysRng;
 use sha2::Sha256;
 use std::hint::black_box;
 use std::num::NonZeroUsize;
@@ -88,7 +88,7 @@ impl Drop for Place<'_> {
 /// The system has no randomness to give.
 pub fn salt() -> Result<[u8; SALT_BYTES], Error> {
     let mut salt = [0; SALT_BYTES];
-    OsRng.try_fill_bytes(&mut salt).map_err(Error::Random)?;
+    SysRng.try_fill_bytes(&mut salt).map_err(Error::Random)?;
     Ok(salt)
 }
 
