@@ -7,11 +7,6 @@
 //!
 //! Blocks of up to a MiB go to the depot one by one, in classes a quarter of a power of two apart: the system maps and unmaps pages
 //! for nearly each of them. Larger ones are its business.
-//!
-//! On x86-64 `bytes` takes the place of musl's memcpy as well.
-
-#[cfg(all(target_arch = "x86_64", any(target_env = "musl", test)))]
-mod bytes;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
