@@ -127,12 +127,12 @@ test_sizes() {
   for binary in $(built dist/amd64) $(built "$arm64"); do
     case $binary in
       */edge) most=4000000 ;;
-      */graphql-endpoint) most=2500000 ;; # GraphiQL is 0.35 MB of it.
+      */graphql-endpoint) most=3200000 ;; # GraphiQL is 0.35 MB of it.
       *) most=2000000 ;;
     esac
     # An image has one file.
     size=$(stat --format %s "$binary")
-    ((size < most)) || die "$binary has $size bytes, $most are too many"
+    ((size < most)) || die "$binary is $size bytes; its limit is $most"
   done
   say "all images are below their limits"
 }
