@@ -47,7 +47,7 @@ lint: ## checks format and lints, warnings denied
 	cargo clippy --locked -p messaging --no-default-features -- -D warnings
 	cargo clippy --locked -p service -p kafka-client --no-default-features -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
-	shellcheck --external-sources --check-sourced stack/stack.sh stack/supervise.sh stack/test.sh deploy/images/*.sh .ci/run \
+	shellcheck --external-sources --check-sourced stack/stack.sh stack/test.sh deploy/images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run* \
 		common/kafka-client/golden/make.sh
 

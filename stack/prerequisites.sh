@@ -1,17 +1,15 @@
 # shellcheck shell=bash
 # What must be on the machine. Root on Debian gets what is missing; anyone else is told what to do.
 
-# rustup puts its programs where not every shell looks.
-PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
-
-# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers] [fuzz]: for what the caller is about to do; without a word for all of it.
+# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers] [fuzz]: for what the caller is about to do;
+# without a word for all that the tests need.
 prerequisites() {
-  lock
-  find_missing "${@:-servers build lint test}"
+  local purposes=("$@")
+  [[ $# -gt 0 ]] || purposes=(servers build lint test)
+  find_missing "${purposes[@]}"
   ((${#missing[@]} > 0)) || return 0
   if [[ $EUID == 0 && -f /etc/debian_version ]]; then
-    install_packages
-    find_missing "${@:-servers build lint test}"
+    install_missing "${purposes[@]}"
     ((${#missing[@]} > 0)) || return 0
   fi
   say "Missing on this machine:"
@@ -30,8 +28,8 @@ find_missing() {
   missing=()
   packages=()
   local purpose
-  # shellcheck disable=SC2048 # words
-  for purpose in $*; do
+  for purpose in "$@"; do
+    declare -F "find_missing_$purpose" >/dev/null || usage_error "prerequisites: unknown purpose $purpose"
     "find_missing_$purpose"
   done
 }
@@ -39,7 +37,7 @@ find_missing() {
 find_missing_servers() {
   java_fits || lacks "a Java runtime, 17 or later" default-jre-headless
   has mvn || lacks "Maven (mvn)" maven ca-certificates
-  postgres_bin >/dev/null || lacks "PostgreSQL 14 or later (POSTGRES_BIN names its folder if it is not found)" postgresql
+  has_postgres || lacks "PostgreSQL 14 or later (POSTGRES_BIN names its folder if it is not found)" postgresql
 }
 
 find_missing_build() {
@@ -125,18 +123,39 @@ rust_version() {
   sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"
 }
 
-install_packages() {
-  say "Installing with apt-get: ${packages[*]}"
-  export DEBIAN_FRONTEND=noninteractive
-  run_logged apt-get apt-get update
-  # Debian's postgresql would make and start a cluster of its own.
-  local own=/etc/postgresql-common/createcluster.d/scratchbank.conf code=0
-  mkdir -p "${own%/*}"
-  echo "create_main_cluster = false" >"$own"
-  run_logged apt-get apt-get install --yes --no-upgrade --no-install-recommends "${packages[@]}" || code=$?
-  rm "$own"
-  if ((code != 0)); then
-    end_of_log apt-get
-    die "apt-get exited with code $code"
+# PostgreSQL's programs are in POSTGRES_BIN, in Debian's folder, or beside `postgres` in PATH.
+has_postgres() {
+  local dir
+  for dir in "${POSTGRES_BIN:-}" /usr/lib/postgresql/*/bin "$(dirname "$(command -v postgres || echo none)")"; do
+    [[ ! -x $dir/postgres || ! -x $dir/initdb || ! -x $dir/pg_isready ]] || return 0
+  done
+  return 1
+}
+
+# install_missing PURPOSES...: one at a time; what another one has installed meanwhile is not missing any more.
+install_missing() {
+  local log=$root/target/apt-get.log apt=(apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
+  mkdir -p "$root/target"
+  exec 8>"$root/target/prerequisites.lock"
+  flock --timeout 1800 8 || die "another installation has not ended after 30 minutes: stop it and try again"
+  find_missing "$@"
+  if ((${#missing[@]} > 0)); then
+    say "Installing with apt-get: ${packages[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # Debian's postgresql would make and start a cluster of its own.
+    local own=/etc/postgresql-common/createcluster.d/scratchbank.conf code=0
+    mkdir -p "${own%/*}"
+    echo "create_main_cluster = false" >"$own"
+    timeout 600 "${apt[@]}" update >"$log" 2>&1 8>&- </dev/null &&
+      timeout 1500 "${apt[@]}" install --yes --no-upgrade --no-install-recommends "${packages[@]}" \
+        >>"$log" 2>&1 8>&- </dev/null || code=$?
+    rm "$own"
+    if ((code != 0)); then
+      say "The end of $log:"
+      tail -n 15 "$log" | sed 's/^/    /' >&2
+      die "apt-get exited with code $code (124 is a time-out)"
+    fi
+    find_missing "$@"
   fi
+  exec 8>&-
 }

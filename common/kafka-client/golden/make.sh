@@ -15,7 +15,7 @@ for codec in none gzip snappy lz4 zstd; do
     # Makes the topic, and, if told so, the records.
     java -cp "$KAFKA_JARS/*" "$golden/Golden.java" "$KAFKA_BROKERS" "$topic" "$client" "$codec" 2>/dev/null
     [[ $client == java ]] || "$venv/bin/python" "$golden/golden.py" "$KAFKA_BROKERS" "$topic" "$codec"
-    cp "$STACK_DIR/kafka-1/data/$topic-0/00000000000000000000.log" "$golden/$client-$codec.bin"
+    cp "$STACK_DATA_DIR/kafka-1/data/$topic-0/00000000000000000000.log" "$golden/$client-$codec.bin"
   done
 done
 ls -l "$golden"

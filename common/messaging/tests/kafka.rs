@@ -147,7 +147,7 @@ fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
 
 /// The codecs of the batches in the log, in order, by what the broker keeps on its disk.
 fn stored_codecs(topic: &str) -> Vec<Compression> {
-    let stack = std::env::var("STACK_DIR").expect("STACK_DIR is set by stack.sh with");
+    let stack = std::env::var("STACK_DATA_DIR").expect("STACK_DATA_DIR is set by stack.sh with");
     let log = format!("{stack}/kafka-1/data/{topic}-0/00000000000000000000.log");
     let log = std::fs::read(log).unwrap();
     let mut codecs = Vec::new();

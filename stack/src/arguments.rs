@@ -1,0 +1,188 @@
+//! The command line.
+
+use crate::error::{Result, usage};
+use crate::process::parse_signal;
+use crate::stop::How;
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Start what is down.
+    Up(Scope),
+    /// Stop everything.
+    Down,
+    /// A line for each part.
+    Status,
+    /// The logs of one part or all.
+    Logs(Option<String>),
+    /// Addresses.
+    Env,
+    /// Run a command on a stack that is up meanwhile.
+    With(Scope, Vec<OsString>),
+    /// Start one part.
+    Start(String),
+    /// Stop one part.
+    Stop(String, How),
+    /// Send a signal to a part.
+    Kill(String, Signal),
+    /// Print a part's pid.
+    Pid(String),
+    /// Build the services.
+    Build,
+    /// Stop everything and delete its data.
+    Wipe,
+    /// List the commands.
+    Help,
+    /// Hidden: keep a service running (name, folder of pid files, binary).
+    Supervise(String, PathBuf, PathBuf),
+    /// Hidden: become a program in a session of its own.
+    Detach(Vec<OsString>),
+}
+
+/// Which parts a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them.
+    All,
+    /// Kafka, registry and PostgreSQL.
+    Servers,
+}
+
+/// The command in `words`, which follow the program's name.
+pub fn parse(words: Vec<OsString>) -> Result<Command> {
+    let mut words = Words { words: words.into(), command: String::new() };
+    let Some(command) = words.next_text()? else { return Ok(Command::Help) };
+    words.command.clone_from(&command);
+    let parsed = match command.as_str() {
+        "up" => Command::Up(words.scope()),
+        "down" => Command::Down,
+        "status" => Command::Status,
+        "logs" => Command::Logs(words.next_text()?),
+        "env" => Command::Env,
+        "with" => return words.with(),
+        "start" => Command::Start(words.required("a part")?),
+        "stop" => Command::Stop(words.required("a part")?, words.how()?),
+        "kill" => Command::Kill(words.required("a part")?, words.signal()?),
+        "pid" => Command::Pid(words.required("a part")?),
+        "build" => Command::Build,
+        "wipe" => Command::Wipe,
+        "help" | "--help" | "-h" => Command::Help,
+        "supervise" => {
+            let name = words.required("a name")?;
+            let mut path = || words.words.pop_front().map(PathBuf::from);
+            let (Some(run_dir), Some(binary)) = (path(), path()) else {
+                return Err(usage("supervise: expected NAME RUN_DIR BINARY"));
+            };
+            Command::Supervise(name, run_dir, binary)
+        }
+        "detach" => return Ok(Command::Detach(words.words.into())),
+        other => {
+            return Err(usage(format!("unknown command {other}; stack.sh help lists them")));
+        }
+    };
+    words.end()?;
+    Ok(parsed)
+}
+
+struct Words {
+    words: std::collections::VecDeque<OsString>,
+    command: String,
+}
+
+impl Words {
+    fn next_text(&mut self) -> Result<Option<String>> {
+        let word = self.words.pop_front().map(OsString::into_string).transpose();
+        word.map_err(|word| usage(format!("{}: expected UTF-8", word.display())))
+    }
+
+    fn required(&mut self, what: &str) -> Result<String> {
+        self.next_text()?.ok_or_else(|| usage(format!("{}: expected {what}", self.command)))
+    }
+
+    fn scope(&mut self) -> Scope {
+        if self.words.front().is_some_and(|word| word == "--servers-only") {
+            self.words.pop_front();
+            Scope::Servers
+        } else {
+            Scope::All
+        }
+    }
+
+    fn with(mut self) -> Result<Command> {
+        let scope = self.scope();
+        if self.words.is_empty() {
+            return Err(usage("with: expected a command"));
+        }
+        Ok(Command::With(scope, self.words.into()))
+    }
+
+    fn how(&mut self) -> Result<How> {
+        match self.next_text()?.as_deref() {
+            None | Some("TERM") => Ok(How::Gracefully),
+            Some("KILL") => Ok(How::Killed),
+            Some(other) => {
+                Err(usage(format!("stop: {other}: expected TERM or KILL; kill sends any signal")))
+            }
+        }
+    }
+
+    fn signal(&mut self) -> Result<Signal> {
+        let text = self.required("a signal after the part, as in STOP")?;
+        parse_signal(&text)
+            .ok_or_else(|| usage(format!("kill: {text}: expected a signal, as in STOP")))
+    }
+
+    fn end(self) -> Result<()> {
+        match self.words.front() {
+            None => Ok(()),
+            Some(word) => {
+                Err(usage(format!("{}: unexpected argument {}", self.command, word.display())))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command> {
+        super::parse(line.split_whitespace().map(OsString::from).collect())
+    }
+
+    #[test]
+    fn commands_are_read_with_their_arguments() {
+        assert_eq!(parse("").unwrap(), Command::Help);
+        assert_eq!(parse("up").unwrap(), Command::Up(Scope::All));
+        assert_eq!(parse("up --servers-only").unwrap(), Command::Up(Scope::Servers));
+        assert_eq!(parse("stop a").unwrap(), Command::Stop("a".into(), How::Gracefully));
+        assert_eq!(parse("stop a KILL").unwrap(), Command::Stop("a".into(), How::Killed));
+        assert_eq!(parse("kill a STOP").unwrap(), Command::Kill("a".into(), Signal::STOP));
+        let words = vec!["ls".into(), "--servers-only".into()];
+        assert_eq!(
+            parse("with --servers-only ls --servers-only").unwrap(),
+            Command::With(Scope::Servers, words)
+        );
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for (line, expected) in [
+            ("upp", "unknown command upp; stack.sh help lists them"),
+            ("up --server", "up: unexpected argument --server"),
+            ("down now", "down: unexpected argument now"),
+            ("with", "with: expected a command"),
+            ("with --servers-only", "with: expected a command"),
+            ("start", "start: expected a part"),
+            ("stop a HUP", "stop: HUP: expected TERM or KILL; kill sends any signal"),
+            ("kill a", "kill: expected a signal after the part, as in STOP"),
+            ("kill a NONSENSE", "kill: NONSENSE: expected a signal, as in STOP"),
+        ] {
+            let err = parse(line).unwrap_err();
+            assert_eq!((err.to_string().as_str(), err.exit_code()), (expected, 2));
+        }
+    }
+}

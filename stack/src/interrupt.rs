@@ -1,0 +1,53 @@
+//! SIGINT, SIGTERM and SIGHUP: a handler notes the signal, and every wait looks for it.
+
+use crate::error::{Error, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The last signal, 0 if none has come.
+static RECEIVED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
+static IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// How often a wait looks whether it is over.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Installs the handlers.
+pub fn install() -> std::io::Result<()> {
+    let received = RECEIVED.get_or_init(Arc::default);
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        flag::register_usize(signal, received.clone(), signal.unsigned_abs() as usize)?;
+    }
+    Ok(())
+}
+
+/// From now on signals are ignored: what follows stops processes, and each wait in it has its own deadline.
+pub fn ignore() {
+    IGNORED.store(true, Ordering::Relaxed);
+}
+
+/// Fails after a signal.
+pub fn check() -> Result<()> {
+    let signal = RECEIVED.get().map_or(0, |received| received.load(Ordering::Relaxed));
+    if signal == 0 || IGNORED.load(Ordering::Relaxed) {
+        Ok(())
+    } else {
+        Err(Error::Interrupted(i32::try_from(signal).unwrap_or(SIGTERM)))
+    }
+}
+
+/// Waits for `duration`; a signal ends the wait.
+pub fn pause(duration: Duration) -> Result<()> {
+    let deadline = Instant::now() + duration;
+    loop {
+        check()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(POLL_INTERVAL));
+    }
+}

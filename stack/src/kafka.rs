@@ -1,0 +1,250 @@
+//! Apache Kafka in KRaft mode, each broker a controller too.
+
+use crate::error::{Context, Result, failed};
+use crate::foreground::{self, Report};
+use crate::settings::Settings;
+use crate::stack::Stack;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// All brokers of a stack share one cluster id: 16 bytes in base64.
+const CLUSTER_ID: &str = "c2NyYXRjaGJhbmstc3RhYw";
+const FORMAT_LIMIT: Duration = Duration::from_secs(120);
+/// How long a broker may take to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+const LOG4J: &str = "\
+log4j.rootLogger=WARN, out
+log4j.logger.kafka.server=INFO
+log4j.logger.org.apache.kafka.raft=INFO
+# It writes the whole configuration, again and again.
+log4j.logger.kafka.server.KafkaConfig=WARN
+log4j.appender.out=org.apache.log4j.ConsoleAppender
+log4j.appender.out.layout=org.apache.log4j.PatternLayout
+log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %m (%c)%n
+";
+
+/// The folder of broker `n`.
+fn dir(stack: &Stack, n: u16) -> PathBuf {
+    stack.data_dir().join(format!("kafka-{n}"))
+}
+
+/// Writes the settings of broker `n` and, once, formats its data.
+pub fn prepare(stack: &Stack, n: u16) -> Result<()> {
+    let dir = dir(stack, n);
+    fs::create_dir_all(&dir).context(dir.display())?;
+    write(&dir.join("server.properties"), &properties(&stack.settings, n, &dir))?;
+    write(&dir.join("log4j.properties"), LOG4J)?;
+    if dir.join("data/meta.properties").is_file() {
+        return Ok(());
+    }
+    let name = format!("kafka-{n}");
+    let mut words = java(stack, &dir, &["-Xmx128m", "-XX:TieredStopAtLevel=1"]);
+    let properties = dir.join("server.properties").display().to_string();
+    let arguments = ["format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", &properties];
+    words.push("kafka.tools.StorageTool".to_owned());
+    words.extend(arguments.map(str::to_owned));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    let what = format!("{name}'s format");
+    let log = stack.log(&name);
+    let status =
+        foreground::run_logged(&mut command, &what, &log, "", Report::Nothing, FORMAT_LIMIT)?;
+    if status.success() { Ok(()) } else { Err(failed(format!("{what} failed: {status}"))) }
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).context(path.display())
+}
+
+fn properties(settings: &Settings, n: u16, dir: &Path) -> String {
+    let brokers = settings.brokers;
+    let port = settings.kafka_port + n - 1;
+    let controller = settings.raft_port + n - 1;
+    let voters: Vec<String> =
+        (1..=brokers).map(|i| format!("{i}@127.0.0.1:{}", settings.raft_port + i - 1)).collect();
+    let mut text = format!(
+        "\
+node.id={n}
+process.roles=broker,controller
+controller.quorum.voters={voters}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={dir}/data
+
+# Topics are created by the synchronizer alone.
+auto.create.topics.enable=false
+default.replication.factor={brokers}
+offsets.topic.replication.factor={brokers}
+transaction.state.log.replication.factor={brokers}
+transaction.state.log.min.isr={min_isr}
+
+# Few and small for a small machine: the defaults are made for clusters.
+num.network.threads=2
+num.io.threads=4
+offsets.topic.num.partitions=3
+transaction.state.log.num.partitions=3
+log.cleaner.dedupe.buffer.size=16777216
+group.initial.rebalance.delay.ms=0
+",
+        voters = voters.join(","),
+        dir = dir.display(),
+        min_isr = brokers.div_ceil(2),
+    );
+    if brokers == 1 {
+        // After kill -9 a broker may register again when its former session is over; no other broker could take over.
+        text.push_str("broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=1000\n");
+    }
+    if let Some(sasl_port) = settings.sasl_port {
+        text.push_str(&sasl_listener(port, sasl_port + n - 1, controller));
+    }
+    for option in settings.text("KAFKA_OPTIONS").split_whitespace() {
+        let _ = writeln!(text, "{option}");
+    }
+    text
+}
+
+/// A listener in addition to the others that requires SASL. PLAIN knows user `bank`; SCRAM knows the users that Kafka's tools
+/// or clients create.
+fn sasl_listener(port: u16, sasl_port: u16, controller: u16) -> String {
+    let modules = "org.apache.kafka.common.security";
+    let mut text = format!(
+        "\
+listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_bank=\"in plain words\";
+"
+    );
+    for mechanism in ["scram-sha-256", "scram-sha-512"] {
+        let _ = writeln!(
+            text,
+            "listener.name.sasl.{mechanism}.sasl.jaas.config={modules}.scram.ScramLoginModule required;"
+        );
+    }
+    text
+}
+
+/// `java` with `options` and the brokers' classes; a class and its arguments follow.
+fn java(stack: &Stack, dir: &Path, options: &[&str]) -> Vec<String> {
+    let mut words = vec!["java".to_owned()];
+    words.extend(options.iter().map(|&option| option.to_owned()));
+    words.push("-cp".to_owned());
+    words.push(format!("{}/*", stack.kafka_jars().display()));
+    words.push(format!("-Dlog4j.configuration=file:{}/log4j.properties", dir.display()));
+    words
+}
+
+/// The command of broker `n`.
+pub fn command(stack: &Stack, n: u16) -> Vec<String> {
+    let dir = dir(stack, n);
+    // The collector's settings are those of Kafka's own scripts.
+    let options = [
+        "-Xms256m",
+        "-Xmx512m",
+        "-XX:+UseG1GC",
+        "-XX:MaxGCPauseMillis=20",
+        "-XX:InitiatingHeapOccupancyPercent=35",
+        "-XX:+ExplicitGCInvokesConcurrent",
+        "-Djava.awt.headless=true",
+    ];
+    let mut words = java(stack, &dir, &options);
+    words.push("kafka.Kafka".to_owned());
+    words.push(dir.join("server.properties").display().to_string());
+    words
+}
+
+/// True if broker `n` answers and counts itself, and `count` brokers at least, as alive.
+pub fn is_ready(settings: &Settings, n: u16, count: u16) -> bool {
+    alive_brokers(settings.kafka_port + n - 1)
+        .is_ok_and(|ids| ids.contains(&i32::from(n)) && ids.len() >= usize::from(count))
+}
+
+/// Ids of the brokers that the one at `port` counts as alive.
+fn alive_brokers(port: u16) -> io::Result<Vec<i32>> {
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER_LIMIT)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+    stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+    // Length; Metadata (api key 3) version 1; correlation id 0; no client id; no topics.
+    stream.write_all(b"\0\0\0\x0e\0\x03\0\x01\0\0\0\0\xff\xff\0\0\0\0")?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    // Three brokers and no topic are some 100 bytes.
+    let length = u32::from_be_bytes(length).min(4096);
+    let mut response = vec![0; length as usize];
+    stream.read_exact(&mut response)?;
+    parse_brokers(&response).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn parse_brokers(response: &[u8]) -> Option<Vec<i32>> {
+    let mut rest = response.get(4..)?;
+    let count = take_i32(&mut rest)?;
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(take_i32(&mut rest)?);
+        skip_string(&mut rest)?; // host
+        take_i32(&mut rest)?; // port
+        skip_string(&mut rest)?; // rack
+    }
+    Some(ids)
+}
+
+fn take_i32(rest: &mut &[u8]) -> Option<i32> {
+    let (bytes, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(i32::from_be_bytes(*bytes))
+}
+
+fn skip_string(rest: &mut &[u8]) -> Option<()> {
+    let (length, after) = rest.split_first_chunk()?;
+    // -1: null.
+    let length = usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0);
+    *rest = after.get(length..)?;
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Values;
+
+    #[test]
+    fn brokers_are_read_from_a_metadata_response() {
+        let mut response = vec![0, 0, 0, 0, 0, 0, 0, 2];
+        for id in [1, 3] {
+            response.extend([0, 0, 0, id, 0, 2]);
+            response.extend(b"ab\0\0\x4a\x94\xff\xff");
+        }
+        assert_eq!(parse_brokers(&response), Some(vec![1, 3]));
+        assert_eq!(parse_brokers(&response[..response.len() - 1]), None);
+        assert_eq!(parse_brokers(&[]), None);
+    }
+
+    #[test]
+    fn three_brokers_vote_and_replicate() {
+        let given = [("BROKERS", "3"), ("SASL_PORT", "29292"), ("KAFKA_OPTIONS", "a=b c=d")];
+        let given: Values =
+            given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let settings = Settings::configured(&given).unwrap();
+        let text = properties(&settings, 2, Path::new("/a b"));
+        for line in [
+            "controller.quorum.voters=1@127.0.0.1:19102,2@127.0.0.1:19103,3@127.0.0.1:19104",
+            "log.dirs=/a b/data",
+            "transaction.state.log.min.isr=2",
+            "advertised.listeners=PLAINTEXT://127.0.0.1:19093,SASL://127.0.0.1:29293",
+            "a=b",
+            "c=d",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}: {text}");
+        }
+        assert!(!text.contains("broker.session.timeout.ms"));
+    }
+}

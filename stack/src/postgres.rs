@@ -1,0 +1,249 @@
+//! PostgreSQL with balancedb and transactiondb, both owned by the role `bank`. It refuses to run as root, so root runs it as
+//! `POSTGRES_USER`.
+
+use crate::error::{Context, Result, failed};
+use crate::foreground::{self, Report};
+use crate::interrupt;
+use crate::settings::{self, Settings};
+use crate::stack::Stack;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const INIT_LIMIT: Duration = Duration::from_secs(120);
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+/// How long backends may live after a killed postmaster.
+const BACKENDS_LIMIT: Duration = Duration::from_secs(10);
+
+fn data(stack: &Stack) -> PathBuf {
+    stack.data_dir().join("postgres")
+}
+
+/// The folder of `postgres`, `initdb` and `pg_isready`: `POSTGRES_BIN`, or that of the newest PostgreSQL.
+fn bin() -> Result<PathBuf> {
+    let complete = |dir: &PathBuf| {
+        ["postgres", "initdb", "pg_isready"].iter().all(|program| dir.join(program).is_file())
+    };
+    if let Some(given) = settings::folder("POSTGRES_BIN")? {
+        if complete(&given) {
+            return Ok(given);
+        }
+        return Err(failed(format!(
+            "POSTGRES_BIN={} does not hold postgres, initdb and pg_isready",
+            given.display()
+        )));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = debian_folders().into_iter().chain(std::env::split_paths(&path)).find(complete);
+    found.ok_or_else(|| failed("PostgreSQL was not found: set POSTGRES_BIN to its folder"))
+}
+
+/// Where Debian puts PostgreSQL, the newest version first.
+fn debian_folders() -> Vec<PathBuf> {
+    let Ok(versions) = fs::read_dir("/usr/lib/postgresql") else { return Vec::new() };
+    let mut versions: Vec<(u32, PathBuf)> = versions
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version = entry.file_name().to_str()?.split('.').next()?.parse().ok()?;
+            Some((version, entry.path().join("bin")))
+        })
+        .collect();
+    versions.sort();
+    versions.into_iter().rev().map(|(_, dir)| dir).collect()
+}
+
+fn user() -> Result<String> {
+    Ok(settings::variable("POSTGRES_USER")?.unwrap_or_else(|| "postgres".to_owned()))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The words before a command that run it as a user that PostgreSQL accepts.
+fn as_user(stack: &Stack) -> Result<Vec<String>> {
+    if !is_root() {
+        return Ok(Vec::new());
+    }
+    let user = user()?;
+    let base = ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}")];
+    let base = [&base[..], &["--init-groups".to_owned()]].concat();
+    // Below root's home, that user may not even pass the folders above a checkout's own. It gets a capability for it, the
+    // smaller one where there is a choice (a container has the larger one only).
+    for capability in [None, Some("dac_read_search"), Some("dac_override")] {
+        let mut words = base.clone();
+        if let Some(name) = capability {
+            words.push(format!("--inh-caps=+{name}"));
+            words.push(format!("--ambient-caps=+{name}"));
+        }
+        // Not access(2), as `test -x` does: it knows nothing of capabilities.
+        let mut check = Command::new(&words[0]);
+        check.args(&words[1..]).arg("stat").arg(stack.dir.join("."));
+        if foreground::succeeds(&mut check, CHECK_LIMIT) {
+            return Ok(words);
+        }
+        interrupt::check()?;
+    }
+    Err(failed(format!(
+        "user {user}, as whom root runs PostgreSQL, cannot reach {}: set STACK_DIR to another folder",
+        stack.dir.display()
+    )))
+}
+
+/// Waits for the end of an earlier PostgreSQL and, once, makes the databases.
+pub fn prepare(stack: &Stack) -> Result<()> {
+    let data = data(stack);
+    wait_until_backends_end(&data)?;
+    if data.is_dir() {
+        return Ok(());
+    }
+    // Made under another name: a folder that has the final name is complete.
+    let new = stack.data_dir().join("postgres.new");
+    if new.exists() {
+        fs::remove_dir_all(&new).context(new.display())?;
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(stack.data_dir())
+        .context(new.display())?;
+    DirBuilder::new().mode(0o700).create(&new).context(new.display())?;
+    if is_root() {
+        let mut chown = Command::new("chown");
+        chown.arg(format!("{}:", user()?)).arg(&new);
+        if !foreground::succeeds(&mut chown, CHECK_LIMIT) {
+            return Err(failed(format!("could not give {} to user {}", new.display(), user()?)));
+        }
+    }
+    let password = new_password(stack)?;
+    init(stack, &new, &password)?;
+    fs::rename(&new, &data).context(data.display())
+}
+
+fn password_file(stack: &Stack) -> PathBuf {
+    stack.data_dir().join("postgres.password")
+}
+
+fn new_password(stack: &Stack) -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("/dev/urandom")?;
+    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = password_file(stack);
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(0o600);
+    options
+        .open(&path)
+        .and_then(|mut file| writeln!(file, "{password}"))
+        .context(path.display())?;
+    Ok(password)
+}
+
+fn init(stack: &Stack, dir: &Path, password: &str) -> Result<()> {
+    let bin = bin()?;
+    let run = |program: &str, arguments: &[&str], input: &str| {
+        let mut words = as_user(stack)?;
+        words.push(bin.join(program).display().to_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(arguments);
+        let log = stack.log("postgres");
+        let status = foreground::run_logged(
+            &mut command,
+            program,
+            &log,
+            input,
+            Report::Nothing,
+            INIT_LIMIT,
+        )?;
+        if status.success() { Ok(()) } else { Err(failed(format!("{program} failed: {status}"))) }
+    };
+    let dir_text = dir.display().to_string();
+    let arguments = ["-D", &dir_text, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"];
+    run("initdb", &arguments, "")?;
+    let statements = format!(
+        "\
+CREATE EXTENSION pg_stat_statements
+CREATE ROLE bank LOGIN CREATEDB IN ROLE pg_monitor PASSWORD '{password}'
+CREATE DATABASE balancedb OWNER bank
+CREATE DATABASE transactiondb OWNER bank
+"
+    );
+    run("postgres", &["--single", "-D", &dir_text, "template1"], &statements)?;
+    let access = dir.join("pg_hba.conf");
+    fs::write(&access, "host all all 127.0.0.1/32 scram-sha-256\n").context(access.display())
+}
+
+/// Its command.
+pub fn command(stack: &Stack) -> Result<Vec<String>> {
+    let mut words = as_user(stack)?;
+    words.push(bin()?.join("postgres").display().to_string());
+    words.extend(["-D".to_owned(), data(stack).display().to_string()]);
+    let port = format!("port={}", stack.settings.postgres_port);
+    // Durable as PostgreSQL comes (fsync, synchronous_commit); the rest fits a small machine that writes much.
+    let options = [
+        "listen_addresses=127.0.0.1",
+        &port,
+        "unix_socket_directories=",
+        "shared_buffers=1GB",
+        "wal_buffers=16MB",
+        "max_wal_size=4GB",
+        "checkpoint_timeout=15min",
+        "jit=off",
+        "timezone=UTC",
+        "log_timezone=UTC",
+    ];
+    let more = stack.settings.text("POSTGRES_OPTIONS").split_whitespace();
+    for option in options.into_iter().chain(more) {
+        words.extend(["-c".to_owned(), option.to_owned()]);
+    }
+    Ok(words)
+}
+
+/// True if it accepts connections.
+pub fn is_ready(settings: &Settings) -> bool {
+    let Ok(bin) = bin() else { return false };
+    let mut command = Command::new(bin.join("pg_isready"));
+    command.args(["-q", "-h", "127.0.0.1", "-d", "balancedb", "-U", "bank", "-t", "2"]);
+    command.arg("-p").arg(settings.postgres_port.to_string());
+    foreground::succeeds(&mut command, CHECK_LIMIT)
+}
+
+/// The URL of a database, with the password of role `bank`.
+pub fn url(stack: &Stack, database: &str) -> Result<String> {
+    let path = password_file(stack);
+    let password = fs::read_to_string(&path).context(path.display())?;
+    let port = stack.settings.postgres_port;
+    Ok(format!("postgres://bank:{}@127.0.0.1:{port}/{database}", password.trim()))
+}
+
+/// The backends of a killed PostgreSQL end a moment after it, and until then its data cannot be opened. Their working folder
+/// is the data's. A postmaster.pid whose process is a zombie would make the next PostgreSQL refuse to start.
+fn wait_until_backends_end(data: &Path) -> Result<()> {
+    let since = Instant::now();
+    while works_in(data) {
+        if since.elapsed() > BACKENDS_LIMIT {
+            return Err(failed(format!(
+                "processes of an earlier PostgreSQL still use {}: stop them and try again",
+                data.display()
+            )));
+        }
+        interrupt::pause(Duration::from_millis(50))?;
+    }
+    match fs::remove_file(data.join("postmaster.pid")) {
+        Err(err) if err.kind() != std::io::ErrorKind::NotFound => Err(err).context(data.display()),
+        _ => Ok(()),
+    }
+}
+
+/// True if a process has `dir` as its working folder.
+fn works_in(dir: &Path) -> bool {
+    fs::read_dir("/proc").is_ok_and(|processes| {
+        processes.filter_map(std::result::Result::ok).any(|process| {
+            fs::read_link(process.path().join("cwd")).is_ok_and(|working| working == dir)
+        })
+    })
+}

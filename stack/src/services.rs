@@ -1,0 +1,166 @@
+//! The bank's own services, each under a supervisor, and the synchronizer before them.
+
+use crate::environment;
+use crate::error::{Context, Result, failed};
+use crate::foreground::{self, Report};
+use crate::http;
+use crate::output::{say, seconds};
+use crate::parts::{self, Part, SYNCHRONIZER};
+use crate::postgres;
+use crate::settings::{self, Settings};
+use crate::stack::{Launch, Stack};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A bound for the worst case: the synchronizer has one of its own.
+const SYNCHRONIZER_LIMIT: Duration = Duration::from_secs(120);
+
+/// The path of a binary, which must be there.
+fn binary(stack: &Stack, name: &str) -> Result<PathBuf> {
+    let path = stack.bin_dir()?.join(name);
+    let executable = std::fs::metadata(&path)
+        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+    if executable {
+        Ok(path)
+    } else {
+        Err(failed(format!("{} is missing: make build", path.display())))
+    }
+}
+
+/// How to start a service.
+pub fn launch(stack: &Stack, part: Part) -> Result<Launch> {
+    let binary = binary(stack, &part.to_string())?;
+    Ok(Launch::Service { binary, variables: variables(stack, part)? })
+}
+
+/// True if the service is ready.
+pub fn is_ready(settings: &Settings, part: Part) -> bool {
+    http::is_ok(part.health_port(settings), "/readyz")
+}
+
+/// Variables that all programs of the bank get.
+fn common_variables(stack: &Stack) -> Vec<(String, String)> {
+    vec![
+        ("KAFKA_BROKERS".to_owned(), environment::kafka_brokers(&stack.settings)),
+        ("SCHEMA_REGISTRY_URL".to_owned(), environment::registry_url(&stack.settings)),
+    ]
+}
+
+/// Variables of one service.
+fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
+    let settings = &stack.settings;
+    let mut variables = common_variables(stack);
+    let mut add = |name: &str, value: String| variables.push((name.to_owned(), value));
+    add("HEALTH_PORT", part.health_port(settings).to_string());
+    let Some(service) = part.service() else { return Ok(variables) };
+    if let Some(database) = service.database {
+        add("DATABASE_URL", postgres::url(stack, database)?);
+    }
+    if let Some(name) = service.own_port {
+        add(name, parts::own_port(settings, name).to_string());
+    }
+    // The page and the endpoint are on two ports, so they are two origins: each gets the address of the other.
+    let given = |name: &str, default: String| {
+        settings::variable(name).map(|given| given.unwrap_or(default))
+    };
+    match service.name {
+        "graphql-endpoint" => {
+            let port = settings.frontend_port;
+            let both = format!("http://localhost:{port},http://127.0.0.1:{port}");
+            add("CORS_ORIGINS", given("CORS_ORIGINS", both)?);
+        }
+        "frontend" => {
+            let root = stack.root.display();
+            let results = format!("{root}/target/results:{root}/docs/results:{root}/docs");
+            let graphql = format!(":{}/graphql", settings.graphql_port);
+            add("GRAPHQL_URL", given("GRAPHQL_URL", graphql)?);
+            add("RESULTS_DIR", given("RESULTS_DIR", results)?);
+        }
+        _ => {}
+    }
+    Ok(variables)
+}
+
+/// Runs the synchronizer: it makes topics and schemas what they should be.
+pub fn synchronize(stack: &Stack) -> Result<()> {
+    let since = Instant::now();
+    let log = stack.log(SYNCHRONIZER);
+    foreground::rotate(&log)?;
+    let mut command = Command::new(binary(stack, SYNCHRONIZER)?);
+    command.envs(common_variables(stack));
+    let run = foreground::run_logged(
+        &mut command,
+        SYNCHRONIZER,
+        &log,
+        "",
+        Report::Progress,
+        SYNCHRONIZER_LIMIT,
+    );
+    let status = run.map_err(|err| err.logged_in(SYNCHRONIZER))?;
+    if !status.success() {
+        return Err(failed(format!("{SYNCHRONIZER} failed: {status}")).logged_in(SYNCHRONIZER));
+    }
+    say(format!("{SYNCHRONIZER:<18} done in {}", seconds(since.elapsed())));
+    Ok(())
+}
+
+/// Builds the services, unless `BIN_DIR` names binaries that are there already.
+pub fn build(stack: &Stack) -> Result<()> {
+    const BUILD_LIMIT: Duration = Duration::from_secs(3600);
+    let settings = &stack.settings;
+    if !settings.text("BIN_DIR").is_empty() {
+        return Ok(());
+    }
+    stack.prerequisites("build")?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["build", "--locked", "--workspace", "--bins", "--profile"]);
+    cargo.arg(settings.text("PROFILE")).arg("--manifest-path").arg(stack.root.join("Cargo.toml"));
+    if !settings.text("FEATURES").is_empty() {
+        cargo.args(["--features", settings.text("FEATURES")]);
+    }
+    let status = foreground::run(&mut cargo, "cargo build", BUILD_LIMIT, Report::Nothing)?;
+    if status.success() { Ok(()) } else { Err(failed(format!("cargo build failed: {status}"))) }
+}
+
+/// Maven brings the servers' jars, once for each pom.xml and version of Kafka.
+pub fn download_servers(stack: &Stack) -> Result<()> {
+    const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
+    let dir = &stack.servers_dir;
+    let version = &stack.settings.kafka;
+    let pom = stack.root.join("stack/pom.xml");
+    let wanted = std::fs::read(&pom).context(pom.display())?;
+    let complete = dir.join(format!("complete-{version}"));
+    let is_complete = |path: &PathBuf| std::fs::read(path).is_ok_and(|found| found == wanted);
+    if is_complete(&complete) {
+        return Ok(());
+    }
+    // A stack on another version of Kafka may be running the registry.
+    let has_registry =
+        ["3.9", "4"].map(|it| dir.join(format!("complete-{it}"))).iter().any(is_complete);
+    say(format!("Downloading Kafka {version} and the registry with Maven (190 MB, once)."));
+    std::fs::create_dir_all(dir).context(dir.display())?;
+    let mut stale = vec![stack.kafka_jars(), dir.join("maven")];
+    if !has_registry {
+        stale.push(dir.join("registry"));
+    }
+    for path in stale.iter().filter(|path| path.exists()) {
+        std::fs::remove_dir_all(path).context(path.display())?;
+    }
+    let mut maven = Command::new("mvn");
+    maven.arg("--batch-mode").arg("--file").arg(&pom);
+    if version != "3.9" {
+        maven.arg(format!("-Pkafka-{version}"));
+    }
+    maven.arg(format!("-Dservers={}", dir.display()));
+    maven.arg(format!("-Dregistry.skip={has_registry}")).arg("package");
+    let log = stack.log("maven");
+    let run =
+        foreground::run_logged(&mut maven, "maven", &log, "", Report::Progress, DOWNLOAD_LIMIT);
+    let status = run.map_err(|err| err.logged_in("maven"))?;
+    if !status.success() {
+        return Err(failed(format!("Maven failed: {status}")).logged_in("maven"));
+    }
+    std::fs::write(&complete, wanted).context(complete.display())
+}
