@@ -47,7 +47,7 @@ lint: ## checks format and lints, warnings denied
 	cargo clippy --locked -p messaging --no-default-features -- -D warnings
 	cargo clippy --locked -p service -p kafka-client --no-default-features -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
-	shellcheck --external-sources --check-sourced stack/stack.sh stack/test.sh deploy/images/*.sh .ci/run \
+	shellcheck --external-sources --check-sourced stack/stack.sh deploy/images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run* \
 		common/kafka-client/golden/make.sh
 
@@ -71,7 +71,9 @@ fuzz: ## libFuzzer on each parser of what brokers send, FUZZ_S=60 seconds each
 			-max_total_time=$(or $(FUZZ_S),60) -timeout=10 -rss_limit_mb=1024 || exit 1; done
 
 test-stack: ## tests of up, down and the rest, on other ports
-	@$(TEST) stack/test.sh
+	@$(STACK) prerequisites servers build
+	@$(TEST) $(STACK) build
+	@$(TEST) cargo test --locked --package stack --test stack -- --ignored --test-threads=1 --nocapture
 
 test-integration: ## tests on a real Kafka, registry and PostgreSQL, started for them on other ports; KAFKA=4, KAFKA_CLIENT=built-in
 	@$(STACK) prerequisites test browser
