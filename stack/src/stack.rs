@@ -234,3 +234,21 @@ fn holder(file: &mut File) -> String {
         _ => "Another command".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_version_and_number_of_brokers_has_its_folder() {
+        let mut stack = Stack::open_in(Path::new("/checkout"), "/s".into()).unwrap();
+        for (kafka, brokers, folder) in
+            [("3.9", "1", "/s/3.9"), ("4", "1", "/s/4"), ("4", "3", "/s/4-brokers-3")]
+        {
+            let given = [("KAFKA", kafka), ("BROKERS", brokers)];
+            let given = given.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            stack.settings = Settings::configured(&Values::from(given)).unwrap();
+            assert_eq!(stack.data_dir(), Path::new(folder));
+        }
+    }
+}
