@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What must be on the machine. Root on Debian gets what is missing; anyone else is told what to do.
 
-# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers] [fuzz]: for what the caller is about to do;
-# without a word for all that the tests need.
+# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers] [fuzz]: for what
+# the caller is about to do; without a word for all that the tests need.
 prerequisites() {
   local purposes=("$@")
   [[ $# -gt 0 ]] || purposes=(servers build lint test)
@@ -71,7 +71,8 @@ find_missing_browser() {
   has "${CHROMIUM:-chromium}" || lacks "Chromium (CHROMIUM names another of its kind)" chromium
 }
 
-# For static binaries: rustup's musl target, or a way to build its standard library (deploy/images/binaries.sh).
+# For static binaries: rustup's musl target, or a way to build its standard library
+# (deploy/images/binaries.sh).
 find_missing_static() {
   find_missing_build
   has python3 || lacks "Python 3.11 or later" python3
@@ -132,7 +133,8 @@ has_postgres() {
   return 1
 }
 
-# install_missing PURPOSES...: one at a time; what another one has installed meanwhile is not missing any more.
+# install_missing PURPOSES...: one at a time; what another one has installed meanwhile is not
+# missing any more.
 install_missing() {
   local log=$root/target/apt-get.log apt=(apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
   mkdir -p "$root/target"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # shellcheck source-path=SCRIPTDIR
-# Builds the program `stack` where that is needed, and becomes it. README.md beside this file lists the commands and variables.
-# One command is done here: `prerequisites`, which also brings Rust, without which there is no program.
+# Builds the program `stack` where that is needed, and becomes it. README.md beside this file lists
+# the commands and variables. One command is done here: `prerequisites`, which also brings Rust,
+# without which there is no program.
 set -euo pipefail
 
 stack=$(cd "${BASH_SOURCE[0]%/*}" && pwd)

@@ -86,8 +86,8 @@ pub fn down(stack: &Stack) -> Result<()> {
     stop::stop(stack, &stack.parts(), How::Gracefully)
 }
 
-/// Runs a command in the environment of a stack that is up meanwhile. Afterwards the parts that were down before are stopped,
-/// whatever happens. Returns the command's exit code.
+/// Runs a command in the environment of a stack that is up meanwhile. Afterwards the parts that
+/// were down before are stopped, whatever happens. Returns the command's exit code.
 pub fn with(stack: &mut Stack, scope: Scope, words: &[OsString]) -> Result<u8> {
     let up_before = stack.parts_up();
     up(stack, scope)?;
@@ -104,7 +104,8 @@ fn run_with(stack: &Stack, words: &[OsString]) -> Result<u8> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = [stack.bin_dir()?].into_iter().chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(path).map_err(|err| failed(err.to_string()))?);
-    // The search for the program takes the new PATH, since that is part of the command's environment.
+    // The search for the program takes the new PATH, since that is part of the command's
+    // environment.
     let what = program.display().to_string();
     match command.process_group(0).spawn() {
         Ok(child) => {
@@ -119,8 +120,8 @@ fn run_with(stack: &Stack, words: &[OsString]) -> Result<u8> {
     }
 }
 
-/// Stops what `with` and its command started, also stacks whose STACK_DIR is this one's with a dash and more. The command's own
-/// output stays the last: messages go to a log.
+/// Stops what `with` and its command started, also stacks whose STACK_DIR is this one's with a dash
+/// and more. The command's own output stays the last: messages go to a log.
 fn put_back(stack: &Stack, up_before: &[Part]) {
     interrupt::ignore();
     if let Ok(log) = foreground::append(&stack.log("stack")) {

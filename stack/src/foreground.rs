@@ -1,4 +1,5 @@
-//! Commands that this program waits for: each in a process group of its own, with a deadline, stopped on a signal.
+//! Commands that this program waits for: each in a process group of its own, with a deadline,
+//! stopped on a signal.
 
 use crate::error::{Context, Error, Result, failed};
 use crate::interrupt::{self, POLL_INTERVAL};

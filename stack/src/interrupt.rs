@@ -24,7 +24,8 @@ pub fn install() -> std::io::Result<()> {
     Ok(())
 }
 
-/// From now on signals are ignored: what follows stops processes, and each wait in it has its own deadline.
+/// From now on signals are ignored: what follows stops processes, and each wait in it has its own
+/// deadline.
 pub fn ignore() {
     IGNORED.store(true, Ordering::Relaxed);
 }

@@ -99,7 +99,8 @@ group.initial.rebalance.delay.ms=0
         min_isr = brokers.div_ceil(2),
     );
     if brokers == 1 {
-        // After kill -9 a broker may register again when its former session is over; no other broker could take over.
+        // After kill -9 a broker may register again when its former session is over; no other
+        // broker could take over.
         text.push_str("broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=1000\n");
     }
     if let Some(sasl_port) = settings.sasl_port {
@@ -111,8 +112,8 @@ group.initial.rebalance.delay.ms=0
     text
 }
 
-/// A listener in addition to the others that requires SASL. PLAIN knows user `bank`; SCRAM knows the users that Kafka's tools
-/// or clients create.
+/// A listener in addition to the others that requires SASL. PLAIN knows user `bank`; SCRAM knows
+/// the users that Kafka's tools or clients create.
 fn sasl_listener(port: u16, sasl_port: u16, controller: u16) -> String {
     let modules = "org.apache.kafka.common.security";
     let mut text = format!(

@@ -1,5 +1,6 @@
-//! Starts Kafka, the schema registry, PostgreSQL and the bank's services on this machine, keeps the services running, and stops
-//! what it started. README.md in this folder describes commands and variables; `stack.sh` builds and runs this program.
+//! Starts Kafka, the schema registry, PostgreSQL and the bank's services on this machine, keeps the
+//! services running, and stops what it started. README.md in this folder describes commands and
+//! variables; `stack.sh` builds and runs this program.
 
 mod arguments;
 mod commands;
@@ -70,7 +71,8 @@ fn run() -> Result<u8> {
     Ok(0)
 }
 
-/// The checkout: `--root DIR` before the command, as `stack.sh` gives it, or where this was compiled.
+/// The checkout: `--root DIR` before the command, as `stack.sh` gives it, or where this was
+/// compiled.
 fn root(words: &mut Vec<OsString>) -> PathBuf {
     if words.len() >= 2 && words[0] == "--root" {
         let root = PathBuf::from(&words[1]);

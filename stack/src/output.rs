@@ -55,7 +55,8 @@ pub fn redirect(file: File) {
     state.file = Some(file);
 }
 
-/// After two seconds, and then now and again, writes that `what` is waited for. On a terminal it is one line that changes.
+/// After two seconds, and then now and again, writes that `what` is waited for. On a terminal it is
+/// one line that changes.
 pub fn progress(what: impl Display, since: Instant) {
     let seconds = since.elapsed().as_secs();
     let mut state = state();

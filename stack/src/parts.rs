@@ -14,8 +14,8 @@ pub struct Service {
     pub own_port: Option<&'static str>,
 }
 
-/// The services, in the order of their start. All get KAFKA_BROKERS, SCHEMA_REGISTRY_URL, HEALTH_PORT and the caller's
-/// environment.
+/// The services, in the order of their start. All get KAFKA_BROKERS, SCHEMA_REGISTRY_URL,
+/// HEALTH_PORT and the caller's environment.
 pub static SERVICES: [Service; 5] = [
     Service { name: "heartbeat", database: None, own_port: Some("CONTROL_PORT") },
     Service { name: "command-generator", database: None, own_port: None },

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-/// Describes the process that listens on `port`, as in "pid 12 (java -Xmx512m ...)". None if nobody does.
+/// Describes the process that listens on `port`, as in "pid 12 (java -Xmx512m ...)". None if nobody
+/// does.
 pub fn owner(port: u16) -> Option<String> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
         // The second is missing where IPv6 is off.

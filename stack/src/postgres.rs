@@ -1,5 +1,5 @@
-//! PostgreSQL with balancedb and transactiondb, both owned by the role `bank`. It refuses to run as root, so root runs it as
-//! `POSTGRES_USER`.
+//! PostgreSQL with balancedb and transactiondb, both owned by the role `bank`. It refuses to run as
+//! root, so root runs it as `POSTGRES_USER`.
 
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
@@ -22,7 +22,8 @@ fn data(stack: &Stack) -> PathBuf {
     stack.data_dir().join("postgres")
 }
 
-/// The folder of `postgres`, `initdb` and `pg_isready`: `POSTGRES_BIN`, or that of the newest PostgreSQL.
+/// The folder of `postgres`, `initdb` and `pg_isready`: `POSTGRES_BIN`, or that of the newest
+/// PostgreSQL.
 fn bin() -> Result<PathBuf> {
     let complete = |dir: &PathBuf| {
         ["postgres", "initdb", "pg_isready"].iter().all(|program| dir.join(program).is_file())
@@ -71,8 +72,9 @@ fn as_user(stack: &Stack) -> Result<Vec<String>> {
     let user = user()?;
     let base = ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}")];
     let base = [&base[..], &["--init-groups".to_owned()]].concat();
-    // Below root's home, that user may not even pass the folders above a checkout's own. It gets a capability for it, the
-    // smaller one where there is a choice (a container has the larger one only).
+    // Below root's home, that user may not even pass the folders above a checkout's own. It gets a
+    // capability for it, the smaller one where there is a choice (a container has the larger one
+    // only).
     for capability in [None, Some("dac_read_search"), Some("dac_override")] {
         let mut words = base.clone();
         if let Some(name) = capability {
@@ -88,7 +90,8 @@ fn as_user(stack: &Stack) -> Result<Vec<String>> {
         interrupt::check()?;
     }
     Err(failed(format!(
-        "user {user}, as whom root runs PostgreSQL, cannot reach {}: set STACK_DIR to another folder",
+        "user {user}, as whom root runs PostgreSQL, cannot reach {}: \
+         set STACK_DIR to another folder",
         stack.dir.display()
     )))
 }
@@ -183,7 +186,8 @@ pub fn command(stack: &Stack) -> Result<Vec<String>> {
     words.push(bin()?.join("postgres").display().to_string());
     words.extend(["-D".to_owned(), data(stack).display().to_string()]);
     let port = format!("port={}", stack.settings.postgres_port);
-    // Durable as PostgreSQL comes (fsync, synchronous_commit); the rest fits a small machine that writes much.
+    // Durable as PostgreSQL comes (fsync, synchronous_commit); the rest fits a small machine that
+    // writes much.
     let options = [
         "listen_addresses=127.0.0.1",
         &port,
@@ -220,8 +224,9 @@ pub fn url(stack: &Stack, database: &str) -> Result<String> {
     Ok(format!("postgres://bank:{}@127.0.0.1:{port}/{database}", password.trim()))
 }
 
-/// The backends of a killed PostgreSQL end a moment after it, and until then its data cannot be opened. Their working folder
-/// is the data's. A postmaster.pid whose process is a zombie would make the next PostgreSQL refuse to start.
+/// The backends of a killed PostgreSQL end a moment after it, and until then its data cannot be
+/// opened. Their working folder is the data's. A postmaster.pid whose process is a zombie would
+/// make the next PostgreSQL refuse to start.
 fn wait_until_backends_end(data: &Path) -> Result<()> {
     let since = Instant::now();
     while works_in(data) {

@@ -1,5 +1,5 @@
-//! Processes, known by pid and time of birth: the system gives pids out again, and a process of another program is never
-//! signalled.
+//! Processes, known by pid and time of birth: the system gives pids out again, and a process of
+//! another program is never signalled.
 
 use crate::error::{Context, Result};
 use rustix::process::{Pid, Signal};
@@ -80,8 +80,8 @@ pub fn group_exists(group: i32) -> bool {
     Pid::from_raw(group).is_some_and(|it| rustix::process::test_kill_process_group(it).is_ok())
 }
 
-/// When the process began. None if it has ended, even if its parent has not taken the exit code yet. A process whose first
-/// thread alone has ended still holds its ports.
+/// When the process began. None if it has ended, even if its parent has not taken the exit code
+/// yet. A process whose first thread alone has ended still holds its ports.
 fn birth(pid: i32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     parse_birth(&String::from_utf8_lossy(&stat))

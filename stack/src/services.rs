@@ -61,7 +61,8 @@ fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     if let Some(name) = service.own_port {
         add(name, parts::own_port(settings, name).to_string());
     }
-    // The page and the endpoint are on two ports, so they are two origins: each gets the address of the other.
+    // The page and the endpoint are on two ports, so they are two origins: each gets the address of
+    // the other.
     let given = |name: &str, default: String| {
         settings::variable(name).map(|given| given.unwrap_or(default))
     };

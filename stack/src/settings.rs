@@ -1,4 +1,5 @@
-//! The variables that a running stack remembers, so that later commands find it by `STACK_DIR` alone.
+//! The variables that a running stack remembers, so that later commands find it by `STACK_DIR`
+//! alone.
 
 use crate::error::{Context, Result, usage};
 use std::collections::BTreeMap;
@@ -71,7 +72,8 @@ impl Settings {
         Self::check(values)
     }
 
-    /// The settings that the stack in `dir` was last started with; without any, those of the environment.
+    /// The settings that the stack in `dir` was last started with; without any, those of the
+    /// environment.
     pub fn remembered(given: &Values, dir: &Path) -> Result<Self> {
         let mut values = Self::configured(given)?.values;
         let text = match fs::read_to_string(dir.join("settings")) {

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a command waits for another one that changes the same stack: as long as a build may take.
+/// How long a command waits for another one that changes the same stack: as long as a build may
+/// take.
 const LOCK_LIMIT: Duration = Duration::from_secs(3600);
 /// How long the installation of packages may take.
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
@@ -62,8 +63,8 @@ impl Stack {
         parts::all(&self.settings)
     }
 
-    /// Its data: a folder for each version of Kafka and number of brokers. The registry's and PostgreSQL's data are there
-    /// too, since schema ids and outcomes belong to the log.
+    /// Its data: a folder for each version of Kafka and number of brokers. The registry's and
+    /// PostgreSQL's data are there too, since schema ids and outcomes belong to the log.
     pub fn data_dir(&self) -> PathBuf {
         let Settings { kafka, brokers, .. } = &self.settings;
         self.dir.join(match brokers {

@@ -1,4 +1,5 @@
-//! Starting parts: all servers at once, then all services at once. What a failed command started is stopped again.
+//! Starting parts: all servers at once, then all services at once. What a failed command started is
+//! stopped again.
 
 use crate::error::{Error, Result, failed};
 use crate::foreground;
@@ -35,7 +36,8 @@ impl<'a> Start<'a> {
         Self { stack, started: Mutex::default(), failed: AtomicBool::new(false) }
     }
 
-    /// Starts `parts` at the same time and waits until all are ready. A broker is ready when it counts `brokers` alive.
+    /// Starts `parts` at the same time and waits until all are ready. A broker is ready when it
+    /// counts `brokers` alive.
     pub fn start(&self, parts: &[Part], brokers: u16) -> Result<()> {
         let since = Instant::now();
         thread::scope(|scope| {

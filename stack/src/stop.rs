@@ -1,4 +1,5 @@
-//! Stopping parts: services first, then servers, each group at the same time. What does not end is killed.
+//! Stopping parts: services first, then servers, each group at the same time. What does not end is
+//! killed.
 
 use crate::error::{Result, failed};
 use crate::interrupt;
@@ -76,7 +77,8 @@ fn signal(stack: &Stack, part: Part, how: How) {
     let supervisor = stack.supervisor(part);
     let process = stack.process(part);
     if how == How::Killed {
-        // The supervisor leads a group with the service, which ends at once: it is not started again.
+        // The supervisor leads a group with the service, which ends at once: it is not started
+        // again.
         if let Some(supervisor) = supervisor {
             supervisor.signal_group(Signal::KILL);
             supervisor.signal(Signal::KILL);

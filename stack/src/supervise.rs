@@ -1,8 +1,9 @@
 //! Keeps one service running, in a process of its own that outlives `up`.
 //!
-//! A service is started again when it exits with a code other than 0 (done) and 2 (its environment is wrong, which a restart
-//! does not mend): after 0.1 s, then after twice as long each time up to 5 s, and after 0.1 s again once it has lived for 10 s.
-//! SIGTERM is passed on and ends both. SIGKILL to the process group ends both too.
+//! A service is started again when it exits with a code other than 0 (done) and 2 (its environment
+//! is wrong, which a restart does not mend): after 0.1 s, then after twice as long each time up to
+//! 5 s, and after 0.1 s again once it has lived for 10 s. SIGTERM is passed on and ends both.
+//! SIGKILL to the process group ends both too.
 
 use crate::error::{Context, Result};
 use crate::foreground;

@@ -1,4 +1,5 @@
-//! Tests of the stack on real servers, with a folder of its own and the ports of the environment: make test-stack.
+//! Tests of the stack on real servers, with a folder of its own and the ports of the environment:
+//! make test-stack.
 //!
 //! Every command has a time limit: one that hangs is a failure with its name.
 
@@ -495,14 +496,14 @@ fn a_stack_beside_is_stopped(stack: &Stack) {
     let beside = Stack::in_folder("stack tests-2");
     let port = |offset: u16| (kafka_port() + offset).to_string();
     let up = format!(
-        "STACK_DIR='{}' KAFKA_PORT={} RAFT_PORT={} REGISTRY_PORT={} POSTGRES_PORT={} $STACK up --servers-only",
+        "STACK_DIR='{}' KAFKA_PORT={} RAFT_PORT={} REGISTRY_PORT={} POSTGRES_PORT={} \
+         \"$STACK\" up --servers-only",
         beside.dir.display(),
         port(50),
         port(51),
         port(52),
         port(53)
     );
-    // Its command's quoting: STACK itself has no space.
     stack.run(&["with", "--servers-only", "sh", "-c", &up]).succeeds();
     assert!(beside.dir.join("3.9/kafka-1").is_dir());
     assert_eq!(beside.count_up(), 0);

@@ -13,7 +13,7 @@ use service::shutdown::Shutdown;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-/// What stack/kafka.sh and Foreign.java make.
+/// What stack/src/kafka.rs and Foreign.java make.
 const PLAIN: [&str; 3] = ["PLAIN", "bank", "in plain words"];
 const SCRAM_256: [&str; 3] = ["SCRAM-SHA-256", "ann,=", "pencil"];
 const SCRAM_512: [&str; 3] = ["SCRAM-SHA-512", "ann,=", "pencil"];
