@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -19,9 +20,21 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub fn install() -> std::io::Result<()> {
     let received = RECEIVED.get_or_init(Arc::default);
     for signal in [SIGHUP, SIGINT, SIGTERM] {
+        // `nohup` makes its command ignore SIGHUP.
+        if signal == SIGHUP && is_ignored(signal) {
+            continue;
+        }
         flag::register_usize(signal, received.clone(), signal.unsigned_abs() as usize)?;
     }
     Ok(())
+}
+
+/// True if the caller made this process ignore `signal`.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// From now on signals are ignored: what follows stops processes, and each wait in it has its own

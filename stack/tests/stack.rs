@@ -49,6 +49,8 @@ struct Stack {
     dir: PathBuf,
     variables: BTreeMap<&'static str, String>,
     bystander: Option<Child>,
+    /// False for a copy with other variables.
+    is_owner: bool,
 }
 
 impl Stack {
@@ -62,13 +64,13 @@ impl Stack {
     fn in_folder(name: &str) -> Self {
         let dir = root().join("target").join(name);
         let variables = BTreeMap::from([("STACK_DIR", dir.display().to_string())]);
-        Self { dir, variables, bystander: None }
+        Self { dir, variables, bystander: None, is_owner: true }
     }
 
     fn with(&self, name: &'static str, value: &str) -> Self {
         let mut variables = self.variables.clone();
         variables.insert(name, value.to_owned());
-        Self { dir: self.dir.clone(), variables, bystander: None }
+        Self { dir: self.dir.clone(), variables, bystander: None, is_owner: false }
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -158,8 +160,7 @@ impl Drop for Stack {
             let _ = bystander.kill();
             let _ = bystander.wait();
         }
-        // Not in the values that `with` makes.
-        if self.variables.len() == 1 && self.dir.join("run").exists() {
+        if self.is_owner && self.dir.join("run").exists() {
             let down = self.spawn(&["down"]).finish(COMMAND_LIMIT);
             assert!(down.code == 0 || thread::panicking(), "{}", down.stderr);
         }
