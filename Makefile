@@ -20,7 +20,7 @@ CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no
 
 .PHONY: help build schema graphiql page lint test test-unit fuzz test-stack test-integration test-kafka test-bank test-kafka-4 test-browser screenshots up down status logs \
 	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
-	peers test-peers verify compare-handlers binaries images verify-reproducible test-images compare
+	peers test-peers verify compare-handlers binaries images verify-reproducible test-images footprint
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -205,10 +205,10 @@ test-images: ## the arm64 binaries in an emulator and all images as containers, 
 	@$(TEST_IMAGES) $(STACK) build
 	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/test.sh
 
-compare: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
+footprint: ## sizes, start-up and memory beside the talk's: docs/footprint.md, .json and .svg
 	@$(STACK) prerequisites static images
 	@deploy/images/binaries.sh $(ARCH)
 	@deploy/images/images.sh $(ARCH)
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
-	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/engine.sh deploy/images/compare.py $(ARCH)
+	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/engine.sh deploy/images/footprint.py $(ARCH)

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 pub const PEERS: Variable = Variable::new(
     "PEERS",
     "peers",
-    "folder with a folder for each other implementation: its build.sh and run (docs/compare.md)",
+    "folder with a folder for each other implementation: its build.sh and run (docs/handler-contract.md)",
 );
 /// `PEERS_OUT`: what was made of them.
 pub const PEERS_OUT: Variable = Variable::new(

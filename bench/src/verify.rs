@@ -1,4 +1,4 @@
-//! `bench verify`: does a command-handler do what the bank's contract says (docs/compare.md)? Asked and answered through Kafka
+//! `bench verify`: does a command-handler do what the bank's contract says (docs/handler-contract.md)? Asked and answered through Kafka
 //! alone, in a fresh bank.
 
 pub mod course;
@@ -54,7 +54,7 @@ const DETAILS: &str = "\
 Starts it in an empty database and with all earlier commands skipped, sends commands and reads what it tells: every reason on both
 sides of its boundary, every field of every record, replays, records that can't be read, kill -9 in the midst of work, SIGTERM. It
 looks at nothing but topics, exit codes and /readyz. No other handler may run meanwhile. The table says for each point of
-docs/compare.md whether it holds; exit code 1 if one does not.
+docs/handler-contract.md whether it holds; exit code 1 if one does not.
 ";
 
 fn run(start: &Start<'_>) -> Result<ExitCode, Error> {

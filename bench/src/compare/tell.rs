@@ -119,7 +119,7 @@ fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
     let runs = all.iter().map(|figures| figures.runs.len()).max().unwrap_or(0);
     let mut text = format!(
         "# Command-handlers compared\n\nWritten by `make compare-handlers` (`bench compare`, {settings}; raw rows {file}): {runs} run(s) each, commit {commit}, {}, {date}. \
-         [comparison.json](comparison.json) has the same figures, [compare.md](compare.md) tells what is compared and how to add another.\n\n",
+         [comparison.json](comparison.json) has the same figures, [handler-contract.md](handler-contract.md) tells what is compared and how to add another.\n\n",
         proc::machine(),
     );
     text += &grid(&table(all));

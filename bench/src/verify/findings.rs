@@ -7,7 +7,7 @@ const FAULTS_MAX: usize = 3;
 /// Most characters of a fault: a handler may say anything.
 const FAULT_CHARS: usize = 400;
 
-/// The points of docs/compare.md, in the order of the table.
+/// The points of docs/handler-contract.md, in the order of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     Life,

@@ -1,4 +1,4 @@
-// Tables of what `make compare` has measured, beside the talk's figures.
+// Tables of what `make footprint` has measured, beside the talk's figures.
 import type { ComponentChildren } from "preact";
 
 /** footprint.json; what is not there is not shown. */

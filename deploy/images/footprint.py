@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""compare.py ARCH...: measures images and services on this machine and writes docs/footprint.md, .json and .svg.
+"""footprint.py ARCH...: measures images and services on this machine and writes docs/footprint.md, .json and .svg.
 
-Needs dist/ (make images), a Docker engine (engine.sh) and the servers of the stack in whose environment it is run: `make compare`.
+Needs dist/ (make images), a Docker engine (engine.sh) and the servers of the stack in whose environment it is run: `make footprint`.
 ARCH are those whose sizes are told; what runs is this machine's.
 """
 
@@ -23,7 +23,7 @@ NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "armv7"
 
 
 def say(text):
-    print(f"compare: {text}", file=sys.stderr)
+    print(f"footprint: {text}", file=sys.stderr)
 
 
 def run(*command, **options):
@@ -68,7 +68,7 @@ def answers(service, path, since):
         finally:
             connection.close()
         time.sleep(0.0002)
-    sys.exit(f"compare: {service} does not answer at {path}")
+    sys.exit(f"footprint: {service} does not answer at {path}")
 
 
 def median(values):
@@ -85,7 +85,7 @@ def start_process(service):
     ready = answers(service, "/readyz", since)
     process.terminate()
     if process.wait(10) != 0:
-        sys.exit(f"compare: {service} exited with {process.returncode} after SIGTERM")
+        sys.exit(f"footprint: {service} exited with {process.returncode} after SIGTERM")
     return own, ready
 
 
@@ -186,7 +186,7 @@ def page(result, talk):
     lines = [
         "# Footprint",
         "",
-        f"Written by `make compare`: commit {result['commit']}, {result['machine']}, {result['date']}. "
+        f"Written by `make footprint`: commit {result['commit']}, {result['machine']}, {result['date']}. "
         f"[footprint.json](footprint.json) has the same figures.",
         "",
         "![Image, start and memory beside the talk's](footprint.svg)",
