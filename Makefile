@@ -139,13 +139,13 @@ wipe: ## stops them and deletes their data
 	@$(STACK) wipe
 
 demo: ## about a minute of the bank at work (DEMO_S), with the check that no cent is lost
-	@$(STACK) with bench demo
+	@$(STACK) with bench demo $(if $(DEMO_S),--duration-s $(DEMO_S)) $(ARGS)
 
 bench: ## the talk's test in three modes, three runs each, and graphs: an hour
-	@$(STACK) with sh -c 'bench run --profile max --modes single,batched,modern --runs 3 && bench report'
+	@$(STACK) with sh -c 'bench run --profile max --modes single,batched,built-in --runs 3 $(ARGS) && bench report'
 
 bench-quick: ## the same in 3 minutes: coarser, one run each
-	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched,modern && bench report'
+	@$(STACK) with sh -c 'bench run --profile quick --modes single,batched,built-in $(ARGS) && bench report'
 
 results: ## docs/results.md from the rows of the last `make bench`
 	@$(STACK) prerequisites build
@@ -153,11 +153,11 @@ results: ## docs/results.md from the rows of the last `make bench`
 
 bench-scale: ## cost of a transfer with 1,000 and 1,000,000 accounts, with 10,000,000 changes behind it; on a stack of its own
 	@STACK_DIR=target/scale-stack $(STACK) wipe
-	@STACK_DIR=target/scale-stack $(STACK) with bench scale
+	@STACK_DIR=target/scale-stack $(STACK) with bench scale $(ARGS)
 	@STACK_DIR=target/scale-stack $(STACK) wipe
 
-bench-probe: ## latency and throughput of transfers: single, batched, modern
-	@$(STACK) with bench probe
+bench-probe: ## latency and throughput of transfers: single, batched, built-in; ARGS="--loads 10,1000" for other options
+	@$(STACK) with bench probe $(ARGS)
 
 bench-graphql: ## 200 subscribers at 10,000 transactions a second, queries, and 1,000 subscribers: a line of JSON each
 	@$(STACK) prerequisites build
@@ -174,16 +174,16 @@ test-peers: ## builds and verifies all of them in short
 	@$(MAKE) --no-print-directory peers PROFILE=dev
 	@$(TEST_PEERS) $(STACK) build
 	@$(TEST_PEERS) $(STACK) wipe
-	@$(TEST_PEERS) KILLS=1 KILL_TRANSFERS=300 OUT=target/test-peers $(STACK) with --servers-only \
-		bench verify --handler "$$(ls peers/*/run* | sed 's|peers/||; s|/run||' | paste -sd,)"
+	@$(TEST_PEERS) $(STACK) with --servers-only \
+		bench verify --kills 1 --kill-transfers 300 --out target/test-peers --handler "$$(ls peers/*/run* | sed 's|peers/||; s|/run||' | paste -sd,)"
 
 verify: ## does a command-handler keep the bank's contract? HANDLER=name, several, all, or the command that starts it; or IMAGE=name
 	@$(STACK) build
-	@$(STACK) with --servers-only bench verify $(if $(IMAGE),--image "$(IMAGE)",--handler "$(or $(HANDLER),scratchbank)")
+	@$(STACK) with --servers-only bench verify $(if $(IMAGE),--image "$(IMAGE)",--handler "$(or $(HANDLER),scratchbank)") $(ARGS)
 
 compare-handlers: peers ## size, start, memory, latency and cost of all of them: docs/comparison.md; QUICK=1 for one short run of each
 	@$(STACK) build
-	@$(STACK) with --servers-only bench compare --docs docs
+	@$(STACK) with --servers-only bench compare --docs docs $(if $(filter 1,$(QUICK)),--quick) $(ARGS)
 
 binaries: ## static binaries in dist/ARCH; ARCH=arm64, armv7 or several
 	@$(STACK) prerequisites static

@@ -1,10 +1,10 @@
 //! What the bank tells about the commands of this run.
 
-use crate::customers::wait_for;
+use crate::accounts::wait_for;
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::ledger::{Ledger, Mark};
-use crate::tap::{Cluster, Tap};
+use crate::topic_reader::{Cluster, TopicReader};
 use bank::money::Cents;
 use bank::records::{BalanceChanged, MoneyTransferConfirmed, MoneyTransferFailed};
 use service::shutdown::Shutdown;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 /// Reads the answers from the topics and keeps the ledger.
 pub struct Answers {
     ids: Ids,
-    changed: Tap<BalanceChanged>,
-    failed: Tap<MoneyTransferFailed>,
+    changed: TopicReader<BalanceChanged>,
+    failed: TopicReader<MoneyTransferFailed>,
     /// Read between steps only: its reading should not be measured.
-    confirmed: Tap<MoneyTransferConfirmed>,
+    confirmed: TopicReader<MoneyTransferConfirmed>,
     /// All commands of the run.
     pub ledger: Ledger,
     /// Commands that the bank refused.
@@ -31,9 +31,9 @@ impl Answers {
     pub fn open(cluster: &Cluster, ids: Ids) -> Result<Self, Error> {
         Ok(Self {
             ids,
-            changed: Tap::from_end(cluster)?,
-            failed: Tap::from_end(cluster)?,
-            confirmed: Tap::from_end(cluster)?,
+            changed: TopicReader::from_end(cluster)?,
+            failed: TopicReader::from_end(cluster)?,
+            confirmed: TopicReader::from_end(cluster)?,
             ledger: Ledger::default(),
             refused: 0,
         })

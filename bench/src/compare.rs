@@ -1,102 +1,81 @@
 //! `bench compare`: all command-handlers on the same servers under the same loads.
 
 mod figures;
-mod tell;
+mod tables;
 
 use self::figures::{Figures, Run};
 use crate::Start;
-use crate::args::{Command, list};
 use crate::error::Error;
-use crate::handlers::{Handler, Handlers};
-use crate::life::{Bank, SERVER_URL};
+use crate::handler_process::{FreshBank, SERVER_URL};
+use crate::handlers::{Handler, HandlerOptions, Handlers};
+use crate::options::{self, joined, millis, number, seconds};
+use crate::output::{self, Csv};
 use crate::probe::rig::Rig;
 use crate::probe::row;
-use crate::report::{self, Csv};
 use crate::search::Search;
 use crate::stack::STACK;
-use crate::tap::Cluster;
+use crate::topic_reader::Cluster;
 use crate::verify;
+use crate::verify::scenarios::Kills;
+use messaging::KafkaConfig;
 use rand::seq::SliceRandom;
-use service::env::{Env, Variable};
+use service::env::SCHEMA_REGISTRY_URL;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use std::{fs, io};
 
-const HANDLERS: Variable = Variable::new(
-    "BENCH_HANDLERS",
-    "all",
-    "what to compare, separated by commas, named as bench verify names them; all is ours in its three modes and every peer",
-);
-const QUICK: Variable = Variable::new(
-    "QUICK",
-    "",
-    "1: one run, steps of 3 s, fewer loads, no bisections, unless these are given. Some 45 s for each handler",
-);
-const RUNS: Variable = Variable::new("RUNS", "", "runs of each handler, 1 to 20; 3, or 1 if QUICK");
-const LOADS: Variable = Variable::new(
-    "LOADS",
-    "",
-    "transfers per second to try, separated by commas, each 1 to 1000000; a handler goes up until one is not held. \
-     10,100,300,1000,2000,5000,10000,20000,40000, or 10,100,300,1000,5000,20000,40000 if QUICK",
-);
-const BISECTIONS: Variable = Variable::new(
-    "BISECTIONS",
-    "",
-    "loads to try between the last that was held and the first that was not, 0 to 10; 3, or 0 if QUICK",
-);
-const STEP_S: Variable = Variable::new(
-    "STEP_S",
-    "",
-    "measured time of each load, 1 to 3600 s, after a second of settling; 10, or 3 if QUICK",
-);
-const WARM_S: Variable = Variable::new(
-    "WARM_S",
-    "",
-    "time at 500/s before anything is measured, 1 to 600 s, for those who compile while they run; 15, or 4 if QUICK",
-);
-const ACCOUNTS: Variable =
-    Variable::new("ACCOUNTS", "1000", "accounts that pay each other, 2 to 1000000");
-const PACE_MS: Variable = Variable::new(
-    "PACE_MS",
-    "10",
-    "least time between two batches of commands of this program, 0 to 100 ms",
-);
-const DOCS: Variable = Variable::new(
-    "BENCH_DOCS",
-    "",
-    "folder for comparison.md, comparison.json and the graphs, as in docs; none is OUT",
-);
-const OUT: Variable = Variable::new(
-    "OUT",
-    "target/bench",
-    "folder for the raw rows, as CSV, and the logs of handlers",
-);
-
-/// The sub-command.
-pub const COMMAND: Command = Command {
-    name: "compare",
-    about: "Size, start, memory, latency and cost of all command-handlers, ours and those under peers/",
-    details: DETAILS,
-    variables: &[
-        &[
-            HANDLERS, QUICK, RUNS, LOADS, BISECTIONS, STEP_S, WARM_S, ACCOUNTS, PACE_MS, DOCS, OUT,
-            STACK, SERVER_URL,
-        ],
-        Handlers::VARIABLES,
-        Cluster::VARIABLES[0],
-        Cluster::VARIABLES[1],
-    ],
-    run,
-};
-
-const DETAILS: &str = "\
-Verifies each handler first (bench verify), unless that was done since it was built; one that does not keep the contract is
-measured all the same, and its figures are marked. Then the handlers run one after the other, in another random order each round, on the same
-servers: each in an empty database of its own, with nothing else of the bank beside it. Measured are exec to ready, memory
-before the first command and at its highest, and load after load, as bench probe does: that tells what the columns of the CSV
-mean. Of several runs the median counts; a load is held if most runs held it.
-";
+/// Size, start, memory, latency and cost of all command-handlers, ours and those under peers/
+///
+/// Verifies each handler first (bench verify), unless that was done since it was built; one that does not keep the contract is
+/// measured all the same, and its figures are marked. Then the handlers run one after the other, in another random order each round,
+/// on the same servers: each in an empty database of its own, without the bank's other services. Measured are exec to ready, memory
+/// before the first command and at its highest, and load after load, as bench probe does, whose help explains the columns of the
+/// CSV. Of several runs the median counts; a load is held if most runs held it.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = options::environment(&[
+    &[STACK, SERVER_URL],
+    KafkaConfig::VARIABLES,
+    &[SCHEMA_REGISTRY_URL],
+]))]
+pub struct CompareOptions {
+    /// What to compare, separated by commas, named as bench verify names them; all is ours in its three modes and every peer
+    #[arg(long, default_value = "all")]
+    handlers: String,
+    /// One run, steps of 3 s, fewer loads, no bisections, unless these are given: some 45 s for each handler
+    #[arg(long)]
+    quick: bool,
+    /// Runs of each handler, 1 to 20 [default: 3, with --quick 1]
+    #[arg(long, value_parser = number(1..=20u32))]
+    runs: Option<u32>,
+    /// Transfers per second to try, separated by commas, each 1 to 1000000; a handler goes up until one is not held [default:
+    /// 10,100,300,1000,2000,5000,10000,20000,40000, with --quick 10,100,300,1000,5000,20000,40000]
+    #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32))]
+    loads: Option<Vec<u32>>,
+    /// Loads to try between the last that was held and the first that was not, 0 to 10 [default: 3, with --quick 0]
+    #[arg(long, value_parser = number(0..=10u32))]
+    bisections: Option<u32>,
+    /// Measured time of each load, 1 to 3600 s, after a second of settling [default: 10, with --quick 3]
+    #[arg(long, value_parser = seconds(1..=3600))]
+    step_s: Option<Duration>,
+    /// Time at 500/s before the measurements, 1 to 600 s, for handlers that compile while they run [default: 15, with --quick 4]
+    #[arg(long, value_parser = seconds(1..=600))]
+    warm_s: Option<Duration>,
+    /// Accounts that pay each other, 2 to 1000000
+    #[arg(long, default_value = "1000", value_parser = number(2..=1_000_000usize))]
+    accounts: usize,
+    /// Least time between two batches of commands, 0 to 100 ms
+    #[arg(long, default_value = "10", value_parser = millis(0..=100))]
+    pace_ms: Duration,
+    /// Folder for comparison.md, comparison.json and the graphs, as in docs [default: that of --out]
+    #[arg(long, value_name = "FOLDER")]
+    docs: Option<PathBuf>,
+    /// Folder for the raw rows, as CSV, and the logs of handlers
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+    #[command(flatten)]
+    places: HandlerOptions,
+}
 
 /// Load of `idle` latencies, and of the comparison of costs.
 pub const IDLE: u32 = 10;
@@ -106,7 +85,7 @@ const WARM_UP: u32 = 500;
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq)]
-struct Config {
+struct Plan {
     runs: u32,
     loads: Vec<u32>,
     bisections: u32,
@@ -116,37 +95,32 @@ struct Config {
     pace: Duration,
 }
 
-impl Config {
-    fn from_env(env: &Env<'_>) -> Result<Self, Error> {
-        let quick = env.text(&QUICK)? == "1";
-        let default = |variable: Variable, full: &'static str, short: &'static str| Variable {
-            default: Some(if quick { short } else { full }),
-            ..variable
+impl Plan {
+    fn new(options: &CompareOptions) -> Self {
+        let seconds = Duration::from_secs;
+        let (runs, loads, bisections, step, warm): (_, &[u32], _, _, _) = if options.quick {
+            (1, &[10, 100, 300, 1000, 5000, 20_000, 40_000], 0, seconds(3), seconds(4))
+        } else {
+            let loads = &[10, 100, 300, 1000, 2000, 5000, 10_000, 20_000, 40_000];
+            (3, loads, 3, seconds(10), seconds(15))
         };
-        let loads = default(
-            LOADS,
-            "10,100,300,1000,2000,5000,10000,20000,40000",
-            "10,100,300,1000,5000,20000,40000",
-        );
-        let load = |word: &str| word.parse().ok().filter(|load| (1..=1_000_000).contains(load));
-        Ok(Self {
-            runs: env.number(&default(RUNS, "3", "1"), 1..=20)?,
-            loads: list(env, &loads, load, "numbers from 1 to 1000000, separated by commas")?,
-            bisections: env.number(&default(BISECTIONS, "3", "0"), 0..=10)?,
-            step: Duration::from_secs(env.number(&default(STEP_S, "10", "3"), 1..=3600)?),
-            warm: Duration::from_secs(env.number(&default(WARM_S, "15", "4"), 1..=600)?),
-            accounts: env.number(&ACCOUNTS, 2..=1_000_000)?,
-            pace: env.millis(&PACE_MS, 0..=100)?,
-        })
+        Self {
+            runs: options.runs.unwrap_or(runs),
+            loads: options.loads.clone().unwrap_or_else(|| loads.to_vec()),
+            bisections: options.bisections.unwrap_or(bisections),
+            step: options.step_s.unwrap_or(step),
+            warm: options.warm_s.unwrap_or(warm),
+            accounts: options.accounts,
+            pace: options.pace_ms,
+        }
     }
 
     /// In words, for whoever reads the figures.
     fn text(&self) -> String {
-        let loads: Vec<String> = self.loads.iter().map(u32::to_string).collect();
         format!(
             "RUNS={} LOADS={} BISECTIONS={} STEP_S={} WARM_S={} ACCOUNTS={} PACE_MS={}",
             self.runs,
-            loads.join(","),
+            joined(&self.loads),
             self.bisections,
             self.step.as_secs(),
             self.warm.as_secs(),
@@ -156,15 +130,15 @@ impl Config {
     }
 }
 
-fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
-    let config = Config::from_env(&start.env)?;
-    let handlers = Handlers::from_env(&start.env)?;
+/// The command.
+pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Error> {
+    let config = Plan::new(options);
+    let handlers = Handlers::new(&options.places)?;
     let cluster = Cluster::from_env(&start.env)?;
-    let chosen = verify::choose(&handlers, &start.env.text(&HANDLERS)?)?;
-    let out = PathBuf::from(start.env.text(&OUT)?);
-    let docs = start.env.text(&DOCS)?;
-    let docs = if docs.is_empty() { out.clone() } else { docs.into() };
-    Bank::synchronize()?;
+    let chosen = verify::choose(&handlers, &options.handlers)?;
+    let out = options.out.clone();
+    let docs = options.docs.clone().unwrap_or_else(|| out.clone());
+    FreshBank::synchronize()?;
 
     let mut all = Vec::new();
     for handler in &chosen {
@@ -187,7 +161,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         for index in order {
             let figures = &mut all[index];
             let name = figures.handler.name.clone();
-            report::progress(&format!("{name}: run {number} of {}", config.runs));
+            output::progress(&format!("{name}: run {number} of {}", config.runs));
             let run = measure(start, &config, &cluster, &figures.handler, &out)?;
             starts.line(&format!(
                 "{name},{number},{},{},{:.1},{}",
@@ -204,12 +178,12 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
             }
             figures.runs.push(run);
             // After each, so that a round that is broken off has its figures too.
-            tell::write(&docs, &all, &config.text(), rows.path())?;
+            tables::write(&docs, &all, &config.text(), rows.path())?;
         }
     }
-    report::tell(&tell::text(&all));
-    report::tell(&format!("Raw rows: {}\n", rows.path().display()));
-    report::tell(&format!("Written: {}/comparison.md, .json and graphs\n", docs.display()));
+    output::print(&tables::text(&all));
+    output::print(&format!("Raw rows: {}\n", rows.path().display()));
+    output::print(&format!("Written: {}/comparison.md, .json and graphs\n", docs.display()));
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -232,10 +206,10 @@ fn verdict(
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(Error::Read { path: file, source }),
     }
-    let findings = verify::verify(start, cluster, handler, out)?;
+    let findings = verify::verify(start, cluster, handler, Kills::default(), out)?;
     let broken: Vec<String> = findings.broken().into_iter().map(str::to_owned).collect();
     if !broken.is_empty() {
-        report::progress(&findings.text(&handler.name));
+        output::progress(&findings.text(&handler.name));
     }
     let failed = |source| Error::Csv { path: file.clone(), source };
     fs::create_dir_all(out.join("verified")).map_err(failed)?;
@@ -247,12 +221,12 @@ fn verdict(
 /// One handler in a fresh bank, through all loads.
 fn measure(
     start: &Start<'_>,
-    config: &Config,
+    config: &Plan,
     cluster: &Cluster,
     handler: &Handler,
     out: &Path,
 ) -> Result<Run, Error> {
-    let bank = Bank::found(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
+    let bank = FreshBank::create(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
     let mut life = bank.start(handler)?;
     let start_ms = life.wait_ready(&start.shutdown)?.as_secs_f64() * 1000.0;
     // What it still does at its start belongs to neither.
@@ -284,24 +258,26 @@ fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Command, parse};
 
-    fn config(set: &[(&str, &str)]) -> Result<Config, Error> {
-        let set: std::collections::HashMap<String, &str> =
-            set.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        Config::from_env(&Env::new(&|name| set.get(name).map(|value| (*value).to_owned())))
+    fn plan(line: &str) -> Result<Plan, String> {
+        match parse(&format!("compare {line}"))? {
+            Command::Compare(options) => Ok(Plan::new(&options)),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn the_quick_form_has_other_defaults_and_no_other_limits() {
-        let full = config(&[]).unwrap();
+    fn quick_form_has_other_defaults_and_the_same_limits() {
+        let full = plan("").unwrap();
         assert_eq!((full.runs, full.bisections, full.step), (3, 3, Duration::from_secs(10)));
-        let quick = config(&[("QUICK", "1")]).unwrap();
+        let quick = plan("--quick").unwrap();
         assert_eq!((quick.runs, quick.bisections, quick.step), (1, 0, Duration::from_secs(3)));
         for load in [IDLE, 100, 300, COSTS_AT, 5000] {
             assert!(full.loads.contains(&load) && quick.loads.contains(&load), "{load}");
         }
-        let own = config(&[("QUICK", "1"), ("RUNS", "2"), ("LOADS", "7")]).unwrap();
+        let own = plan("--quick --runs 2 --loads 7").unwrap();
         assert_eq!((own.runs, own.loads), (2, vec![7]));
-        assert!(config(&[("RUNS", "0")]).is_err() && config(&[("LOADS", "many")]).is_err());
+        assert!(plan("--runs 0").is_err() && plan("--loads many").is_err());
     }
 }

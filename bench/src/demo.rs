@@ -6,66 +6,61 @@ mod readers;
 use self::books::{Balance, Books, News};
 use self::readers::{Batch, Readers};
 use crate::Start;
-use crate::args::{Command, list};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
 use crate::measure::{latencies, percentile_ms};
-use crate::report::{self, short};
-use crate::tap::{Cluster, ends, is_done};
-use crate::visitors::{Act, Driver, End, Visitors};
+use crate::options::{self, number, seconds};
+use crate::output::{self, short};
+use crate::simulated_users::{Driver, SimulatedUsers, StepEnd, UserStep};
+use crate::topic_reader::{Cluster, ends, is_done};
 use bank::topology::{
     CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, TOPICS, Topic,
 };
 use hdrhistogram::Histogram;
+use messaging::KafkaConfig;
 use messaging::{KafkaClient, Position};
 use postgres::{Client, NoTls};
-use service::env::{Env, Variable};
+use service::env::{SCHEMA_REGISTRY_URL, Variable};
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-const DEMO_S: Variable = Variable::new(
-    "DEMO_S",
-    "60",
-    "length of the load, 1 to 3600 s; starting and checking come on top",
-);
-const DEMO_LOADS: Variable = Variable::new(
-    "DEMO_LOADS",
-    "100,500,2000,5000,10000,20000",
-    "beats per second of each step, separated by commas, each 1 to 1000000; the steps are equally long",
-);
 const BALANCE_DATABASE_URL: Variable = Variable::required(
     "BALANCE_DATABASE_URL",
     "the command-handler's database, as in postgres://user:password@host:5432/balancedb",
 )
 .secret();
 
-/// The sub-command.
-pub const COMMAND: Command = Command {
-    name: "demo",
-    about: "The bank at work for a minute, with the check that no cent is lost",
-    details: DETAILS,
-    variables: &[
-        &[DEMO_S, DEMO_LOADS, HEARTBEAT_URL, GRAPHQL_URL, BALANCE_DATABASE_URL],
-        Cluster::VARIABLES[0],
-        Cluster::VARIABLES[1],
-    ],
-    run,
-};
-
-const DETAILS: &str = "\
-Raises the heartbeat's load in steps. Beats become commands (the first of them open accounts), the bank answers, and every
-command, outcome and balance change is read from the topics. Meanwhile three visitors open accounts and move money through
-GraphQL, each once a second, and listen until they hear of the new balance. Then the load stops, and when all is answered:
-  - every command has exactly one outcome; a replay that is equal in every field counts as the same one;
-  - the changes of each account follow each other, 1, 2, 3 ... without gaps, and lead to its balance in the database;
-  - the sum of all balances is what it was before, plus what confirmed transfers brought in from outside (cash), less what
-    they took out. An untouched bank begins with the company's 100000000000000000 cents.
-Latency is from reading a command to reading its outcome, 0 where the outcome was read first. The stack may have a past: only what comes from now on is counted.
-Exit code 0 if all of this holds, else 1. The last line is JSON.
-";
+/// The bank at work for a minute, with the check that no cent is lost
+///
+/// Raises the heartbeat's load in steps. Beats become commands (the first of them open accounts), the bank answers, and every
+/// command, outcome and balance change is read from the topics. Meanwhile three simulated users open accounts and move money
+/// through GraphQL, each once a second, and wait for the new balance. Then the load stops, and when all is answered:
+///   - every command has exactly one outcome; a replay that is equal in every field counts as the same one;
+///   - the changes of each account follow each other, 1, 2, 3 ... without gaps, and lead to its balance in the database;
+///   - the sum of all balances is what it was before, plus what confirmed transfers brought in from outside (cash), less what
+///     they took out.
+///
+/// An untouched bank begins with the company's 100000000000000000 cents.
+/// Latency is from reading a command to reading its outcome, 0 where the outcome was read first. The stack may have a past: only
+/// what comes from now on is counted. Exit code 0 if all of this holds, else 1. The last line is JSON.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = options::environment(&[
+    &[HEARTBEAT_URL, GRAPHQL_URL, BALANCE_DATABASE_URL],
+    KafkaConfig::VARIABLES,
+    &[SCHEMA_REGISTRY_URL],
+]))]
+pub struct DemoOptions {
+    /// Length of the load, 1 to 3600 s; starting and checking take some seconds more
+    #[arg(long, default_value = "60", value_parser = seconds(1..=3600))]
+    duration_s: Duration,
+    /// Beats per second of each step, separated by commas, each 1 to 1000000; the steps are equally long
+    #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32),
+        default_value = "100,500,2000,5000,10000,20000")]
+    loads: Vec<u32>,
+}
 
 /// The end of each topic.
 type Ends = HashMap<Topic, Vec<Position>>;
@@ -87,9 +82,8 @@ const GENERATOR: &str = "command-generator";
 /// Who reads commands and answers them.
 const HANDLER: &str = "command-handler";
 
-fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
-    let time = Duration::from_secs(start.env.number(&DEMO_S, 1..=3600)?);
-    let loads = loads(&start.env)?;
+/// The command.
+pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> {
     let cluster = Cluster::from_env(&start.env)?;
     let database: postgres::Config =
         start.env.parse(&BALANCE_DATABASE_URL, "postgres://user:password@host:port/database")?;
@@ -103,7 +97,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     heartbeat.set_load(0)?;
     let (ends, before) = stand_still(&mut *bus, &mut client, &start.shutdown)?;
     let put_in_before = sum(&before);
-    report::progress(&format!("{} accounts hold {put_in_before} cents", before.len()));
+    output::progress(&format!("{} accounts hold {put_in_before} cents", before.len()));
     let mut demo = Demo {
         books: Books::open(before),
         readers: Readers::start(&cluster, &ends),
@@ -111,8 +105,9 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     };
     let mut steps = Vec::new();
     let visitors =
-        Visitors::start(&Driver::Graphql(graphql_url.clone()), VISITORS, &start.shutdown)?;
-    let loaded = demo.load(&heartbeat, &loads, time, &start.shutdown, &mut steps);
+        SimulatedUsers::start(&Driver::Graphql(graphql_url.clone()), VISITORS, &start.shutdown)?;
+    let loaded =
+        demo.load(&heartbeat, &options.loads, options.duration_s, &start.shutdown, &mut steps);
     // Whatever became of it, the load ends.
     heartbeat.set_load(0)?;
     loaded?;
@@ -132,8 +127,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
         faults.push(format!("{letters} records went to dead_letter"));
     }
     let sum_ok = sum_before + books.flow == sum_now && books.unanswered() == 0;
-    report::tell(&table(&steps));
-    report::tell(&format!(
+    output::print(&table(&steps));
+    output::print(&format!(
         "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\
          Balances before {sum_before} + from outside {} = {}; in the database {sum_now}: {}\n",
         books.asked,
@@ -149,13 +144,13 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
             (false, _) => "not known yet",
         },
     ));
-    report::tell(&visits.text(&graphql_url));
+    output::print(&visits.text(&graphql_url));
     faults.extend(visits.faults());
     for fault in &faults {
-        report::tell(&format!("WRONG: {fault}\n"));
+        output::print(&format!("WRONG: {fault}\n"));
     }
     let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
-    report::tell(&format!(
+    output::print(&format!(
         "{{\"commands\":{},\"confirmed\":{},\"failed\":{},\"unanswered\":{},\"balance_sum_ok\":{sum_ok},\"max_per_s\":{},\"graphql\":{}}}\n",
         books.asked,
         books.confirmed,
@@ -166,11 +161,6 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
     ));
     let right = sum_ok && faults.is_empty() && books.unanswered() == 0 && books.asked > 0;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn loads(env: &Env<'_>) -> Result<Vec<u32>, Error> {
-    let load = |word: &str| word.parse().ok().filter(|load| (1..=1_000_000).contains(load));
-    list(env, &DEMO_LOADS, load, "numbers from 1 to 1000000, separated by commas")
 }
 
 /// Waits until no command is on its way. Where each topic ends then, and the accounts.
@@ -198,7 +188,7 @@ fn stand_still(
         if moved {
             started = Instant::now();
         }
-        report::progress("waiting for commands that are still on their way");
+        output::progress("waiting for commands that are still on their way");
         if started.elapsed() > PATIENCE {
             return Err(Error::Bank(format!(
                 "commands are on their way, and for {} s nothing came of them; does the command-handler run? (make status, make logs)",
@@ -269,7 +259,7 @@ impl Demo {
                 })?;
                 if Instant::now() >= line {
                     second.end(&self.books);
-                    report::progress(&second.line());
+                    output::progress(&second.line());
                     second = self.step(load);
                 }
             }
@@ -299,11 +289,11 @@ impl Demo {
             }
             let hurried = shutdown.requested() && began.elapsed() > HURRY;
             if hurried {
-                report::progress("Stopped: the rest is given up");
+                output::progress("Stopped: the rest is given up");
                 return Ok(());
             }
             if silence > PATIENCE {
-                report::progress(&format!(
+                output::progress(&format!(
                     "no news for {} s: the rest is given up",
                     PATIENCE.as_secs()
                 ));
@@ -312,7 +302,7 @@ impl Demo {
             if told.elapsed() > QUIET {
                 told = Instant::now();
                 let unanswered = self.books.unanswered();
-                report::progress(&format!(
+                output::progress(&format!(
                     "the load has stopped; {unanswered} commands wait for their outcome"
                 ));
             }
@@ -399,7 +389,7 @@ struct Visits {
 }
 
 impl Visits {
-    fn of(acts: Vec<Act>) -> Self {
+    fn of(acts: Vec<UserStep>) -> Self {
         let mut visits = Self {
             moved: acts.len() as u64,
             timed_out: 0,
@@ -408,12 +398,12 @@ impl Visits {
         };
         for act in acts {
             match act.end {
-                End::Changed(latency) => {
+                StepEnd::Changed(latency) => {
                     let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
                     visits.latencies.saturating_record(micros);
                 }
-                End::TimedOut => visits.timed_out += 1,
-                End::Refused(reason) => visits.refused.push(reason),
+                StepEnd::TimedOut => visits.timed_out += 1,
+                StepEnd::Refused(reason) => visits.refused.push(reason),
             }
         }
         visits
@@ -465,12 +455,13 @@ fn table(steps: &[Step]) -> String {
             step.waiting.to_string(),
         ]
     }));
-    report::table(&rows)
+    output::table(&rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Command, parse};
 
     #[test]
     fn a_step_tells_what_was_asked_done_and_refused() {
@@ -494,12 +485,14 @@ mod tests {
 
     #[test]
     fn loads_are_checked() {
-        let set = |value: &str| {
-            let value = value.to_owned();
-            loads(&Env::new(&move |name| (name == "DEMO_LOADS").then(|| value.clone())))
+        let loads = |line: &str| match parse(&format!("demo {line}"))? {
+            Command::Demo(options) => Ok(options.loads),
+            other => Err(format!("{other:?}")),
         };
-        assert_eq!(set("1, 2").unwrap(), [1, 2]);
-        assert_eq!(set("").unwrap().len(), 6);
-        assert!(set("0").is_err() && set("1,").is_err() && set("many").is_err());
+        assert_eq!(loads("--loads 1,2"), Ok(vec![1, 2]));
+        assert_eq!(loads("").unwrap().len(), 6);
+        for wrong in ["0", "1,", "many"] {
+            assert!(loads(&format!("--loads {wrong}")).is_err(), "{wrong}");
+        }
     }
 }

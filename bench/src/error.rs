@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub enum Error {
     #[error(transparent)]
     Env(#[from] env::Error),
+    #[error("{0}")]
+    Usage(String),
     #[error("watch for signals")]
     Signals(#[source] io::Error),
     #[error("{step}; is the stack up? (make status, make up)")]
@@ -22,7 +24,7 @@ pub enum Error {
     Http { method: &'static str, url: String, source: Box<ureq::Error> },
     #[error("websocket to {url}; is the stack up? (make status, make up)")]
     Websocket { url: String, source: Box<tungstenite::Error> },
-    #[error("start the browser {program} (CHROMIUM names another)")]
+    #[error("start the browser {program} (--chromium names another)")]
     Browser { program: String, source: io::Error },
     #[error("start a thread")]
     Thread(#[source] io::Error),

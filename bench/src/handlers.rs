@@ -2,31 +2,25 @@
 
 use crate::error::Error;
 use crate::mode::Mode;
-use service::env::{Env, Variable};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// `PEERS`: where other implementations are.
-pub const PEERS: Variable = Variable::new(
-    "PEERS",
-    "peers",
-    "folder with a folder for each other implementation: its build.sh and run (docs/handler-contract.md)",
-);
-/// `PEERS_OUT`: what was made of them.
-pub const PEERS_OUT: Variable = Variable::new(
-    "PEERS_OUT",
-    "target/peers",
-    "folder with NAME/artefact for each of them, all that its run needs",
-);
-/// `SCRATCHBANK`: our own.
-pub const SCRATCHBANK: Variable = Variable::new(
-    "SCRATCHBANK",
-    "",
-    "binary of our command-handler; none is the one beside this program",
-);
+/// Where handlers are found.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HandlerOptions {
+    /// Folder with a folder for each other implementation: its build.sh and run (docs/handler-contract.md)
+    #[arg(long, value_name = "FOLDER", default_value = "peers")]
+    peers: PathBuf,
+    /// Folder with NAME/artefact for each of them, all that its run needs
+    #[arg(long, value_name = "FOLDER", default_value = "target/peers")]
+    peers_out: PathBuf,
+    /// Binary of our command-handler [default: command-handler beside this program]
+    #[arg(long, value_name = "FILE")]
+    scratchbank: Option<PathBuf>,
+}
 
 /// Ours, as it starts by default.
 pub const OURS: &str = "scratchbank";
@@ -55,23 +49,20 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// The variables this reads.
-    pub const VARIABLES: &'static [Variable] = &[PEERS, PEERS_OUT, SCRATCHBANK];
-
-    /// Reads the environment.
+    /// The places that `options` name.
     ///
     /// # Errors
-    /// This program does not know where it is.
-    pub fn from_env(env: &Env<'_>) -> Result<Self, Error> {
-        let ours = match env.text(&SCRATCHBANK) {
-            Ok(path) if !path.is_empty() => path.into(),
-            _ => std::env::current_exe()
+    /// The path of this program is not known.
+    pub fn new(options: &HandlerOptions) -> Result<Self, Error> {
+        let ours = match &options.scratchbank {
+            Some(path) => path.clone(),
+            None => std::env::current_exe()
                 .map_err(|source| Error::Read { path: "/proc/self/exe".into(), source })?
                 .with_file_name("command-handler"),
         };
         Ok(Self {
-            peers: env.text(&PEERS)?.into(),
-            built: env.text(&PEERS_OUT)?.into(),
+            peers: options.peers.clone(),
+            built: options.peers_out.clone(),
             ours: absolute(ours),
         })
     }
@@ -82,7 +73,7 @@ impl Handlers {
     /// A folder can't be read.
     pub fn all(&self) -> Result<Vec<Handler>, Error> {
         let mut all: Vec<Handler> =
-            [Mode::Batched, Mode::Single, Mode::Modern].map(|mode| self.own(mode)).to_vec();
+            [Mode::Batched, Mode::Single, Mode::BuiltIn].map(|mode| self.own(mode)).to_vec();
         let mut peers = Vec::new();
         for folder in entries(&self.peers)?.into_iter().filter(|path| path.is_dir()) {
             for run in entries(&folder)? {
@@ -99,7 +90,9 @@ impl Handlers {
     /// # Errors
     /// A folder can't be read.
     pub fn named(&self, word: &str) -> Result<Handler, Error> {
-        if let Some(known) = self.all()?.into_iter().find(|handler| handler.name == word) {
+        // Its earlier name.
+        let name = if word == "scratchbank-modern" { "scratchbank-built-in" } else { word };
+        if let Some(known) = self.all()?.into_iter().find(|handler| handler.name == name) {
             return Ok(known);
         }
         let program = word.split_whitespace().next().unwrap_or_default();
@@ -276,7 +269,7 @@ mod tests {
         }
         let all = handlers.all().unwrap();
         let names: Vec<&str> = all.iter().map(|handler| handler.name.as_str()).collect();
-        assert_eq!(names, [OURS, "scratchbank-single", "scratchbank-modern", "b", "b-single"]);
+        assert_eq!(names, [OURS, "scratchbank-single", "scratchbank-built-in", "b", "b-single"]);
         assert!(all[0].command.ends_with(r"/it'\''s ours'"), "{}", all[0].command);
         assert!(!all[3].is_built());
         program(&handlers.built.join("b/artefact/deep/file"), 0o644);
@@ -290,6 +283,7 @@ mod tests {
         let mapped = [fs::canonicalize(handlers.built.join("b/artefact/more")).unwrap(), outside];
         assert_eq!(all[4].image_bytes(&mapped).unwrap(), 30);
         assert_eq!(handlers.named("b-single").unwrap(), all[4]);
+        assert_eq!(handlers.named("scratchbank-modern").unwrap(), all[2]);
         let command = handlers.named("/bin/sh -c true").unwrap();
         assert_eq!((command.name.as_str(), command.command.as_str()), ("sh", "/bin/sh -c true"));
         assert_eq!(command.artefact, Some("/bin/sh".into()));

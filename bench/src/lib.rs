@@ -1,47 +1,48 @@
 //! Measures the running bank.
 //!
-//! `main` picks a sub-command; each is a module that tells its course ([`run`], [`results`], [`probe`], [`scale`], [`demo`], [`verify`], [`compare`]) with the help of the ones below it.
+//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`] and [`compare`].
 
-mod args;
 mod compare;
 mod demo;
 mod probe;
-mod results;
+mod report;
 mod run;
 mod scale;
 mod verify;
 
-// The load, and what comes back.
+// The load and its results.
+mod accounts;
 mod answers;
 mod browser;
+mod consumer_lag;
 mod control;
-mod customers;
-mod flow;
 mod graphql;
+mod handler_process;
 mod handlers;
 mod ids;
 mod ledger;
-mod life;
-mod load;
 mod measure;
+mod schedule;
 mod search;
-mod tap;
-mod visitors;
+mod simulated_users;
+mod topic_reader;
 mod websocket;
 
-// What it costs.
+// The bank under test.
 mod metrics;
 mod mode;
-mod parts;
 mod proc;
+mod process_usage;
 mod stack;
 
-// What is told about it.
+// Options, errors and output.
 mod error;
-mod report;
+mod options;
+mod output;
 
-use crate::args::{Asked, Command};
 use crate::error::Error;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
 use service::EXIT_USAGE;
 use service::env::{self, Env, LOG};
 use service::log::Chain;
@@ -49,58 +50,86 @@ use service::shutdown::Shutdown;
 use std::panic;
 use std::process::ExitCode;
 
-/// What a sub-command is started with.
+/// Measures the running bank
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunOptions),
+    Report(report::ReportOptions),
+    Probe(probe::ProbeOptions),
+    Scale(scale::ScaleOptions),
+    Demo(demo::DemoOptions),
+    Verify(verify::VerifyOptions),
+    Compare(compare::CompareOptions),
+}
+
+/// What every command is started with.
 pub(crate) struct Start<'a> {
-    /// Options and environment.
+    /// Addresses and the client's settings.
     pub env: Env<'a>,
-    /// Set by SIGTERM and SIGINT: end cleanly, and tell what was measured.
+    /// Set by SIGTERM and SIGINT: end cleanly, and print what was measured.
     pub shutdown: Shutdown,
 }
 
-const COMMANDS: &[Command] = &[
-    run::COMMAND,
-    results::COMMAND,
-    probe::COMMAND,
-    scale::COMMAND,
-    demo::COMMAND,
-    verify::COMMAND,
-    compare::COMMAND,
-];
-
-/// Runs the sub-command that the arguments name.
+/// Runs the command that the arguments name.
 ///
-/// Exit codes: 0 all is well, 1 it is not (or could not be found out), 2 for wrong arguments or environment.
+/// Exit codes: 0 success, 1 a check or measurement failed, 2 wrong options or environment.
 pub fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    match args::read(COMMANDS, &args) {
-        Ok(Asked::Text(text)) => {
-            report::tell(&text);
+    match CommandLine::try_parse() {
+        Ok(line) => start(&line.command).unwrap_or_else(|err| fail(&err)),
+        Err(err) if matches!(err.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            output::print(&err.to_string());
             ExitCode::SUCCESS
         }
-        Ok(Asked::Run(command, options)) => {
-            let lookup =
-                |name: &str| options.get(name).cloned().or_else(|| std::env::var(name).ok());
-            start(command, Env::new(&lookup)).unwrap_or_else(|err| fail(&err))
-        }
-        Err(usage) => {
-            eprintln!("bench: {usage}");
+        Err(err) => {
+            eprintln!("bench: {}", usage_error(&err));
             ExitCode::from(EXIT_USAGE)
         }
     }
 }
 
-fn start(command: &Command, env: Env<'_>) -> Result<ExitCode, Error> {
+/// The parser's error as one line, without the usage below it.
+fn usage_error(err: &clap::Error) -> String {
+    if err.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "no command is given (--help lists them)".to_owned();
+    }
+    let text = err.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned() + " (--help lists the options)"
+}
+
+fn start(command: &Command) -> Result<ExitCode, Error> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let env = Env::new(&lookup);
     service::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
-    let printed = panic::take_hook();
-    // Half a bench would measure nonsense: a thread that panics ends all. Panics inside the guard are the kafka crate's own.
+    let default_hook = panic::take_hook();
+    // A panic of any thread ends the process: with a part of its threads, bench would measure nonsense. Panics of the kafka
+    // crate are caught by its adapter.
     panic::set_hook(Box::new(move |info| {
         if !service::panic_guard::is_guarded() {
-            printed(info);
+            default_hook(info);
             std::process::exit(101);
         }
     }));
-    let shutdown = Shutdown::on_signals().map_err(Error::Signals)?;
-    (command.run)(&Start { env, shutdown })
+    let start = Start { env, shutdown: Shutdown::on_signals().map_err(Error::Signals)? };
+    match command {
+        Command::Run(options) => run::run(&start, options),
+        Command::Report(options) => report::run(options),
+        Command::Probe(options) => probe::run(&start, options),
+        Command::Scale(options) => scale::run(&start, options),
+        Command::Demo(options) => demo::run(&start, options),
+        Command::Verify(options) => verify::run(&start, options),
+        Command::Compare(options) => compare::run(&start, options),
+    }
 }
 
 fn fail(err: &Error) -> ExitCode {
@@ -112,7 +141,50 @@ fn fail(err: &Error) -> ExitCode {
             );
             ExitCode::from(EXIT_USAGE)
         }
-        Error::Env(_) => ExitCode::from(EXIT_USAGE),
+        Error::Env(_) | Error::Usage(_) => ExitCode::from(EXIT_USAGE),
         _ => ExitCode::FAILURE,
+    }
+}
+
+/// The options that `line` gives, or the parser's error as it is printed; for the tests of commands.
+#[cfg(test)]
+fn parse(line: &str) -> Result<Command, String> {
+    let args = ["bench"].into_iter().chain(line.split_whitespace());
+    let parsed = CommandLine::try_parse_from(args);
+    parsed.map(|line| line.command).map_err(|err| usage_error(&err))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent_and_every_option_has_help() {
+        let mut bench = CommandLine::command();
+        bench.build();
+        bench.clone().debug_assert();
+        for command in bench.get_subcommands().filter(|it| it.get_name() != "help") {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for option in command.get_arguments() {
+                assert!(option.get_help().is_some(), "{} {}", command.get_name(), option.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_in_one_line_that_names_them() {
+        for (line, named) in [
+            ("", "no command"),
+            ("fly", "fly"),
+            ("probe --speed 80", "--speed"),
+            ("probe 80", "80"),
+            ("probe --step-s", "--step-s"),
+            ("probe --step-s 0", "expected a number from 1 to 3600"),
+            ("probe --modes double", "batched"),
+        ] {
+            let err = parse(line).unwrap_err();
+            assert!(err.contains(named) && !err.contains('\n'), "{line}: {err}");
+        }
     }
 }

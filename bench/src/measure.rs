@@ -1,6 +1,6 @@
 //! What one step of load shows: latencies from the time each command was due, and whether the bank keeps up.
 
-use crate::load::Schedule;
+use crate::schedule::Schedule;
 use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 

@@ -1,42 +1,39 @@
 //! The ways to run the command-handler that are compared.
 
+use clap::ValueEnum;
 use std::fmt;
 
-/// How the handler writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the handler sends records, and with which client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Each record by itself.
+    /// Each record by itself, with the kafka crate.
     Single,
-    /// All there are.
+    /// In batches, with the kafka crate.
     Batched,
-    /// The same with today's protocol.
-    Modern,
+    /// In batches, with the built-in client.
+    #[value(alias = "modern")]
+    BuiltIn,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Single, Self::Batched, Self::Modern];
+    pub const ALL: [Self; 3] = [Self::Single, Self::Batched, Self::BuiltIn];
 
-    /// As the user says it.
+    /// As options, tables and rows name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Single => "single",
             Self::Batched => "batched",
-            Self::Modern => "modern",
+            Self::BuiltIn => "built-in",
         }
     }
 
-    /// The one of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|mode| mode.name() == name)
-    }
-
-    /// What the handler is given for it.
+    /// The handler's environment in this mode.
     pub fn variables(self) -> [(&'static str, &'static str); 2] {
         let (mode, client) = match self {
             Self::Single => ("single", "kafka"),
             Self::Batched => ("batched", "kafka"),
-            Self::Modern => ("batched", "modern"),
+            Self::BuiltIn => ("batched", "modern"),
         };
         [("PRODUCER_MODE", mode), ("KAFKA_CLIENT", client)]
     }

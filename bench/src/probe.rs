@@ -6,103 +6,79 @@ pub mod row;
 use self::rig::Rig;
 use self::row::Row;
 use crate::Start;
-use crate::args::{Command, list};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::metrics::HANDLER_URL;
 use crate::mode::Mode;
-use crate::report::{self, Csv, json};
+use crate::options::{self, joined, millis, number, seconds};
+use crate::output::{self, Csv, json};
 use crate::search::Search;
 use crate::stack::STACK;
-use crate::tap::Cluster;
-use service::env::{Env, Variable};
+use messaging::KafkaConfig;
+use service::env::SCHEMA_REGISTRY_URL;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const ACCOUNTS: Variable =
-    Variable::new("ACCOUNTS", "1000", "accounts that pay each other, 2 to 1000000");
-const MODES: Variable = Variable::new(
-    "MODES",
-    "single,batched,modern",
-    "how the handler writes, separated by commas; it is restarted for each: single, batched (PRODUCER_MODE, with the kafka crate as \
-     client), modern (batched, with KAFKA_CLIENT=modern)",
-);
-const LOADS: Variable = Variable::new(
-    "LOADS",
-    "10,100,250,500,1000,2000,5000,10000,20000,40000",
-    "transfers per second to try, separated by commas, each 1 to 1000000; each mode goes up until one is not held",
-);
-const BISECTIONS: Variable = Variable::new(
-    "BISECTIONS",
-    "3",
-    "loads to try between the last that was held and the first that was not, 0 to 10",
-);
-const STEP_S: Variable = Variable::new(
-    "STEP_S",
-    "10",
-    "measured time of each load, 1 to 3600 s, after a second of settling",
-);
-const TRANSFERS: Variable = Variable::new(
-    "TRANSFERS",
-    "1000000",
-    "transfers that a fresh batched handler is given at the end, at four fifths of its highest load and for at most four \
-     minutes, to see its memory half-way and after all; 0 leaves this out",
-);
-const PACE_MS: Variable = Variable::new(
-    "PACE_MS",
-    "10",
-    "least time between two batches of commands of this program, 0 to 100 ms. Each command still counts from its own due \
-     time. With less, commands trickle in, the bank finds fewer of them at once, and the broker is busy with our requests",
-);
-const OUT: Variable = Variable::new("OUT", "target/bench", "folder for the raw rows, as CSV");
-
-/// The sub-command.
-pub const COMMAND: Command = Command {
-    name: "probe",
-    about: "Latency, throughput and cost of transfers, with the handler's producer in mode single, batched and modern",
-    details: DETAILS,
-    variables: &[
-        &[
-            ACCOUNTS,
-            MODES,
-            LOADS,
-            BISECTIONS,
-            STEP_S,
-            TRANSFERS,
-            PACE_MS,
-            OUT,
-            STACK,
-            HANDLER_URL,
-            HEARTBEAT_URL,
-        ],
-        Cluster::VARIABLES[0],
-        Cluster::VARIABLES[1],
-    ],
-    run,
-};
-
-const DETAILS: &str = "\
-Opens accounts, gives them cash, and sends transfers between them into confirm_money_transfer, straight and open loop: each
-is due at its time, whatever became of the ones before. Commands are sent in batches of what is due, in each mode: only
-the handler's PRODUCER_MODE and KAFKA_CLIENT differ. What the columns mean:
-  load              transfers that fell due per second
-  done/s            transfers answered per second of the measured time
-  p50 p99 p99.9     milliseconds from the time a transfer was due until the second of its two balance_changed records was
-                    read back
-  lag               most transfers that were due and not answered
-  held              yes: the lag grew by less than 2 % of the load from the first half of the measured time to the second,
-                    at least 95 % of what fell due in it was answered in it, and each transfer got exactly one outcome
-  broker us/rec     CPU time of all brokers per record of the bank: a transfer is a command, a confirmation and two changes.
-                    It covers whatever the broker does for them: our commands written, read by the handler and by the other
-                    services, answers written, changes read by us, offsets. What the broker uses without load, measured
-                    before, is taken off; the CSV has it
-  handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL with all its processes
-  cmds/tx           transfers decided in one database transaction, on average
-  recs/req          records in one request of the handler's producer, on average
-  RSS               highest memory of the handler, MiB
-The last line is JSON: the highest load held by each mode, broker CPU per record of each at the highest load that single
-held, p50 at 10/s, p99 at 2000/s and the handler's highest memory, these three in mode batched.
-";
+/// Latency, throughput and cost of transfers, with the handler in mode single, batched and built-in
+///
+/// Opens accounts, gives them cash, and sends transfers between them into confirm_money_transfer, straight and open loop: each
+/// is due at its time, whatever became of the ones before. Commands are sent in batches of what is due, in each mode: only
+/// the handler's PRODUCER_MODE and KAFKA_CLIENT differ. What the columns mean:
+///   load              transfers that fell due per second
+///   done/s            transfers answered per second of the measured time
+///   p50 p99 p99.9     milliseconds from the time a transfer was due until the second of its two balance_changed records was
+///                     read back
+///   lag               most transfers that were due and not answered
+///   held              yes: the lag grew by less than 2 % of the load from the first half of the measured time to the second,
+///                     at least 95 % of what fell due in it was answered in it, and each transfer got exactly one outcome
+///   broker us/rec     CPU time of all brokers per record of the bank: a transfer is a command, a confirmation and two changes.
+///                     It covers whatever the broker does for them: our commands written, read by the handler and by the other
+///                     services, answers written, changes read by us, offsets. What the broker uses without load, measured
+///                     before, is taken off; the CSV has it
+///   handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL with all its processes
+///   cmds/tx           transfers decided in one database transaction, on average
+///   recs/req          records in one request of the handler's producer, on average
+///   RSS               highest memory of the handler, MiB
+/// The last line is JSON: the highest load held by each mode, broker CPU per record of each at the highest load that single
+/// held, p50 at 10/s, p99 at 2000/s and the handler's highest memory, these three in mode batched.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = options::environment(&[
+    &[STACK, HANDLER_URL, HEARTBEAT_URL],
+    KafkaConfig::VARIABLES,
+    &[SCHEMA_REGISTRY_URL],
+]))]
+pub struct ProbeOptions {
+    /// Accounts that pay each other, 2 to 1000000
+    #[arg(long, default_value = "1000", value_parser = number(2..=1_000_000usize))]
+    accounts: usize,
+    /// How the command-handler is run, which is restarted for each; separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "single,batched,built-in")]
+    modes: Vec<Mode>,
+    /// Transfers per second to try, separated by commas, each 1 to 1000000; each mode goes up until one is not held
+    #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32),
+        default_value = "10,100,250,500,1000,2000,5000,10000,20000,40000")]
+    loads: Vec<u32>,
+    /// Loads to try between the last that was held and the first that was not, 0 to 10
+    #[arg(long, default_value = "3", value_parser = number(0..=10u32))]
+    bisections: u32,
+    /// Measured time of each load, 1 to 3600 s, after a second of settling
+    #[arg(long, default_value = "10", value_parser = seconds(1..=3600))]
+    step_s: Duration,
+    /// Transfers for a fresh batched handler at the end, 0 to 1000000000, at four fifths of its highest load and for at most four
+    /// minutes, to see its memory half-way and after all; 0 leaves this out
+    #[arg(long, default_value = "1000000", value_parser = number(0..=1_000_000_000u64))]
+    transfers: u64,
+    /// Least time between two batches of commands, 0 to 100 ms
+    ///
+    /// Each command still counts from its own due time. With less, commands trickle in, the bank finds fewer of them at once, and
+    /// the broker is busy with our requests.
+    #[arg(long, default_value = "10", value_parser = millis(0..=100))]
+    pace_ms: Duration,
+    /// Folder for the raw rows, as CSV
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+}
 
 /// Load of `idle_p50_ms`.
 const IDLE: u32 = 10;
@@ -117,66 +93,39 @@ const ENDURANCE_MAX: Duration = Duration::from_secs(240);
 /// Longest time for the endpoint to store what a mode has left.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
-/// What to do.
-struct Config {
-    accounts: usize,
-    modes: Vec<Mode>,
-    loads: Vec<u32>,
-    bisections: u32,
-    step: Duration,
-    transfers: u64,
-}
-
-impl Config {
-    fn from_env(env: &Env<'_>) -> Result<Self, Error> {
-        let load = |word: &str| word.parse().ok().filter(|load| (1..=1_000_000).contains(load));
-        Ok(Self {
-            accounts: env.number(&ACCOUNTS, 2..=1_000_000)?,
-            modes: list(
-                env,
-                &MODES,
-                Mode::named,
-                "single, batched and modern, separated by commas",
-            )?,
-            loads: list(env, &LOADS, load, "numbers from 1 to 1000000, separated by commas")?,
-            bisections: env.number(&BISECTIONS, 0..=10)?,
-            step: Duration::from_secs(env.number(&STEP_S, 1..=3600)?),
-            transfers: env.number(&TRANSFERS, 0..=1_000_000_000)?,
-        })
-    }
-}
-
-fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
-    let config = Config::from_env(&start.env)?;
-    let settings: Vec<(&str, String)> =
-        [ACCOUNTS, MODES, LOADS, BISECTIONS, STEP_S, TRANSFERS, PACE_MS]
-            .iter()
-            .map(|variable| Ok((variable.name, start.env.text(variable)?)))
-            .collect::<Result<_, Error>>()?;
+/// The command.
+pub fn run(start: &Start<'_>, options: &ProbeOptions) -> Result<ExitCode, Error> {
+    let settings = [
+        ("ACCOUNTS", options.accounts.to_string()),
+        ("MODES", joined(&options.modes)),
+        ("LOADS", joined(&options.loads)),
+        ("BISECTIONS", options.bisections.to_string()),
+        ("STEP_S", options.step_s.as_secs().to_string()),
+        ("TRANSFERS", options.transfers.to_string()),
+        ("PACE_MS", options.pace_ms.as_millis().to_string()),
+    ];
     let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
-    let pace = start.env.millis(&PACE_MS, 0..=100)?;
-    let folder = start.env.text(&OUT)?;
     if heartbeat.batch_size()? > 0 {
         return Err(Error::Bank(
             "the heartbeat makes load of its own, which would be measured too: set its batch_size to 0".to_owned(),
         ));
     }
-    let mut rig = Rig::open(&start.env, pace, start.shutdown.clone())?;
-    let csv = Csv::create(folder.as_ref(), "probe", &settings, row::COLUMNS)?;
+    let mut rig = Rig::open(&start.env, options.pace_ms, start.shutdown.clone())?;
+    let csv = Csv::create(&options.out, "probe", &settings, row::COLUMNS)?;
     let mut results =
         Results { rows: Vec::new(), held: [None; Mode::ALL.len()], memory: Vec::new(), csv };
-    let ended = course(&config, &mut rig, &mut results);
+    let ended = course(options, &mut rig, &mut results);
     // Whatever became of it, the stack is left as it was found: batched is the default.
     let restored = rig.leave();
-    report::tell(&results.text());
+    output::print(&results.text());
     match (ended, restored) {
         (Ok(()), Ok(())) => {
-            report::tell(&results.json());
+            output::print(&results.json());
             Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         // Ctrl-C reaches the stack's script too, and the producer gives up: whatever error came of it is its doing.
         (Err(_), Ok(())) if start.shutdown.requested() => {
-            report::progress("Stopped: what was measured until then is above.");
+            output::progress("Stopped: what was measured until then is above.");
             Ok(ExitCode::from(130))
         }
         (Err(err), _) | (_, Err(err)) => Err(err),
@@ -184,9 +133,9 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
 }
 
 /// Everything in order; `results` grows as it goes.
-fn course(config: &Config, rig: &mut Rig, results: &mut Results) -> Result<(), Error> {
-    rig.open_accounts(config.accounts)?;
-    for &mode in &config.modes {
+fn course(options: &ProbeOptions, rig: &mut Rig, results: &mut Results) -> Result<(), Error> {
+    rig.open_accounts(options.accounts)?;
+    for &mode in &options.modes {
         rig.switch(mode)?;
         rig.warm_up(WARM_UP.0, WARM_UP.1)?;
         // What the endpoint has yet to store of the last mode's overload would be counted as this one's.
@@ -194,10 +143,10 @@ fn course(config: &Config, rig: &mut Rig, results: &mut Results) -> Result<(), E
         // The other modes are also measured at whatever single could do: the same load for all.
         let single = results.rows.iter().filter(|row| row.held && row.mode == Mode::Single);
         let single = single.map(|row| row.load);
-        let loads: Vec<u32> = config.loads.iter().copied().chain(single).collect();
-        let mut search = Search::new(&loads, config.bisections);
+        let loads: Vec<u32> = options.loads.iter().copied().chain(single).collect();
+        let mut search = Search::new(&loads, options.bisections);
         while let Some(load) = search.next() {
-            let row = rig.step(load, config.step)?;
+            let row = rig.step(load, options.step_s)?;
             let (held, unanswered) = (row.held, row.unanswered);
             results.add(row)?;
             if unanswered > 0 {
@@ -209,7 +158,7 @@ fn course(config: &Config, rig: &mut Rig, results: &mut Results) -> Result<(), E
             results.held[mode as usize] = Some(search.held);
         }
         if mode == Mode::Batched {
-            endure(config.transfers, search.held, rig, results)?;
+            endure(options.transfers, search.held, rig, results)?;
         }
     }
     Ok(())
@@ -225,7 +174,7 @@ fn endure(transfers: u64, held: u32, rig: &mut Rig, results: &mut Results) -> Re
     }
     if half > ENDURANCE_MAX / 2 {
         let seconds = ENDURANCE_MAX.as_secs();
-        report::progress(&format!(
+        output::progress(&format!(
             "{transfers} transfers at {load}/s would take too long: {seconds} s of them"
         ));
     }
@@ -262,7 +211,7 @@ impl Results {
 
     fn text(&self) -> String {
         let rows = self.rows.iter().map(Row::cells);
-        let mut text = report::table(&[Row::titles()].into_iter().chain(rows).collect::<Vec<_>>());
+        let mut text = output::table(&[Row::titles()].into_iter().chain(rows).collect::<Vec<_>>());
         if !self.memory.is_empty() {
             let memory = self.memory.iter();
             let memory = memory
@@ -299,10 +248,10 @@ impl Results {
         let batched = |load| self.row(Mode::Batched, load);
         let rss = self.rows.iter().filter(|row| row.mode == Mode::Batched).map(|row| row.rss);
         format!(
-            "{{\"single\":{},\"batched\":{},\"modern\":{},\"idle_p50_ms\":{},\"p99_ms_at_2000\":{},\"handler_rss_mib\":{}}}\n",
+            "{{\"single\":{},\"batched\":{},\"built-in\":{},\"idle_p50_ms\":{},\"p99_ms_at_2000\":{},\"handler_rss_mib\":{}}}\n",
             of(Mode::Single),
             of(Mode::Batched),
-            of(Mode::Modern),
+            of(Mode::BuiltIn),
             json(batched(IDLE).map(|row| row.p50_ms)),
             json(batched(WORKING).map(|row| row.p99_ms)),
             json(rss.max().map(row::mib)),
@@ -313,21 +262,23 @@ impl Results {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use crate::{Command, parse};
 
-    fn config(set: &[(&str, &str)]) -> Result<Config, Error> {
-        let set: HashMap<&str, &str> = set.iter().copied().collect();
-        Config::from_env(&Env::new(&|name| set.get(name).map(|value| (*value).to_owned())))
+    fn options(line: &str) -> Result<ProbeOptions, String> {
+        match parse(&format!("probe {line}"))? {
+            Command::Probe(options) => Ok(options),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
-    fn the_defaults_fit_and_lists_are_checked() {
-        let defaults = config(&[]).unwrap();
+    fn defaults_are_valid_and_lists_are_checked() {
+        let defaults = options("").unwrap();
         assert_eq!(defaults.modes, Mode::ALL);
         assert!(defaults.loads.contains(&IDLE) && defaults.loads.contains(&WORKING));
-        assert_eq!(config(&[("LOADS", "5, 7")]).unwrap().loads, [5, 7]);
-        for wrong in [("LOADS", "5,"), ("LOADS", "0"), ("MODES", "double"), ("ACCOUNTS", "1")] {
-            assert!(config(&[wrong]).is_err(), "{wrong:?}");
+        assert_eq!(options("--loads 5,7").unwrap().loads, [5, 7]);
+        for wrong in ["--loads 5,", "--loads 0", "--modes double", "--accounts 1"] {
+            assert!(options(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -342,7 +293,7 @@ mod tests {
             results.json(),
             "{\"single\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"batched\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
-             \"modern\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
+             \"built-in\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"idle_p50_ms\":null,\"p99_ms_at_2000\":null,\"handler_rss_mib\":null}\n"
         );
         let row = |mode, load, broker_s| Row { mode, load, ..Row::example(broker_s) };
@@ -351,14 +302,14 @@ mod tests {
             row(Mode::Batched, 10, 0.5),
             row(Mode::Batched, 500, 0.8),
             row(Mode::Batched, 2000, 1.0),
-            row(Mode::Modern, 500, 0.4),
+            row(Mode::BuiltIn, 500, 0.4),
         ];
         results.held = [Some(500), Some(2000), Some(3000)];
         assert_eq!(
             results.json(),
             "{\"single\":{\"max_per_s\":500,\"broker_cpu_us_per_record\":250},\
              \"batched\":{\"max_per_s\":2000,\"broker_cpu_us_per_record\":50},\
-             \"modern\":{\"max_per_s\":3000,\"broker_cpu_us_per_record\":25},\
+             \"built-in\":{\"max_per_s\":3000,\"broker_cpu_us_per_record\":25},\
              \"idle_p50_ms\":3.2,\"p99_ms_at_2000\":9.4,\"handler_rss_mib\":12}\n"
         );
         let parsed: serde_json::Value = serde_json::from_str(&results.json()).unwrap();

@@ -1,195 +1,129 @@
-//! What a run tells: progress on stderr, results on stdout, raw rows as CSV.
+//! `bench report`: joins the rows of runs into a table, graphs beside those of the talk, and a page that explains them.
 
+mod graphs;
+mod page;
+pub mod plot;
+mod rows;
+mod summary;
+
+use self::graphs::Graph;
+use self::rows::Table;
+use self::summary::{Summary, Talk};
 use crate::error::Error;
-use crate::proc;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use crate::output;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::SystemTime;
+use std::process::ExitCode;
 
-/// Writes results to stdout. Nobody is left to hear that it is closed.
-pub fn tell(text: &str) {
-    let _ = io::stdout().write_all(text.as_bytes());
+/// Tables and graphs of what `bench run` measured, beside the talk's
+///
+/// Joins all runs of a mode: latencies of a load are those of the simulated users' steps of all runs together, rates and use of the
+/// machine are means over the runs, and the highest load is the mean of the runs' highest, with its standard error. The talk's four
+/// handlers of 2019 stand in the same graphs, as another machine measured them. Every graph has its rows beside it, and the raw rows
+/// are copied. The last line is JSON: the highest load of each mode; of the mode batched the median without load and p99 at half of
+/// the highest; and the broker's CPU per record, batched divided by single, at the highest load that single held.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct ReportOptions {
+    /// Folder in which `bench run` has left its rows
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+    /// Folders of rows to join, separated by commas [default: the newest in --out]
+    #[arg(long, value_name = "FOLDERS", value_delimiter = ',')]
+    from: Vec<PathBuf>,
+    /// Folder for graphs, rows and index.html, where the page of `make up` finds them; those of before are deleted
+    #[arg(long, value_name = "FOLDER", default_value = "target/results")]
+    results: PathBuf,
+    /// File for the report as Markdown, as in docs/results.md; its graphs go into the folder docs/results [default: none]
+    #[arg(long, value_name = "FILE")]
+    docs: Option<PathBuf>,
 }
 
-/// Writes a line of progress to stderr.
-pub fn progress(line: &str) {
-    eprintln!("{line}");
-}
-
-/// Raw rows of one run, each on disk as soon as it is known. The header tells what they need to be understood later.
-pub struct Csv {
-    path: PathBuf,
-    file: File,
-}
-
-impl Csv {
-    /// Creates `<folder>/<run>-<time>.csv`; `settings` as NAME=value.
-    ///
-    /// # Errors
-    /// It can't be written.
-    pub fn create(
-        folder: &Path,
-        run: &str,
-        settings: &[(&str, String)],
-        columns: &str,
-    ) -> Result<Self, Error> {
-        let path = folder.join(format!("{run}-{}.csv", now_in_name()));
-        Self::create_at(path, run, settings, columns)
+/// The command.
+pub fn run(options: &ReportOptions) -> Result<ExitCode, Error> {
+    let folders = folders(options)?;
+    let tables =
+        folders.iter().map(|folder| Table::all_in(folder)).collect::<Result<Vec<_>, _>>()?;
+    let tables: Vec<Table> = tables.into_iter().flatten().collect();
+    let summary = Summary::of(&tables)?;
+    let talk = Talk::read()?;
+    let graphs = graphs::all(&summary, &talk);
+    let folder = &options.results;
+    clear(folder)?;
+    write_graphs(folder, &graphs)?;
+    let raw: Vec<String> =
+        tables.iter().map(|table| format!("raw-{}-{}", table.session, table.name())).collect();
+    for (table, to) in tables.iter().zip(&raw) {
+        write(&folder.join(to), &table.text)?;
     }
-
-    /// Creates `path`, with its folder.
-    ///
-    /// # Errors
-    /// It can't be written.
-    pub fn create_at(
-        path: PathBuf,
-        run: &str,
-        settings: &[(&str, String)],
-        columns: &str,
-    ) -> Result<Self, Error> {
-        let failed = |source| Error::Csv { path: path.clone(), source };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
-        }
-        let file = File::create(&path).map_err(failed)?;
-        let mut csv = Self { path, file };
-        let settings: Vec<String> =
-            settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        for (name, value) in [
-            ("run", run.to_owned()),
-            ("date", now()),
-            ("commit", commit()),
-            ("machine", proc::machine()),
-            ("settings", settings.join(" ")),
-        ] {
-            csv.line(&format!("# {name}: {value}"))?;
-        }
-        csv.line(columns)?;
-        Ok(csv)
+    write(&folder.join("raw-talk-2019.csv"), summary::TALK)?;
+    write(&folder.join("index.html"), &page::html(&summary, &graphs, &raw))?;
+    if let Some(docs) = &options.docs {
+        let beside = docs.with_extension("");
+        clear(&beside)?;
+        write_graphs(&beside, &graphs)?;
+        let beside = beside.file_name().map(|name| name.to_string_lossy().into_owned());
+        write(docs, &page::markdown(&summary, &graphs, &beside.unwrap_or_default()))?;
     }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Appends a row.
-    ///
-    /// # Errors
-    /// It can't be written.
-    pub fn line(&mut self, line: &str) -> Result<(), Error> {
-        writeln!(self.file, "{line}")
-            .map_err(|source| Error::Csv { path: self.path.clone(), source })
-    }
+    output::print(&output::table(&summary.table()));
+    output::print(&format!(
+        "Graphs: {}\n{}\n",
+        folder.join("index.html").display(),
+        summary.json()
+    ));
+    Ok(ExitCode::SUCCESS)
 }
 
-fn now() -> String {
-    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
-}
-
-/// The time as a part of a file's name; later is greater.
-pub fn now_in_name() -> String {
-    now().replace(':', "")
-}
-
-/// The commit that is checked out, with a mark if files differ from it.
-pub fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return "unknown".to_owned() };
-    match git(&["status", "--porcelain", "--untracked-files=no"]) {
-        Some(changes) if !changes.is_empty() => commit + " (changed)",
-        _ => commit,
+/// The folders that are asked for, or the newest.
+fn folders(options: &ReportOptions) -> Result<Vec<PathBuf>, Error> {
+    if !options.from.is_empty() {
+        return Ok(options.from.clone());
     }
-}
-
-/// Lines up columns: the first to the left, numbers to the right.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            line +=
-                &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
-        }
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-/// A number with as many digits as it is worth: `0.27`, `8.3`, `1240`.
-pub fn short(number: f64) -> String {
-    match number.abs() {
-        size if size < 1.0 => format!("{number:.2}"),
-        size if size < 100.0 => format!("{number:.1}"),
-        _ => format!("{number:.0}"),
-    }
-}
-
-/// A number for the last line's JSON, to one digit; `null` if it was not measured.
-pub fn json(number: Option<f64>) -> String {
-    number.map_or("null".to_owned(), |number| ((number * 10.0).round() / 10.0).to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let rows = [vec!["mode", "p50"], vec!["batched", "1"], vec!["x", "µ 100"]];
-        let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
-        assert_eq!(table(&rows), "mode       p50\nbatched      1\nx        µ 100\n");
-        assert_eq!(table(&[]), "");
-    }
-
-    #[test]
-    fn numbers_are_short_and_json_knows_what_is_missing() {
-        assert_eq!([0.266, 8.26, 99.96, 1240.4].map(short), ["0.27", "8.3", "100.0", "1240"]);
-        assert_eq!(json(Some(8.26)), "8.3");
-        assert_eq!(json(Some(20_000.0)), "20000");
-        assert_eq!(json(None), "null");
-    }
-
-    #[test]
-    fn rows_are_kept_under_a_header_that_tells_the_run() {
-        let folder = std::env::temp_dir().join(format!("bench-csv-{}", std::process::id()));
-        let settings = [("ACCOUNTS", "9".to_owned()), ("STEP_S", "8".to_owned())];
-        let mut csv = Csv::create(&folder, "probe", &settings, "a,b").unwrap();
-        csv.line("1,2").unwrap();
-        let text = fs::read_to_string(csv.path()).unwrap();
-        fs::remove_dir_all(&folder).unwrap();
-        let (comments, rows): (Vec<&str>, Vec<&str>) =
-            text.lines().partition(|line| line.starts_with("# "));
-        assert_eq!(rows, ["a,b", "1,2"]);
-        for part in [
-            "# run: probe",
-            "# date: 2",
-            "# commit: ",
-            " cores, ",
-            "# settings: ACCOUNTS=9 STEP_S=8",
-        ] {
-            assert!(comments.iter().any(|line| line.contains(part)), "{part} in {text}");
+    let out = &options.out;
+    let failed = |source| Error::Read { path: out.clone(), source };
+    let mut runs = Vec::new();
+    for entry in fs::read_dir(out).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        if path.is_dir() && name.is_some_and(|name| name.starts_with("run-")) {
+            runs.push(path);
         }
     }
+    // Names have the time in them.
+    let newest = runs.into_iter().max();
+    newest.map(|folder| vec![folder]).ok_or_else(|| {
+        Error::Bank(format!("no rows in {}: `bench run` makes them (make bench)", out.display()))
+    })
+}
 
-    #[test]
-    fn a_folder_that_can_not_be_made_is_named() {
-        let err = Csv::create(Path::new("/dev/null/x"), "probe", &[], "").err().unwrap();
-        assert!(err.to_string().contains("/dev/null/x/probe-"), "{err}");
+/// Deletes what an earlier report has left in `folder`: it may have had other graphs.
+fn clear(folder: &Path) -> Result<(), Error> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let numbered = name.bytes().take(2).all(|byte| byte.is_ascii_digit());
+        let ours = numbered && (name.ends_with(".svg") || name.ends_with(".csv"));
+        if ours || name.starts_with("raw-") && name.ends_with(".csv") {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|source| Error::Csv { path, source })?;
+        }
     }
+    Ok(())
+}
+
+/// Each graph, with the rows that it was drawn from.
+fn write_graphs(folder: &Path, graphs: &[Graph]) -> Result<(), Error> {
+    for graph in graphs {
+        write(&folder.join(format!("{}.svg", graph.name)), &graph.svg)?;
+        write(&folder.join(format!("{}.csv", graph.name)), &graph.csv)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |source| Error::Csv { path: path.to_owned(), source };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    fs::write(path, text).map_err(failed)
 }

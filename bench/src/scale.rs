@@ -1,77 +1,62 @@
 //! `bench scale`: what a transfer costs when there are many accounts, and when much has happened already.
 
 use crate::Start;
-use crate::args::Command;
+use crate::consumer_lag::ConsumerLag;
 use crate::control::HEARTBEAT_URL;
 use crate::error::Error;
-use crate::flow::Flow;
 use crate::metrics::HANDLER_URL;
+use crate::options::{self, number, seconds};
+use crate::output::{self, Csv, short};
 use crate::probe::rig::Rig;
 use crate::probe::row::{self, Row};
-use crate::report::{self, Csv, short};
 use crate::stack::STACK;
-use crate::tap::Cluster;
-use service::env::{Env, Variable};
+use crate::topic_reader::Cluster;
+use messaging::KafkaConfig;
+use service::env::SCHEMA_REGISTRY_URL;
 use service::shutdown::Shutdown;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const ACCOUNTS_FEW: Variable =
-    Variable::new("BENCH_ACCOUNTS_FEW", "1000", "accounts at first, 2 to 1000000");
-const ACCOUNTS_MANY: Variable =
-    Variable::new("BENCH_ACCOUNTS_MANY", "1000000", "accounts then, 2 to 10000000");
-const HISTORY: Variable = Variable::new(
-    "BENCH_HISTORY",
-    "10000000",
-    "changes of balances that there are at last, 0 to 1000000000; a transfer makes two",
-);
-const LOAD: Variable =
-    Variable::new("BENCH_LOAD", "5000", "transfers per second while it is measured, 1 to 1000000");
-const FILL: Variable = Variable::new(
-    "BENCH_FILL",
-    "15000",
-    "transfers per second that make the history, 1 to 1000000; less when the bank does not hold it",
-);
-const STEP_S: Variable = Variable::new(
-    "STEP_S",
-    "20",
-    "measured time of each step, 1 to 3600 s, after a second of settling",
-);
-const STEPS: Variable = Variable::new("BENCH_STEPS", "3", "steps of each measurement, 1 to 100");
-const OUT: Variable = Variable::new("OUT", "target/bench", "folder for the raw rows, as CSV");
-
-/// The sub-command.
-pub const COMMAND: Command = Command {
-    name: "scale",
-    about: "Cost of a transfer with few and with many accounts, with and without a long history",
-    details: DETAILS,
-    variables: &[
-        &[
-            ACCOUNTS_FEW,
-            ACCOUNTS_MANY,
-            HISTORY,
-            LOAD,
-            FILL,
-            STEP_S,
-            STEPS,
-            OUT,
-            STACK,
-            HANDLER_URL,
-            HEARTBEAT_URL,
-        ],
-        Cluster::VARIABLES[0],
-        Cluster::VARIABLES[1],
-    ],
-    run,
-};
-
-const DETAILS: &str = "\
-Sends transfers between accounts straight to the command-handler, as `bench probe` does, at the same load three times: between few
-accounts, between many, and between many once much has happened. Accounts are opened and the history is made by the bank itself;
-with the defaults that takes some ten minutes and 10 GB. To begin with an empty history it needs a stack of its own
-(make bench-scale). Measured is the CPU that broker, database, command-handler and graphql-endpoint spend on 1,000 transfers, when
-nothing else is on its way. The last line is JSON: the cost with many accounts and with a history, divided by the one before.
-";
+/// Cost of a transfer with few and with many accounts, with and without a long history
+///
+/// Sends transfers between accounts straight to the command-handler, as `bench probe` does, at the same load three times: between
+/// few accounts, between many, and between many after a long history. Accounts are opened and the history is made by the bank
+/// itself; with the defaults that takes some ten minutes and 10 GB. To begin with an empty history it needs a stack of its own
+/// (make bench-scale). Measured is the CPU that broker, database, command-handler and graphql-endpoint spend on 1,000 transfers, when
+/// nothing else is on its way. The last line is JSON: the cost with many accounts and with a history, divided by the one before.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = options::environment(&[
+    &[STACK, HANDLER_URL, HEARTBEAT_URL],
+    KafkaConfig::VARIABLES,
+    &[SCHEMA_REGISTRY_URL],
+]))]
+pub struct ScaleOptions {
+    /// Accounts at first, 2 to 1000000
+    #[arg(long, default_value = "1000", value_parser = number(2..=1_000_000usize))]
+    accounts_few: usize,
+    /// Accounts then, 2 to 10000000
+    #[arg(long, default_value = "1000000", value_parser = number(2..=10_000_000usize))]
+    accounts_many: usize,
+    /// Balance changes that there are at last, 0 to 1000000000; a transfer makes two
+    #[arg(long, default_value = "10000000", value_parser = number(0..=1_000_000_000i64))]
+    history: i64,
+    /// Transfers per second of the measurements, 1 to 1000000
+    #[arg(long, default_value = "5000", value_parser = number(1..=1_000_000u32))]
+    load: u32,
+    /// Transfers per second that make the history, 1 to 1000000; less when the bank does not hold it
+    #[arg(long, default_value = "15000", value_parser = number(1..=1_000_000u32))]
+    fill: u32,
+    /// Measured time of each step, 1 to 3600 s, after a second of settling
+    #[arg(long, default_value = "20", value_parser = seconds(1..=3600))]
+    step_s: Duration,
+    /// Steps of each measurement, 1 to 100
+    #[arg(long, default_value = "3", value_parser = number(1..=100u32))]
+    steps: u32,
+    /// Folder for the raw rows, as CSV
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+}
 
 /// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to warm up on.
 const WARM_UP: (u32, Duration) = (1000, Duration::from_secs(5));
@@ -79,32 +64,6 @@ const WARM_UP: (u32, Duration) = (1000, Duration::from_secs(5));
 const FILL_STEP: Duration = Duration::from_secs(20);
 /// Longest time for the endpoint to store what the handler has told.
 const SETTLED_WITHIN: Duration = Duration::from_secs(3600);
-
-/// What to do.
-struct Config {
-    accounts: [usize; 2],
-    history: i64,
-    load: u32,
-    fill: u32,
-    step: Duration,
-    steps: u32,
-}
-
-impl Config {
-    fn from_env(env: &Env<'_>) -> Result<Self, Error> {
-        Ok(Self {
-            accounts: [
-                env.number(&ACCOUNTS_FEW, 2..=1_000_000)?,
-                env.number(&ACCOUNTS_MANY, 2..=10_000_000)?,
-            ],
-            history: env.number(&HISTORY, 0..=1_000_000_000)?,
-            load: env.number(&LOAD, 1..=1_000_000)?,
-            fill: env.number(&FILL, 1..=1_000_000)?,
-            step: Duration::from_secs(env.number(&STEP_S, 1..=3600)?),
-            steps: env.number(&STEPS, 1..=100)?,
-        })
-    }
-}
 
 /// One of the three measurements.
 struct Measurement {
@@ -131,28 +90,33 @@ impl Measurement {
     }
 }
 
-fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
-    let config = Config::from_env(&start.env)?;
-    let variables = [ACCOUNTS_FEW, ACCOUNTS_MANY, HISTORY, LOAD, FILL, STEP_S, STEPS];
-    let settings = variables.iter().map(|it| Ok((it.name, start.env.text(it)?)));
-    let settings = settings.collect::<Result<Vec<_>, Error>>()?;
+/// The command.
+pub fn run(start: &Start<'_>, options: &ScaleOptions) -> Result<ExitCode, Error> {
+    let settings = [
+        ("ACCOUNTS_FEW", options.accounts_few.to_string()),
+        ("ACCOUNTS_MANY", options.accounts_many.to_string()),
+        ("HISTORY", options.history.to_string()),
+        ("LOAD", options.load.to_string()),
+        ("FILL", options.fill.to_string()),
+        ("STEP_S", options.step_s.as_secs().to_string()),
+        ("STEPS", options.steps.to_string()),
+    ];
     let pace = Duration::from_millis(10);
     let mut rig = Rig::open(&start.env, pace, start.shutdown.clone())?;
-    let mut flow = Flow::new(&Cluster::from_env(&start.env)?);
+    let mut flow = ConsumerLag::new(&Cluster::from_env(&start.env)?);
     let columns = format!("accounts,history,{}", row::COLUMNS);
-    let folder = start.env.text(&OUT)?;
-    let mut csv = Csv::create(folder.as_ref(), "scale", &settings, &columns)?;
+    let mut csv = Csv::create(&options.out, "scale", &settings, &columns)?;
     let mut done = Vec::new();
-    let ended = course(&config, &mut rig, &mut flow, &start.shutdown, &mut done, &mut csv);
-    report::tell(&report::table(&table(&done)));
-    report::tell(&format!("Raw rows: {}\n", csv.path().display()));
+    let ended = course(options, &mut rig, &mut flow, &start.shutdown, &mut done, &mut csv);
+    output::print(&output::table(&table(&done)));
+    output::print(&format!("Raw rows: {}\n", csv.path().display()));
     match ended {
         Ok(()) => {
-            report::tell(&json(&done));
+            output::print(&json(&done));
             Ok(ExitCode::SUCCESS)
         }
         Err(_) if start.shutdown.requested() => {
-            report::progress("Stopped: what was measured until then is above.");
+            output::progress("Stopped: what was measured until then is above.");
             Ok(ExitCode::from(130))
         }
         Err(err) => Err(err),
@@ -161,22 +125,22 @@ fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
 
 /// Everything in order; `done` grows as it goes.
 fn course(
-    config: &Config,
+    options: &ScaleOptions,
     rig: &mut Rig,
-    flow: &mut Flow,
+    flow: &mut ConsumerLag,
     shutdown: &Shutdown,
     done: &mut Vec<Measurement>,
     csv: &mut Csv,
 ) -> Result<(), Error> {
-    let mut measure = |rig: &mut Rig, flow: &mut Flow, accounts| {
+    let mut measure = |rig: &mut Rig, flow: &mut ConsumerLag, accounts| {
         flow.settle(SETTLED_WITHIN, shutdown)?;
         let history = flow.look()?.changes;
-        report::progress(&format!(
+        output::progress(&format!(
             "measured now: {accounts} accounts, {history} changes of balances"
         ));
         done.push(Measurement { accounts, history, rows: Vec::new() });
-        for _ in 0..config.steps {
-            let row = rig.step(config.load, config.step)?;
+        for _ in 0..options.steps {
+            let row = rig.step(options.load, options.step_s)?;
             csv.line(&format!("{accounts},{history},{}", row.csv()))?;
             if let Some(measurement) = done.last_mut() {
                 measurement.rows.push(row);
@@ -184,21 +148,21 @@ fn course(
         }
         Ok::<_, Error>(())
     };
-    let [few, many] = config.accounts;
+    let (few, many) = (options.accounts_few, options.accounts_many);
     rig.open_accounts(few)?;
-    rig.warm_up(WARM_UP.0.min(config.load), WARM_UP.1)?;
+    rig.warm_up(WARM_UP.0.min(options.load), WARM_UP.1)?;
     measure(rig, flow, few)?;
     rig.open_accounts(many)?;
     measure(rig, flow, many)?;
-    let mut fill = config.fill;
+    let mut fill = options.fill;
     loop {
         let history = flow.look()?.changes;
-        if history >= config.history {
+        if history >= options.history {
             break;
         }
-        report::progress(&format!("{history} of {} changes of balances", config.history));
+        output::progress(&format!("{history} of {} changes of balances", options.history));
         // The last ones are not more than are wanted.
-        let wanted = (config.history - history) as f64 / 2.0 / f64::from(fill);
+        let wanted = (options.history - history) as f64 / 2.0 / f64::from(fill);
         let time = FILL_STEP.min(Duration::from_secs_f64(wanted.max(1.0)));
         if !rig.step(fill, time)?.held {
             fill = (fill / 4 * 3).max(1);
@@ -206,7 +170,7 @@ fn course(
         // A rig does not wait for the endpoint; it must not fall behind for ever.
         flow.settle(SETTLED_WITHIN, shutdown)?;
     }
-    if config.history > 0 { measure(rig, flow, many) } else { Ok(()) }
+    if options.history > 0 { measure(rig, flow, many) } else { Ok(()) }
 }
 
 fn table(done: &[Measurement]) -> Vec<Vec<String>> {

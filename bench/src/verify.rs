@@ -1,81 +1,80 @@
 //! `bench verify`: does a command-handler do what the bank's contract says (docs/handler-contract.md)? Asked and answered through Kafka
 //! alone, in a fresh bank.
 
-pub mod course;
 pub mod findings;
+pub mod scenarios;
 pub mod witness;
 
-use self::course::{Course, Kills};
 use self::findings::Findings;
+use self::scenarios::{Kills, Verification};
 use crate::Start;
-use crate::args::Command;
 use crate::error::Error;
-use crate::handlers::{Handler, Handlers, OURS};
-use crate::life::{Bank, SERVER_URL};
-use crate::report;
-use crate::tap::Cluster;
-use service::env::Variable;
-use std::path::Path;
+use crate::handler_process::{FreshBank, SERVER_URL};
+use crate::handlers::{Handler, HandlerOptions, Handlers, OURS};
+use crate::options::{self, number};
+use crate::output;
+use crate::topic_reader::Cluster;
+use messaging::KafkaConfig;
+use service::env::SCHEMA_REGISTRY_URL;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-const HANDLER: Variable = Variable::new(
-    "BENCH_HANDLER",
-    OURS,
-    "what to verify: scratchbank, scratchbank-single, scratchbank-modern, the folder's name of a peer (and a dash and what follows \
-     run- there), several of these separated by commas, all, or else the command that starts it",
-);
-const IMAGE: Variable = Variable::new(
-    "BENCH_IMAGE",
-    "",
-    "Docker image of a handler, to be verified instead; it is run as a container in this machine's network",
-);
-const KILLS: Variable =
-    Variable::new("KILLS", "3", "how often it is killed in the midst of work, 1 to 100");
-const KILL_TRANSFERS: Variable =
-    Variable::new("KILL_TRANSFERS", "2000", "transfers sent before each kill, 10 to 100000");
-const OUT: Variable = Variable::new("OUT", "target/bench", "folder for the logs of handlers");
+/// Checks that a command-handler, ours or another, keeps the bank's contract
+///
+/// Starts it in an empty database and with all earlier commands skipped, sends commands and reads its outcomes: every reason on both
+/// sides of its boundary, every field of every record, replays, undecodable records, kill -9 in the midst of work, SIGTERM. It
+/// looks at nothing but topics, exit codes and /readyz. No other handler may run meanwhile. The table says for each point of
+/// docs/handler-contract.md whether it holds; exit code 1 if one does not.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment, after_help = options::environment(&[
+    &[SERVER_URL],
+    KafkaConfig::VARIABLES,
+    &[SCHEMA_REGISTRY_URL],
+]))]
+pub struct VerifyOptions {
+    /// What to verify: scratchbank, scratchbank-single, scratchbank-built-in, a peer, several of these, all, or a command
+    ///
+    /// A peer is named as its folder (and a dash and what follows run- there). Several names are separated by commas. Anything else
+    /// is the command that starts the handler.
+    #[arg(long, default_value = OURS)]
+    handler: String,
+    /// Docker image of a handler, to be verified instead; it is run as a container in this machine's network [default: none]
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
+    /// How often it is killed in the midst of work, 1 to 100
+    #[arg(long, default_value = "3", value_parser = number(1..=100usize))]
+    kills: usize,
+    /// Transfers sent before each kill, 10 to 100000
+    #[arg(long, default_value = "2000", value_parser = number(10..=100_000usize))]
+    kill_transfers: usize,
+    /// Folder for the logs of handlers
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    out: PathBuf,
+    #[command(flatten)]
+    handlers: HandlerOptions,
+}
 
-/// The sub-command.
-pub const COMMAND: Command = Command {
-    name: "verify",
-    about: "Checks that a command-handler, ours or another, keeps the bank's contract",
-    details: DETAILS,
-    variables: &[
-        &[HANDLER, IMAGE, KILLS, KILL_TRANSFERS, OUT, SERVER_URL],
-        Handlers::VARIABLES,
-        Cluster::VARIABLES[0],
-        Cluster::VARIABLES[1],
-    ],
-    run,
-};
-
-const DETAILS: &str = "\
-Starts it in an empty database and with all earlier commands skipped, sends commands and reads what it tells: every reason on both
-sides of its boundary, every field of every record, replays, records that can't be read, kill -9 in the midst of work, SIGTERM. It
-looks at nothing but topics, exit codes and /readyz. No other handler may run meanwhile. The table says for each point of
-docs/handler-contract.md whether it holds; exit code 1 if one does not.
-";
-
-fn run(start: &Start<'_>) -> Result<ExitCode, Error> {
-    let handlers = Handlers::from_env(&start.env)?;
+/// The command.
+pub fn run(start: &Start<'_>, options: &VerifyOptions) -> Result<ExitCode, Error> {
+    let handlers = Handlers::new(&options.handlers)?;
     let cluster = Cluster::from_env(&start.env)?;
-    let chosen = match start.env.text(&IMAGE)? {
-        none if none.is_empty() => choose(&handlers, &start.env.text(&HANDLER)?)?,
-        image => vec![Handler::of_image(&image)],
+    let chosen = match &options.image {
+        None => choose(&handlers, &options.handler)?,
+        Some(image) => vec![Handler::of_image(image)],
     };
-    let out = start.env.text(&OUT)?;
-    Bank::synchronize()?;
+    let kills = Kills { count: options.kills, transfers: options.kill_transfers };
+    FreshBank::synchronize()?;
     let mut broken = 0;
     for handler in &chosen {
         let began = Instant::now();
-        let findings = verify(start, &cluster, handler, out.as_ref())?;
-        report::tell(&findings.text(&handler.name));
-        report::tell(&format!("{:.0} s\n\n", began.elapsed().as_secs_f64()));
+        let findings = verify(start, &cluster, handler, kills, &options.out)?;
+        output::print(&findings.text(&handler.name));
+        output::print(&format!("{:.0} s\n\n", began.elapsed().as_secs_f64()));
         broken += usize::from(!findings.broken().is_empty());
     }
     if chosen.len() > 1 {
-        report::tell(&format!("{} hold the contract, {broken} don't\n", chosen.len() - broken));
+        output::print(&format!("{} hold the contract, {broken} don't\n", chosen.len() - broken));
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -109,13 +108,10 @@ pub fn verify(
     start: &Start<'_>,
     cluster: &Cluster,
     handler: &Handler,
+    kills: Kills,
     out: &Path,
 ) -> Result<Findings, Error> {
-    let kills = Kills {
-        count: start.env.number(&KILLS, 1..=100)?,
-        transfers: start.env.number(&KILL_TRANSFERS, 10..=100_000)?,
-    };
-    report::progress(&format!("{}: a fresh bank", handler.name));
-    let bank = Bank::found(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
-    Course::run(&bank, cluster, handler, kills, &start.shutdown)
+    output::progress(&format!("{}: a fresh bank", handler.name));
+    let bank = FreshBank::create(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
+    Verification::run(&bank, cluster, handler, kills, &start.shutdown)
 }

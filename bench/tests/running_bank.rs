@@ -27,9 +27,13 @@ impl Bank {
 
     /// Runs `bench` with settings; its exit code, the lines on stdout, and the last of them as JSON.
     fn bench(&self, args: &str) -> (ExitStatus, Vec<String>, Value) {
+        let out: &[&str] = match args.split_whitespace().next() {
+            Some("demo") => &[],
+            _ => &["--out", env!("CARGO_TARGET_TMPDIR")],
+        };
         let output = Command::new(env!("CARGO_BIN_EXE_bench"))
             .args(args.split_whitespace())
-            .env("OUT", env!("CARGO_TARGET_TMPDIR"))
+            .args(out)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
             .output()
@@ -42,13 +46,13 @@ impl Bank {
     }
 }
 
-/// Of the modes to compare, those with the client that the bank's services have here: the kafka crate's, or today's protocol's.
-fn modes<'a>(kafka: &'a [&str], modern: &'a [&str]) -> &'a [&'a str] {
+/// Of the modes to compare, those with the client that the bank's services use here: the kafka crate or the built-in client.
+fn modes<'a>(kafka_crate: &'a [&str], built_in: &'a [&str]) -> &'a [&'a str] {
     let config = KafkaConfig::from_env(&Env::new(&|name| std::env::var(name).ok()));
     let mut bus = messaging::connect(&config.expect("the stack is up: make test-integration"));
     let asked = bus.leaders(HEARTBEAT.name, Duration::from_secs(30));
     asked.expect("the synchronizer has made the topic");
-    if bus.fetches_from_all() { modern } else { kafka }
+    if bus.fetches_from_all() { built_in } else { kafka_crate }
 }
 
 impl Drop for Bank {
@@ -70,7 +74,7 @@ fn stack(args: &[&str]) {
 fn a_short_demo_comes_out_even_and_a_second_one_too() {
     let bank = Bank::start();
     for _ in 0..2 {
-        let (status, lines, json) = bank.bench("demo --demo-s 4 --demo-loads 100,400");
+        let (status, lines, json) = bank.bench("demo --duration-s 4 --loads 100,400");
         assert!(status.success(), "{status}");
         assert!(lines.iter().any(|line| line.ends_with("no cent is lost")));
         let count = |name: &str| json[name].as_u64().unwrap();
@@ -90,7 +94,7 @@ fn a_short_demo_comes_out_even_and_a_second_one_too() {
 #[ignore = "needs the stack: make test-integration"]
 fn a_short_probe_measures_all_modes_at_the_same_load() {
     let bank = Bank::start();
-    let modes = modes(&["single", "batched"], &["modern"]);
+    let modes = modes(&["single", "batched"], &["built-in"]);
     let (status, lines, json) = bank.bench(&format!(
         "probe --accounts 20 --loads 10,20 --step-s 2 --bisections 0 --transfers 100 --modes {}",
         modes.join(",")
@@ -103,7 +107,7 @@ fn a_short_probe_measures_all_modes_at_the_same_load() {
         assert!(json[mode]["max_per_s"].as_f64().unwrap() > 0.0, "{json}");
         let cost = json[mode]["broker_cpu_us_per_record"].as_f64();
         // Compared are those beside single or batched.
-        assert!(cost.is_some() || modes == ["modern"], "{json}");
+        assert!(cost.is_some() || modes == ["built-in"], "{json}");
     }
     if modes.contains(&"batched") {
         assert!(lines.iter().any(|line| line.starts_with("Memory of the handler: ")), "{lines:?}");
@@ -122,9 +126,9 @@ fn a_short_probe_measures_all_modes_at_the_same_load() {
 #[ignore = "needs the stack: make test-integration"]
 fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     let bank = Bank::start();
-    let mode = modes(&["single"], &["modern"])[0];
+    let mode = modes(&["single"], &["built-in"])[0];
     let (status, lines, _) = bank.bench(&format!(
-        "run --profile sanity --loads 0,40 --step-s 4 --visitors 2 --modes {mode} --faults 3:graphql-endpoint:KILL",
+        "run --profile sanity --loads 0,40 --step-s 4 --users 2 --modes {mode} --faults 3:graphql-endpoint:KILL",
     ));
     assert!(status.success(), "{status}");
     let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
@@ -217,9 +221,10 @@ fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
 #[ignore = "needs the stack and Chromium: make test-integration"]
 fn visitors_with_a_browser_use_the_pages() {
     let bank = Bank::start();
-    let mode = modes(&["batched"], &["modern"])[0];
+    let mode = modes(&["batched"], &["built-in"])[0];
     let (status, lines, _) = bank.bench(&format!(
-        "run --driver browser --profile sanity --visitors 2 --loads 0 --step-s 11 --modes {mode}"
+        "run --driver browser --profile sanity --users 2 --loads 0 --step-s 11 --modes {mode} --chromium {}",
+        std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".to_owned()),
     ));
     assert!(status.success(), "{status}");
     let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();

@@ -7,8 +7,7 @@ use std::process::{Command, ExitStatus, Stdio};
 /// Runs `bench verify`; its exit code, and what it says about each point.
 fn verify(handler: &str) -> (ExitStatus, HashMap<String, String>) {
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
-        .args(["verify", "--handler", handler])
-        .env("OUT", env!("CARGO_TARGET_TMPDIR"))
+        .args(["verify", "--out", env!("CARGO_TARGET_TMPDIR"), "--handler", handler])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
@@ -27,7 +26,7 @@ fn verify(handler: &str) -> (ExitStatus, HashMap<String, String>) {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn our_handler_holds_the_contract_in_each_of_its_modes() {
-    for name in ["scratchbank", "scratchbank-single", "scratchbank-modern"] {
+    for name in ["scratchbank", "scratchbank-single", "scratchbank-built-in"] {
         let (status, points) = verify(name);
         assert_eq!(status.code(), Some(0));
         let holding = points.values().filter(|holds| *holds == "yes").count();

@@ -282,8 +282,8 @@ def main():
         time.sleep(2)
         for name in services:
             measured[name]["rss_idle_mib"], _, measured[name]["threads"] = status(containers[name])
-        load = {**os.environ, "DEMO_S": str(COMMANDS // LOAD_PER_S), "DEMO_LOADS": str(LOAD_PER_S)}
-        outcome = json.loads(run("bench", "demo", env=load).splitlines()[-1])
+        load = ["--duration-s", str(COMMANDS // LOAD_PER_S), "--loads", str(LOAD_PER_S)]
+        outcome = json.loads(run("bench", "demo", *load).splitlines()[-1])
         for name in services:
             rss, most, threads = status(containers[name])
             measured[name] |= {"rss_loaded_mib": rss, "rss_max_mib": most, "threads": threads}

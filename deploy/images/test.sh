@@ -95,7 +95,7 @@ refuses() {
 
 # bank_works LOADS: money moves, and none is lost; a visitor gets an account, and a deposit on it.
 bank_works() {
-  DEMO_S=6 DEMO_LOADS=$1 bench demo >"$dir/demo.log" 2>&1 || {
+  bench demo --duration-s 6 --loads "$1" >"$dir/demo.log" 2>&1 || {
     cat "$dir/demo.log" >&2
     die "bench demo at $1 beats/s"
   }
@@ -245,7 +245,7 @@ test_containers() {
 }
 
 test_contract() {
-  KILLS=1 KILL_TRANSFERS=300 OUT=$dir bench verify --image "scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
+  bench verify --kills 1 --kill-transfers 300 --out "$dir" --image "scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
     cat "$dir/verify.log" >&2
     die "the command-handler's image breaks the contract"
   }

@@ -2,7 +2,7 @@
 
 use super::books::Event;
 use crate::error::Error;
-use crate::tap::{Cluster, Tap};
+use crate::topic_reader::{Cluster, TopicReader};
 use avro::Record;
 use bank::topology::Topic;
 use messaging::Position;
@@ -72,7 +72,7 @@ impl Starter<'_> {
     fn reader<R: Record + 'static>(&self, event: fn(R) -> Event) {
         let topic = R::TOPIC;
         let positions = self.positions.get(&topic).cloned().unwrap_or_default();
-        let mut tap = Tap::<R>::from(self.cluster, positions);
+        let mut tap = TopicReader::<R>::from(self.cluster, positions);
         let batches = self.batches.clone();
         let run = move || {
             loop {

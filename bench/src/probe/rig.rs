@@ -1,21 +1,21 @@
 //! The bank under test: what drives it, reads it and looks at its processes.
 
 use super::row::{Cpu, Row};
+use crate::accounts::{self, Customers, wait_for};
 use crate::answers::Answers;
+use crate::consumer_lag::ConsumerLag;
 use crate::control::Http;
-use crate::customers::{self, Customers, wait_for};
 use crate::error::Error;
-use crate::flow::Flow;
+use crate::handler_process::HandlerProcess;
 use crate::ids::Ids;
-use crate::life::Life;
-use crate::load::{self, Schedule};
 use crate::measure::{Window, latencies, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
 use crate::mode::Mode;
+use crate::output;
 use crate::proc::{self, Process};
-use crate::report;
+use crate::schedule::{self, Schedule};
 use crate::stack::{ENDPOINT, HANDLER, POSTGRES, Stack};
-use crate::tap::Cluster;
+use crate::topic_reader::Cluster;
 use hdrhistogram::Histogram;
 use messaging::producer::Sender;
 use service::env::Env;
@@ -74,7 +74,7 @@ impl Rig {
     /// A part does not run or does not answer.
     pub fn around(
         env: &Env<'_>,
-        life: &Life,
+        life: &HandlerProcess,
         pace: Duration,
         shutdown: Shutdown,
     ) -> Result<Self, Error> {
@@ -129,7 +129,7 @@ impl Rig {
             answers.ledger.expect(some.end - some.start, true);
             let deposits: Vec<_> =
                 some.map(|index| customers.deposit(first + index, index as usize)).collect();
-            customers::sent(sender.send_all(&deposits))?;
+            accounts::sent(sender.send_all(&deposits))?;
         }
         let unsettled = answers.settle(first, shutdown)?;
         if unsettled > 0 || answers.refused > 0 {
@@ -138,7 +138,7 @@ impl Rig {
                 answers.refused
             )));
         }
-        report::progress(&format!("{count} accounts have money"));
+        output::progress(&format!("{count} accounts have money"));
         self.customers = Some(customers);
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Rig {
     pub fn switch(&mut self, mode: Mode) -> Result<(), Error> {
         let variables = mode.variables();
         let [producer, client] = variables.map(|(name, value)| format!("{name}={value}"));
-        report::progress(&format!("{HANDLER} starts with {producer} {client}"));
+        output::progress(&format!("{HANDLER} starts with {producer} {client}"));
         // Before the restart: one that fails half-way is to be undone too.
         self.mode = mode;
         self.name = mode.to_string();
@@ -184,9 +184,9 @@ impl Rig {
     /// Waits until the other services have read all that was told, at most `within`: what they do for it is counted too.
     ///
     /// # Errors
-    /// See [`Flow::settle`].
+    /// See [`ConsumerLag::settle`].
     pub fn settle(&self, within: Duration) -> Result<(), Error> {
-        Flow::new(&self.cluster).settle(within, &self.shutdown)
+        ConsumerLag::new(&self.cluster).settle(within, &self.shutdown)
     }
 
     /// Load that is not kept, and then a look at the machine without any.
@@ -194,7 +194,7 @@ impl Rig {
     /// # Errors
     /// As [`Self::step`].
     pub fn warm_up(&mut self, load: u32, time: Duration) -> Result<(), Error> {
-        report::progress(&format!("{:7}  warming up at {load}/s", self.name));
+        output::progress(&format!("{:7}  warming up at {load}/s", self.name));
         self.step(load, time)?;
         let (before, started) = (self.parts.cpu()?, Instant::now());
         let mut nothing = Vec::new();
@@ -206,7 +206,7 @@ impl Rig {
         }
         let used = self.parts.cpu()?.broker - before.broker;
         self.broker_idle = used / started.elapsed().as_secs_f64();
-        report::progress(&format!(
+        output::progress(&format!(
             "{:7}  without load the broker uses {:.1} % of a core",
             self.name,
             self.broker_idle * 100.0
@@ -240,7 +240,7 @@ impl Rig {
         let (sender, pace, stop) = (&mut self.sender, self.pace, AtomicBool::new(false));
         let (cpu, broken) = thread::scope(|scope| {
             let command = |index| customers.transfer(first + index);
-            let sending = scope.spawn(|| load::send(schedule, pace, sender, command, &stop));
+            let sending = scope.spawn(|| schedule::send(schedule, pace, sender, command, &stop));
             let measured = watch.measure(&stop, || sending.is_finished());
             // An error ends the load too.
             stop.store(true, Ordering::Relaxed);
@@ -336,7 +336,7 @@ impl Watch<'_> {
                 return Err(Error::Stopped);
             }
             if self.window.is_hopeless(now) {
-                report::progress(&format!("{}  too far behind: broken off", self.label));
+                output::progress(&format!("{}  too far behind: broken off", self.label));
                 stop.store(true, Ordering::Relaxed);
                 self.window.close(now);
                 closed = Some(self.parts.cpu()?);
@@ -383,8 +383,8 @@ impl Watch<'_> {
     /// A line of progress about the last second.
     fn tell(&mut self) {
         let Self { label, window, second, rss, .. } = self;
-        let percentile = |percentile| report::short(percentile_ms(second, percentile));
-        report::progress(&format!(
+        let percentile = |percentile| output::short(percentile_ms(second, percentile));
+        output::progress(&format!(
             "{label}  done {:>6}/s  p50 {:>6} ms  p99 {:>6} ms  lag {:>6}  RSS {:>5.1} MiB",
             second.len(),
             percentile(50.0),

@@ -1,7 +1,7 @@
 //! A line of the table: one mode at one load.
 
 use crate::mode::Mode;
-use crate::report::short;
+use crate::output::short;
 use std::ops::Sub;
 
 /// Records of the bank for each transfer: the command, its confirmation, and two changes.

@@ -3,17 +3,17 @@
 use super::Fault;
 use super::raw::{Raw, Second};
 use super::step::{Kind, Step, Visits};
+use crate::consumer_lag::{ConsumerLag, Records};
 use crate::control::{HEARTBEAT_URL, Heartbeat, Http};
 use crate::error::Error;
-use crate::flow::{Flow, Records};
 use crate::measure::{Lags, percentile_ms};
 use crate::metrics::{HANDLER_URL, Work};
 use crate::mode::Mode;
-use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, Parts, Usage};
-use crate::report::{self, short};
+use crate::output::{self, short};
+use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, Parts, Usage};
+use crate::simulated_users::{SimulatedUsers, TIMEOUT};
 use crate::stack::{HANDLER, Stack};
-use crate::tap::Cluster;
-use crate::visitors::{TIMEOUT, Visitors};
+use crate::topic_reader::Cluster;
 use service::env::Env;
 use service::log::Chain;
 use service::shutdown::Shutdown;
@@ -42,7 +42,7 @@ pub struct Bank {
     heartbeat: Heartbeat,
     http: Http,
     handler_url: String,
-    flow: Flow,
+    flow: ConsumerLag,
     parts: Parts,
     shutdown: Shutdown,
     mode: &'static str,
@@ -82,7 +82,7 @@ impl Bank {
         let brokers = cluster.kafka.brokers.len();
         Ok(Self {
             parts: Parts::find(&stack, brokers)?,
-            flow: Flow::new(&cluster),
+            flow: ConsumerLag::new(&cluster),
             http: Http::default(),
             handler_url: env.text(&HANDLER_URL)?,
             faults: (Vec::new(), Instant::now()),
@@ -108,12 +108,12 @@ impl Bank {
         folder: &Path,
         name: &str,
         settings: &[(&str, String)],
-        visitors: &Visitors,
+        visitors: &SimulatedUsers,
     ) -> Result<(), Error> {
         self.settle()?;
         let variables: Vec<String> =
             mode.variables().iter().map(|(name, value)| format!("{name}={value}")).collect();
-        report::progress(&format!("Run {name}: {HANDLER} starts with {}", variables.join(" ")));
+        output::progress(&format!("Run {name}: {HANDLER} starts with {}", variables.join(" ")));
         // Before the restart: one that fails half-way is to be undone too.
         self.changed = true;
         self.mode = mode.name();
@@ -140,7 +140,7 @@ impl Bank {
         let (began, mut told) = (Instant::now(), Instant::now());
         loop {
             let lag = self.flow.lag()?;
-            // Visitors go on: one of their steps may be under way whenever.
+            // SimulatedUsers go on: one of their steps may be under way whenever.
             if lag < 10 {
                 return Ok(());
             }
@@ -152,7 +152,7 @@ impl Bank {
             }
             if told.elapsed() > Duration::from_secs(1) {
                 told = Instant::now();
-                report::progress(&format!("{:7}  the load has stopped; lag {lag}", self.mode));
+                output::progress(&format!("{:7}  the load has stopped; lag {lag}", self.mode));
             }
             if self.shutdown.wait(TICK) {
                 return Err(Error::Stopped);
@@ -180,7 +180,7 @@ impl Bank {
         kind: Kind,
         load: u32,
         time: Duration,
-        visitors: &Visitors,
+        visitors: &SimulatedUsers,
     ) -> Result<Step, Error> {
         self.loaded = true;
         self.heartbeat.set_load(load)?;
@@ -217,7 +217,7 @@ impl Bank {
             last = now;
         }
         if watch.broken {
-            report::progress(&format!("{:7} {load:>6}/s  too far behind: broken off", self.mode));
+            output::progress(&format!("{:7} {load:>6}/s  too far behind: broken off", self.mode));
             watch.closes = last.at;
         }
         // Steps that were due in time may end later.
@@ -256,13 +256,13 @@ impl Bank {
         &mut self,
         watch: &mut Watch,
         until: Instant,
-        visitors: &Visitors,
+        visitors: &SimulatedUsers,
     ) -> Result<Seen, Error> {
         loop {
             let tick = (Instant::now() + TICK).min(until);
             self.hear(watch, tick, visitors)?;
             self.strike(watch.load)?;
-            let lag = self.patiently(Flow::lag)? as f64;
+            let lag = self.patiently(ConsumerLag::lag)? as f64;
             let now = Instant::now();
             if now >= watch.opens {
                 watch.lags.note((now - watch.opens).as_secs_f64(), lag);
@@ -270,7 +270,7 @@ impl Bank {
                 watch.broken |= lag > hopeless && self.faults.0.is_empty();
             }
             if now >= until || watch.broken {
-                let records = self.patiently(Flow::look)?;
+                let records = self.patiently(ConsumerLag::look)?;
                 // A handler that is being started again has no metrics; what it did meanwhile is lost to these two columns.
                 let work = Work::read(&self.http, &self.handler_url).unwrap_or_default();
                 return Ok(Seen { at: Instant::now(), records, usage: self.parts.usage()?, work });
@@ -283,7 +283,7 @@ impl Bank {
         &mut self,
         watch: &mut Watch,
         until: Instant,
-        visitors: &Visitors,
+        visitors: &SimulatedUsers,
     ) -> Result<(), Error> {
         loop {
             for act in visitors.acts(until)? {
@@ -291,9 +291,9 @@ impl Bank {
                 if measured {
                     watch.visits.note(&act);
                 }
-                watch.timed_out += u64::from(act.end == crate::visitors::End::TimedOut);
-                if let crate::visitors::End::Refused(reason) = &act.end {
-                    report::progress(&format!("a visitor's step was refused: {reason}"));
+                watch.timed_out += u64::from(act.end == crate::simulated_users::StepEnd::TimedOut);
+                if let crate::simulated_users::StepEnd::Refused(reason) = &act.end {
+                    output::progress(&format!("a visitor's step was refused: {reason}"));
                 }
                 if let Some(raw) = &mut self.raw {
                     raw.act(watch.load, measured && watch.kind != Kind::WarmUp, &act)?;
@@ -313,7 +313,7 @@ impl Bank {
         let (faults, since) = &mut self.faults;
         while faults.last().is_some_and(|fault| since.elapsed() >= fault.at) {
             let Some(Fault { part, signal, .. }) = faults.pop() else { break };
-            report::progress(&format!("{:7} {load:>6}/s  {part} gets {signal}", self.mode));
+            output::progress(&format!("{:7} {load:>6}/s  {part} gets {signal}", self.mode));
             self.stack.kill(&part, &signal)?;
             if let Some(raw) = &mut self.raw {
                 raw.fault(load, &format!("{part} {signal}"))?;
@@ -323,12 +323,12 @@ impl Bank {
     }
 
     /// What `look` finds in the offsets; waits for brokers that are away.
-    fn patiently<T>(&mut self, look: fn(&mut Flow) -> Result<T, Error>) -> Result<T, Error> {
+    fn patiently<T>(&mut self, look: fn(&mut ConsumerLag) -> Result<T, Error>) -> Result<T, Error> {
         let began = Instant::now();
         loop {
             match look(&mut self.flow) {
                 Err(err) if began.elapsed() < BLIND_MAX && !self.shutdown.requested() => {
-                    report::progress(&format!("{:7}  {}", self.mode, Chain(&err)));
+                    output::progress(&format!("{:7}  {}", self.mode, Chain(&err)));
                 }
                 looked => return looked,
             }
@@ -343,7 +343,7 @@ impl Bank {
             second.cores.parts[place]
                 .map_or("-".to_owned(), |cores| format!("{:.0}", cores * 100.0))
         };
-        report::progress(&format!(
+        output::progress(&format!(
             "{:7} {:>6}/s  done {:>6.0}/s  p50 {:>6} ms  p99 {:>6} ms  lag {:>6}  CPU %: broker {:>3} db {:>3} handler {:>3} endpoint {:>3}",
             self.mode,
             watch.load,
@@ -361,7 +361,7 @@ impl Bank {
     /// What was measured so far.
     pub fn text(&self) -> String {
         let rows = self.results.iter().map(Step::cells);
-        let mut text = report::table(&[Step::titles()].into_iter().chain(rows).collect::<Vec<_>>());
+        let mut text = output::table(&[Step::titles()].into_iter().chain(rows).collect::<Vec<_>>());
         let others = self.results.iter().map(|step| step.cores.others).fold(0.0, f64::max);
         if others > DISTURBED {
             text += &format!(

@@ -1,12 +1,12 @@
 //! Raw rows of one run, in three files that spreadsheets and `bench report` read.
 
 use super::step::{self, Step, ms, parts_columns, parts_csv, rounded};
+use crate::consumer_lag::Records;
 use crate::error::Error;
-use crate::flow::Records;
 use crate::metrics::Work;
-use crate::parts::{Cores, NAMES};
-use crate::report::Csv;
-use crate::visitors::{Act, End};
+use crate::output::Csv;
+use crate::process_usage::{Cores, NAMES};
+use crate::simulated_users::{StepEnd, UserStep};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -78,11 +78,11 @@ impl Raw {
     ///
     /// # Errors
     /// As [`Self::create`].
-    pub fn act(&mut self, load: u32, measured: bool, act: &Act) -> Result<(), Error> {
+    pub fn act(&mut self, load: u32, measured: bool, act: &UserStep) -> Result<(), Error> {
         let (end, latency) = match &act.end {
-            End::Changed(latency) => ("changed", ms(*latency)),
-            End::TimedOut => ("timed out", String::new()),
-            End::Refused(_) => ("refused", String::new()),
+            StepEnd::Changed(latency) => ("changed", ms(*latency)),
+            StepEnd::TimedOut => ("timed out", String::new()),
+            StepEnd::Refused(_) => ("refused", String::new()),
         };
         let due = self.at(act.due);
         self.steps.line(&format!("{due},{load},{},{end},{latency}", u8::from(measured)))

@@ -1,11 +1,11 @@
 //! What one load showed.
 
-use crate::flow::Records;
+use crate::consumer_lag::Records;
 use crate::measure::{self, Lags, latencies, percentile_ms};
 use crate::metrics::Work;
-use crate::parts::{Cores, NAMES};
-use crate::report::short;
-use crate::visitors::{Act, End};
+use crate::output::short;
+use crate::process_usage::{Cores, NAMES};
+use crate::simulated_users::{StepEnd, UserStep};
 use hdrhistogram::Histogram;
 use std::fmt::Write;
 use std::time::Duration;
@@ -76,17 +76,17 @@ impl Default for Visits {
 
 impl Visits {
     /// Adds one.
-    pub fn note(&mut self, act: &Act) {
+    pub fn note(&mut self, act: &UserStep) {
         match &act.end {
-            End::Changed(latency) => {
+            StepEnd::Changed(latency) => {
                 let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
                 self.latencies.saturating_record(micros);
                 let ms = latency.as_secs_f64() * 1000.0;
                 self.sum += ms;
                 self.squares += ms * ms;
             }
-            End::TimedOut => self.timed_out += 1,
-            End::Refused(_) => self.refused += 1,
+            StepEnd::TimedOut => self.timed_out += 1,
+            StepEnd::Refused(_) => self.refused += 1,
         }
     }
 
@@ -232,12 +232,12 @@ impl Step {
             percentile(99.0),
             short(self.lags.max()),
             if self.held { "yes" } else { "no" }.to_owned(),
-            percent(crate::parts::BROKER),
-            percent(crate::parts::DATABASE),
-            percent(crate::parts::HANDLER_PART),
-            percent(crate::parts::ENDPOINT),
+            percent(crate::process_usage::BROKER),
+            percent(crate::process_usage::DATABASE),
+            percent(crate::process_usage::HANDLER_PART),
+            percent(crate::process_usage::ENDPOINT),
             short(self.work.records_per_request()),
-            self.memory[crate::parts::HANDLER_PART]
+            self.memory[crate::process_usage::HANDLER_PART]
                 .map_or("-".to_owned(), |bytes| short(mib(bytes))),
         ]
     }
@@ -283,8 +283,10 @@ mod tests {
     fn visits(latencies_ms: &[u64]) -> Visits {
         let mut visits = Visits::default();
         for ms in latencies_ms {
-            visits
-                .note(&Act { due: Instant::now(), end: End::Changed(Duration::from_millis(*ms)) });
+            visits.note(&UserStep {
+                due: Instant::now(),
+                end: StepEnd::Changed(Duration::from_millis(*ms)),
+            });
         }
         visits
     }

@@ -1,6 +1,6 @@
 //! What holds of the contract and what does not.
 
-use crate::report;
+use crate::output;
 
 /// Faults of a point told in words; the rest are counted.
 const FAULTS_MAX: usize = 3;
@@ -128,7 +128,7 @@ impl Findings {
                 faults += &format!("{title}: and {faults_more} more like these\n");
             }
         }
-        report::table(&rows) + &faults
+        output::table(&rows) + &faults
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::findings::{Findings, Point};
 use crate::error::Error;
-use crate::tap::{Cluster, ends};
+use crate::topic_reader::{Cluster, ends};
 use avro::{Decoder, Record};
 use bank::iban::COMPANY_IBAN;
 use bank::records::{

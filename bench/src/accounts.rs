@@ -2,8 +2,8 @@
 
 use crate::error::Error;
 use crate::ids::Ids;
-use crate::report;
-use crate::tap::{Cluster, Tap};
+use crate::output;
+use crate::topic_reader::{Cluster, TopicReader};
 use avro::{Encoder, Record};
 use bank::iban::CASH;
 use bank::money::Cents;
@@ -54,8 +54,8 @@ impl Customers {
         count: usize,
         shutdown: &Shutdown,
     ) -> Result<Self, Error> {
-        let mut confirmed: Tap<AccountCreationConfirmed> = Tap::from_end(cluster)?;
-        let mut failed: Tap<AccountCreationFailed> = Tap::from_end(cluster)?;
+        let mut confirmed: TopicReader<AccountCreationConfirmed> = TopicReader::from_end(cluster)?;
+        let mut failed: TopicReader<AccountCreationFailed> = TopicReader::from_end(cluster)?;
         let encoder = cluster.encoder::<ConfirmAccountCreation>()?;
         // Other ids than those of the transfers, which count from 0 too.
         let own = Ids::new(&mut rand::rng());
@@ -93,7 +93,7 @@ impl Customers {
             }
             wait_for(&answered_at, "opening accounts", shutdown)?;
         }
-        report::progress(&format!("{count} accounts opened"));
+        output::progress(&format!("{count} accounts opened"));
         let encoder = cluster.encoder()?;
         Ok(Self { accounts, encoder, ids, rng: SmallRng::seed_from_u64(1) })
     }

@@ -1,7 +1,7 @@
 //! How far the bank's records have come, told by Kafka's offsets alone: no part is believed what it says about itself.
 
 use crate::error::Error;
-use crate::tap::{Cluster, ends};
+use crate::topic_reader::{Cluster, ends};
 use bank::topology::{
     BALANCE_CHANGED, CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT, TOPICS, Topic,
 };
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const WITHIN: Duration = Duration::from_secs(3);
 
 /// A client for offsets.
-pub struct Flow(Box<dyn KafkaClient>);
+pub struct ConsumerLag(Box<dyn KafkaClient>);
 
 /// Records so far, or between two moments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Records {
     pub all: i64,
 }
 
-impl Flow {
+impl ConsumerLag {
     /// No I/O yet.
     pub fn new(cluster: &Cluster) -> Self {
         Self(cluster.bus())

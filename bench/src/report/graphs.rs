@@ -2,7 +2,7 @@
 
 use super::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
 use super::summary::{Load, Mode, Summary, TALKED_OF, Talk, TalkRow};
-use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART};
+use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER_PART};
 use crate::run::rounded;
 
 /// A graph.
@@ -308,7 +308,7 @@ fn over_time(summary: &Summary, mode: &Mode) -> Option<Graph> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::summary::tests::tables;
+    use crate::report::summary::tests::tables;
 
     #[test]
     fn every_graph_is_drawn_and_has_its_rows() {

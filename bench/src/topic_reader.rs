@@ -8,7 +8,7 @@ use messaging::KafkaConfig;
 use messaging::consumer::Consumer;
 use messaging::producer::{Mode, ProducerConfig, Sender};
 use messaging::{KafkaClient, Position};
-use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
+use service::env::{Env, SCHEMA_REGISTRY_URL};
 use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
@@ -24,10 +24,6 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The variables this reads.
-    pub const VARIABLES: &'static [&'static [Variable]] =
-        &[KafkaConfig::VARIABLES, &[SCHEMA_REGISTRY_URL]];
-
     /// Reads and checks the environment.
     ///
     /// # Errors
@@ -92,12 +88,12 @@ pub fn is_done(bus: &mut dyn KafkaClient, group: &str, topic: &Topic) -> Result<
 }
 
 /// The records of one topic, decoded.
-pub struct Tap<R> {
+pub struct TopicReader<R> {
     consumer: Consumer,
     decoder: Decoder<R>,
 }
 
-impl<R: Record> Tap<R> {
+impl<R: Record> TopicReader<R> {
     /// Reads what comes from now on.
     ///
     /// # Errors

@@ -4,10 +4,10 @@ use super::figures::{Costs, Figures};
 use super::{COSTS_AT, IDLE};
 use crate::error::Error;
 use crate::handlers::OURS;
+use crate::output::{self, short};
 use crate::probe::row::{Row, mib};
 use crate::proc;
-use crate::report::{self, short};
-use crate::results::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
+use crate::report::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
 use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
@@ -55,7 +55,7 @@ pub fn write(folder: &Path, all: &[Figures], settings: &str, rows: &Path) -> Res
 /// The table for a terminal.
 pub fn text(all: &[Figures]) -> String {
     let all: Vec<&Figures> = all.iter().collect();
-    let mut text = report::table(&table(&all));
+    let mut text = output::table(&table(&all));
     for figures in all.iter().filter(|figures| !figures.broken.is_empty()) {
         let broken = figures.broken.join("; ");
         text += &format!("(!) {} breaks the contract: {broken}\n", figures.handler.name);
@@ -112,9 +112,9 @@ fn cells(figures: &Figures) -> Vec<String> {
 }
 
 fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
-    let date = report::now_in_name();
+    let date = output::now_in_name();
     let date = date.split('T').next().unwrap_or_default();
-    let commit = report::commit();
+    let commit = output::commit();
     let file = rows.file_name().unwrap_or_default().to_string_lossy();
     let runs = all.iter().map(|figures| figures.runs.len()).max().unwrap_or(0);
     let mut text = format!(

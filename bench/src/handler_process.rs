@@ -4,7 +4,7 @@ use crate::control::Http;
 use crate::error::Error;
 use crate::handlers::Handler;
 use crate::proc::Process;
-use crate::tap::{Cluster, ends};
+use crate::topic_reader::{Cluster, ends};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use postgres::{Client, NoTls};
 use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
@@ -37,7 +37,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A bank where nothing has happened: an empty database, and no command that was not read. The topics are the cluster's.
-pub struct Bank {
+pub struct FreshBank {
     server: String,
     name: String,
     /// What its handler is given.
@@ -46,7 +46,7 @@ pub struct Bank {
     logs: PathBuf,
 }
 
-impl Bank {
+impl FreshBank {
     /// Makes the topics what they should be (`synchronizer`, the program beside this one).
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Bank {
     ///
     /// # Errors
     /// The database or the cluster does not answer, or the stop was asked for.
-    pub fn found(
+    pub fn create(
         env: &Env<'_>,
         cluster: &Cluster,
         logs: &Path,
@@ -95,7 +95,7 @@ impl Bank {
     ///
     /// # Errors
     /// It can't be started.
-    pub fn start(&self, handler: &Handler) -> Result<Life, Error> {
+    pub fn start(&self, handler: &Handler) -> Result<HandlerProcess, Error> {
         let log = self.logs.join(format!("{}.log", handler.name));
         let failed = |source| Error::Csv { path: log.clone(), source };
         let out = File::options().create(true).append(true).open(&log).map_err(failed)?;
@@ -118,11 +118,11 @@ impl Bank {
         let process = Process::open(child.id()).map_err(own)?;
         let ready = format!("http://127.0.0.1:{port}/readyz");
         let (http, name) = (self.http.clone(), handler.name.clone());
-        Ok(Life { name, child, container, process, began, ready, http, log, port })
+        Ok(HandlerProcess { name, child, container, process, began, ready, http, log, port })
     }
 }
 
-impl Drop for Bank {
+impl Drop for FreshBank {
     /// Whoever is still connected is thrown out.
     fn drop(&mut self) {
         if let Err(err) = run(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)) {
@@ -161,7 +161,7 @@ fn free_port() -> std::io::Result<u16> {
 }
 
 /// One life of a handler: from its start to its end, which dropping it is too.
-pub struct Life {
+pub struct HandlerProcess {
     /// The handler's.
     pub name: String,
     child: Child,
@@ -176,7 +176,7 @@ pub struct Life {
     port: u16,
 }
 
-impl Life {
+impl HandlerProcess {
     /// Waits until it says that it is ready; how long that took since its start.
     ///
     /// # Errors
@@ -243,7 +243,7 @@ impl Life {
     }
 }
 
-impl Drop for Life {
+impl Drop for HandlerProcess {
     fn drop(&mut self) {
         self.kill();
     }

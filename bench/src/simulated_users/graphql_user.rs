@@ -3,7 +3,7 @@
 use super::{Client, News, TIMEOUT};
 use crate::error::Error;
 use crate::graphql::{Connection, Heard};
-use crate::report;
+use crate::output;
 use bank::iban::{CASH, COMPANY_IBAN};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -19,14 +19,14 @@ const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!,
 const LISTENING: &str = "changes";
 
 /// A customer with an account and a connection.
-pub struct Customer {
+pub struct GraphqlUser {
     url: String,
     connection: Connection,
     iban: String,
     token: String,
 }
 
-impl Customer {
+impl GraphqlUser {
     /// A new customer of the endpoint at `url`, who listens to the new account: its first cent has been heard of.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Customer {
     }
 }
 
-impl Client for Customer {
+impl Client for GraphqlUser {
     fn act(&mut self, number: u64, cents: i64) -> Result<(), Error> {
         let number = number.to_string();
         self.transfer(&number, cents, &number)
@@ -125,7 +125,7 @@ fn news(heard: Heard) -> Option<News> {
         Heard::Failed(id, errors) => match id.parse() {
             Ok(number) => Some(News::Refused(number, errors)),
             Err(_) => {
-                report::progress(&format!("{id}: {errors}"));
+                output::progress(&format!("{id}: {errors}"));
                 None
             }
         },

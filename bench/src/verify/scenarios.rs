@@ -2,12 +2,12 @@
 
 use super::findings::{Findings, Point};
 use super::witness::{Answer, Witness, first_balance};
-use crate::customers;
+use crate::accounts;
 use crate::error::Error;
+use crate::handler_process::{FreshBank, GROUP, HandlerProcess};
 use crate::handlers::Handler;
-use crate::life::{Bank, GROUP, Life};
-use crate::report;
-use crate::tap::{Cluster, is_done};
+use crate::output;
+use crate::topic_reader::{Cluster, is_done};
 use avro::registry::Registry;
 use avro::{Encoder, Record};
 use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
@@ -97,13 +97,19 @@ pub struct Kills {
     pub transfers: usize,
 }
 
+impl Default for Kills {
+    fn default() -> Self {
+        Self { count: 3, transfers: 2000 }
+    }
+}
+
 /// One verification.
-pub struct Course<'a> {
-    bank: &'a Bank,
+pub struct Verification<'a> {
+    bank: &'a FreshBank,
     cluster: &'a Cluster,
     handler: &'a Handler,
     shutdown: &'a Shutdown,
-    life: Option<Life>,
+    life: Option<HandlerProcess>,
     lives: u32,
     sender: Sender,
     creations: Encoder<ConfirmAccountCreation>,
@@ -118,13 +124,13 @@ pub struct Course<'a> {
     ordered: Vec<ConfirmMoneyTransfer>,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Verification<'a> {
     /// Puts `handler` through everything.
     ///
     /// # Errors
     /// The servers don't answer, or the stop was asked for.
     pub fn run(
-        bank: &'a Bank,
+        bank: &'a FreshBank,
         cluster: &'a Cluster,
         handler: &'a Handler,
         kills: Kills,
@@ -183,7 +189,7 @@ impl<'a> Course<'a> {
     }
 
     fn say(&self, what: &str) {
-        report::progress(&format!("{}: {what}", self.handler.name));
+        output::progress(&format!("{}: {what}", self.handler.name));
     }
 
     /// Starts the handler and waits until it is ready. False if it does not get ready.
@@ -206,7 +212,7 @@ impl<'a> Course<'a> {
 
     /// A handler may end in trouble, and is started again. Here there is none.
     fn watch(&mut self) -> Result<(), Error> {
-        let Some(end) = self.life.as_mut().and_then(Life::ended) else { return Ok(()) };
+        let Some(end) = self.life.as_mut().and_then(HandlerProcess::ended) else { return Ok(()) };
         self.findings.fault(Point::Life, format!("it ended by itself: {end}"));
         self.life = None;
         if self.lives < LIVES_MAX {
@@ -218,7 +224,7 @@ impl<'a> Course<'a> {
     // What is asked, and what comes back.
 
     fn send(&mut self, records: &[Outgoing]) -> Result<(), Error> {
-        customers::sent(self.sender.send_all(records))
+        accounts::sent(self.sender.send_all(records))
     }
 
     fn creation(&self, command: &ConfirmAccountCreation) -> Outgoing {
@@ -830,7 +836,7 @@ impl<'a> Course<'a> {
 }
 
 /// How many of `orders` have an answer.
-fn answered_of(course: &Course<'_>, orders: &[ConfirmMoneyTransfer]) -> usize {
+fn answered_of(course: &Verification<'_>, orders: &[ConfirmMoneyTransfer]) -> usize {
     orders.iter().filter(|order| course.witness.answer(order.id).is_some()).count()
 }
 

@@ -1,15 +1,15 @@
-//! Visitors of the bank as the talk's test had one: each logs in through GraphQL, listens to the changes of its account, and
+//! SimulatedUsers of the bank as the talk's test had one: each logs in through GraphQL, listens to the changes of its account, and
 //! every second takes the next step of a cycle that takes out as much as it puts in.
 
-mod customer;
-mod page;
+mod browser_user;
+mod graphql_user;
 
-use self::customer::Customer;
-use self::page::Page;
+use self::browser_user::BrowserUser;
+use self::graphql_user::GraphqlUser;
 use crate::browser::Chromium;
 use crate::error::Error;
-use crate::load::Schedule;
-use crate::report;
+use crate::output;
+use crate::schedule::Schedule;
 use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,16 +29,16 @@ const CYCLE: [i64; 10] = [1000, 2000, 5000, 10_000, 20_000, -1111, -2323, -3489,
 
 /// A step of a visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Act {
+pub struct UserStep {
     /// When it was due; it may have begun later.
     pub due: Instant,
     /// What became of it.
-    pub end: End,
+    pub end: StepEnd,
 }
 
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum StepEnd {
     /// The new balance arrived, this long after the step was due.
     Changed(Duration),
     /// It did not arrive within [`TIMEOUT`].
@@ -56,11 +56,11 @@ pub enum Driver {
     Browser(String, String),
 }
 
-/// Visitors at work, each on a thread of its own.
-pub struct Visitors {
+/// SimulatedUsers at work, each on a thread of its own.
+pub struct SimulatedUsers {
     /// Steps of all visitors together: number 0 is the first visitor's, 1 the second's, and so on round and round.
     pub schedule: Schedule,
-    acts: Receiver<Result<Act, Error>>,
+    acts: Receiver<Result<UserStep, Error>>,
     stop: Shutdown,
     threads: Vec<JoinHandle<()>>,
     /// Set: what is under way is not waited for either.
@@ -69,7 +69,7 @@ pub struct Visitors {
     _browser: Option<Chromium>,
 }
 
-impl Visitors {
+impl SimulatedUsers {
     /// `count` new visitors log in and begin.
     ///
     /// # Errors
@@ -85,9 +85,11 @@ impl Visitors {
                 return Err(Error::Stopped);
             }
             visitors.push(match (driver, &browser) {
-                (Driver::Browser(url, _), Some(browser)) => Box::new(Page::log_in(browser, url)?),
+                (Driver::Browser(url, _), Some(browser)) => {
+                    Box::new(BrowserUser::log_in(browser, url)?)
+                }
                 (Driver::Graphql(url) | Driver::Browser(url, _), _) => {
-                    Box::new(Customer::log_in(url)?)
+                    Box::new(GraphqlUser::log_in(url)?)
                 }
             });
         }
@@ -96,7 +98,7 @@ impl Visitors {
         let (sender, acts) = channel();
         let (stop, leave) = (Shutdown::default(), Shutdown::default());
         let threads = (0..).zip(visitors).map(|(first, client)| {
-            let visit = Visit {
+            let visit = UserThread {
                 client,
                 schedule,
                 next: first,
@@ -117,7 +119,7 @@ impl Visitors {
     ///
     /// # Errors
     /// A visitor could not go on.
-    pub fn acts(&self, until: Instant) -> Result<Vec<Act>, Error> {
+    pub fn acts(&self, until: Instant) -> Result<Vec<UserStep>, Error> {
         let wait = until.saturating_duration_since(Instant::now());
         let first = self.acts.recv_timeout(wait).into_iter();
         first.chain(self.acts.try_iter()).collect()
@@ -127,7 +129,7 @@ impl Visitors {
     ///
     /// # Errors
     /// A visitor could not go on.
-    pub fn stop(mut self) -> Result<Vec<Act>, Error> {
+    pub fn stop(mut self) -> Result<Vec<UserStep>, Error> {
         self.end();
         self.acts.try_iter().collect()
     }
@@ -140,7 +142,7 @@ impl Visitors {
     }
 }
 
-impl Drop for Visitors {
+impl Drop for SimulatedUsers {
     fn drop(&mut self) {
         self.leave.request();
         // Before the browser goes.
@@ -170,7 +172,7 @@ enum News {
 }
 
 /// A visitor at work.
-struct Visit {
+struct UserThread {
     client: Box<dyn Client>,
     schedule: Schedule,
     /// Number of its next step.
@@ -181,10 +183,10 @@ struct Visit {
     waiting: Vec<(u64, Instant)>,
     stop: Shutdown,
     leave: Shutdown,
-    acts: Sender<Result<Act, Error>>,
+    acts: Sender<Result<UserStep, Error>>,
 }
 
-impl Visit {
+impl UserThread {
     fn run(mut self) {
         if let Err(err) = self.work() {
             // Nobody listens any more if it was stopped.
@@ -200,7 +202,7 @@ impl Visit {
             }
             let worked = self.turn(stopped);
             if let Err(err) = worked {
-                report::progress(&format!("a visitor connects anew: {}", Chain(&err)));
+                output::progress(&format!("a visitor connects anew: {}", Chain(&err)));
                 self.reconnect()?;
             }
         }
@@ -228,7 +230,7 @@ impl Visit {
         }
         while let Some((number, _)) = self.waiting.first().filter(|(_, due)| *due + TIMEOUT <= now)
         {
-            self.end(*number, End::TimedOut);
+            self.end(*number, StepEnd::TimedOut);
         }
         // A stop is seen within this time.
         let look = now + Duration::from_millis(200);
@@ -239,19 +241,19 @@ impl Visit {
                 let arrived = Instant::now();
                 if let Some((_, due)) = self.waiting.iter().find(|(it, _)| *it == number) {
                     let latency = arrived.saturating_duration_since(*due);
-                    self.end(number, End::Changed(latency));
+                    self.end(number, StepEnd::Changed(latency));
                 }
             }
-            Some(News::Refused(number, reason)) => self.end(number, End::Refused(reason)),
+            Some(News::Refused(number, reason)) => self.end(number, StepEnd::Refused(reason)),
             None => {}
         }
         Ok(())
     }
 
-    fn end(&mut self, number: u64, end: End) {
+    fn end(&mut self, number: u64, end: StepEnd) {
         let Some(at) = self.waiting.iter().position(|(it, _)| *it == number) else { return };
         let (_, due) = self.waiting.remove(at);
-        let _ = self.acts.send(Ok(Act { due, end }));
+        let _ = self.acts.send(Ok(UserStep { due, end }));
     }
 }
 

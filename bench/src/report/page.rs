@@ -3,7 +3,7 @@
 use super::graphs::Graph;
 use super::plot::escape;
 use super::summary::{Mode, Summary};
-use crate::report::short;
+use crate::output::short;
 use std::fmt::Write;
 
 /// Cores in use by others from which on the figures say more about them.
@@ -170,9 +170,9 @@ const LIMITS: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::graphs;
-    use crate::results::summary::Talk;
-    use crate::results::summary::tests::tables;
+    use crate::report::graphs;
+    use crate::report::summary::Talk;
+    use crate::report::summary::tests::tables;
 
     #[test]
     fn the_page_shows_every_graph_and_links_every_row() {

@@ -2,8 +2,8 @@
 
 use super::rows::{Row, Table};
 use crate::error::Error;
-use crate::parts::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, NAMES};
-use crate::report::{json, short};
+use crate::output::{json, short};
+use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, NAMES};
 use std::collections::BTreeMap;
 
 /// The talk's figures, as its project published them.
@@ -135,7 +135,12 @@ impl Summary {
         let mut modes: BTreeMap<String, Joining> = BTreeMap::new();
         let mut others: f64 = 0.0;
         for table in tables {
-            let mode = table.setting("MODE").to_owned();
+            // Rows of before 2026-12 have the earlier name of the mode.
+            let mode = match table.setting("MODE") {
+                "modern" => "built-in",
+                mode => mode,
+            };
+            let mode = mode.to_owned();
             let name = table.name();
             if name.ends_with("-loads.csv") && table.rows().next().is_some() {
                 let joining = modes.entry(mode).or_default();
@@ -200,10 +205,10 @@ impl Summary {
         };
         let ratio = self.broker().map(|(_, single, batched)| batched / single);
         format!(
-            "{{\"single\":{},\"batched\":{},\"modern\":{},\"broker_cpu_ratio\":{}}}",
+            "{{\"single\":{},\"batched\":{},\"built-in\":{},\"broker_cpu_ratio\":{}}}",
             of("single"),
             of("batched"),
-            of("modern"),
+            of("built-in"),
             ratio.map_or("null".to_owned(), |ratio| format!("{ratio:.3}")),
         )
     }
@@ -536,10 +541,11 @@ pub mod tests {
         assert_eq!(json["single"]["max_per_s"], 1500);
         assert_eq!(json["batched"]["max_per_s"], 4000);
         assert_eq!(json["batched"]["idle_p50_ms"], 16);
-        assert!(json["modern"]["half_p99_ms"].is_null(), "{json}");
+        assert!(json["built-in"]["half_p99_ms"].is_null(), "{json}");
         let keys = |mode: &str| json[mode].as_object().unwrap().keys().cloned().collect();
-        let [single, batched, modern]: [Vec<String>; 3] = ["single", "batched", "modern"].map(keys);
-        assert!(single == batched && batched == modern, "{json}");
+        let [single, batched, built_in]: [Vec<String>; 3] =
+            ["single", "batched", "built-in"].map(keys);
+        assert!(single == batched && batched == built_in, "{json}");
         assert_eq!(json["broker_cpu_ratio"], 0.1);
         let only: Vec<Table> =
             tables().into_iter().filter(|it| it.name().contains("batched")).collect();

@@ -3,19 +3,19 @@
 use super::{Client, News};
 use crate::browser::{Chromium, Tab};
 use crate::error::Error;
-use crate::report;
+use crate::output;
 use bank::iban::COMPANY_IBAN;
 use serde_json::json;
 use std::time::Instant;
 use uuid::Uuid;
 
 /// What a visitor at the page can do. What is to be found where: docs/frontend.md, "Driving it".
-const VISITOR: &str = include_str!("page.js");
+const VISITOR: &str = include_str!("browser_user.js");
 
 /// A customer at the page.
-pub struct Page(Tab);
+pub struct BrowserUser(Tab);
 
-impl Page {
+impl BrowserUser {
     /// A new customer, who is logged in at the page at `url` and sees the empty list of transactions.
     ///
     /// # Errors
@@ -32,7 +32,7 @@ impl Page {
     }
 }
 
-impl Client for Page {
+impl Client for BrowserUser {
     fn act(&mut self, number: u64, cents: i64) -> Result<(), Error> {
         self.0.run(&format!("bench({number}, {cents})")).map(drop)
     }
@@ -42,7 +42,7 @@ impl Client for Page {
         let number = heard.parse().ok().map(News::Changed);
         if number.is_none() {
             // The page does not say which step it means: that one times out.
-            report::progress(&format!("the page says: {heard}"));
+            output::progress(&format!("the page says: {heard}"));
         }
         Ok(number)
     }

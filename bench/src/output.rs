@@ -1,0 +1,195 @@
+//! What a run tells: progress on stderr, results on stdout, raw rows as CSV.
+
+use crate::error::Error;
+use crate::proc;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+/// Writes results to stdout. Nobody is left to hear that it is closed.
+pub fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// Writes a line of progress to stderr.
+pub fn progress(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Raw rows of one run, each on disk as soon as it is known. The header tells what they need to be understood later.
+pub struct Csv {
+    path: PathBuf,
+    file: File,
+}
+
+impl Csv {
+    /// Creates `<folder>/<run>-<time>.csv`; `settings` as NAME=value.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn create(
+        folder: &Path,
+        run: &str,
+        settings: &[(&str, String)],
+        columns: &str,
+    ) -> Result<Self, Error> {
+        let path = folder.join(format!("{run}-{}.csv", now_in_name()));
+        Self::create_at(path, run, settings, columns)
+    }
+
+    /// Creates `path`, with its folder.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn create_at(
+        path: PathBuf,
+        run: &str,
+        settings: &[(&str, String)],
+        columns: &str,
+    ) -> Result<Self, Error> {
+        let failed = |source| Error::Csv { path: path.clone(), source };
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let file = File::create(&path).map_err(failed)?;
+        let mut csv = Self { path, file };
+        let settings: Vec<String> =
+            settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        for (name, value) in [
+            ("run", run.to_owned()),
+            ("date", now()),
+            ("commit", commit()),
+            ("machine", proc::machine()),
+            ("settings", settings.join(" ")),
+        ] {
+            csv.line(&format!("# {name}: {value}"))?;
+        }
+        csv.line(columns)?;
+        Ok(csv)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// It can't be written.
+    pub fn line(&mut self, line: &str) -> Result<(), Error> {
+        writeln!(self.file, "{line}")
+            .map_err(|source| Error::Csv { path: self.path.clone(), source })
+    }
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// The time as a part of a file's name; later is greater.
+pub fn now_in_name() -> String {
+    now().replace(':', "")
+}
+
+/// The commit that is checked out, with a mark if files differ from it.
+pub fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "HEAD"]) else { return "unknown".to_owned() };
+    match git(&["status", "--porcelain", "--untracked-files=no"]) {
+        Some(changes) if !changes.is_empty() => commit + " (changed)",
+        _ => commit,
+    }
+}
+
+/// Lines up columns: the first to the left, numbers to the right.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            line +=
+                &if column == 0 { format!("{cell:<width$}") } else { format!("  {cell:>width$}") };
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// A number with as many digits as it is worth: `0.27`, `8.3`, `1240`.
+pub fn short(number: f64) -> String {
+    match number.abs() {
+        size if size < 1.0 => format!("{number:.2}"),
+        size if size < 100.0 => format!("{number:.1}"),
+        _ => format!("{number:.0}"),
+    }
+}
+
+/// A number for the last line's JSON, to one digit; `null` if it was not measured.
+pub fn json(number: Option<f64>) -> String {
+    number.map_or("null".to_owned(), |number| ((number * 10.0).round() / 10.0).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["mode", "p50"], vec!["batched", "1"], vec!["x", "µ 100"]];
+        let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
+        assert_eq!(table(&rows), "mode       p50\nbatched      1\nx        µ 100\n");
+        assert_eq!(table(&[]), "");
+    }
+
+    #[test]
+    fn numbers_are_short_and_json_knows_what_is_missing() {
+        assert_eq!([0.266, 8.26, 99.96, 1240.4].map(short), ["0.27", "8.3", "100.0", "1240"]);
+        assert_eq!(json(Some(8.26)), "8.3");
+        assert_eq!(json(Some(20_000.0)), "20000");
+        assert_eq!(json(None), "null");
+    }
+
+    #[test]
+    fn rows_are_kept_under_a_header_that_tells_the_run() {
+        let folder = std::env::temp_dir().join(format!("bench-csv-{}", std::process::id()));
+        let settings = [("ACCOUNTS", "9".to_owned()), ("STEP_S", "8".to_owned())];
+        let mut csv = Csv::create(&folder, "probe", &settings, "a,b").unwrap();
+        csv.line("1,2").unwrap();
+        let text = fs::read_to_string(csv.path()).unwrap();
+        fs::remove_dir_all(&folder).unwrap();
+        let (comments, rows): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.starts_with("# "));
+        assert_eq!(rows, ["a,b", "1,2"]);
+        for part in [
+            "# run: probe",
+            "# date: 2",
+            "# commit: ",
+            " cores, ",
+            "# settings: ACCOUNTS=9 STEP_S=8",
+        ] {
+            assert!(comments.iter().any(|line| line.contains(part)), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_can_not_be_made_is_named() {
+        let err = Csv::create(Path::new("/dev/null/x"), "probe", &[], "").err().unwrap();
+        assert!(err.to_string().contains("/dev/null/x/probe-"), "{err}");
+    }
+}
