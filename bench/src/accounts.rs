@@ -1,4 +1,4 @@
-//! The bank's customers: accounts of this run, and the transfers between them.
+//! Accounts of this run, and the transfers between them.
 
 use crate::error::Error;
 use crate::ids::Ids;
@@ -28,13 +28,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ASKED_MAX: usize = 1000;
 
 /// An account and the right to use it.
-struct Account {
-    iban: String,
-    token: String,
+#[derive(Debug, Clone)]
+pub struct Account {
+    pub iban: String,
+    pub token: String,
 }
 
 /// The accounts of this run.
-pub struct Customers {
+pub struct Accounts {
     accounts: Vec<Account>,
     encoder: Encoder<ConfirmMoneyTransfer>,
     ids: Ids,
@@ -42,7 +43,7 @@ pub struct Customers {
     rng: SmallRng,
 }
 
-impl Customers {
+impl Accounts {
     /// Opens `count` accounts at the bank, at least two. They are MANUAL, so that the generator leaves them alone.
     ///
     /// # Errors
@@ -163,6 +164,6 @@ pub fn wait_for(answered_at: &Instant, doing: &str, shutdown: &Shutdown) -> Resu
     Ok(())
 }
 
-fn outgoing<R: Record>(key: String, encoder: &Encoder<R>, record: &R) -> Outgoing {
+pub fn outgoing<R: Record>(key: String, encoder: &Encoder<R>, record: &R) -> Outgoing {
     Outgoing { topic: R::TOPIC.name, key, value: encoder.encode(record) }
 }

@@ -5,13 +5,13 @@ mod tables;
 
 use self::figures::{Figures, Run};
 use crate::Start;
+use crate::bank_under_test::BankUnderTest;
+use crate::direct_load::{self, DirectLoad};
 use crate::error::Error;
 use crate::handler_process::{FreshBank, SERVER_URL};
 use crate::handlers::{Handler, HandlerOptions, Handlers};
 use crate::options::{self, joined, millis, number, seconds};
 use crate::output::{self, Csv};
-use crate::probe::rig::Rig;
-use crate::probe::row;
 use crate::search::Search;
 use crate::stack::STACK;
 use crate::topic_reader::Cluster;
@@ -132,7 +132,7 @@ impl Plan {
 
 /// The command.
 pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Error> {
-    let config = Plan::new(options);
+    let plan = Plan::new(options);
     let handlers = Handlers::new(&options.places)?;
     let cluster = Cluster::from_env(&start.env)?;
     let chosen = verify::choose(&handlers, &options.handlers)?;
@@ -145,8 +145,8 @@ pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Erro
         let broken = verdict(start, &cluster, handler, &out)?;
         all.push(Figures::new(handler.clone(), broken));
     }
-    let settings = vec![("SETTINGS", config.text())];
-    let columns = row::COLUMNS.strip_prefix("mode,").unwrap_or(row::COLUMNS);
+    let settings = vec![("SETTINGS", plan.text())];
+    let columns = direct_load::COLUMNS.strip_prefix("mode,").unwrap_or(direct_load::COLUMNS);
     let mut rows = Csv::create(&out, "compare", &settings, &format!("handler,run,{columns}"))?;
     let mut starts = Csv::create(
         &out,
@@ -155,14 +155,14 @@ pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Erro
         "handler,run,artefact_bytes,image_bytes,start_ms,rss_idle_bytes",
     )?;
     let mut complete = true;
-    for number in 1..=config.runs {
+    for number in 1..=plan.runs {
         let mut order: Vec<usize> = (0..all.len()).collect();
         order.shuffle(&mut rand::rng());
         for index in order {
             let figures = &mut all[index];
             let name = figures.handler.name.clone();
-            output::progress(&format!("{name}: run {number} of {}", config.runs));
-            let run = measure(start, &config, &cluster, &figures.handler, &out)?;
+            output::progress(&format!("{name}: run {number} of {}", plan.runs));
+            let run = measure(start, &plan, &cluster, &figures.handler, &out)?;
             starts.line(&format!(
                 "{name},{number},{},{},{:.1},{}",
                 run.artefact_bytes.map_or(String::new(), |bytes| bytes.to_string()),
@@ -178,7 +178,7 @@ pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Erro
             }
             figures.runs.push(run);
             // After each, so that a round that is broken off has its figures too.
-            tables::write(&docs, &all, &config.text(), rows.path())?;
+            tables::write(&docs, &all, &plan.text(), rows.path())?;
         }
     }
     output::print(&tables::text(&all));
@@ -221,37 +221,42 @@ fn verdict(
 /// One handler in a fresh bank, through all loads.
 fn measure(
     start: &Start<'_>,
-    config: &Plan,
+    plan: &Plan,
     cluster: &Cluster,
     handler: &Handler,
     out: &Path,
 ) -> Result<Run, Error> {
     let bank = FreshBank::create(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
-    let mut life = bank.start(handler)?;
-    let start_ms = life.wait_ready(&start.shutdown)?.as_secs_f64() * 1000.0;
+    let mut handler_process = bank.start(handler)?;
+    let start_ms = handler_process.wait_ready(&start.shutdown)?.as_secs_f64() * 1000.0;
     // What it still does at its start belongs to neither.
     if start.shutdown.wait(Duration::from_secs(1)) {
         return Err(Error::Stopped);
     }
-    let part = |source| Error::Part { part: handler.name.clone(), pid: life.process.pid, source };
-    let rss_idle = life.process.rss().map_err(part)?;
+    let part = |source| Error::Part {
+        part: handler.name.clone(),
+        pid: handler_process.process.pid,
+        source,
+    };
+    let rss_idle = handler_process.process.rss().map_err(part)?;
     let artefact_bytes = handler.artefact_bytes()?;
-    let mapped = life.process.mapped_files().map_err(part)?;
+    let mapped = handler_process.process.mapped_files().map_err(part)?;
     let image_bytes = handler.image_bytes(&mapped)?;
-    let mut rig = Rig::around(&start.env, &life, config.pace, start.shutdown.clone())?;
-    rig.open_accounts(config.accounts)?;
-    rig.warm_up(WARM_UP, config.warm)?;
+    let bank = BankUnderTest::with_handler(start, &handler_process)?;
+    let mut load = DirectLoad::new(bank, plan.pace)?;
+    load.open_accounts(plan.accounts)?;
+    load.warm_up(WARM_UP, plan.warm)?;
     let mut rows = Vec::new();
-    let mut search = Search::new(&config.loads, config.bisections);
-    while let Some(load) = search.next() {
-        let row = rig.step(load, config.step)?;
+    let mut search = Search::new(&plan.loads, plan.bisections);
+    while let Some(per_s) = search.next() {
+        let row = load.step(per_s, plan.step)?;
         let held = row.held;
-        search.tried(load, held);
+        search.tried(per_s, held);
         rows.push(row);
     }
-    // The rig reads topics: none of it in the next one's way.
-    drop(rig);
-    life.terminate()?;
+    // Its consumers would compete with the next handler.
+    drop(load);
+    handler_process.terminate()?;
     Ok(Run { artefact_bytes, image_bytes, start_ms, rss_idle, rows, max_per_s: search.held })
 }
 

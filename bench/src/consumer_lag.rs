@@ -1,4 +1,4 @@
-//! How far the bank's records have come, told by Kafka's offsets alone: no part is believed what it says about itself.
+//! Rates and lag of the bank's consumer groups, from Kafka's offsets alone and not from what the services report.
 
 use crate::error::Error;
 use crate::topic_reader::{Cluster, ends};
@@ -6,9 +6,8 @@ use bank::topology::{
     BALANCE_CHANGED, CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT, TOPICS, Topic,
 };
 use messaging::KafkaClient;
-use service::shutdown::Shutdown;
 use std::ops::Sub;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the cluster may take to answer.
 const WITHIN: Duration = Duration::from_secs(3);
@@ -16,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// A client for offsets.
 pub struct ConsumerLag(Box<dyn KafkaClient>);
 
-/// Records so far, or between two moments.
+/// Records written and consumed so far, or between two moments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Records {
     /// Beats sent, and those of which commands were made.
@@ -38,7 +37,7 @@ impl ConsumerLag {
         Self(cluster.bus())
     }
 
-    /// Beats, transfers and changes that somebody has yet to read: fewer questions than [`Self::look`] asks.
+    /// Beats, transfers and changes that are yet to be consumed: fewer requests than for [`Self::records`].
     ///
     /// # Errors
     /// The cluster does not answer.
@@ -49,41 +48,19 @@ impl ConsumerLag {
             ("command-handler", &CONFIRM_MONEY_TRANSFER),
             ("command-generator", &HEARTBEAT),
         ] {
-            // The reader first: asked after the writer, it might seem to be ahead.
+            // The committed offsets first: after the log ends they might be ahead of them.
             let done = self.done(group, topic)?;
             lag += self.written(topic)? - done;
         }
         Ok(lag)
     }
 
-    /// Waits until all that was told has been read, at most `within`.
-    ///
-    /// # Errors
-    /// It takes too long, the cluster does not answer, or the stop was asked for.
-    pub fn settle(&mut self, within: Duration, shutdown: &Shutdown) -> Result<(), Error> {
-        let began = Instant::now();
-        loop {
-            let lag = self.lag()?;
-            if lag == 0 {
-                return Ok(());
-            }
-            if began.elapsed() > within {
-                return Err(Error::Bank(format!(
-                    "{lag} records are still unread; do all services run? (make status)"
-                )));
-            }
-            if shutdown.wait(Duration::from_millis(500)) {
-                return Err(Error::Stopped);
-            }
-        }
-    }
-
-    /// Asks for all offsets.
+    /// Asks for all offsets: records written to the topics, and consumed by the groups.
     ///
     /// # Errors
     /// The cluster does not answer.
-    pub fn look(&mut self) -> Result<Records, Error> {
-        // Readers first, as there.
+    pub fn records(&mut self) -> Result<Records, Error> {
+        // Committed offsets first, as in `lag`.
         let mut records = Records {
             changes_done: self.done("graphql-endpoint", &BALANCE_CHANGED)?,
             commands_done: self.done("command-handler", &CONFIRM_ACCOUNT_CREATION)?
@@ -117,7 +94,7 @@ impl ConsumerLag {
 }
 
 impl Records {
-    /// Records that somebody has yet to read.
+    /// Records that are yet to be consumed.
     pub fn lag(&self) -> i64 {
         (self.beats - self.beats_done)
             + (self.commands - self.commands_done)

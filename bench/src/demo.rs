@@ -9,15 +9,14 @@ use crate::Start;
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
-use crate::measure::{latencies, percentile_ms};
+use crate::measure::Latencies;
 use crate::options::{self, number, seconds};
 use crate::output::{self, short};
-use crate::simulated_users::{Driver, SimulatedUsers, StepEnd, UserStep};
+use crate::simulated_users::{Driver, SimulatedUsers, UserSteps};
 use crate::topic_reader::{Cluster, ends, is_done};
 use bank::topology::{
     CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, TOPICS, Topic,
 };
-use hdrhistogram::Histogram;
 use messaging::KafkaConfig;
 use messaging::{KafkaClient, Position};
 use postgres::{Client, NoTls};
@@ -73,8 +72,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long answers are waited for after Ctrl-C.
 const HURRY: Duration = Duration::from_secs(5);
-/// Who comes through GraphQL.
-const VISITORS: u32 = 3;
+/// Simulated users.
+const USERS: u32 = 3;
 /// Time between two questions for offsets.
 const ASK: Duration = Duration::from_millis(250);
 /// Who reads beats and makes commands of them.
@@ -104,18 +103,19 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
         waiting_since: Instant::now(),
     };
     let mut steps = Vec::new();
-    let visitors =
-        SimulatedUsers::start(&Driver::Graphql(graphql_url.clone()), VISITORS, &start.shutdown)?;
+    let users =
+        SimulatedUsers::start(&Driver::Graphql(graphql_url.clone()), USERS, &start.shutdown)?;
     let loaded =
         demo.load(&heartbeat, &options.loads, options.duration_s, &start.shutdown, &mut steps);
     // Whatever became of it, the load ends.
     heartbeat.set_load(0)?;
     loaded?;
-    let visits = Visits::of(visitors.stop()?);
+    let mut user_steps = UserSteps::default();
+    users.stop()?.iter().for_each(|step| user_steps.note(step));
     demo.finish(&mut *bus, &start.shutdown)?;
 
     let after = balances(&mut client)?;
-    let letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
+    let dead_letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
     let (sum_before, sum_now) = (put_in_before, sum(&after));
     let Demo { mut books, .. } = demo;
     let mut faults = match books.unanswered() {
@@ -123,8 +123,8 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
         // The bank is still at it: whatever differs now may be right in the end.
         _ => vec!["commands are unanswered, so the books can't be compared".to_owned()],
     };
-    if letters > 0 {
-        faults.push(format!("{letters} records went to dead_letter"));
+    if dead_letters > 0 {
+        faults.push(format!("{dead_letters} records went to dead_letter"));
     }
     let sum_ok = sum_before + books.flow == sum_now && books.unanswered() == 0;
     output::print(&table(&steps));
@@ -144,8 +144,8 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
             (false, _) => "not known yet",
         },
     ));
-    output::print(&visits.text(&graphql_url));
-    faults.extend(visits.faults());
+    output::print(&users_text(&user_steps, &graphql_url));
+    faults.extend(users_fault(&user_steps));
     for fault in &faults {
         output::print(&format!("WRONG: {fault}\n"));
     }
@@ -157,7 +157,7 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
         books.failed,
         books.unanswered(),
         max.round(),
-        visits.json(),
+        users_json(&user_steps),
     ));
     let right = sum_ok && faults.is_empty() && books.unanswered() == 0 && books.asked > 0;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -333,7 +333,7 @@ struct Step {
     /// Commands; until its end, those before it.
     asked: u64,
     failed: u64,
-    latencies: Histogram<u64>,
+    latencies: Latencies,
     /// Commands without outcome at its end.
     waiting: u64,
 }
@@ -341,13 +341,12 @@ struct Step {
 impl Step {
     fn new(load: u32, asked: u64) -> Self {
         let (started, took) = (Instant::now(), Duration::ZERO);
-        Self { load, started, took, asked, failed: 0, latencies: latencies(), waiting: 0 }
+        Self { load, started, took, asked, failed: 0, latencies: Latencies::default(), waiting: 0 }
     }
 
     fn note(&mut self, news: News) {
         if let News::Answered(latency, yes) = news {
-            let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-            self.latencies.saturating_record(micros);
+            self.latencies.record(latency);
             self.failed += u64::from(!yes);
         }
     }
@@ -359,11 +358,11 @@ impl Step {
     }
 
     fn done_per_s(&self) -> f64 {
-        self.latencies.len() as f64 / self.took.as_secs_f64().max(1e-9)
+        self.latencies.count() as f64 / self.took.as_secs_f64().max(1e-9)
     }
 
     fn rejected_percent(&self) -> f64 {
-        self.failed as f64 * 100.0 / (self.latencies.len() as f64).max(1.0)
+        self.failed as f64 * 100.0 / (self.latencies.count() as f64).max(1.0)
     }
 
     fn line(&self) -> String {
@@ -371,74 +370,45 @@ impl Step {
             "{:>6}/s  commands {:>6}  done {:>6}  rejected {:>5.1} %  p50 {:>6} ms  p99 {:>6} ms  waiting {}",
             self.load,
             self.asked,
-            self.latencies.len(),
+            self.latencies.count(),
             self.rejected_percent(),
-            short(percentile_ms(&self.latencies, 50.0)),
-            short(percentile_ms(&self.latencies, 99.0)),
+            short(self.latencies.percentile_ms(50.0)),
+            short(self.latencies.percentile_ms(99.0)),
             self.waiting,
         )
     }
 }
 
-/// What the visitors saw.
-struct Visits {
-    moved: u64,
-    timed_out: u64,
-    refused: Vec<String>,
-    latencies: Histogram<u64>,
+/// What the simulated users saw, for people.
+fn users_text(steps: &UserSteps, url: &str) -> String {
+    format!(
+        "Through GraphQL {USERS} simulated users opened accounts and sent {} transfers: {} new balances arrived, p50 {} ms, \
+         p99 {} ms; {} took more than 5 s\n\
+         GraphiQL, while the bank runs (make up): {url}\n",
+        steps.count(),
+        steps.latencies.count(),
+        short(steps.latencies.percentile_ms(50.0)),
+        short(steps.latencies.percentile_ms(99.0)),
+        steps.timed_out,
+    )
 }
 
-impl Visits {
-    fn of(acts: Vec<UserStep>) -> Self {
-        let mut visits = Self {
-            moved: acts.len() as u64,
-            timed_out: 0,
-            refused: Vec::new(),
-            latencies: latencies(),
-        };
-        for act in acts {
-            match act.end {
-                StepEnd::Changed(latency) => {
-                    let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-                    visits.latencies.saturating_record(micros);
-                }
-                StepEnd::TimedOut => visits.timed_out += 1,
-                StepEnd::Refused(reason) => visits.refused.push(reason),
-            }
+/// A user's cycle is covered by the money on the account, so there is no reason to reject any of it.
+fn users_fault(steps: &UserSteps) -> Option<String> {
+    match &steps.refusal {
+        Some(reason) => {
+            Some(format!("{} transfers of simulated users were rejected: {reason}", steps.refused))
         }
-        visits
-    }
-
-    fn text(&self, url: &str) -> String {
-        format!(
-            "Through GraphQL {VISITORS} visitors opened accounts and asked for {} transfers: of {} they heard the new balance, p50 {} ms, \
-             p99 {} ms; {} took more than 5 s\n\
-             GraphiQL, while the bank runs (make up): {url}\n",
-            self.moved,
-            self.latencies.len(),
-            short(percentile_ms(&self.latencies, 50.0)),
-            short(percentile_ms(&self.latencies, 99.0)),
-            self.timed_out,
-        )
-    }
-
-    /// A visitor's cycle is covered by the money on the account, so there is no reason to refuse any of it.
-    fn faults(&self) -> Option<String> {
-        match self.refused.first() {
-            Some(reason) => {
-                Some(format!("{} transfers of visitors were refused: {reason}", self.refused.len()))
-            }
-            None if self.latencies.is_empty() => {
-                Some("no visitor heard of a new balance".to_owned())
-            }
-            None => None,
+        None if steps.latencies.count() == 0 => {
+            Some("no new balance arrived at a simulated user".to_owned())
         }
+        None => None,
     }
+}
 
-    fn json(&self) -> String {
-        let (heard, timed_out) = (self.latencies.len(), self.timed_out);
-        format!("{{\"transfers\":{},\"heard\":{heard},\"timed_out\":{timed_out}}}", self.moved)
-    }
+fn users_json(steps: &UserSteps) -> String {
+    let (heard, timed_out) = (steps.latencies.count(), steps.timed_out);
+    format!("{{\"transfers\":{},\"heard\":{heard},\"timed_out\":{timed_out}}}", steps.count())
 }
 
 fn table(steps: &[Step]) -> String {
@@ -450,8 +420,8 @@ fn table(steps: &[Step]) -> String {
             short(step.asked as f64 / step.took.as_secs_f64().max(1e-9)),
             short(step.done_per_s()),
             short(step.rejected_percent()),
-            short(percentile_ms(&step.latencies, 50.0)),
-            short(percentile_ms(&step.latencies, 99.0)),
+            short(step.latencies.percentile_ms(50.0)),
+            short(step.latencies.percentile_ms(99.0)),
             step.waiting.to_string(),
         ]
     }));

@@ -16,6 +16,7 @@ mod answers;
 mod browser;
 mod consumer_lag;
 mod control;
+mod direct_load;
 mod graphql;
 mod handler_process;
 mod handlers;
@@ -29,6 +30,7 @@ mod topic_reader;
 mod websocket;
 
 // The bank under test.
+mod bank_under_test;
 mod metrics;
 mod mode;
 mod proc;

@@ -140,6 +140,16 @@ pub fn short(number: f64) -> String {
     }
 }
 
+/// To a ten-thousandth, without zeros at the end; empty if there is no number.
+pub fn rounded(number: f64) -> String {
+    if number.is_finite() { ((number * 1e4).round() / 1e4).to_string() } else { String::new() }
+}
+
+/// Bytes as MiB.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// A number for the last line's JSON, to one digit; `null` if it was not measured.
 pub fn json(number: Option<f64>) -> String {
     number.map_or("null".to_owned(), |number| ((number * 10.0).round() / 10.0).to_string())

@@ -1,17 +1,15 @@
 //! `bench probe`: transfers straight to the command-handler, in each of its producer modes.
 
-pub mod rig;
-pub mod row;
-
-use self::rig::Rig;
-use self::row::Row;
 use crate::Start;
-use crate::control::{HEARTBEAT_URL, Heartbeat};
+use crate::bank_under_test::{BankUnderTest, conclude};
+use crate::control::HEARTBEAT_URL;
+use crate::direct_load::{self, DirectLoad, TransferLoad};
 use crate::error::Error;
 use crate::metrics::HANDLER_URL;
 use crate::mode::Mode;
 use crate::options::{self, joined, millis, number, seconds};
-use crate::output::{self, Csv, json};
+use crate::output::{self, Csv, json, mib};
+use crate::process_usage::disturbance;
 use crate::search::Search;
 use crate::stack::STACK;
 use messaging::KafkaConfig;
@@ -86,8 +84,6 @@ const IDLE: u32 = 10;
 const WORKING: u32 = 2000;
 /// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to warm up on.
 const WARM_UP: (u32, Duration) = (250, Duration::from_secs(6));
-/// Cores in use by others from which on the figures say more about them.
-const DISTURBED: f64 = 0.1;
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
 /// Longest time for the endpoint to store what a mode has left.
@@ -104,49 +100,39 @@ pub fn run(start: &Start<'_>, options: &ProbeOptions) -> Result<ExitCode, Error>
         ("TRANSFERS", options.transfers.to_string()),
         ("PACE_MS", options.pace_ms.as_millis().to_string()),
     ];
-    let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
-    if heartbeat.batch_size()? > 0 {
-        return Err(Error::Bank(
-            "the heartbeat makes load of its own, which would be measured too: set its batch_size to 0".to_owned(),
-        ));
-    }
-    let mut rig = Rig::open(&start.env, options.pace_ms, start.shutdown.clone())?;
-    let csv = Csv::create(&options.out, "probe", &settings, row::COLUMNS)?;
+    let mut load = DirectLoad::new(BankUnderTest::open(start)?, options.pace_ms)?;
+    let csv = Csv::create(&options.out, "probe", &settings, direct_load::COLUMNS)?;
     let mut results =
         Results { rows: Vec::new(), held: [None; Mode::ALL.len()], memory: Vec::new(), csv };
-    let ended = course(options, &mut rig, &mut results);
+    let ended = course(options, &mut load, &mut results);
     // Whatever became of it, the stack is left as it was found: batched is the default.
-    let restored = rig.leave();
+    let restored = load.bank.restore_handler();
     output::print(&results.text());
-    match (ended, restored) {
-        (Ok(()), Ok(())) => {
-            output::print(&results.json());
-            Ok(if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        // Ctrl-C reaches the stack's script too, and the producer gives up: whatever error came of it is its doing.
-        (Err(_), Ok(())) if start.shutdown.requested() => {
-            output::progress("Stopped: what was measured until then is above.");
-            Ok(ExitCode::from(130))
-        }
-        (Err(err), _) | (_, Err(err)) => Err(err),
-    }
+    conclude(&start.shutdown, ended, restored, || {
+        output::print(&results.json());
+        if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    })
 }
 
 /// Everything in order; `results` grows as it goes.
-fn course(options: &ProbeOptions, rig: &mut Rig, results: &mut Results) -> Result<(), Error> {
-    rig.open_accounts(options.accounts)?;
+fn course(
+    options: &ProbeOptions,
+    load: &mut DirectLoad,
+    results: &mut Results,
+) -> Result<(), Error> {
+    load.open_accounts(options.accounts)?;
     for &mode in &options.modes {
-        rig.switch(mode)?;
-        rig.warm_up(WARM_UP.0, WARM_UP.1)?;
+        load.restart_handler(mode)?;
+        load.warm_up(WARM_UP.0, WARM_UP.1)?;
         // What the endpoint has yet to store of the last mode's overload would be counted as this one's.
-        rig.settle(SETTLED_WITHIN)?;
+        load.bank.settle(0, SETTLED_WITHIN)?;
         // The other modes are also measured at whatever single could do: the same load for all.
         let single = results.rows.iter().filter(|row| row.held && row.mode == Mode::Single);
         let single = single.map(|row| row.load);
         let loads: Vec<u32> = options.loads.iter().copied().chain(single).collect();
         let mut search = Search::new(&loads, options.bisections);
-        while let Some(load) = search.next() {
-            let row = rig.step(load, options.step_s)?;
+        while let Some(per_s) = search.next() {
+            let row = load.step(per_s, options.step_s)?;
             let (held, unanswered) = (row.held, row.unanswered);
             results.add(row)?;
             if unanswered > 0 {
@@ -154,11 +140,11 @@ fn course(options: &ProbeOptions, rig: &mut Rig, results: &mut Results) -> Resul
                     "{unanswered} transfers have no outcome, or more than one: nothing more is measured"
                 )));
             }
-            search.tried(load, held);
+            search.tried(per_s, held);
             results.held[mode as usize] = Some(search.held);
         }
         if mode == Mode::Batched {
-            endure(options.transfers, search.held, rig, results)?;
+            endure(options.transfers, search.held, load, results)?;
         }
     }
     Ok(())
@@ -166,30 +152,35 @@ fn course(options: &ProbeOptions, rig: &mut Rig, results: &mut Results) -> Resul
 
 /// Takes a fresh handler to `transfers` at four fifths of what it held, and looks at its memory half-way and at the end: one
 /// load all the time, so that growth would be a leak.
-fn endure(transfers: u64, held: u32, rig: &mut Rig, results: &mut Results) -> Result<(), Error> {
-    let load = (held / 5 * 4).max(1);
-    let half = Duration::from_secs_f64(transfers as f64 / 2.0 / f64::from(load));
-    if half < rig::SETTLE * 2 {
+fn endure(
+    transfers: u64,
+    held: u32,
+    load: &mut DirectLoad,
+    results: &mut Results,
+) -> Result<(), Error> {
+    let per_s = (held / 5 * 4).max(1);
+    let half = Duration::from_secs_f64(transfers as f64 / 2.0 / f64::from(per_s));
+    if half < direct_load::SETTLE * 2 {
         return Ok(());
     }
     if half > ENDURANCE_MAX / 2 {
         let seconds = ENDURANCE_MAX.as_secs();
         output::progress(&format!(
-            "{transfers} transfers at {load}/s would take too long: {seconds} s of them"
+            "{transfers} transfers at {per_s}/s would take too long: {seconds} s of them"
         ));
     }
-    rig.switch(Mode::Batched)?;
+    load.restart_handler(Mode::Batched)?;
     for _ in 0..2 {
-        let row = rig.step(load, half.min(ENDURANCE_MAX / 2) - rig::SETTLE)?;
+        let row = load.step(per_s, half.min(ENDURANCE_MAX / 2) - direct_load::SETTLE)?;
         results.add(row)?;
-        results.memory.push((rig.transfers(), rig.rss()?));
+        results.memory.push((load.transfers(), load.bank.usage.handler_memory()?));
     }
     Ok(())
 }
 
 /// What was measured so far.
 struct Results {
-    rows: Vec<Row>,
+    rows: Vec<TransferLoad>,
     /// The highest load held, by mode.
     held: [Option<u32>; Mode::ALL.len()],
     /// Transfers of the batched handler, and its memory then, bytes.
@@ -198,7 +189,7 @@ struct Results {
 }
 
 impl Results {
-    fn add(&mut self, row: Row) -> Result<(), Error> {
+    fn add(&mut self, row: TransferLoad) -> Result<(), Error> {
         self.csv.line(&row.csv())?;
         self.rows.push(row);
         Ok(())
@@ -210,29 +201,26 @@ impl Results {
     }
 
     fn text(&self) -> String {
-        let rows = self.rows.iter().map(Row::cells);
-        let mut text = output::table(&[Row::titles()].into_iter().chain(rows).collect::<Vec<_>>());
+        let rows = self.rows.iter().map(TransferLoad::cells);
+        let mut text =
+            output::table(&[TransferLoad::titles()].into_iter().chain(rows).collect::<Vec<_>>());
         if !self.memory.is_empty() {
             let memory = self.memory.iter();
-            let memory = memory
-                .map(|(transfers, rss)| format!("{:.1} MiB after {transfers}", row::mib(*rss)));
+            let memory =
+                memory.map(|(transfers, rss)| format!("{:.1} MiB after {transfers}", mib(*rss)));
             text += &format!(
                 "Memory of the handler: {} transfers\n",
                 memory.collect::<Vec<_>>().join(", ")
             );
         }
-        let others = |row: &Row| row.cpu.others() / row.seconds;
-        let others = self.rows.iter().map(others).fold(0.0, f64::max);
-        if others > DISTURBED {
-            text += &format!(
-                "DISTURBED: other processes used up to {others:.2} cores meanwhile; the CSV has it for each row\n"
-            );
+        if let Some(disturbance) = disturbance(self.rows.iter().map(|row| row.cpu.other_cores())) {
+            text += &format!("DISTURBED: {disturbance}; the CSV has it for each row\n");
         }
         text + &format!("Raw rows: {}\n", self.csv.path().display())
     }
 
     /// A row of `mode` at `load`, the first: endurance comes after.
-    fn row(&self, mode: Mode, load: u32) -> Option<&Row> {
+    fn row(&self, mode: Mode, load: u32) -> Option<&TransferLoad> {
         self.rows.iter().find(|row| row.mode == mode && row.load == load)
     }
 
@@ -254,7 +242,7 @@ impl Results {
             of(Mode::BuiltIn),
             json(batched(IDLE).map(|row| row.p50_ms)),
             json(batched(WORKING).map(|row| row.p99_ms)),
-            json(rss.max().map(row::mib)),
+            json(rss.max().map(mib)),
         )
     }
 }
@@ -296,7 +284,8 @@ mod tests {
              \"built-in\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"idle_p50_ms\":null,\"p99_ms_at_2000\":null,\"handler_rss_mib\":null}\n"
         );
-        let row = |mode, load, broker_s| Row { mode, load, ..Row::example(broker_s) };
+        let row =
+            |mode, load, broker_s| TransferLoad { mode, load, ..TransferLoad::example(broker_s) };
         results.rows = vec![
             row(Mode::Single, 500, 4.0),
             row(Mode::Batched, 10, 0.5),

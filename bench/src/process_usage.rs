@@ -1,11 +1,11 @@
-//! What each part of the running stack uses of the machine.
+//! CPU and memory of each part of the bank under test, and of this program.
 
 use crate::error::Error;
 use crate::proc::{self, Process};
-use crate::stack::{self, HANDLER, POSTGRES, Stack};
+use crate::stack::{self, Stack};
 use std::time::Instant;
 
-/// Parts as they are told apart in rows; all brokers are one.
+/// Names of the parts in rows; all brokers are one part.
 pub const NAMES: [&str; 9] = [
     "broker",
     "database",
@@ -17,119 +17,180 @@ pub const NAMES: [&str; 9] = [
     "frontend",
     "bench",
 ];
-/// Their place among [`NAMES`].
+/// Index in [`NAMES`].
 pub const BROKER: usize = 0;
-/// Their place among [`NAMES`].
+/// Index in [`NAMES`].
 pub const DATABASE: usize = 1;
-/// Their place among [`NAMES`].
-pub const HANDLER_PART: usize = 2;
-/// Their place among [`NAMES`].
+/// Index in [`NAMES`].
+pub const HANDLER: usize = 2;
+/// Index in [`NAMES`].
 pub const ENDPOINT: usize = 3;
+/// Index in [`NAMES`].
+pub const BENCH: usize = 8;
 
-/// The processes of the running stack, and this one.
-pub struct Parts {
+/// A value for each part, by index in [`NAMES`]; none for a part that does not run.
+pub type PerPart<T> = [Option<T>; NAMES.len()];
+
+/// Cores used by other processes from which on they distort the figures.
+const DISTURBED: f64 = 0.1;
+
+/// The processes of the bank, and this one.
+pub struct ProcessUsage {
     stack: Stack,
-    /// Name in the stack, place among [`NAMES`], process as last seen.
-    known: Vec<(String, usize, Option<Process>)>,
+    watched: Vec<Watched>,
 }
 
-/// What was used until a moment, by place among [`NAMES`]. `None`: it does not run, or did not for a while.
+struct Watched {
+    /// As the stack names it.
+    name: String,
+    part: usize,
+    /// As last seen; none after it ended.
+    process: Option<Process>,
+}
+
+/// CPU time so far.
 #[derive(Debug, Clone, Copy)]
-pub struct Usage {
+pub struct CpuTimes {
     at: Instant,
-    /// CPU seconds so far.
-    cpu: [Option<f64>; NAMES.len()],
-    /// Memory now, bytes.
-    pub memory: [Option<u64>; NAMES.len()],
-    /// CPU seconds of everything on the machine so far.
+    /// Seconds.
+    parts: PerPart<f64>,
+    /// Seconds of everything on the machine.
     machine: f64,
 }
 
-/// CPU use between two moments, cores.
+/// CPU time used between two moments.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Cores {
-    /// By place among [`NAMES`].
-    pub parts: [Option<f64>; NAMES.len()],
-    /// What is none of the bank's doing: a measurement beside other work says little.
+pub struct CpuUse {
+    /// Between the two moments.
+    pub elapsed_s: f64,
+    /// Seconds; none for a part that was restarted meanwhile.
+    pub parts: PerPart<f64>,
+    /// Seconds of processes that are no part of the bank: a measurement next to other work is distorted.
     pub others: f64,
 }
 
-impl Parts {
-    /// Finds what runs.
+impl ProcessUsage {
+    /// Finds the running parts. With a `handler` of its own only the servers need to run.
     ///
     /// # Errors
     /// A broker, the database, the command-handler or the endpoint does not run.
-    pub fn find(stack: &Stack, brokers: usize) -> Result<Self, Error> {
-        let mut known = Vec::new();
+    pub fn find(stack: &Stack, brokers: usize, handler: Option<Process>) -> Result<Self, Error> {
+        let running = |name: &str, part| {
+            let process = Some(stack.process(name)?);
+            Ok::<_, Error>(Watched { name: name.to_owned(), part, process })
+        };
+        let mut watched = Vec::new();
         for broker in 1..=brokers {
-            let name = format!("kafka-{broker}");
-            known.push((name.clone(), BROKER, Some(stack.process(&name)?)));
+            watched.push(running(&format!("kafka-{broker}"), BROKER)?);
         }
-        for (name, place) in
-            [(POSTGRES, DATABASE), (HANDLER, HANDLER_PART), (stack::ENDPOINT, ENDPOINT)]
-        {
-            known.push((name.to_owned(), place, Some(stack.process(name)?)));
-        }
-        for (place, name) in (4..).zip(["command-generator", "heartbeat", "registry", "frontend"]) {
-            if let Ok(process) = stack.process(name) {
-                known.push((name.to_owned(), place, Some(process)));
+        watched.push(running(stack::POSTGRES, DATABASE)?);
+        match handler {
+            Some(_) => {
+                let name = stack::COMMAND_HANDLER.to_owned();
+                watched.push(Watched { name, part: HANDLER, process: handler });
+            }
+            None => {
+                watched.push(running(stack::COMMAND_HANDLER, HANDLER)?);
+                watched.push(running(stack::GRAPHQL_ENDPOINT, ENDPOINT)?);
+                let others = ["command-generator", "heartbeat", "registry", "frontend"];
+                watched
+                    .extend((4..).zip(others).filter_map(|(part, name)| running(name, part).ok()));
             }
         }
         let own = std::process::id();
-        let process = Process::open(own).map_err(|source| Error::Part {
-            part: "bench".to_owned(),
-            pid: own,
-            source,
-        })?;
-        known.push(("bench".to_owned(), NAMES.len() - 1, Some(process)));
-        Ok(Self { stack: stack.clone(), known })
+        let process = Process::open(own).map_err(failed("bench", own))?;
+        watched.push(Watched { name: "bench".to_owned(), part: BENCH, process: Some(process) });
+        Ok(Self { stack: stack.clone(), watched })
     }
 
-    /// Looks at all of them. One that was started again is found again.
+    /// CPU times now. A part that was restarted is found again.
     ///
     /// # Errors
     /// /proc can't be read.
-    pub fn usage(&mut self) -> Result<Usage, Error> {
-        let failed = |source| Error::Part { part: "the machine".to_owned(), pid: 0, source };
-        let machine = proc::machine_cpu().map_err(failed)?.as_secs_f64();
-        let mut cpu = NAMES.map(|_| Some(0.0));
-        let mut memory = NAMES.map(|_| Some(0));
-        let mut seen = [false; NAMES.len()];
-        for (name, place, process) in &mut self.known {
-            seen[*place] = true;
-            let used =
-                process.and_then(|it| Some((it.cpu().ok()?.as_secs_f64(), it.memory().ok()?)));
-            match used {
-                Some((seconds, bytes)) => {
-                    cpu[*place] = cpu[*place].map(|sum| sum + seconds);
-                    memory[*place] = memory[*place].map(|sum| sum + bytes);
-                }
-                None => {
-                    (cpu[*place], memory[*place]) = (None, None);
-                    *process = self.stack.process(name).ok();
-                }
+    pub fn cpu(&mut self) -> Result<CpuTimes, Error> {
+        let machine = proc::machine_cpu().map_err(failed("the machine", 0))?.as_secs_f64();
+        let stack = &self.stack;
+        let parts = sums(self.watched.iter_mut().map(|it| {
+            let used = it.process.and_then(|process| process.cpu().ok());
+            if used.is_none() {
+                it.process = stack.process(&it.name).ok();
             }
-        }
-        for place in (0..NAMES.len()).filter(|place| !seen[*place]) {
-            (cpu[place], memory[place]) = (None, None);
-        }
-        Ok(Usage { at: Instant::now(), cpu, memory, machine })
+            (it.part, used.map(|time| time.as_secs_f64()))
+        }));
+        Ok(CpuTimes { at: Instant::now(), parts, machine })
+    }
+
+    /// Memory of each part now, bytes.
+    pub fn memory(&self) -> PerPart<u64> {
+        let memory = |it: &Watched| it.process.and_then(|process| process.memory().ok());
+        sums(self.watched.iter().map(|it| (it.part, memory(it))))
+    }
+
+    /// Memory of the command-handler now, bytes: quicker to read than that of all parts.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn handler_memory(&self) -> Result<u64, Error> {
+        let handler = self.watched.iter().find(|it| it.part == HANDLER).and_then(|it| it.process);
+        let ended = || Error::Bank(format!("{} has ended", stack::COMMAND_HANDLER));
+        let handler = handler.ok_or_else(ended)?;
+        handler.rss().map_err(failed(stack::COMMAND_HANDLER, handler.pid))
     }
 }
 
-impl Usage {
-    /// What was used since `earlier`. One that was started anew since then is left out.
-    pub fn since(&self, earlier: &Self) -> Cores {
-        let seconds = self.at.duration_since(earlier.at).as_secs_f64().max(1e-9);
+fn failed(part: &str, pid: u32) -> impl Fn(std::io::Error) -> Error {
+    move |source| Error::Part { part: part.to_owned(), pid, source }
+}
+
+/// The sum of each part's processes; none if one of them or all are missing.
+fn sums<T: Copy + std::ops::Add<Output = T>>(
+    values: impl Iterator<Item = (usize, Option<T>)>,
+) -> PerPart<T> {
+    let mut sums: [Option<Option<T>>; NAMES.len()] = [None; NAMES.len()];
+    for (part, value) in values {
+        sums[part] = Some(match sums[part] {
+            None => value,
+            Some(sum) => sum.zip(value).map(|(sum, value)| sum + value),
+        });
+    }
+    sums.map(Option::flatten)
+}
+
+impl CpuTimes {
+    /// The time used since `earlier`.
+    pub fn since(&self, earlier: &Self) -> CpuUse {
+        let elapsed_s = self.at.duration_since(earlier.at).as_secs_f64().max(1e-9);
         let mut parts = [None; NAMES.len()];
-        for (part, (now, before)) in parts.iter_mut().zip(self.cpu.iter().zip(earlier.cpu)) {
+        for (part, (now, before)) in parts.iter_mut().zip(self.parts.iter().zip(earlier.parts)) {
             *part = now.zip(before).map(|(now, before)| now - before).filter(|used| *used >= 0.0);
-            *part = part.map(|used| used / seconds);
         }
         let known: f64 = parts.iter().flatten().sum();
-        let others = ((self.machine - earlier.machine) / seconds - known).max(0.0);
-        Cores { parts, others }
+        let others = (self.machine - earlier.machine - known).max(0.0);
+        CpuUse { elapsed_s, parts, others }
     }
+}
+
+impl CpuUse {
+    /// Seconds of a part; 0 if they are not known.
+    pub fn seconds(&self, part: usize) -> f64 {
+        self.parts[part].unwrap_or(0.0)
+    }
+
+    /// Mean use of each part, cores.
+    pub fn cores(&self) -> PerPart<f64> {
+        self.parts.map(|part| part.map(|seconds| seconds / self.elapsed_s))
+    }
+
+    /// Mean use by processes that are no part of the bank, cores.
+    pub fn other_cores(&self) -> f64 {
+        if self.elapsed_s > 0.0 { self.others / self.elapsed_s } else { 0.0 }
+    }
+}
+
+/// What is to be said about the use of others, cores, in the measurements of a command: most of it, if it distorts them.
+pub fn disturbance(other_cores: impl Iterator<Item = f64>) -> Option<String> {
+    let most = other_cores.fold(0.0, f64::max);
+    (most > DISTURBED).then(|| format!("other processes used up to {most:.2} cores meanwhile"))
 }
 
 #[cfg(test)]
@@ -138,16 +199,29 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_part_that_was_started_anew_is_left_out_and_the_rest_of_the_machine_is_others() {
+    fn restarted_part_is_left_out_and_the_rest_of_the_machine_is_others() {
         let start = Instant::now();
-        let mut cpu = [None; NAMES.len()];
-        (cpu[BROKER], cpu[DATABASE], cpu[HANDLER_PART]) = (Some(1.0), Some(5.0), Some(9.0));
-        let before = Usage { at: start, cpu, memory: [None; NAMES.len()], machine: 100.0 };
-        (cpu[BROKER], cpu[DATABASE], cpu[HANDLER_PART]) = (Some(2.0), Some(5.0), Some(0.1));
-        cpu[ENDPOINT] = Some(7.0);
-        let now = Usage { at: start + Duration::from_secs(2), cpu, machine: 103.0, ..before };
-        let cores = now.since(&before);
-        assert_eq!(cores.parts[..4], [Some(0.5), Some(0.0), None, None]);
-        assert!((cores.others - 1.0).abs() < 1e-9, "{cores:?}");
+        let mut parts = [None; NAMES.len()];
+        (parts[BROKER], parts[DATABASE], parts[HANDLER]) = (Some(1.0), Some(5.0), Some(9.0));
+        let before = CpuTimes { at: start, parts, machine: 100.0 };
+        (parts[BROKER], parts[DATABASE], parts[HANDLER]) = (Some(2.0), Some(5.0), Some(0.1));
+        parts[ENDPOINT] = Some(7.0);
+        let now = CpuTimes { at: start + Duration::from_secs(2), parts, machine: 103.0 };
+        let used = now.since(&before);
+        assert_eq!(used.cores()[..4], [Some(0.5), Some(0.0), None, None]);
+        assert!((used.other_cores() - 1.0).abs() < 1e-9, "{used:?}");
+    }
+
+    #[test]
+    fn part_of_several_processes_is_known_if_all_of_them_are() {
+        let sums =
+            sums([(0, Some(1)), (0, Some(2)), (1, Some(3)), (1, None), (2, None)].into_iter());
+        assert_eq!(sums[..4], [Some(3), None, None, None]);
+    }
+
+    #[test]
+    fn disturbance_is_mentioned_from_a_tenth_of_a_core() {
+        assert_eq!(disturbance([0.0, 0.1].into_iter()), None);
+        assert!(disturbance([0.1, 0.2].into_iter()).unwrap().contains("0.20 cores"));
     }
 }

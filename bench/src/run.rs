@@ -1,16 +1,16 @@
-//! `bench run`: the talk's test. SimulatedUsers move money through GraphQL and wait for the new balance, while the heartbeat's load
+//! `bench run`: the talk's test. Simulated users move money through GraphQL and wait for the new balance, while the heartbeat's load
 //! rises.
 
-mod bank;
-mod raw;
-mod step;
+mod heartbeat_load;
+mod measured_load;
+mod raw_rows;
 
-use self::bank::Bank;
+use self::heartbeat_load::HeartbeatLoad;
 #[cfg(test)]
-pub use self::step::parts_columns;
-pub use self::step::rounded;
-use self::step::{Kind, Step};
+pub use self::measured_load::parts_columns;
+use self::measured_load::{Kind, MeasuredLoad};
 use crate::Start;
+use crate::bank_under_test::conclude;
 use crate::control::HEARTBEAT_URL;
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
@@ -26,7 +26,7 @@ use messaging::KafkaConfig;
 use rand::seq::SliceRandom;
 use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -207,10 +207,10 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
         ("RUNS", options.runs.to_string()),
         ("FAULTS", joined(&options.faults)),
     ];
-    let mut bank = Bank::open(&start.env, start.shutdown.clone())?;
+    let mut load = HeartbeatLoad::open(start)?;
     let ended = (|| {
-        // A visitor's account lives as long as the bank: the same visitors come to every run.
-        let visitors = SimulatedUsers::start(&driver, profile.users, &start.shutdown)?;
+        // A user's account lives as long as the bank: the same users for every run.
+        let users = SimulatedUsers::start(&driver, profile.users, &start.shutdown)?;
         let searches = profile.bisections.is_some();
         let mut warm_up = if searches { WARM_UP_FIRST } else { WARM_UP };
         for round in 1..=options.runs {
@@ -218,26 +218,18 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
             modes.shuffle(&mut rand::rng());
             for mode in modes {
                 let name = format!("{round}-{mode}");
-                bank.begin(mode, &folder, &name, &settings, &visitors)?;
-                course(&profile, &options.faults, warm_up, &mut bank, &visitors)?;
+                load.begin(mode, (&folder, &name), &settings, &users)?;
+                course(&profile, &options.faults, warm_up, &mut load, &users)?;
                 warm_up = WARM_UP;
             }
         }
         Ok(())
     })();
     // Whatever became of it, the stack is left as it was found: without load, the handler batched.
-    let restored = bank.leave();
-    output::print(&bank.text());
-    tell_where(&folder);
-    match (ended, restored) {
-        (Ok(()), Ok(())) => Ok(ExitCode::SUCCESS),
-        // Ctrl-C reaches the stack's script too: whatever error came of it is its doing.
-        (Err(_), Ok(())) if start.shutdown.requested() => {
-            output::progress("Stopped: what was measured until then is above.");
-            Ok(ExitCode::from(130))
-        }
-        (Err(err), _) | (_, Err(err)) => Err(err),
-    }
+    let restored = load.restore();
+    output::print(&load.text());
+    output::print(&format!("Raw rows: {}\n", folder.display()));
+    conclude(&start.shutdown, ended, restored, || ExitCode::SUCCESS)
 }
 
 fn driver(env: &Env<'_>, options: &RunOptions) -> Result<Driver, Error> {
@@ -251,30 +243,26 @@ fn driver(env: &Env<'_>, options: &RunOptions) -> Result<Driver, Error> {
     Ok(Driver::Browser(url, options.chromium.clone()))
 }
 
-fn tell_where(folder: &Path) {
-    output::print(&format!("Raw rows: {}\n", folder.display()));
-}
-
 /// One run.
 fn course(
     profile: &Profile,
     faults: &[Fault],
     warm_up: (u32, Duration),
-    bank: &mut Bank,
-    visitors: &SimulatedUsers,
+    bank: &mut HeartbeatLoad,
+    users: &SimulatedUsers,
 ) -> Result<(), Error> {
     let (load, time) = warm_up;
     let load = load.min(profile.loads.iter().copied().max().unwrap_or(load));
-    bank.step(Kind::WarmUp, load, time, visitors)?;
+    bank.step(Kind::WarmUp, load, time, users)?;
     bank.settle()?;
     bank.arm(faults);
-    let step = |bank: &mut Bank, kind, load| bank.step(kind, load, profile.step, visitors);
+    let step = |bank: &mut HeartbeatLoad, kind, load| bank.step(kind, load, profile.step, users);
     let Some(bisections) = profile.bisections else {
         let mut timed_out = 0;
         for &load in &profile.loads {
             timed_out += step(bank, Kind::Climb, load)?.timed_out;
             if timed_out >= TIMEOUTS_MAX && faults.is_empty() {
-                output::progress("three steps of visitors have timed out: the run is over");
+                output::progress("three of the users' steps have timed out: the run is over");
                 break;
             }
         }
@@ -295,7 +283,7 @@ fn course(
         // The first that is not held ends the way up: once more, unless it was hopeless, since a stall of the machine is no limit.
         if !held && !first.is_hopeless() && !doubted {
             doubted = true;
-            Step { held, .. } = step(bank, Kind::Climb, load)?;
+            MeasuredLoad { held, .. } = step(bank, Kind::Climb, load)?;
             if !held {
                 bank.settle()?;
             }

@@ -1,19 +1,16 @@
 //! `bench scale`: what a transfer costs when there are many accounts, and when much has happened already.
 
 use crate::Start;
-use crate::consumer_lag::ConsumerLag;
+use crate::bank_under_test::{BankUnderTest, conclude};
 use crate::control::HEARTBEAT_URL;
+use crate::direct_load::{self, DirectLoad, TransferLoad};
 use crate::error::Error;
 use crate::metrics::HANDLER_URL;
 use crate::options::{self, number, seconds};
 use crate::output::{self, Csv, short};
-use crate::probe::rig::Rig;
-use crate::probe::row::{self, Row};
 use crate::stack::STACK;
-use crate::topic_reader::Cluster;
 use messaging::KafkaConfig;
 use service::env::SCHEMA_REGISTRY_URL;
-use service::shutdown::Shutdown;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,7 +67,7 @@ struct Measurement {
     accounts: usize,
     /// Changes of balances before it.
     history: i64,
-    rows: Vec<Row>,
+    rows: Vec<TransferLoad>,
 }
 
 impl Measurement {
@@ -102,45 +99,35 @@ pub fn run(start: &Start<'_>, options: &ScaleOptions) -> Result<ExitCode, Error>
         ("STEPS", options.steps.to_string()),
     ];
     let pace = Duration::from_millis(10);
-    let mut rig = Rig::open(&start.env, pace, start.shutdown.clone())?;
-    let mut flow = ConsumerLag::new(&Cluster::from_env(&start.env)?);
-    let columns = format!("accounts,history,{}", row::COLUMNS);
+    let mut load = DirectLoad::new(BankUnderTest::open(start)?, pace)?;
+    let columns = format!("accounts,history,{}", direct_load::COLUMNS);
     let mut csv = Csv::create(&options.out, "scale", &settings, &columns)?;
     let mut done = Vec::new();
-    let ended = course(options, &mut rig, &mut flow, &start.shutdown, &mut done, &mut csv);
+    let ended = course(options, &mut load, &mut done, &mut csv);
     output::print(&output::table(&table(&done)));
     output::print(&format!("Raw rows: {}\n", csv.path().display()));
-    match ended {
-        Ok(()) => {
-            output::print(&json(&done));
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(_) if start.shutdown.requested() => {
-            output::progress("Stopped: what was measured until then is above.");
-            Ok(ExitCode::from(130))
-        }
-        Err(err) => Err(err),
-    }
+    conclude(&start.shutdown, ended, Ok(()), || {
+        output::print(&json(&done));
+        ExitCode::SUCCESS
+    })
 }
 
 /// Everything in order; `done` grows as it goes.
 fn course(
     options: &ScaleOptions,
-    rig: &mut Rig,
-    flow: &mut ConsumerLag,
-    shutdown: &Shutdown,
+    load: &mut DirectLoad,
     done: &mut Vec<Measurement>,
     csv: &mut Csv,
 ) -> Result<(), Error> {
-    let mut measure = |rig: &mut Rig, flow: &mut ConsumerLag, accounts| {
-        flow.settle(SETTLED_WITHIN, shutdown)?;
-        let history = flow.look()?.changes;
+    let mut measure = |load: &mut DirectLoad, accounts| {
+        load.bank.settle(0, SETTLED_WITHIN)?;
+        let history = load.bank.lag.records()?.changes;
         output::progress(&format!(
             "measured now: {accounts} accounts, {history} changes of balances"
         ));
         done.push(Measurement { accounts, history, rows: Vec::new() });
         for _ in 0..options.steps {
-            let row = rig.step(options.load, options.step_s)?;
+            let row = load.step(options.load, options.step_s)?;
             csv.line(&format!("{accounts},{history},{}", row.csv()))?;
             if let Some(measurement) = done.last_mut() {
                 measurement.rows.push(row);
@@ -149,14 +136,14 @@ fn course(
         Ok::<_, Error>(())
     };
     let (few, many) = (options.accounts_few, options.accounts_many);
-    rig.open_accounts(few)?;
-    rig.warm_up(WARM_UP.0.min(options.load), WARM_UP.1)?;
-    measure(rig, flow, few)?;
-    rig.open_accounts(many)?;
-    measure(rig, flow, many)?;
+    load.open_accounts(few)?;
+    load.warm_up(WARM_UP.0.min(options.load), WARM_UP.1)?;
+    measure(load, few)?;
+    load.open_accounts(many)?;
+    measure(load, many)?;
     let mut fill = options.fill;
     loop {
-        let history = flow.look()?.changes;
+        let history = load.bank.lag.records()?.changes;
         if history >= options.history {
             break;
         }
@@ -164,13 +151,13 @@ fn course(
         // The last ones are not more than are wanted.
         let wanted = (options.history - history) as f64 / 2.0 / f64::from(fill);
         let time = FILL_STEP.min(Duration::from_secs_f64(wanted.max(1.0)));
-        if !rig.step(fill, time)?.held {
+        if !load.step(fill, time)?.held {
             fill = (fill / 4 * 3).max(1);
         }
-        // A rig does not wait for the endpoint; it must not fall behind for ever.
-        flow.settle(SETTLED_WITHIN, shutdown)?;
+        // The load does not wait for the endpoint, which must not fall behind for ever.
+        load.bank.settle(0, SETTLED_WITHIN)?;
     }
-    if options.history > 0 { measure(rig, flow, many) } else { Ok(()) }
+    if options.history > 0 { measure(load, many) } else { Ok(()) }
 }
 
 fn table(done: &[Measurement]) -> Vec<Vec<String>> {
@@ -191,7 +178,7 @@ fn table(done: &[Measurement]) -> Vec<Vec<String>> {
     let first = done.first().map_or(0.0, Measurement::cost);
     for measurement in done.iter().filter(|it| !it.rows.is_empty()) {
         let Measurement { accounts, history, rows: steps } = measurement;
-        let mean = |value: fn(&Row) -> f64| {
+        let mean = |value: fn(&TransferLoad) -> f64| {
             short(steps.iter().map(value).sum::<f64>() / steps.len() as f64)
         };
         let mut row = vec![
@@ -235,7 +222,7 @@ mod tests {
         let measured = |accounts, brokers: &[f64]| Measurement {
             accounts,
             history: 10,
-            rows: brokers.iter().map(|broker| Row::example(*broker)).collect(),
+            rows: brokers.iter().map(|broker| TransferLoad::example(*broker)).collect(),
         };
         let done = [measured(10, &[2.0, 2.2]), measured(100, &[6.1]), measured(100, &[2.1])];
         assert!((done[0].cost() - 1.0).abs() < 1e-9, "{}", done[0].cost());

@@ -3,9 +3,13 @@
 
 mod browser_user;
 mod graphql_user;
+mod steps;
 
 use self::browser_user::BrowserUser;
 use self::graphql_user::GraphqlUser;
+#[cfg(test)]
+pub use self::steps::tests::changed;
+pub use self::steps::{StepEnd, UserStep, UserSteps};
 use crate::browser::Chromium;
 use crate::error::Error;
 use crate::output;
@@ -18,49 +22,29 @@ use std::time::{Duration, Instant};
 
 /// After this long a step counts as timed out, as in the talk.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// Steps of one visitor in a second.
+/// Steps of one user in a second.
 const PER_S: u32 = 1;
-/// How long a visitor who lost the connection tries to get a new one, and how often.
+/// How long a user without connection tries to reconnect, and how often.
 const RECONNECT: Duration = Duration::from_secs(30);
 const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 
 /// The talk's cycle, cents: deposits, and payments to the company. As much in as out.
 const CYCLE: [i64; 10] = [1000, 2000, 5000, 10_000, 20_000, -1111, -2323, -3489, -9999, -21_078];
 
-/// A step of a visitor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserStep {
-    /// When it was due; it may have begun later.
-    pub due: Instant,
-    /// What became of it.
-    pub end: StepEnd,
-}
-
-/// What became of a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StepEnd {
-    /// The new balance arrived, this long after the step was due.
-    Changed(Duration),
-    /// It did not arrive within [`TIMEOUT`].
-    TimedOut,
-    /// The bank said no, for this reason.
-    Refused(String),
-}
-
-/// How visitors come.
+/// What the users use.
 #[derive(Debug, Clone)]
 pub enum Driver {
-    /// They speak GraphQL with the endpoint at this address.
+    /// The GraphQL endpoint at this address.
     Graphql(String),
-    /// They use the pages at an address, in a browser: the program that it is.
+    /// The pages at an address, in the browser that this program is.
     Browser(String, String),
 }
 
 /// SimulatedUsers at work, each on a thread of its own.
 pub struct SimulatedUsers {
-    /// Steps of all visitors together: number 0 is the first visitor's, 1 the second's, and so on round and round.
+    /// Steps of all users together: number 0 is the first user's, 1 the second's, and so on round and round.
     pub schedule: Schedule,
-    acts: Receiver<Result<UserStep, Error>>,
+    steps: Receiver<Result<UserStep, Error>>,
     stop: Shutdown,
     threads: Vec<JoinHandle<()>>,
     /// Set: what is under way is not waited for either.
@@ -70,7 +54,7 @@ pub struct SimulatedUsers {
 }
 
 impl SimulatedUsers {
-    /// `count` new visitors log in and begin.
+    /// `count` new users log in and begin.
     ///
     /// # Errors
     /// The endpoint or the bank does not answer, or not with an account; or `shutdown` is set meanwhile.
@@ -79,12 +63,12 @@ impl SimulatedUsers {
             Driver::Graphql(_) => None,
             Driver::Browser(_, program) => Some(Chromium::start(program)?),
         };
-        let mut visitors: Vec<Box<dyn Client>> = Vec::new();
+        let mut clients: Vec<Box<dyn Client>> = Vec::new();
         for _ in 0..count {
             if shutdown.requested() {
                 return Err(Error::Stopped);
             }
-            visitors.push(match (driver, &browser) {
+            clients.push(match (driver, &browser) {
                 (Driver::Browser(url, _), Some(browser)) => {
                     Box::new(BrowserUser::log_in(browser, url)?)
                 }
@@ -95,10 +79,10 @@ impl SimulatedUsers {
         }
         let schedule =
             Schedule { start: Instant::now(), per_s: count * PER_S, count: u64::from(u32::MAX) };
-        let (sender, acts) = channel();
+        let (sender, steps) = channel();
         let (stop, leave) = (Shutdown::default(), Shutdown::default());
-        let threads = (0..).zip(visitors).map(|(first, client)| {
-            let visit = UserThread {
+        let threads = (0..).zip(clients).map(|(first, client)| {
+            let user = UserThread {
                 client,
                 schedule,
                 next: first,
@@ -106,32 +90,32 @@ impl SimulatedUsers {
                 waiting: Vec::new(),
                 stop: stop.clone(),
                 leave: leave.clone(),
-                acts: sender.clone(),
+                steps: sender.clone(),
             };
-            let thread = thread::Builder::new().name("visitor".into());
-            thread.spawn(|| visit.run()).map_err(Error::Thread)
+            let thread = thread::Builder::new().name("user".into());
+            thread.spawn(|| user.run()).map_err(Error::Thread)
         });
         let threads = threads.collect::<Result<_, _>>()?;
-        Ok(Self { schedule, acts, stop, threads, leave, _browser: browser })
+        Ok(Self { schedule, steps, stop, threads, leave, _browser: browser })
     }
 
     /// The steps that have ended since the last call; waits until `until` for the first.
     ///
     /// # Errors
-    /// A visitor could not go on.
-    pub fn acts(&self, until: Instant) -> Result<Vec<UserStep>, Error> {
+    /// A user could not go on.
+    pub fn steps(&self, until: Instant) -> Result<Vec<UserStep>, Error> {
         let wait = until.saturating_duration_since(Instant::now());
-        let first = self.acts.recv_timeout(wait).into_iter();
-        first.chain(self.acts.try_iter()).collect()
+        let first = self.steps.recv_timeout(wait).into_iter();
+        first.chain(self.steps.try_iter()).collect()
     }
 
     /// No new steps. The ones that were still under way; takes [`TIMEOUT`] at most.
     ///
     /// # Errors
-    /// A visitor could not go on.
+    /// A user could not go on.
     pub fn stop(mut self) -> Result<Vec<UserStep>, Error> {
         self.end();
-        self.acts.try_iter().collect()
+        self.steps.try_iter().collect()
     }
 
     fn end(&mut self) {
@@ -150,10 +134,10 @@ impl Drop for SimulatedUsers {
     }
 }
 
-/// A visitor's way to the bank.
+/// A user's connection to the bank.
 trait Client: Send {
     /// Puts `cents` on the account, or passes them on if below zero; does not wait.
-    fn act(&mut self, number: u64, cents: i64) -> Result<(), Error>;
+    fn transfer(&mut self, number: u64, cents: i64) -> Result<(), Error>;
 
     /// What is heard next; `None` if nothing is by `until`.
     fn hear(&mut self, until: Instant) -> Result<Option<News>, Error>;
@@ -171,7 +155,7 @@ enum News {
     Refused(u64, String),
 }
 
-/// A visitor at work.
+/// The thread of a user.
 struct UserThread {
     client: Box<dyn Client>,
     schedule: Schedule,
@@ -183,14 +167,14 @@ struct UserThread {
     waiting: Vec<(u64, Instant)>,
     stop: Shutdown,
     leave: Shutdown,
-    acts: Sender<Result<UserStep, Error>>,
+    steps: Sender<Result<UserStep, Error>>,
 }
 
 impl UserThread {
     fn run(mut self) {
         if let Err(err) = self.work() {
-            // Nobody listens any more if it was stopped.
-            let _ = self.acts.send(Err(err));
+            // The receiver is gone after a stop.
+            let _ = self.steps.send(Err(err));
         }
     }
 
@@ -202,7 +186,7 @@ impl UserThread {
             }
             let worked = self.turn(stopped);
             if let Err(err) = worked {
-                output::progress(&format!("a visitor connects anew: {}", Chain(&err)));
+                output::progress(&format!("a simulated user reconnects: {}", Chain(&err)));
                 self.reconnect()?;
             }
         }
@@ -226,7 +210,7 @@ impl UserThread {
             self.next += self.every;
             self.waiting.push((number, self.schedule.due(number)));
             let cents = CYCLE[usize::try_from(number / self.every).unwrap_or(0) % CYCLE.len()];
-            self.client.act(number, cents)?;
+            self.client.transfer(number, cents)?;
         }
         while let Some((number, _)) = self.waiting.first().filter(|(_, due)| *due + TIMEOUT <= now)
         {
@@ -253,7 +237,7 @@ impl UserThread {
     fn end(&mut self, number: u64, end: StepEnd) {
         let Some(at) = self.waiting.iter().position(|(it, _)| *it == number) else { return };
         let (_, due) = self.waiting.remove(at);
-        let _ = self.acts.send(Ok(UserStep { due, end }));
+        let _ = self.steps.send(Ok(UserStep { due, end }));
     }
 }
 

@@ -13,9 +13,9 @@ pub const STACK: Variable = Variable::required(
 );
 
 /// The service that decides the commands.
-pub const HANDLER: &str = "command-handler";
+pub const COMMAND_HANDLER: &str = "command-handler";
 /// The service that stores changes for browsers.
-pub const ENDPOINT: &str = "graphql-endpoint";
+pub const GRAPHQL_ENDPOINT: &str = "graphql-endpoint";
 /// The database server.
 pub const POSTGRES: &str = "postgres";
 

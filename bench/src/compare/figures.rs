@@ -1,8 +1,8 @@
 //! What the runs of a handler come to.
 
 use super::COSTS_AT;
+use crate::direct_load::TransferLoad;
 use crate::handlers::Handler;
-use crate::probe::row::Row;
 
 /// One run of a handler.
 #[derive(Debug, Clone)]
@@ -16,13 +16,13 @@ pub struct Run {
     /// Memory before the first command, bytes.
     pub rss_idle: u64,
     /// A row for each load that was tried, in the order of trying.
-    pub rows: Vec<Row>,
+    pub rows: Vec<TransferLoad>,
     /// The highest load held.
     pub max_per_s: u32,
 }
 
 impl Run {
-    fn row(&self, load: u32) -> Option<&Row> {
+    fn row(&self, load: u32) -> Option<&TransferLoad> {
         self.rows.iter().find(|row| row.load == load)
     }
 }
@@ -81,7 +81,7 @@ impl Figures {
     }
 
     /// Something of the rows at `load`, if most runs held it.
-    pub fn at(&self, load: u32, of: impl Fn(&Row) -> f64) -> Option<f64> {
+    pub fn at(&self, load: u32, of: impl Fn(&TransferLoad) -> f64) -> Option<f64> {
         let held: Vec<f64> = self
             .runs
             .iter()
@@ -109,7 +109,7 @@ impl Figures {
     /// Cores that others used at most while it was measured.
     pub fn others(&self) -> f64 {
         let rows = self.runs.iter().flat_map(|run| &run.rows);
-        rows.map(|row| row.cpu.others() / row.seconds.max(1e-9)).fold(0.0, f64::max)
+        rows.map(|row| row.cpu.other_cores()).fold(0.0, f64::max)
     }
 }
 
@@ -141,12 +141,12 @@ pub mod tests {
             rss_idle: 4 << 20,
             rows: loads
                 .iter()
-                .map(|&(load, held)| Row {
+                .map(|&(load, held)| TransferLoad {
                     mode: Mode::Batched,
                     load,
                     held,
                     p99_ms: f64::from(load) / 100.0 + number as f64,
-                    ..Row::example(1.0)
+                    ..TransferLoad::example(1.0)
                 })
                 .collect(),
             max_per_s: loads

@@ -2,11 +2,12 @@
 
 use super::figures::{Costs, Figures};
 use super::{COSTS_AT, IDLE};
+use crate::direct_load::TransferLoad;
 use crate::error::Error;
 use crate::handlers::OURS;
-use crate::output::{self, short};
-use crate::probe::row::{Row, mib};
+use crate::output::{self, mib, short};
 use crate::proc;
+use crate::process_usage::disturbance;
 use crate::report::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
 use serde_json::{Map, Value, json};
 use std::fs;
@@ -16,8 +17,6 @@ use std::path::Path;
 const TALK: &str = include_str!("../../../docs/talk-2019.json");
 /// Loads whose latencies stand in the table.
 const LATENCIES: [u32; 5] = [IDLE, 100, 300, 1000, 5000];
-/// Cores in use by others from which on the figures say more about them.
-const DISTURBED: f64 = 0.1;
 /// Mark of a handler that breaks the contract.
 const BROKEN: &str = " (!)";
 
@@ -132,10 +131,8 @@ fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
         text +=
             &format!("**(!) {} does not keep the contract**: {broken}.\n\n", figures.handler.name);
     }
-    let others = all.iter().map(|figures| figures.others()).fold(0.0, f64::max);
-    if others > DISTURBED {
-        text +=
-            &format!("**DISTURBED**: other processes used up to {others:.2} cores meanwhile.\n\n");
+    if let Some(disturbance) = disturbance(all.iter().map(|figures| figures.others())) {
+        text += &format!("**DISTURBED**: {disturbance}.\n\n");
     }
     text += "![p99 by load](comparison-latency.svg)\n\n![CPU of the broker by load](comparison-broker.svg)\n\n![Memory](comparison-memory.svg)\n\n";
     text += FAIR;
@@ -185,7 +182,7 @@ fn json(all: &[&Figures]) -> String {
         type Digits = fn(Option<f64>) -> Option<f64>;
         let rounded: Digits = |value| value.map(|it| (it * 100.0).round() / 100.0);
         let precise: Digits = |value| value.map(|it| (it * 1e5).round() / 1e5);
-        let at = |of: fn(&Row) -> f64, digits: Digits| -> Map<String, Value> {
+        let at = |of: fn(&TransferLoad) -> f64, digits: Digits| -> Map<String, Value> {
             let loads = figures.loads().into_iter().chain(LATENCIES);
             loads.map(|load| (load.to_string(), json!(digits(figures.at(load, of))))).collect()
         };

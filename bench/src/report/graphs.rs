@@ -2,8 +2,8 @@
 
 use super::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
 use super::summary::{Load, Mode, Summary, TALKED_OF, Talk, TalkRow};
-use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER_PART};
-use crate::run::rounded;
+use crate::output::rounded;
+use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
 
 /// A graph.
 pub struct Graph {
@@ -88,7 +88,7 @@ pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
     ]);
     for (place, column, name, what) in [
         (DATABASE, "db", "database", "the database"),
-        (HANDLER_PART, "handler", "handler", "the command-handler"),
+        (HANDLER, "handler", "handler", "the command-handler"),
         (BROKER, "broker", "broker", "the broker"),
         (ENDPOINT, "graphql", "endpoint", "the GraphQL endpoint"),
     ] {

@@ -4,10 +4,8 @@ use super::graphs::Graph;
 use super::plot::escape;
 use super::summary::{Mode, Summary};
 use crate::output::short;
+use crate::process_usage::disturbance;
 use std::fmt::Write;
-
-/// Cores in use by others from which on the figures say more about them.
-const DISTURBED: f64 = 0.1;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}body{font:15px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
@@ -96,8 +94,8 @@ fn facts(summary: &Summary) -> Vec<String> {
             "Settings: {settings}. Kafka with acks=all, PostgreSQL with synchronous_commit=on."
         ),
     ];
-    if *others > DISTURBED {
-        facts.push(format!("DISTURBED: other programs used up to {others:.2} cores meanwhile, so these figures are not the bank's."));
+    if let Some(disturbance) = disturbance([*others].into_iter()) {
+        facts.push(format!("DISTURBED: {disturbance}, so these figures are not the bank's."));
     }
     facts
 }

@@ -3,7 +3,7 @@
 use super::rows::{Row, Table};
 use crate::error::Error;
 use crate::output::{json, short};
-use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER_PART, NAMES};
+use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER, NAMES};
 use std::collections::BTreeMap;
 
 /// The talk's figures, as its project published them.
@@ -260,9 +260,9 @@ impl Summary {
                     shown(load.broker_s.map(|seconds| seconds * 1000.0)),
                     shown(load.cpu[BROKER]),
                     shown(load.cpu[DATABASE]),
-                    shown(load.cpu[HANDLER_PART]),
+                    shown(load.cpu[HANDLER]),
                     shown(load.cpu[ENDPOINT]),
-                    shown(load.memory[HANDLER_PART]),
+                    shown(load.memory[HANDLER]),
                 ]);
             }
         }

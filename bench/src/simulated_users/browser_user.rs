@@ -33,7 +33,7 @@ impl BrowserUser {
 }
 
 impl Client for BrowserUser {
-    fn act(&mut self, number: u64, cents: i64) -> Result<(), Error> {
+    fn transfer(&mut self, number: u64, cents: i64) -> Result<(), Error> {
         self.0.run(&format!("bench({number}, {cents})")).map(drop)
     }
 

@@ -87,7 +87,7 @@ impl GraphqlUser {
 }
 
 impl Client for GraphqlUser {
-    fn act(&mut self, number: u64, cents: i64) -> Result<(), Error> {
+    fn transfer(&mut self, number: u64, cents: i64) -> Result<(), Error> {
         let number = number.to_string();
         self.transfer(&number, cents, &number)
     }

@@ -1,60 +1,20 @@
-//! A line of the table: one mode at one load.
+//! What one load of transfers straight to the handler showed.
 
 use crate::mode::Mode;
-use crate::output::short;
-use std::ops::Sub;
+use crate::output::{mib, rounded, short};
+use crate::process_usage::{BENCH, BROKER, CpuUse, DATABASE, ENDPOINT, HANDLER};
 
 /// Records of the bank for each transfer: the command, its confirmation, and two changes.
 const RECORDS_PER_TRANSFER: f64 = 4.0;
 
-/// Columns of the CSV, as [`Row::csv`] writes them.
+/// Columns of the CSV, as [`TransferLoad::csv`] writes them.
 pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,max_ms,lag_max,lag_growth,held,\
      unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,endpoint_cpu_s,bench_cpu_s,other_cpu_s,\
      broker_cpu_us_per_record,commands_per_transaction,records_per_request,handler_rss_bytes,handler_transfers";
 
-/// CPU time, seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Cpu {
-    /// All brokers.
-    pub broker: f64,
-    /// PostgreSQL with all its processes.
-    pub database: f64,
-    /// The command-handler.
-    pub handler: f64,
-    /// The graphql-endpoint, which reads the changes too.
-    pub endpoint: f64,
-    /// This program.
-    pub bench: f64,
-    /// Everything on the machine, these among it.
-    pub machine: f64,
-}
-
-impl Cpu {
-    /// What is none of the bank's doing: a measurement beside other work says little.
-    pub fn others(&self) -> f64 {
-        (self.machine - self.broker - self.database - self.handler - self.endpoint - self.bench)
-            .max(0.0)
-    }
-}
-
-impl Sub for Cpu {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            broker: self.broker - earlier.broker,
-            database: self.database - earlier.database,
-            handler: self.handler - earlier.handler,
-            endpoint: self.endpoint - earlier.endpoint,
-            bench: self.bench - earlier.bench,
-            machine: self.machine - earlier.machine,
-        }
-    }
-}
-
 /// What was measured. Counts and CPU are those of the window.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct TransferLoad {
     pub mode: Mode,
     /// Transfers due per second.
     pub load: u32,
@@ -76,7 +36,7 @@ pub struct Row {
     pub refused: u64,
     /// Answers of the whole step that had come before.
     pub repeated: u64,
-    pub cpu: Cpu,
+    pub cpu: CpuUse,
     /// CPU seconds per second of the brokers without load.
     pub broker_idle: f64,
     /// Mean over the whole step.
@@ -89,18 +49,22 @@ pub struct Row {
     pub transfers: u64,
 }
 
-impl Row {
+impl TransferLoad {
+    /// CPU seconds of the brokers, without what they use idle.
+    fn broker_s(&self) -> f64 {
+        (self.cpu.seconds(BROKER) - self.broker_idle * self.seconds).max(0.0)
+    }
+
     /// CPU microseconds of the brokers per record, without what they use idle.
     pub fn broker_us_per_record(&self) -> f64 {
-        let cpu = (self.cpu.broker - self.broker_idle * self.seconds).max(0.0);
-        cpu * 1e6 / (self.answered as f64 * RECORDS_PER_TRANSFER).max(1.0)
+        self.broker_s() * 1e6 / (self.answered as f64 * RECORDS_PER_TRANSFER).max(1.0)
     }
 
     /// CPU seconds per 1,000 transfers of broker, database, handler and endpoint; the broker's without what it uses idle.
     pub fn costs(&self) -> [f64; 4] {
-        let broker = (self.cpu.broker - self.broker_idle * self.seconds).max(0.0);
-        [broker, self.cpu.database, self.cpu.handler, self.cpu.endpoint]
-            .map(|cpu| self.per_1000(cpu))
+        let [database, handler, endpoint] =
+            [DATABASE, HANDLER, ENDPOINT].map(|part| self.cpu.seconds(part));
+        [self.broker_s(), database, handler, endpoint].map(|cpu| self.per_1000(cpu))
     }
 
     fn per_1000(&self, cpu: f64) -> f64 {
@@ -142,8 +106,8 @@ impl Row {
             self.lag_max.to_string(),
             held.to_owned(),
             short(self.broker_us_per_record()),
-            format!("{:.3}", self.per_1000(self.cpu.handler)),
-            format!("{:.3}", self.per_1000(self.cpu.database)),
+            format!("{:.3}", self.per_1000(self.cpu.seconds(HANDLER))),
+            format!("{:.3}", self.per_1000(self.cpu.seconds(DATABASE))),
             short(self.commands_per_transaction),
             short(self.records_per_request),
             format!("{:.1}", mib(self.rss)),
@@ -152,7 +116,7 @@ impl Row {
 
     /// As it stands in the CSV, in the order of [`COLUMNS`].
     pub fn csv(&self) -> String {
-        let Self { cpu, .. } = self;
+        let cpu = |part| self.cpu.seconds(part);
         let idle = self.broker_idle * self.seconds;
         let numbers = [
             f64::from(self.load),
@@ -169,26 +133,30 @@ impl Row {
             self.unanswered as f64,
             self.refused as f64,
             self.repeated as f64,
-            cpu.broker,
+            cpu(BROKER),
             idle,
-            cpu.database,
-            cpu.handler,
-            cpu.endpoint,
-            cpu.bench,
-            cpu.others(),
+            cpu(DATABASE),
+            cpu(HANDLER),
+            cpu(ENDPOINT),
+            cpu(BENCH),
+            self.cpu.others,
             self.broker_us_per_record(),
             self.commands_per_transaction,
             self.records_per_request,
             self.rss as f64,
             self.transfers as f64,
         ];
-        // To a ten-thousandth, without zeros at the end.
-        let numbers = numbers.map(|number| ((number * 1e4).round() / 1e4).to_string());
-        format!("{},{}", self.mode, numbers.join(","))
+        format!("{},{}", self.mode, numbers.map(rounded).join(","))
     }
 
     #[cfg(test)]
     pub fn example(broker_s: f64) -> Self {
+        let mut parts = [None; crate::process_usage::NAMES.len()];
+        for (part, seconds) in
+            [(BROKER, broker_s), (DATABASE, 1.2), (HANDLER, 0.4), (ENDPOINT, 0.3), (BENCH, 0.2)]
+        {
+            parts[part] = Some(seconds);
+        }
         Self {
             mode: Mode::Single,
             load: 500,
@@ -204,14 +172,7 @@ impl Row {
             unanswered: 0,
             refused: 0,
             repeated: 0,
-            cpu: Cpu {
-                broker: broker_s,
-                database: 1.2,
-                handler: 0.4,
-                endpoint: 0.3,
-                bench: 0.2,
-                machine: broker_s + 3.1,
-            },
+            cpu: CpuUse { elapsed_s: 8.0, parts, others: 1.0 },
             broker_idle: 0.0,
             commands_per_transaction: 2.5,
             records_per_request: 7.5,
@@ -221,18 +182,13 @@ impl Row {
     }
 }
 
-/// Bytes as MiB.
-pub fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_row_of_csv_has_a_value_for_each_column() {
-        let row = Row::example(4.0).csv();
+        let row = TransferLoad::example(4.0).csv();
         assert_eq!(row.split(',').count(), COLUMNS.split(',').count());
         assert!(
             row.starts_with(
@@ -240,14 +196,14 @@ mod tests {
             ),
             "{row}"
         );
-        assert_eq!(Row::titles().len(), Row::example(4.0).cells().len());
+        assert_eq!(TransferLoad::titles().len(), TransferLoad::example(4.0).cells().len());
     }
 
     #[test]
     fn what_the_broker_uses_without_load_is_taken_off() {
-        let row = Row { broker_idle: 0.1, ..Row::example(4.0) };
+        let row = TransferLoad { broker_idle: 0.1, ..TransferLoad::example(4.0) };
         assert!((row.broker_us_per_record() - 200.0).abs() < 1e-6);
-        let row = Row { broker_idle: 9.0, ..Row::example(4.0) };
+        let row = TransferLoad { broker_idle: 9.0, ..TransferLoad::example(4.0) };
         assert_eq!(row.broker_us_per_record(), 0.0);
     }
 }

@@ -1,22 +1,23 @@
 //! Raw rows of one run, in three files that spreadsheets and `bench report` read.
 
-use super::step::{self, Step, ms, parts_columns, parts_csv, rounded};
+use super::measured_load::{self, MeasuredLoad, ms, parts_columns, parts_csv};
 use crate::consumer_lag::Records;
 use crate::error::Error;
 use crate::metrics::Work;
-use crate::output::Csv;
-use crate::process_usage::{Cores, NAMES};
+use crate::mode::Mode;
+use crate::output::{Csv, rounded};
+use crate::process_usage::{CpuUse, PerPart};
 use crate::simulated_users::{StepEnd, UserStep};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The files.
-pub struct Raw {
+pub struct RawRows {
     /// A row for each load.
     loads: Csv,
     /// A row for each second.
     seconds: Csv,
-    /// A row for each step of a visitor, and for each fault.
+    /// A row for each user's step, and for each fault.
     steps: Csv,
     /// When the run began.
     start: Instant,
@@ -31,11 +32,11 @@ pub struct Second<'a> {
     pub records: Records,
     pub lag: i64,
     pub work: Work,
-    pub cores: &'a Cores,
-    pub memory: &'a [Option<u64>; NAMES.len()],
+    pub cpu: &'a CpuUse,
+    pub memory: &'a PerPart<u64>,
 }
 
-impl Raw {
+impl RawRows {
     /// `<folder>/<name>-loads.csv` and so on, under headers that tell the run.
     ///
     /// # Errors
@@ -43,17 +44,20 @@ impl Raw {
     pub fn create(
         folder: &Path,
         name: &str,
-        mode: &str,
+        mode: Mode,
         settings: &[(&str, String)],
     ) -> Result<Self, Error> {
         let settings: Vec<(&str, String)> =
-            [("MODE", mode.to_owned())].into_iter().chain(settings.iter().cloned()).collect();
+            [("MODE", mode.to_string())].into_iter().chain(settings.iter().cloned()).collect();
         let parts = parts_columns();
         let create = |kind: &str, columns: String| {
             Csv::create_at(folder.join(format!("{name}-{kind}.csv")), name, &settings, &columns)
         };
         Ok(Self {
-            loads: create("loads", format!("{}{parts},other_cores,histogram_us", step::COLUMNS))?,
+            loads: create(
+                "loads",
+                format!("{}{parts},other_cores,histogram_us", measured_load::COLUMNS),
+            )?,
             seconds: create(
                 "seconds",
                 format!(
@@ -70,21 +74,21 @@ impl Raw {
     ///
     /// # Errors
     /// As [`Self::create`].
-    pub fn load(&mut self, step: &Step) -> Result<(), Error> {
-        self.loads.line(&step.csv())
+    pub fn load(&mut self, load: &MeasuredLoad) -> Result<(), Error> {
+        self.loads.line(&load.csv())
     }
 
-    /// A step of a visitor has ended.
+    /// A user's step has ended.
     ///
     /// # Errors
     /// As [`Self::create`].
-    pub fn act(&mut self, load: u32, measured: bool, act: &UserStep) -> Result<(), Error> {
-        let (end, latency) = match &act.end {
+    pub fn step(&mut self, load: u32, measured: bool, step: &UserStep) -> Result<(), Error> {
+        let (end, latency) = match &step.end {
             StepEnd::Changed(latency) => ("changed", ms(*latency)),
             StepEnd::TimedOut => ("timed out", String::new()),
             StepEnd::Refused(_) => ("refused", String::new()),
         };
-        let due = self.at(act.due);
+        let due = self.at(step.due);
         self.steps.line(&format!("{due},{load},{},{end},{latency}", u8::from(measured)))
     }
 
@@ -104,7 +108,7 @@ impl Raw {
     pub fn second(&mut self, second: &Second<'_>) -> Result<(), Error> {
         let Second { records, work, .. } = second;
         let at = self.at(Instant::now());
-        let parts = parts_csv(second.cores, second.memory);
+        let parts = parts_csv(second.cpu, second.memory);
         self.seconds.line(&format!(
             "{at},{},{},{},{},{},{},{},{},{},{},{},{},{},{}{parts},{}",
             second.load,
@@ -121,7 +125,7 @@ impl Raw {
             work.commands,
             work.requests,
             work.records,
-            rounded(second.cores.others),
+            rounded(second.cpu.other_cores()),
         ))
     }
 
