@@ -20,6 +20,7 @@ use bank::topology::{
 use messaging::KafkaConfig;
 use messaging::{KafkaClient, Position};
 use postgres::{Client, NoTls};
+use serde::Serialize;
 use service::env::{SCHEMA_REGISTRY_URL, Variable};
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
@@ -120,47 +121,76 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     let Demo { mut books, .. } = demo;
     let mut faults = match books.unanswered() {
         0 => books.close(&after),
-        // The bank is still at it: whatever differs now may be right in the end.
+        // The bank still works on them: what differs now may be right in the end.
         _ => vec!["commands are unanswered, so the books can't be compared".to_owned()],
     };
     if dead_letters > 0 {
         faults.push(format!("{dead_letters} records went to dead_letter"));
     }
-    let sum_ok = sum_before + books.flow == sum_now && books.unanswered() == 0;
+    faults.extend(users_fault(&user_steps));
     output::print(&table(&steps));
-    output::print(&format!(
+    output::print(&books_text(&books, sum_before, sum_now));
+    output::print(&users_text(&user_steps, &graphql_url));
+    for fault in &faults {
+        output::print(&format!("WRONG: {fault}\n"));
+    }
+    let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
+    let outcome = Outcome {
+        commands: books.asked,
+        confirmed: books.confirmed,
+        failed: books.failed,
+        unanswered: books.unanswered(),
+        balance_sum_ok: sum_before + books.flow == sum_now && books.unanswered() == 0,
+        max_per_s: max.round() as u64,
+        graphql: UserOutcome {
+            transfers: user_steps.count(),
+            heard: user_steps.latencies.count(),
+            timed_out: user_steps.timed_out,
+        },
+    };
+    output::print_json(&outcome);
+    let right = outcome.balance_sum_ok && faults.is_empty() && outcome.commands > 0;
+    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The last line.
+#[derive(Serialize)]
+struct Outcome {
+    commands: u64,
+    confirmed: u64,
+    failed: u64,
+    unanswered: u64,
+    balance_sum_ok: bool,
+    max_per_s: u64,
+    graphql: UserOutcome,
+}
+
+/// The simulated users' part of it.
+#[derive(Serialize)]
+struct UserOutcome {
+    transfers: u64,
+    heard: u64,
+    timed_out: u64,
+}
+
+/// Commands, outcomes and the sum of all balances, for people.
+fn books_text(books: &Books, sum_before: i128, sum_now: i128) -> String {
+    let expected = sum_before + books.flow;
+    format!(
         "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\
-         Balances before {sum_before} + from outside {} = {}; in the database {sum_now}: {}\n",
+         Balances before {sum_before} + from outside {} = {expected}; in the database {sum_now}: {}\n",
         books.asked,
         books.confirmed,
         books.failed,
         books.unanswered(),
         books.repeated,
         books.flow,
-        sum_before + books.flow,
-        match (sum_ok, books.unanswered()) {
-            (true, _) => "no cent is lost",
+        match (expected == sum_now, books.unanswered()) {
+            (true, 0) => "no cent is lost",
             (false, 0) => "MONEY WAS LOST OR MADE",
-            (false, _) => "not known yet",
+            _ => "not known yet",
         },
-    ));
-    output::print(&users_text(&user_steps, &graphql_url));
-    faults.extend(users_fault(&user_steps));
-    for fault in &faults {
-        output::print(&format!("WRONG: {fault}\n"));
-    }
-    let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
-    output::print(&format!(
-        "{{\"commands\":{},\"confirmed\":{},\"failed\":{},\"unanswered\":{},\"balance_sum_ok\":{sum_ok},\"max_per_s\":{},\"graphql\":{}}}\n",
-        books.asked,
-        books.confirmed,
-        books.failed,
-        books.unanswered(),
-        max.round(),
-        users_json(&user_steps),
-    ));
-    let right = sum_ok && faults.is_empty() && books.unanswered() == 0 && books.asked > 0;
-    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    )
 }
 
 /// Waits until no command is on its way. Where each topic ends then, and the accounts.
@@ -241,7 +271,7 @@ impl Demo {
         loads: &[u32],
         time: Duration,
         shutdown: &Shutdown,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<DemoStep>,
     ) -> Result<(), Error> {
         let length = time / u32::try_from(loads.len()).unwrap_or(u32::MAX);
         for &load in loads {
@@ -269,8 +299,8 @@ impl Demo {
         Ok(())
     }
 
-    fn step(&self, load: u32) -> Step {
-        Step::new(load, self.books.asked)
+    fn step(&self, load: u32) -> DemoStep {
+        DemoStep::new(load, self.books.asked)
     }
 
     /// Reads until all commands are answered and no more come, or until nothing has come of them for too long.
@@ -325,7 +355,7 @@ impl Demo {
 }
 
 /// What happened in a step of load, or in a second of it.
-struct Step {
+struct DemoStep {
     /// Beats per second.
     load: u32,
     started: Instant,
@@ -338,7 +368,7 @@ struct Step {
     waiting: u64,
 }
 
-impl Step {
+impl DemoStep {
     fn new(load: u32, asked: u64) -> Self {
         let (started, took) = (Instant::now(), Duration::ZERO);
         Self { load, started, took, asked, failed: 0, latencies: Latencies::default(), waiting: 0 }
@@ -406,12 +436,7 @@ fn users_fault(steps: &UserSteps) -> Option<String> {
     }
 }
 
-fn users_json(steps: &UserSteps) -> String {
-    let (heard, timed_out) = (steps.latencies.count(), steps.timed_out);
-    format!("{{\"transfers\":{},\"heard\":{heard},\"timed_out\":{timed_out}}}", steps.count())
-}
-
-fn table(steps: &[Step]) -> String {
+fn table(steps: &[DemoStep]) -> String {
     let titles = ["load/s", "commands/s", "done/s", "rejected %", "p50 ms", "p99 ms", "waiting"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(steps.iter().map(|step| {
@@ -437,7 +462,7 @@ mod tests {
     fn a_step_tells_what_was_asked_done_and_refused() {
         let mut books = Books::default();
         books.asked = 7;
-        let mut step = Step::new(100, books.asked);
+        let mut step = DemoStep::new(100, books.asked);
         for _ in 0..3 {
             step.note(News::Answered(Duration::from_millis(8), true));
         }

@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use crate::proc;
+use serde::Serialize;
+use serde_json::Number;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -150,9 +152,21 @@ pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A number for the last line's JSON, to one digit; `null` if it was not measured.
-pub fn json(number: Option<f64>) -> String {
-    number.map_or("null".to_owned(), |number| ((number * 10.0).round() / 10.0).to_string())
+/// A number in JSON, to so many decimal `digits`, whole numbers without any; `null` if it was not measured.
+pub fn figure(number: Option<f64>, digits: i32) -> Option<Number> {
+    let unit = 10f64.powi(digits);
+    let number = (number? * unit).round() / unit;
+    if number.fract() == 0.0 { Number::from_i128(number as i128) } else { Number::from_f64(number) }
+}
+
+/// Writes the last line of results, which scripts read.
+pub fn print_json(figures: &impl Serialize) {
+    print(&format!("{}\n", to_json(figures)));
+}
+
+/// `figures` as a line of JSON.
+pub fn to_json(figures: &impl Serialize) -> String {
+    serde_json::to_string(figures).expect("keys are text, and no figure fails")
 }
 
 #[cfg(test)]
@@ -170,9 +184,9 @@ mod tests {
     #[test]
     fn numbers_are_short_and_json_knows_what_is_missing() {
         assert_eq!([0.266, 8.26, 99.96, 1240.4].map(short), ["0.27", "8.3", "100.0", "1240"]);
-        assert_eq!(json(Some(8.26)), "8.3");
-        assert_eq!(json(Some(20_000.0)), "20000");
-        assert_eq!(json(None), "null");
+        let figures = [Some(8.26), Some(20_000.0), None, Some(f64::NAN)].map(|it| figure(it, 1));
+        assert_eq!(to_json(&figures), "[8.3,20000,null,null]");
+        assert_eq!(to_json(&figure(Some(0.1004), 3)), "0.1");
     }
 
     #[test]

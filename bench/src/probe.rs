@@ -8,11 +8,13 @@ use crate::error::Error;
 use crate::metrics::HANDLER_URL;
 use crate::mode::Mode;
 use crate::options::{self, joined, millis, number, seconds};
-use crate::output::{self, Csv, json, mib};
+use crate::output::{self, Csv, figure, mib};
 use crate::process_usage::disturbance;
 use crate::search::Search;
 use crate::stack::STACK;
 use messaging::KafkaConfig;
+use serde::Serialize;
+use serde_json::Number;
 use service::env::SCHEMA_REGISTRY_URL;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -109,7 +111,7 @@ pub fn run(start: &Start<'_>, options: &ProbeOptions) -> Result<ExitCode, Error>
     let restored = load.bank.restore_handler();
     output::print(&results.text());
     conclude(&start.shutdown, ended, restored, || {
-        output::print(&results.json());
+        output::print_json(&results.figures());
         if results.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     })
 }
@@ -224,27 +226,46 @@ impl Results {
         self.rows.iter().find(|row| row.mode == mode && row.load == load)
     }
 
-    fn json(&self) -> String {
+    fn figures(&self) -> Figures {
         let held = |mode: Mode| self.held[mode as usize];
         // All at the same load: the highest that the weakest held.
         let common = held(Mode::Single).or(held(Mode::Batched)).unwrap_or(0);
-        let broker = |mode| json(self.row(mode, common).map(|row| row.broker_us_per_record()));
-        let of = |mode| {
-            let max = json(held(mode).map(f64::from));
-            format!("{{\"max_per_s\":{max},\"broker_cpu_us_per_record\":{}}}", broker(mode))
+        let of = |mode| ModeFigures {
+            max_per_s: held(mode),
+            broker_cpu_us_per_record: figure(
+                self.row(mode, common).map(TransferLoad::broker_us_per_record),
+                1,
+            ),
         };
         let batched = |load| self.row(Mode::Batched, load);
         let rss = self.rows.iter().filter(|row| row.mode == Mode::Batched).map(|row| row.rss);
-        format!(
-            "{{\"single\":{},\"batched\":{},\"built-in\":{},\"idle_p50_ms\":{},\"p99_ms_at_2000\":{},\"handler_rss_mib\":{}}}\n",
-            of(Mode::Single),
-            of(Mode::Batched),
-            of(Mode::BuiltIn),
-            json(batched(IDLE).map(|row| row.p50_ms)),
-            json(batched(WORKING).map(|row| row.p99_ms)),
-            json(rss.max().map(mib)),
-        )
+        Figures {
+            single: of(Mode::Single),
+            batched: of(Mode::Batched),
+            built_in: of(Mode::BuiltIn),
+            idle_p50_ms: figure(batched(IDLE).map(|row| row.p50_ms), 1),
+            p99_ms_at_2000: figure(batched(WORKING).map(|row| row.p99_ms), 1),
+            handler_rss_mib: figure(rss.max().map(mib), 1),
+        }
     }
+}
+
+/// The last line.
+#[derive(Serialize)]
+struct Figures {
+    single: ModeFigures,
+    batched: ModeFigures,
+    #[serde(rename = "built-in")]
+    built_in: ModeFigures,
+    idle_p50_ms: Option<Number>,
+    p99_ms_at_2000: Option<Number>,
+    handler_rss_mib: Option<Number>,
+}
+
+#[derive(Serialize)]
+struct ModeFigures {
+    max_per_s: Option<u32>,
+    broker_cpu_us_per_record: Option<Number>,
 }
 
 #[cfg(test)]
@@ -278,11 +299,11 @@ mod tests {
         let mut results =
             Results { rows: Vec::new(), held: [None; Mode::ALL.len()], memory: Vec::new(), csv };
         assert_eq!(
-            results.json(),
+            output::to_json(&results.figures()),
             "{\"single\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"batched\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
              \"built-in\":{\"max_per_s\":null,\"broker_cpu_us_per_record\":null},\
-             \"idle_p50_ms\":null,\"p99_ms_at_2000\":null,\"handler_rss_mib\":null}\n"
+             \"idle_p50_ms\":null,\"p99_ms_at_2000\":null,\"handler_rss_mib\":null}"
         );
         let row =
             |mode, load, broker_s| TransferLoad { mode, load, ..TransferLoad::example(broker_s) };
@@ -295,13 +316,11 @@ mod tests {
         ];
         results.held = [Some(500), Some(2000), Some(3000)];
         assert_eq!(
-            results.json(),
+            output::to_json(&results.figures()),
             "{\"single\":{\"max_per_s\":500,\"broker_cpu_us_per_record\":250},\
              \"batched\":{\"max_per_s\":2000,\"broker_cpu_us_per_record\":50},\
              \"built-in\":{\"max_per_s\":3000,\"broker_cpu_us_per_record\":25},\
-             \"idle_p50_ms\":3.2,\"p99_ms_at_2000\":9.4,\"handler_rss_mib\":12}\n"
+             \"idle_p50_ms\":3.2,\"p99_ms_at_2000\":9.4,\"handler_rss_mib\":12}"
         );
-        let parsed: serde_json::Value = serde_json::from_str(&results.json()).unwrap();
-        assert_eq!(parsed["batched"]["max_per_s"], 2000);
     }
 }

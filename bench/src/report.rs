@@ -1,14 +1,17 @@
 //! `bench report`: joins the rows of runs into a table, graphs beside those of the talk, and a page that explains them.
 
 mod graphs;
+mod joined_runs;
 mod page;
 pub mod plot;
 mod rows;
 mod summary;
+mod talk;
 
 use self::graphs::Graph;
-use self::rows::Table;
-use self::summary::{Summary, Talk};
+use self::rows::CsvTable;
+use self::summary::Summary;
+use self::talk::Talk;
 use crate::error::Error;
 use crate::output;
 use std::fs;
@@ -43,8 +46,8 @@ pub struct ReportOptions {
 pub fn run(options: &ReportOptions) -> Result<ExitCode, Error> {
     let folders = folders(options)?;
     let tables =
-        folders.iter().map(|folder| Table::all_in(folder)).collect::<Result<Vec<_>, _>>()?;
-    let tables: Vec<Table> = tables.into_iter().flatten().collect();
+        folders.iter().map(|folder| CsvTable::all_in(folder)).collect::<Result<Vec<_>, _>>()?;
+    let tables: Vec<CsvTable> = tables.into_iter().flatten().collect();
     let summary = Summary::of(&tables)?;
     let talk = Talk::read()?;
     let graphs = graphs::all(&summary, &talk);
@@ -56,7 +59,7 @@ pub fn run(options: &ReportOptions) -> Result<ExitCode, Error> {
     for (table, to) in tables.iter().zip(&raw) {
         write(&folder.join(to), &table.text)?;
     }
-    write(&folder.join("raw-talk-2019.csv"), summary::TALK)?;
+    write(&folder.join("raw-talk-2019.csv"), talk::TALK)?;
     write(&folder.join("index.html"), &page::html(&summary, &graphs, &raw))?;
     if let Some(docs) = &options.docs {
         let beside = docs.with_extension("");
@@ -66,11 +69,8 @@ pub fn run(options: &ReportOptions) -> Result<ExitCode, Error> {
         write(docs, &page::markdown(&summary, &graphs, &beside.unwrap_or_default()))?;
     }
     output::print(&output::table(&summary.table()));
-    output::print(&format!(
-        "Graphs: {}\n{}\n",
-        folder.join("index.html").display(),
-        summary.json()
-    ));
+    output::print(&format!("Graphs: {}\n", folder.join("index.html").display()));
+    output::print_json(&summary.figures());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,9 +7,11 @@ use crate::direct_load::{self, DirectLoad, TransferLoad};
 use crate::error::Error;
 use crate::metrics::HANDLER_URL;
 use crate::options::{self, number, seconds};
-use crate::output::{self, Csv, short};
+use crate::output::{self, Csv, figure, short};
 use crate::stack::STACK;
 use messaging::KafkaConfig;
+use serde::Serialize;
+use serde_json::Number;
 use service::env::SCHEMA_REGISTRY_URL;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -107,7 +109,7 @@ pub fn run(start: &Start<'_>, options: &ScaleOptions) -> Result<ExitCode, Error>
     output::print(&output::table(&table(&done)));
     output::print(&format!("Raw rows: {}\n", csv.path().display()));
     conclude(&start.shutdown, ended, Ok(()), || {
-        output::print(&json(&done));
+        output::print_json(&Ratios::of(&done));
         ExitCode::SUCCESS
     })
 }
@@ -201,15 +203,21 @@ fn table(done: &[Measurement]) -> Vec<Vec<String>> {
     rows
 }
 
-/// The line that scripts read.
-fn json(done: &[Measurement]) -> String {
-    let ratio = |at: usize| match (done.get(at), done.get(at + 1)) {
-        (Some(before), Some(after)) if before.cost() > 0.0 => {
-            format!("{:.2}", after.cost() / before.cost())
-        }
-        _ => "null".to_owned(),
-    };
-    format!("{{\"accounts_cost_ratio\":{},\"history_cost_ratio\":{}}}\n", ratio(0), ratio(1))
+/// The last line.
+#[derive(Serialize)]
+struct Ratios {
+    accounts_cost_ratio: Option<Number>,
+    history_cost_ratio: Option<Number>,
+}
+
+impl Ratios {
+    fn of(done: &[Measurement]) -> Self {
+        let ratio = |at: usize| {
+            let (before, after) = (done.get(at)?.cost(), done.get(at + 1)?.cost());
+            figure((before > 0.0).then(|| after / before), 2)
+        };
+        Self { accounts_cost_ratio: ratio(0), history_cost_ratio: ratio(1) }
+    }
 }
 
 #[cfg(test)]
@@ -226,10 +234,13 @@ mod tests {
         };
         let done = [measured(10, &[2.0, 2.2]), measured(100, &[6.1]), measured(100, &[2.1])];
         assert!((done[0].cost() - 1.0).abs() < 1e-9, "{}", done[0].cost());
-        assert_eq!(json(&done), "{\"accounts_cost_ratio\":2.00,\"history_cost_ratio\":0.50}\n");
         assert_eq!(
-            json(&done[..2]),
-            "{\"accounts_cost_ratio\":2.00,\"history_cost_ratio\":null}\n"
+            output::to_json(&Ratios::of(&done)),
+            "{\"accounts_cost_ratio\":2,\"history_cost_ratio\":0.5}"
+        );
+        assert_eq!(
+            output::to_json(&Ratios::of(&done[..2])),
+            "{\"accounts_cost_ratio\":2,\"history_cost_ratio\":null}"
         );
         let table = table(&done);
         assert_eq!(table[2].last().unwrap(), "2.00");

@@ -1,7 +1,8 @@
 //! The graphs: the talk's thirteen with the talk's own lines in them, and ours.
 
 use super::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
-use super::summary::{Load, Mode, Summary, TALKED_OF, Talk, TalkRow};
+use super::summary::{LoadSummary, ModeSummary, Summary};
+use super::talk::{TALKED_OF, Talk, TalkRow};
 use crate::output::rounded;
 use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
 
@@ -49,7 +50,7 @@ pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
          title: &str,
          unit: &str,
          says: &str,
-         own: &dyn Fn(&Load) -> Option<Value>,
+         own: &dyn Fn(&LoadSummary) -> Option<Value>,
          column: &str| { compared(summary, talk, name, title, unit, says, own, column) };
     let latency = |value: Option<f64>| value.map(|value| (value, None));
     graphs.extend([
@@ -127,7 +128,7 @@ pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
 /// A value, and its standard error.
 type Value = (f64, Option<f64>);
 
-fn own_series(summary: &Summary, value: &dyn Fn(&Load) -> Option<Value>) -> Vec<Series> {
+fn own_series(summary: &Summary, value: &dyn Fn(&LoadSummary) -> Option<Value>) -> Vec<Series> {
     let series = summary.modes.iter().enumerate().map(|(n, mode)| {
         let points = mode.loads.iter().filter_map(|load| {
             let (y, error) = value(load)?;
@@ -155,7 +156,7 @@ fn ours(
     title: &str,
     unit: &str,
     says: &str,
-    value: &dyn Fn(&Load) -> Option<f64>,
+    value: &dyn Fn(&LoadSummary) -> Option<f64>,
 ) -> Graph {
     let series = own_series(summary, &|load| value(load).map(|value| (value, None)));
     graph(name, title, unit, says, series)
@@ -170,7 +171,7 @@ fn compared(
     title: &str,
     unit: &str,
     says: &str,
-    own: &dyn Fn(&Load) -> Option<Value>,
+    own: &dyn Fn(&LoadSummary) -> Option<Value>,
     column: &str,
 ) -> Graph {
     let mut series = own_series(summary, own);
@@ -276,7 +277,7 @@ fn highest(summary: &Summary) -> Graph {
 }
 
 /// Every step of one run, by time. `None` if there is none.
-fn over_time(summary: &Summary, mode: &Mode) -> Option<Graph> {
+fn over_time(summary: &Summary, mode: &ModeSummary) -> Option<Graph> {
     let steps = &mode.over_time.steps;
     if steps.is_empty() {
         return None;

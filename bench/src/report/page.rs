@@ -2,7 +2,7 @@
 
 use super::graphs::Graph;
 use super::plot::escape;
-use super::summary::{Mode, Summary};
+use super::summary::{ModeSummary, Summary};
 use crate::output::short;
 use crate::process_usage::disturbance;
 use std::fmt::Write;
@@ -104,7 +104,7 @@ fn facts(summary: &Summary) -> Vec<String> {
 fn findings(summary: &Summary) -> Vec<String> {
     let mut findings: Vec<String> =
         summary.modes.iter().filter_map(|mode| finding(summary, mode)).collect();
-    let max = |name: &str| summary.mode(name).and_then(Mode::max).filter(|max| *max > 0.0);
+    let max = |name: &str| summary.mode(name).and_then(ModeSummary::max).filter(|max| *max > 0.0);
     if let Some((single, batched)) = max("single").zip(max("batched")) {
         findings
             .push(format!("Batched carries {} times the load of single.", short(batched / single)));
@@ -130,7 +130,7 @@ fn findings(summary: &Summary) -> Vec<String> {
     findings
 }
 
-fn finding(summary: &Summary, mode: &Mode) -> Option<String> {
+fn finding(summary: &Summary, mode: &ModeSummary) -> Option<String> {
     let max = mode.max()?;
     let error = mode
         .max_error()
@@ -169,8 +169,8 @@ const LIMITS: &[&str] = &[
 mod tests {
     use super::*;
     use crate::report::graphs;
-    use crate::report::summary::Talk;
     use crate::report::summary::tests::tables;
+    use crate::report::talk::Talk;
 
     #[test]
     fn the_page_shows_every_graph_and_links_every_row() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// A file of rows.
 #[derive(Debug)]
-pub struct Table {
+pub struct CsvTable {
     path: PathBuf,
     /// Name of the folder it is in.
     pub session: String,
@@ -21,12 +21,12 @@ pub struct Table {
 
 /// A row of a table.
 #[derive(Clone, Copy)]
-pub struct Row<'a> {
-    table: &'a Table,
+pub struct CsvRow<'a> {
+    table: &'a CsvTable,
     cells: &'a [String],
 }
 
-impl Table {
+impl CsvTable {
     /// All tables in `folder`, by name.
     ///
     /// # Errors
@@ -100,12 +100,12 @@ impl Table {
     }
 
     /// Its rows.
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.rows.iter().map(|cells| Row { table: self, cells })
+    pub fn rows(&self) -> impl Iterator<Item = CsvRow<'_>> {
+        self.rows.iter().map(|cells| CsvRow { table: self, cells })
     }
 }
 
-impl<'a> Row<'a> {
+impl<'a> CsvRow<'a> {
     /// The text of a cell.
     ///
     /// # Errors
@@ -150,17 +150,17 @@ mod tests {
     #[test]
     fn cells_are_found_by_title_and_what_does_not_fit_is_told_by_line() {
         let text = "# run: x\n# settings: A=1 B=a,b\nload,held\n10,1\n20,\nx,1\n";
-        let table = Table::parse("f/x.csv".into(), text.to_owned()).unwrap();
+        let table = CsvTable::parse("f/x.csv".into(), text.to_owned()).unwrap();
         assert_eq!((table.header("run"), table.setting("B"), table.setting("C")), ("x", "a,b", ""));
         assert_eq!((table.session.as_str(), table.name().as_str()), ("f", "x.csv"));
-        let rows: Vec<Row<'_>> = table.rows().collect();
+        let rows: Vec<CsvRow<'_>> = table.rows().collect();
         assert_eq!(rows[0].number("load").unwrap(), 10.0);
         assert_eq!(rows[1].number_if_any("held").unwrap(), None);
         let told = |result: Result<f64, Error>| result.unwrap_err().to_string();
         assert!(told(rows[1].number("held")).contains("f/x.csv:5: expected a number under held"));
         assert!(told(rows[2].number("load")).contains(":6:"));
         assert!(rows[0].text("lag").is_err());
-        let err = Table::parse("x.csv".into(), "a,b\n1\n".to_owned()).unwrap_err();
+        let err = CsvTable::parse("x.csv".into(), "a,b\n1\n".to_owned()).unwrap_err();
         assert!(err.to_string().contains("x.csv:2"), "{err}");
     }
 }
