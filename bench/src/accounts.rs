@@ -17,6 +17,7 @@ use rand::{RngExt, SeedableRng};
 use service::shutdown::Shutdown;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 /// What each account is given: a random walk of millions of transfers does not use it up.
 const DEPOSIT: Cents = Cents::new(10_000_000);
@@ -72,7 +73,7 @@ impl Accounts {
                         id: own.id(number),
                         a_type: Atype::Manual,
                     })
-                    .map(|command| outgoing(command.id.to_string(), &encoder, &command))
+                    .map(|command| outgoing(command.id, &encoder, &command))
                     .collect();
                 asked += wanted;
                 sent(sender.send_all(&commands))?;
@@ -134,7 +135,7 @@ impl Accounts {
         let id = self.ids.id(number);
         let description = description.to_owned();
         let command = ConfirmMoneyTransfer { id, token, amount, from, to, description };
-        outgoing(id.to_string(), &self.encoder, &command)
+        outgoing(id, &self.encoder, &command)
     }
 }
 
@@ -164,6 +165,7 @@ pub fn wait_for(answered_at: &Instant, doing: &str, shutdown: &Shutdown) -> Resu
     Ok(())
 }
 
-pub fn outgoing<R: Record>(key: String, encoder: &Encoder<R>, record: &R) -> Outgoing {
-    Outgoing { topic: R::TOPIC.name, key, value: encoder.encode(record) }
+/// A command as the producer takes it.
+pub fn outgoing<R: Record>(id: Uuid, encoder: &Encoder<R>, record: &R) -> Outgoing {
+    Outgoing { topic: R::TOPIC.name, key: id.to_string(), value: encoder.encode(record) }
 }

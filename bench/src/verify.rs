@@ -3,10 +3,12 @@
 
 pub mod findings;
 pub mod scenarios;
+mod verification;
 pub mod witness;
 
 use self::findings::Findings;
-use self::scenarios::{Kills, Verification};
+use self::scenarios::Kills;
+use self::verification::Verification;
 use crate::Start;
 use crate::error::Error;
 use crate::handler_process::{FreshBank, SERVER_URL};
@@ -113,5 +115,6 @@ pub fn verify(
 ) -> Result<Findings, Error> {
     output::progress(&format!("{}: a fresh bank", handler.name));
     let bank = FreshBank::create(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
-    Verification::run(&bank, cluster, handler, kills, &start.shutdown)
+    let verification = Verification::new(&bank, cluster, handler, &start.shutdown)?;
+    scenarios::run(verification, kills)
 }

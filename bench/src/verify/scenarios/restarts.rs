@@ -1,0 +1,119 @@
+//! kill -9 in the midst of work, and SIGTERM.
+
+use super::replays::replays;
+use crate::error::Error;
+use crate::verify::findings::Point;
+use crate::verify::verification::{PATIENCE, Verification, answered_of};
+use crate::verify::witness::Answer;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// Accounts that pay each other while the handler is killed.
+const PAYERS: usize = 20;
+/// What each of them has.
+const PAYERS_CENTS: i64 = 1_000_000_000;
+
+/// How much work the handler is killed in.
+#[derive(Debug, Clone, Copy)]
+pub struct Kills {
+    /// How often.
+    pub count: usize,
+    /// Transfers sent before each of them.
+    pub transfers: usize,
+}
+
+impl Default for Kills {
+    fn default() -> Self {
+        Self { count: 3, transfers: 2000 }
+    }
+}
+
+pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Error> {
+    let payers = verification.open_accounts(PAYERS)?;
+    if payers.len() < 2 {
+        return Ok(());
+    }
+    let deposits: Vec<_> = payers.iter().map(|payer| payer.gets(PAYERS_CENTS)).collect();
+    verification.order(&deposits)?;
+    verification.wait(|it| deposits.iter().all(|order| it.is_told(order.id, Some(order))))?;
+
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut all = Vec::new();
+    let mut amid = 0;
+    for kill in 0..kills.count {
+        let count = kills.transfers;
+        // The first at once, the last when half is done.
+        let answers = (count * kill / kills.count / 2).max(1);
+        let orders: Vec<_> = (0..count)
+            .map(|_| {
+                let from = rng.random_range(0..payers.len());
+                let to = (from + rng.random_range(1..payers.len())) % payers.len();
+                payers[from].pays(rng.random_range(1..=1000), &payers[to].iban)
+            })
+            .collect();
+        verification.order(&orders)?;
+        verification.wait(|it| answered_of(it, &orders) >= answers)?;
+        if let Some(process) = &mut verification.process {
+            process.kill();
+        }
+        verification.witness.read(&mut verification.findings)?;
+        amid += usize::from(answered_of(verification, &orders) < count);
+        all.extend(orders);
+        if !verification.start(false)? {
+            verification.findings.fault(Point::Kills, "it does not start again".to_owned());
+            return Ok(());
+        }
+    }
+    verification.say(&format!("{amid} of {} kills came in the midst of work", kills.count));
+    verification.wait(|it| all.iter().all(|order| it.is_told(order.id, Some(order))))?;
+    for order in &all {
+        let told = verification.is_told(order.id, Some(order));
+        let case = match verification.witness.answer(order.id) {
+            Some(Answer::Moved) if told => Ok(()),
+            Some(Answer::Moved) => Err(format!("{order:?}: not all changes were told")),
+            answer => Err(format!("{order:?}: {answer:?}")),
+        };
+        verification.findings.note(Point::Kills, case);
+    }
+    verification.patience = PATIENCE;
+    verification.balances(&payers, Point::Kills)?;
+    replays(verification, &payers[..2])
+}
+
+pub fn stops(verification: &mut Verification<'_>) -> Result<(), Error> {
+    let Some(account) = verification.open_accounts(1)?.pop() else { return Ok(()) };
+    let mut orders = Vec::new();
+    // First in the midst of work, then with nothing to do.
+    for count in [500, 0] {
+        let more: Vec<_> = (0..count).map(|_| account.gets(1)).collect();
+        verification.order(&more)?;
+        orders.extend(more);
+        verification.wait(|it| answered_of(it, &orders) > 0)?;
+        let repeats = verification.witness.repeats;
+        let Some(process) = &mut verification.process else { return Ok(()) };
+        let case = match process.terminate()? {
+            None => Err("it goes on after SIGTERM".to_owned()),
+            Some((end, _)) if end.code() != Some(0) => Err(format!("it ends with {end}")),
+            Some(_) => Ok(()),
+        };
+        verification.findings.note(Point::Stops, case);
+        if !verification.start(false)? {
+            verification.findings.fault(Point::Stops, "it does not start again".to_owned());
+            return Ok(());
+        }
+        let all =
+            verification.wait(|it| orders.iter().all(|order| it.is_told(order.id, Some(order))))?;
+        let fault = || "not all orders are answered after the next start".to_owned();
+        verification.findings.note(Point::Stops, all.then_some(()).ok_or_else(fault));
+        verification.patience = PATIENCE;
+        verification.settle(&account)?;
+        let again = verification.witness.repeats - repeats;
+        let case = if count > 0 || again == 0 {
+            Ok(())
+        } else {
+            Err(format!("{again} records were told again after a stop without work"))
+        };
+        verification.findings.note(Point::Stops, case);
+    }
+    verification.balances(&[account], Point::Stops)
+}
