@@ -46,9 +46,6 @@ pub struct Accounts {
 
 impl Accounts {
     /// Opens `count` accounts at the bank, at least two. They are MANUAL, so that the generator leaves them alone.
-    ///
-    /// # Errors
-    /// The cluster does not answer, the bank does not, or the stop was asked for.
     pub fn open(
         cluster: &Cluster,
         sender: &mut Sender,
@@ -140,18 +137,12 @@ impl Accounts {
 }
 
 /// The first refusal among the results of a send.
-///
-/// # Errors
-/// That one.
 pub fn sent(results: Vec<Result<(), messaging::Error>>) -> Result<(), Error> {
     let failed = |source| Error::Kafka { step: "send commands".to_owned(), source };
     results.into_iter().collect::<Result<(), _>>().map_err(failed)
 }
 
 /// Returns while it makes sense to wait for the bank, which answered last at `answered_at`.
-///
-/// # Errors
-/// It has been silent for too long, or the stop was asked for.
 pub fn wait_for(answered_at: &Instant, doing: &str, shutdown: &Shutdown) -> Result<(), Error> {
     if shutdown.requested() {
         return Err(Error::Stopped);

@@ -25,9 +25,6 @@ pub struct Answers {
 
 impl Answers {
     /// Reads from now on.
-    ///
-    /// # Errors
-    /// The cluster does not answer.
     pub fn open(cluster: &Cluster, ids: Ids) -> Result<Self, Error> {
         Ok(Self {
             ids,
@@ -41,9 +38,6 @@ impl Answers {
 
     /// Waits at most `wait` for balance changes; `answered` gets the numbers of the commands that they, or refusals, complete.
     /// When they were read.
-    ///
-    /// # Errors
-    /// The topics can't be read.
     pub fn poll(&mut self, wait: Duration, answered: &mut Vec<u64>) -> Result<Instant, Error> {
         let Self { ids, ledger, .. } = self;
         let read = self.changed.poll(wait, |changed| {
@@ -64,9 +58,6 @@ impl Answers {
     }
 
     /// Reads until every command from `first` on has exactly one outcome. How many have not after 10 s without news.
-    ///
-    /// # Errors
-    /// The topics can't be read, or the stop was asked for.
     pub fn settle(&mut self, first: u64, shutdown: &Shutdown) -> Result<u64, Error> {
         const QUIET: Duration = Duration::from_secs(10);
         let (mut left, mut news_at) = (u64::MAX, Instant::now());

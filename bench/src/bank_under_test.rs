@@ -1,6 +1,5 @@
 //! The bank under test: its processes, its offsets, and the command-handler that is restarted in another mode.
 
-use crate::Start;
 use crate::consumer_lag::ConsumerLag;
 use crate::control::{HEARTBEAT_URL, Heartbeat, Http};
 use crate::error::Error;
@@ -10,6 +9,7 @@ use crate::mode::Mode;
 use crate::output;
 use crate::process_usage::ProcessUsage;
 use crate::stack::{COMMAND_HANDLER, Stack};
+use crate::start::Start;
 use crate::topic_reader::Cluster;
 use service::shutdown::Shutdown;
 use std::process::ExitCode;
@@ -39,9 +39,6 @@ pub struct BankUnderTest {
 
 impl BankUnderTest {
     /// Finds the running stack.
-    ///
-    /// # Errors
-    /// A part does not run or does not answer, or the heartbeat makes load already.
     pub fn open(start: &Start<'_>) -> Result<Self, Error> {
         let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
         if heartbeat.batch_size()? > 0 {
@@ -53,9 +50,6 @@ impl BankUnderTest {
     }
 
     /// The servers of the stack, with `handler` as the command-handler.
-    ///
-    /// # Errors
-    /// A server does not run or does not answer.
     pub fn with_handler(start: &Start<'_>, handler: &HandlerProcess) -> Result<Self, Error> {
         // Other handlers need not have our metrics.
         let url = Some(handler.url()).filter(|url| Work::read(&Http::default(), url).is_ok());
@@ -85,9 +79,6 @@ impl BankUnderTest {
     }
 
     /// Restarts the handler in `mode`.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn restart_handler(&mut self, mode: Mode) -> Result<(), Error> {
         let variables = mode.variables();
         let [producer, client] = variables.map(|(name, value)| format!("{name}={value}"));
@@ -102,33 +93,21 @@ impl BankUnderTest {
     }
 
     /// Restarts the handler as the stack starts it, unless it still runs that way.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn restore_handler(&self) -> Result<(), Error> {
         if self.restarted { self.stack.restart(COMMAND_HANDLER, &[]) } else { Ok(()) }
     }
 
     /// Batches and requests of the handler so far; zeros if it does not have our metrics.
-    ///
-    /// # Errors
-    /// It does not answer.
     pub fn work(&self) -> Result<Work, Error> {
         self.handler_url.as_ref().map_or(Ok(Work::default()), |url| Work::read(&self.http, url))
     }
 
     /// Sends `signal` to `part`, named as the stack names it.
-    ///
-    /// # Errors
-    /// The stack's script fails.
     pub fn kill(&self, part: &str, signal: &str) -> Result<(), Error> {
         self.stack.kill(part, signal)
     }
 
     /// Waits until all services have read all records but `unread_max`, at most `within`.
-    ///
-    /// # Errors
-    /// It takes too long, the cluster does not answer, or shutdown was requested.
     pub fn settle(&mut self, unread_max: i64, within: Duration) -> Result<(), Error> {
         let (began, mut line) = (Instant::now(), Instant::now() + Duration::from_secs(1));
         loop {
@@ -154,9 +133,6 @@ impl BankUnderTest {
 }
 
 /// The end of a measurement, after its figures are printed: the exit code of a whole one from `complete`, 130 after Ctrl-C.
-///
-/// # Errors
-/// The measurement failed, or the bank could not be restored.
 pub fn conclude(
     shutdown: &Shutdown,
     measured: Result<(), Error>,

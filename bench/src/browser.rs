@@ -34,9 +34,6 @@ pub struct Tab {
 
 impl Chromium {
     /// Starts `program`, with an empty profile.
-    ///
-    /// # Errors
-    /// It is not there, or does not get ready.
     pub fn start(program: &str) -> Result<Self, Error> {
         let profile = std::env::temp_dir().join(format!("bench-chromium-{}", std::process::id()));
         let process = Command::new(program)
@@ -73,9 +70,6 @@ impl Chromium {
     }
 
     /// A new tab that shows `url`.
-    ///
-    /// # Errors
-    /// The browser does not answer.
     pub fn open(&self, url: &str) -> Result<Tab, Error> {
         let mut browser = Tab::connect(&format!("ws://{}{}", self.address, self.browser))?;
         // In a window of its own: what is hidden is not drawn.
@@ -120,9 +114,6 @@ impl Tab {
     }
 
     /// The value of a JavaScript expression, awaited if it is a promise.
-    ///
-    /// # Errors
-    /// It throws, or the browser does not answer.
     pub fn run(&mut self, expression: &str) -> Result<Value, Error> {
         let params =
             json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
@@ -134,9 +125,6 @@ impl Tab {
     }
 
     /// What the page says next; `None` if nothing by `until`.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn hear(&mut self, until: Instant) -> Result<Option<String>, Error> {
         loop {
             if let Some(heard) = self.heard.pop_front() {

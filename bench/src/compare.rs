@@ -4,7 +4,7 @@ mod figures;
 mod tables;
 
 use self::figures::{Figures, Run};
-use crate::Start;
+
 use crate::bank_under_test::BankUnderTest;
 use crate::direct_load::{self, DirectLoad};
 use crate::error::Error;
@@ -14,6 +14,7 @@ use crate::options::{self, joined, millis, number, seconds};
 use crate::output::{self, Csv};
 use crate::search::Search;
 use crate::stack::STACK;
+use crate::start::Start;
 use crate::topic_reader::Cluster;
 use crate::verify;
 use crate::verify::scenarios::Kills;
@@ -77,9 +78,6 @@ pub struct CompareOptions {
     places: HandlerOptions,
 }
 
-/// Load of `idle` latencies, and of the comparison of costs.
-pub const IDLE: u32 = 10;
-pub const COSTS_AT: u32 = 1000;
 /// Load of the warm-up.
 const WARM_UP: u32 = 500;
 
@@ -262,6 +260,7 @@ fn measure(
 
 #[cfg(test)]
 mod tests {
+    use super::figures::{COSTS_AT, IDLE};
     use super::*;
     use crate::{Command, parse};
 

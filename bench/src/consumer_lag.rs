@@ -38,9 +38,6 @@ impl ConsumerLag {
     }
 
     /// Beats, transfers and changes that are yet to be consumed: fewer requests than for [`Self::records`].
-    ///
-    /// # Errors
-    /// The cluster does not answer.
     pub fn lag(&mut self) -> Result<i64, Error> {
         let mut lag = 0;
         for (group, topic) in [
@@ -56,9 +53,6 @@ impl ConsumerLag {
     }
 
     /// Asks for all offsets: records written to the topics, and consumed by the groups.
-    ///
-    /// # Errors
-    /// The cluster does not answer.
     pub fn records(&mut self) -> Result<Records, Error> {
         // Committed offsets first, as in `lag`.
         let mut records = Records {

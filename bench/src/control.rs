@@ -34,9 +34,6 @@ impl Default for Http {
 
 impl Http {
     /// The text at `url`.
-    ///
-    /// # Errors
-    /// No answer within 5 s, or another status than 200.
     pub fn get(&self, url: &str) -> Result<String, Error> {
         let failed =
             |source| Error::Http { method: "GET", url: url.to_owned(), source: Box::new(source) };
@@ -65,9 +62,6 @@ impl Heartbeat {
     }
 
     /// Beats per second from the next beat on; 0 stops them.
-    ///
-    /// # Errors
-    /// It does not answer, or refuses.
     pub fn set_load(&self, per_s: u32) -> Result<(), Error> {
         let (batch_size, sleep_ms) = beats(per_s);
         let body = json!({ "batch_size": batch_size, "sleep_ms": sleep_ms });
@@ -75,9 +69,6 @@ impl Heartbeat {
     }
 
     /// Records per beat now: 0 is silence.
-    ///
-    /// # Errors
-    /// It does not answer, or not with its settings.
     pub fn batch_size(&self) -> Result<u64, Error> {
         let url = format!("{}/", self.url);
         let found = self.http.get(&url)?;

@@ -5,7 +5,6 @@ mod readers;
 
 use self::books::{Balance, Books, News};
 use self::readers::{Batch, Readers};
-use crate::Start;
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
@@ -13,6 +12,7 @@ use crate::measure::Latencies;
 use crate::options::{self, number, seconds};
 use crate::output::{self, short};
 use crate::simulated_users::{Driver, SimulatedUsers, UserSteps};
+use crate::start::Start;
 use crate::topic_reader::{Cluster, ends, is_done};
 use bank::topology::{
     CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, TOPICS, Topic,
@@ -96,8 +96,8 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
 
     heartbeat.set_load(0)?;
     let (ends, before) = stand_still(&mut *bus, &mut client, &start.shutdown)?;
-    let put_in_before = sum(&before);
-    output::progress(&format!("{} accounts hold {put_in_before} cents", before.len()));
+    let sum_before = sum(&before);
+    output::progress(&format!("{} accounts hold {sum_before} cents", before.len()));
     let mut demo = Demo {
         books: Books::open(before),
         readers: Readers::start(&cluster, &ends),
@@ -117,7 +117,6 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
 
     let after = balances(&mut client)?;
     let dead_letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
-    let (sum_before, sum_now) = (put_in_before, sum(&after));
     let Demo { mut books, .. } = demo;
     let mut faults = match books.unanswered() {
         0 => books.close(&after),
@@ -128,26 +127,14 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
         faults.push(format!("{dead_letters} records went to dead_letter"));
     }
     faults.extend(users_fault(&user_steps));
+    let sums = (sum_before, sum(&after));
     output::print(&table(&steps));
-    output::print(&books_text(&books, sum_before, sum_now));
+    output::print(&books_text(&books, sums));
     output::print(&users_text(&user_steps, &graphql_url));
     for fault in &faults {
         output::print(&format!("WRONG: {fault}\n"));
     }
-    let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
-    let outcome = Outcome {
-        commands: books.asked,
-        confirmed: books.confirmed,
-        failed: books.failed,
-        unanswered: books.unanswered(),
-        balance_sum_ok: sum_before + books.flow == sum_now && books.unanswered() == 0,
-        max_per_s: max.round() as u64,
-        graphql: UserOutcome {
-            transfers: user_steps.count(),
-            heard: user_steps.latencies.count(),
-            timed_out: user_steps.timed_out,
-        },
-    };
+    let outcome = Outcome::new(&books, sums, &steps, &user_steps);
     output::print_json(&outcome);
     let right = outcome.balance_sum_ok && faults.is_empty() && outcome.commands > 0;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -173,8 +160,32 @@ struct UserOutcome {
     timed_out: u64,
 }
 
+impl Outcome {
+    fn new(
+        books: &Books,
+        (sum_before, sum_now): (i128, i128),
+        steps: &[DemoStep],
+        user_steps: &UserSteps,
+    ) -> Self {
+        let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
+        Self {
+            commands: books.asked,
+            confirmed: books.confirmed,
+            failed: books.failed,
+            unanswered: books.unanswered(),
+            balance_sum_ok: sum_before + books.flow == sum_now && books.unanswered() == 0,
+            max_per_s: max.round() as u64,
+            graphql: UserOutcome {
+                transfers: user_steps.count(),
+                heard: user_steps.latencies.count(),
+                timed_out: user_steps.timed_out,
+            },
+        }
+    }
+}
+
 /// Commands, outcomes and the sum of all balances, for people.
-fn books_text(books: &Books, sum_before: i128, sum_now: i128) -> String {
+fn books_text(books: &Books, (sum_before, sum_now): (i128, i128)) -> String {
     let expected = sum_before + books.flow;
     format!(
         "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\

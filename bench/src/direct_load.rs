@@ -45,9 +45,6 @@ pub struct DirectLoad {
 
 impl DirectLoad {
     /// Connects to the bank's topics.
-    ///
-    /// # Errors
-    /// The cluster does not answer.
     pub fn new(bank: BankUnderTest, pace: Duration) -> Result<Self, Error> {
         let ids = Ids::new(&mut rand::rng());
         Ok(Self {
@@ -63,9 +60,6 @@ impl DirectLoad {
     }
 
     /// Opens accounts and gives them cash.
-    ///
-    /// # Errors
-    /// The bank does not do it.
     pub fn open_accounts(&mut self, count: usize) -> Result<(), Error> {
         let Self { bank, sender, answers, ids, .. } = self;
         let opened = Accounts::open(&bank.cluster, sender, *ids, count, &bank.shutdown)?;
@@ -91,9 +85,6 @@ impl DirectLoad {
     }
 
     /// Restarts the handler in `mode`.
-    ///
-    /// # Errors
-    /// It does not start.
     pub fn restart_handler(&mut self, mode: Mode) -> Result<(), Error> {
         self.bank.restart_handler(mode)?;
         self.first = self.answers.ledger.next();
@@ -106,9 +97,6 @@ impl DirectLoad {
     }
 
     /// Load that is not kept, and then the use without any.
-    ///
-    /// # Errors
-    /// As [`Self::step`].
     pub fn warm_up(&mut self, load: u32, time: Duration) -> Result<(), Error> {
         output::progress(&format!("{:8} warming up at {load}/s", self.bank.name));
         self.step(load, time)?;
@@ -131,9 +119,6 @@ impl DirectLoad {
     }
 
     /// Sends `load` transfers per second and measures for `time`, after settling.
-    ///
-    /// # Errors
-    /// A part does not answer or has ended, or shutdown was requested.
     pub fn step(&mut self, load: u32, time: Duration) -> Result<TransferLoad, Error> {
         let work = self.bank.work()?;
         let first = self.answers.ledger.next();

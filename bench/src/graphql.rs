@@ -25,9 +25,6 @@ pub enum Heard {
 
 impl Connection {
     /// Connects to the endpoint at `url` and says who we are: nobody.
-    ///
-    /// # Errors
-    /// It does not answer, or not as the protocol says.
     pub fn open(url: &str) -> Result<Self, Error> {
         let url = url.trim_end_matches('/');
         let address = url.strip_prefix("http://").unwrap_or(url);
@@ -41,18 +38,12 @@ impl Connection {
     }
 
     /// Starts an operation, under an `id` that no running one has.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn ask(&mut self, id: &str, query: &str, variables: &Value) -> Result<(), Error> {
         let payload = json!({ "query": query, "variables": variables });
         self.0.say(&json!({ "type": "subscribe", "id": id, "payload": payload }))
     }
 
     /// What is said next; `None` if nothing is by `until`.
-    ///
-    /// # Errors
-    /// The connection is lost, or the endpoint does not keep to the protocol.
     pub fn hear(&mut self, until: Instant) -> Result<Option<Heard>, Error> {
         while let Some(message) = self.0.hear(until)? {
             if message["type"] == "ping" {

@@ -48,9 +48,6 @@ pub struct FreshBank {
 
 impl FreshBank {
     /// Makes the topics what they should be (`synchronizer`, the program beside this one).
-    ///
-    /// # Errors
-    /// It fails; it has said why.
     pub fn synchronize() -> Result<(), Error> {
         let program = std::env::current_exe().unwrap_or_default().with_file_name("synchronizer");
         let said = |said: String| Error::Stack { command: program.display().to_string(), said };
@@ -66,9 +63,6 @@ impl FreshBank {
     }
 
     /// Makes one; `logs` is the folder for what its handler says. Waits until no other handler is a member of the group.
-    ///
-    /// # Errors
-    /// The database or the cluster does not answer, or the stop was asked for.
     pub fn create(
         env: &Env<'_>,
         cluster: &Cluster,
@@ -92,9 +86,6 @@ impl FreshBank {
     }
 
     /// Starts `handler`; it is not ready yet.
-    ///
-    /// # Errors
-    /// It can't be started.
     pub fn start(&self, handler: &Handler) -> Result<HandlerProcess, Error> {
         let log = self.logs.join(format!("{}.log", handler.name));
         let failed = |source| Error::Csv { path: log.clone(), source };
@@ -178,9 +169,6 @@ pub struct HandlerProcess {
 
 impl HandlerProcess {
     /// Waits until it says that it is ready; how long that took since its start.
-    ///
-    /// # Errors
-    /// It ends, or is not ready in time, or the stop was asked for.
     pub fn wait_ready(&mut self, shutdown: &Shutdown) -> Result<Duration, Error> {
         loop {
             if self.http.get(&self.ready).is_ok() {
@@ -221,9 +209,6 @@ impl HandlerProcess {
     }
 
     /// Asks it to end (SIGTERM): how it did and how long that took, or nothing if it goes on.
-    ///
-    /// # Errors
-    /// No signal can be sent.
     pub fn terminate(&mut self) -> Result<Option<(ExitStatus, Duration)>, Error> {
         let asked = Instant::now();
         let pid = self.child.id();

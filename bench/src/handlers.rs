@@ -50,9 +50,6 @@ pub struct Handlers {
 
 impl Handlers {
     /// The places that `options` name.
-    ///
-    /// # Errors
-    /// The path of this program is not known.
     pub fn new(options: &HandlerOptions) -> Result<Self, Error> {
         let ours = match &options.scratchbank {
             Some(path) => path.clone(),
@@ -68,9 +65,6 @@ impl Handlers {
     }
 
     /// All of them: ours first, then the peers by name.
-    ///
-    /// # Errors
-    /// A folder can't be read.
     pub fn all(&self) -> Result<Vec<Handler>, Error> {
         let mut all: Vec<Handler> =
             [Mode::Batched, Mode::Single, Mode::BuiltIn].map(|mode| self.own(mode)).to_vec();
@@ -86,9 +80,6 @@ impl Handlers {
     }
 
     /// The one that `word` names, or else the command that it is.
-    ///
-    /// # Errors
-    /// A folder can't be read.
     pub fn named(&self, word: &str) -> Result<Handler, Error> {
         // Its earlier name.
         let name = if word == "scratchbank-modern" { "scratchbank-built-in" } else { word };
@@ -163,9 +154,6 @@ impl Handler {
     }
 
     /// Bytes of its artefact, each file once.
-    ///
-    /// # Errors
-    /// It can't be read.
     pub fn artefact_bytes(&self) -> Result<Option<u64>, Error> {
         let Some(path) = &self.artefact else { return Ok(None) };
         let failed = |source| Error::Read { path: path.clone(), source };
@@ -174,9 +162,6 @@ impl Handler {
     }
 
     /// Bytes of its artefact and of the files outside of it that its process has `mapped`: what an image of it needs at least.
-    ///
-    /// # Errors
-    /// They can't be read.
     pub fn image_bytes(&self, mapped: &[PathBuf]) -> Result<u64, Error> {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let artefact = self.artefact.as_deref().map(real);
@@ -190,9 +175,6 @@ impl Handler {
     }
 
     /// Differs after each build: number, bytes and last change of the artefact's files, and how it is started.
-    ///
-    /// # Errors
-    /// It can't be read.
     pub fn fingerprint(&self) -> Result<String, Error> {
         let Some(path) = &self.artefact else { return Ok(self.command.clone()) };
         let failed = |source| Error::Read { path: path.clone(), source };

@@ -41,8 +41,10 @@ mod stack;
 mod error;
 mod options;
 mod output;
+mod start;
 
 use crate::error::Error;
+use crate::start::Start;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use service::EXIT_USAGE;
@@ -69,14 +71,6 @@ enum Command {
     Demo(demo::DemoOptions),
     Verify(verify::VerifyOptions),
     Compare(compare::CompareOptions),
-}
-
-/// What every command is started with.
-pub(crate) struct Start<'a> {
-    /// Addresses and the client's settings.
-    pub env: Env<'a>,
-    /// Set by SIGTERM and SIGINT: end cleanly, and print what was measured.
-    pub shutdown: Shutdown,
 }
 
 /// Runs the command that the arguments name.

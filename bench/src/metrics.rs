@@ -27,9 +27,6 @@ pub struct Work {
 
 impl Work {
     /// Asks the handler at `url`.
-    ///
-    /// # Errors
-    /// It does not answer.
     pub fn read(http: &Http, url: &str) -> Result<Self, Error> {
         let text = http.get(&format!("{}/metrics", url.trim_end_matches('/')))?;
         // What has not happened yet may not be there.

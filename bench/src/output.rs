@@ -28,9 +28,6 @@ pub struct Csv {
 
 impl Csv {
     /// Creates `<folder>/<run>-<time>.csv`; `settings` as NAME=value.
-    ///
-    /// # Errors
-    /// It can't be written.
     pub fn create(
         folder: &Path,
         run: &str,
@@ -42,9 +39,6 @@ impl Csv {
     }
 
     /// Creates `path`, with its folder.
-    ///
-    /// # Errors
-    /// It can't be written.
     pub fn create_at(
         path: PathBuf,
         run: &str,
@@ -78,9 +72,6 @@ impl Csv {
     }
 
     /// Appends a row.
-    ///
-    /// # Errors
-    /// It can't be written.
     pub fn line(&mut self, line: &str) -> Result<(), Error> {
         writeln!(self.file, "{line}")
             .map_err(|source| Error::Csv { path: self.path.clone(), source })

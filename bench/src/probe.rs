@@ -1,6 +1,5 @@
 //! `bench probe`: transfers straight to the command-handler, in each of its producer modes.
 
-use crate::Start;
 use crate::bank_under_test::{BankUnderTest, conclude};
 use crate::control::HEARTBEAT_URL;
 use crate::direct_load::{self, DirectLoad, TransferLoad};
@@ -12,6 +11,7 @@ use crate::output::{self, Csv, figure, mib};
 use crate::process_usage::disturbance;
 use crate::search::Search;
 use crate::stack::STACK;
+use crate::start::Start;
 use messaging::KafkaConfig;
 use serde::Serialize;
 use serde_json::Number;

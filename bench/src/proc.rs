@@ -31,18 +31,12 @@ pub struct Process {
 
 impl Process {
     /// The process that has `pid` now.
-    ///
-    /// # Errors
-    /// There is none.
     pub fn open(pid: u32) -> io::Result<Self> {
         Ok(Self { pid, birth: stat(pid)?.birth })
     }
 
     /// CPU time so far of the process and its whole family, the living and the dead: PostgreSQL starts a process for each
     /// connection, and what it used must not vanish with it.
-    ///
-    /// # Errors
-    /// The process has ended.
     pub fn cpu(&self) -> io::Result<Duration> {
         // The time of a child that ends moves into its parent's. Seen in between, it would be missed or counted twice; so two
         // looks must have seen the same processes with the same dead.
@@ -66,9 +60,6 @@ impl Process {
     }
 
     /// Memory now, bytes: the process alone.
-    ///
-    /// # Errors
-    /// The process has ended.
     pub fn rss(&self) -> io::Result<u64> {
         kib(&fs::read_to_string(format!("/proc/{}/status", self.pid))?, "VmRSS:")
             .ok_or_else(|| io::Error::other("no VmRSS in its status: it has ended"))
@@ -76,9 +67,6 @@ impl Process {
 
     /// Memory now of the process and its whole family, bytes. What they share counts once where the system tells it (PSS);
     /// looking for that takes time in a large process, so one without a family is asked for its resident memory.
-    ///
-    /// # Errors
-    /// The process has ended.
     pub fn memory(&self) -> io::Result<u64> {
         let family = self.family()?;
         if family.len() == 1 {
@@ -95,9 +83,6 @@ impl Process {
     }
 
     /// The files that it has mapped, each once: its program, libraries, and what else it reads that way.
-    ///
-    /// # Errors
-    /// The process has ended.
     pub fn mapped_files(&self) -> io::Result<Vec<PathBuf>> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         Ok(mapped_files(&maps).into_iter().filter(|path| path.is_file()).collect())
@@ -163,9 +148,6 @@ fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
 }
 
 /// CPU time that all processes of this machine have used so far.
-///
-/// # Errors
-/// /proc can't be read.
 pub fn machine_cpu() -> io::Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     busy(&text)

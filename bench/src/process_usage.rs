@@ -71,9 +71,6 @@ pub struct CpuUse {
 
 impl ProcessUsage {
     /// Finds the running parts. With a `handler` of its own only the servers need to run.
-    ///
-    /// # Errors
-    /// A broker, the database, the command-handler or the endpoint does not run.
     pub fn find(stack: &Stack, brokers: usize, handler: Option<Process>) -> Result<Self, Error> {
         let running = |name: &str, part| {
             let process = Some(stack.process(name)?);
@@ -104,9 +101,6 @@ impl ProcessUsage {
     }
 
     /// CPU times now. A part that was restarted is found again.
-    ///
-    /// # Errors
-    /// /proc can't be read.
     pub fn cpu(&mut self) -> Result<CpuTimes, Error> {
         let machine = proc::machine_cpu().map_err(failed("the machine", 0))?.as_secs_f64();
         let stack = &self.stack;
@@ -127,9 +121,6 @@ impl ProcessUsage {
     }
 
     /// Memory of the command-handler now, bytes: quicker to read than that of all parts.
-    ///
-    /// # Errors
-    /// It has ended.
     pub fn handler_memory(&self) -> Result<u64, Error> {
         let handler = self.watched.iter().find(|it| it.part == HANDLER).and_then(|it| it.process);
         let ended = || Error::Bank(format!("{} has ended", stack::COMMAND_HANDLER));

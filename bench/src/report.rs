@@ -2,6 +2,7 @@
 
 mod graphs;
 mod joined_runs;
+mod mode_summary;
 mod page;
 pub mod plot;
 mod rows;

@@ -1,15 +1,16 @@
 //! `bench run`: the talk's test. Simulated users move money through GraphQL and wait for the new balance, while the heartbeat's load
 //! rises.
 
+mod faults;
 mod heartbeat_load;
 mod measured_load;
 mod raw_rows;
 
+use self::faults::{Fault, fault};
 use self::heartbeat_load::HeartbeatLoad;
 #[cfg(test)]
 pub use self::measured_load::parts_columns;
 use self::measured_load::{Kind, MeasuredLoad};
-use crate::Start;
 use crate::bank_under_test::conclude;
 use crate::control::HEARTBEAT_URL;
 use crate::error::Error;
@@ -21,11 +22,11 @@ use crate::output;
 use crate::search::Search;
 use crate::simulated_users::{Driver, SimulatedUsers};
 use crate::stack::STACK;
+use crate::start::Start;
 use clap::ValueEnum;
 use messaging::KafkaConfig;
 use rand::seq::SliceRandom;
 use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
-use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -134,17 +135,6 @@ struct Profile {
     bisections: Option<u32>,
 }
 
-/// A signal for a part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// After the first step of load began.
-    pub at: Duration,
-    /// As the stack calls it.
-    pub part: String,
-    /// As in KILL.
-    pub signal: String,
-}
-
 impl Profile {
     /// The profile that `options` name, with what they change of it.
     fn new(options: &RunOptions) -> Self {
@@ -168,24 +158,6 @@ impl Profile {
             users: options.users.unwrap_or(users),
             bisections: bisections.map(|default| options.bisections.unwrap_or(default)),
         }
-    }
-}
-
-fn fault(word: &str) -> Result<Fault, &'static str> {
-    let words: Vec<&str> = word.split(':').collect();
-    match (&words[..], words[0].parse()) {
-        ([_, part, signal], Ok(at)) if !part.is_empty() && !signal.is_empty() => Ok(Fault {
-            at: Duration::from_secs(at),
-            part: (*part).to_owned(),
-            signal: (*signal).to_owned(),
-        }),
-        _ => Err("expected seconds:part:signal, as in 20:command-handler:KILL"),
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.at.as_secs(), self.part, self.signal)
     }
 }
 
@@ -329,14 +301,6 @@ mod tests {
             "--faults x:postgres:KILL",
         ] {
             assert!(options(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn fault_has_a_time_a_part_and_a_signal() {
-        assert_eq!(fault("20:postgres:KILL").unwrap().to_string(), "20:postgres:KILL");
-        for wrong in ["", "20", "20:postgres", "20::KILL", "-1:postgres:KILL", "1:a:b:c"] {
-            assert!(fault(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! `bench scale`: what a transfer costs when there are many accounts, and when much has happened already.
 
-use crate::Start;
 use crate::bank_under_test::{BankUnderTest, conclude};
 use crate::control::HEARTBEAT_URL;
 use crate::direct_load::{self, DirectLoad, TransferLoad};
@@ -9,6 +8,7 @@ use crate::metrics::HANDLER_URL;
 use crate::options::{self, number, seconds};
 use crate::output::{self, Csv, figure, short};
 use crate::stack::STACK;
+use crate::start::Start;
 use messaging::KafkaConfig;
 use serde::Serialize;
 use serde_json::Number;

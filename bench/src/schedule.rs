@@ -48,9 +48,6 @@ impl Schedule {
 
 /// Sends the commands of `schedule` as they fall due, until the last one or until `stop`: in batches of what is due, at most
 /// one each `pace`. Gives how many were sent.
-///
-/// # Errors
-/// What the cluster said to the first record it refused.
 pub fn send(
     schedule: Schedule,
     pace: Duration,

@@ -1,11 +1,14 @@
-//! SimulatedUsers of the bank as the talk's test had one: each logs in through GraphQL, listens to the changes of its account, and
+//! Simulated users, as the talk's test had one: each logs in through GraphQL, subscribes to the changes of its account, and
 //! every second takes the next step of a cycle that takes out as much as it puts in.
 
 mod browser_user;
+mod client;
 mod graphql_user;
 mod steps;
 
 use self::browser_user::BrowserUser;
+pub use self::client::TIMEOUT;
+use self::client::{Client, TransferEnd};
 use self::graphql_user::GraphqlUser;
 #[cfg(test)]
 pub use self::steps::tests::changed;
@@ -20,8 +23,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// After this long a step counts as timed out, as in the talk.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// Steps of one user in a second.
 const PER_S: u32 = 1;
 /// How long a user without connection tries to reconnect, and how often.
@@ -55,9 +56,6 @@ pub struct SimulatedUsers {
 
 impl SimulatedUsers {
     /// `count` new users log in and begin.
-    ///
-    /// # Errors
-    /// The endpoint or the bank does not answer, or not with an account; or `shutdown` is set meanwhile.
     pub fn start(driver: &Driver, count: u32, shutdown: &Shutdown) -> Result<Self, Error> {
         let browser = match driver {
             Driver::Graphql(_) => None,
@@ -100,9 +98,6 @@ impl SimulatedUsers {
     }
 
     /// The steps that have ended since the last call; waits until `until` for the first.
-    ///
-    /// # Errors
-    /// A user could not go on.
     pub fn steps(&self, until: Instant) -> Result<Vec<UserStep>, Error> {
         let wait = until.saturating_duration_since(Instant::now());
         let first = self.steps.recv_timeout(wait).into_iter();
@@ -110,9 +105,6 @@ impl SimulatedUsers {
     }
 
     /// No new steps. The ones that were still under way; takes [`TIMEOUT`] at most.
-    ///
-    /// # Errors
-    /// A user could not go on.
     pub fn stop(mut self) -> Result<Vec<UserStep>, Error> {
         self.end();
         self.steps.try_iter().collect()
@@ -132,27 +124,6 @@ impl Drop for SimulatedUsers {
         // Before the browser goes.
         self.end();
     }
-}
-
-/// A user's connection to the bank.
-trait Client: Send {
-    /// Puts `cents` on the account, or passes them on if below zero; does not wait.
-    fn transfer(&mut self, number: u64, cents: i64) -> Result<(), Error>;
-
-    /// What is heard next; `None` if nothing is by `until`.
-    fn hear(&mut self, until: Instant) -> Result<Option<News>, Error>;
-
-    /// A new connection for the same customer.
-    fn reconnect(&mut self) -> Result<(), Error>;
-}
-
-/// What became of a step.
-#[derive(Debug, PartialEq, Eq)]
-enum News {
-    /// The balance is new by the step with this number.
-    Changed(u64),
-    /// The bank said no to it, for this reason.
-    Refused(u64, String),
 }
 
 /// The thread of a user.
@@ -221,14 +192,16 @@ impl UserThread {
         let next = self.schedule.due(self.next);
         let timeout = self.waiting.first().map_or(look, |(_, due)| *due + TIMEOUT);
         match self.client.hear(next.min(look).min(timeout))? {
-            Some(News::Changed(number)) => {
+            Some(TransferEnd::Changed(number)) => {
                 let arrived = Instant::now();
                 if let Some((_, due)) = self.waiting.iter().find(|(it, _)| *it == number) {
                     let latency = arrived.saturating_duration_since(*due);
                     self.end(number, StepEnd::Changed(latency));
                 }
             }
-            Some(News::Refused(number, reason)) => self.end(number, StepEnd::Refused(reason)),
+            Some(TransferEnd::Refused(number, reason)) => {
+                self.end(number, StepEnd::Refused(reason))
+            }
             None => {}
         }
         Ok(())

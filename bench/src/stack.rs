@@ -25,17 +25,11 @@ pub struct Stack(PathBuf);
 
 impl Stack {
     /// Reads the environment.
-    ///
-    /// # Errors
-    /// The variable is missing.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         env.text(&STACK).map(|path| Self(path.into()))
     }
 
     /// The process of `part` as it runs now.
-    ///
-    /// # Errors
-    /// It does not run.
     pub fn process(&self, part: &str) -> Result<Process, Error> {
         let said = self.run(&["pid", part], &[])?;
         let pid = said.trim().parse().map_err(|_| self.failed(&["pid", part], &said))?;
@@ -43,18 +37,12 @@ impl Stack {
     }
 
     /// Stops `part` and starts it with `variables` in its environment; returns when it is ready.
-    ///
-    /// # Errors
-    /// The script fails; it has said why.
     pub fn restart(&self, part: &str, variables: &[(&str, &str)]) -> Result<(), Error> {
         self.run(&["stop", part], &[])?;
         self.run(&["start", part], variables).map(drop)
     }
 
     /// Sends `signal` to `part`.
-    ///
-    /// # Errors
-    /// The script fails; it has said why.
     pub fn kill(&self, part: &str, signal: &str) -> Result<(), Error> {
         self.run(&["kill", part, signal], &[]).map(drop)
     }

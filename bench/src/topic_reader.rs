@@ -25,9 +25,6 @@ pub struct Cluster {
 
 impl Cluster {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or does not fit.
     pub fn from_env(env: &Env<'_>) -> Result<Self, Error> {
         let registry = Registry::new(&env.text(&SCHEMA_REGISTRY_URL)?);
         Ok(Self { kafka: KafkaConfig::from_env(env)?, registry })
@@ -51,9 +48,6 @@ impl Cluster {
     }
 
     /// Makes values of commands.
-    ///
-    /// # Errors
-    /// The registry does not answer, or lacks the schema.
     pub fn encoder<R: Record>(&self) -> Result<Encoder<R>, Error> {
         Encoder::new(&self.registry)
             .map_err(|source| Error::Registry { topic: R::TOPIC.name, source })
@@ -61,9 +55,6 @@ impl Cluster {
 }
 
 /// The end of each partition of `topic`.
-///
-/// # Errors
-/// The cluster does not answer.
 pub fn ends(bus: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, Error> {
     let bounds = bus.log_range(topic.name, WITHIN).map_err(|source| Error::Kafka {
         step: format!("look up the offsets of {}", topic.name),
@@ -74,9 +65,6 @@ pub fn ends(bus: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, E
 }
 
 /// True if `group` has read and committed all there is in `topic`.
-///
-/// # Errors
-/// The cluster does not answer.
 pub fn is_done(bus: &mut dyn KafkaClient, group: &str, topic: &Topic) -> Result<bool, Error> {
     let ends = ends(bus, topic)?;
     let committed = bus.committed(group, topic.name, WITHIN).map_err(|source| Error::Kafka {
@@ -95,9 +83,6 @@ pub struct TopicReader<R> {
 
 impl<R: Record> TopicReader<R> {
     /// Reads what comes from now on.
-    ///
-    /// # Errors
-    /// The cluster does not answer.
     pub fn from_end(cluster: &Cluster) -> Result<Self, Error> {
         let positions = ends(&mut *cluster.bus(), &R::TOPIC)?;
         Ok(Self::from(cluster, positions))
@@ -110,9 +95,6 @@ impl<R: Record> TopicReader<R> {
     }
 
     /// Gives what has arrived to `take`; waits at most `wait` for the first. When it was read.
-    ///
-    /// # Errors
-    /// The cluster can't be read, or a record is none of this topic's: nobody but the bank writes there.
     pub fn poll(&mut self, wait: Duration, mut take: impl FnMut(R)) -> Result<Instant, Error> {
         let topic = R::TOPIC.name;
         let failed = |source| Error::Kafka { step: format!("read {topic}"), source };

@@ -9,12 +9,12 @@ pub mod witness;
 use self::findings::Findings;
 use self::scenarios::Kills;
 use self::verification::Verification;
-use crate::Start;
 use crate::error::Error;
 use crate::handler_process::{FreshBank, SERVER_URL};
 use crate::handlers::{Handler, HandlerOptions, Handlers, OURS};
 use crate::options::{self, number};
 use crate::output;
+use crate::start::Start;
 use crate::topic_reader::Cluster;
 use messaging::KafkaConfig;
 use service::env::SCHEMA_REGISTRY_URL;
@@ -82,9 +82,6 @@ pub fn run(start: &Start<'_>, options: &VerifyOptions) -> Result<ExitCode, Error
 }
 
 /// The handlers that `word` says.
-///
-/// # Errors
-/// One of them was not built, or a folder can't be read.
 pub fn choose(handlers: &Handlers, word: &str) -> Result<Vec<Handler>, Error> {
     let chosen = match word {
         "all" => handlers.all()?,
@@ -103,9 +100,6 @@ pub fn choose(handlers: &Handlers, word: &str) -> Result<Vec<Handler>, Error> {
 }
 
 /// Puts `handler` to the test in a bank of its own.
-///
-/// # Errors
-/// The servers don't answer, or the stop was asked for. What the handler does wrong is among the findings.
 pub fn verify(
     start: &Start<'_>,
     cluster: &Cluster,

@@ -21,9 +21,6 @@ pub struct Socket {
 
 impl Socket {
     /// Connects to `url`, as in `ws://127.0.0.1:8888/graphql`, and asks for a `protocol` if there is one.
-    ///
-    /// # Errors
-    /// Nobody answers, or not as a websocket.
     pub fn open(url: &str, protocol: Option<&'static str>) -> Result<Self, Error> {
         let failed = |source| failed(url, source);
         let mut request = url.into_client_request().map_err(failed)?;
@@ -41,18 +38,12 @@ impl Socket {
     }
 
     /// Sends a message.
-    ///
-    /// # Errors
-    /// The connection is lost.
     pub fn say(&mut self, message: &Value) -> Result<(), Error> {
         let said = self.socket.send(Message::text(message.to_string()));
         said.map_err(|source| failed(&self.url, source))
     }
 
     /// The next message; `None` if there is none by `until`.
-    ///
-    /// # Errors
-    /// The connection is lost, or the message is no JSON.
     pub fn hear(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
             let wait = until.saturating_duration_since(Instant::now());

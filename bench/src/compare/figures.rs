@@ -1,8 +1,12 @@
 //! What the runs of a handler come to.
 
-use super::COSTS_AT;
 use crate::direct_load::TransferLoad;
 use crate::handlers::Handler;
+
+/// Load of the idle latencies.
+pub const IDLE: u32 = 10;
+/// Load of the comparison of costs.
+pub const COSTS_AT: u32 = 1000;
 
 /// One run of a handler.
 #[derive(Debug, Clone)]

@@ -1,7 +1,6 @@
 //! What was compared, as a table, as Markdown, as JSON and as graphs.
 
-use super::figures::{Costs, Figures};
-use super::{COSTS_AT, IDLE};
+use super::figures::{COSTS_AT, Costs, Figures, IDLE};
 use crate::direct_load::TransferLoad;
 use crate::error::Error;
 use crate::handlers::OURS;
@@ -30,9 +29,6 @@ built: ours is a binary that needs nothing, libc apart where it was not linked s
 mapped of the system. A JVM compiles while it runs: it gets the same warm-up as all, and more would help it.";
 
 /// Writes comparison.md, comparison.json and the graphs into `folder`.
-///
-/// # Errors
-/// They can't be written.
 pub fn write(folder: &Path, all: &[Figures], settings: &str, rows: &Path) -> Result<(), Error> {
     let measured: Vec<&Figures> = all.iter().filter(|figures| !figures.runs.is_empty()).collect();
     let markdown = markdown(&measured, settings, rows);

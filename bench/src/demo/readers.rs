@@ -43,9 +43,6 @@ impl Readers {
     }
 
     /// The next batch, or `None` if there is none by `end`.
-    ///
-    /// # Errors
-    /// A topic can't be read.
     pub fn next(&self, end: Instant) -> Result<Option<Batch>, Error> {
         // Under a load that never lets the channel run dry, the end still comes.
         let wait = end.saturating_duration_since(Instant::now());

@@ -1,7 +1,8 @@
 //! The graphs: the talk's thirteen with the talk's own lines in them, and ours.
 
+use super::mode_summary::{LoadSummary, ModeSummary};
 use super::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
-use super::summary::{LoadSummary, ModeSummary, Summary};
+use super::summary::Summary;
 use super::talk::{TALKED_OF, Talk, TalkRow};
 use crate::output::rounded;
 use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
@@ -21,106 +22,126 @@ pub struct Graph {
 const LOAD: &str = "load, commands per second";
 const BESIDE: &str = "Grey lines: the talk's four handlers of 2019, on another machine.";
 
+/// The texts of a graph.
+struct Caption<'a> {
+    name: &'a str,
+    title: &'a str,
+    unit: &'a str,
+    /// What it shows.
+    says: &'a str,
+}
+
 /// All of them, in the order of the page.
 pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
-    let mut graphs = vec![
-        highest(summary),
-        percentiles(summary),
-        ours(
-            summary,
-            "records-per-batch",
-            "Records in one request of the handler's producer",
-            "records, mean",
-            "How the batching producer works: while one request is under way the next batch gathers, so batches grow with the load. \
-             Single sends each record by itself, as the talk's handler did.",
-            &|load| (load.records_per_request > 0.0).then_some(load.records_per_request),
-        ),
-        ours(
-            summary,
-            "broker-cpu-per-1000-records",
-            "CPU of the broker for 1,000 records",
-            "milliseconds",
-            "What a record costs the broker, all topics counted, without what it uses when there is no load.",
-            &|load| load.broker_s.map(|seconds| seconds * 1000.0),
-        ),
-    ];
+    let mut graphs = vec![highest(summary), percentiles(summary)];
+    graphs.extend(batches(summary));
     graphs.extend(summary.modes.iter().filter_map(|mode| over_time(summary, mode)));
-    let beside =
-        |name: &str,
-         title: &str,
-         unit: &str,
-         says: &str,
-         own: &dyn Fn(&LoadSummary) -> Option<Value>,
-         column: &str| { compared(summary, talk, name, title, unit, says, own, column) };
-    let latency = |value: Option<f64>| value.map(|value| (value, None));
-    graphs.extend([
-        beside(
-            "latency-mean",
-            "Mean time until a visitor sees the new balance",
-            "milliseconds",
-            "From when a step was due until its new balance arrived; bars are the standard error of the mean.",
-            &|load| load.mean().map(|mean| (mean, load.error())),
-            "latency_mean_ms",
-        ),
-        beside(
-            "latency-max",
-            "Longest time until a visitor sees the new balance",
-            "milliseconds",
-            "The slowest step at each load; 5 s is a time-out.",
-            &|load| latency(load.percentile(100.0)),
-            "latency_max_ms",
-        ),
-        beside(
-            "latency-min",
-            "Shortest time until a visitor sees the new balance",
-            "milliseconds",
-            "The quickest step at each load.",
-            &|load| latency(load.percentile(0.0)),
-            "latency_min_ms",
-        ),
-        ours(
-            summary,
-            "heartbeats",
-            "Beats that were sent",
-            "beats per second",
-            "Whether the load was what it should be: a straight line, to the end. The talk published no figures of it.",
-            &|load| (load.beats_per_s > 0.0).then_some(load.beats_per_s),
-        ),
-    ]);
-    for (place, column, name, what) in [
+    graphs.extend(latencies(summary, talk));
+    graphs.push(heartbeats(summary));
+    graphs.extend(process_usage(summary, talk));
+    let caption = Caption {
+        name: "data-points",
+        title: "Steps of simulated users that were measured",
+        unit: "steps, all runs together",
+        says: "How many latencies stand behind each point of the other graphs.",
+    };
+    let samples = |load: &LoadSummary| Some((load.latencies.len() as f64, None));
+    graphs.push(compared(summary, talk, &caption, &samples, "samples"));
+    // Directories list the files in this order.
+    for (number, graph) in (1..).zip(&mut graphs) {
+        graph.name = format!("{number:02}-{}", graph.name);
+    }
+    graphs
+}
+
+/// What batches save.
+fn batches(summary: &Summary) -> [Graph; 2] {
+    let records = Caption {
+        name: "records-per-batch",
+        title: "Records in one request of the handler's producer",
+        unit: "records, mean",
+        says: "How the batching producer works: while one request is under way the next batch gathers, so batches grow with the load. \
+               Single sends each record by itself, as the talk's handler did.",
+    };
+    let broker = Caption {
+        name: "broker-cpu-per-1000-records",
+        title: "CPU of the broker for 1,000 records",
+        unit: "milliseconds",
+        says: "What a record costs the broker, all topics counted, without what it uses when there is no load.",
+    };
+    [
+        ours(summary, &records, &|load| {
+            (load.records_per_request > 0.0).then_some(load.records_per_request)
+        }),
+        ours(summary, &broker, &|load| load.broker_s.map(|seconds| seconds * 1000.0)),
+    ]
+}
+
+fn latencies(summary: &Summary, talk: &Talk) -> [Graph; 3] {
+    let unit = "milliseconds";
+    let mean = Caption {
+        name: "latency-mean",
+        title: "Mean time until a simulated user sees the new balance",
+        unit,
+        says: "From when a step was due until its new balance arrived; bars are the standard error of the mean.",
+    };
+    let max = Caption {
+        name: "latency-max",
+        title: "Longest time until a simulated user sees the new balance",
+        unit,
+        says: "The slowest step at each load; 5 s is a time-out.",
+    };
+    let min = Caption {
+        name: "latency-min",
+        title: "Shortest time until a simulated user sees the new balance",
+        unit,
+        says: "The quickest step at each load.",
+    };
+    let percentile =
+        |percent| move |load: &LoadSummary| load.percentile(percent).map(|value| (value, None));
+    let mean_and_error = |load: &LoadSummary| load.mean().map(|mean| (mean, load.error()));
+    [
+        compared(summary, talk, &mean, &mean_and_error, "latency_mean_ms"),
+        compared(summary, talk, &max, &percentile(100.0), "latency_max_ms"),
+        compared(summary, talk, &min, &percentile(0.0), "latency_min_ms"),
+    ]
+}
+
+fn heartbeats(summary: &Summary) -> Graph {
+    let caption = Caption {
+        name: "heartbeats",
+        title: "Beats that were sent",
+        unit: "beats per second",
+        says: "Whether the load was what it should be: a straight line, to the end. The talk published no figures of it.",
+    };
+    ours(summary, &caption, &|load| (load.beats_per_s > 0.0).then_some(load.beats_per_s))
+}
+
+/// CPU and memory of the parts that the talk measured too.
+fn process_usage(summary: &Summary, talk: &Talk) -> Vec<Graph> {
+    let mut graphs = Vec::new();
+    for (part, column, name, what) in [
         (DATABASE, "db", "database", "the database"),
         (HANDLER, "handler", "handler", "the command-handler"),
         (BROKER, "broker", "broker", "the broker"),
         (ENDPOINT, "graphql", "endpoint", "the GraphQL endpoint"),
     ] {
-        graphs.push(beside(
-            &format!("{name}-cpu"),
-            &format!("CPU of {what}"),
-            "% of a core",
-            "Mean over the time of a load, all processes of the part.",
-            &|load| load.cpu[place].map(|value| (value, None)),
-            &format!("{column}_cpu_pct"),
-        ));
-        graphs.push(beside(
-            &format!("{name}-memory"),
-            &format!("Memory of {what}"),
-            "MiB",
-            "At the end of a load: resident, and where a part has several processes what they share counts once.",
-            &|load| load.memory[place].map(|value| (value, None)),
-            &format!("{column}_mem_mib"),
-        ));
-    }
-    graphs.push(beside(
-        "data-points",
-        "Steps of visitors that were measured",
-        "steps, all runs together",
-        "How many latencies stand behind each point of the other graphs.",
-        &|load| latency(Some(load.latencies.len() as f64)),
-        "samples",
-    ));
-    // Whoever lists the files has them in this order.
-    for (number, graph) in (1..).zip(&mut graphs) {
-        graph.name = format!("{number:02}-{}", graph.name);
+        let cpu = Caption {
+            name: &format!("{name}-cpu"),
+            title: &format!("CPU of {what}"),
+            unit: "% of a core",
+            says: "Mean over the time of a load, all processes of the part.",
+        };
+        let memory = Caption {
+            name: &format!("{name}-memory"),
+            title: &format!("Memory of {what}"),
+            unit: "MiB",
+            says: "At the end of a load: resident, and where a part has several processes what they share counts once.",
+        };
+        let cpu_of = |load: &LoadSummary| load.cpu[part].map(|value| (value, None));
+        let memory_of = |load: &LoadSummary| load.memory[part].map(|value| (value, None));
+        graphs.push(compared(summary, talk, &cpu, &cpu_of, &format!("{column}_cpu_pct")));
+        graphs.push(compared(summary, talk, &memory, &memory_of, &format!("{column}_mem_mib")));
     }
     graphs
 }
@@ -152,34 +173,27 @@ fn talk_series(talk: &Talk, value: &dyn Fn(&TalkRow) -> Option<f64>) -> Vec<Seri
 /// Lines of our modes over the load.
 fn ours(
     summary: &Summary,
-    name: &str,
-    title: &str,
-    unit: &str,
-    says: &str,
+    caption: &Caption<'_>,
     value: &dyn Fn(&LoadSummary) -> Option<f64>,
 ) -> Graph {
-    let series = own_series(summary, &|load| value(load).map(|value| (value, None)));
-    graph(name, title, unit, says, series)
+    graph(caption, own_series(summary, &|load| value(load).map(|value| (value, None))))
 }
 
-/// Lines of our modes and of the talk's handlers over the load.
-#[expect(clippy::too_many_arguments, reason = "what a graph is made of")]
+/// Lines of our modes and of the talk's handlers, which have their values in `column`, over the load.
 fn compared(
     summary: &Summary,
     talk: &Talk,
-    name: &str,
-    title: &str,
-    unit: &str,
-    says: &str,
+    caption: &Caption<'_>,
     own: &dyn Fn(&LoadSummary) -> Option<Value>,
     column: &str,
 ) -> Graph {
     let mut series = own_series(summary, own);
     series.extend(talk_series(talk, &|row| row.number(column)));
-    graph(name, title, unit, &format!("{says} {BESIDE}"), series)
+    graph(&Caption { says: &format!("{} {BESIDE}", caption.says), ..*caption }, series)
 }
 
-fn graph(name: &str, title: &str, unit: &str, says: &str, series: Vec<Series>) -> Graph {
+fn graph(caption: &Caption<'_>, series: Vec<Series>) -> Graph {
+    let Caption { name, title, unit, says } = *caption;
     let csv = points(&series, "load_per_s");
     let plot = Plot {
         title: title.to_owned(),
@@ -189,13 +203,8 @@ fn graph(name: &str, title: &str, unit: &str, says: &str, series: Vec<Series>) -
         series,
         marks: Vec::new(),
     };
-    Graph {
-        name: name.to_owned(),
-        title: title.to_owned(),
-        says: says.to_owned(),
-        svg: lines(&plot),
-        csv,
-    }
+    let svg = lines(&plot);
+    Graph { name: name.to_owned(), title: plot.title, says: plot.says, svg, csv }
 }
 
 /// The points of lines, a row each.
@@ -227,14 +236,14 @@ fn percentiles(summary: &Summary) -> Graph {
             .enumerate()
             .map(|(n, it)| Series { hue: Hue::OwnThin(n), ..name(it, "p99") }),
     );
-    graph(
-        "latency-percentiles",
-        "Time until a visitor sees the new balance: median and 99th percentile",
-        "milliseconds",
-        "Steps start on schedule, whatever became of the ones before, so a bank that stalls can't hide it. Half of all steps were \
-         quicker than the thick line, 99 of 100 quicker than the thin one; steps that timed out are not in it.",
-        series,
-    )
+    let caption = Caption {
+        name: "latency-percentiles",
+        title: "Time until a simulated user sees the new balance: median and 99th percentile",
+        unit: "milliseconds",
+        says: "Steps start on schedule, whatever became of the ones before, so a bank that stalls can't hide it. Half of all steps were \
+               quicker than the thick line, 99 of 100 quicker than the thin one; steps that timed out are not in it.",
+    };
+    graph(&caption, series)
 }
 
 /// The highest loads that were held.

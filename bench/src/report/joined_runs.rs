@@ -1,7 +1,7 @@
 //! Joins the runs of a mode.
 
+use super::mode_summary::{LoadSummary, ModeSummary, OverTime};
 use super::rows::{CsvRow, CsvTable};
-use super::summary::{LoadSummary, ModeSummary, OverTime};
 use crate::error::Error;
 use crate::process_usage::{BROKER, NAMES};
 use std::collections::BTreeMap;

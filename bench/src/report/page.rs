@@ -1,8 +1,9 @@
 //! The report for people: a page beside the graphs, and the same as Markdown for the project's docs.
 
 use super::graphs::Graph;
+use super::mode_summary::ModeSummary;
 use super::plot::escape;
-use super::summary::{ModeSummary, Summary};
+use super::summary::Summary;
 use crate::output::short;
 use crate::process_usage::disturbance;
 use std::fmt::Write;

@@ -208,19 +208,39 @@ pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn head(title: &str, says: &str, height: f64) -> String {
-    let (title, says) = (escape(title), escape(says));
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <title>{title}</title>\n<desc>{says}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
-         <text x=\"16\" y=\"25\" font-size=\"16\">{title}</text>\n"
-    )
+/// A graph while it is drawn.
+struct Svg(String);
+
+impl Svg {
+    fn new(title: &str, says: &str, height: f64) -> Self {
+        let (title, says) = (escape(title), escape(says));
+        Self(format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+             <title>{title}</title>\n<desc>{says}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
+             <text x=\"16\" y=\"25\" font-size=\"16\">{title}</text>\n"
+        ))
+    }
+
+    fn text(&mut self, x: f64, y: f64, attributes: &str, text: &str) {
+        let text = escape(text);
+        let _ = writeln!(self.0, "<text x=\"{x:.1}\" y=\"{y:.1}\"{attributes}>{text}</text>");
+    }
+
+    fn path(&mut self, class: &str, d: &str) {
+        let _ = writeln!(self.0, "<path class=\"{class}\" d=\"{d}\"/>");
+    }
+
+    fn finish(self) -> String {
+        self.0 + "</svg>\n"
+    }
 }
+
+const MIDDLE: &str = " text-anchor=\"middle\"";
+const END: &str = " text-anchor=\"end\"";
 
 /// Lines and their legend.
 pub fn lines(plot: &Plot) -> String {
-    let Plot { title, says, series, marks, .. } = plot;
-    let points = series.iter().flat_map(|series| &series.points);
+    let points = plot.series.iter().flat_map(|series| &series.points);
     let x = Axis::new(plot.x.1, points.clone().map(|point| point.x), LEFT, RIGHT);
     let ys = points.flat_map(|point| {
         let (from, to) = point.range.unwrap_or((point.y, point.y));
@@ -228,82 +248,47 @@ pub fn lines(plot: &Plot) -> String {
         [point.y, if from > 0.0 { from } else { point.y }, to]
     });
     let y = Axis::new(plot.y.1, ys, BOTTOM, TOP);
-    let mut svg = head(title, says, HEIGHT);
-    let mut tick = |value: f64, text: &str| {
-        let at = x.place(value);
-        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
-        let _ = writeln!(
-            svg,
-            "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{text}</text>",
-            BOTTOM + 18.0
-        );
-    };
-    for value in x.ticks() {
-        tick(value, &label(value));
-    }
-    if x.scale == Scale::Log && x.start > LEFT {
-        tick(0.0, "0");
-    }
-    let mut tick = |value: f64, text: &str| {
-        let at = y.place(value);
-        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{RIGHT}\"/>");
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
-            LEFT - 8.0,
-            at + 4.0
-        );
-    };
-    for value in y.ticks() {
-        tick(value, &label(value));
-    }
-    if y.scale == Scale::Log && y.start < BOTTOM {
-        tick(0.0, "0");
-    }
-    let _ = writeln!(
-        svg,
-        "<path class=\"axis line\" style=\"stroke-width:1\" d=\"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}\"/>"
-    );
-    let middle = f64::midpoint(LEFT, RIGHT);
-    let _ = writeln!(
-        svg,
-        "<text class=\"faint\" x=\"{middle}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-        HEIGHT - 14.0,
-        escape(&plot.x.0)
-    );
-    let middle = f64::midpoint(TOP, BOTTOM);
-    let _ = writeln!(
-        svg,
-        "<text class=\"faint\" transform=\"translate(18 {middle}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        escape(&plot.y.0)
-    );
-    for (at, what) in marks {
+    let mut svg = Svg::new(&plot.title, &plot.says, HEIGHT);
+    grid(&mut svg, plot, &x, &y);
+    for (at, what) in &plot.marks {
         let at = x.place(*at);
-        let _ = writeln!(svg, "<path class=\"mark\" d=\"M{at:.1} {TOP}V{BOTTOM}\"/>");
-        let _ = writeln!(
-            svg,
-            "<text class=\"faint\" font-size=\"11\" x=\"{:.1}\" y=\"{}\">{}</text>",
-            at + 3.0,
-            TOP + 12.0,
-            escape(what)
-        );
+        svg.path("mark", &format!("M{at:.1} {TOP}V{BOTTOM}"));
+        svg.text(at + 3.0, TOP + 12.0, " class=\"faint\" font-size=\"11\"", what);
     }
-    for (row, series) in (0..).zip(series) {
+    for (row, series) in (0..).zip(&plot.series) {
         draw(&mut svg, series, &x, &y);
-        let (class, at) = (series.hue.class(), TOP + 10.0 + f64::from(row) * 20.0);
-        let _ = writeln!(svg, "<path class=\"line {class}\" d=\"M{} {at}h26\"/>", RIGHT + 14.0);
-        let _ = writeln!(
-            svg,
-            "<text x=\"{}\" y=\"{}\">{}</text>",
-            RIGHT + 46.0,
-            at + 4.0,
-            escape(&series.name)
-        );
+        let at = TOP + 10.0 + f64::from(row) * 20.0;
+        let class = format!("line {}", series.hue.class());
+        svg.path(&class, &format!("M{} {at}h26", RIGHT + 14.0));
+        svg.text(RIGHT + 46.0, at + 4.0, "", &series.name);
     }
-    svg + "</svg>\n"
+    svg.finish()
 }
 
-fn draw(svg: &mut String, series: &Series, x: &Axis, y: &Axis) {
+/// Axes with their units, and the lines and numbers of the grid.
+fn grid(svg: &mut Svg, plot: &Plot, x: &Axis, y: &Axis) {
+    let zero = |axis: &Axis, edge: f64| {
+        (axis.scale == Scale::Log && (axis.start - edge).abs() > 1e-9).then_some(0.0)
+    };
+    for value in x.ticks().into_iter().chain(zero(x, LEFT)) {
+        let at = x.place(value);
+        svg.path("grid", &format!("M{at:.1} {TOP}V{BOTTOM}"));
+        svg.text(at, BOTTOM + 18.0, MIDDLE, &label(value));
+    }
+    for value in y.ticks().into_iter().chain(zero(y, BOTTOM)) {
+        let at = y.place(value);
+        svg.path("grid", &format!("M{LEFT} {at:.1}H{RIGHT}"));
+        svg.text(LEFT - 8.0, at + 4.0, END, &label(value));
+    }
+    svg.path("axis line\" style=\"stroke-width:1", &format!("M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"));
+    let faint = format!(" class=\"faint\"{MIDDLE}");
+    svg.text(f64::midpoint(LEFT, RIGHT), HEIGHT - 14.0, &faint, &plot.x.0);
+    let turned =
+        format!("{faint} transform=\"translate(18 {}) rotate(-90)\"", f64::midpoint(TOP, BOTTOM));
+    svg.text(0.0, 0.0, &turned, &plot.y.0);
+}
+
+fn draw(svg: &mut Svg, series: &Series, x: &Axis, y: &Axis) {
     let class = series.hue.class();
     let mut path = String::new();
     for point in &series.points {
@@ -311,19 +296,16 @@ fn draw(svg: &mut String, series: &Series, x: &Axis, y: &Axis) {
         let _ = write!(path, "{}{at_x:.1} {at_y:.1}", if path.is_empty() { 'M' } else { 'L' });
         if let Some((from, to)) = point.range {
             let (from, to) = (y.place(from.max(0.0)).min(BOTTOM), y.place(to));
-            let _ = writeln!(
-                svg,
-                "<path class=\"line thin {class}\" d=\"M{at_x:.1} {from:.1}V{to:.1}\"/>"
-            );
+            svg.path(&format!("line thin {class}"), &format!("M{at_x:.1} {from:.1}V{to:.1}"));
         }
     }
-    let _ = writeln!(svg, "<path class=\"line {class}\" d=\"{path}\"/>");
-    // Among hundreds of points nobody tells one from another.
+    svg.path(&format!("line {class}"), &path);
+    // Hundreds of points would hide each other.
     if matches!(series.hue, Hue::Own(_)) && series.points.len() <= 60 {
         for point in &series.points {
             let (x, y) = (x.place(point.x), y.place(point.y));
             let _ = writeln!(
-                svg,
+                svg.0,
                 "<circle class=\"dot {class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"/>"
             );
         }
@@ -334,64 +316,36 @@ fn draw(svg: &mut String, series: &Series, x: &Axis, y: &Axis) {
 pub fn bars(title: &str, says: &str, unit: &str, bars: &[Bar]) -> String {
     let height = 90.0 + bars.len() as f64 * 34.0;
     let values = bars.iter().flat_map(|bar| [bar.value, bar.range.0, bar.range.1]);
+    let values = values.filter(|value| *value > 0.0);
     // A bar that begins at its own value could not be seen.
-    let least = values.clone().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min) / 2.0;
-    let axis = Axis::new(
-        Scale::Log,
-        values.filter(|value| *value > 0.0).chain([least]),
-        220.0,
-        WIDTH - 90.0,
-    );
-    let mut svg = head(title, says, height);
+    let least = values.clone().fold(f64::INFINITY, f64::min) / 2.0;
+    let axis = Axis::new(Scale::Log, values.chain([least]), 220.0, WIDTH - 90.0);
+    let mut svg = Svg::new(title, says, height);
     for value in axis.ticks() {
         let at = axis.place(value);
-        let _ = writeln!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{}\"/>", height - 42.0);
-        let _ = writeln!(
-            svg,
-            "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-            height - 26.0,
-            label(value)
-        );
+        svg.path("grid", &format!("M{at:.1} {TOP}V{}", height - 42.0));
+        svg.text(at, height - 26.0, MIDDLE, &label(value));
     }
-    let _ = writeln!(
-        svg,
-        "<text class=\"faint\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-        WIDTH / 2.0 + 60.0,
-        height - 8.0,
-        escape(unit)
-    );
+    let faint = format!(" class=\"faint\"{MIDDLE}");
+    svg.text(WIDTH / 2.0 + 60.0, height - 8.0, &faint, unit);
     for (row, bar) in (0..).zip(bars) {
         let top = TOP + 8.0 + f64::from(row) * 34.0;
         let place = |value: f64| axis.place(value.max(10f64.powf(axis.from)));
         let (end, from, to) = (place(bar.value), place(bar.range.0), place(bar.range.1));
-        let class = bar.hue.class();
+        svg.text(210.0, top + 15.0, END, &bar.name);
         let _ = writeln!(
-            svg,
-            "<text x=\"210\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            top + 15.0,
-            escape(&bar.name)
-        );
-        let _ = writeln!(
-            svg,
-            "<rect class=\"dot {class}\" x=\"220\" y=\"{top}\" width=\"{:.1}\" height=\"20\"/>",
+            svg.0,
+            "<rect class=\"dot {}\" x=\"220\" y=\"{top}\" width=\"{:.1}\" height=\"20\"/>",
+            bar.hue.class(),
             end - 220.0
         );
-        let middle = top + 10.0;
-        let _ = writeln!(
-            svg,
-            "<path class=\"axis\" style=\"stroke-width:1.5;fill:none\" d=\"M{from:.1} {middle}H{to:.1}M{from:.1} {}v10M{to:.1} {}v10\"/>",
-            middle - 5.0,
-            middle - 5.0
-        );
-        let _ = writeln!(
-            svg,
-            "<text x=\"{:.1}\" y=\"{}\">{}</text>",
-            to.max(end) + 8.0,
-            top + 15.0,
-            label(bar.value.round())
-        );
+        let (upper, middle) = (top + 5.0, top + 10.0);
+        let whisker =
+            format!("M{from:.1} {middle}H{to:.1}M{from:.1} {upper}v10M{to:.1} {upper}v10");
+        svg.path("axis\" style=\"stroke-width:1.5;fill:none", &whisker);
+        svg.text(to.max(end) + 8.0, top + 15.0, "", &label(bar.value.round()));
     }
-    svg + "</svg>\n"
+    svg.finish()
 }
 
 #[cfg(test)]

@@ -28,9 +28,6 @@ pub struct CsvRow<'a> {
 
 impl CsvTable {
     /// All tables in `folder`, by name.
-    ///
-    /// # Errors
-    /// There are none, or one can't be read.
     pub fn all_in(folder: &Path) -> Result<Vec<Self>, Error> {
         let failed = |source| Error::Read { path: folder.to_owned(), source };
         let mut paths = Vec::new();
@@ -54,9 +51,6 @@ impl CsvTable {
     }
 
     /// The table with this text.
-    ///
-    /// # Errors
-    /// A row has other cells than there are titles.
     pub fn parse(path: PathBuf, text: String) -> Result<Self, Error> {
         let session = path.parent().and_then(Path::file_name);
         let session = session.map_or(String::new(), |name| name.to_string_lossy().into_owned());
@@ -107,26 +101,17 @@ impl CsvTable {
 
 impl<'a> CsvRow<'a> {
     /// The text of a cell.
-    ///
-    /// # Errors
-    /// There is no such title.
     pub fn text(&self, title: &str) -> Result<&'a str, Error> {
         let at = self.table.titles.get(title).ok_or_else(|| self.lacks(title))?;
         Ok(&self.cells[*at])
     }
 
     /// The number in a cell.
-    ///
-    /// # Errors
-    /// There is none.
     pub fn number(&self, title: &str) -> Result<f64, Error> {
         self.number_if_any(title)?.ok_or_else(|| self.lacks(title))
     }
 
     /// The number in a cell that may be empty.
-    ///
-    /// # Errors
-    /// There is something else in it, or no such title.
     pub fn number_if_any(&self, title: &str) -> Result<Option<f64>, Error> {
         match self.text(title)? {
             "" => Ok(None),

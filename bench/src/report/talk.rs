@@ -33,9 +33,6 @@ pub const TALKED_OF: [(&str, &str, f64, f64); 4] = [
 
 impl Talk {
     /// Reads [`TALK`].
-    ///
-    /// # Errors
-    /// It is damaged.
     pub fn read() -> Result<Self, Error> {
         let table = CsvTable::parse("docs/talk-2019.csv".into(), TALK.to_owned())?;
         let titles =

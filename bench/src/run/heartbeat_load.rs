@@ -1,9 +1,8 @@
 //! The load of the talk's test: the heartbeat makes commands, simulated users measure the time until a new balance arrives.
 
-use super::Fault;
+use super::faults::Fault;
 use super::measured_load::{Kind, MeasuredLoad};
 use super::raw_rows::{RawRows, Second};
-use crate::Start;
 use crate::bank_under_test::BankUnderTest;
 use crate::consumer_lag::{ConsumerLag, Records};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
@@ -14,6 +13,7 @@ use crate::mode::Mode;
 use crate::output::{self, short};
 use crate::process_usage::{self, BROKER, CpuTimes, DATABASE, ENDPOINT, HANDLER};
 use crate::simulated_users::{SimulatedUsers, StepEnd, TIMEOUT, UserSteps};
+use crate::start::Start;
 use service::log::Chain;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -65,9 +65,6 @@ struct Watch {
 
 impl HeartbeatLoad {
     /// Finds the running stack.
-    ///
-    /// # Errors
-    /// A part does not run or does not answer.
     pub fn open(start: &Start<'_>) -> Result<Self, Error> {
         Ok(Self {
             bank: BankUnderTest::open(start)?,
@@ -80,9 +77,6 @@ impl HeartbeatLoad {
     }
 
     /// Begins a run: the handler is restarted in `mode`, and rows go to new files.
-    ///
-    /// # Errors
-    /// It does not start; the files can't be written.
     pub fn begin(
         &mut self,
         mode: Mode,
@@ -106,18 +100,12 @@ impl HeartbeatLoad {
     }
 
     /// Stops the load and waits until all commands are done.
-    ///
-    /// # Errors
-    /// It takes too long, or shutdown was requested.
     pub fn settle(&mut self) -> Result<(), Error> {
         self.heartbeat.set_load(0)?;
         self.bank.settle(UNREAD_MAX, SETTLED_WITHIN)
     }
 
     /// Leaves the stack without load and with the handler that it starts with.
-    ///
-    /// # Errors
-    /// A part does not answer or start.
     pub fn restore(&mut self) -> Result<(), Error> {
         if self.loaded {
             self.heartbeat.set_load(0)?;
@@ -126,9 +114,6 @@ impl HeartbeatLoad {
     }
 
     /// `load` beats per second, measured for `time` after settling.
-    ///
-    /// # Errors
-    /// A part does not answer, or shutdown was requested.
     pub fn step(
         &mut self,
         kind: Kind,

@@ -38,9 +38,6 @@ pub struct Second<'a> {
 
 impl RawRows {
     /// `<folder>/<name>-loads.csv` and so on, under headers that tell the run.
-    ///
-    /// # Errors
-    /// They can't be written.
     pub fn create(
         folder: &Path,
         name: &str,
@@ -71,17 +68,11 @@ impl RawRows {
     }
 
     /// A load was measured.
-    ///
-    /// # Errors
-    /// As [`Self::create`].
     pub fn load(&mut self, load: &MeasuredLoad) -> Result<(), Error> {
         self.loads.line(&load.csv())
     }
 
     /// A user's step has ended.
-    ///
-    /// # Errors
-    /// As [`Self::create`].
     pub fn step(&mut self, load: u32, measured: bool, step: &UserStep) -> Result<(), Error> {
         let (end, latency) = match &step.end {
             StepEnd::Changed(latency) => ("changed", ms(*latency)),
@@ -93,18 +84,12 @@ impl RawRows {
     }
 
     /// A signal was sent.
-    ///
-    /// # Errors
-    /// As [`Self::create`].
     pub fn fault(&mut self, load: u32, what: &str) -> Result<(), Error> {
         let now = self.at(Instant::now());
         self.steps.line(&format!("{now},{load},0,fault {what},"))
     }
 
     /// A second has passed.
-    ///
-    /// # Errors
-    /// As [`Self::create`].
     pub fn second(&mut self, second: &Second<'_>) -> Result<(), Error> {
         let Second { records, work, .. } = second;
         let at = self.at(Instant::now());

@@ -1,6 +1,6 @@
 //! A visitor at a browser, as the talk's test had one: it uses the page as people do.
 
-use super::{Client, News};
+use super::client::{Client, TransferEnd};
 use crate::browser::{Chromium, Tab};
 use crate::error::Error;
 use crate::output;
@@ -17,9 +17,6 @@ pub struct BrowserUser(Tab);
 
 impl BrowserUser {
     /// A new customer, who is logged in at the page at `url` and sees the empty list of transactions.
-    ///
-    /// # Errors
-    /// The browser or the page does not do what it should.
     pub fn log_in(browser: &Chromium, url: &str) -> Result<Self, Error> {
         let mut tab = browser.open(&format!("{}/client", url.trim_end_matches('/')))?;
         let asked = json!({
@@ -37,9 +34,9 @@ impl Client for BrowserUser {
         self.0.run(&format!("bench({number}, {cents})")).map(drop)
     }
 
-    fn hear(&mut self, until: Instant) -> Result<Option<News>, Error> {
+    fn hear(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error> {
         let Some(heard) = self.0.hear(until)? else { return Ok(None) };
-        let number = heard.parse().ok().map(News::Changed);
+        let number = heard.parse().ok().map(TransferEnd::Changed);
         if number.is_none() {
             // The page does not say which step it means: that one times out.
             output::progress(&format!("the page says: {heard}"));

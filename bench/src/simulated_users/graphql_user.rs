@@ -1,6 +1,6 @@
 //! A visitor who is a program: it speaks GraphQL itself.
 
-use super::{Client, News, TIMEOUT};
+use super::client::{Client, TIMEOUT, TransferEnd};
 use crate::error::Error;
 use crate::graphql::{Connection, Heard};
 use crate::output;
@@ -28,9 +28,6 @@ pub struct GraphqlUser {
 
 impl GraphqlUser {
     /// A new customer of the endpoint at `url`, who listens to the new account: its first cent has been heard of.
-    ///
-    /// # Errors
-    /// The endpoint or the bank does not answer, or not with an account.
     pub fn log_in(url: &str) -> Result<Self, Error> {
         let mut connection = Connection::open(url)?;
         let username = format!("bench-{}", Uuid::new_v4().simple());
@@ -92,7 +89,7 @@ impl Client for GraphqlUser {
         self.transfer(&number, cents, &number)
     }
 
-    fn hear(&mut self, until: Instant) -> Result<Option<News>, Error> {
+    fn hear(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error> {
         while let Some(heard) = self.connection.hear(until)? {
             if let Some(news) = news(heard) {
                 return Ok(Some(news));
@@ -108,11 +105,11 @@ impl Client for GraphqlUser {
 }
 
 /// What it means for a step; `None` if nothing.
-fn news(heard: Heard) -> Option<News> {
+fn news(heard: Heard) -> Option<TransferEnd> {
     match heard {
         Heard::Data(id, data) if id == LISTENING => {
             let number = data["stream_transactions"]["descr"].as_str()?;
-            number.parse().ok().map(News::Changed)
+            number.parse().ok().map(TransferEnd::Changed)
         }
         Heard::Data(id, data) => {
             let answer = &data["money_transfer"];
@@ -120,10 +117,10 @@ fn news(heard: Heard) -> Option<News> {
             // `null`: not yet known, and the time-out is near.
             let refused = answer["success"].as_bool() == Some(false);
             let reason = answer["reason"].as_str().unwrap_or_default();
-            refused.then(|| News::Refused(number, reason.to_owned()))
+            refused.then(|| TransferEnd::Refused(number, reason.to_owned()))
         }
         Heard::Failed(id, errors) => match id.parse() {
-            Ok(number) => Some(News::Refused(number, errors)),
+            Ok(number) => Some(TransferEnd::Refused(number, errors)),
             Err(_) => {
                 output::progress(&format!("{id}: {errors}"));
                 None
@@ -140,14 +137,14 @@ mod tests {
     fn a_change_and_a_refusal_are_news_and_a_yes_is_not() {
         let data = |id: &str, data| news(Heard::Data(id.to_owned(), data));
         let changed = |descr: &str| json!({ "stream_transactions": { "descr": descr } });
-        assert_eq!(data(LISTENING, changed("7")), Some(News::Changed(7)));
+        assert_eq!(data(LISTENING, changed("7")), Some(TransferEnd::Changed(7)));
         assert_eq!(data(LISTENING, changed("a first cent")), None);
         let answer = |success| json!({ "money_transfer": { "success": success, "reason": "why" } });
         assert_eq!(data("7", answer(Some(true))), None);
         assert_eq!(data("7", answer(None)), None);
-        assert_eq!(data("7", answer(Some(false))), Some(News::Refused(7, "why".to_owned())));
+        assert_eq!(data("7", answer(Some(false))), Some(TransferEnd::Refused(7, "why".to_owned())));
         assert_eq!(data("first", answer(Some(false))), None);
         let failed = news(Heard::Failed("7".to_owned(), "[]".to_owned()));
-        assert_eq!(failed, Some(News::Refused(7, "[]".to_owned())));
+        assert_eq!(failed, Some(TransferEnd::Refused(7, "[]".to_owned())));
     }
 }

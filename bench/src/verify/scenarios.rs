@@ -12,9 +12,6 @@ use super::verification::Verification;
 use crate::error::Error;
 
 /// Puts the handler of `verification` through everything.
-///
-/// # Errors
-/// The servers don't answer, or shutdown was requested.
 pub fn run(mut verification: Verification<'_>, kills: Kills) -> Result<Findings, Error> {
     if verification.start(true)? {
         all(&mut verification, kills)?;

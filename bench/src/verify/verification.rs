@@ -77,9 +77,6 @@ pub struct Verification<'a> {
 
 impl<'a> Verification<'a> {
     /// Nothing is sent yet, and the handler does not run.
-    ///
-    /// # Errors
-    /// The servers don't answer.
     pub fn new(
         bank: &'a FreshBank,
         cluster: &'a Cluster,
