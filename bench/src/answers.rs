@@ -1,4 +1,4 @@
-//! What the bank tells about the commands of this run.
+//! The outcomes of the commands of this run.
 
 use crate::accounts::wait_for;
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! A real browser: a Chromium without a window, told what to do over its DevTools protocol. Source:
+//! A real browser: a Chromium without a window, driven over its DevTools protocol. Source:
 //! https://chromedevtools.github.io/devtools-protocol/
 
 use crate::error::Error;
@@ -29,7 +29,7 @@ pub struct Tab {
     /// Of the last command.
     id: u64,
     /// What the page called [`Tab::HEARD`] with while something else was waited for.
-    heard: VecDeque<String>,
+    received: VecDeque<String>,
 }
 
 impl Chromium {
@@ -51,11 +51,11 @@ impl Chromium {
             .map_err(|source| Error::Browser { program: program.to_owned(), source })?;
         let mut chromium =
             Self { process, profile, address: String::new(), browser: String::new() };
-        let told = chromium.profile.join("DevToolsActivePort");
+        let port_file = chromium.profile.join("DevToolsActivePort");
         let deadline = Instant::now() + PATIENCE;
         loop {
             // A port, and below it a path. Half of it may be there.
-            let text = fs::read_to_string(&told).unwrap_or_default();
+            let text = fs::read_to_string(&port_file).unwrap_or_default();
             if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| !path.is_empty()) {
                 chromium.address = format!("127.0.0.1:{port}");
                 chromium.browser = path.trim().to_owned();
@@ -106,11 +106,11 @@ impl Drop for Chromium {
 }
 
 impl Tab {
-    /// A function that the page has: what it is called with is heard here.
-    pub const HEARD: &'static str = "heard";
+    /// A function that the page has: what it is called with is received here.
+    pub const HEARD: &'static str = "received";
 
     fn connect(url: &str) -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open(url, None)?, id: 0, heard: VecDeque::new() })
+        Ok(Self { socket: Socket::open(url, None)?, id: 0, received: VecDeque::new() })
     }
 
     /// The value of a JavaScript expression, awaited if it is a promise.
@@ -124,13 +124,13 @@ impl Tab {
         Ok(answer["result"]["value"].take())
     }
 
-    /// What the page says next; `None` if nothing by `until`.
-    pub fn hear(&mut self, until: Instant) -> Result<Option<String>, Error> {
+    /// The next argument; `None` if there is none by `until`.
+    pub fn receive(&mut self, until: Instant) -> Result<Option<String>, Error> {
         loop {
-            if let Some(heard) = self.heard.pop_front() {
-                return Ok(Some(heard));
+            if let Some(received) = self.received.pop_front() {
+                return Ok(Some(received));
             }
-            match self.socket.hear(until)? {
+            match self.socket.receive(until)? {
                 Some(message) => self.note(&message),
                 None => return Ok(None),
             }
@@ -139,9 +139,9 @@ impl Tab {
 
     fn call(&mut self, method: &str, params: &Value) -> Result<Value, Error> {
         self.id += 1;
-        self.socket.say(&json!({ "id": self.id, "method": method, "params": params }))?;
+        self.socket.send(&json!({ "id": self.id, "method": method, "params": params }))?;
         let deadline = Instant::now() + PATIENCE;
-        while let Some(mut message) = self.socket.hear(deadline)? {
+        while let Some(mut message) = self.socket.receive(deadline)? {
             if message["id"] != self.id {
                 self.note(&message);
             } else if message["error"].is_object() {
@@ -157,7 +157,7 @@ impl Tab {
         if message["method"] == "Runtime.bindingCalled"
             && let Some(text) = message["params"]["payload"].as_str()
         {
-            self.heard.push_back(text.to_owned());
+            self.received.push_back(text.to_owned());
         }
     }
 }

@@ -113,7 +113,7 @@ impl Plan {
         }
     }
 
-    /// In words, for whoever reads the figures.
+    /// As options, for readers of the figures.
     fn text(&self) -> String {
         format!(
             "RUNS={} LOADS={} BISECTIONS={} STEP_S={} WARM_S={} ACCOUNTS={} PACE_MS={}",

@@ -221,7 +221,7 @@ fn stand_still(
         before = now;
         if !moved && is_answered(bus)? {
             let accounts = balances(client)?;
-            // Nothing has come while the database was read: both tell of the same moment.
+            // Nothing has come while the database was read: both are of the same moment.
             if all_ends(bus)? == before {
                 return Ok((before, accounts));
             }
@@ -275,7 +275,7 @@ struct Demo {
 }
 
 impl Demo {
-    /// Runs the steps; `steps` grows as it goes. Ends early, without an error, when the stop is asked for.
+    /// Runs the steps; `steps` grows as it goes. Ends early, without an error, when shutdown is requested.
     fn load(
         &mut self,
         heartbeat: &Heartbeat,
@@ -317,7 +317,7 @@ impl Demo {
     /// Reads until all commands are answered and no more come, or until nothing has come of them for too long.
     fn finish(&mut self, bus: &mut dyn KafkaClient, shutdown: &Shutdown) -> Result<(), Error> {
         self.waiting_since = Instant::now();
-        let (began, mut told) = (Instant::now(), Instant::now());
+        let (began, mut printed_at) = (Instant::now(), Instant::now());
         loop {
             self.read(Instant::now() + ASK, |_| {})?;
             let silence = self.waiting_since.elapsed();
@@ -340,8 +340,8 @@ impl Demo {
                 ));
                 return Ok(());
             }
-            if told.elapsed() > QUIET {
-                told = Instant::now();
+            if printed_at.elapsed() > QUIET {
+                printed_at = Instant::now();
                 let unanswered = self.books.unanswered();
                 output::progress(&format!(
                     "the load has stopped; {unanswered} commands wait for their outcome"

@@ -5,7 +5,7 @@ use service::env;
 use std::io;
 use std::path::PathBuf;
 
-/// Each text says what was tried and where; where a next step is known, it says that too.
+/// Each text has what was tried and where, and the next step where one is known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -30,8 +30,8 @@ pub enum Error {
     Thread(#[source] io::Error),
     #[error("{what} of {url}: {found:?}")]
     Answer { what: &'static str, url: String, found: String },
-    #[error("{command}: {said}")]
-    Stack { command: String, said: String },
+    #[error("{command}: {message}")]
+    Stack { command: String, message: String },
     #[error(
         "look at {part} (pid {pid}) in /proc: it has ended or was started again; see its log (make logs)"
     )]

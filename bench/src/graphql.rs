@@ -14,9 +14,9 @@ pub const GRAPHQL_URL: Variable =
 /// One websocket.
 pub struct Connection(Socket);
 
-/// What the endpoint says about the operation with an id.
+/// What the endpoint sends for the operation with an id.
 #[derive(Debug, PartialEq)]
-pub enum Heard {
+pub enum GraphqlMessage {
     /// An answer: the `data`.
     Data(String, Value),
     /// The operation failed: its errors, as JSON.
@@ -24,14 +24,14 @@ pub enum Heard {
 }
 
 impl Connection {
-    /// Connects to the endpoint at `url` and says who we are: nobody.
+    /// Connects to the endpoint at `url`, without credentials.
     pub fn open(url: &str) -> Result<Self, Error> {
         let url = url.trim_end_matches('/');
         let address = url.strip_prefix("http://").unwrap_or(url);
         let mut socket =
             Socket::open(&format!("ws://{address}/graphql"), Some("graphql-transport-ws"))?;
-        socket.say(&json!({ "type": "connection_init" }))?;
-        match socket.hear(Instant::now() + TIMEOUT)? {
+        socket.send(&json!({ "type": "connection_init" }))?;
+        match socket.receive(Instant::now() + TIMEOUT)? {
             Some(message) if message["type"] == "connection_ack" => Ok(Self(socket)),
             other => Err(socket.odd("no connection_ack", other.unwrap_or_default().to_string())),
         }
@@ -40,17 +40,17 @@ impl Connection {
     /// Starts an operation, under an `id` that no running one has.
     pub fn ask(&mut self, id: &str, query: &str, variables: &Value) -> Result<(), Error> {
         let payload = json!({ "query": query, "variables": variables });
-        self.0.say(&json!({ "type": "subscribe", "id": id, "payload": payload }))
+        self.0.send(&json!({ "type": "subscribe", "id": id, "payload": payload }))
     }
 
-    /// What is said next; `None` if nothing is by `until`.
-    pub fn hear(&mut self, until: Instant) -> Result<Option<Heard>, Error> {
-        while let Some(message) = self.0.hear(until)? {
+    /// The next message about an operation; `None` if there is none by `until`.
+    pub fn receive(&mut self, until: Instant) -> Result<Option<GraphqlMessage>, Error> {
+        while let Some(message) = self.0.receive(until)? {
             if message["type"] == "ping" {
-                self.0.say(&json!({ "type": "pong" }))?;
+                self.0.send(&json!({ "type": "pong" }))?;
                 continue;
             }
-            match heard(message) {
+            match message_of(message) {
                 Ok(None) => {}
                 Ok(some) => return Ok(some),
                 Err(message) => return Err(self.0.odd("a message", message.to_string())),
@@ -60,8 +60,8 @@ impl Connection {
     }
 }
 
-/// What a message says about an operation; `None` if nothing.
-fn heard(mut message: Value) -> Result<Option<Heard>, Value> {
+/// The part of a message that is about an operation, if any.
+fn message_of(mut message: Value) -> Result<Option<GraphqlMessage>, Value> {
     let Some(id) = message["id"].as_str().map(str::to_owned) else {
         return if message["type"] == "pong" { Ok(None) } else { Err(message) };
     };
@@ -69,13 +69,13 @@ fn heard(mut message: Value) -> Result<Option<Heard>, Value> {
     let errors = payload["errors"].as_array().filter(|errors| !errors.is_empty());
     match (message["type"].as_str(), errors) {
         (Some("next"), Some(errors)) => {
-            Ok(Some(Heard::Failed(id, Value::from(errors.clone()).to_string())))
+            Ok(Some(GraphqlMessage::Failed(id, Value::from(errors.clone()).to_string())))
         }
         (Some("next"), None) => {
             let data = message.pointer_mut("/payload/data").map(Value::take);
-            Ok(Some(Heard::Data(id, data.unwrap_or_default())))
+            Ok(Some(GraphqlMessage::Data(id, data.unwrap_or_default())))
         }
-        (Some("error"), _) => Ok(Some(Heard::Failed(id, payload.to_string()))),
+        (Some("error"), _) => Ok(Some(GraphqlMessage::Failed(id, payload.to_string()))),
         (Some("complete"), _) => Ok(None),
         _ => Err(message),
     }
@@ -88,18 +88,27 @@ mod tests {
     #[test]
     fn answers_are_told_from_errors_and_ends() {
         let next = json!({ "type": "next", "id": "1", "payload": { "data": { "a": 5 } } });
-        assert_eq!(heard(next), Ok(Some(Heard::Data("1".to_owned(), json!({ "a": 5 })))));
+        assert_eq!(
+            message_of(next),
+            Ok(Some(GraphqlMessage::Data("1".to_owned(), json!({ "a": 5 }))))
+        );
         let half =
             json!({ "type": "next", "id": "1", "payload": { "data": null, "errors": ["x"] } });
-        assert_eq!(heard(half), Ok(Some(Heard::Failed("1".to_owned(), r#"["x"]"#.to_owned()))));
+        assert_eq!(
+            message_of(half),
+            Ok(Some(GraphqlMessage::Failed("1".to_owned(), r#"["x"]"#.to_owned())))
+        );
         let error = json!({ "type": "error", "id": "2", "payload": ["y"] });
-        assert_eq!(heard(error), Ok(Some(Heard::Failed("2".to_owned(), r#"["y"]"#.to_owned()))));
-        assert_eq!(heard(json!({ "type": "complete", "id": "1" })), Ok(None));
-        assert_eq!(heard(json!({ "type": "pong" })), Ok(None));
+        assert_eq!(
+            message_of(error),
+            Ok(Some(GraphqlMessage::Failed("2".to_owned(), r#"["y"]"#.to_owned())))
+        );
+        assert_eq!(message_of(json!({ "type": "complete", "id": "1" })), Ok(None));
+        assert_eq!(message_of(json!({ "type": "pong" })), Ok(None));
         let hollow = json!({ "type": "next", "id": "1", "payload": "x" });
-        assert_eq!(heard(hollow), Ok(Some(Heard::Data("1".to_owned(), Value::Null))));
+        assert_eq!(message_of(hollow), Ok(Some(GraphqlMessage::Data("1".to_owned(), Value::Null))));
         for odd in [json!({ "type": "other", "id": "1" }), json!({ "type": "next" }), json!(5)] {
-            assert_eq!(heard(odd.clone()), Err(odd));
+            assert_eq!(message_of(odd.clone()), Err(odd));
         }
     }
 }

@@ -47,22 +47,23 @@ pub struct FreshBank {
 }
 
 impl FreshBank {
-    /// Makes the topics what they should be (`synchronizer`, the program beside this one).
+    /// Makes the topics what they should be (`synchronizer`, in the folder of this program).
     pub fn synchronize() -> Result<(), Error> {
         let program = std::env::current_exe().unwrap_or_default().with_file_name("synchronizer");
-        let said = |said: String| Error::Stack { command: program.display().to_string(), said };
+        let failed =
+            |message: String| Error::Stack { command: program.display().to_string(), message };
         let output = Command::new(&program)
             .stdin(Stdio::null())
             .output()
-            .map_err(|err| said(err.to_string()))?;
+            .map_err(|err| failed(err.to_string()))?;
         if output.status.success() {
             Ok(())
         } else {
-            Err(said(String::from_utf8_lossy(&output.stderr).into_owned()))
+            Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
         }
     }
 
-    /// Makes one; `logs` is the folder for what its handler says. Waits until no other handler is a member of the group.
+    /// Makes one; `logs` is the folder for its handler's log. Waits until no other handler is a member of the group.
     pub fn create(
         env: &Env<'_>,
         cluster: &Cluster,
@@ -146,7 +147,7 @@ fn run(url: &str, sql: &str) -> Result<(), Error> {
     Client::connect(url, NoTls).map_err(failed)?.batch_execute(sql).map_err(failed)
 }
 
-/// A port that nobody listens on now.
+/// A free port.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
@@ -168,7 +169,7 @@ pub struct HandlerProcess {
 }
 
 impl HandlerProcess {
-    /// Waits until it says that it is ready; how long that took since its start.
+    /// Waits until it is ready; how long that took since its start.
     pub fn wait_ready(&mut self, shutdown: &Shutdown) -> Result<Duration, Error> {
         loop {
             if self.http.get(&self.ready).is_ok() {

@@ -17,7 +17,7 @@ pub struct HandlerOptions {
     /// Folder with NAME/artefact for each of them, all that its run needs
     #[arg(long, value_name = "FOLDER", default_value = "target/peers")]
     peers_out: PathBuf,
-    /// Binary of our command-handler [default: command-handler beside this program]
+    /// Binary of our command-handler [default: command-handler in the folder of this program]
     #[arg(long, value_name = "FILE")]
     scratchbank: Option<PathBuf>,
 }
@@ -32,7 +32,7 @@ pub struct Handler {
     pub name: String,
     /// A shell's word for it: one process, whatever stands there is `exec`uted.
     pub command: String,
-    /// Environment beside that of the contract.
+    /// Environment in addition to that of the contract.
     pub variables: Vec<(String, String)>,
     /// File or folder of all that was built for it and that it needs; none if it is not known.
     pub artefact: Option<PathBuf>,

@@ -13,7 +13,7 @@ const INVERSE: u64 = inverse(FACTOR);
 /// The ids of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Ids {
-    /// The last ten bytes of each id: version and variant of a random UUID, and what tells this run from all others.
+    /// The last ten bytes of each id: version and variant of a random UUID, and what is this run's alone.
     run: [u8; 10],
 }
 

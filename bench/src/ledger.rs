@@ -8,9 +8,9 @@ pub enum Mark {
     Paid = 1,
     /// The change of the balance that is paid.
     Got = 2,
-    /// The bank said yes.
+    /// It was confirmed.
     Confirmed = 4,
-    /// The bank said no.
+    /// It was rejected.
     Failed = 8,
 }
 
@@ -23,7 +23,7 @@ const FROM_OUTSIDE: u8 = 16;
 #[derive(Debug, Default)]
 pub struct Ledger {
     marks: Vec<u8>,
-    /// Answers that had come already: a replay tells the same again.
+    /// Answers that had come already: a replay publishes the same again.
     pub repeated: u64,
 }
 

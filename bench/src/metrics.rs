@@ -1,4 +1,4 @@
-//! What the command-handler tells about itself at `/metrics`: sizes of its batches and requests.
+//! The metrics of the command-handler at `/metrics`: sizes of its batches and requests.
 
 use crate::control::Http;
 use crate::error::Error;

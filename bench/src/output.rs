@@ -1,4 +1,4 @@
-//! What a run tells: progress on stderr, results on stdout, raw rows as CSV.
+//! The output of a command: progress on stderr, results on stdout, raw rows as CSV.
 
 use crate::error::Error;
 use crate::proc;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-/// Writes results to stdout. Nobody is left to hear that it is closed.
+/// Writes results to stdout; a closed one is ignored.
 pub fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
@@ -20,7 +20,7 @@ pub fn progress(line: &str) {
     eprintln!("{line}");
 }
 
-/// Raw rows of one run, each on disk as soon as it is known. The header tells what they need to be understood later.
+/// Raw rows of one run, each on disk as soon as it is known. The header has what is needed to understand them later.
 pub struct Csv {
     path: PathBuf,
     file: File,

@@ -65,7 +65,7 @@ impl Process {
             .ok_or_else(|| io::Error::other("no VmRSS in its status: it has ended"))
     }
 
-    /// Memory now of the process and its whole family, bytes. What they share counts once where the system tells it (PSS);
+    /// Memory now of the process and its whole family, bytes. What they share counts once where the system has it (PSS);
     /// looking for that takes time in a large process, so one without a family is asked for its resident memory.
     pub fn memory(&self) -> io::Result<u64> {
         let family = self.family()?;
@@ -138,7 +138,7 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Source: proc_pid_maps(5). What is no file has no path or one in brackets; one that was deleted says so.
+/// Source: proc_pid_maps(5). What is no file has no path or one in brackets; a deleted one is marked.
 fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
     let path = |line: &str| {
         let (_, path) = line.split_once(" /")?;
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_child_counts_while_it_lives_and_after_its_death() {
-        // The shell burns CPU in a child of its own, says so, and waits for a line before it ends.
+        // The shell burns CPU in a child of its own, prints a line, and waits for a line before it ends.
         let burn = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; read line); echo dead; read line";
         let mut shell = Command::new("sh")
             .args(["-c", burn])
@@ -224,10 +224,10 @@ mod tests {
             .spawn()
             .unwrap();
         let process = Process::open(shell.id()).unwrap();
-        let mut said = io::BufRead::lines(io::BufReader::new(shell.stdout.take().unwrap()));
+        let mut printed = io::BufRead::lines(io::BufReader::new(shell.stdout.take().unwrap()));
         let mut stdin = shell.stdin.take().unwrap();
 
-        assert_eq!(said.next().unwrap().unwrap(), "done");
+        assert_eq!(printed.next().unwrap().unwrap(), "done");
         let family = process.family().unwrap();
         let alive = process.cpu().unwrap();
         assert_eq!(family.len(), 2, "{family:?}");
@@ -236,7 +236,7 @@ mod tests {
         assert!((100_000..10_000_000).contains(&together), "{together}");
 
         io::Write::write_all(&mut stdin, b"\n").unwrap();
-        assert_eq!(said.next().unwrap().unwrap(), "dead");
+        assert_eq!(printed.next().unwrap().unwrap(), "dead");
         let dead = process.cpu().unwrap();
         assert_eq!(process.family().unwrap().len(), 1);
         assert!(dead >= alive && dead < alive * 3 / 2, "{alive:?}, then {dead:?}");

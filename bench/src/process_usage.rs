@@ -178,7 +178,7 @@ impl CpuUse {
     }
 }
 
-/// What is to be said about the use of others, cores, in the measurements of a command: most of it, if it distorts them.
+/// A remark on the CPU that other processes used, cores, if it distorts the figures.
 pub fn disturbance(other_cores: impl Iterator<Item = f64>) -> Option<String> {
     let most = other_cores.fold(0.0, f64::max);
     (most > DISTURBED).then(|| format!("other processes used up to {most:.2} cores meanwhile"))

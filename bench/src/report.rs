@@ -1,4 +1,4 @@
-//! `bench report`: joins the rows of runs into a table, graphs beside those of the talk, and a page that explains them.
+//! `bench report`: joins the rows of runs into a table, graphs with those of the talk, and a page that explains them.
 
 mod graphs;
 mod joined_runs;

@@ -61,7 +61,7 @@ pub struct ScaleOptions {
 const WARM_UP: (u32, Duration) = (1000, Duration::from_secs(5));
 /// Length of a step that makes history.
 const FILL_STEP: Duration = Duration::from_secs(20);
-/// Longest time for the endpoint to store what the handler has told.
+/// Longest time for the endpoint to store what the handler has published.
 const SETTLED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// One of the three measurements.
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn costs_are_compared_with_those_before() {
-        // The example's 4,000 transfers take the broker as many seconds as it is told, and the others 1.9.
+        // The example's 4,000 transfers take the broker as many seconds as given here, and the others 1.9.
         let measured = |accounts, brokers: &[f64]| Measurement {
             accounts,
             history: 10,

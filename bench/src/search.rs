@@ -44,7 +44,7 @@ impl Search {
     }
 }
 
-/// The geometric mean in two digits, or three below 20: loads that can be said.
+/// The geometric mean in two digits, or three below 20: round loads.
 fn between(low: u32, high: u32) -> u32 {
     let mean = (u64::from(low) * u64::from(high)).isqrt();
     let mean = u32::try_from(mean).expect("it is below `high`");

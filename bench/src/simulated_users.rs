@@ -191,7 +191,7 @@ impl UserThread {
         let look = now + Duration::from_millis(200);
         let next = self.schedule.due(self.next);
         let timeout = self.waiting.first().map_or(look, |(_, due)| *due + TIMEOUT);
-        match self.client.hear(next.min(look).min(timeout))? {
+        match self.client.receive(next.min(look).min(timeout))? {
             Some(TransferEnd::Changed(number)) => {
                 let arrived = Instant::now();
                 if let Some((_, due)) = self.waiting.iter().find(|(it, _)| *it == number) {

@@ -31,8 +31,8 @@ impl Stack {
 
     /// The process of `part` as it runs now.
     pub fn process(&self, part: &str) -> Result<Process, Error> {
-        let said = self.run(&["pid", part], &[])?;
-        let pid = said.trim().parse().map_err(|_| self.failed(&["pid", part], &said))?;
+        let output = self.run(&["pid", part], &[])?;
+        let pid = output.trim().parse().map_err(|_| self.failed(&["pid", part], &output))?;
         Process::open(pid).map_err(|source| Error::Part { part: part.to_owned(), pid, source })
     }
 
@@ -61,9 +61,9 @@ impl Stack {
         }
     }
 
-    fn failed(&self, args: &[&str], said: &str) -> Error {
+    fn failed(&self, args: &[&str], message: &str) -> Error {
         let command = format!("{} {}", self.0.display(), args.join(" "));
-        Error::Stack { command, said: said.trim().to_owned() }
+        Error::Stack { command, message: message.trim().to_owned() }
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn variables_reach_the_part() {
         let stack = Stack("sh".into());
-        let said = stack.run(&["-c", "echo $PRODUCER_MODE"], &[("PRODUCER_MODE", "single")]);
-        assert_eq!(said.unwrap(), "single\n");
+        let output = stack.run(&["-c", "echo $PRODUCER_MODE"], &[("PRODUCER_MODE", "single")]);
+        assert_eq!(output.unwrap(), "single\n");
     }
 }

@@ -13,7 +13,7 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// How long the cluster may take to tell offsets.
+/// How long the cluster may take to return offsets.
 const WITHIN: Duration = Duration::from_secs(10);
 
 /// Where records are, and what they look like.

@@ -1,4 +1,4 @@
-//! `bench verify`: does a command-handler do what the bank's contract says (docs/handler-contract.md)? Asked and answered through Kafka
+//! `bench verify`: does a command-handler keep the bank's contract (docs/handler-contract.md)? Asked and answered through Kafka
 //! alone, in a fresh bank.
 
 pub mod findings;
@@ -26,7 +26,7 @@ use std::time::Instant;
 ///
 /// Starts it in an empty database and with all earlier commands skipped, sends commands and reads its outcomes: every reason on both
 /// sides of its boundary, every field of every record, replays, undecodable records, kill -9 in the midst of work, SIGTERM. It
-/// looks at nothing but topics, exit codes and /readyz. No other handler may run meanwhile. The table says for each point of
+/// looks at nothing but topics, exit codes and /readyz. No other handler may run meanwhile. The table shows for each point of
 /// docs/handler-contract.md whether it holds; exit code 1 if one does not.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
@@ -81,7 +81,7 @@ pub fn run(start: &Start<'_>, options: &VerifyOptions) -> Result<ExitCode, Error
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The handlers that `word` says.
+/// The handlers that `word` names.
 pub fn choose(handlers: &Handlers, word: &str) -> Result<Vec<Handler>, Error> {
     let chosen = match word {
         "all" => handlers.all()?,

@@ -38,13 +38,13 @@ impl Socket {
     }
 
     /// Sends a message.
-    pub fn say(&mut self, message: &Value) -> Result<(), Error> {
-        let said = self.socket.send(Message::text(message.to_string()));
-        said.map_err(|source| failed(&self.url, source))
+    pub fn send(&mut self, message: &Value) -> Result<(), Error> {
+        let sent = self.socket.send(Message::text(message.to_string()));
+        sent.map_err(|source| failed(&self.url, source))
     }
 
     /// The next message; `None` if there is none by `until`.
-    pub fn hear(&mut self, until: Instant) -> Result<Option<Value>, Error> {
+    pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
             let wait = until.saturating_duration_since(Instant::now());
             // Zero would mean: for ever.
@@ -72,7 +72,7 @@ impl Socket {
         }
     }
 
-    /// The other side said something that it should not.
+    /// The other side broke the protocol.
     pub fn odd(&self, what: &'static str, found: String) -> Error {
         Error::Answer { what, url: self.url.clone(), found }
     }

@@ -21,10 +21,10 @@ const BROKEN: &str = " (!)";
 
 const FAIR: &str = "\
 **What is fair, and what isn't.** All run on one machine and the same servers, with the same topics, accounts, loads and an empty database each, in random \
-order; nothing else of the bank runs beside them, but the program that measures does, and takes CPU. Latency counts from the time a \
+order; nothing else of the bank runs meanwhile, but the program that measures does, and takes CPU. Latency counts from the time a \
 command was due until the last of its answers was read back. All keep the same contract, and store the same rows with the same kind of statements; \
 the peers on Rust share domain and store with ours, so there the client alone differs. Ours was tuned for this bank for longer than its \
-peers were, by the same people: whoever knows better is invited to mend a peer. One broker on the same two cores favours whoever asks less of it. Artefacts are what is \
+peers were, by the same people: improvements of peers are welcome. One broker on the same two cores favours the handler that uses it least. Artefacts are what is \
 built: ours is a binary that needs nothing, libc apart where it was not linked statically; librdkafka is linked into its binary; the JVM's has its runtime in it. \"With libraries\" adds what the process has \
 mapped of the system. A JVM compiles while it runs: it gets the same warm-up as all, and more would help it.";
 
@@ -114,7 +114,7 @@ fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
     let runs = all.iter().map(|figures| figures.runs.len()).max().unwrap_or(0);
     let mut text = format!(
         "# Command-handlers compared\n\nWritten by `make compare-handlers` (`bench compare`, {settings}; raw rows {file}): {runs} run(s) each, commit {commit}, {}, {date}. \
-         [comparison.json](comparison.json) has the same figures, [handler-contract.md](handler-contract.md) tells what is compared and how to add another.\n\n",
+         [comparison.json](comparison.json) has the same figures, [handler-contract.md](handler-contract.md) describes what is compared and how to add another.\n\n",
         proc::machine(),
     );
     text += &grid(&table(all));
@@ -171,7 +171,7 @@ fn grid(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// By handler, so that whoever reads it needs to know nothing else.
+/// By handler.
 fn json(all: &[&Figures]) -> String {
     let mut handlers = Map::new();
     for figures in all {

@@ -76,7 +76,7 @@ impl Starter<'_> {
                 let mut events = Vec::new();
                 let read = tap.poll(POLL, |record| events.push(event(record)));
                 let ends = read.is_err();
-                // An empty batch is sent too: that is how a thread notices that nobody listens any more.
+                // An empty batch is sent too: that is how a thread notices that the receiver is gone.
                 if batches.send(read.map(|at| Batch { at, events })).is_err() || ends {
                     return;
                 }

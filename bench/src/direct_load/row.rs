@@ -93,7 +93,7 @@ impl TransferLoad {
         .to_vec()
     }
 
-    /// As it stands in the table.
+    /// As in the table.
     pub fn cells(&self) -> Vec<String> {
         let held = if self.held { "yes" } else { "no" };
         vec![
@@ -114,7 +114,7 @@ impl TransferLoad {
         ]
     }
 
-    /// As it stands in the CSV, in the order of [`COLUMNS`].
+    /// As in the CSV, in the order of [`COLUMNS`].
     pub fn csv(&self) -> String {
         let cpu = |part| self.cpu.seconds(part);
         let idle = self.broker_idle * self.seconds;

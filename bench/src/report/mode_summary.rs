@@ -21,7 +21,7 @@ pub struct ModeSummary {
 pub struct LoadSummary {
     pub per_s: f64,
     pub runs: usize,
-    /// Of the visitors' steps, ms, ascending.
+    /// Of the users' steps, ms, ascending.
     pub latencies: Vec<f64>,
     pub timed_out: usize,
     /// Runs that held it.
@@ -38,7 +38,7 @@ pub struct LoadSummary {
     pub memory: PerPart<f64>,
 }
 
-/// Every step of the visitors of one run.
+/// Every step of the users of one run.
 #[derive(Debug, Default)]
 pub struct OverTime {
     /// Seconds since the run began, latency in ms; 5 s where it timed out.

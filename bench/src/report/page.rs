@@ -1,4 +1,4 @@
-//! The report for people: a page beside the graphs, and the same as Markdown for the project's docs.
+//! The report for people: a page with the graphs, and the same as Markdown for the project's docs.
 
 use super::graphs::Graph;
 use super::mode_summary::ModeSummary;
@@ -73,7 +73,7 @@ pub fn markdown(summary: &Summary, graphs: &[Graph], beside: &str) -> String {
             let _ = writeln!(page, "|{}", "---|".repeat(row.len()));
         }
     }
-    page += "\n`done/s` commands answered; `late` steps of visitors that took more than 5 s; `error` standard error of the mean; `broker ms/1000` \
+    page += "\n`done/s` commands answered; `late` steps of simulated users that took more than 5 s; `error` standard error of the mean; `broker ms/1000` \
              CPU of the broker for 1,000 records, without what it uses when there is no load; % of a core.\n\n## Graphs\n";
     for Graph { name, title, says, .. } in graphs {
         let _ = write!(

@@ -63,7 +63,7 @@ pub struct Series {
 #[derive(Debug, Clone)]
 pub struct Plot {
     pub title: String,
-    /// What it shows, for whoever can't see it or wants to know more.
+    /// What it shows, for readers who can't see it.
     pub says: String,
     pub x: (String, Scale),
     pub y: (String, Scale),

@@ -34,7 +34,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As rows say it.
+    /// As in rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::WarmUp => "warm-up",
@@ -44,7 +44,7 @@ impl Kind {
     }
 }
 
-/// Columns of the rows that tell of loads; behind them stand those of [`parts_columns`], `other_cores` and `histogram_us`.
+/// Columns of the rows of loads; after them come those of [`parts_columns`], `other_cores` and `histogram_us`.
 pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,min_ms,p50_ms,p90_ms,p99_ms,max_ms,\
      beats_per_s,commands_per_s,answered_per_s,changes_per_s,stored_per_s,records_per_s,lag_max,lag_grown,held,\
      commands_per_transaction,records_per_request";
@@ -101,7 +101,7 @@ impl MeasuredLoad {
         self.broken || (self.records.commands_done as f64) < due * HOPELESS
     }
 
-    /// As it stands in the CSV, in the order of [`COLUMNS`].
+    /// As in the CSV, in the order of [`COLUMNS`].
     pub fn csv(&self) -> String {
         let Self { steps, records, seconds, .. } = self;
         let per_s = |records: i64| records as f64 / seconds;
@@ -164,7 +164,7 @@ impl MeasuredLoad {
         .to_vec()
     }
 
-    /// As it stands in the table.
+    /// As in the table.
     pub fn cells(&self) -> Vec<String> {
         let cores = self.cpu.cores();
         let percentile = |percentile| short(self.steps.latencies.percentile_ms(percentile));

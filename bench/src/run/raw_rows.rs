@@ -37,7 +37,7 @@ pub struct Second<'a> {
 }
 
 impl RawRows {
-    /// `<folder>/<name>-loads.csv` and so on, under headers that tell the run.
+    /// `<folder>/<name>-loads.csv` and so on, under headers that describe the run.
     pub fn create(
         folder: &Path,
         name: &str,

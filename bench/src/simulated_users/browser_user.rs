@@ -1,4 +1,4 @@
-//! A visitor at a browser, as the talk's test had one: it uses the page as people do.
+//! A simulated user in a browser, as the talk's test had one: it uses the page as people do.
 
 use super::client::{Client, TransferEnd};
 use crate::browser::{Chromium, Tab};
@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Instant;
 use uuid::Uuid;
 
-/// What a visitor at the page can do. What is to be found where: docs/frontend.md, "Driving it".
+/// The script in the page. Its selectors: docs/frontend.md, "Driving it".
 const VISITOR: &str = include_str!("browser_user.js");
 
 /// A customer at the page.
@@ -34,17 +34,17 @@ impl Client for BrowserUser {
         self.0.run(&format!("bench({number}, {cents})")).map(drop)
     }
 
-    fn hear(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error> {
-        let Some(heard) = self.0.hear(until)? else { return Ok(None) };
-        let number = heard.parse().ok().map(TransferEnd::Changed);
+    fn receive(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error> {
+        let Some(received) = self.0.receive(until)? else { return Ok(None) };
+        let number = received.parse().ok().map(TransferEnd::Changed);
         if number.is_none() {
             // The page does not say which step it means: that one times out.
-            output::progress(&format!("the page says: {heard}"));
+            output::progress(&format!("the page says: {received}"));
         }
         Ok(number)
     }
 
-    /// The page connects anew by itself; without the browser there is no visitor.
+    /// The page reconnects by itself; without the browser there is no user.
     fn reconnect(&mut self) -> Result<(), Error> {
         self.0.run("0").map(drop)
     }

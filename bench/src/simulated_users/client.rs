@@ -11,7 +11,7 @@ pub trait Client: Send {
     fn transfer(&mut self, number: u64, cents: i64) -> Result<(), Error>;
 
     /// The next end of a transfer; `None` if there is none by `until`.
-    fn hear(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error>;
+    fn receive(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error>;
 
     /// A new connection for the same customer.
     fn reconnect(&mut self) -> Result<(), Error>;

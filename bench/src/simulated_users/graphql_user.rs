@@ -1,8 +1,8 @@
-//! A visitor who is a program: it speaks GraphQL itself.
+//! A simulated user on GraphQL.
 
 use super::client::{Client, TIMEOUT, TransferEnd};
 use crate::error::Error;
-use crate::graphql::{Connection, Heard};
+use crate::graphql::{Connection, GraphqlMessage};
 use crate::output;
 use bank::iban::{CASH, COMPANY_IBAN};
 use serde_json::{Value, json};
@@ -27,16 +27,16 @@ pub struct GraphqlUser {
 }
 
 impl GraphqlUser {
-    /// A new customer of the endpoint at `url`, who listens to the new account: its first cent has been heard of.
+    /// A new customer of the endpoint at `url`, subscribed to its account: its first cent has arrived.
     pub fn log_in(url: &str) -> Result<Self, Error> {
         let mut connection = Connection::open(url)?;
         let username = format!("bench-{}", Uuid::new_v4().simple());
         let password = Uuid::new_v4().to_string();
         let asked = json!({ "username": username, "password": password });
         connection.ask("log in", LOG_IN, &asked)?;
-        let answer = connection.hear(Instant::now() + 4 * TIMEOUT)?;
+        let answer = connection.receive(Instant::now() + 4 * TIMEOUT)?;
         let account = match &answer {
-            Some(Heard::Data(_, data)) => &data["get_account"],
+            Some(GraphqlMessage::Data(_, data)) => &data["get_account"],
             _ => &Value::Null,
         };
         let (Some(iban), Some(token)) = (account["iban"].as_str(), account["token"].as_str())
@@ -55,9 +55,9 @@ impl GraphqlUser {
         customer.transfer("first", 1, "a first cent")?;
         let deadline = Instant::now() + 4 * TIMEOUT;
         let mut answer = None;
-        while let Some(heard) = customer.connection.hear(deadline)? {
-            match heard {
-                Heard::Data(id, _) if id == LISTENING => return Ok(customer),
+        while let Some(received) = customer.connection.receive(deadline)? {
+            match received {
+                GraphqlMessage::Data(id, _) if id == LISTENING => return Ok(customer),
                 other => answer = Some(other),
             }
         }
@@ -89,9 +89,9 @@ impl Client for GraphqlUser {
         self.transfer(&number, cents, &number)
     }
 
-    fn hear(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error> {
-        while let Some(heard) = self.connection.hear(until)? {
-            if let Some(news) = news(heard) {
+    fn receive(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error> {
+        while let Some(received) = self.connection.receive(until)? {
+            if let Some(news) = news(received) {
                 return Ok(Some(news));
             }
         }
@@ -105,13 +105,13 @@ impl Client for GraphqlUser {
 }
 
 /// What it means for a step; `None` if nothing.
-fn news(heard: Heard) -> Option<TransferEnd> {
-    match heard {
-        Heard::Data(id, data) if id == LISTENING => {
+fn news(received: GraphqlMessage) -> Option<TransferEnd> {
+    match received {
+        GraphqlMessage::Data(id, data) if id == LISTENING => {
             let number = data["stream_transactions"]["descr"].as_str()?;
             number.parse().ok().map(TransferEnd::Changed)
         }
-        Heard::Data(id, data) => {
+        GraphqlMessage::Data(id, data) => {
             let answer = &data["money_transfer"];
             let number = id.parse().ok()?;
             // `null`: not yet known, and the time-out is near.
@@ -119,7 +119,7 @@ fn news(heard: Heard) -> Option<TransferEnd> {
             let reason = answer["reason"].as_str().unwrap_or_default();
             refused.then(|| TransferEnd::Refused(number, reason.to_owned()))
         }
-        Heard::Failed(id, errors) => match id.parse() {
+        GraphqlMessage::Failed(id, errors) => match id.parse() {
             Ok(number) => Some(TransferEnd::Refused(number, errors)),
             Err(_) => {
                 output::progress(&format!("{id}: {errors}"));
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_change_and_a_refusal_are_news_and_a_yes_is_not() {
-        let data = |id: &str, data| news(Heard::Data(id.to_owned(), data));
+        let data = |id: &str, data| news(GraphqlMessage::Data(id.to_owned(), data));
         let changed = |descr: &str| json!({ "stream_transactions": { "descr": descr } });
         assert_eq!(data(LISTENING, changed("7")), Some(TransferEnd::Changed(7)));
         assert_eq!(data(LISTENING, changed("a first cent")), None);
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(data("7", answer(None)), None);
         assert_eq!(data("7", answer(Some(false))), Some(TransferEnd::Refused(7, "why".to_owned())));
         assert_eq!(data("first", answer(Some(false))), None);
-        let failed = news(Heard::Failed("7".to_owned(), "[]".to_owned()));
+        let failed = news(GraphqlMessage::Failed("7".to_owned(), "[]".to_owned()));
         assert_eq!(failed, Some(TransferEnd::Refused(7, "[]".to_owned())));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::output;
 
-/// Faults of a point told in words; the rest are counted.
+/// Faults of a point in words; the rest are counted.
 const FAULTS_MAX: usize = 3;
 /// Most characters of a fault: a handler may say anything.
 const FAULT_CHARS: usize = 400;

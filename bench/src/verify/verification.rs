@@ -180,12 +180,12 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// True if the command was answered, and all changes that belong to that were told.
+    /// True if the command was answered, and all changes that belong to it were published.
     pub fn is_told(&self, id: Uuid, order: Option<&ConfirmMoneyTransfer>) -> bool {
         self.tellings(id, order).iter().all(|times| *times > 0)
     }
 
-    /// How often the answer to a command was told, and each of the changes that belong to it.
+    /// How often the answer to a command was published, and each of the changes that belong to it.
     pub fn tellings(&self, id: Uuid, order: Option<&ConfirmMoneyTransfer>) -> Vec<u32> {
         let Some(told) = self.witness.told(id) else { return vec![0] };
         let mut times = vec![told.times];
@@ -293,7 +293,7 @@ impl<'a> Verification<'a> {
                         Ok(())
                     }
                 }
-                // One iban in a thousand million: nobody meets it here.
+                // One iban in a thousand million: it does not happen here.
                 answer => Err(format!("an account was asked for, the answer is {answer:?}")),
             };
             self.findings.note(Point::Accounts, case);
@@ -333,8 +333,8 @@ impl<'a> Verification<'a> {
         Ok(())
     }
 
-    /// A cent to each account: its change tells the balance and the sequence that the handler has stored, and they must follow on
-    /// what was told.
+    /// A cent to each account: its change has the balance and the sequence that the handler has stored, and they must follow on
+    /// what was published before.
     pub fn balances(&mut self, accounts: &[Account], point: Point) -> Result<(), Error> {
         for account in accounts {
             let gaps = self.chain(&account.iban);

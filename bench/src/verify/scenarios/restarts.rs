@@ -70,7 +70,7 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
         let told = verification.is_told(order.id, Some(order));
         let case = match verification.witness.answer(order.id) {
             Some(Answer::Moved) if told => Ok(()),
-            Some(Answer::Moved) => Err(format!("{order:?}: not all changes were told")),
+            Some(Answer::Moved) => Err(format!("{order:?}: not all changes were published")),
             answer => Err(format!("{order:?}: {answer:?}")),
         };
         verification.findings.note(Point::Kills, case);
@@ -111,7 +111,7 @@ pub fn stops(verification: &mut Verification<'_>) -> Result<(), Error> {
         let case = if count > 0 || again == 0 {
             Ok(())
         } else {
-            Err(format!("{again} records were told again after a stop without work"))
+            Err(format!("{again} records were published again after a stop without work"))
         };
         verification.findings.note(Point::Stops, case);
     }
