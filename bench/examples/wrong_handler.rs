@@ -1,5 +1,6 @@
-//! A command-handler that is wrong in four ways, for the test of `bench verify`: it lets a balance reach the limit but one cent, moves
-//! money again for a command that comes again, drops what it can't read, and forgets everything when it ends.
+//! A command-handler that is wrong in four ways, for the test of `bench verify`: it lets a balance
+//! reach the limit but one cent, moves money again for a command that comes again, drops what it
+//! can't read, and forgets everything when it ends.
 
 use avro::registry::Registry;
 use avro::{Decoder, Encoder, Record};

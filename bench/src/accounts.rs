@@ -45,7 +45,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Opens `count` accounts at the bank, at least two. They are MANUAL, so that the generator leaves them alone.
+    /// Opens `count` accounts at the bank, at least two. They are MANUAL, so that the generator
+    /// leaves them alone.
     pub fn open(
         cluster: &Cluster,
         sender: &mut Sender,

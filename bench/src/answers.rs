@@ -36,8 +36,8 @@ impl Answers {
         })
     }
 
-    /// Waits at most `wait` for balance changes; `answered` gets the numbers of the commands that they, or refusals, complete.
-    /// When they were read.
+    /// Waits at most `wait` for balance changes; `answered` gets the numbers of the commands that
+    /// they, or refusals, complete. When they were read.
     pub fn poll(&mut self, wait: Duration, answered: &mut Vec<u64>) -> Result<Instant, Error> {
         let Self { ids, ledger, .. } = self;
         let read = self.changed.poll(wait, |changed| {
@@ -57,7 +57,8 @@ impl Answers {
         Ok(read)
     }
 
-    /// Reads until every command from `first` on has exactly one outcome. How many have not after 10 s without news.
+    /// Reads until every command from `first` on has exactly one outcome. How many have not after
+    /// 10 s without news.
     pub fn settle(&mut self, first: u64, shutdown: &Shutdown) -> Result<u64, Error> {
         const QUIET: Duration = Duration::from_secs(10);
         let (mut left, mut news_at) = (u64::MAX, Instant::now());

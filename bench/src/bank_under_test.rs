@@ -1,4 +1,5 @@
-//! The bank under test: its processes, its offsets, and the command-handler that is restarted in another mode.
+//! The bank under test: its processes, its offsets, and the command-handler that is restarted in
+//! another mode.
 
 use crate::consumer_lag::ConsumerLag;
 use crate::control::{HEARTBEAT_URL, Heartbeat, Http};
@@ -132,7 +133,8 @@ impl BankUnderTest {
     }
 }
 
-/// The end of a measurement, after its figures are printed: the exit code of a whole one from `complete`, 130 after Ctrl-C.
+/// The end of a measurement, after its figures are printed: the exit code of a whole one from
+/// `complete`, 130 after Ctrl-C.
 pub fn conclude(
     shutdown: &Shutdown,
     measured: Result<(), Error>,
@@ -141,7 +143,8 @@ pub fn conclude(
 ) -> Result<ExitCode, Error> {
     match (measured, restored) {
         (Ok(()), Ok(())) => Ok(complete()),
-        // Ctrl-C reaches the stack's script too, and the producer gives up: any error comes from that.
+        // Ctrl-C reaches the stack's script too, and the producer gives up: any error comes from
+        // that.
         (Err(_), Ok(())) if shutdown.requested() => {
             output::progress("Stopped: what was measured until then is above.");
             Ok(ExitCode::from(130))

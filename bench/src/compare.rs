@@ -28,11 +28,13 @@ use std::{fs, io};
 
 /// Size, start, memory, latency and cost of all command-handlers, ours and those under peers/
 ///
-/// Verifies each handler first (bench verify), unless that was done since it was built; one that does not keep the contract is
-/// measured all the same, and its figures are marked. Then the handlers run one after the other, in another random order each round,
-/// on the same servers: each in an empty database of its own, without the bank's other services. Measured are exec to ready, memory
-/// before the first command and at its highest, and load after load, as bench probe does, whose help explains the columns of the
-/// CSV. Of several runs the median counts; a load is held if most runs held it.
+/// Verifies each handler first (bench verify), unless that was done since it was built; one that
+/// does not keep the contract is measured all the same, and its figures are marked. Then the
+/// handlers run one after the other, in another random order each round, on the same servers: each
+/// in an empty database of its own, without the bank's other services. Measured are exec to ready,
+/// memory before the first command and at its highest, and load after load, as bench probe does,
+/// whose help explains the columns of the CSV. Of several runs the median counts; a load is held if
+/// most runs held it.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, SERVER_URL],
@@ -40,26 +42,32 @@ use std::{fs, io};
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct CompareOptions {
-    /// What to compare, separated by commas, named as bench verify names them; all is ours in its three modes and every peer
+    /// What to compare, separated by commas, named as bench verify names them; all is ours in its
+    /// three modes and every peer
     #[arg(long, default_value = "all")]
     handlers: String,
-    /// One run, steps of 3 s, fewer loads, no bisections, unless these are given: some 45 s for each handler
+    /// One run, steps of 3 s, fewer loads, no bisections, unless these are given: some 45 s for
+    /// each handler
     #[arg(long)]
     quick: bool,
     /// Runs of each handler, 1 to 20 [default: 3, with --quick 1]
     #[arg(long, value_parser = number(1..=20u32))]
     runs: Option<u32>,
-    /// Transfers per second to try, separated by commas, each 1 to 1000000; a handler goes up until one is not held [default:
-    /// 10,100,300,1000,2000,5000,10000,20000,40000, with --quick 10,100,300,1000,5000,20000,40000]
+    /// Transfers per second to try, separated by commas, each 1 to 1000000; a handler goes up until
+    /// one is not held [default: 10,100,300,1000,2000,5000,10000,20000,40000, with --quick
+    /// 10,100,300,1000,5000,20000,40000]
     #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32))]
     loads: Option<Vec<u32>>,
-    /// Loads to try between the last that was held and the first that was not, 0 to 10 [default: 3, with --quick 0]
+    /// Loads to try between the last that was held and the first that was not, 0 to 10 [default: 3,
+    /// with --quick 0]
     #[arg(long, value_parser = number(0..=10u32))]
     bisections: Option<u32>,
-    /// Measured time of each load, 1 to 3600 s, after a second of settling [default: 10, with --quick 3]
+    /// Measured time of each load, 1 to 3600 s, after a second of settling [default: 10, with
+    /// --quick 3]
     #[arg(long, value_parser = seconds(1..=3600))]
     step_s: Option<Duration>,
-    /// Time at 500/s before the measurements, 1 to 600 s, for handlers that compile while they run [default: 15, with --quick 4]
+    /// Time at 500/s before the measurements, 1 to 600 s, for handlers that compile while they run
+    /// [default: 15, with --quick 4]
     #[arg(long, value_parser = seconds(1..=600))]
     warm_s: Option<Duration>,
     /// Accounts that pay each other, 2 to 1000000
@@ -68,7 +76,8 @@ pub struct CompareOptions {
     /// Least time between two batches of commands, 0 to 100 ms
     #[arg(long, default_value = "10", value_parser = millis(0..=100))]
     pace_ms: Duration,
-    /// Folder for comparison.md, comparison.json and the graphs, as in docs [default: that of --out]
+    /// Folder for comparison.md, comparison.json and the graphs, as in docs [default: that of
+    /// --out]
     #[arg(long, value_name = "FOLDER")]
     docs: Option<PathBuf>,
     /// Folder for the raw rows, as CSV, and the logs of handlers
@@ -185,7 +194,8 @@ pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Erro
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The points of the contract that `handler` breaks, by the last verification since it was built or a new one.
+/// The points of the contract that `handler` breaks, by the last verification since it was built or
+/// a new one.
 fn verdict(
     start: &Start<'_>,
     cluster: &Cluster,

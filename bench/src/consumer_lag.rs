@@ -1,4 +1,5 @@
-//! Rates and lag of the bank's consumer groups, from Kafka's offsets alone and not from what the services report.
+//! Rates and lag of the bank's consumer groups, from Kafka's offsets alone and not from what the
+//! services report.
 
 use crate::error::Error;
 use crate::topic_reader::{Cluster, ends};
@@ -37,7 +38,8 @@ impl ConsumerLag {
         Self(cluster.bus())
     }
 
-    /// Beats, transfers and changes that are yet to be consumed: fewer requests than for [`Self::records`].
+    /// Beats, transfers and changes that are yet to be consumed: fewer requests than for
+    /// [`Self::records`].
     pub fn lag(&mut self) -> Result<i64, Error> {
         let mut lag = 0;
         for (group, topic) in [

@@ -81,8 +81,8 @@ impl Heartbeat {
     }
 }
 
-/// Records per beat and milliseconds between beats for a load: the shortest time with which it is met, or the one with which it
-/// is met best.
+/// Records per beat and milliseconds between beats for a load: the shortest time with which it is
+/// met, or the one with which it is met best.
 fn beats(per_s: u32) -> (u32, u32) {
     let off = |(records, ms): &(u32, u32)| {
         (f64::from(*records) * 1000.0 / f64::from(*ms) / f64::from(per_s) - 1.0).abs()

@@ -154,7 +154,8 @@ impl DirectLoad {
         })
     }
 
-    /// Sends the commands of `schedule`, numbered from `first` on, on a thread, and reads their answers on this one.
+    /// Sends the commands of `schedule`, numbered from `first` on, on a thread, and reads their
+    /// answers on this one.
     fn send_and_watch(&mut self, schedule: Schedule, first: u64) -> Result<Measured, Error> {
         let accounts = self.accounts.as_mut().expect("accounts are opened before the first step");
         let mut watch = Watch {
@@ -218,8 +219,8 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Until the window closes and everything is sent. CPU time in the window, and true if the load was broken off because
-    /// the bank had fallen behind too far.
+    /// Until the window closes and everything is sent. CPU time in the window, and true if the load
+    /// was broken off because the bank had fallen behind too far.
     fn measure(
         &mut self,
         stop: &AtomicBool,

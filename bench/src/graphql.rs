@@ -1,5 +1,5 @@
-//! A client of the GraphQL endpoint as a browser has one: a websocket, protocol `graphql-transport-ws`. Source: graphql-ws,
-//! PROTOCOL.md.
+//! A client of the GraphQL endpoint as a browser has one: a websocket, protocol
+//! `graphql-transport-ws`. Source: graphql-ws, PROTOCOL.md.
 
 use crate::error::Error;
 use crate::websocket::{Socket, TIMEOUT};

@@ -36,7 +36,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two looks at a handler.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A bank where nothing has happened: an empty database, and no command that was not read. The topics are the cluster's.
+/// A bank where nothing has happened: an empty database, and no command that was not read. The
+/// topics are the cluster's.
 pub struct FreshBank {
     server: String,
     name: String,
@@ -63,7 +64,8 @@ impl FreshBank {
         }
     }
 
-    /// Makes one; `logs` is the folder for its handler's log. Waits until no other handler is a member of the group.
+    /// Makes one; `logs` is the folder for its handler's log. Waits until no other handler is a
+    /// member of the group.
     pub fn create(
         env: &Env<'_>,
         cluster: &Cluster,
@@ -123,7 +125,8 @@ impl Drop for FreshBank {
     }
 }
 
-/// Moves the group past every command there is. Kafka refuses that as long as the group has members.
+/// Moves the group past every command there is. Kafka refuses that as long as the group has
+/// members.
 fn skip_commands(cluster: &Cluster, shutdown: &Shutdown) -> Result<(), Error> {
     let mut bus = cluster.bus();
     let deadline = Instant::now() + GROUP_PATIENCE;
@@ -157,7 +160,8 @@ pub struct HandlerProcess {
     /// The handler's.
     pub name: String,
     child: Child,
-    /// Name of the container that the child started; it hands on every signal but the one that kills.
+    /// Name of the container that the child started; it hands on every signal but the one that
+    /// kills.
     container: Option<String>,
     /// To look at.
     pub process: Process,

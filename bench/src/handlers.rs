@@ -1,4 +1,5 @@
-//! The command-handlers that can stand in the bank: ours in each of its modes, and those under peers/.
+//! The command-handlers that can stand in the bank: ours in each of its modes, and those under
+//! peers/.
 
 use crate::error::Error;
 use crate::mode::Mode;
@@ -11,7 +12,8 @@ use std::time::SystemTime;
 /// Where handlers are found.
 #[derive(Debug, Clone, clap::Args)]
 pub struct HandlerOptions {
-    /// Folder with a folder for each other implementation: its build.sh and run (docs/handler-contract.md)
+    /// Folder with a folder for each other implementation: its build.sh and run
+    /// (docs/handler-contract.md)
     #[arg(long, value_name = "FOLDER", default_value = "peers")]
     peers: PathBuf,
     /// Folder with NAME/artefact for each of them, all that its run needs
@@ -36,7 +38,8 @@ pub struct Handler {
     pub variables: Vec<(String, String)>,
     /// File or folder of all that was built for it and that it needs; none if it is not known.
     pub artefact: Option<PathBuf>,
-    /// True if the command starts a container, named as the variable `CONTAINER` says: a kill must reach what is in it.
+    /// True if the command starts a container, named as the variable `CONTAINER` says: a kill must
+    /// reach what is in it.
     pub in_container: bool,
 }
 
@@ -161,7 +164,8 @@ impl Handler {
         Ok(Some(files.iter().map(|(_, file)| file.len()).sum()))
     }
 
-    /// Bytes of its artefact and of the files outside of it that its process has `mapped`: what an image of it needs at least.
+    /// Bytes of its artefact and of the files outside of it that its process has `mapped`: what an
+    /// image of it needs at least.
     pub fn image_bytes(&self, mapped: &[PathBuf]) -> Result<u64, Error> {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let artefact = self.artefact.as_deref().map(real);
@@ -174,7 +178,8 @@ impl Handler {
         Ok(bytes)
     }
 
-    /// Differs after each build: number, bytes and last change of the artefact's files, and how it is started.
+    /// Differs after each build: number, bytes and last change of the artefact's files, and how it
+    /// is started.
     pub fn fingerprint(&self) -> Result<String, Error> {
         let Some(path) = &self.artefact else { return Ok(self.command.clone()) };
         let failed = |source| Error::Read { path: path.clone(), source };

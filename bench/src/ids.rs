@@ -1,5 +1,6 @@
-//! Ids of the commands that a run sends. Each carries its number, so that an answer finds its command without a table; and yet
-//! they are spread like random ones, since a database index takes ascending keys far more cheaply than the bank's real ones.
+//! Ids of the commands that a run sends. Each carries its number, so that an answer finds its
+//! command without a table; and yet they are spread like random ones, since a database index takes
+//! ascending keys far more cheaply than the bank's real ones.
 
 use rand::{Rng, RngExt};
 use uuid::Uuid;
@@ -13,7 +14,8 @@ const INVERSE: u64 = inverse(FACTOR);
 /// The ids of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Ids {
-    /// The last ten bytes of each id: version and variant of a random UUID, and what is this run's alone.
+    /// The last ten bytes of each id: version and variant of a random UUID, and what is this run's
+    /// alone.
     run: [u8; 10],
 }
 

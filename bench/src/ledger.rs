@@ -1,4 +1,5 @@
-//! Which of a run's commands were answered, and how often. A byte for each, so a run of millions stays small.
+//! Which of a run's commands were answered, and how often. A byte for each, so a run of millions
+//! stays small.
 
 /// What may come back for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +45,8 @@ impl Ledger {
         self.marks.truncate(usize::try_from(number).unwrap_or(usize::MAX));
     }
 
-    /// Notes an answer. True if it is the one that completes what a customer waits for: both changes, or a refusal.
+    /// Notes an answer. True if it is the one that completes what a customer waits for: both
+    /// changes, or a refusal.
     pub fn note(&mut self, number: u64, mark: Mark) -> bool {
         let known = usize::try_from(number).ok().and_then(|number| self.marks.get_mut(number));
         // Of this run, but cut: it was written in spite of an error.
@@ -58,7 +60,8 @@ impl Ledger {
         !before && is_answered(*marks)
     }
 
-    /// How many commands from `number` on are not settled: all changes and one confirmation, or one refusal and nothing else.
+    /// How many commands from `number` on are not settled: all changes and one confirmation, or one
+    /// refusal and nothing else.
     pub fn unsettled(&self, number: u64) -> u64 {
         let from = usize::try_from(number).unwrap_or(usize::MAX).min(self.marks.len());
         self.marks[from..].iter().filter(|marks| !is_settled(**marks)).count() as u64

@@ -1,6 +1,7 @@
 //! Measures the running bank.
 //!
-//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`] and [`compare`].
+//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`] and
+//! [`compare`].
 
 mod compare;
 mod demo;
@@ -108,8 +109,8 @@ fn start(command: &Command) -> Result<ExitCode, Error> {
     let env = Env::new(&lookup);
     service::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
     let default_hook = panic::take_hook();
-    // A panic of any thread ends the process: with a part of its threads, bench would measure nonsense. Panics of the kafka
-    // crate are caught by its adapter.
+    // A panic of any thread ends the process: with a part of its threads, bench would measure
+    // nonsense. Panics of the kafka crate are caught by its adapter.
     panic::set_hook(Box::new(move |info| {
         if !service::panic_guard::is_guarded() {
             default_hook(info);
@@ -142,7 +143,8 @@ fn fail(err: &Error) -> ExitCode {
     }
 }
 
-/// The options that `line` gives, or the parser's error as it is printed; for the tests of commands.
+/// The options that `line` gives, or the parser's error as it is printed; for the tests of
+/// commands.
 #[cfg(test)]
 fn parse(line: &str) -> Result<Command, String> {
     let args = ["bench"].into_iter().chain(line.split_whitespace());

@@ -1,15 +1,18 @@
-//! What one load shows: latencies from the time each command was due, and whether the bank keeps up.
+//! What one load shows: latencies from the time each command was due, and whether the bank keeps
+//! up.
 
 use crate::schedule::Schedule;
 use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 
-/// A load counts as held while the lag grows by less than this part of it. A bank that does 98 of 100 due commands holds
-/// nothing; less is drowned in the noise of a few seconds.
+/// A load counts as held while the lag grows by less than this part of it. A bank that does 98 of
+/// 100 due commands holds nothing; less is drowned in the noise of a few seconds.
 const GROWTH_MAX: f64 = 0.02;
-/// Nor does it hold while answers stay behind what was due by more than this part: half a second in a window of ten.
+/// Nor does it hold while answers stay behind what was due by more than this part: half a second in
+/// a window of ten.
 const SHORT_MAX: f64 = 0.05;
-/// The lag of a bank that keeps up is 0 or 1 at low loads, whichever a look happens to see: no more than that is no growth.
+/// The lag of a bank that keeps up is 0 or 1 at low loads, whichever a look happens to see: no more
+/// than that is no growth.
 const GROWN_MIN: f64 = 2.0;
 /// A lag of this many seconds of the load can't be caught up any more: the load is broken off.
 const HOPELESS_S: f64 = 3.0;
@@ -99,7 +102,8 @@ impl Window {
         self.lags.iter().fold(0.0, |max: f64, (_, lag)| max.max(*lag))
     }
 
-    /// How much larger the lag was in the second half than in the first: means, so that a single stall does not decide.
+    /// How much larger the lag was in the second half than in the first: means, so that a single
+    /// stall does not decide.
     pub fn lag_grown(&self) -> f64 {
         let half = self.seconds() / 2.0;
         let mean = |second: bool| {
@@ -111,14 +115,16 @@ impl Window {
         mean(true) - mean(false)
     }
 
-    /// True if `lag` can't be caught up within the load; `on_their_way` records are no lag at any load.
+    /// True if `lag` can't be caught up within the load; `on_their_way` records are no lag at any
+    /// load.
     pub fn is_hopeless(&self, lag: f64, on_their_way: f64) -> bool {
         lag > f64::from(self.per_s) * HOPELESS_S + on_their_way
     }
 }
 
-/// True if a bank keeps up with `load` per second: in a window of `seconds` it did `done` of what fell due, and its lag grew by
-/// `grown` from the first half to the second. Less than `noise` is no growth.
+/// True if a bank keeps up with `load` per second: in a window of `seconds` it did `done` of what
+/// fell due, and its lag grew by `grown` from the first half to the second. Less than `noise` is no
+/// growth.
 pub fn keeps_up(load: u32, seconds: f64, done: f64, grown: f64, noise: f64) -> bool {
     let due = seconds * f64::from(load);
     let short = due - done;
@@ -186,7 +192,8 @@ impl Answered {
 mod tests {
     use super::*;
 
-    /// A bank that answers `capacity` per second in order, each `delay_ms` after it was due at the earliest.
+    /// A bank that answers `capacity` per second in order, each `delay_ms` after it was due at the
+    /// earliest.
     fn simulate(per_s: u32, capacity: u32, delay_ms: u64) -> Answered {
         simulate_able(per_s, delay_ms, |ms| ms * u64::from(capacity) / 1000)
     }

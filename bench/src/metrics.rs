@@ -64,7 +64,8 @@ impl Sub for Work {
     }
 }
 
-/// The value of the metric with this name in Prometheus' text format, and with this label if it has any.
+/// The value of the metric with this name in Prometheus' text format, and with this label if it has
+/// any.
 fn metric(text: &str, name: &str, label: Option<(&str, &str)>) -> Option<f64> {
     let wanted = label.map(|(label, value)| format!("{label}=\"{value}\""));
     text.lines().find_map(|line| {

@@ -31,9 +31,9 @@ impl Mode {
     /// The handler's environment in this mode.
     pub fn variables(self) -> [(&'static str, &'static str); 2] {
         let (mode, client) = match self {
-            Self::Single => ("single", "kafka"),
-            Self::Batched => ("batched", "kafka"),
-            Self::BuiltIn => ("batched", "modern"),
+            Self::Single => ("single", "kafka-crate"),
+            Self::Batched => ("batched", "kafka-crate"),
+            Self::BuiltIn => ("batched", "built-in"),
         };
         [("PRODUCER_MODE", mode), ("KAFKA_CLIENT", client)]
     }

@@ -1,4 +1,5 @@
-//! What the options of several commands have in common: the checks of their values, and the environment in `--help`.
+//! What the options of several commands have in common: the checks of their values, and the
+//! environment in `--help`.
 
 use service::env::{LOG, Variable};
 use std::fmt::{Display, Write};
@@ -36,7 +37,8 @@ pub fn joined<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The section of `--help` on the variables that a command reads: addresses of servers and services, and the client's settings.
+/// The section of `--help` on the variables that a command reads: addresses of servers and
+/// services, and the client's settings.
 pub fn environment(groups: &[&[Variable]]) -> String {
     let mut text =
         "Environment (make -s env prints the addresses of the running stack):\n".to_owned();

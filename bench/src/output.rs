@@ -20,7 +20,8 @@ pub fn progress(line: &str) {
     eprintln!("{line}");
 }
 
-/// Raw rows of one run, each on disk as soon as it is known. The header has what is needed to understand them later.
+/// Raw rows of one run, each on disk as soon as it is known. The header has what is needed to
+/// understand them later.
 pub struct Csv {
     path: PathBuf,
     file: File,
@@ -143,7 +144,8 @@ pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A number in JSON, to so many decimal `digits`, whole numbers without any; `null` if it was not measured.
+/// A number in JSON, to so many decimal `digits`, whole numbers without any; `null` if it was not
+/// measured.
 pub fn figure(number: Option<f64>, digits: i32) -> Option<Number> {
     let unit = 10f64.powi(digits);
     let number = (number? * unit).round() / unit;

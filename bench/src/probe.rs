@@ -22,26 +22,31 @@ use std::time::Duration;
 
 /// Latency, throughput and cost of transfers, with the handler in mode single, batched and built-in
 ///
-/// Opens accounts, gives them cash, and sends transfers between them into confirm_money_transfer, straight and open loop: each
-/// is due at its time, whatever became of the ones before. Commands are sent in batches of what is due, in each mode: only
-/// the handler's PRODUCER_MODE and KAFKA_CLIENT differ. What the columns mean:
+/// Opens accounts, gives them cash, and sends transfers between them into confirm_money_transfer,
+/// straight and open loop: each is due at its time, whatever became of the ones before. Commands
+/// are sent in batches of what is due, in each mode: only the handler's PRODUCER_MODE and
+/// KAFKA_CLIENT differ. What the columns mean:
 ///   load              transfers that fell due per second
 ///   done/s            transfers answered per second of the measured time
-///   p50 p99 p99.9     milliseconds from the time a transfer was due until the second of its two balance_changed records was
-///                     read back
+///   p50 p99 p99.9     milliseconds from the time a transfer was due until the second of its two
+///                     balance_changed records was read back
 ///   lag               most transfers that were due and not answered
-///   held              yes: the lag grew by less than 2 % of the load from the first half of the measured time to the second,
-///                     at least 95 % of what fell due in it was answered in it, and each transfer got exactly one outcome
-///   broker us/rec     CPU time of all brokers per record of the bank: a transfer is a command, a confirmation and two changes.
-///                     It covers whatever the broker does for them: our commands written, read by the handler and by the other
-///                     services, answers written, changes read by us, offsets. What the broker uses without load, measured
-///                     before, is taken off; the CSV has it
-///   handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL with all its processes
+///   held              yes: the lag grew by less than 2 % of the load from the first half of the
+///                     measured time to the second, at least 95 % of what fell due in it was
+///                     answered in it, and each transfer got exactly one outcome
+///   broker us/rec     CPU time of all brokers per record of the bank: a transfer is a command, a
+///                     confirmation and two changes. It includes writing our commands, reading
+///                     them by the handler and the other services, writing outcomes, our reading
+///                     of changes, and offsets. The use without load, measured before, is taken
+///                     off; the CSV has it
+///   handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL
+///                     with all its processes
 ///   cmds/tx           transfers decided in one database transaction, on average
 ///   recs/req          records in one request of the handler's producer, on average
 ///   RSS               highest memory of the handler, MiB
-/// The last line is JSON: the highest load held by each mode, broker CPU per record of each at the highest load that single
-/// held, p50 at 10/s, p99 at 2000/s and the handler's highest memory, these three in mode batched.
+/// The last line is JSON: the highest load held by each mode, broker CPU per record of each at the
+/// highest load that single held, p50 at 10/s, p99 at 2000/s and the handler's highest memory,
+/// these three in mode batched.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, HANDLER_URL, HEARTBEAT_URL],
@@ -55,7 +60,8 @@ pub struct ProbeOptions {
     /// How the command-handler is run, which is restarted for each; separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_value = "single,batched,built-in")]
     modes: Vec<Mode>,
-    /// Transfers per second to try, separated by commas, each 1 to 1000000; each mode goes up until one is not held
+    /// Transfers per second to try, separated by commas, each 1 to 1000000; each mode goes up until
+    /// one is not held
     #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32),
         default_value = "10,100,250,500,1000,2000,5000,10000,20000,40000")]
     loads: Vec<u32>,
@@ -65,14 +71,15 @@ pub struct ProbeOptions {
     /// Measured time of each load, 1 to 3600 s, after a second of settling
     #[arg(long, default_value = "10", value_parser = seconds(1..=3600))]
     step_s: Duration,
-    /// Transfers for a fresh batched handler at the end, 0 to 1000000000, at four fifths of its highest load and for at most four
-    /// minutes, to see its memory half-way and after all; 0 leaves this out
+    /// Transfers for a fresh batched handler at the end, 0 to 1000000000, at four fifths of its
+    /// highest load and for at most four minutes, to see its memory half-way and after all; 0
+    /// leaves this out
     #[arg(long, default_value = "1000000", value_parser = number(0..=1_000_000_000u64))]
     transfers: u64,
     /// Least time between two batches of commands, 0 to 100 ms
     ///
-    /// Each command still counts from its own due time. With less, commands trickle in, the bank finds fewer of them at once, and
-    /// the broker is busy with our requests.
+    /// Each command still counts from its own due time. With less, commands trickle in, the bank
+    /// finds fewer of them at once, and the broker is busy with our requests.
     #[arg(long, default_value = "10", value_parser = millis(0..=100))]
     pace_ms: Duration,
     /// Folder for the raw rows, as CSV
@@ -84,7 +91,8 @@ pub struct ProbeOptions {
 const IDLE: u32 = 10;
 /// Load of `p99_ms_at_2000`.
 const WORKING: u32 = 2000;
-/// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to warm up on.
+/// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to
+/// warm up on.
 const WARM_UP: (u32, Duration) = (250, Duration::from_secs(6));
 /// Longest time of the way to `TRANSFERS`.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
@@ -126,7 +134,8 @@ fn course(
     for &mode in &options.modes {
         load.restart_handler(mode)?;
         load.warm_up(WARM_UP.0, WARM_UP.1)?;
-        // What the endpoint has yet to store of the last mode's overload would be counted as this one's.
+        // What the endpoint has yet to store of the last mode's overload would be counted as this
+        // one's.
         load.bank.settle(0, SETTLED_WITHIN)?;
         // The other modes are also measured at whatever single could do: the same load for all.
         let single = results.rows.iter().filter(|row| row.held && row.mode == Mode::Single);
@@ -152,8 +161,8 @@ fn course(
     Ok(())
 }
 
-/// Takes a fresh handler to `transfers` at four fifths of what it held, and looks at its memory half-way and at the end: one
-/// load all the time, so that growth would be a leak.
+/// Takes a fresh handler to `transfers` at four fifths of what it held, and looks at its memory
+/// half-way and at the end: one load all the time, so that growth would be a leak.
 fn endure(
     transfers: u64,
     held: u32,

@@ -35,11 +35,12 @@ impl Process {
         Ok(Self { pid, birth: stat(pid)?.birth })
     }
 
-    /// CPU time so far of the process and its whole family, the living and the dead: PostgreSQL starts a process for each
-    /// connection, and what it used must not vanish with it.
+    /// CPU time so far of the process and its whole family, the living and the dead: PostgreSQL
+    /// starts a process for each connection, and what it used must not vanish with it.
     pub fn cpu(&self) -> io::Result<Duration> {
-        // The time of a child that ends moves into its parent's. Seen in between, it would be missed or counted twice; so two
-        // looks must have seen the same processes with the same dead.
+        // The time of a child that ends moves into its parent's. Seen in between, it would be
+        // missed or counted twice; so two looks must have seen the same processes with the same
+        // dead.
         let mut before = self.family()?;
         for _ in 0..LOOKS_MAX {
             let now = self.family()?;
@@ -65,8 +66,9 @@ impl Process {
             .ok_or_else(|| io::Error::other("no VmRSS in its status: it has ended"))
     }
 
-    /// Memory now of the process and its whole family, bytes. What they share counts once where the system has it (PSS);
-    /// looking for that takes time in a large process, so one without a family is asked for its resident memory.
+    /// Memory now of the process and its whole family, bytes. What they share counts once where the
+    /// system has it (PSS); looking for that takes time in a large process, so one without a family
+    /// is asked for its resident memory.
     pub fn memory(&self) -> io::Result<u64> {
         let family = self.family()?;
         if family.len() == 1 {
@@ -82,7 +84,8 @@ impl Process {
         Ok(family.keys().filter_map(of).sum())
     }
 
-    /// The files that it has mapped, each once: its program, libraries, and what else it reads that way.
+    /// The files that it has mapped, each once: its program, libraries, and what else it reads that
+    /// way.
     pub fn mapped_files(&self) -> io::Result<Vec<PathBuf>> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         Ok(mapped_files(&maps).into_iter().filter(|path| path.is_file()).collect())
@@ -138,7 +141,8 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Source: proc_pid_maps(5). What is no file has no path or one in brackets; a deleted one is marked.
+/// Source: proc_pid_maps(5). What is no file has no path or one in brackets; a deleted one is
+/// marked.
 fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
     let path = |line: &str| {
         let (_, path) = line.split_once(" /")?;
@@ -155,7 +159,8 @@ pub fn machine_cpu() -> io::Result<Duration> {
         .ok_or_else(|| io::Error::other("can't read the first line of /proc/stat"))
 }
 
-/// Ticks of user, nice, system, irq, softirq and steal. Source: proc_stat(5). Guests are among the users.
+/// Ticks of user, nice, system, irq, softirq and steal. Source: proc_stat(5). Guests are among the
+/// users.
 fn busy(stat: &str) -> Option<u64> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
@@ -215,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_child_counts_while_it_lives_and_after_its_death() {
-        // The shell burns CPU in a child of its own, prints a line, and waits for a line before it ends.
+        // The shell burns CPU in a child of its own, prints a line, and waits for a line before it
+        // ends.
         let burn = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; read line); echo dead; read line";
         let mut shell = Command::new("sh")
             .args(["-c", burn])

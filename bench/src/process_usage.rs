@@ -65,7 +65,8 @@ pub struct CpuUse {
     pub elapsed_s: f64,
     /// Seconds; none for a part that was restarted meanwhile.
     pub parts: PerPart<f64>,
-    /// Seconds of processes that are no part of the bank: a measurement next to other work is distorted.
+    /// Seconds of processes that are no part of the bank: a measurement next to other work is
+    /// distorted.
     pub others: f64,
 }
 

@@ -1,4 +1,5 @@
-//! `bench report`: joins the rows of runs into a table, graphs with those of the talk, and a page that explains them.
+//! `bench report`: joins the rows of runs into a table, graphs with those of the talk, and a page
+//! that explains them.
 
 mod graphs;
 mod joined_runs;
@@ -21,11 +22,13 @@ use std::process::ExitCode;
 
 /// Tables and graphs of what `bench run` measured, beside the talk's
 ///
-/// Joins all runs of a mode: latencies of a load are those of the simulated users' steps of all runs together, rates and use of the
-/// machine are means over the runs, and the highest load is the mean of the runs' highest, with its standard error. The talk's four
-/// handlers of 2019 stand in the same graphs, as another machine measured them. Every graph has its rows beside it, and the raw rows
-/// are copied. The last line is JSON: the highest load of each mode; of the mode batched the median without load and p99 at half of
-/// the highest; and the broker's CPU per record, batched divided by single, at the highest load that single held.
+/// Joins all runs of a mode: latencies of a load are those of the simulated users' steps of all
+/// runs together, rates and use of the machine are means over the runs, and the highest load is the
+/// mean of the runs' highest, with its standard error. The talk's four handlers of 2019 stand in
+/// the same graphs, as another machine measured them. Every graph has its rows beside it, and the
+/// raw rows are copied. The last line is JSON: the highest load of each mode; of the mode batched
+/// the median without load and p99 at half of the highest; and the broker's CPU per record, batched
+/// divided by single, at the highest load that single held.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ReportOptions {
@@ -35,10 +38,12 @@ pub struct ReportOptions {
     /// Folders of rows to join, separated by commas [default: the newest in --out]
     #[arg(long, value_name = "FOLDERS", value_delimiter = ',')]
     from: Vec<PathBuf>,
-    /// Folder for graphs, rows and index.html, where the page of `make up` finds them; those of before are deleted
+    /// Folder for graphs, rows and index.html, where the page of `make up` finds them; those of
+    /// before are deleted
     #[arg(long, value_name = "FOLDER", default_value = "target/results")]
     results: PathBuf,
-    /// File for the report as Markdown, as in docs/results.md; its graphs go into the folder docs/results [default: none]
+    /// File for the report as Markdown, as in docs/results.md; its graphs go into the folder
+    /// docs/results [default: none]
     #[arg(long, value_name = "FILE")]
     docs: Option<PathBuf>,
 }

@@ -1,5 +1,5 @@
-//! `bench run`: the talk's test. Simulated users move money through GraphQL and wait for the new balance, while the heartbeat's load
-//! rises.
+//! `bench run`: the talk's test. Simulated users move money through GraphQL and wait for the new
+//! balance, while the heartbeat's load rises.
 
 mod faults;
 mod heartbeat_load;
@@ -33,21 +33,23 @@ use std::time::Duration;
 
 /// The talk's test: time until a simulated user sees the new balance, under a rising load
 ///
-/// Simulated users log in through GraphQL and subscribe to their account. Every second each takes one step of the talk's cycle of
-/// ten, deposits and payments that cancel out. The time until the new balance arrives is measured from when the step was due,
-/// whatever became of the ones before. A step that takes 5 s has timed out. The heartbeat makes the load: a beat is a command.
+/// Simulated users log in through GraphQL and subscribe to their account. Every second each takes
+/// one step of the talk's cycle of ten, deposits and payments that cancel out. The time until the
+/// new balance arrives is measured from when the step was due, whatever became of the ones before.
+/// A step that takes 5 s has timed out. The heartbeat makes the load: a beat is a command.
 ///   talk     loads 0, 10, 20 ... 400 per second, 20 s each, one user; ends after three time-outs
-///   max      doubles the load from 100/s until one is not held, twice, then closes in on the highest that is, and measures half of
-///            it; 30 s each, ten users, without load first
+///   max      doubles the load from 100/s until one is not held, twice, then closes in on the
+///            highest that is, and measures half of it; 30 s each, ten users, without load first
 ///   quick    the same with coarser steps of 3 s
 ///   sanity   0, 100 and 500 per second, 5 s each, three users: half a minute in all
-/// A load is held if its beats were sent and answered (95 % of them within the measured time), the lag of all consumer groups grew
-/// from the first half of that time to the second by less than 2 % of what fell due in a half (or by less than 0.7 s of the load,
-/// which consumers may commit later), nothing timed out and p99 is below a second.
-/// With --driver browser the users are tabs of a Chromium on the pages, as in the talk: then its own time is included.
-/// CPU and memory of every part are sampled each second. Rows are written as soon as they are known: NAME-loads.csv,
-/// NAME-seconds.csv and NAME-steps.csv for each run. `bench report` makes tables and graphs of them. Ctrl-C ends cleanly and keeps
-/// what was measured.
+/// A load is held if its beats were sent and answered (95 % of them within the measured time), the
+/// lag of all consumer groups grew from the first half of that time to the second by less than 2 %
+/// of what fell due in a half (or by less than 0.7 s of the load, which consumers may commit
+/// later), nothing timed out and p99 is below a second. With --driver browser the users are tabs of
+/// a Chromium on the pages, as in the talk: then its own time is included. CPU and memory of every
+/// part are sampled each second. Rows are written as soon as they are known: NAME-loads.csv,
+/// NAME-seconds.csv and NAME-steps.csv for each run. `bench report` makes tables and graphs of
+/// them. Ctrl-C ends cleanly and keeps what was measured.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, GRAPHQL_URL, FRONTEND_URL, HANDLER_URL, HEARTBEAT_URL],
@@ -64,13 +66,15 @@ pub struct RunOptions {
     /// Runs of each mode, 1 to 100: round by round, the modes of a round in random order
     #[arg(long, default_value = "1", value_parser = number(1..=100u32))]
     runs: u32,
-    /// Beats per second of each step, separated by commas, each 0 to 1000000 [default: the profile's]
+    /// Beats per second of each step, separated by commas, each 0 to 1000000 [default: the
+    /// profile's]
     #[arg(long, value_delimiter = ',', value_parser = number(0..=1_000_000u32))]
     loads: Option<Vec<u32>>,
     /// Measured time of each step, 2 to 3600 s [default: the profile's]
     #[arg(long, value_parser = seconds(2..=3600))]
     step_s: Option<Duration>,
-    /// Simulated users, each with an account and a transfer a second, 1 to 500 [default: the profile's]
+    /// Simulated users, each with an account and a transfer a second, 1 to 500 [default: the
+    /// profile's]
     #[arg(long, alias = "visitors", value_parser = number(1..=500u32))]
     users: Option<u32>,
     /// What the simulated users use
@@ -79,10 +83,12 @@ pub struct RunOptions {
     /// The browser: Chromium or another of its kind
     #[arg(long, value_name = "PROGRAM", default_value = "chromium")]
     chromium: String,
-    /// Steps between the last load that was held and the first that was not, 0 to 10 [default: the profile's]
+    /// Steps between the last load that was held and the first that was not, 0 to 10 [default: the
+    /// profile's]
     #[arg(long, value_parser = number(0..=10u32))]
     bisections: Option<u32>,
-    /// Signals for parts, separated by commas, as in 20:command-handler:KILL: 20 s after a run's first step began
+    /// Signals for parts, separated by commas, as in 20:command-handler:KILL: 20 s after a run's
+    /// first step began
     #[arg(long, value_delimiter = ',', value_name = "S:PART:SIGNAL", value_parser = fault)]
     faults: Vec<Fault>,
     /// Folder for the raw rows: one is made in it for each call
@@ -119,7 +125,8 @@ enum DriverName {
 
 /// Answers to too many of the talk's steps did not come: the run is over.
 const TIMEOUTS_MAX: u64 = 3;
-/// A Java virtual machine that has not compiled its paths yet gets this much to warm up on, before the first run of a search.
+/// A Java virtual machine that has not compiled its paths yet gets this much to warm up on, before
+/// the first run of a search.
 const WARM_UP_FIRST: (u32, Duration) = (1000, Duration::from_secs(8));
 /// A new process gets this much, before each other run.
 const WARM_UP: (u32, Duration) = (250, Duration::from_secs(3));
@@ -252,7 +259,8 @@ fn course(
         if !held {
             bank.settle()?;
         }
-        // The first that is not held ends the way up: once more, unless it was hopeless, since a stall of the machine is no limit.
+        // The first that is not held ends the way up: once more, unless it was hopeless, since a
+        // stall of the machine is no limit.
         if !held && !first.is_hopeless() && !doubted {
             doubted = true;
             MeasuredLoad { held, .. } = step(bank, Kind::Climb, load)?;

@@ -1,4 +1,5 @@
-//! `bench scale`: what a transfer costs when there are many accounts, and when much has happened already.
+//! `bench scale`: what a transfer costs when there are many accounts, and when much has happened
+//! already.
 
 use crate::bank_under_test::{BankUnderTest, conclude};
 use crate::control::HEARTBEAT_URL;
@@ -19,11 +20,13 @@ use std::time::Duration;
 
 /// Cost of a transfer with few and with many accounts, with and without a long history
 ///
-/// Sends transfers between accounts straight to the command-handler, as `bench probe` does, at the same load three times: between
-/// few accounts, between many, and between many after a long history. Accounts are opened and the history is made by the bank
-/// itself; with the defaults that takes some ten minutes and 10 GB. To begin with an empty history it needs a stack of its own
-/// (make bench-scale). Measured is the CPU that broker, database, command-handler and graphql-endpoint spend on 1,000 transfers, when
-/// nothing else is on its way. The last line is JSON: the cost with many accounts and with a history, divided by the one before.
+/// Sends transfers between accounts straight to the command-handler, as `bench probe` does, at the
+/// same load three times: between few accounts, between many, and between many after a long
+/// history. Accounts are opened and the history is made by the bank itself; with the defaults that
+/// takes some ten minutes and 10 GB. To begin with an empty history it needs a stack of its own
+/// (make bench-scale). Measured is the CPU that broker, database, command-handler and
+/// graphql-endpoint spend on 1,000 transfers, when nothing else is on its way. The last line is
+/// JSON: the cost with many accounts and with a history, divided by the one before.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, HANDLER_URL, HEARTBEAT_URL],
@@ -43,7 +46,8 @@ pub struct ScaleOptions {
     /// Transfers per second of the measurements, 1 to 1000000
     #[arg(long, default_value = "5000", value_parser = number(1..=1_000_000u32))]
     load: u32,
-    /// Transfers per second that make the history, 1 to 1000000; less when the bank does not hold it
+    /// Transfers per second that make the history, 1 to 1000000; less when the bank does not hold
+    /// it
     #[arg(long, default_value = "15000", value_parser = number(1..=1_000_000u32))]
     fill: u32,
     /// Measured time of each step, 1 to 3600 s, after a second of settling
@@ -57,7 +61,8 @@ pub struct ScaleOptions {
     out: PathBuf,
 }
 
-/// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to warm up on.
+/// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to
+/// warm up on.
 const WARM_UP: (u32, Duration) = (1000, Duration::from_secs(5));
 /// Length of a step that makes history.
 const FILL_STEP: Duration = Duration::from_secs(20);
@@ -226,7 +231,8 @@ mod tests {
 
     #[test]
     fn costs_are_compared_with_those_before() {
-        // The example's 4,000 transfers take the broker as many seconds as given here, and the others 1.9.
+        // The example's 4,000 transfers take the broker as many seconds as given here, and the
+        // others 1.9.
         let measured = |accounts, brokers: &[f64]| Measurement {
             accounts,
             history: 10,

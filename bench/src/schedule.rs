@@ -1,5 +1,6 @@
-//! The load: open loop. Each command is due at its time, whatever became of the ones before, and its latency counts from then,
-//! so a bank that stalls can't hide it by being asked less (no coordinated omission).
+//! The load: open loop. Each command is due at its time, whatever became of the ones before, and
+//! its latency counts from then, so a bank that stalls can't hide it by being asked less (no
+//! coordinated omission).
 
 use messaging::producer::{Outgoing, Sender};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,8 +47,8 @@ impl Schedule {
     }
 }
 
-/// Sends the commands of `schedule` as they fall due, until the last one or until `stop`: in batches of what is due, at most
-/// one each `pace`. Gives how many were sent.
+/// Sends the commands of `schedule` as they fall due, until the last one or until `stop`: in
+/// batches of what is due, at most one each `pace`. Gives how many were sent.
 pub fn send(
     schedule: Schedule,
     pace: Duration,

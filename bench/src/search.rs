@@ -1,4 +1,5 @@
-//! The search for the highest load that is held: up a list of loads until one is not, then between the two.
+//! The search for the highest load that is held: up a list of loads until one is not, then between
+//! the two.
 
 /// The way of one search.
 #[derive(Debug)]
@@ -14,7 +15,8 @@ pub struct Search {
 }
 
 impl Search {
-    /// Up `loads`, in any order, and then `bisections` times between the last that is held and the first that is not.
+    /// Up `loads`, in any order, and then `bisections` times between the last that is held and the
+    /// first that is not.
     pub fn new(loads: &[u32], bisections: u32) -> Self {
         let mut rest = loads.to_vec();
         rest.sort_unstable_by(|a, b| b.cmp(a));

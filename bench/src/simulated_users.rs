@@ -1,5 +1,6 @@
-//! Simulated users, as the talk's test had one: each logs in through GraphQL, subscribes to the changes of its account, and
-//! every second takes the next step of a cycle that takes out as much as it puts in.
+//! Simulated users, as the talk's test had one: each logs in through GraphQL, subscribes to the
+//! changes of its account, and every second takes the next step of a cycle that takes out as much
+//! as it puts in.
 
 mod browser_user;
 mod client;
@@ -43,7 +44,8 @@ pub enum Driver {
 
 /// SimulatedUsers at work, each on a thread of its own.
 pub struct SimulatedUsers {
-    /// Steps of all users together: number 0 is the first user's, 1 the second's, and so on round and round.
+    /// Steps of all users together: number 0 is the first user's, 1 the second's, and so on round
+    /// and round.
     pub schedule: Schedule,
     steps: Receiver<Result<UserStep, Error>>,
     stop: Shutdown,

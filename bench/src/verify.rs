@@ -1,5 +1,5 @@
-//! `bench verify`: does a command-handler keep the bank's contract (docs/handler-contract.md)? Asked and answered through Kafka
-//! alone, in a fresh bank.
+//! `bench verify`: does a command-handler keep the bank's contract (docs/handler-contract.md)?
+//! Asked and answered through Kafka alone, in a fresh bank.
 
 pub mod findings;
 pub mod scenarios;
@@ -24,9 +24,10 @@ use std::time::Instant;
 
 /// Checks that a command-handler, ours or another, keeps the bank's contract
 ///
-/// Starts it in an empty database and with all earlier commands skipped, sends commands and reads its outcomes: every reason on both
-/// sides of its boundary, every field of every record, replays, undecodable records, kill -9 in the midst of work, SIGTERM. It
-/// looks at nothing but topics, exit codes and /readyz. No other handler may run meanwhile. The table shows for each point of
+/// Starts it in an empty database and with all earlier commands skipped, sends commands and reads
+/// its outcomes: every reason on both sides of its boundary, every field of every record, replays,
+/// undecodable records, kill -9 in the midst of work, SIGTERM. It looks at nothing but topics, exit
+/// codes and /readyz. No other handler may run meanwhile. The table shows for each point of
 /// docs/handler-contract.md whether it holds; exit code 1 if one does not.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
@@ -35,13 +36,15 @@ use std::time::Instant;
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct VerifyOptions {
-    /// What to verify: scratchbank, scratchbank-single, scratchbank-built-in, a peer, several of these, all, or a command
+    /// What to verify: scratchbank, scratchbank-single, scratchbank-built-in, a peer, several of
+    /// these, all, or a command
     ///
-    /// A peer is named as its folder (and a dash and what follows run- there). Several names are separated by commas. Anything else
-    /// is the command that starts the handler.
+    /// A peer is named as its folder (and a dash and what follows run- there). Several names are
+    /// separated by commas. Anything else is the command that starts the handler.
     #[arg(long, default_value = OURS)]
     handler: String,
-    /// Docker image of a handler, to be verified instead; it is run as a container in this machine's network [default: none]
+    /// Docker image of a handler, to be verified instead; it is run as a container in this
+    /// machine's network [default: none]
     #[arg(long, value_name = "NAME")]
     image: Option<String>,
     /// How often it is killed in the midst of work, 1 to 100

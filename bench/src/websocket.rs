@@ -20,7 +20,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects to `url`, as in `ws://127.0.0.1:8888/graphql`, and asks for a `protocol` if there is one.
+    /// Connects to `url`, as in `ws://127.0.0.1:8888/graphql`, and asks for a `protocol` if there
+    /// is one.
     pub fn open(url: &str, protocol: Option<&'static str>) -> Result<Self, Error> {
         let failed = |source| failed(url, source);
         let mut request = url.into_client_request().map_err(failed)?;

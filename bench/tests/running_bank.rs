@@ -25,7 +25,8 @@ impl Bank {
         bank
     }
 
-    /// Runs `bench` with settings; its exit code, the lines on stdout, and the last of them as JSON.
+    /// Runs `bench` with settings; its exit code, the lines on stdout, and the last of them as
+    /// JSON.
     fn bench(&self, args: &str) -> (ExitStatus, Vec<String>, Value) {
         let out: &[&str] = match args.split_whitespace().next() {
             Some("demo") => &[],
@@ -46,7 +47,8 @@ impl Bank {
     }
 }
 
-/// Of the modes to compare, those with the client that the bank's services use here: the kafka crate or the built-in client.
+/// Of the modes to compare, those with the client that the bank's services use here: the kafka
+/// crate or the built-in client.
 fn modes<'a>(kafka_crate: &'a [&str], built_in: &'a [&str]) -> &'a [&'a str] {
     let config = KafkaConfig::from_env(&Env::new(&|name| std::env::var(name).ok()));
     let mut bus = messaging::connect(&config.expect("the stack is up: make test-integration"));

@@ -1,4 +1,5 @@
-//! `bench verify` on real servers: our handler holds the contract, and a wrong one is caught in what it does wrong.
+//! `bench verify` on real servers: our handler holds the contract, and a wrong one is caught in
+//! what it does wrong.
 
 use std::collections::HashMap;
 use std::path::Path;

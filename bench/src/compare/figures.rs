@@ -129,7 +129,8 @@ pub mod tests {
     use super::*;
     use crate::mode::Mode;
 
-    /// A handler of this name whose runs held these loads, with p99 a hundredth of the load plus the run's number.
+    /// A handler of this name whose runs held these loads, with p99 a hundredth of the load plus
+    /// the run's number.
     pub fn figures(name: &str, runs: &[&[(u32, bool)]]) -> Figures {
         let handler = Handler {
             name: name.to_owned(),

@@ -17,7 +17,7 @@ const BATCHES_MAX: usize = 16;
 const POLL: Duration = Duration::from_millis(500);
 
 /// Records of one topic, read at once.
-pub struct Batch {
+pub struct EventBatch {
     /// When they were read.
     pub at: Instant,
     /// In offset order within each partition.
@@ -25,7 +25,7 @@ pub struct Batch {
 }
 
 /// The threads, which end after this is dropped.
-pub struct Readers(Receiver<Result<Batch, Error>>);
+pub struct Readers(Receiver<Result<EventBatch, Error>>);
 
 impl Readers {
     /// Reads from `positions` of each topic on.
@@ -43,7 +43,7 @@ impl Readers {
     }
 
     /// The next batch, or `None` if there is none by `end`.
-    pub fn next(&self, end: Instant) -> Result<Option<Batch>, Error> {
+    pub fn next(&self, end: Instant) -> Result<Option<EventBatch>, Error> {
         // Under a load that never lets the channel run dry, the end still comes.
         let wait = end.saturating_duration_since(Instant::now());
         if wait.is_zero() {
@@ -62,7 +62,7 @@ impl Readers {
 struct Starter<'a> {
     cluster: &'a Cluster,
     positions: &'a HashMap<Topic, Vec<Position>>,
-    batches: SyncSender<Result<Batch, Error>>,
+    batches: SyncSender<Result<EventBatch, Error>>,
 }
 
 impl Starter<'_> {
@@ -76,8 +76,9 @@ impl Starter<'_> {
                 let mut events = Vec::new();
                 let read = tap.poll(POLL, |record| events.push(event(record)));
                 let ends = read.is_err();
-                // An empty batch is sent too: that is how a thread notices that the receiver is gone.
-                if batches.send(read.map(|at| Batch { at, events })).is_err() || ends {
+                // An empty batch is sent too: that is how a thread notices that the receiver is
+                // gone.
+                if batches.send(read.map(|at| EventBatch { at, events })).is_err() || ends {
                     return;
                 }
             }

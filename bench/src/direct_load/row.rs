@@ -60,7 +60,8 @@ impl TransferLoad {
         self.broker_s() * 1e6 / (self.answered as f64 * RECORDS_PER_TRANSFER).max(1.0)
     }
 
-    /// CPU seconds per 1,000 transfers of broker, database, handler and endpoint; the broker's without what it uses idle.
+    /// CPU seconds per 1,000 transfers of broker, database, handler and endpoint; the broker's
+    /// without what it uses idle.
     pub fn costs(&self) -> [f64; 4] {
         let [database, handler, endpoint] =
             [DATABASE, HANDLER, ENDPOINT].map(|part| self.cpu.seconds(part));

@@ -179,7 +179,8 @@ fn ours(
     graph(caption, own_series(summary, &|load| value(load).map(|value| (value, None))))
 }
 
-/// Lines of our modes and of the talk's handlers, which have their values in `column`, over the load.
+/// Lines of our modes and of the talk's handlers, which have their values in `column`, over the
+/// load.
 fn compared(
     summary: &Summary,
     talk: &Talk,

@@ -30,7 +30,8 @@ pub struct LoadSummary {
     pub answered_per_s: f64,
     pub records_per_request: f64,
     pub commands_per_transaction: f64,
-    /// CPU of the broker for 1,000 records, seconds, without what it used without load; `None` where that was not measured.
+    /// CPU of the broker for 1,000 records, seconds, without what it used without load; `None`
+    /// where that was not measured.
     pub broker_s: Option<f64>,
     /// CPU, % of a core, by place among [`NAMES`].
     pub cpu: PerPart<f64>,

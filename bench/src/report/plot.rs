@@ -1,4 +1,5 @@
-//! Graphs as SVG, readable on light and dark pages. Lines over two axes, and bars; no more than the report needs.
+//! Graphs as SVG, readable on light and dark pages. Lines over two axes, and bars; no more than the
+//! report needs.
 
 use std::fmt::Write;
 

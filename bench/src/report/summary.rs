@@ -27,7 +27,8 @@ pub struct Summary {
 impl Summary {
     /// Joins the tables of one or more sessions.
     pub fn of(tables: &[CsvTable]) -> Result<Self, Error> {
-        // What the broker uses without load does not depend on the mode; a virtual machine that still compiles uses more.
+        // What the broker uses without load does not depend on the mode; a virtual machine that
+        // still compiles uses more.
         let mut idle: Option<f64> = None;
         for table in tables.iter().filter(|table| table.name().ends_with("-loads.csv")) {
             for row in table.rows().map(|row| joined_runs::load(row, None)) {
@@ -85,8 +86,8 @@ impl Summary {
         self.modes.iter().find(|mode| mode.name == name)
     }
 
-    /// The highest load that no run of single failed at and that was measured batched too; then the broker's CPU for
-    /// 1,000 records there: single, batched.
+    /// The highest load that no run of single failed at and that was measured batched too; then the
+    /// broker's CPU for 1,000 records there: single, batched.
     pub fn broker(&self) -> Option<(f64, f64, f64)> {
         let (single, batched) = (self.mode("single")?, self.mode("batched")?);
         let least = single.highest.iter().copied().fold(f64::INFINITY, f64::min);
@@ -210,7 +211,8 @@ pub mod tests {
             let mut steps = "due_s,load_per_s,measured,end,latency_ms\n".to_owned();
             for (at, load) in [0, 1000, 2000, 4000, 8000].into_iter().enumerate() {
                 let held = u8::from(load <= max);
-                // The broker takes 10 ms of CPU for 1,000 records, batched 1 ms, and 5 % of a core without load.
+                // The broker takes 10 ms of CPU for 1,000 records, batched 1 ms, and 5 % of a core
+                // without load.
                 let cores = 0.05
                     + f64::from(load * 5) / 1000.0 * if mode == "single" { 0.01 } else { 0.001 };
                 let cells = ",0.1,10".repeat(NAMES.len() - 1);

@@ -23,7 +23,8 @@ impl TalkRow {
     }
 }
 
-/// As rows call them, as people do, and the highest load of ten runs: mean, best (from the talk's text).
+/// As rows call them, as people do, and the highest load of ten runs: mean, best (from the talk's
+/// text).
 pub const TALKED_OF: [(&str, &str, f64, f64); 4] = [
     ("clojure", "Clojure, 2019", 287.0, 310.0),
     ("kotlin", "Kotlin, 2019", 292.0, 330.0),

@@ -1,4 +1,5 @@
-//! The load of the talk's test: the heartbeat makes commands, simulated users measure the time until a new balance arrives.
+//! The load of the talk's test: the heartbeat makes commands, simulated users measure the time
+//! until a new balance arrives.
 
 use super::faults::Fault;
 use super::measured_load::{Kind, MeasuredLoad};
@@ -173,7 +174,8 @@ impl HeartbeatLoad {
         Ok(measured)
     }
 
-    /// Samples each second from `before` on, until the window closes or the load is broken off; the last sample.
+    /// Samples each second from `before` on, until the window closes or the load is broken off; the
+    /// last sample.
     fn watch_seconds(
         &mut self,
         watch: &mut Watch,
@@ -203,7 +205,8 @@ impl HeartbeatLoad {
         Ok(last)
     }
 
-    /// Reads the users' steps, sends the signals that are due and samples the lag until `until`; the sample of all then.
+    /// Reads the users' steps, sends the signals that are due and samples the lag until `until`;
+    /// the sample of all then.
     fn watch(
         &mut self,
         watch: &mut Watch,
@@ -224,7 +227,8 @@ impl HeartbeatLoad {
             }
             if now >= until || watch.broken {
                 let records = self.retried(ConsumerLag::records)?;
-                // A handler that is being restarted has no metrics; what it did meanwhile is lost to these two columns.
+                // A handler that is being restarted has no metrics; what it did meanwhile is lost
+                // to these two columns.
                 let work = self.bank.work().unwrap_or_default();
                 let (cpu, memory) = (self.bank.usage.cpu()?, self.bank.usage.memory());
                 return Ok(Sample { at: Instant::now(), records, cpu, memory, work });

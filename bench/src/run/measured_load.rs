@@ -17,8 +17,9 @@ const SENT_MIN: f64 = 0.95;
 /// Answered less than this part of a load, the bank is far from holding it.
 const HOPELESS: f64 = 0.75;
 
-/// The lag of all readers counts what is on its way as well, and what is done but not committed: the generator and the handler
-/// commit each 0.1 s, the endpoint each 0.5 s. This much of the load, seconds, and this many records of simulated users are no growth.
+/// The lag of all readers counts what is on its way as well, and what is done but not committed:
+/// the generator and the handler commit each 0.1 s, the endpoint each 0.5 s. This much of the load,
+/// seconds, and this many records of simulated users are no growth.
 const NOISE_S: f64 = 0.7;
 const NOISE: f64 = 20.0;
 
@@ -44,7 +45,8 @@ impl Kind {
     }
 }
 
-/// Columns of the rows of loads; after them come those of [`parts_columns`], `other_cores` and `histogram_us`.
+/// Columns of the rows of loads; after them come those of [`parts_columns`], `other_cores` and
+/// `histogram_us`.
 pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,min_ms,p50_ms,p90_ms,p99_ms,max_ms,\
      beats_per_s,commands_per_s,answered_per_s,changes_per_s,stored_per_s,records_per_s,lag_max,lag_grown,held,\
      commands_per_transaction,records_per_request";
@@ -95,7 +97,8 @@ impl MeasuredLoad {
             && measure::keeps_up(self.load, seconds, done, self.lag_grown, load * NOISE_S + NOISE);
     }
 
-    /// Whether this load need not be tried again: a stall of the machine explains a gap, but not one as wide.
+    /// Whether this load need not be tried again: a stall of the machine explains a gap, but not
+    /// one as wide.
     pub fn is_hopeless(&self) -> bool {
         let due = f64::from(self.load) * self.seconds;
         self.broken || (self.records.commands_done as f64) < due * HOPELESS

@@ -16,7 +16,8 @@ const VISITOR: &str = include_str!("browser_user.js");
 pub struct BrowserUser(Tab);
 
 impl BrowserUser {
-    /// A new customer, who is logged in at the page at `url` and sees the empty list of transactions.
+    /// A new customer, who is logged in at the page at `url` and sees the empty list of
+    /// transactions.
     pub fn log_in(browser: &Chromium, url: &str) -> Result<Self, Error> {
         let mut tab = browser.open(&format!("{}/client", url.trim_end_matches('/')))?;
         let asked = json!({

@@ -27,7 +27,8 @@ pub struct GraphqlUser {
 }
 
 impl GraphqlUser {
-    /// A new customer of the endpoint at `url`, subscribed to its account: its first cent has arrived.
+    /// A new customer of the endpoint at `url`, subscribed to its account: its first cent has
+    /// arrived.
     pub fn log_in(url: &str) -> Result<Self, Error> {
         let mut connection = Connection::open(url)?;
         let username = format!("bench-{}", Uuid::new_v4().simple());

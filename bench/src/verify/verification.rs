@@ -21,7 +21,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long a handler may be silent while commands wait. After it was once, less: it has probably stopped working.
+/// How long a handler may be silent while commands wait. After it was once, less: it has probably
+/// stopped working.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 const PATIENCE_LATER: Duration = Duration::from_secs(2);
 /// Time between two looks at the topics.
@@ -225,7 +226,8 @@ impl<'a> Verification<'a> {
         self.sides(order).map(change).collect()
     }
 
-    /// Sends one transfer and waits for its answer, which should be this reason, or none: then its changes must be right too.
+    /// Sends one transfer and waits for its answer, which should be this reason, or none: then its
+    /// changes must be right too.
     pub fn decide(
         &mut self,
         point: Point,
@@ -305,7 +307,8 @@ impl<'a> Verification<'a> {
         Ok(accounts)
     }
 
-    /// Sees to it that all that was sent to the partitions is done: a transfer more in each, answered.
+    /// Sees to it that all that was sent to the partitions is done: a transfer more in each,
+    /// answered.
     pub fn settle(&mut self, account: &Account) -> Result<(), Error> {
         let partitions = CONFIRM_MONEY_TRANSFER.partitions;
         let orders: Vec<_> =
@@ -333,8 +336,8 @@ impl<'a> Verification<'a> {
         Ok(())
     }
 
-    /// A cent to each account: its change has the balance and the sequence that the handler has stored, and they must follow on
-    /// what was published before.
+    /// A cent to each account: its change has the balance and the sequence that the handler has
+    /// stored, and they must follow on what was published before.
     pub fn balances(&mut self, accounts: &[Account], point: Point) -> Result<(), Error> {
         for account in accounts {
             let gaps = self.chain(&account.iban);

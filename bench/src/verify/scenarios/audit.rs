@@ -7,7 +7,8 @@ use bank::records::ConfirmMoneyTransfer;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// All records once more: no account has a gap, no change without its order, no order without its changes.
+/// All records once more: no account has a gap, no change without its order, no order without its
+/// changes.
 pub fn audit(verification: &mut Verification<'_>) {
     let ibans: Vec<String> = verification.known.iter().cloned().collect();
     for iban in &ibans {

@@ -34,7 +34,8 @@ pub fn twins(verification: &mut Verification<'_>, account: &Account) -> Result<(
     Ok(())
 }
 
-/// All commands so far once more, and some with another amount. Then one cent to each account shows what the database has.
+/// All commands so far once more, and some with another amount. Then one cent to each account shows
+/// what the database has.
 pub fn replays(verification: &mut Verification<'_>, accounts: &[Account]) -> Result<(), Error> {
     let before: HashMap<Uuid, Vec<u32>> = (verification.asked.iter())
         .map(|command| (command.id, verification.tellings(command.id, None)))

@@ -1,5 +1,5 @@
-//! The rules, each on both sides of its boundary, one command after the other: on their partitions they could overtake each
-//! other.
+//! The rules, each on both sides of its boundary, one command after the other: on their partitions
+//! they could overtake each other.
 
 use crate::accounts::Account;
 use crate::error::Error;
@@ -31,7 +31,8 @@ fn other_digit(text: &str, at: usize) -> String {
     text.chars().enumerate().map(other).collect()
 }
 
-/// Sends transfers between `accounts`, and from `poor`, which gets 1 euro and may be overdrawn by 500.
+/// Sends transfers between `accounts`, and from `poor`, which gets 1 euro and may be overdrawn by
+/// 500.
 pub fn rules(
     verification: &mut Verification<'_>,
     [a, b]: [&Account; 2],

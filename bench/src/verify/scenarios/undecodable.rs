@@ -23,12 +23,12 @@ const COMMAND_BYTES_MAX: usize = 64 << 10;
 pub fn undecodable(verification: &mut Verification<'_>, account: &Account) -> Result<(), Error> {
     let mut client = verification.cluster.bus();
     for case in cases(verification, account)? {
-        if verification.findings.is_hopeless(Point::Poison) {
+        if verification.findings.is_hopeless(Point::Undecodable) {
             break;
         }
         let result = send_and_check(verification, account, &mut *client, &case)?;
         let result = result.map_err(|fault| format!("{} in {}: {fault}", case.what, case.topic));
-        verification.findings.note(Point::Poison, result);
+        verification.findings.note(Point::Undecodable, result);
     }
     Ok(())
 }
@@ -55,7 +55,8 @@ fn cases(verification: &Verification<'_>, account: &Account) -> Result<Vec<Undec
     Ok(cases)
 }
 
-/// Sends the record and a good command after it: the first must arrive in dead_letter, the second must be answered.
+/// Sends the record and a good command after it: the first must arrive in dead_letter, the second
+/// must be answered.
 fn send_and_check(
     verification: &mut Verification<'_>,
     account: &Account,
