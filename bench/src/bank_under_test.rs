@@ -152,3 +152,23 @@ pub fn conclude(
         (Err(err), _) | (_, Err(err)) => Err(err),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupted_measurement_is_no_error_unless_the_bank_is_not_restored() {
+        let (running, stopped) = (Shutdown::default(), Shutdown::default());
+        stopped.request();
+        let failed = || Err(Error::Bank("failed".to_owned()));
+        let code = |shutdown: &Shutdown, measured, restored| {
+            conclude(shutdown, measured, restored, || ExitCode::SUCCESS).ok()
+        };
+        assert_eq!(code(&running, Ok(()), Ok(())), Some(ExitCode::SUCCESS));
+        assert_eq!(code(&stopped, failed(), Ok(())), Some(ExitCode::from(130)));
+        assert_eq!(code(&running, failed(), Ok(())), None);
+        assert_eq!(code(&stopped, failed(), failed()), None);
+        assert_eq!(code(&running, Ok(()), failed()), None);
+    }
+}
