@@ -94,7 +94,7 @@ fn a_handler_is_stopped_while_a_server_is_away() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
     for (part, sign, sign_at_start) in [
-        ("kafka-1", "Kafka: trying again", "Kafka: trying again"),
+        ("kafka-1", "Kafka request failed, retrying", "Kafka request failed, retrying"),
         ("postgres", "starting over", "waiting for the database"),
     ] {
         let before = bank.handler.log().matches(sign).count();
@@ -206,7 +206,7 @@ fn a_broker_freezes_for_longer_than_a_call_may_take() {
     let stack = Stack::shared();
     let built_in = stack.built_in();
     let mut bank = Bank::open(&stack, &[("KAFKA_TIMEOUT_MS", "3000")]);
-    let given_up = "Kafka: trying again";
+    let given_up = "Kafka request failed, retrying";
     let before = bank.handler.log().matches(given_up).count();
     let fault = stack.freeze("kafka-1");
     if built_in {

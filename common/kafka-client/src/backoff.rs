@@ -1,87 +1,94 @@
-//! Spacing of attempts.
+//! Backoff between attempts.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Wait after the first failed attempt, doubled after each further one.
+/// Backoff after the first failed attempt, doubled after each further one.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// Longest wait after a failed attempt.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Spaces attempts: after a failure the next one waits, also when the call that failed has long returned.
+/// Delays the attempt after a failed one, also across calls.
 #[derive(Debug)]
 pub struct Backoff {
     failures: u32,
-    not_before: Instant,
-    last: Option<Error>,
+    retry_at: Instant,
+    last_error: Option<Error>,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { failures: 0, not_before: Instant::now(), last: None }
+        Self { failures: 0, retry_at: Instant::now(), last_error: None }
     }
 }
 
 impl Backoff {
-    /// Attempts that failed since the last one that did not.
+    /// Failed attempts since the last successful one.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
     /// When the next attempt may start.
-    pub fn turn(&self) -> Instant {
-        self.not_before
+    pub fn retry_at(&self) -> Instant {
+        self.retry_at
     }
 
     /// True while the next attempt may not start.
     pub fn is_waiting(&self) -> bool {
-        self.not_before > Instant::now()
+        self.retry_at > Instant::now()
     }
 
-    /// Why the last attempt failed, if none has succeeded since.
-    pub fn last(&self) -> Option<&Error> {
-        self.last.as_ref()
+    /// The error of the last attempt, unless it succeeded.
+    pub fn last_error(&self) -> Option<&Error> {
+        self.last_error.as_ref()
     }
 
     /// Waits until the next attempt may start.
     ///
     /// # Errors
-    /// The last attempt's, if that is not before `deadline`.
+    /// The last attempt's, if the next one may not start before `deadline`.
     pub fn wait(&self, deadline: Instant) -> Result<()> {
         let now = Instant::now();
-        let turn = self.not_before.min(deadline.max(now));
-        thread::sleep(turn.saturating_duration_since(now));
-        match &self.last {
-            Some(err) if turn < self.not_before => Err(err.clone()),
+        let until = self.retry_at.min(deadline.max(now));
+        thread::sleep(until.saturating_duration_since(now));
+        match &self.last_error {
+            Some(err) if until < self.retry_at => Err(err.clone()),
             _ => Ok(()),
         }
     }
 
-    /// After an attempt that may be repeated: holds the next one back.
+    /// Delays the next attempt after one that failed with a retryable error.
     pub fn failed(&mut self, err: &Error) {
         let backoff = (BACKOFF_MIN * (1 << self.failures.min(16))).min(BACKOFF_MAX);
         self.failures += 1;
-        self.not_before = Instant::now() + backoff;
-        self.last = Some(err.clone());
-        log::warn!(err:%, attempt = self.failures, retry_ms = backoff.as_millis(); "Kafka: trying again");
+        self.retry_at = Instant::now() + backoff;
+        self.last_error = Some(err.clone());
+        log::warn!(error:% = err, attempt = self.failures, retry_ms = backoff.as_millis(); "Kafka request failed, retrying");
     }
 
-    /// The next attempt waits at least until then, though nothing failed.
-    pub fn hold_until(&mut self, turn: Instant) {
-        self.not_before = self.not_before.max(turn);
+    /// Delays the next attempt until `retry_at` though none failed.
+    pub fn hold_until(&mut self, retry_at: Instant) {
+        self.retry_at = self.retry_at.max(retry_at);
     }
 
-    /// After an attempt that did what the service is for.
+    /// Ends the backoff after a successful attempt.
     pub fn succeeded(&mut self) {
         if self.failures > 0 {
-            log::info!(attempts = self.failures + 1; "Kafka answers again");
+            log::info!(attempts = self.failures + 1; "Kafka request succeeded after retries");
             self.failures = 0;
-            self.last = None;
+            self.last_error = None;
         }
     }
 
-    /// Repeats `attempt` while its error allows, until the deadline.
+    /// [`Backoff::failed`] with `failure`, or [`Backoff::succeeded`] without one.
+    pub fn update(&mut self, failure: Option<&Error>) {
+        match failure {
+            Some(err) => self.failed(err),
+            None => self.succeeded(),
+        }
+    }
+
+    /// Repeats `attempt` while its error is retryable, until the deadline.
     ///
     /// # Errors
     /// The last attempt's.
@@ -91,15 +98,19 @@ impl Backoff {
         mut attempt: impl FnMut() -> Result<T>,
     ) -> Result<T> {
         let mut value = None;
-        self.repeat(within, &mut || {
+        self.retry_dyn(within, &mut || {
             value = Some(attempt()?);
             Ok(())
         })?;
-        Ok(value.expect("the last attempt gave it"))
+        Ok(value.expect("the last attempt succeeded and set it"))
     }
 
-    /// The same for whatever is tried: in a binary once.
-    fn repeat(&mut self, within: Duration, attempt: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    /// Not generic, so that a binary contains it once.
+    fn retry_dyn(
+        &mut self,
+        within: Duration,
+        attempt: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let deadline = Instant::now() + within;
         loop {
             self.wait(deadline)?;

@@ -1,55 +1,32 @@
-//! The client: one method per thing that a caller can ask of the cluster.
+//! The client: one method for each call to the cluster.
 
-use crate::connection::Stop;
+use crate::backoff::Backoff;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result, check_code};
 use crate::fetch::Fetcher;
-use crate::group::{Identity, Members};
+use crate::group::{MemberIdentity, Members};
 use crate::map::Map;
-use crate::metadata::{Cluster, Leader, check, retry};
+use crate::metadata::{Cluster, Leader};
 use crate::produce::Producer;
-use crate::protocol::messages::{ListOffsets, OffsetCommit, OffsetFetch};
-use crate::{
-    Assignment, Backoff, Batch, Compression, ErrorKind, PartitionData, Position, Result, Sasl,
-};
+use crate::protocol::messages::{EARLIEST, LATEST, ListOffsets, OffsetCommit, OffsetFetch};
+use crate::types::{Assignment, Batch, PartitionData, Position};
 use std::time::Duration;
-
-/// What it takes to reach the cluster.
-#[derive(Clone)]
-pub struct Config {
-    /// Bootstrap brokers as host:port, at least one.
-    pub brokers: Vec<String>,
-    /// How long a broker may take to answer.
-    pub timeout: Duration,
-    /// Bytes asked of each partition at a time; a larger batch still passes.
-    pub fetch_bytes: i32,
-    /// How batches are compressed.
-    pub compression: Compression,
-    /// Name of this program in the brokers' logs and metrics.
-    pub client_id: &'static str,
-    /// Credentials for brokers that require SASL.
-    pub sasl: Option<Sasl>,
-    /// Once it returns true, no call waits for a broker for longer than a second.
-    pub stop: Option<Stop>,
-}
 
 /// A client of one cluster, for one thread.
 ///
-/// `within` is the time for retries: an attempt that has begun may take up to [`Config::timeout`] longer. After a failed
-/// attempt the next one waits 100 ms, then 200 ms and so on up to 2 s, also across calls: a caller that can wait calls again.
+/// `within` is the time for retries: an attempt that has begun may take up to [`Config::timeout`] longer. After a
+/// failed attempt the next one waits 100 ms, doubling up to 2 s, also across calls.
 pub struct Client {
     cluster: Cluster,
     producer: Producer,
     fetcher: Fetcher,
     members: Members,
-    /// Of calls that neither write nor read: those know which broker failed, and wait for that one only.
+    /// Of calls that neither produce nor fetch: those have a backoff for each broker.
     backoff: Backoff,
 }
 
-/// `ListOffsets` asks for these times.
-const EARLIEST: i64 = -2;
-const END: i64 = -1;
-
 impl Client {
-    /// A client of the cluster; no I/O happens before the first call.
+    /// No I/O happens before the first call.
     pub fn new(config: &Config) -> Self {
         Self {
             cluster: Cluster::new(config),
@@ -60,10 +37,10 @@ impl Client {
         }
     }
 
-    /// The broker id that leads each partition of `topic`, index = partition, fresh from the cluster, once all have one.
+    /// The broker id of each partition's leader, index = partition, from new metadata.
     ///
     /// # Errors
-    /// Retryable while a partition has no leader or no broker answers.
+    /// Retryable while a partition has no leader or no broker responds.
     pub fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
         let Self { cluster, backoff, .. } = self;
         backoff.retry(within, || {
@@ -71,18 +48,18 @@ impl Client {
         })
     }
 
-    /// Writes with acks=all. One result per batch, in order: the offset of its first record, -1 where the broker no longer
-    /// knows it. A batch whose result is retryable may be given again, before any other of its partition: the idempotent
-    /// producer then writes it once, however often it was sent.
+    /// Writes with acks=all. One result for each batch, in order: its base offset, or -1 if the broker no longer
+    /// knows it. If its result is retryable, the same batch may be given again before any other of its partition:
+    /// the idempotent producer writes it once.
     pub fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
         self.producer.produce(&mut self.cluster, batches, within)
     }
 
-    /// Reads from `positions` of `topic`: returns as soon as there are records, or after `wait` without any. One
-    /// [`PartitionData`] per position.
+    /// Reads from `positions` of `topic`. Returns as soon as there are records, or after `wait` without records. One
+    /// [`PartitionData`] for each position.
     ///
     /// # Errors
-    /// Of the whole call; those of one partition are in its [`PartitionData`].
+    /// Of the whole call; errors of one partition are in its [`PartitionData`].
     pub fn fetch(
         &mut self,
         topic: &str,
@@ -92,19 +69,20 @@ impl Client {
         self.fetcher.fetch(&mut self.cluster, topic, positions, wait)
     }
 
-    /// (earliest, end) offset of each partition, index = partition.
+    /// Log start offset and end (high watermark) of each partition, index = partition.
     ///
     /// # Errors
-    /// Retryable while a leader does not answer.
+    /// Retryable while a leader does not respond.
     pub fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
         let Self { cluster, backoff, .. } = self;
-        backoff.retry(within, || log_range(cluster, topic).inspect_err(|_| cluster.forget(topic)))
+        backoff
+            .retry(within, || log_range(cluster, topic).inspect_err(|_| cluster.invalidate(topic)))
     }
 
-    /// The group's committed next offset of each partition, index = partition; `None` where there is none.
+    /// The group's committed offset of each partition, index = partition.
     ///
     /// # Errors
-    /// Retryable while the coordinator does not answer.
+    /// Retryable while the coordinator does not respond.
     pub fn committed(
         &mut self,
         group: &str,
@@ -113,14 +91,14 @@ impl Client {
     ) -> Result<Vec<Option<i64>>> {
         let Self { cluster, backoff, .. } = self;
         backoff.retry(within, || {
-            committed(cluster, group, topic).inspect_err(|_| cluster.forget_coordinator(group))
+            committed(cluster, group, topic).inspect_err(|_| cluster.invalidate_coordinator(group))
         })
     }
 
-    /// Commits next offsets for the group; a member commits only those that it is assigned.
+    /// Commits offsets for the group. A member commits only its assigned partitions.
     ///
     /// # Errors
-    /// [`ErrorKind::Fenced`] if this is not a member of the group's current generation.
+    /// [`ErrorKind::Fenced`] if this client is not a member of the group's current generation.
     pub fn commit(
         &mut self,
         group: &str,
@@ -133,7 +111,7 @@ impl Client {
         backoff
             .retry(within, || {
                 commit(cluster, group, identity.as_ref(), topic, positions)
-                    .inspect_err(|_| cluster.forget_coordinator(group))
+                    .inspect_err(|_| cluster.invalidate_coordinator(group))
             })
             .inspect_err(|err| {
                 if err.kind == ErrorKind::Fenced {
@@ -142,12 +120,12 @@ impl Client {
             })
     }
 
-    /// Membership in `group` as a consumer of `topics`: joins it first, then sends heartbeats. To be called about once a
-    /// second, when all records read so far are processed and committed: the call may give partitions away, and waits
-    /// until the rebalance is over.
+    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. To be called about once a second,
+    /// after all records read so far are processed and committed: the call may revoke partitions, and waits until a
+    /// rebalance is over.
     ///
     /// # Errors
-    /// Nothing is assigned then.
+    /// No partition is assigned then.
     pub fn poll_assignment(
         &mut self,
         group: &str,
@@ -158,10 +136,10 @@ impl Client {
         members.poll_assignment(cluster, backoff, group, topics, within)
     }
 
-    /// Leaves `group`, so that others get its partitions at once instead of after the session timeout of ten seconds.
+    /// Leaves `group`: its partitions are reassigned at once, not after the session timeout of 10 s.
     ///
     /// # Errors
-    /// The coordinator finds out by the session timeout.
+    /// The session timeout applies.
     pub fn leave(&mut self, group: &str) -> Result<()> {
         self.members.leave(&mut self.cluster, group)
     }
@@ -170,74 +148,78 @@ impl Client {
 fn log_range(cluster: &mut Cluster, topic: &str) -> Result<Vec<(i64, i64)>> {
     let mut by_leader: Map<Leader, Vec<i32>> = Map::default();
     let leaders = cluster.all_leaders(topic)?;
-    let mut bounds = vec![(None, None); leaders.len()];
+    let mut ranges = vec![(None, None); leaders.len()];
     for (partition, leader) in (0..).zip(leaders) {
         by_leader.or_default(leader).push(partition);
     }
-    let what = format!("find the bounds of {topic}");
+    let what = format!("list offsets of {topic}");
     for (Leader { host, .. }, partitions) in &by_leader.0 {
-        for time in [EARLIEST, END] {
-            let request = ListOffsets { topic, partitions, time };
-            let reply = cluster.ask(&what, host, &request, cluster.config.timeout)?;
-            for found in reply.partitions {
-                check(found.code, format_args!("{what}/{} at {host}", found.partition))?;
-                let index = usize::try_from(found.partition).ok();
-                if let Some(entry) = index.and_then(|index| bounds.get_mut(index))
-                    && found.offset >= 0
+        for timestamp in [EARLIEST, LATEST] {
+            let request = ListOffsets { topic, partitions, timestamp };
+            let response = cluster.call(&what, host, &request, cluster.config.timeout)?;
+            for it in response.partitions {
+                check_code(it.error_code, format_args!("{what}/{} at {host}", it.partition_index))?;
+                let index = usize::try_from(it.partition_index).ok();
+                if let Some(range) = index.and_then(|index| ranges.get_mut(index))
+                    && it.offset >= 0
                 {
-                    *(if time == EARLIEST { &mut entry.0 } else { &mut entry.1 }) =
-                        Some(found.offset);
+                    let bound = if timestamp == EARLIEST { &mut range.0 } else { &mut range.1 };
+                    *bound = Some(it.offset);
                 }
             }
         }
     }
     let both = |(earliest, end): (Option<i64>, Option<i64>)| Some((earliest?, end?));
-    let bounds: Option<Vec<(i64, i64)>> = bounds.into_iter().map(both).collect();
-    bounds.ok_or_else(|| retry(0, format!("{what}: not all partitions are in the answers")))
+    let ranges: Option<Vec<(i64, i64)>> = ranges.into_iter().map(both).collect();
+    let missing = || Error::retryable(0, format!("{what}: partitions are missing in the response"));
+    ranges.ok_or_else(missing)
 }
 
-fn committed(cluster: &mut Cluster, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
-    let count = cluster.load(topic)?.len();
-    let host = cluster.coordinator(group)?;
-    let what = format!("fetch committed offsets of {group} for {topic}");
-    let request = OffsetFetch { group, topic, partitions: count };
-    let reply = cluster.ask(&what, &host, &request, cluster.config.timeout)?;
-    check(reply.code, format_args!("{what} at {host}"))?;
+fn committed(cluster: &mut Cluster, group_id: &str, topic: &str) -> Result<Vec<Option<i64>>> {
+    let count = cluster.load_metadata(topic)?.len();
+    let host = cluster.coordinator(group_id)?;
+    let what = format!("fetch committed offsets of {group_id} for {topic}");
+    let request = OffsetFetch { group_id, topic, partitions: count };
+    let response = cluster.call(&what, &host, &request, cluster.config.timeout)?;
+    check_code(response.error_code, format_args!("{what} at {host}"))?;
     let mut offsets = vec![None; count];
     let mut missing = count;
-    for found in reply.partitions {
-        check(found.code, format_args!("{what}/{} at {host}", found.partition))?;
-        let index = usize::try_from(found.partition).ok();
+    for it in response.partitions {
+        check_code(it.error_code, format_args!("{what}/{} at {host}", it.partition_index))?;
+        let index = usize::try_from(it.partition_index).ok();
         if let Some(entry) = index.and_then(|index| offsets.get_mut(index)) {
-            *entry = Some(found.offset).filter(|offset| *offset >= 0);
+            *entry = Some(it.offset).filter(|offset| *offset >= 0);
             missing = missing.saturating_sub(1);
         }
     }
-    // Taken for one without a commit, a partition would be read from its beginning.
+    // A missing partition must not be read from the beginning as one without a committed offset.
     if missing > 0 {
-        return Err(retry(0, format!("{what} at {host}: not all partitions are in the answer")));
+        let text = format!("{what} at {host}: partitions are missing in the response");
+        return Err(Error::retryable(0, text));
     }
     Ok(offsets)
 }
 
 fn commit(
     cluster: &mut Cluster,
-    group: &str,
-    identity: Option<&Identity>,
+    group_id: &str,
+    identity: Option<&MemberIdentity>,
     topic: &str,
     positions: &[Position],
 ) -> Result<()> {
-    let host = cluster.coordinator(group)?;
-    let what = format!("commit offsets of {group} for {topic}");
-    let generation = identity.map_or(-1, |it| it.generation);
-    let member = identity.map_or("", |it| &it.id);
-    let request = OffsetCommit { group, generation, member, topic, positions };
-    let reply = cluster.ask(&what, &host, &request, cluster.config.timeout)?;
+    let host = cluster.coordinator(group_id)?;
+    let what = format!("commit offsets of {group_id} for {topic}");
+    let generation_id = identity.map_or(-1, |it| it.generation_id);
+    let member_id = identity.map_or("", |it| &it.member_id);
+    let request = OffsetCommit { group_id, generation_id, member_id, topic, positions };
+    let response = cluster.call(&what, &host, &request, cluster.config.timeout)?;
     for Position { partition, .. } in positions {
-        let Some(done) = reply.partitions.iter().find(|it| it.partition == *partition) else {
-            return Err(retry(0, format!("{what}/{partition} at {host}: left out of the answer")));
+        let mut results = response.partitions.iter();
+        let Some(result) = results.find(|it| it.partition_index == *partition) else {
+            let text = format!("{what}/{partition} at {host}: missing in the response");
+            return Err(Error::retryable(0, text));
         };
-        check(done.code, format_args!("{what}/{partition} at {host}"))?;
+        check_code(result.error_code, format_args!("{what}/{partition} at {host}"))?;
     }
     Ok(())
 }

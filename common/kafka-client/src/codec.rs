@@ -1,24 +1,24 @@
-//! Packs and unpacks the records of a batch.
+//! Compression of record batches.
 
-use crate::Compression;
+use crate::types::Compression;
 #[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]
 use std::io::Read;
 #[cfg(any(feature = "gzip", feature = "lz4"))]
 use std::io::Write;
 
-/// Packs the records of a batch. Snappy as such, without the blocks of Java's client: every client reads both.
+/// Compresses the records of a batch. Snappy without the framing of Java's client: every client reads both.
 ///
 /// # Errors
-/// In words.
-pub fn pack(compression: Compression, records: &[u8]) -> Result<Vec<u8>, String> {
+/// The codec is not compiled in.
+pub fn compress(compression: Compression, records: &[u8]) -> Result<Vec<u8>, String> {
     match compression {
         Compression::None => Ok(records.to_vec()),
         #[cfg(feature = "gzip")]
         Compression::Gzip => {
             let mut encoder =
                 flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-            let packed = encoder.write_all(records).and_then(|()| encoder.finish());
-            packed.map_err(|err| format!("gzip: {err}"))
+            let compressed = encoder.write_all(records).and_then(|()| encoder.finish());
+            compressed.map_err(|err| format!("gzip: {err}"))
         }
         #[cfg(feature = "snappy")]
         Compression::Snappy => {
@@ -26,7 +26,7 @@ pub fn pack(compression: Compression, records: &[u8]) -> Result<Vec<u8>, String>
         }
         #[cfg(feature = "lz4")]
         Compression::Lz4 => {
-            // Blocks of their own and no larger than this: Java's client reads no others.
+            // Java's client reads only independent blocks of at most 64 KiB.
             use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
             let info =
                 FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
@@ -36,88 +36,89 @@ pub fn pack(compression: Compression, records: &[u8]) -> Result<Vec<u8>, String>
         }
         #[cfg(feature = "zstd")]
         Compression::Zstd => {
-            // The one level that ruzstd has.
+            // The only level of ruzstd.
             use ruzstd::encoding::{CompressionLevel, compress_to_vec};
             Ok(compress_to_vec(records, CompressionLevel::Fastest))
         }
-        #[allow(unreachable_patterns, reason = "with all features there is none left")]
-        _ => Err(without(compression.name())),
+        #[allow(unreachable_patterns, reason = "with all features no variant is left")]
+        _ => Err(not_built_in(compression.name())),
     }
 }
 
-/// Unpacks the records of a batch whose attributes name codec `codec`, into at most `bytes_max` bytes.
+/// Decompresses the records of a batch with compression type `codec`, into at most `bytes_max` bytes.
 ///
 /// # Errors
-/// In words.
-pub fn unpack(codec: u8, packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
+/// The codec is unknown or not compiled in, or the bytes are malformed or too large.
+pub fn decompress(codec: u8, compressed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
     match codec {
         #[cfg(feature = "gzip")]
-        1 => read(flate2::read::MultiGzDecoder::new(packed), "gzip", bytes_max),
+        1 => read(flate2::read::MultiGzDecoder::new(compressed), "gzip", bytes_max),
         #[cfg(feature = "snappy")]
-        2 => snappy(packed, bytes_max),
+        2 => snappy(compressed, bytes_max),
         #[cfg(feature = "lz4")]
-        3 => read(lz4_flex::frame::FrameDecoder::new(packed), "lz4", bytes_max),
+        3 => read(lz4_flex::frame::FrameDecoder::new(compressed), "lz4", bytes_max),
         #[cfg(feature = "zstd")]
-        4 => match ruzstd::decoding::StreamingDecoder::new(packed) {
+        4 => match ruzstd::decoding::StreamingDecoder::new(compressed) {
             Ok(decoder) => read(decoder, "zstd", bytes_max),
             Err(err) => Err(format!("zstd: {err}")),
         },
         _ => {
-            let _ = (packed, bytes_max);
+            let _ = (compressed, bytes_max);
             let known = ["gzip", "snappy", "lz4", "zstd"].get(usize::from(codec).wrapping_sub(1));
             Err(match known {
-                Some(name) => without(name),
-                None => format!("codec {codec} is not known"),
+                Some(name) => not_built_in(name),
+                None => format!("unknown compression codec {codec}"),
             })
         }
     }
 }
 
-fn without(codec: &str) -> String {
+fn not_built_in(codec: &str) -> String {
     format!("this program was built without {codec}")
 }
 
 #[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]
 fn read(decoder: impl Read, name: &str, bytes_max: usize) -> Result<Vec<u8>, String> {
-    let mut unpacked = Vec::new();
+    let mut decompressed = Vec::new();
     let limit = bytes_max as u64 + 1;
-    decoder.take(limit).read_to_end(&mut unpacked).map_err(|err| format!("{name}: {err}"))?;
-    if unpacked.len() > bytes_max { Err(too_large(name, bytes_max)) } else { Ok(unpacked) }
+    decoder.take(limit).read_to_end(&mut decompressed).map_err(|err| format!("{name}: {err}"))?;
+    if decompressed.len() > bytes_max { Err(too_large(name, bytes_max)) } else { Ok(decompressed) }
 }
 
 #[cfg(any(feature = "gzip", feature = "lz4", feature = "snappy", feature = "zstd"))]
 fn too_large(name: &str, bytes_max: usize) -> String {
-    format!("{name}: unpacked it is larger than {bytes_max} bytes")
+    format!("{name}: decompressed records exceed {bytes_max} bytes")
 }
 
-/// Snappy as such, or in the blocks that Java's clients write: a head of 16 bytes, then each block behind its length.
+/// Snappy, or the framing of Java's client: a header of 16 bytes, then blocks with their lengths.
 #[cfg(feature = "snappy")]
-fn snappy(packed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
-    const HEAD: &[u8] = b"\x82SNAPPY\0";
-    let mut unpacked = Vec::new();
-    let mut block = |packed: &[u8]| {
-        let bytes = snap::raw::decompress_len(packed).map_err(|err| format!("snappy: {err}"))?;
-        if unpacked.len() + bytes > bytes_max {
+fn snappy(compressed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
+    const MAGIC: &[u8] = b"\x82SNAPPY\0";
+    let mut decompressed = Vec::new();
+    let mut block = |compressed: &[u8]| {
+        let bytes =
+            snap::raw::decompress_len(compressed).map_err(|err| format!("snappy: {err}"))?;
+        if decompressed.len() + bytes > bytes_max {
             return Err(too_large("snappy", bytes_max));
         }
-        let block = snap::raw::Decoder::new().decompress_vec(packed);
-        unpacked.extend(block.map_err(|err| format!("snappy: {err}"))?);
+        let block = snap::raw::Decoder::new().decompress_vec(compressed);
+        decompressed.extend(block.map_err(|err| format!("snappy: {err}"))?);
         Ok(())
     };
-    if packed.starts_with(HEAD) {
-        let mut rest = packed.get(16..).ok_or("snappy: its head is cut")?;
-        while let Some((length, behind)) = rest.split_first_chunk() {
+    if compressed.starts_with(MAGIC) {
+        let mut rest = compressed.get(16..).ok_or("snappy: truncated header")?;
+        while let Some((length, tail)) = rest.split_first_chunk() {
             let length = u32::from_be_bytes(*length) as usize;
-            let (packed, behind) =
-                behind.split_at_checked(length).ok_or("snappy: a block is cut")?;
-            block(packed)?;
-            rest = behind;
+            let (compressed, tail) =
+                tail.split_at_checked(length).ok_or("snappy: truncated block")?;
+            block(compressed)?;
+            rest = tail;
         }
         if !rest.is_empty() {
-            return Err("snappy: a block is cut".to_owned());
+            return Err("snappy: truncated block".to_owned());
         }
     } else {
-        block(packed)?;
+        block(compressed)?;
     }
-    Ok(unpacked)
+    Ok(decompressed)
 }

@@ -1,48 +1,69 @@
-//! Reads from all leaders at once, on one thread: each has one request, which stays with it between calls, and poll(2) says who
-//! has answered. A broker that hangs or is away holds up its own partitions only.
+//! Fetches from all leaders at once on one thread: each leader has at most one in-flight request, which is kept
+//! between calls. A broker that hangs delays only its own partitions.
 
-use crate::connection::{Arrived, Connection, ConnectionError, wait_for_any};
+use crate::backoff::Backoff;
+use crate::connection::{Connection, ConnectionError, Response, wait_for_any};
+use crate::error::{Api, Error, ErrorKind, Result};
 use crate::map::Map;
-use crate::metadata::{Api, Cluster, Leader, explain, no_leader, refused};
-use crate::protocol::messages::{Fetch, Fetched, FetchedPartition};
+use crate::metadata::{Cluster, Leader};
+use crate::protocol::messages::{Fetch, FetchResponse, FetchedPartition};
 use crate::record_batch;
-use crate::{Backoff, Error, ErrorKind, PartitionData, Position, Result};
+use crate::types::{PartitionData, Position};
 use std::time::{Duration, Instant};
 
-/// What the records of one reply may take in memory, bytes; a partition that finds it used up comes with the next reply.
+/// Limit of the decoded records of one response, bytes. Further partitions are returned by the next response.
 const MEMORY_MAX: usize = 64 << 20;
-/// The pace of finding leaders.
-const NOBODY: i32 = -1;
+/// `max_bytes` of a request; the first batch may be larger.
+const FETCH_BYTES_MAX: i32 = 32 << 20;
+/// Key of the backoff for metadata, which no leader serves.
+const NO_LEADER: i32 = -1;
 
-/// Reads.
 #[derive(Default)]
 pub struct Fetcher {
-    leaders: Map<i32, Source>,
-    /// Of each leader, so that one that fails holds up nobody else.
-    paces: Map<i32, Backoff>,
-    /// End of the log at the last reply.
-    ends: Map<String, Map<i32, i64>>,
-    /// When the last call returned: what comes after that is not the brokers' silence.
-    left_at: Option<Instant>,
-    /// Rotates the partitions within requests: a broker that can't give all gives those that come first.
-    turn: usize,
+    leaders: Map<i32, LeaderConnection>,
+    /// By leader: a failed broker does not delay the others.
+    backoffs: Map<i32, Backoff>,
+    /// By topic and partition, as of the last response.
+    high_watermarks: Map<String, Map<i32, i64>>,
+    /// When the last call returned: the time until the next call does not count as a broker's.
+    returned_at: Option<Instant>,
+    /// Rotates the partitions of requests: a broker that reaches `max_bytes` returns the first ones.
+    rotation: usize,
 }
 
-/// A leader that is fetched from.
-struct Source {
+struct LeaderConnection {
     leader: Leader,
     connection: Connection,
-    asked: Option<Asked>,
-    /// Its last reply was too large: it is asked for one partition at a time until all have been.
-    singly: usize,
+    in_flight: Option<InFlightFetch>,
+    /// After a response that was too large: how many requests are for one partition only.
+    single_partition_fetches: usize,
 }
 
-/// A request on its way.
-struct Asked {
+struct InFlightFetch {
     topic: String,
     positions: Vec<Position>,
-    /// When the broker is given up.
-    until: Instant,
+    deadline: Instant,
+}
+
+/// One call, and the data so far, by partition.
+struct FetchCall<'a> {
+    topic: &'a str,
+    positions: &'a [Position],
+    wait: Duration,
+    data: Map<i32, PartitionData>,
+}
+
+impl FetchCall<'_> {
+    fn set_errors(&mut self, positions: &[Position], err: &Error) {
+        for it in positions {
+            self.data.insert(it.partition, PartitionData::failed(*it, err.clone()));
+        }
+    }
+
+    /// The positions of an earlier request that this call still asks for.
+    fn current(&self, positions: Vec<Position>) -> Vec<Position> {
+        positions.into_iter().filter(|it| self.positions.contains(it)).collect()
+    }
 }
 
 impl Fetcher {
@@ -54,90 +75,82 @@ impl Fetcher {
         wait: Duration,
     ) -> Result<Vec<PartitionData>> {
         let now = Instant::now();
-        let away = self.left_at.map_or(Duration::ZERO, |left_at| now - left_at);
-        for (_, source) in &mut self.leaders.0 {
-            if let Some(asked) = &mut source.asked {
-                asked.until += away;
+        let away = self.returned_at.map_or(Duration::ZERO, |returned_at| now - returned_at);
+        for (_, it) in &mut self.leaders.0 {
+            if let Some(in_flight) = &mut it.in_flight {
+                in_flight.deadline += away;
             }
         }
-        let result = self.gather(cluster, topic, positions, now + wait, wait);
-        self.left_at = Some(Instant::now());
-        let mut found = result?;
-        let ends = self.ends.get(topic);
-        let chunk = |position: &Position| {
-            found.remove(&position.partition).unwrap_or_else(|| {
-                let end = ends.and_then(|ends| ends.get(&position.partition));
-                PartitionData {
-                    end: end.copied().unwrap_or(position.next),
-                    ..PartitionData::empty(*position)
-                }
+        let mut call = FetchCall { topic, positions, wait, data: Map::default() };
+        let result = self.fetch_until(cluster, &mut call, now + wait);
+        self.returned_at = Some(Instant::now());
+        result?;
+        let high_watermarks = self.high_watermarks.get(topic);
+        let data_of = |position: &Position| {
+            call.data.remove(&position.partition).unwrap_or_else(|| {
+                let end = high_watermarks.and_then(|it| it.get(&position.partition));
+                let end = end.copied().unwrap_or(position.next);
+                PartitionData { end, ..PartitionData::empty(*position) }
             })
         };
-        Ok(positions.iter().map(chunk).collect())
+        Ok(positions.iter().map(data_of).collect())
     }
 
-    /// Until something has come, or `deadline`: chunks with news, by partition.
-    fn gather(
+    /// Sends requests and receives responses until a partition has data or an error, or `deadline`.
+    fn fetch_until(
         &mut self,
         cluster: &mut Cluster,
-        topic: &str,
-        positions: &[Position],
+        call: &mut FetchCall<'_>,
         deadline: Instant,
-        wait: Duration,
-    ) -> Result<Map<i32, PartitionData>> {
-        let mut found: Map<i32, PartitionData> = Map::default();
+    ) -> Result<()> {
         loop {
-            let by_leader = self.group(cluster, topic, positions, &mut found)?;
+            let by_leader = self.group_by_leader(cluster, call)?;
             for (leader, positions) in by_leader.0 {
-                self.ask(cluster, topic, leader, &positions, wait, &mut found)?;
+                self.send(cluster, call, leader, &positions)?;
             }
-            let until = if found.0.is_empty() { self.next_event(deadline) } else { Instant::now() };
-            let waiting = || self.leaders.values().filter(|it| it.asked.is_some());
-            let stop = cluster.limits.stop.clone();
-            // An error of poll(2) itself: each connection says by itself what is wrong.
-            let _ = wait_for_any(waiting().map(|it| &it.connection), until, stop.as_ref());
-            self.receive(cluster, topic, positions, &mut found)?;
-            let over = Instant::now() >= deadline || stop.is_some_and(|stop| stop());
-            if !found.0.is_empty() || over {
-                return Ok(found);
+            let until =
+                if call.data.0.is_empty() { self.next_event(deadline) } else { Instant::now() };
+            let waiting = self.leaders.values().filter(|it| it.in_flight.is_some());
+            let shutdown = cluster.config.shutdown.clone();
+            // After an error of poll(2), reading returns the error of each connection.
+            let _ = wait_for_any(waiting.map(|it| &it.connection), until, shutdown.as_ref());
+            self.receive(cluster, call)?;
+            let over = Instant::now() >= deadline || shutdown.is_some_and(|check| check());
+            if !call.data.0.is_empty() || over {
+                return Ok(());
             }
         }
     }
 
-    /// The positions whose leaders are known, by leader.
-    fn group(
+    /// The positions by leader; those without a known leader are left out.
+    fn group_by_leader(
         &mut self,
         cluster: &mut Cluster,
-        topic: &str,
-        positions: &[Position],
-        found: &mut Map<i32, PartitionData>,
+        call: &mut FetchCall<'_>,
     ) -> Result<Map<Leader, Vec<Position>>> {
-        let known =
-            |cluster: &Cluster, it: &Position| cluster.known_leader(topic, it.partition).is_some();
-        if cluster.is_moved(topic) || !positions.iter().all(|it| known(cluster, it)) {
-            let pace = self.paces.or_default(NOBODY);
-            if !pace.is_waiting() {
-                let failure = match cluster.load(topic) {
-                    Ok(_) => positions
-                        .iter()
-                        .find(|it| !known(cluster, it))
-                        .map(|it| no_leader(topic, it.partition)),
+        let topic = call.topic;
+        let leaderless = |cluster: &Cluster| -> Vec<Position> {
+            let is_unknown = |it: &&Position| cluster.known_leader(topic, it.partition).is_none();
+            call.positions.iter().filter(is_unknown).copied().collect()
+        };
+        if cluster.is_stale(topic) || !leaderless(cluster).is_empty() {
+            let backoff = self.backoffs.or_default(NO_LEADER);
+            if !backoff.is_waiting() {
+                let result = cluster.load_metadata(topic).map(drop);
+                let leaderless = leaderless(cluster);
+                let failure = match result {
+                    Ok(()) => leaderless.first().map(|it| Error::no_leader(topic, it.partition)),
                     Err(err) if err.is_retryable() => Some(err),
                     Err(err) => return Err(err),
                 };
-                match failure {
-                    None => pace.succeeded(),
-                    Some(err) => {
-                        pace.failed(&err);
-                        for it in positions.iter().filter(|it| !known(cluster, it)) {
-                            found.insert(it.partition, PartitionData::failed(*it, err.clone()));
-                        }
-                    }
+                backoff.update(failure.as_ref());
+                if let Some(err) = failure {
+                    call.set_errors(&leaderless, &err);
                 }
             }
         }
         let mut by_leader: Map<Leader, Vec<Position>> = Map::default();
-        for it in positions {
+        for it in call.positions {
             if let Some(leader) = cluster.known_leader(topic, it.partition) {
                 by_leader.or_default(leader).push(*it);
             }
@@ -145,244 +158,237 @@ impl Fetcher {
         Ok(by_leader)
     }
 
-    /// Sends the leader a request, unless it has one or is to be left alone.
-    fn ask(
+    /// Sends a request to `leader` unless one is in flight, or it is in backoff or throttles this client.
+    fn send(
         &mut self,
         cluster: &mut Cluster,
-        topic: &str,
+        call: &mut FetchCall<'_>,
         leader: Leader,
         positions: &[Position],
-        wait: Duration,
-        found: &mut Map<i32, PartitionData>,
     ) -> Result<()> {
-        let now = Instant::now();
-        if self.paces.get(&leader.id).is_some_and(Backoff::is_waiting) {
+        if self.backoffs.get(&leader.id).is_some_and(Backoff::is_waiting) {
             return Ok(());
         }
-        if let Some(source) = self.leaders.get(&leader.id) {
-            if source.leader == leader
-                && (source.asked.is_some() || source.connection.pause_until().is_some())
-            {
+        if let Some(it) = self.leaders.get(&leader.id) {
+            let same = it.leader == leader;
+            if same && (it.in_flight.is_some() || it.connection.throttled_until().is_some()) {
                 return Ok(());
             }
-            if source.leader != leader || source.connection.is_stale() {
+            if !same || it.connection.is_stale() {
                 self.leaders.remove(&leader.id);
             }
         }
-        let id = leader.id;
-        let source = match self.leaders.remove(&id) {
-            Some(source) => Ok(source),
-            None => Connection::open(&leader.host, &cluster.limits).map(|connection| Source {
-                leader: leader.clone(),
-                connection,
-                asked: None,
-                singly: 0,
-            }),
+        self.rotation = self.rotation.wrapping_add(1);
+        let mut rotated = positions.to_vec();
+        rotated.rotate_left(self.rotation % positions.len());
+        let connection = match self.leaders.remove(&leader.id) {
+            Some(connection) => Ok(connection),
+            None => LeaderConnection::open(cluster, &leader, 0),
         };
-        self.turn = self.turn.wrapping_add(1);
-        let sent = source.and_then(|mut source| {
-            let mut positions = positions.to_vec();
-            let count = positions.len();
-            positions.rotate_left(self.turn % count);
-            if source.singly > 0 {
-                positions.truncate(1);
-            }
-            let request = request(cluster.config.fetch_bytes, topic, &positions, wait);
-            let until = now + cluster.config.timeout + wait;
-            source.connection.send(&request, until)?;
-            source.asked = Some(Asked { topic: topic.to_owned(), positions, until });
-            Ok(source)
-        });
+        let sent = connection.and_then(|mut it| it.send(cluster, call, rotated).map(|()| it));
         match sent {
-            Ok(source) => {
-                self.leaders.insert(id, source);
+            Ok(connection) => {
+                self.leaders.insert(leader.id, connection);
                 Ok(())
             }
-            Err(fault) => self.fault(cluster, topic, &leader, positions, &fault, found),
+            Err(err) => self.request_failed(cluster, call, &leader, positions, &err),
         }
     }
 
-    /// When something is to be done even if nobody answers.
+    /// The next deadline, end of a backoff or end of a throttle time.
     fn next_event(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
-        let asked = self.leaders.values().filter_map(|it| it.asked.as_ref()).map(|it| it.until);
-        let turns = self.paces.values().map(Backoff::turn).filter(|turn| *turn > now);
-        let idle = self.leaders.values().filter(|it| it.asked.is_none());
-        let pauses = idle.filter_map(|it| it.connection.pause_until());
-        asked.chain(turns).chain(pauses).fold(deadline, Instant::min)
+        let in_flight = self.leaders.values().filter_map(|it| it.in_flight.as_ref());
+        let retries = self.backoffs.values().map(Backoff::retry_at).filter(|it| *it > now);
+        let idle = self.leaders.values().filter(|it| it.in_flight.is_none());
+        let throttled = idle.filter_map(|it| it.connection.throttled_until());
+        in_flight.map(|it| it.deadline).chain(retries).chain(throttled).fold(deadline, Instant::min)
     }
 
-    /// Takes what has come.
-    fn receive(
-        &mut self,
-        cluster: &mut Cluster,
-        topic: &str,
-        positions: &[Position],
-        found: &mut Map<i32, PartitionData>,
-    ) -> Result<()> {
+    /// Takes the responses received so far.
+    fn receive(&mut self, cluster: &mut Cluster, call: &mut FetchCall<'_>) -> Result<()> {
         let now = Instant::now();
-        let waiting: Vec<i32> =
-            self.leaders.0.iter().filter(|(_, it)| it.asked.is_some()).map(|(id, _)| *id).collect();
+        let in_flight = self.leaders.0.iter().filter(|(_, it)| it.in_flight.is_some());
+        let waiting: Vec<i32> = in_flight.map(|(id, _)| *id).collect();
         for id in waiting {
-            let Some(source) = self.leaders.get_mut(&id) else { continue };
-            let reply = match source.connection.try_receive::<Fetch<'_>>() {
-                Ok(None) if source.asked.as_ref().is_some_and(|it| it.until <= now) => {
-                    Err(source.connection.timed_out())
-                }
-                reply => reply,
-            };
-            match reply {
+            let Some(it) = self.leaders.get_mut(&id) else { continue };
+            match it.try_receive(now) {
                 Ok(None) => {}
-                Ok(Some(arrived)) => {
-                    let leader = source.leader.clone();
-                    let Some(asked) = source.asked.take() else { continue };
-                    source.singly = source.singly.saturating_sub(1);
-                    // The caller may have gone elsewhere since: what it didn't ask for now it doesn't get.
-                    if asked.topic == topic {
-                        cluster.answered(&leader.host);
-                        let current = |it: &Position| positions.contains(it);
-                        let wanted: Vec<Position> =
-                            asked.positions.into_iter().filter(current).collect();
-                        self.take(cluster, topic, &leader, &wanted, arrived, found)?;
+                Ok(Some((request, response))) => {
+                    // After a change of topic or positions the rest of the response is dropped.
+                    if request.topic == call.topic {
+                        let leader = it.leader.clone();
+                        cluster.broker_responded(&leader.host);
+                        let positions = call.current(request.positions);
+                        self.responded(cluster, call, &leader, &positions, response)?;
                     }
                 }
-                Err(fault) => {
-                    let Some(source) = self.leaders.remove(&id) else { continue };
-                    let asked = source.asked.map_or_else(Vec::new, |it| it.positions);
-                    let asked: Vec<Position> =
-                        asked.into_iter().filter(|it| positions.contains(it)).collect();
-                    self.fault(cluster, topic, &source.leader, &asked, &fault, found)?;
+                Err(err) => {
+                    let Some(it) = self.leaders.remove(&id) else { continue };
+                    let positions = it.in_flight.map_or_else(Vec::new, |it| it.positions);
+                    let positions = call.current(positions);
+                    self.request_failed(cluster, call, &it.leader, &positions, &err)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// A leader's broker failed as a whole.
-    fn fault(
+    /// The connection failed.
+    fn request_failed(
         &mut self,
         cluster: &mut Cluster,
-        topic: &str,
+        call: &mut FetchCall<'_>,
         leader: &Leader,
         positions: &[Position],
-        fault: &ConnectionError,
-        found: &mut Map<i32, PartitionData>,
+        err: &ConnectionError,
     ) -> Result<()> {
-        let too_large = matches!(fault, ConnectionError::TooLarge { .. });
-        // One batch larger than anything that is taken: which partition's, a fetch of each by itself will say.
-        let kind = if too_large && positions.len() == 1 {
-            ErrorKind::Undecodable
-        } else {
-            ErrorKind::Retry
-        };
-        let err = explain(&format!("fetch {topic} at {}", leader.host), kind, fault);
+        let too_large = matches!(err, ConnectionError::ResponseTooLarge { .. });
+        // A batch exceeds the limit of responses: fetching each partition by itself shows which one has it.
+        let single = too_large && positions.len() == 1;
+        let kind = if single { ErrorKind::Undecodable } else { ErrorKind::Retry };
+        let what = format!("fetch {} at {}", call.topic, leader.host);
+        let err = Error::from_connection(&what, kind, err);
         if err.kind == ErrorKind::Config {
             return Err(err);
         }
-        if too_large && let Ok(connection) = Connection::open(&leader.host, &cluster.limits) {
-            let singly = positions.len().max(1) * 2;
-            let source = Source { leader: leader.clone(), connection, asked: None, singly };
-            self.leaders.insert(leader.id, source);
+        let singles = positions.len().max(1) * 2;
+        if too_large && let Ok(it) = LeaderConnection::open(cluster, leader, singles) {
+            self.leaders.insert(leader.id, it);
         } else {
-            cluster.failed(&leader.host);
-            cluster.forget(topic);
+            cluster.broker_failed(&leader.host);
+            cluster.invalidate(call.topic);
         }
-        self.paces.or_default(leader.id).failed(&err);
-        for it in positions {
-            found.insert(it.partition, PartitionData::failed(*it, err.clone()));
-        }
+        self.backoffs.or_default(leader.id).failed(&err);
+        call.set_errors(positions, &err);
         Ok(())
     }
 
-    /// Takes a reply apart.
-    fn take(
+    /// Decodes the partitions of a response.
+    fn responded(
         &mut self,
         cluster: &mut Cluster,
-        topic: &str,
+        call: &mut FetchCall<'_>,
         leader: &Leader,
-        wanted: &[Position],
-        Arrived { reply, bytes }: Arrived<Fetched>,
-        found: &mut Map<i32, PartitionData>,
+        positions: &[Position],
+        Response { body, frame }: Response<FetchResponse>,
     ) -> Result<()> {
+        let topic = call.topic;
         let mut budget = MEMORY_MAX;
         let mut failure = None;
-        if reply.code != 0 {
+        if body.error_code != 0 {
             let what = format_args!("fetch {topic} at {}", leader.host);
-            failure =
-                Some(Error { kind: ErrorKind::Retry, ..refused(Api::Fetch, reply.code, what) });
+            let err = Error::from_code(Api::Fetch, body.error_code, what);
+            failure = Some(Error { kind: ErrorKind::Retry, ..err });
         }
-        let parts = reply.topics.into_iter().filter(|(name, _)| name == topic);
-        for part in parts.flat_map(|(_, partitions)| partitions) {
-            let Some(position) = wanted.iter().find(|it| it.partition == part.partition) else {
+        let topics = body.topics.into_iter().filter(|(name, _)| name == topic);
+        for fetched in topics.flat_map(|(_, partitions)| partitions) {
+            let mut positions = positions.iter();
+            let Some(position) = positions.find(|it| it.partition == fetched.partition_index)
+            else {
                 continue;
             };
             if budget == 0 {
                 break;
             }
-            let chunk = read(topic, leader, *position, part, &bytes, &mut budget);
-            if let Some(err) = &chunk.error {
-                match err.kind {
-                    ErrorKind::Config => return Err(err.clone()),
-                    ErrorKind::Retry => {
-                        cluster.forget(topic);
-                        failure = Some(err.clone());
-                    }
-                    _ => {}
+            let data = decode(topic, leader, *position, fetched, &frame, &mut budget);
+            match &data.error {
+                Some(err) if err.kind == ErrorKind::Config => return Err(err.clone()),
+                Some(err) if err.kind == ErrorKind::Retry => {
+                    cluster.invalidate(topic);
+                    failure = Some(err.clone());
                 }
-            } else {
-                self.ends.or_default(topic.to_owned()).insert(position.partition, chunk.end);
+                Some(_) => {}
+                None => {
+                    let high_watermarks = self.high_watermarks.or_default(topic.to_owned());
+                    high_watermarks.insert(position.partition, data.end);
+                }
             }
-            if chunk.error.is_some() || chunk.next != position.next {
-                found.insert(position.partition, chunk);
+            if data.error.is_some() || data.next != position.next {
+                call.data.insert(position.partition, data);
             }
         }
-        let pace = self.paces.or_default(leader.id);
-        match failure {
-            Some(err) => pace.failed(&err),
-            None => pace.succeeded(),
-        }
+        self.backoffs.or_default(leader.id).update(failure.as_ref());
         Ok(())
     }
 }
 
-fn request<'a>(bytes: i32, topic: &'a str, positions: &'a [Position], wait: Duration) -> Fetch<'a> {
-    let all = bytes.saturating_mul(i32::try_from(positions.len()).unwrap_or(i32::MAX));
-    Fetch {
-        wait_ms: i32::try_from(wait.as_millis()).unwrap_or(i32::MAX),
-        bytes_max: all.min(REPLY_BYTES),
-        partition_bytes_max: bytes,
-        topic,
-        positions,
+impl LeaderConnection {
+    fn open(
+        cluster: &Cluster,
+        leader: &Leader,
+        single_partition_fetches: usize,
+    ) -> std::result::Result<Self, ConnectionError> {
+        let connection = Connection::open(&leader.host, &cluster.connection_config)?;
+        let leader = leader.clone();
+        Ok(Self { leader, connection, in_flight: None, single_partition_fetches })
+    }
+
+    fn send(
+        &mut self,
+        cluster: &Cluster,
+        call: &FetchCall<'_>,
+        mut positions: Vec<Position>,
+    ) -> std::result::Result<(), ConnectionError> {
+        if self.single_partition_fetches > 0 {
+            positions.truncate(1);
+        }
+        let partitions = i32::try_from(positions.len()).unwrap_or(i32::MAX);
+        let partition_max_bytes = cluster.config.fetch_bytes;
+        let request = Fetch {
+            max_wait_ms: i32::try_from(call.wait.as_millis()).unwrap_or(i32::MAX),
+            max_bytes: partition_max_bytes.saturating_mul(partitions).min(FETCH_BYTES_MAX),
+            partition_max_bytes,
+            topic: call.topic,
+            positions: &positions,
+        };
+        let deadline = Instant::now() + cluster.config.timeout + call.wait;
+        self.connection.send(&request, deadline)?;
+        self.in_flight = Some(InFlightFetch { topic: call.topic.to_owned(), positions, deadline });
+        Ok(())
+    }
+
+    fn try_receive(
+        &mut self,
+        now: Instant,
+    ) -> std::result::Result<Option<(InFlightFetch, Response<FetchResponse>)>, ConnectionError>
+    {
+        let Some(response) = self.connection.try_receive::<Fetch<'_>>()? else {
+            let timed_out = self.in_flight.as_ref().is_some_and(|it| it.deadline <= now);
+            return if timed_out { Err(self.connection.timed_out()) } else { Ok(None) };
+        };
+        self.single_partition_fetches = self.single_partition_fetches.saturating_sub(1);
+        Ok(self.in_flight.take().map(|request| (request, response)))
     }
 }
 
-/// Bytes of records asked of a broker at a time, from all of its partitions; a larger batch passes alone.
-const REPLY_BYTES: i32 = 32 << 20;
-
-/// What the reply says of one partition.
-fn read(
+fn decode(
     topic: &str,
     leader: &Leader,
     position: Position,
-    part: FetchedPartition,
-    bytes: &[u8],
+    fetched: FetchedPartition,
+    frame: &[u8],
     budget: &mut usize,
 ) -> PartitionData {
     let what = || format!("fetch {topic}/{} at {}", position.partition, leader.host);
-    if part.code != 0 {
-        let err = refused(Api::Fetch, part.code, format_args!("{}", what()));
+    if fetched.error_code != 0 {
+        let err = Error::from_code(Api::Fetch, fetched.error_code, format_args!("{}", what()));
         return PartitionData::failed(position, err);
     }
-    let bytes = &bytes[part.records];
-    let decoded = record_batch::decode(bytes, position.next, part.aborted, budget, MEMORY_MAX);
-    let mut chunk = PartitionData { end: part.high_watermark, ..PartitionData::empty(position) };
-    chunk.next = decoded.next;
-    chunk.records = decoded.records;
-    if let Some(words) = decoded.poison
-        && chunk.next == position.next
-    {
-        let text = format!("{}, offset {}: {words}", what(), position.next);
-        chunk.error = Some(Error { kind: ErrorKind::Undecodable, code: 0, text });
+    let batches = &frame[fetched.records];
+    let aborted = fetched.aborted_transactions;
+    let decoded = record_batch::decode(batches, position.next, aborted, budget, MEMORY_MAX);
+    // After some records, the undecodable batch is reported by the next fetch.
+    let undecodable = decoded.undecodable.filter(|_| decoded.next == position.next);
+    let error = undecodable.map(|why| {
+        let text = format!("{}, offset {}: {why}", what(), position.next);
+        Error { kind: ErrorKind::Undecodable, code: 0, text }
+    });
+    PartitionData {
+        partition: position.partition,
+        records: decoded.records,
+        next: decoded.next,
+        end: fetched.high_watermark,
+        error,
     }
-    chunk
 }

@@ -1,125 +1,119 @@
-//! Membership in consumer groups by Kafka's classic protocol (join, sync, heartbeat, leave), on the caller's thread: whoever holds
-//! partitions calls often enough. What members tell each other is Java's "consumer" protocol and its range assignor, so
-//! that members of any client share a group.
+//! Membership in consumer groups by the classic rebalance protocol (join, sync, heartbeat, leave), on the caller's
+//! thread. Subscriptions and assignments are those of Java's "consumer" protocol, and partitions are assigned as by
+//! its range assignor: members with other clients can share a group.
 
+use crate::backoff::Backoff;
+use crate::error::{Error, ErrorKind, Result, check_code};
 use crate::map::Map;
-use crate::metadata::{Cluster, check, retry};
-use crate::protocol::codes;
-use crate::protocol::fields::Writer;
-use crate::protocol::messages::{Heartbeat, JoinGroup, JoinedMember, LeaveGroup, SyncGroup};
-use crate::record_batch::Reader;
-use crate::{Assignment, Backoff, Error, ErrorKind, Result};
+use crate::metadata::Cluster;
+use crate::protocol::messages::{Heartbeat, JoinGroup, JoinGroupMember, LeaveGroup, SyncGroup};
+use crate::protocol::{DecodeError, Reader, Writer, codes};
+use crate::types::Assignment;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// A member that has not been heard of for so long is out, and others get what it held.
-const SESSION: Duration = Duration::from_secs(10);
-/// How long members may take to come back when the group changes.
-const REBALANCE: Duration = Duration::from_secs(10);
-/// Between two signs of life.
-const HEARTBEAT: Duration = Duration::from_secs(3);
-/// Between two attempts to give one.
-const HEARTBEAT_AGAIN: Duration = Duration::from_secs(1);
-/// Longest wait for the answer to one.
-const ANSWER: Duration = Duration::from_secs(2);
-/// How often the leader looks whether topics have more partitions.
-const COUNT: Duration = Duration::from_secs(60);
-/// Attempts to join before an error is told; the group may change meanwhile.
-const JOINS: usize = 5;
-/// Topics of a group: the leader asks for the partitions of each.
+/// The coordinator removes a member without a heartbeat for this long.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long members may take to join again in a rebalance.
+const REBALANCE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// Interval after a failed heartbeat.
+const HEARTBEAT_RETRY: Duration = Duration::from_secs(1);
+/// Timeout of heartbeats and of leaving.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the leader checks the number of partitions.
+const PARTITIONS_CHECK: Duration = Duration::from_secs(60);
+/// Attempts to join: further rebalances may begin meanwhile.
+const JOIN_ATTEMPTS: usize = 5;
+/// Limit of a group's topics: the leader requests metadata of each.
 const TOPICS_MAX: usize = 1000;
-/// Partitions that a leader may give to one member.
-const PARTITIONS_MAX: usize = 100_000;
-/// Longest name of a topic. Source: org.apache.kafka.common.internals.Topic.
+/// Source: org.apache.kafka.common.internals.Topic.
 const TOPIC_BYTES_MAX: usize = 249;
 
 const PROTOCOL_TYPE: &str = "consumer";
 const ASSIGNOR: &str = "range";
 
-/// This client's memberships, by group.
+/// This client's memberships, by group id.
 #[derive(Default)]
 pub struct Members(Map<String, Member>);
 
 #[derive(Default)]
 struct Member {
-    /// Given by the coordinator; empty before that.
-    id: String,
-    joined: Option<Joined>,
+    /// Empty until the coordinator has given one.
+    member_id: String,
+    /// `None` unless it is a member of the current generation.
+    membership: Option<Membership>,
 }
 
-struct Joined {
-    held: Assignment,
-    /// The last sign of life that was answered.
-    heard_at: Instant,
-    /// The next sign of life.
-    due_at: Instant,
-    /// Of the group's leader: partitions of each topic, and when they were counted.
-    counted: Option<(Map<String, i32>, Instant)>,
+struct Membership {
+    assignment: Assignment,
+    last_heartbeat: Instant,
+    next_heartbeat: Instant,
+    /// Of the leader: the number of partitions of each topic, and when it was checked.
+    partition_counts: Option<(Map<String, i32>, Instant)>,
 }
 
-/// As whom offsets are committed.
-pub struct Identity {
-    pub id: String,
-    pub generation: i32,
+/// The member that commits offsets.
+pub struct MemberIdentity {
+    pub member_id: String,
+    pub generation_id: i32,
 }
 
 impl Members {
     pub fn poll_assignment(
         &mut self,
         cluster: &mut Cluster,
-        pace: &mut Backoff,
-        group: &str,
+        backoff: &mut Backoff,
+        group_id: &str,
         topics: &[&str],
         within: Duration,
     ) -> Result<Assignment> {
-        let member = self.0.or_default(group.to_owned());
-        if let Some(joined) = &member.joined
-            && Instant::now() < joined.due_at
+        let member = self.0.or_default(group_id.to_owned());
+        if let Some(membership) = &member.membership
+            && Instant::now() < membership.next_heartbeat
         {
-            return Ok(joined.held.clone());
+            return Ok(membership.assignment.clone());
         }
-        member.live(cluster, group);
-        match &member.joined {
-            Some(joined) => Ok(joined.held.clone()),
-            None => pace.retry(within, || {
+        member.send_heartbeat(cluster, group_id);
+        match &member.membership {
+            Some(membership) => Ok(membership.assignment.clone()),
+            None => backoff.retry(within, || {
                 member
-                    .join(cluster, group, topics)
-                    .inspect_err(|_| cluster.forget_coordinator(group))
+                    .join(cluster, group_id, topics)
+                    .inspect_err(|_| cluster.invalidate_coordinator(group_id))
             }),
         }
     }
 
-    pub fn leave(&mut self, cluster: &mut Cluster, group: &str) -> Result<()> {
-        let Some(Member { id, .. }) = self.0.remove(group) else { return Ok(()) };
-        if id.is_empty() {
+    pub fn leave(&mut self, cluster: &mut Cluster, group_id: &str) -> Result<()> {
+        let Some(Member { member_id, .. }) = self.0.remove(group_id) else { return Ok(()) };
+        if member_id.is_empty() {
             return Ok(());
         }
-        let host = cluster.coordinator(group)?;
-        let what = format!("leave group {group}");
-        let code = cluster.ask(&what, &host, &LeaveGroup { group, member: &id }, ANSWER)?;
-        check(code, format_args!("{what} at {host}"))
+        let host = cluster.coordinator(group_id)?;
+        let what = format!("leave group {group_id}");
+        let request = LeaveGroup { group_id, member_id: &member_id };
+        let code = cluster.call(&what, &host, &request, HEARTBEAT_TIMEOUT)?;
+        check_code(code, format_args!("{what} at {host}"))
     }
 
-    /// As whom offsets of `group` are committed; `None` if it was never joined.
+    /// `None` if the group was never joined.
     ///
     /// # Errors
-    /// It was, but this is no member now.
-    pub fn identity(&self, group: &str) -> Result<Option<Identity>> {
-        let Some(Member { id, joined }) = self.0.get(group) else { return Ok(None) };
-        match joined {
-            Some(joined) => {
-                Ok(Some(Identity { id: id.clone(), generation: joined.held.generation }))
-            }
-            None => {
-                let text = format!("commit offsets of {group}: this is no member now");
-                Err(Error { kind: ErrorKind::Fenced, code: codes::UNKNOWN_MEMBER_ID, text })
-            }
-        }
+    /// It was joined, but this client is no longer a member.
+    pub fn identity(&self, group_id: &str) -> Result<Option<MemberIdentity>> {
+        let Some(Member { member_id, membership }) = self.0.get(group_id) else { return Ok(None) };
+        let Some(membership) = membership else {
+            let text = format!("commit offsets of {group_id}: this client is no longer a member");
+            return Err(Error { kind: ErrorKind::Fenced, code: codes::UNKNOWN_MEMBER_ID, text });
+        };
+        let generation_id = membership.assignment.generation;
+        Ok(Some(MemberIdentity { member_id: member_id.clone(), generation_id }))
     }
 
-    /// After a call was refused because others hold the partitions by now.
-    pub fn fenced(&mut self, group: &str, err: &Error) {
-        if let Some(member) = self.0.get_mut(group) {
+    /// After an error that says that the partitions were reassigned.
+    pub fn fenced(&mut self, group_id: &str, err: &Error) {
+        if let Some(member) = self.0.get_mut(group_id) {
             member.fenced(err);
         }
     }
@@ -127,136 +121,157 @@ impl Members {
 
 impl Member {
     fn fenced(&mut self, err: &Error) {
-        self.joined = None;
+        self.membership = None;
         if err.code == codes::UNKNOWN_MEMBER_ID {
-            self.id.clear();
+            self.member_id.clear();
         }
     }
 
-    /// Gives a sign of life; afterwards it is joined, or not any more.
-    fn live(&mut self, cluster: &mut Cluster, group: &str) {
-        let Some(joined) = &mut self.joined else { return };
-        let result = heartbeat(cluster, group, &self.id, joined.held.generation);
+    /// Ends the membership if a rebalance has begun or the session timed out.
+    fn send_heartbeat(&mut self, cluster: &mut Cluster, group_id: &str) {
+        let Some(membership) = &mut self.membership else { return };
+        let generation_id = membership.assignment.generation;
+        let result = heartbeat(cluster, group_id, &self.member_id, generation_id);
         let now = Instant::now();
         match result {
             Ok(()) => {
-                (joined.heard_at, joined.due_at) = (now, now + HEARTBEAT);
-                if joined.has_outgrown(cluster) {
-                    self.joined = None;
+                membership.last_heartbeat = now;
+                membership.next_heartbeat = now + HEARTBEAT_INTERVAL;
+                if membership.partitions_changed(cluster) {
+                    self.membership = None;
                 }
             }
             Err(err) if err.kind == ErrorKind::Fenced => {
-                log::info!(group, err:%; "the consumer group changes");
+                log::info!(group = group_id, error:% = err; "consumer group rebalances, joining again");
                 self.fenced(&err);
             }
             Err(err) => {
-                log::warn!(group, err:%; "no sign of life got through");
-                cluster.forget_coordinator(group);
-                joined.due_at = now + HEARTBEAT_AGAIN;
-                // Until then nobody else gets what is held.
-                if now >= joined.heard_at + SESSION {
-                    self.joined = None;
+                log::warn!(group = group_id, error:% = err; "heartbeat failed, retrying");
+                cluster.invalidate_coordinator(group_id);
+                membership.next_heartbeat = now + HEARTBEAT_RETRY;
+                // Until then the coordinator does not reassign the partitions.
+                if now >= membership.last_heartbeat + SESSION_TIMEOUT {
+                    self.membership = None;
                 }
             }
         }
     }
 
-    /// Until the group has agreed on who holds what.
-    fn join(&mut self, cluster: &mut Cluster, group: &str, topics: &[&str]) -> Result<Assignment> {
-        for _ in 0..JOINS {
-            match self.try_join(cluster, group, topics) {
-                Ok(Some(joined)) => {
-                    let held = joined.held.clone();
-                    self.joined = Some(joined);
-                    return Ok(held);
+    /// Joins until a rebalance completes.
+    fn join(
+        &mut self,
+        cluster: &mut Cluster,
+        group_id: &str,
+        topics: &[&str],
+    ) -> Result<Assignment> {
+        for _ in 0..JOIN_ATTEMPTS {
+            match self.try_join(cluster, group_id, topics) {
+                Ok(Some(membership)) => {
+                    let assignment = membership.assignment.clone();
+                    self.membership = Some(membership);
+                    return Ok(assignment);
                 }
                 Ok(None) => {}
                 Err(err) if err.kind == ErrorKind::Fenced => self.fenced(&err),
                 Err(err) => return Err(err),
             }
         }
-        Err(retry(0, format!("join group {group}: it changes again and again")))
+        Err(Error::retryable(0, format!("join group {group_id}: the group keeps rebalancing")))
     }
 
-    /// `None` if the coordinator gave an id that it wants to see again.
+    /// `None` if the coordinator gave a member id, to be sent with the next attempt (KIP-394).
     fn try_join(
         &mut self,
         cluster: &mut Cluster,
-        group: &str,
+        group_id: &str,
         topics: &[&str],
-    ) -> Result<Option<Joined>> {
-        let host = cluster.coordinator(group)?;
-        let what = format!("join group {group}");
+    ) -> Result<Option<Membership>> {
+        let host = cluster.coordinator(group_id)?;
+        let what = format!("join group {group_id}");
         let request = JoinGroup {
-            group,
-            session_ms: SESSION.as_millis() as i32,
-            rebalance_ms: REBALANCE.as_millis() as i32,
-            member: &self.id,
+            group_id,
+            session_timeout_ms: SESSION_TIMEOUT.as_millis() as i32,
+            rebalance_timeout_ms: REBALANCE_TIMEOUT.as_millis() as i32,
+            member_id: &self.member_id,
             protocol_type: PROTOCOL_TYPE,
-            protocol: ASSIGNOR,
-            subscription: &subscription(topics),
+            protocol_name: ASSIGNOR,
+            metadata: &encode_subscription(topics),
         };
-        let patience = REBALANCE + cluster.config.timeout;
-        let reply = cluster.ask(&what, &host, &request, patience)?;
-        if reply.code == codes::MEMBER_ID_REQUIRED {
-            self.id = reply.member;
+        let within = REBALANCE_TIMEOUT + cluster.config.timeout;
+        let response = cluster.call(&what, &host, &request, within)?;
+        if response.error_code == codes::MEMBER_ID_REQUIRED {
+            self.member_id = response.member_id;
             return Ok(None);
         }
-        check(reply.code, format_args!("{what} at {host}"))?;
-        self.id = reply.member;
-        let generation = reply.generation;
-        let (mut assignments, mut counted) = (Vec::new(), None);
-        if reply.leader == self.id {
-            let counts = count(cluster, &reply.members)?;
-            assignments = share_out(&reply.members, &counts);
-            counted = Some((counts, Instant::now()));
+        check_code(response.error_code, format_args!("{what} at {host}"))?;
+        self.member_id = response.member_id;
+        let generation_id = response.generation_id;
+        let (mut assignments, mut partition_counts) = (Vec::new(), None);
+        if response.leader == self.member_id {
+            let counts = count_partitions(cluster, &response.members)?;
+            assignments = assign_ranges(&response.members, &counts);
+            partition_counts = Some((counts, Instant::now()));
         }
-        let request = SyncGroup { group, generation, member: &self.id, assignments: &assignments };
-        let reply = cluster.ask(&what, &host, &request, patience)?;
-        check(reply.code, format_args!("{what}, and wait for its leader, at {host}"))?;
-        let partitions = read_assignment(&reply.assignment)
-            .ok_or_else(|| retry(0, format!("{what}: its leader's assignment is unreadable")))?;
+        let member_id = &self.member_id;
+        let request = SyncGroup { group_id, generation_id, member_id, assignments: &assignments };
+        let response = cluster.call(&what, &host, &request, within)?;
+        check_code(response.error_code, format_args!("{what}, await its leader, at {host}"))?;
+        let unreadable = || Error::retryable(0, format!("{what}: the assignment is unreadable"));
+        let partitions = decode_assignment(&response.assignment).ok_or_else(unreadable)?;
         let now = Instant::now();
-        let held = Assignment { generation, partitions };
-        Ok(Some(Joined { held, heard_at: now, due_at: now + HEARTBEAT, counted }))
+        Ok(Some(Membership {
+            assignment: Assignment { generation: generation_id, partitions },
+            last_heartbeat: now,
+            next_heartbeat: now + HEARTBEAT_INTERVAL,
+            partition_counts,
+        }))
     }
 }
 
-impl Joined {
-    /// Of the leader: has a topic other partitions than were shared out?
-    fn has_outgrown(&mut self, cluster: &mut Cluster) -> bool {
-        let Some((counts, at)) = &mut self.counted else { return false };
-        if at.elapsed() < COUNT {
+impl Membership {
+    /// Of the leader: true if a topic has another number of partitions than were assigned.
+    fn partitions_changed(&mut self, cluster: &mut Cluster) -> bool {
+        let Some((counts, checked_at)) = &mut self.partition_counts else { return false };
+        if checked_at.elapsed() < PARTITIONS_CHECK {
             return false;
         }
-        *at = Instant::now();
-        let grown = |(topic, count): &(String, i32)| {
-            cluster.load(topic).is_ok_and(|leaders| leaders.len() != *count as usize)
+        *checked_at = Instant::now();
+        let changed = |(topic, count): &(String, i32)| {
+            cluster.load_metadata(topic).is_ok_and(|leaders| leaders.len() != *count as usize)
         };
-        counts.0.iter().any(grown)
+        counts.0.iter().any(changed)
     }
 }
 
-fn heartbeat(cluster: &mut Cluster, group: &str, id: &str, generation: i32) -> Result<()> {
-    let host = cluster.coordinator(group)?;
-    let what = format!("give group {group} a sign of life");
-    let request = Heartbeat { group, generation, member: id };
-    let code = cluster.ask(&what, &host, &request, ANSWER.min(cluster.config.timeout))?;
-    check(code, format_args!("{what} at {host}"))
+fn heartbeat(
+    cluster: &mut Cluster,
+    group_id: &str,
+    member_id: &str,
+    generation_id: i32,
+) -> Result<()> {
+    let host = cluster.coordinator(group_id)?;
+    let what = format!("send a heartbeat to group {group_id}");
+    let request = Heartbeat { group_id, generation_id, member_id };
+    let within = HEARTBEAT_TIMEOUT.min(cluster.config.timeout);
+    let code = cluster.call(&what, &host, &request, within)?;
+    check_code(code, format_args!("{what} at {host}"))
 }
 
-/// Partitions of all topics that members read; a topic that does not exist has none.
-fn count(cluster: &mut Cluster, members: &[JoinedMember]) -> Result<Map<String, i32>> {
+/// The number of partitions of all topics that members subscribe to; 0 if a topic does not exist.
+fn count_partitions(
+    cluster: &mut Cluster,
+    members: &[JoinGroupMember],
+) -> Result<Map<String, i32>> {
     let mut counts = Map::default();
-    for topic in members.iter().flat_map(JoinedMember::topics) {
-        if counts.has(&topic) {
+    for topic in members.iter().flat_map(topics_of) {
+        if counts.contains(&topic) {
             continue;
         }
         if counts.0.len() == TOPICS_MAX {
-            let text = format!("the members of the group read more than {TOPICS_MAX} topics");
+            let text = format!("members of the group subscribe to more than {TOPICS_MAX} topics");
             return Err(Error { kind: ErrorKind::Config, code: 0, text });
         }
-        let count = match cluster.load(&topic) {
+        let count = match cluster.load_metadata(&topic) {
             Ok(leaders) => i32::try_from(leaders.len()).unwrap_or(i32::MAX),
             Err(err) if err.code == codes::UNKNOWN_TOPIC_OR_PARTITION => 0,
             Err(err) => return Err(err),
@@ -266,155 +281,152 @@ fn count(cluster: &mut Cluster, members: &[JoinedMember]) -> Result<Map<String, 
     Ok(counts)
 }
 
-/// What one member gets: topics, and partitions of each.
-type Share<'a> = Vec<(&'a str, Range<i32>)>;
+/// Topics and the partitions of each that one member is assigned.
+type Ranges<'a> = Vec<(&'a str, Range<i32>)>;
 
-/// Each topic's partitions in ranges, one for each of its members in the order of their ids, as Java's range assignor does.
-fn share_out<'a>(
-    members: &'a [JoinedMember],
+/// Divides each topic's partitions into one range for each subscribed member, in the order of member ids.
+fn assign_ranges<'a>(
+    members: &'a [JoinGroupMember],
     counts: &Map<String, i32>,
 ) -> Vec<(&'a str, Vec<u8>)> {
     let mut topics: Map<&str, Vec<String>> = Map::default();
     for member in members {
-        topics.insert(&member.id, member.topics());
+        topics.insert(&member.member_id, topics_of(member));
     }
-    let mut shares: Vec<(&str, Share<'_>)> =
-        topics.0.iter().map(|(id, _)| (*id, Share::new())).collect();
+    let mut assignments: Vec<(&str, Ranges<'_>)> =
+        topics.0.iter().map(|(id, _)| (*id, Ranges::new())).collect();
     for (topic, count) in &counts.0 {
-        let reads = |i: &usize| topics.0[*i].1.contains(topic);
-        let readers: Vec<usize> = (0..shares.len()).filter(reads).collect();
-        let members = i32::try_from(readers.len()).unwrap_or(i32::MAX).max(1);
-        let (each, more) = (count / members, count % members);
+        let is_subscribed = |i: &usize| topics.0[*i].1.contains(topic);
+        let subscribed: Vec<usize> = (0..assignments.len()).filter(is_subscribed).collect();
+        let members = i32::try_from(subscribed.len()).unwrap_or(i32::MAX).max(1);
+        let (each, remainder) = (count / members, count % members);
         let mut first = 0;
-        for (i, reader) in (0..).zip(readers) {
-            let end = first + each + i32::from(i < more);
+        for (i, member) in (0..).zip(subscribed) {
+            let end = first + each + i32::from(i < remainder);
             if end > first {
-                shares[reader].1.push((topic, first..end));
+                assignments[member].1.push((topic, first..end));
             }
             first = end;
         }
     }
-    shares.into_iter().map(|(id, share)| (id, assignment(&share))).collect()
+    assignments.into_iter().map(|(id, ranges)| (id, encode_assignment(&ranges))).collect()
 }
 
-impl JoinedMember {
-    /// Those that it reads.
-    fn topics(&self) -> Vec<String> {
-        read_subscription(&self.subscription).unwrap_or_default()
+/// The topics that a member subscribes to.
+fn topics_of(member: &JoinGroupMember) -> Vec<String> {
+    decode_subscription(&member.metadata).unwrap_or_default()
+}
+
+/// ConsumerProtocolSubscription, version 0.
+fn encode_subscription(topics: &[&str]) -> Vec<u8> {
+    let mut to = Writer::default();
+    to.i16(0); // version
+    to.i32(topics.len() as i32);
+    topics.iter().for_each(|topic| to.string(topic));
+    to.i32(-1); // user_data
+    to.0
+}
+
+/// ConsumerProtocolAssignment, version 0.
+fn encode_assignment(ranges: &Ranges<'_>) -> Vec<u8> {
+    let mut to = Writer::default();
+    to.i16(0); // version
+    to.i32(ranges.len() as i32);
+    for (topic, partitions) in ranges {
+        to.string(topic);
+        to.i32(partitions.len() as i32);
+        partitions.clone().for_each(|partition| to.i32(partition));
     }
+    to.i32(-1); // user_data
+    to.0
 }
 
-/// What a member tells the leader, in version 0 of Java's ConsumerProtocolSubscription: the topics, and no data of the user's.
-fn subscription(topics: &[&str]) -> Vec<u8> {
-    let mut out = Writer::default();
-    out.i16(0);
-    out.i32(topics.len() as i32);
-    topics.iter().for_each(|topic| out.old_text(topic));
-    out.i32(-1);
-    out.0
-}
-
-/// What the leader tells a member, in version 0 of Java's ConsumerProtocolAssignment.
-fn assignment(share: &Share<'_>) -> Vec<u8> {
-    let mut out = Writer::default();
-    out.i16(0);
-    out.i32(share.len() as i32);
-    for (topic, partitions) in share {
-        out.old_text(topic);
-        out.i32(partitions.len() as i32);
-        partitions.clone().for_each(|partition| out.i32(partition));
-    }
-    out.i32(-1);
-    out.0
-}
-
-/// The topics of a subscription. Later versions have more behind them.
-pub fn read_subscription(bytes: &[u8]) -> Option<Vec<String>> {
-    let mut reader = Reader(bytes);
-    let _version = reader.i16()?;
+/// The topics of a subscription. Fields of later versions follow them and are not read.
+pub fn decode_subscription(bytes: &[u8]) -> Option<Vec<String>> {
+    let mut reader = Reader::new(bytes);
+    reader.skip(2); // version
     let mut topics = Vec::new();
-    for _ in 0..reader.i32()? {
-        topics.push(read_text(&mut reader)?);
-    }
+    reader.array(&mut |it| topics.push(decode_topic(it)));
+    reader.so_far().ok()?;
     Some(topics)
 }
 
-/// The partitions of an assignment; no bytes at all are none.
-pub fn read_assignment(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
+/// The partitions of an assignment, which may be empty.
+pub fn decode_assignment(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
     let mut partitions = Vec::new();
     if bytes.is_empty() {
         return Some(partitions);
     }
-    let mut reader = Reader(bytes);
-    let _version = reader.i16()?;
-    for _ in 0..reader.i32()? {
-        let topic = read_text(&mut reader)?;
-        for _ in 0..reader.i32()? {
-            if partitions.len() == PARTITIONS_MAX {
-                return None;
-            }
-            partitions.push((topic.clone(), reader.i32()?));
-        }
-    }
+    let mut reader = Reader::new(bytes);
+    reader.skip(2); // version
+    reader.array(&mut |it| {
+        let topic = decode_topic(it);
+        it.array(&mut |it| partitions.push((topic.clone(), it.i32())));
+    });
+    reader.so_far().ok()?;
     Some(partitions)
 }
 
-fn read_text(reader: &mut Reader<'_>) -> Option<String> {
-    let length = usize::try_from(reader.i16()?).ok().filter(|it| *it <= TOPIC_BYTES_MAX)?;
-    Some(String::from_utf8_lossy(reader.take(length)?).into_owned())
+fn decode_topic(from: &mut Reader<'_>) -> String {
+    let topic = from.string();
+    if topic.len() > TOPIC_BYTES_MAX {
+        from.fail(DecodeError::InvalidString);
+        return String::new();
+    }
+    topic
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn member(id: &str, topics: &[&str]) -> JoinedMember {
-        JoinedMember { id: id.to_owned(), subscription: subscription(topics) }
+    fn member(id: &str, topics: &[&str]) -> JoinGroupMember {
+        JoinGroupMember { member_id: id.to_owned(), metadata: encode_subscription(topics) }
     }
 
-    fn shares(
-        members: &[JoinedMember],
+    fn assignments(
+        members: &[JoinGroupMember],
         counts: &[(&str, i32)],
     ) -> Vec<(String, Vec<(String, i32)>)> {
         let mut all = Map::default();
         for (topic, count) in counts {
             all.insert((*topic).to_owned(), *count);
         }
-        let share =
-            |(id, share): (&str, Vec<u8>)| (id.to_owned(), read_assignment(&share).unwrap());
-        share_out(members, &all).into_iter().map(share).collect()
+        let decoded =
+            |(id, bytes): (&str, Vec<u8>)| (id.to_owned(), decode_assignment(&bytes).unwrap());
+        assign_ranges(members, &all).into_iter().map(decoded).collect()
     }
 
     #[test]
-    fn each_topic_is_shared_out_in_ranges_among_those_who_read_it() {
+    fn range_assignor_divides_topics_among_subscribers() {
         let members = [member("b", &["t", "u"]), member("a", &["t"]), member("c", &["t", "gone"])];
         let of = |topic: &str, partitions: Range<i32>| {
             partitions.map(|it| (topic.to_owned(), it)).collect::<Vec<_>>()
         };
-        let found = shares(&members, &[("t", 8), ("u", 2), ("gone", 0)]);
+        let assigned = assignments(&members, &[("t", 8), ("u", 2), ("gone", 0)]);
         let expected = [
             ("a".to_owned(), of("t", 0..3)),
             ("b".to_owned(), [of("t", 3..6), of("u", 0..2)].concat()),
             ("c".to_owned(), of("t", 6..8)),
         ];
-        assert_eq!(found, expected);
-        // More members than partitions: the last ones get none, but an answer.
-        let found = shares(&members, &[("t", 1)]);
-        assert_eq!(found.iter().map(|(_, it)| it.len()).collect::<Vec<_>>(), [1, 0, 0]);
+        assert_eq!(assigned, expected);
+        // With more members than partitions, the last ones get an empty assignment.
+        let assigned = assignments(&members, &[("t", 1)]);
+        assert_eq!(assigned.iter().map(|(_, it)| it.len()).collect::<Vec<_>>(), [1, 0, 0]);
     }
 
-    /// Version 1 by Java's client: topics "a" and "bc", no data, partition 7 of "a" owned.
+    /// Version 1 by Java's client: topics "a" and "bc", no user data, partition 7 of "a" owned.
     #[test]
-    fn subscriptions_of_later_versions_are_read() {
+    fn subscriptions_of_later_versions_are_decoded() {
         let bytes =
             b"\0\x01\0\0\0\x02\0\x01a\0\x02bc\xff\xff\xff\xff\0\0\0\x01\0\x01a\0\0\0\x01\0\0\0\x07";
-        assert_eq!(read_subscription(bytes).unwrap(), ["a", "bc"]);
-        assert_eq!(read_subscription(&subscription(&["a", "bc"])).unwrap(), ["a", "bc"]);
+        assert_eq!(decode_subscription(bytes).unwrap(), ["a", "bc"]);
+        assert_eq!(decode_subscription(&encode_subscription(&["a", "bc"])).unwrap(), ["a", "bc"]);
         for cut in 0..13 {
-            assert_eq!(read_subscription(&bytes[..cut]), None);
+            assert_eq!(decode_subscription(&bytes[..cut]), None);
         }
-        assert_eq!(read_subscription(b"\0\0\x7f\xff\xff\xff\0\x01a"), None);
-        assert_eq!(read_assignment(b"\0\0\0\0\0\x01\0\x01a\x7f\xff\xff\xff\0\0\0\x01"), None);
-        assert_eq!(read_assignment(b"").unwrap(), []);
+        assert_eq!(decode_subscription(b"\0\0\x7f\xff\xff\xff\0\x01a"), None);
+        assert_eq!(decode_assignment(b"\0\0\0\0\0\x01\0\x01a\x7f\xff\xff\xff\0\0\0\x01"), None);
+        assert_eq!(decode_assignment(b"").unwrap(), []);
     }
 }

@@ -1,9 +1,12 @@
 //! A synchronous Kafka client for Kafka 2.8 to 4.x: metadata, produce, fetch, offsets and consumer groups.
 //!
-//! A [`Client`] belongs to one thread. It retries, reconnects and refreshes metadata inside, until the deadline given with
-//! each call. Positions and the choice of partitions belong to the caller. The codecs are its own, each request in the one
-//! version that is sent.
+//! A [`Client`] belongs to one thread. It retries, reconnects and refreshes metadata until the deadline of each
+//! call. Callers keep positions and choose partitions. Each request is encoded in one version only.
 
+#![cfg_attr(not(target_arch = "x86_64"), forbid(unsafe_code))]
+
+mod config;
+mod error;
 mod types;
 
 mod backoff;
@@ -30,10 +33,11 @@ pub mod fuzzing;
 mod tests;
 
 pub use backoff::Backoff;
-pub use client::{Client, Config};
-pub use connection::{Connection, ConnectionError, Limits, Stop};
+pub use client::Client;
+pub use config::{Config, ConnectionConfig, ShutdownCheck};
+pub use connection::{Connection, ConnectionError};
+pub use error::{Error, ErrorKind, ProduceResult, Result};
 pub use sasl::{Mechanism, Sasl};
 pub use types::{
-    Assignment, Batch, Compression, Error, ErrorKind, FetchedRecord, Header, NewRecord, Outcome,
-    PartitionData, Position, Result,
+    Assignment, Batch, Compression, FetchedRecord, Header, NewRecord, PartitionData, Position,
 };

@@ -1,9 +1,9 @@
-//! A map of few entries: sorted in one vector. What the standard library's maps take in code, for each kind of key and value, is more
-//! than what they would save in time.
+//! A map with few entries in a sorted vector. The standard library's maps take more code for each type of key and
+//! value, and save no time at this size.
 
 use std::borrow::Borrow;
 
-/// From keys to values, in the order of the keys.
+/// In the order of the keys.
 #[derive(Debug, Clone)]
 pub struct Map<K, V>(pub Vec<(K, V)>);
 
@@ -25,17 +25,17 @@ impl<K: Ord, V> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.find(key).ok().map(|place| &self.0[place].1)
+        self.find(key).ok().map(|index| &self.0[index].1)
     }
 
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
-        self.find(key).ok().map(|place| &mut self.0[place].1)
+        self.find(key).ok().map(|index| &mut self.0[index].1)
     }
 
-    pub fn has<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    pub fn contains<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
     {
@@ -46,34 +46,34 @@ impl<K: Ord, V> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.find(key).ok().map(|place| self.0.remove(place).1)
+        self.find(key).ok().map(|index| self.0.remove(index).1)
     }
 
-    /// Also in place of another.
+    /// Replaces the value of an equal key.
     pub fn insert(&mut self, key: K, value: V) -> &mut V {
-        let place = match self.find(&key) {
-            Ok(place) => {
-                self.0[place].1 = value;
-                place
+        let index = match self.find(&key) {
+            Ok(index) => {
+                self.0[index].1 = value;
+                index
             }
-            Err(place) => {
-                self.0.insert(place, (key, value));
-                place
+            Err(index) => {
+                self.0.insert(index, (key, value));
+                index
             }
         };
-        &mut self.0[place].1
+        &mut self.0[index].1
     }
 
-    /// The value, made if there is none yet.
+    /// The value, inserted if there is none.
     pub fn or_default(&mut self, key: K) -> &mut V
     where
         V: Default,
     {
-        let place = self.find(&key).unwrap_or_else(|place| {
-            self.0.insert(place, (key, V::default()));
-            place
+        let index = self.find(&key).unwrap_or_else(|index| {
+            self.0.insert(index, (key, V::default()));
+            index
         });
-        &mut self.0[place].1
+        &mut self.0[index].1
     }
 
     pub fn values(&self) -> impl Iterator<Item = &V> {

@@ -1,41 +1,36 @@
-//! What is known of the cluster: its brokers, who leads which partition, who coordinates which group; and a connection to each
-//! broker for everything but fetches.
+//! Metadata of the cluster (brokers, partition leaders, group coordinators) and a connection to each broker for all
+//! requests but fetches.
 
-use crate::client::Config;
-use crate::connection::{Connection, ConnectionError, Limits};
+use crate::config::{Config, ConnectionConfig};
+use crate::connection::{Connection, ConnectionError};
+use crate::error::{Error, ErrorKind, Result, check_code};
 use crate::map::Map;
-use crate::protocol::codes;
-use crate::protocol::fields::{Reader, Writer};
-use crate::protocol::messages::{FindCoordinator, Metadata};
-use crate::protocol::{ApiSpec, Request};
-use crate::{Error, ErrorKind, Result};
-use std::fmt;
+use crate::protocol::messages::{self, FindCoordinator, Metadata, MetadataResponse};
+use crate::protocol::{ApiSpec, Reader, Request, Writer, codes};
 use std::time::{Duration, Instant};
 
-/// Longest wait for a connection.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Longest wait for the answer of a broker where any other could answer as well.
-const ANY: Duration = Duration::from_secs(2);
+/// Longest wait for a response that another broker could send as well.
+const ANY_BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The cluster, as one client sees it.
+/// The cluster as one client knows it.
 pub struct Cluster {
     pub config: Config,
-    pub limits: Limits,
-    /// host:port of each broker.
+    pub connection_config: ConnectionConfig,
+    /// host:port by node id.
     addresses: Map<i32, String>,
-    /// Leader of each partition of a topic.
+    /// Leader of each partition, by topic.
     leaders: Map<String, Vec<Option<i32>>>,
-    /// Topics whose leaders have perhaps moved.
-    moved: Map<String, ()>,
+    /// Topics whose leaders may have moved.
+    stale_topics: Map<String, ()>,
     coordinators: Map<String, String>,
     connections: Map<String, Connection>,
-    /// Brokers that failed last time: asked last where any could answer.
-    suspects: Map<String, ()>,
-    /// Which of `config.brokers` is asked first.
-    turn: usize,
+    /// Brokers whose last request failed: tried last where any broker could respond.
+    failed_brokers: Map<String, ()>,
+    /// Index in `config.brokers` of the one that is tried first.
+    first_broker: usize,
 }
 
-/// A broker that leads a partition.
+/// The leader of a partition.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leader {
     pub id: i32,
@@ -46,24 +41,19 @@ pub struct Leader {
 impl Cluster {
     pub fn new(config: &Config) -> Self {
         Self {
-            limits: Limits {
-                connect: CONNECT.min(config.timeout),
-                stop: config.stop.clone(),
-                client_id: config.client_id,
-                sasl: config.sasl.clone(),
-            },
+            connection_config: config.connection(),
             config: config.clone(),
             addresses: Map::default(),
             leaders: Map::default(),
-            moved: Map::default(),
+            stale_topics: Map::default(),
             coordinators: Map::default(),
             connections: Map::default(),
-            suspects: Map::default(),
-            turn: 0,
+            failed_brokers: Map::default(),
+            first_broker: 0,
         }
     }
 
-    /// A connection to the broker at `host`, which may have yet to answer.
+    /// A connection to the broker at `host`, opened if there is none.
     pub fn connection(
         &mut self,
         host: &str,
@@ -71,306 +61,216 @@ impl Cluster {
         if self.connections.get(host).is_some_and(Connection::is_stale) {
             self.connections.remove(host);
         }
-        if !self.connections.has(host) {
-            let connection = Connection::open(host, &self.limits);
+        if !self.connections.contains(host) {
+            let connection = Connection::open(host, &self.connection_config);
             let connection = connection.inspect_err(|_| {
-                self.suspects.insert(host.to_owned(), ());
+                self.failed_brokers.insert(host.to_owned(), ());
             })?;
             self.connections.insert(host.to_owned(), connection);
         }
-        Ok(self.connections.get_mut(host).expect("it is there or was put there"))
+        Ok(self.connections.get_mut(host).expect("it was there or has been inserted"))
     }
 
-    /// The connections to `hosts`, as far as there are.
+    /// The open connections among those to `hosts`.
     pub fn connected<'a>(&'a self, hosts: &'a [String]) -> impl Iterator<Item = &'a Connection> {
         hosts.iter().filter_map(|host| self.connections.get(host))
     }
 
-    /// The broker at `host` wants to be left alone until then.
-    pub fn pause_until(&self, host: &str) -> Option<Instant> {
-        self.connections.get(host)?.pause_until()
+    /// The end of the throttle time of the broker at `host`.
+    pub fn throttled_until(&self, host: &str) -> Option<Instant> {
+        self.connections.get(host)?.throttled_until()
     }
 
-    /// After a fault: drops the connection.
-    pub fn failed(&mut self, host: &str) {
+    /// After a failed request: drops the connection.
+    pub fn broker_failed(&mut self, host: &str) {
         self.connections.remove(host);
-        self.suspects.insert(host.to_owned(), ());
+        self.failed_brokers.insert(host.to_owned(), ());
     }
 
-    /// After an answer.
-    pub fn answered(&mut self, host: &str) {
-        self.suspects.remove(host);
+    /// After a response.
+    pub fn broker_responded(&mut self, host: &str) {
+        self.failed_brokers.remove(host);
     }
 
-    /// Asks the broker at `host`.
+    /// Sends a request to the broker at `host` and waits for the response.
     ///
     /// # Errors
-    /// That it does not answer; `what` was tried.
-    pub fn ask<R: Request>(
+    /// Retryable unless the broker can never serve it. Their text begins with `what`.
+    pub fn call<R: Request>(
         &mut self,
         what: &str,
         host: &str,
         request: &R,
         within: Duration,
-    ) -> Result<R::Reply> {
-        let mut reply = R::Reply::default();
-        let put = |to: &mut Writer| request.put(to);
-        self.exchange(host, R::SPEC, &put, &mut |from| reply = R::take(from), within)
-            .map_err(|fault| explain(what, ErrorKind::Retry, &fault))?;
-        Ok(reply)
+    ) -> Result<R::Response> {
+        let mut response = R::Response::default();
+        let encode = |to: &mut Writer| request.encode(to);
+        self.call_dyn(host, R::SPEC, &encode, &mut |from| response = R::decode(from), within)
+            .map_err(|err| Error::from_connection(what, ErrorKind::Retry, &err))?;
+        Ok(response)
     }
 
-    fn exchange(
+    fn call_dyn(
         &mut self,
         host: &str,
         spec: &'static ApiSpec,
-        put: &dyn Fn(&mut Writer),
-        take: &mut dyn FnMut(&mut Reader<'_>),
+        encode: &dyn Fn(&mut Writer),
+        decode: &mut dyn FnMut(&mut Reader<'_>),
         within: Duration,
     ) -> std::result::Result<(), ConnectionError> {
         let deadline = Instant::now() + within;
-        let outcome = self.connection(host)?.exchange(spec, put, take, deadline);
-        match outcome {
-            Ok(()) => self.answered(host),
-            Err(_) => self.failed(host),
+        let result = self.connection(host)?.call_dyn(spec, encode, decode, deadline);
+        match result {
+            Ok(()) => self.broker_responded(host),
+            Err(_) => self.broker_failed(host),
         }
-        outcome
+        result
     }
 
-    /// Asks one broker after the other, until one answers. Says which one it was.
-    pub fn ask_any<R: Request>(&mut self, what: &str, request: &R) -> Result<(String, R::Reply)> {
-        let mut reply = R::Reply::default();
-        let put = |to: &mut Writer| request.put(to);
-        let host = self.exchange_any(what, R::SPEC, &put, &mut |from| reply = R::take(from))?;
-        Ok((host, reply))
+    /// Sends a request to one broker after the other until one responds. Returns that broker's host:port, too.
+    pub fn call_any<R: Request>(
+        &mut self,
+        what: &str,
+        request: &R,
+    ) -> Result<(String, R::Response)> {
+        let mut response = R::Response::default();
+        let encode = |to: &mut Writer| request.encode(to);
+        let decode = &mut |from: &mut Reader<'_>| response = R::decode(from);
+        let host = self.call_any_dyn(what, R::SPEC, &encode, decode)?;
+        Ok((host, response))
     }
 
-    fn exchange_any(
+    fn call_any_dyn(
         &mut self,
         what: &str,
         spec: &'static ApiSpec,
-        put: &dyn Fn(&mut Writer),
-        take: &mut dyn FnMut(&mut Reader<'_>),
+        encode: &dyn Fn(&mut Writer),
+        decode: &mut dyn FnMut(&mut Reader<'_>),
     ) -> Result<String> {
-        let within = ANY.min(self.config.timeout);
-        let mut refusals = Vec::new();
+        let within = ANY_BROKER_TIMEOUT.min(self.config.timeout);
+        let mut errors = Vec::new();
         for host in self.hosts() {
-            match self.exchange(&host, spec, put, take, within) {
+            match self.call_dyn(&host, spec, encode, decode, within) {
                 Ok(()) => return Ok(host),
-                Err(fault) => {
-                    let err = explain(what, ErrorKind::Retry, &fault);
+                Err(err) => {
+                    let err = Error::from_connection(what, ErrorKind::Retry, &err);
                     if err.kind == ErrorKind::Config {
                         return Err(err);
                     }
-                    refusals.push(err.text);
+                    errors.push(err.text);
                 }
             }
         }
-        self.ask_another();
-        Err(retry(0, refusals.join("; ")))
+        self.rotate_brokers();
+        Err(Error::retryable(0, errors.join("; ")))
     }
 
-    /// Whoever was asked first among any is asked last the next time.
-    pub fn ask_another(&mut self) {
-        self.turn = (self.turn + 1) % brokers_len(&self.config);
+    /// The next request to any broker goes to another one first.
+    pub fn rotate_brokers(&mut self) {
+        self.first_broker = (self.first_broker + 1) % self.config.brokers.len().max(1);
     }
 
-    /// All brokers, those last that did not answer the last time.
+    /// All known brokers, failed ones last.
     fn hosts(&self) -> Vec<String> {
         let brokers = &self.config.brokers;
-        let given = (0..brokers.len()).map(|i| &brokers[(self.turn + i) % brokers.len()]);
-        let known = self.addresses.values().filter(|it| !brokers.contains(it));
-        let (suspects, mut hosts): (Vec<String>, Vec<String>) =
-            given.chain(known).cloned().partition(|host| self.suspects.has(host));
-        hosts.extend(suspects);
+        let bootstrap =
+            (0..brokers.len()).map(|i| &brokers[(self.first_broker + i) % brokers.len()]);
+        let others = self.addresses.values().filter(|it| !brokers.contains(it));
+        let (failed, mut hosts): (Vec<String>, Vec<String>) =
+            bootstrap.chain(others).cloned().partition(|host| self.failed_brokers.contains(host));
+        hosts.extend(failed);
         hosts
     }
 
-    /// Loads the leaders of `topic` anew.
-    pub fn load(&mut self, topic: &str) -> Result<&[Option<i32>]> {
+    /// Requests metadata of `topic`. Returns the leader of each partition.
+    pub fn load_metadata(&mut self, topic: &str) -> Result<&[Option<i32>]> {
         let what = format!("load metadata of {topic}");
-        let (host, reply) = self.ask_any(&what, &Metadata { topics: &[topic] })?;
-        for broker in &reply.brokers {
-            if let Ok(port) = u16::try_from(broker.port) {
-                let name = &broker.host;
-                // An address of IPv6 is told from its port by brackets.
-                let address = if name.contains(':') {
-                    format!("[{name}]:{port}")
-                } else {
-                    format!("{name}:{port}")
-                };
-                self.addresses.insert(broker.id, address);
-            }
-        }
-        let text = |words: &str| format!("{what} at {host}: {words}");
-        let Some(found) = reply.topics.iter().find(|it| it.name == topic) else {
-            return Err(retry(0, text("it is left out of the answer")));
+        let (host, response) = self.call_any(&what, &Metadata { topics: &[topic] })?;
+        self.add_brokers(&response);
+        let failed = |why: &str| Error::retryable(0, format!("{what} at {host}: {why}"));
+        let Some(found) = response.topics.iter().find(|it| it.name == topic) else {
+            return Err(failed("the topic is missing in the response"));
         };
-        match found.code {
+        match found.error_code {
             codes::LEADER_NOT_AVAILABLE => {}
-            codes::UNKNOWN_TOPIC_OR_PARTITION => {
+            code @ codes::UNKNOWN_TOPIC_OR_PARTITION => {
                 let text =
                     format!("topic {topic} does not exist at {host}; the synchronizer creates it");
-                return Err(retry(found.code, text));
+                return Err(Error::retryable(code, text));
             }
-            code => check(code, format_args!("{what} at {host}"))?,
+            code => check_code(code, format_args!("{what} at {host}"))?,
         }
         let mut leaders = vec![None; found.partitions.len()];
-        for partition in &found.partitions {
-            let index = usize::try_from(partition.index).ok();
+        for messages::Partition { partition_index, leader_id, .. } in &found.partitions {
+            let index = usize::try_from(*partition_index).ok();
             let Some(leader) = index.and_then(|index| leaders.get_mut(index)) else {
-                return Err(retry(0, text("its partitions are not counted from 0")));
+                return Err(failed("its partition indexes are not contiguous"));
             };
-            let id = partition.leader;
-            *leader = Some(id).filter(|id| self.addresses.has(id));
+            *leader = Some(*leader_id).filter(|id| self.addresses.contains(id));
         }
         if leaders.is_empty() {
-            return Err(retry(0, text("it has no partitions")));
+            return Err(failed("the topic has no partitions"));
         }
         if leaders.iter().all(Option::is_some) {
-            self.moved.remove(topic);
+            self.stale_topics.remove(topic);
         }
         Ok(self.leaders.insert(topic.to_owned(), leaders))
     }
 
-    /// Who leads a partition, or did when that was last asked.
+    fn add_brokers(&mut self, response: &MetadataResponse) {
+        for messages::Broker { node_id, host, port } in &response.brokers {
+            if let Ok(port) = u16::try_from(*port) {
+                let ipv6 = host.contains(':');
+                let address =
+                    if ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                self.addresses.insert(*node_id, address);
+            }
+        }
+    }
+
+    /// The leader of a partition by the last metadata.
     pub fn known_leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         let index = usize::try_from(partition).ok()?;
         let id = (*self.leaders.get(topic)?.get(index)?)?;
         Some(Leader { id, host: self.addresses.get(&id)?.clone() })
     }
 
-    /// The leaders of `topic` have moved, or may have: the cluster is asked before the next use.
-    pub fn forget(&mut self, topic: &str) {
-        self.moved.insert(topic.to_owned(), ());
+    /// Marks the leaders of `topic` as perhaps moved: metadata is loaded before the next use.
+    pub fn invalidate(&mut self, topic: &str) {
+        self.stale_topics.insert(topic.to_owned(), ());
     }
 
-    /// Is the cluster to be asked who leads `topic`?
-    pub fn is_moved(&self, topic: &str) -> bool {
-        self.moved.has(topic)
+    pub fn is_stale(&self, topic: &str) -> bool {
+        self.stale_topics.contains(topic)
     }
 
-    /// The leader of each partition of `topic`, loaded anew.
+    /// Requests metadata of `topic`. Returns the leader of each partition.
     ///
     /// # Errors
-    /// Not all have one.
+    /// A partition has no leader.
     pub fn all_leaders(&mut self, topic: &str) -> Result<Vec<Leader>> {
-        let count = self.load(topic)?.len();
+        let count = self.load_metadata(topic)?.len();
         let leader = |partition| {
-            self.known_leader(topic, partition).ok_or_else(|| no_leader(topic, partition))
+            self.known_leader(topic, partition).ok_or_else(|| Error::no_leader(topic, partition))
         };
         (0..).take(count).map(leader).collect()
     }
 
     /// The group's coordinator as host:port.
-    pub fn coordinator(&mut self, group: &str) -> Result<String> {
-        if let Some(host) = self.coordinators.get(group) {
+    pub fn coordinator(&mut self, group_id: &str) -> Result<String> {
+        if let Some(host) = self.coordinators.get(group_id) {
             return Ok(host.clone());
         }
-        let what = format!("find the coordinator of {group}");
-        let (host, reply) = self.ask_any(&what, &FindCoordinator { group })?;
-        check(reply.code, format_args!("{what} at {host}"))?;
-        let coordinator = format!("{}:{}", reply.host, reply.port);
-        self.coordinators.insert(group.to_owned(), coordinator.clone());
+        let what = format!("find the coordinator of {group_id}");
+        let (host, response) = self.call_any(&what, &FindCoordinator { group_id })?;
+        check_code(response.error_code, format_args!("{what} at {host}"))?;
+        let coordinator = format!("{}:{}", response.host, response.port);
+        self.coordinators.insert(group_id.to_owned(), coordinator.clone());
         Ok(coordinator)
     }
 
-    /// Another broker coordinates the group, or may.
-    pub fn forget_coordinator(&mut self, group: &str) {
-        self.coordinators.remove(group);
-    }
-}
-
-fn brokers_len(config: &Config) -> usize {
-    config.brokers.len().max(1)
-}
-
-pub fn retry(code: i16, text: String) -> Error {
-    Error { kind: ErrorKind::Retry, code, text }
-}
-
-pub fn no_leader(topic: &str, partition: i32) -> Error {
-    retry(codes::LEADER_NOT_AVAILABLE, format!("{topic}/{partition} has no leader"))
-}
-
-/// What a fault means for whoever asked; `otherwise` if it may pass.
-pub fn explain(what: &str, otherwise: ErrorKind, fault: &ConnectionError) -> Error {
-    let (kind, code) = match fault {
-        ConnectionError::Unserved { .. } => (ErrorKind::Config, codes::UNSUPPORTED_VERSION),
-        ConnectionError::Refused { .. } => (ErrorKind::Config, codes::SASL_AUTHENTICATION_FAILED),
-        ConnectionError::Io { .. }
-        | ConnectionError::Protocol { .. }
-        | ConnectionError::TooLarge { .. } => (otherwise, 0),
-    };
-    Error { kind, code, text: format!("{what}: {}", fault.words()) }
-}
-
-/// What was asked, by what an error in it means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Api {
-    Produce,
-    Fetch,
-    Other,
-}
-
-/// An error if `code` is one; `what` was asked.
-pub fn check(code: i16, what: fmt::Arguments<'_>) -> Result<()> {
-    if code == 0 { Ok(()) } else { Err(refused(Api::Other, code, what)) }
-}
-
-/// What `code`, which is none of success, means for whoever asked `what`.
-pub fn refused(api: Api, code: i16, what: fmt::Arguments<'_>) -> Error {
-    Error { kind: kind_of(api, code), code, text: format!("{what}: {}", codes::Name(code)) }
-}
-
-/// What Kafka's error code means for whoever asked.
-pub fn kind_of(api: Api, code: i16) -> ErrorKind {
-    match code {
-        codes::OFFSET_OUT_OF_RANGE if api == Api::Fetch => ErrorKind::Position,
-        codes::CORRUPT_MESSAGE
-        | codes::UNKNOWN_SERVER_ERROR
-        | codes::UNSUPPORTED_COMPRESSION_TYPE
-            if api == Api::Fetch =>
-        {
-            ErrorKind::Undecodable
-        }
-        codes::CORRUPT_MESSAGE
-        | codes::MESSAGE_TOO_LARGE
-        | codes::RECORD_LIST_TOO_LARGE
-        | codes::INVALID_RECORD
-        | codes::INVALID_TIMESTAMP
-        | codes::UNSUPPORTED_COMPRESSION_TYPE
-            if api == Api::Produce =>
-        {
-            ErrorKind::Message
-        }
-        codes::REQUEST_TIMED_OUT
-        | codes::NOT_ENOUGH_REPLICAS_AFTER_APPEND
-        | codes::UNKNOWN_SERVER_ERROR
-            if api == Api::Produce =>
-        {
-            ErrorKind::Unknown
-        }
-        codes::INVALID_TOPIC_EXCEPTION
-        | codes::INVALID_REQUIRED_ACKS
-        | codes::INVALID_GROUP_ID
-        | codes::INVALID_SESSION_TIMEOUT
-        | codes::INCONSISTENT_GROUP_PROTOCOL
-        | codes::OFFSET_METADATA_TOO_LARGE
-        | codes::INVALID_COMMIT_OFFSET_SIZE
-        | codes::TOPIC_AUTHORIZATION_FAILED
-        | codes::GROUP_AUTHORIZATION_FAILED
-        | codes::CLUSTER_AUTHORIZATION_FAILED
-        | codes::UNSUPPORTED_SASL_MECHANISM
-        | codes::ILLEGAL_SASL_STATE
-        | codes::SASL_AUTHENTICATION_FAILED
-        | codes::UNSUPPORTED_FOR_MESSAGE_FORMAT
-        | codes::UNSUPPORTED_VERSION => ErrorKind::Config,
-        codes::ILLEGAL_GENERATION
-        | codes::UNKNOWN_MEMBER_ID
-        | codes::REBALANCE_IN_PROGRESS
-        | codes::FENCED_INSTANCE_ID => ErrorKind::Fenced,
-        // Metadata has changed, replicas or the coordinator are on their way: all that passes.
-        _ => ErrorKind::Retry,
+    /// Marks the group's coordinator as perhaps moved.
+    pub fn invalidate_coordinator(&mut self, group_id: &str) {
+        self.coordinators.remove(group_id);
     }
 }

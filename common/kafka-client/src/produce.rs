@@ -1,45 +1,58 @@
-//! Writes, each batch once: the broker knows the producer and the sequence of each batch, and takes none twice.
+//! The idempotent producer: brokers recognise a batch that is sent again by its producer id and sequence.
 
-use crate::connection::{Arrived, ConnectionError, wait_for_any};
+use crate::backoff::Backoff;
+use crate::connection::{ConnectionError, wait_for_any};
+use crate::error::{Api, Error, ErrorKind, ProduceResult, Result, check_code, kind_of_code};
 use crate::map::Map;
-use crate::metadata::{Api, Cluster, Leader, check, explain, kind_of, no_leader, retry};
+use crate::metadata::{Cluster, Leader};
 use crate::protocol::codes;
-use crate::protocol::messages::{InitProducerId, Produce, Produced};
-use crate::record_batch::{self, Stamp};
-use crate::{Backoff, Batch, Compression, Error, ErrorKind, Outcome, Result};
+use crate::protocol::messages::{InitProducerId, Produce, ProduceResponse, ProducedPartition};
+use crate::record_batch::{self, BatchSequence};
+use crate::types::{Batch, Compression};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long the leader waits for its followers before it answers that they did not.
+/// `timeout_ms`: how long the leader waits for in-sync replicas.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest batch, bytes: brokers take no request above 100 MB.
+/// Brokers refuse requests above 100 MB.
 const BATCH_BYTES_MAX: usize = 64 << 20;
-/// The pace of whatever is no leader's fault.
-const NOBODY: i32 = -1;
+/// Key of the backoff for metadata and producer ids, which no leader serves.
+const NO_LEADER: i32 = -1;
 
-/// Writes batches.
 #[derive(Default)]
 pub struct Producer {
-    /// Given by the cluster, the same for all partitions.
-    id: Option<i64>,
-    lanes: Map<String, Map<i32, PartitionSequence>>,
-    /// Of each leader, so that one that fails holds up nobody else.
-    paces: Map<i32, Backoff>,
+    /// The same for all partitions.
+    producer_id: Option<i64>,
+    sequences: Map<String, Map<i32, PartitionSequence>>,
+    /// By leader: a failed broker does not delay the others.
+    backoffs: Map<i32, Backoff>,
 }
 
-/// One partition's sequence.
+/// Producer epoch and next sequence of one partition.
 #[derive(Default)]
 struct PartitionSequence {
     epoch: i16,
-    /// Sequence of the next record.
     sequence: i32,
-    /// A batch that is perhaps written: to be sent again as it was.
-    pending: Option<Pending>,
+    /// Encoded, and perhaps written: a retry sends the same bytes.
+    pending: Option<PendingBatch>,
 }
 
-struct Pending {
+struct PendingBatch {
     records: Vec<u8>,
     batch: Vec<u8>,
+}
+
+/// The batches of one call and their results so far.
+struct ProduceCall<'a, 'b> {
+    batches: &'a [Batch<'b>],
+    results: Vec<Result<i64>>,
+}
+
+/// A request to one leader.
+struct LeaderRequest {
+    leader: Leader,
+    /// Indexes into [`ProduceCall::batches`].
+    batches: Vec<usize>,
 }
 
 impl Producer {
@@ -50,197 +63,207 @@ impl Producer {
         within: Duration,
     ) -> Vec<Result<i64>> {
         let deadline = Instant::now() + within;
-        let mut results: Vec<Result<i64>> =
-            vec![Err(retry(0, "not tried".to_owned())); batches.len()];
+        let untried = Error::retryable(0, "not tried".to_owned());
+        let mut call = ProduceCall { batches, results: vec![Err(untried); batches.len()] };
         loop {
-            let todo: Vec<usize> =
-                (0..batches.len()).filter(|&i| results[i].is_retryable()).collect();
             let now = Instant::now();
-            let mut turn = None::<Instant>;
-            let mut ready = Vec::new();
-            for i in todo {
-                match self.pace_of(cluster, &batches[i]).filter(|pace| pace.turn() > now) {
-                    Some(pace) => {
-                        turn = Some(turn.map_or(pace.turn(), |turn| turn.min(pace.turn())));
-                        results[i].worsen(reason(pace));
-                    }
-                    None => ready.push(i),
-                }
-            }
+            let (ready, retry_at) = self.ready_batches(cluster, &mut call, now);
             if ready.is_empty() {
-                let Some(turn) = turn else { return results };
-                // Also where that comes too late: a caller who comes again at once would spin.
-                thread::sleep(turn.min(deadline).saturating_duration_since(now));
-                if turn > deadline {
-                    return results;
+                let Some(retry_at) = retry_at else { return call.results };
+                // Also if that is after the deadline: a caller that repeats the call at once would spin.
+                thread::sleep(retry_at.min(deadline).saturating_duration_since(now));
+                if retry_at > deadline {
+                    return call.results;
                 }
                 continue;
             }
-            self.attempt(cluster, batches, ready, &mut results);
-            if Instant::now() >= deadline || !results.iter().any(Outcome::is_retryable) {
-                return results;
+            self.attempt(cluster, &mut call, ready);
+            let retryable = call.results.iter().any(ProduceResult::is_retryable);
+            if Instant::now() >= deadline || !retryable {
+                return call.results;
             }
         }
     }
 
-    /// What a batch has to wait for: its leader, or that there is one; and without an id as producer nobody can be asked.
-    fn pace_of(&self, cluster: &Cluster, batch: &Batch<'_>) -> Option<&Backoff> {
-        let leader = cluster.known_leader(batch.topic, batch.partition);
-        let leader = leader.map_or(NOBODY, |leader| leader.id);
-        let nobody = self.id.is_none().then_some(NOBODY);
-        let paces = nobody.into_iter().chain([leader]).filter_map(|id| self.paces.get(&id));
-        paces.max_by_key(|pace| pace.turn())
+    /// Batches to send now, and the end of the first backoff that others wait for.
+    fn ready_batches(
+        &self,
+        cluster: &Cluster,
+        call: &mut ProduceCall<'_, '_>,
+        now: Instant,
+    ) -> (Vec<usize>, Option<Instant>) {
+        let (mut ready, mut first_retry) = (Vec::new(), None::<Instant>);
+        for (i, batch) in call.batches.iter().enumerate() {
+            if !call.results[i].is_retryable() {
+                continue;
+            }
+            match self.backoff_of(cluster, batch).filter(|it| it.retry_at() > now) {
+                Some(backoff) => {
+                    let retry_at = backoff.retry_at();
+                    first_retry = Some(first_retry.map_or(retry_at, |it| it.min(retry_at)));
+                    call.results[i].set_error(backoff_error(backoff));
+                }
+                None => ready.push(i),
+            }
+        }
+        (ready, first_retry)
     }
 
-    /// One attempt to write `todo`, indices into `batches`; all of them get a result.
+    /// The longest backoff that applies: that of the leader, or of metadata and producer ids.
+    fn backoff_of(&self, cluster: &Cluster, batch: &Batch<'_>) -> Option<&Backoff> {
+        let leader = cluster.known_leader(batch.topic, batch.partition);
+        let leader = leader.map_or(NO_LEADER, |leader| leader.id);
+        let no_id = self.producer_id.is_none().then_some(NO_LEADER);
+        let backoffs = no_id.into_iter().chain([leader]).filter_map(|id| self.backoffs.get(&id));
+        backoffs.max_by_key(|it| it.retry_at())
+    }
+
+    /// One attempt to write the `ready` batches; each gets a result.
     fn attempt(
         &mut self,
         cluster: &mut Cluster,
-        batches: &[Batch<'_>],
-        todo: Vec<usize>,
-        results: &mut [Result<i64>],
+        call: &mut ProduceCall<'_, '_>,
+        ready: Vec<usize>,
     ) {
-        if self.lanes.values().flat_map(Map::values).any(|lane| lane.epoch == i16::MAX) {
-            // There is no further epoch: begin as another producer.
-            self.id = None;
-            self.lanes = Map::default();
+        if self.sequences.values().flat_map(Map::values).any(|it| it.epoch == i16::MAX) {
+            // There is no higher epoch: continue with another producer id.
+            self.producer_id = None;
+            self.sequences = Map::default();
         }
+        let by_leader = self.prepare_all(cluster, call, ready);
+        let deadline = Instant::now() + cluster.config.timeout;
+        let mut in_flight = Vec::new();
+        for (leader, batches) in by_leader.0 {
+            let request = LeaderRequest { leader, batches };
+            let body = self.request_body(cluster, call, &request);
+            let sent = cluster
+                .connection(&request.leader.host)
+                .and_then(|connection| connection.send(&body, deadline));
+            match sent {
+                Ok(()) => in_flight.push(request),
+                // The broker has not received it whole.
+                Err(err) => self.request_failed(cluster, call, &request, ErrorKind::Retry, &err),
+            }
+        }
+        while !in_flight.is_empty() {
+            in_flight = self.receive(cluster, call, in_flight, deadline);
+        }
+    }
+
+    /// Encodes the batches and groups them by leader. Batches that cannot be sent get an error.
+    fn prepare_all(
+        &mut self,
+        cluster: &mut Cluster,
+        call: &mut ProduceCall<'_, '_>,
+        ready: Vec<usize>,
+    ) -> Map<Leader, Vec<usize>> {
         let mut by_leader: Map<Leader, Vec<usize>> = Map::default();
-        let mut nobody = None;
-        let mut asked: Vec<&str> = Vec::new();
-        for index in todo {
-            let batch = &batches[index];
+        let mut failure = None;
+        let mut loaded: Vec<&str> = Vec::new();
+        for index in ready {
+            let batch = &call.batches[index];
             let Batch { topic, partition, .. } = *batch;
             let unknown = cluster.known_leader(topic, partition).is_none();
-            // Once for all of its batches; and what was asked in vain just now isn't asked for the next topic.
-            if (unknown || cluster.is_moved(topic)) && nobody.is_none() && !asked.contains(&topic) {
-                asked.push(topic);
-                nobody = cluster.load(topic).err();
+            // Once for each topic, and not for the next one after a failure.
+            if (unknown || cluster.is_stale(topic)) && failure.is_none() && !loaded.contains(&topic)
+            {
+                loaded.push(topic);
+                failure = cluster.load_metadata(topic).err();
             }
-            // If the cluster doesn't say, the one that led it may still do.
-            let leader = cluster.known_leader(topic, partition);
-            let leader = leader.ok_or_else(|| match &nobody {
-                Some(err) => err.clone(),
-                None => no_leader(topic, partition),
-            });
-            // It may have moved to one that is to be left alone.
-            let leader = leader.and_then(|leader| match self.paces.get(&leader.id) {
-                Some(pace) if pace.is_waiting() => Err(reason(pace)),
-                _ => Ok(leader),
-            });
-            let prepared = leader.and_then(|leader| {
-                let id = self.id(cluster).inspect_err(|err| nobody = Some(err.clone()))?;
-                self.prepare(id, batch, cluster.config.compression)?;
-                Ok(leader)
-            });
+            let prepared =
+                self.usable_leader(cluster, batch, failure.as_ref()).and_then(|leader| {
+                    let id = self.producer_id(cluster).inspect_err(|err| {
+                        failure = Some(err.clone());
+                    })?;
+                    self.prepare(id, batch, cluster.config.compression)?;
+                    Ok(leader)
+                });
             match prepared {
                 Ok(leader) => by_leader.or_default(leader).push(index),
-                Err(err) => results[index].worsen(err),
+                Err(err) => call.results[index].set_error(err),
             }
         }
-        match nobody {
-            Some(err) => self.paces.or_default(NOBODY).failed(&err),
-            None => self.paces.or_default(NOBODY).succeeded(),
-        }
-        let deadline = Instant::now() + cluster.config.timeout;
-        let mut waiting: Vec<(Leader, Vec<usize>)> = Vec::new();
-        for (leader, sent) in by_leader.0 {
-            let request = self.request(cluster, batches, &sent);
-            let outcome = cluster
-                .connection(&leader.host)
-                .and_then(|connection| connection.send(&request, deadline));
-            match outcome {
-                Ok(()) => waiting.push((leader, sent)),
-                // The broker hasn't got it whole.
-                Err(fault) => {
-                    self.fault(cluster, batches, &leader, &sent, ErrorKind::Retry, &fault, results);
-                }
-            }
-        }
-        while !waiting.is_empty() {
-            let hosts: Vec<String> = waiting.iter().map(|(it, _)| it.host.clone()).collect();
-            let stop = cluster.limits.stop.clone();
-            let ready = wait_for_any(cluster.connected(&hosts), deadline, stop.as_ref());
-            let over = !ready.unwrap_or(false);
-            let mut still = Vec::new();
-            for (leader, sent) in waiting {
-                let reply =
-                    cluster.connection(&leader.host).and_then(|connection| {
-                        match connection.try_receive::<Produce<'_>>() {
-                            Ok(None) if over => Err(connection.timed_out()),
-                            reply => reply,
-                        }
-                    });
-                match reply {
-                    Ok(None) => still.push((leader, sent)),
-                    Ok(Some(Arrived { reply, .. })) => {
-                        cluster.answered(&leader.host);
-                        self.settle(cluster, batches, &leader, &sent, &reply, results);
-                    }
-                    Err(fault) => {
-                        let kind = ErrorKind::Unknown;
-                        self.fault(cluster, batches, &leader, &sent, kind, &fault, results);
-                    }
-                }
-            }
-            waiting = still;
+        self.backoffs.or_default(NO_LEADER).update(failure.as_ref());
+        by_leader
+    }
+
+    /// The last known leader, also if metadata could not be loaded, unless it is in backoff.
+    fn usable_leader(
+        &self,
+        cluster: &Cluster,
+        batch: &Batch<'_>,
+        failure: Option<&Error>,
+    ) -> Result<Leader> {
+        let Batch { topic, partition, .. } = *batch;
+        let leader = cluster.known_leader(topic, partition).ok_or_else(|| {
+            failure.cloned().unwrap_or_else(|| Error::no_leader(topic, partition))
+        })?;
+        match self.backoffs.get(&leader.id) {
+            Some(backoff) if backoff.is_waiting() => Err(backoff_error(backoff)),
+            _ => Ok(leader),
         }
     }
 
-    /// The producer's id, from the cluster if there is none yet.
-    fn id(&mut self, cluster: &mut Cluster) -> Result<i64> {
-        if let Some(id) = self.id {
+    fn producer_id(&mut self, cluster: &mut Cluster) -> Result<i64> {
+        if let Some(id) = self.producer_id {
             return Ok(id);
         }
-        let what = "get an id as producer";
-        let (host, reply) = cluster.ask_any(what, &InitProducerId)?;
-        // A broker gets ids from the controller, a thousand at a time, and waits half a minute for one that hangs: others have some left.
-        check(reply.code, format_args!("{what} at {host}"))
-            .inspect_err(|_| cluster.ask_another())?;
-        self.id = Some(reply.producer);
-        Ok(reply.producer)
+        let what = "get a producer id";
+        let (host, response) = cluster.call_any(what, &InitProducerId)?;
+        // A broker gets blocks of 1,000 ids from the controller, and waits 30 s for one that hangs. Other brokers may
+        // have ids left.
+        check_code(response.error_code, format_args!("{what} at {host}"))
+            .inspect_err(|_| cluster.rotate_brokers())?;
+        self.producer_id = Some(response.producer_id);
+        Ok(response.producer_id)
     }
 
-    /// Makes the bytes of a batch: as they were sent before, if these are the same records.
+    /// Encodes a batch, unless the same records are pending already.
     fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<()> {
-        let lane = self.lanes.or_default(batch.topic.to_owned()).or_default(batch.partition);
+        let sequence =
+            self.sequences.or_default(batch.topic.to_owned()).or_default(batch.partition);
         let records = record_batch::encode_records(&batch.records);
         if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
             let text = format!(
-                "a batch of {} records and {} bytes can't be written: 1 record to {BATCH_BYTES_MAX} bytes",
+                "batch of {} records and {} bytes refused: 1 record to {BATCH_BYTES_MAX} bytes fit",
                 batch.records.len(),
                 records.len()
             );
-            return Err(Error { kind: ErrorKind::Message, code: 10, text });
+            let code = codes::MESSAGE_TOO_LARGE;
+            return Err(Error { kind: ErrorKind::Message, code, text });
         }
-        if let Some(pending) = &lane.pending {
+        if let Some(pending) = &sequence.pending {
             if pending.records == records {
                 return Ok(());
             }
-            // Its place in the sequence is perhaps taken, so another batch can't have it.
-            lane.renew(batch, "another batch follows one that is perhaps written");
+            // The pending batch may have used its sequence, so another batch cannot.
+            sequence.start_epoch(batch, "another batch follows one that may have been written");
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
-        let stamp = Stamp { producer: id, epoch: lane.epoch, sequence: lane.sequence };
+        let batch_sequence = BatchSequence {
+            producer_id: id,
+            producer_epoch: sequence.epoch,
+            base_sequence: sequence.sequence,
+        };
         let count = batch.records.len();
-        let batch = record_batch::encode(&records, count, now_ms, stamp, compression)
+        let batch = record_batch::encode(&records, count, now_ms, batch_sequence, compression)
             .map_err(|text| Error { kind: ErrorKind::Config, code: 0, text })?;
-        lane.pending = Some(Pending { records, batch });
+        sequence.pending = Some(PendingBatch { records, batch });
         Ok(())
     }
 
-    fn request<'a>(
+    fn request_body<'a>(
         &'a self,
         cluster: &Cluster,
-        batches: &[Batch<'a>],
-        sent: &[usize],
+        call: &ProduceCall<'_, 'a>,
+        request: &LeaderRequest,
     ) -> Produce<'a> {
         let mut topics: Map<&str, Vec<(i32, &[u8])>> = Map::default();
-        for index in sent {
-            let Batch { topic, partition, .. } = batches[*index];
-            let lane = self.lanes.get(topic).and_then(|lanes| lanes.get(&partition));
-            if let Some(pending) = lane.and_then(|lane| lane.pending.as_ref()) {
+        for index in &request.batches {
+            let Batch { topic, partition, .. } = call.batches[*index];
+            let sequence = self.sequences.get(topic).and_then(|it| it.get(&partition));
+            if let Some(pending) = sequence.and_then(|it| it.pending.as_ref()) {
                 topics.or_default(topic).push((partition, &pending.batch));
             }
         }
@@ -248,113 +271,159 @@ impl Producer {
         Produce { timeout_ms: ack_timeout.as_millis() as i32, topics }
     }
 
-    /// The leader's broker failed as a whole.
-    #[allow(clippy::too_many_arguments, reason = "what is known of one request")]
-    fn fault(
+    /// Waits for responses. Returns the requests that have none yet.
+    fn receive(
         &mut self,
         cluster: &mut Cluster,
-        batches: &[Batch<'_>],
-        leader: &Leader,
-        sent: &[usize],
-        kind: ErrorKind,
-        fault: &ConnectionError,
-        results: &mut [Result<i64>],
-    ) {
-        cluster.failed(&leader.host);
-        for index in sent {
-            let Batch { topic, partition, .. } = &batches[*index];
-            cluster.forget(topic);
-            let what = format!("produce {topic}/{partition} at {}", leader.host);
-            results[*index].worsen(explain(&what, kind, fault));
+        call: &mut ProduceCall<'_, '_>,
+        in_flight: Vec<LeaderRequest>,
+        deadline: Instant,
+    ) -> Vec<LeaderRequest> {
+        let hosts: Vec<String> = in_flight.iter().map(|it| it.leader.host.clone()).collect();
+        let shutdown = cluster.config.shutdown.clone();
+        let ready = wait_for_any(cluster.connected(&hosts), deadline, shutdown.as_ref());
+        let timed_out = !ready.unwrap_or(false);
+        let mut waiting = Vec::new();
+        for request in in_flight {
+            let response = cluster.connection(&request.leader.host).and_then(|connection| {
+                match connection.try_receive::<Produce<'_>>() {
+                    Ok(None) if timed_out => Err(connection.timed_out()),
+                    response => response,
+                }
+            });
+            match response {
+                Ok(None) => waiting.push(request),
+                Ok(Some(response)) => {
+                    cluster.broker_responded(&request.leader.host);
+                    self.responded(cluster, call, &request, &response.body);
+                }
+                Err(err) => self.request_failed(cluster, call, &request, ErrorKind::Unknown, &err),
+            }
         }
-        let err = explain("produce", kind, fault);
-        self.paces.or_default(leader.id).failed(&err);
+        waiting
     }
 
-    /// The leader has answered.
-    fn settle(
+    /// The connection failed; `kind` says whether the broker may have written the batches.
+    fn request_failed(
         &mut self,
         cluster: &mut Cluster,
-        batches: &[Batch<'_>],
-        leader: &Leader,
-        sent: &[usize],
-        reply: &Produced,
-        results: &mut [Result<i64>],
+        call: &mut ProduceCall<'_, '_>,
+        request: &LeaderRequest,
+        kind: ErrorKind,
+        err: &ConnectionError,
     ) {
+        let Leader { id, host } = &request.leader;
+        cluster.broker_failed(host);
+        for index in &request.batches {
+            let Batch { topic, partition, .. } = &call.batches[*index];
+            cluster.invalidate(topic);
+            let what = format!("produce {topic}/{partition} at {host}");
+            call.results[*index].set_error(Error::from_connection(&what, kind, err));
+        }
+        self.backoffs.or_default(*id).failed(&Error::from_connection("produce", kind, err));
+    }
+
+    fn responded(
+        &mut self,
+        cluster: &mut Cluster,
+        call: &mut ProduceCall<'_, '_>,
+        request: &LeaderRequest,
+        response: &ProduceResponse,
+    ) {
+        let Leader { id, host } = &request.leader;
         let mut failure = None;
-        for index in sent {
-            let batch = &batches[*index];
-            let Batch { topic, partition, records } = batch;
-            let what = || format!("produce {topic}/{partition} at {}", leader.host);
-            let answers = reply.topics.iter().filter(|(name, _)| name == topic);
-            let mut answers = answers.flat_map(|(_, partitions)| partitions);
-            let Some(answer) = answers.find(|it| it.partition == *partition) else {
-                let text = format!("{}: no answer for this partition", what());
-                results[*index].worsen(Error { kind: ErrorKind::Unknown, code: 0, text });
-                continue;
-            };
-            let lanes = self.lanes.get_mut(*topic);
-            let Some(lane) = lanes.and_then(|lanes| lanes.get_mut(partition)) else { continue };
-            let code = answer.code;
-            if matches!(code, 0 | codes::DUPLICATE_SEQUENCE_NUMBER) {
-                lane.written(records.len());
-                results[*index] = Ok(if code == 0 { answer.base_offset } else { -1 });
-                continue;
-            }
-            let kind = kind_of(Api::Produce, code);
-            match code {
-                codes::OUT_OF_ORDER_SEQUENCE_NUMBER
-                | codes::UNKNOWN_PRODUCER_ID
-                | codes::INVALID_PRODUCER_EPOCH
-                | codes::INVALID_PRODUCER_ID_MAPPING
-                | codes::PRODUCER_FENCED => {
-                    lane.renew(
-                        batch,
-                        "the broker has lost what was written before, or what it knew of it",
-                    );
+        for index in &request.batches {
+            let batch = &call.batches[*index];
+            let Batch { topic, partition, .. } = *batch;
+            let sequences = self.sequences.get_mut(topic);
+            let Some(sequence) = sequences.and_then(|it| it.get_mut(&partition)) else { continue };
+            let topics = response.topics.iter().filter(|(name, _)| name == topic);
+            let mut partitions = topics.flat_map(|(_, partitions)| partitions);
+            let produced = partitions.find(|it| it.partition_index == partition);
+            match sequence.responded(batch, host, produced) {
+                Ok(offset) => call.results[*index] = Ok(offset),
+                Err(err) => {
+                    if produced.is_some() && err.is_retryable() {
+                        failure = Some(err.clone());
+                    }
+                    if produced.is_some()
+                        && err.kind != ErrorKind::Message
+                        && !is_sequence_error(err.code)
+                    {
+                        cluster.invalidate(topic);
+                    }
+                    call.results[*index].set_error(err);
                 }
-                // Refused for what it is: its place in the sequence is free.
-                _ if kind == ErrorKind::Message => lane.pending = None,
-                _ => cluster.forget(topic),
             }
-            let text = format!("{}: {} {}", what(), codes::Name(code), answer.message);
-            let text = text.trim_end().to_owned();
-            let err = Error { kind, code, text };
-            if err.is_retryable() {
-                failure = Some(err.clone());
-            }
-            results[*index].worsen(err);
         }
-        let pace = self.paces.or_default(leader.id);
-        match failure {
-            Some(err) => pace.failed(&err),
-            None => pace.succeeded(),
-        }
-        if let Some(until) = cluster.pause_until(&leader.host) {
-            pace.hold_until(until);
+        let backoff = self.backoffs.or_default(*id);
+        backoff.update(failure.as_ref());
+        if let Some(until) = cluster.throttled_until(host) {
+            backoff.hold_until(until);
         }
     }
 }
 
-/// Why a leader is left alone.
-fn reason(pace: &Backoff) -> Error {
-    let quota = || retry(0, "the broker's quota allows nothing for now".to_owned());
-    pace.last().cloned().unwrap_or_else(quota)
+/// The broker does not know the producer id, its epoch or the sequence of the batch before.
+fn is_sequence_error(code: i16) -> bool {
+    matches!(
+        code,
+        codes::OUT_OF_ORDER_SEQUENCE_NUMBER
+            | codes::UNKNOWN_PRODUCER_ID
+            | codes::INVALID_PRODUCER_EPOCH
+            | codes::INVALID_PRODUCER_ID_MAPPING
+            | codes::PRODUCER_FENCED
+    )
+}
+
+/// Why a leader is in backoff.
+fn backoff_error(backoff: &Backoff) -> Error {
+    let throttled = || Error::retryable(0, "throttled by the broker's quota".to_owned());
+    backoff.last_error().cloned().unwrap_or_else(throttled)
 }
 
 impl PartitionSequence {
+    /// The base offset of the pending batch, -1 if the broker no longer knows it.
+    fn responded(
+        &mut self,
+        batch: &Batch<'_>,
+        host: &str,
+        produced: Option<&ProducedPartition>,
+    ) -> Result<i64> {
+        let what = || format!("produce {}/{} at {host}", batch.topic, batch.partition);
+        let Some(produced) = produced else {
+            let text = format!("{}: the partition is missing in the response", what());
+            return Err(Error { kind: ErrorKind::Unknown, code: 0, text });
+        };
+        let code = produced.error_code;
+        if matches!(code, 0 | codes::DUPLICATE_SEQUENCE_NUMBER) {
+            self.written(batch.records.len());
+            return Ok(if code == 0 { produced.base_offset } else { -1 });
+        }
+        let kind = kind_of_code(Api::Produce, code);
+        if is_sequence_error(code) {
+            self.start_epoch(batch, "the broker has lost the producer's state or its last batches");
+        } else if kind == ErrorKind::Message {
+            // Refused for its content: its sequence is still free.
+            self.pending = None;
+        }
+        let text = format!("{}: {} {}", what(), codes::Name(code), produced.error_message);
+        Err(Error { kind, code, text: text.trim_end().to_owned() })
+    }
+
     fn written(&mut self, records: usize) {
-        // After the largest comes 0.
+        // i32::MAX is followed by 0.
         let next = (i64::from(self.sequence) + records as i64) % (i64::from(i32::MAX) + 1);
         self.sequence = next as i32;
         self.pending = None;
     }
 
-    /// Starts a new sequence in a new epoch, as Java's client does: the broker compares nothing with the old one.
-    fn renew(&mut self, batch: &Batch<'_>, why: &str) {
+    /// Continues at sequence 0 of the next epoch, as Java's client does: the broker does not compare it with the
+    /// sequence before.
+    fn start_epoch(&mut self, batch: &Batch<'_>, why: &str) {
         let Batch { topic, partition, .. } = batch;
         let (epoch, sequence) = (self.epoch, self.sequence);
-        log::error!(topic, partition, epoch, sequence, why; "a new epoch begins; a batch in doubt may come twice");
+        log::error!(topic, partition, epoch, sequence, why; "producer starts a new epoch, the last batch may be duplicated");
         self.epoch = self.epoch.saturating_add(1);
         self.sequence = 0;
         self.pending = None;

@@ -1,8 +1,9 @@
-//! Kafka's wire protocol, as far as this client speaks it.
+//! The part of Kafka's wire protocol that this client implements.
 
 pub mod codes;
-pub(crate) mod fields;
+mod fields;
 pub mod messages;
 mod request;
 
+pub use fields::{DecodeError, Reader, Writer};
 pub use request::{ApiSpec, Request, VersionRange};

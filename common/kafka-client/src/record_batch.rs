@@ -1,133 +1,139 @@
-//! Record batches, format 2 (Kafka 0.11 and newer). The reader gives what is whole before a batch that is cut off.
+//! Record batches, magic 2 (Kafka 0.11 and newer).
 
 use crate::checksum::crc32c;
-use crate::protocol::fields::Writer;
-use crate::{Compression, FetchedRecord, Header, NewRecord, codec};
+use crate::codec;
+use crate::protocol::Writer;
+use crate::types::{Compression, FetchedRecord, Header, NewRecord};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::mem;
 
 /// Bytes before the records.
-const HEAD: usize = 61;
-/// Bytes before the part that the length counts: the base offset and the length itself.
-pub const BEFORE_LENGTH: usize = 12;
-/// Where the part begins that the checksum covers.
-pub const CHECKED_FROM: usize = 21;
+const HEADER_BYTES: usize = 61;
+/// `base_offset` and `batch_length`: `batch_length` counts the bytes after them.
+const LOG_OVERHEAD: usize = 12;
+/// The checksum covers `attributes` and what follows.
+const CHECKSUM_FROM: usize = 21;
 
-/// Headers of a record: empty ones take two bytes there and many times that in memory.
+/// Limit of a record's headers: an empty one takes two bytes in the batch and 48 in memory.
 const HEADERS_MAX: i64 = 10_000;
 
-const CODEC: i16 = 0x07;
+// Bits of `attributes`.
+const COMPRESSION_MASK: i16 = 0x07;
 const LOG_APPEND_TIME: i16 = 0x08;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 
-/// Which producer wrote a batch, and where in its sequence: lets the broker take it once, however often it comes.
+/// Identifies a batch of an idempotent producer: the broker writes it once, however often it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    pub producer: i64,
-    pub epoch: i16,
-    /// Of the batch's first record.
-    pub sequence: i32,
+pub struct BatchSequence {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    /// Sequence of the first record.
+    pub base_sequence: i32,
 }
 
-/// The records of a batch as they are written, without its head: the same for the same records, whenever they are sent.
+/// The records of a batch without the batch header. Equal records are encoded to equal bytes.
 pub fn encode_records(records: &[NewRecord<'_>]) -> Vec<u8> {
     let bytes =
         |it: &NewRecord<'_>| it.key.map_or(0, <[u8]>::len) + it.value.map_or(0, <[u8]>::len) + 16;
-    let mut out = Vec::with_capacity(records.iter().map(bytes).sum());
-    for (delta, record) in (0i64..).zip(records) {
+    let mut to = Vec::with_capacity(records.iter().map(bytes).sum());
+    for (offset_delta, record) in (0i64..).zip(records) {
         let headers = record.headers.len() as i64;
-        let mut length = 2 + length_of(delta) + length_with(record.key) + length_with(record.value);
-        length += length_of(headers);
-        for (name, value) in record.headers {
-            length += length_with(Some(name.as_bytes())) + length_with(*value);
+        let mut length = 2 + varint_length(offset_delta);
+        length += bytes_length(record.key) + bytes_length(record.value) + varint_length(headers);
+        for (key, value) in record.headers {
+            length += bytes_length(Some(key.as_bytes())) + bytes_length(*value);
         }
-        put_varint(&mut out, length as i64);
-        out.push(0); // No attributes.
-        out.push(0); // All records of a batch have its time.
-        put_varint(&mut out, delta);
-        put_bytes(&mut out, record.key);
-        put_bytes(&mut out, record.value);
-        put_varint(&mut out, headers);
-        for (name, value) in record.headers {
-            put_bytes(&mut out, Some(name.as_bytes()));
-            put_bytes(&mut out, *value);
+        encode_varint(&mut to, length as i64);
+        to.push(0); // attributes
+        to.push(0); // timestamp_delta
+        encode_varint(&mut to, offset_delta);
+        encode_bytes(&mut to, record.key);
+        encode_bytes(&mut to, record.value);
+        encode_varint(&mut to, headers);
+        for (key, value) in record.headers {
+            encode_bytes(&mut to, Some(key.as_bytes()));
+            encode_bytes(&mut to, *value);
         }
     }
-    out
+    to
 }
 
-/// A whole batch: a head, then `records` as [`encode_records`] made them of `count` records, packed if that makes them smaller.
+/// A whole batch of the `count` records that [`encode_records`] encoded, compressed if that makes it smaller.
 ///
 /// # Errors
-/// This program has no such codec; in words.
+/// The codec is not compiled in.
 pub fn encode(
     records: &[u8],
     count: usize,
     timestamp_ms: i64,
-    stamp: Stamp,
+    sequence: BatchSequence,
     compression: Compression,
 ) -> Result<Vec<u8>, String> {
-    let packed = match compression {
+    let compressed = match compression {
         Compression::None => None,
-        codec => Some(codec::pack(codec, records)?).filter(|it| it.len() < records.len()),
+        codec => Some(codec::compress(codec, records)?).filter(|it| it.len() < records.len()),
     };
-    let (attributes, records) = match &packed {
-        Some(packed) => (compression.attribute(), &packed[..]),
+    let (attributes, records) = match &compressed {
+        Some(compressed) => (compression.attribute(), &compressed[..]),
         None => (0, records),
     };
     let count = i32::try_from(count).unwrap_or(i32::MAX);
-    let mut out = Writer(Vec::with_capacity(HEAD + records.len()));
-    out.i64(0); // The broker gives the offset.
-    out.i32((HEAD - BEFORE_LENGTH + records.len()) as i32);
-    out.i32(-1); // The leader's epoch, which it knows better.
-    out.i8(2);
-    out.i32(0); // The checksum, below.
-    out.i16(attributes);
-    out.i32(count - 1);
-    out.i64(timestamp_ms);
-    out.i64(timestamp_ms);
-    out.i64(stamp.producer);
-    out.i16(stamp.epoch);
-    out.i32(stamp.sequence);
-    out.i32(count);
-    out.put(records);
-    let Writer(mut out) = out;
-    let checksum = crc32c(&out[CHECKED_FROM..]);
-    out[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
-    Ok(out)
+    let mut to = Writer(Vec::with_capacity(HEADER_BYTES + records.len()));
+    to.i64(0); // base_offset: set by the broker
+    to.i32((HEADER_BYTES - LOG_OVERHEAD + records.len()) as i32); // batch_length
+    to.i32(-1); // partition_leader_epoch: set by the broker
+    to.i8(2); // magic
+    to.i32(0); // crc: set below
+    to.i16(attributes);
+    to.i32(count - 1); // last_offset_delta
+    to.i64(timestamp_ms); // base_timestamp
+    to.i64(timestamp_ms); // max_timestamp
+    to.i64(sequence.producer_id);
+    to.i16(sequence.producer_epoch);
+    to.i32(sequence.base_sequence);
+    to.i32(count);
+    to.raw(records);
+    let Writer(mut batch) = to;
+    set_checksum(&mut batch);
+    Ok(batch)
 }
 
-/// Gives what may be a batch the length, the version and the checksum that its bytes should have.
+fn set_checksum(batch: &mut [u8]) {
+    let checksum = crc32c(&batch[CHECKSUM_FROM..]);
+    batch[CHECKSUM_FROM - 4..CHECKSUM_FROM].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Sets the length, the magic and the checksum of changed bytes.
 #[cfg(any(test, feature = "fuzzing"))]
-pub fn mend(bytes: &mut [u8]) {
-    if bytes.len() > CHECKED_FROM {
-        let length = (bytes.len() - BEFORE_LENGTH) as i32;
-        bytes[8..BEFORE_LENGTH].copy_from_slice(&length.to_be_bytes());
+pub fn fix_length_and_checksum(bytes: &mut [u8]) {
+    if bytes.len() > CHECKSUM_FROM {
+        let length = (bytes.len() - LOG_OVERHEAD) as i32;
+        bytes[8..LOG_OVERHEAD].copy_from_slice(&length.to_be_bytes());
         bytes[16] = 2;
-        let checksum = crc32c(&bytes[CHECKED_FROM..]);
-        bytes[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
+        set_checksum(bytes);
     }
 }
 
-/// What a partition's part of a fetched reply holds.
+/// The decoded batches of one partition.
 #[derive(Debug, Default)]
 pub struct Decoded {
-    /// From the position asked for on, in offset order.
+    /// In offset order, none below the fetch offset.
     pub records: Vec<FetchedRecord>,
-    /// Where to go on.
+    /// Next offset to fetch.
     pub next: i64,
-    /// Why the batch at `next` can't be read, in words.
-    pub poison: Option<String>,
+    /// Why the batch at `next` cannot be decoded.
+    pub undecodable: Option<String>,
 }
 
-/// Transactions that were aborted: the producer and the first offset of each.
+/// Aborted transactions: producer id and first offset.
 pub type Aborted = Vec<(i64, i64)>;
 
-/// Reads the batches in `bytes` from offset `next` on, leaving out what was aborted and what only marks the end of a transaction.
-/// `budget` is what the records may take in memory, bytes; it stops before the batch that finds it used up, and refuses a single one
-/// that is larger than `batch_max`.
+/// Decodes the batches in `bytes` from offset `next` on, without control batches and records of aborted transactions.
+///
+/// `budget` is the memory for decoded records, bytes: decoding stops before the batch that finds it used up. A batch
+/// whose records take more than `batch_max` is refused.
 pub fn decode(
     bytes: &[u8],
     next: i64,
@@ -135,28 +141,23 @@ pub fn decode(
     budget: &mut usize,
     batch_max: usize,
 ) -> Decoded {
-    // By offset, the first one on top.
-    let mut aborted: BinaryHeap<Reverse<(i64, i64)>> =
-        aborted.into_iter().map(|(producer, first)| Reverse((first, producer))).collect();
-    let mut open: HashSet<i64> = HashSet::new();
+    let mut transactions = Transactions::new(aborted);
     let mut decoded = Decoded { next, ..Decoded::default() };
     let mut rest = bytes;
-    // A broker fills a reply up to the byte: its last batch may be cut off.
+    // The last batch of a response may be incomplete.
     while *budget > 0
-        && let Some((batch, behind)) = split(rest)
+        && let Some((batch, tail)) = split_batch(rest)
     {
-        rest = behind;
-        let last = match Head::read(batch) {
-            Ok(head) => head.last(),
-            Err(words) => {
-                decoded.poison = Some(words);
-                break;
-            }
-        };
-        if last.is_some_and(|last| last < decoded.next) {
+        rest = tail;
+        let header = BatchHeader::decode(batch);
+        let last_offset = header.as_ref().ok().and_then(BatchHeader::last_offset);
+        if last_offset.is_some_and(|last| last < decoded.next) {
             continue;
         }
-        match Batch::read(batch, decoded.next, &mut aborted, &mut open, batch_max) {
+        let batch = header.and_then(|header| {
+            DecodedBatch::decode(&header, batch, decoded.next, &mut transactions, batch_max)
+        });
+        match batch {
             Ok(batch) => {
                 decoded.next = batch.next;
                 *budget = budget.saturating_sub(batch.memory);
@@ -166,199 +167,221 @@ pub fn decode(
                     decoded.records.extend(batch.records);
                 }
             }
-            Err(words) => {
-                decoded.poison = Some(words);
+            Err(why) => {
+                decoded.undecodable = Some(why);
                 break;
             }
         }
     }
-    // With the first one, whole, it starts.
-    if !rest.is_empty() && rest.len() == bytes.len() && decoded.poison.is_none() && *budget > 0 {
-        decoded.poison = Some("a batch is cut".to_owned());
+    // The first batch is always complete.
+    let no_batch = !rest.is_empty() && rest.len() == bytes.len();
+    if no_batch && decoded.undecodable.is_none() && *budget > 0 {
+        decoded.undecodable = Some(TRUNCATED.to_owned());
     }
     decoded
 }
 
-/// The first batch, whole, and what is behind it.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let length = i32::from_be_bytes(*bytes.get(8..BEFORE_LENGTH)?.first_chunk()?);
-    // A length that can't be is that of a batch, too: the head says what is wrong with it.
+const TRUNCATED: &str = "truncated batch";
+
+/// The first batch, if it is complete, and the bytes after it.
+fn split_batch(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = i32::from_be_bytes(*bytes.get(8..LOG_OVERHEAD)?.first_chunk()?);
+    // A negative length is left to `BatchHeader::decode`.
     let length = usize::try_from(length).unwrap_or(0);
-    bytes.split_at_checked(BEFORE_LENGTH + length)
+    bytes.split_at_checked(LOG_OVERHEAD + length)
 }
 
-/// The head of a batch.
 #[derive(Debug, Clone, Copy)]
-struct Head {
-    base: i64,
+struct BatchHeader {
+    base_offset: i64,
     checksum: u32,
     attributes: i16,
-    last_delta: i32,
-    first_ms: i64,
-    last_ms: i64,
-    producer: i64,
+    last_offset_delta: i32,
+    base_timestamp: i64,
+    max_timestamp: i64,
+    producer_id: i64,
     count: i32,
 }
 
-impl Head {
-    fn read(batch: &[u8]) -> Result<Self, String> {
-        let mut reader = Reader(batch);
-        let cut = || "a batch is cut".to_owned();
-        let base = reader.i64().ok_or_else(cut)?;
-        let _length_and_epoch = reader.i64().ok_or_else(cut)?;
-        let [format] = reader.array().ok_or_else(cut)?;
-        if format != 2 {
-            return Err(format!("a batch has format {format}: Kafka before 0.11 wrote it"));
+impl BatchHeader {
+    fn decode(batch: &[u8]) -> Result<Self, String> {
+        let mut reader = RecordReader(batch);
+        let truncated = || TRUNCATED.to_owned();
+        let base_offset = reader.i64().ok_or_else(truncated)?;
+        let _length_and_leader_epoch = reader.i64().ok_or_else(truncated)?;
+        let [magic] = reader.array().ok_or_else(truncated)?;
+        if magic != 2 {
+            return Err(format!("batch has magic {magic}: written by Kafka before 0.11"));
         }
-        let mut read = || {
+        let mut decode = || {
             let checksum = u32::from_be_bytes(reader.array()?);
-            let (attributes, last_delta) = (reader.i16()?, reader.i32()?);
-            let (first_ms, last_ms) = (reader.i64()?, reader.i64()?);
-            let producer = reader.i64()?;
-            let (_epoch, _sequence, count) = (reader.i16()?, reader.i32()?, reader.i32()?);
+            let (attributes, last_offset_delta) = (reader.i16()?, reader.i32()?);
+            let (base_timestamp, max_timestamp) = (reader.i64()?, reader.i64()?);
+            let producer_id = reader.i64()?;
+            let (_producer_epoch, _base_sequence) = (reader.i16()?, reader.i32()?);
             Some(Self {
-                base,
+                base_offset,
                 checksum,
                 attributes,
-                last_delta,
-                first_ms,
-                last_ms,
-                producer,
-                count,
+                last_offset_delta,
+                base_timestamp,
+                max_timestamp,
+                producer_id,
+                count: reader.i32()?,
             })
         };
-        read().ok_or_else(cut)
+        decode().ok_or_else(truncated)
     }
 
-    /// The batch's last offset.
-    fn last(&self) -> Option<i64> {
-        let delta = i64::from(self.last_delta);
-        self.base.checked_add(delta).filter(|last| delta >= 0 && self.base >= 0 && *last < i64::MAX)
+    fn last_offset(&self) -> Option<i64> {
+        let delta = i64::from(self.last_offset_delta);
+        let last = self.base_offset.checked_add(delta)?;
+        Some(last).filter(|last| delta >= 0 && self.base_offset >= 0 && *last < i64::MAX)
     }
 }
 
-struct Batch {
+/// Which producers have an aborted transaction at the current offset.
+struct Transactions {
+    /// First offset and producer id of later aborted transactions, the first one on top.
+    later: BinaryHeap<Reverse<(i64, i64)>>,
+    aborted: HashSet<i64>,
+}
+
+impl Transactions {
+    fn new(aborted: Aborted) -> Self {
+        let later = aborted.into_iter().map(|(producer, first)| Reverse((first, producer)));
+        Self { later: later.collect(), aborted: HashSet::new() }
+    }
+
+    fn advance_to(&mut self, last_offset: i64) {
+        while let Some(Reverse((first, producer))) = self.later.peek().copied()
+            && first <= last_offset
+        {
+            self.later.pop();
+            self.aborted.insert(producer);
+        }
+    }
+}
+
+struct DecodedBatch {
     records: Vec<FetchedRecord>,
     next: i64,
-    /// What the records take, bytes.
+    /// Memory of the records, bytes.
     memory: usize,
 }
 
-impl Batch {
-    fn read(
+impl DecodedBatch {
+    fn decode(
+        header: &BatchHeader,
         batch: &[u8],
         from: i64,
-        aborted: &mut BinaryHeap<Reverse<(i64, i64)>>,
-        open: &mut HashSet<i64>,
+        transactions: &mut Transactions,
         memory_max: usize,
     ) -> Result<Self, String> {
-        let head = Head::read(batch)?;
-        if crc32c(&batch[CHECKED_FROM..]) != head.checksum {
-            return Err("a batch has another checksum than it says".to_owned());
+        if crc32c(&batch[CHECKSUM_FROM..]) != header.checksum {
+            return Err("batch has a wrong checksum".to_owned());
         }
-        let last = head.last().ok_or("a batch has offsets that can't be")?;
-        while let Some(Reverse((first, producer))) = aborted.peek().copied()
-            && first <= last
-        {
-            aborted.pop();
-            open.insert(producer);
-        }
-        let records = &batch[HEAD..];
-        let nothing = Self { records: Vec::new(), next: last + 1, memory: 0 };
-        if head.attributes & CONTROL != 0 {
-            if is_abort(records) {
-                open.remove(&head.producer);
+        let last_offset = header.last_offset().ok_or("batch has invalid offsets")?;
+        transactions.advance_to(last_offset);
+        let records = &batch[HEADER_BYTES..];
+        let nothing = Self { records: Vec::new(), next: last_offset + 1, memory: 0 };
+        if header.attributes & CONTROL != 0 {
+            if is_abort_marker(records) {
+                transactions.aborted.remove(&header.producer_id);
             }
             return Ok(nothing);
         }
-        if head.attributes & TRANSACTIONAL != 0 && open.contains(&head.producer) {
+        if header.attributes & TRANSACTIONAL != 0
+            && transactions.aborted.contains(&header.producer_id)
+        {
             return Ok(nothing);
         }
-        match (head.attributes & CODEC) as u8 {
-            0 => Self::records(&head, last, from, records, memory_max),
+        match (header.attributes & COMPRESSION_MASK) as u8 {
+            0 => nothing.decode_records(header, from, records, memory_max),
             codec => {
-                let unpacked = codec::unpack(codec, records, memory_max)?;
-                Self::records(&head, last, from, &unpacked, memory_max)
+                let decompressed = codec::decompress(codec, records, memory_max)?;
+                nothing.decode_records(header, from, &decompressed, memory_max)
             }
         }
     }
 
-    fn records(
-        head: &Head,
-        last: i64,
+    fn decode_records(
+        mut self,
+        header: &BatchHeader,
         from: i64,
         bytes: &[u8],
         memory_max: usize,
     ) -> Result<Self, String> {
-        let mut reader = Reader(bytes);
-        let mut this = Self { records: Vec::new(), next: last + 1, memory: 0 };
+        let mut reader = RecordReader(bytes);
         let mut previous = None;
-        // No memory in advance for as many as are announced: each one takes seven bytes at least.
-        for _ in 0..head.count {
-            let (delta, record) = reader.record(head).ok_or("a record is cut")?;
-            let in_order = previous.is_none_or(|previous| delta > previous);
-            if !in_order || !(0..=i64::from(head.last_delta)).contains(&delta) {
-                return Err("a record has an offset outside its batch".to_owned());
+        // `count` is not trusted for allocations: a record takes at least seven bytes.
+        for _ in 0..header.count {
+            let (offset_delta, record) = reader.record(header).ok_or("truncated record")?;
+            let in_order = previous.is_none_or(|previous| offset_delta > previous);
+            if !in_order || !(0..=i64::from(header.last_offset_delta)).contains(&offset_delta) {
+                return Err("record has an offset outside of its batch".to_owned());
             }
-            previous = Some(delta);
+            previous = Some(offset_delta);
             if record.offset < from {
                 continue;
             }
-            this.memory += memory(&record);
-            if this.memory > memory_max {
-                return Err(format!("the records of a batch take more than {memory_max} bytes"));
+            self.memory += memory(&record);
+            if self.memory > memory_max {
+                return Err(format!("records of a batch exceed {memory_max} bytes"));
             }
-            this.records.push(record);
+            self.records.push(record);
         }
         if !reader.0.is_empty() {
-            return Err("a batch is longer than its records".to_owned());
+            return Err("batch has bytes after its records".to_owned());
         }
-        Ok(this)
+        Ok(self)
     }
 }
 
-/// What a record takes in memory, bytes.
+/// Memory of a record, bytes.
 fn memory(record: &FetchedRecord) -> usize {
     let bytes = |it: &Option<Vec<u8>>| it.as_ref().map_or(0, Vec::len);
-    let header = |(name, value): &Header| mem::size_of::<Header>() + name.len() + bytes(value);
+    let header = |(key, value): &Header| mem::size_of::<Header>() + key.len() + bytes(value);
     mem::size_of::<FetchedRecord>()
         + bytes(&record.key)
         + bytes(&record.value)
         + record.headers.iter().map(header).sum::<usize>()
 }
 
-/// Does a control batch say that its producer's transaction was aborted?
-fn is_abort(records: &[u8]) -> bool {
-    let mut reader = Reader(records);
-    let mut kind = || {
+/// True if a control batch says that its producer's transaction was aborted.
+fn is_abort_marker(records: &[u8]) -> bool {
+    let mut reader = RecordReader(records);
+    let mut control_type = || {
         let _length = reader.varint()?;
         let _attributes: [u8; 1] = reader.array()?;
-        let (_time, _offset, _key_length) = (reader.varint()?, reader.varint()?, reader.varint()?);
-        let (_version, kind) = (reader.i16()?, reader.i16()?);
-        Some(kind)
+        let (_timestamp_delta, _offset_delta) = (reader.varint()?, reader.varint()?);
+        let (_key_length, _version) = (reader.varint()?, reader.i16()?);
+        reader.i16()
     };
-    kind() == Some(0)
+    control_type() == Some(0)
 }
 
-pub struct Reader<'a>(pub &'a [u8]);
+/// Unlike [`crate::protocol::Reader`], inlined: it runs for each field of each record, and images build this crate for
+/// size.
+struct RecordReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> RecordReader<'a> {
     #[inline(always)]
-    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(bytes)?;
+    fn raw(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (raw, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
-        Some(taken)
+        Some(raw)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
+        self.raw(N)?.try_into().ok()
     }
 
-    pub fn i16(&mut self) -> Option<i16> {
+    fn i16(&mut self) -> Option<i16> {
         self.array().map(i16::from_be_bytes)
     }
 
-    pub fn i32(&mut self) -> Option<i32> {
+    fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
 
@@ -366,8 +389,7 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A number in zigzag: 0, -1, 1, -2 ...; seven bits a byte, the lowest first. Inlined, like all that runs for each field, though
-    /// images have this crate built for size.
+    /// VARINT or VARLONG.
     #[inline(always)]
     fn varint(&mut self) -> Option<i64> {
         let value = match self.0 {
@@ -393,32 +415,32 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Bytes behind their length; null is -1.
+    /// Bytes after their length; null has length -1.
     fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
         match self.varint()? {
             -1 => Some(None),
-            length => self.take(usize::try_from(length).ok()?).map(Some),
+            length => self.raw(usize::try_from(length).ok()?).map(Some),
         }
     }
 
-    /// The next record and its offset within the batch.
-    fn record(&mut self, head: &Head) -> Option<(i64, FetchedRecord)> {
+    /// `offset_delta` and the record.
+    fn record(&mut self, batch: &BatchHeader) -> Option<(i64, FetchedRecord)> {
         let length = usize::try_from(self.varint()?).ok()?;
-        let mut reader = Reader(self.take(length)?);
+        let mut reader = RecordReader(self.raw(length)?);
         let _attributes: [u8; 1] = reader.array()?;
-        let (time_delta, offset_delta) = (reader.varint()?, reader.varint()?);
+        let (timestamp_delta, offset_delta) = (reader.varint()?, reader.varint()?);
         let (key, value) = (reader.bytes()?, reader.bytes()?);
         let mut headers = Vec::new();
         for _ in 0..Some(reader.varint()?).filter(|count| *count <= HEADERS_MAX)? {
-            let name = String::from_utf8_lossy(reader.bytes()??).into_owned();
-            headers.push((name, reader.bytes()?.map(<[u8]>::to_vec)));
+            let key = String::from_utf8_lossy(reader.bytes()??).into_owned();
+            headers.push((key, reader.bytes()?.map(<[u8]>::to_vec)));
         }
-        let timestamp_ms = if head.attributes & LOG_APPEND_TIME != 0 {
-            head.last_ms
+        let timestamp_ms = if batch.attributes & LOG_APPEND_TIME != 0 {
+            batch.max_timestamp
         } else {
-            head.first_ms.checked_add(time_delta)?
+            batch.base_timestamp.checked_add(timestamp_delta)?
         };
-        let offset = head.base.checked_add(offset_delta)?;
+        let offset = batch.base_offset.checked_add(offset_delta)?;
         let (key, value) = (key.map(<[u8]>::to_vec), value.map(<[u8]>::to_vec));
         reader
             .0
@@ -431,42 +453,42 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// What [`put_varint`] takes for `value`, bytes.
+/// Length of [`encode_varint`], bytes.
 #[inline(always)]
-fn length_of(value: i64) -> usize {
-    // Its bits by seven, rounded up, without a division.
+fn varint_length(value: i64) -> usize {
+    // Bits divided by seven, rounded up, without a division.
     ((zigzag(value) | 1).ilog2() as usize * 9 + 73) / 64
 }
 
-/// What [`put_bytes`] takes for `bytes`, bytes.
+/// Length of [`encode_bytes`], bytes.
 #[inline(always)]
-fn length_with(bytes: Option<&[u8]>) -> usize {
-    bytes.map_or(1, |it| length_of(it.len() as i64) + it.len())
+fn bytes_length(bytes: Option<&[u8]>) -> usize {
+    bytes.map_or(1, |it| varint_length(it.len() as i64) + it.len())
 }
 
 #[inline(always)]
-fn put_varint(out: &mut Vec<u8>, value: i64) {
+fn encode_varint(to: &mut Vec<u8>, value: i64) {
     let value = zigzag(value);
     // Nearly all.
-    if value < 0x80 { out.push(value as u8) } else { put_long_varint(out, value) }
+    if value < 0x80 { to.push(value as u8) } else { encode_long_varint(to, value) }
 }
 
-fn put_long_varint(out: &mut Vec<u8>, mut rest: u64) {
+fn encode_long_varint(to: &mut Vec<u8>, mut rest: u64) {
     while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
+        to.push(rest as u8 | 0x80);
         rest >>= 7;
     }
-    out.push(rest as u8);
+    to.push(rest as u8);
 }
 
 #[inline(always)]
-fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
+fn encode_bytes(to: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => {
-            put_varint(out, bytes.len() as i64);
-            out.extend_from_slice(bytes);
+            encode_varint(to, bytes.len() as i64);
+            to.extend_from_slice(bytes);
         }
-        None => put_varint(out, -1),
+        None => encode_varint(to, -1),
     }
 }
 
@@ -477,13 +499,13 @@ mod tests {
 
     const PLENTY: usize = 1 << 20;
 
-    fn stamp(producer: i64) -> Stamp {
-        Stamp { producer, epoch: 0, sequence: 0 }
+    fn sequence(producer_id: i64) -> BatchSequence {
+        BatchSequence { producer_id, producer_epoch: 0, base_sequence: 0 }
     }
 
-    fn plain(records: &[NewRecord<'_>], timestamp_ms: i64, stamp: Stamp) -> Vec<u8> {
+    fn plain(records: &[NewRecord<'_>], timestamp_ms: i64, sequence: BatchSequence) -> Vec<u8> {
         let bytes = encode_records(records);
-        encode(&bytes, records.len(), timestamp_ms, stamp, Compression::None).unwrap()
+        encode(&bytes, records.len(), timestamp_ms, sequence, Compression::None).unwrap()
     }
 
     fn values(values: &[&str]) -> Vec<u8> {
@@ -491,32 +513,31 @@ mod tests {
             .iter()
             .map(|it| NewRecord { value: Some(it.as_bytes()), ..NewRecord::default() })
             .collect();
-        plain(&records, 7, stamp(1))
+        plain(&records, 7, sequence(1))
     }
 
-    /// The batch as the broker stores it, from offset `base` on.
+    /// The batch as the broker stores it, with `base_offset`.
     fn at(base: i64, batch: &[u8]) -> Vec<u8> {
         let mut batch = batch.to_vec();
         batch[..8].copy_from_slice(&base.to_be_bytes());
         batch
     }
 
-    /// The batch with other bytes from `place` on, and the right checksum.
-    fn with(batch: &[u8], place: usize, bytes: &[u8]) -> Vec<u8> {
+    /// The batch with `bytes` at `at`, and the right checksum.
+    fn with(batch: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut batch = batch.to_vec();
-        batch[place..place + bytes.len()].copy_from_slice(bytes);
-        let checksum = crc32c(&batch[CHECKED_FROM..]);
-        batch[CHECKED_FROM - 4..CHECKED_FROM].copy_from_slice(&checksum.to_be_bytes());
+        batch[at..at + bytes.len()].copy_from_slice(bytes);
+        set_checksum(&mut batch);
         batch
     }
 
-    /// The batch with its records packed as `codec`.
+    /// The batch with compressed records.
     #[cfg(feature = "gzip")]
-    fn packed(batch: &[u8], codec: u8, records: &[u8]) -> Vec<u8> {
-        let mut packed = [&batch[..HEAD], records].concat();
-        let length = (packed.len() - BEFORE_LENGTH) as i32;
-        packed[8..12].copy_from_slice(&length.to_be_bytes());
-        with(&packed, 21, &[0, codec])
+    fn compressed(batch: &[u8], codec: u8, records: &[u8]) -> Vec<u8> {
+        let mut compressed = [&batch[..HEADER_BYTES], records].concat();
+        let length = (compressed.len() - LOG_OVERHEAD) as i32;
+        compressed[8..12].copy_from_slice(&length.to_be_bytes());
+        with(&compressed, 21, &[0, codec])
     }
 
     fn read(bytes: &[u8], next: i64) -> Decoded {
@@ -533,7 +554,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn encoded_records_are_decoded(
             records in prop::collection::vec(record(), 1..20),
             base in 0..i64::MAX / 2,
             skip in 0..20i64,
@@ -549,18 +570,18 @@ mod tests {
                 .map(|(it, headers)| NewRecord { key: it.key.as_deref(), value: it.value.as_deref(), headers })
                 .collect();
             let bytes = encode_records(&out);
-            let batch = encode(&bytes, out.len(), 1_700_000_000_000, stamp(5), compression);
-            let batch = match codec::pack(compression, &[]) {
+            let batch = encode(&bytes, out.len(), 1_700_000_000_000, sequence(5), compression);
+            let batch = match codec::compress(compression, &[]) {
                 Ok(_) => batch.unwrap(),
-                Err(words) => {
-                    prop_assert_eq!(&words, &format!("this program was built without {name}"));
-                    prop_assert_eq!(batch, Err(words));
+                Err(why) => {
+                    prop_assert_eq!(&why, &format!("this program was built without {name}"));
+                    prop_assert_eq!(batch, Err(why));
                     return Ok(());
                 }
             };
-            prop_assert!(batch.len() <= HEAD + bytes.len());
+            prop_assert!(batch.len() <= HEADER_BYTES + bytes.len());
             let decoded = read(&at(base, &batch), base + skip.min(records.len() as i64));
-            prop_assert_eq!(decoded.poison, None);
+            prop_assert_eq!(decoded.undecodable, None);
             prop_assert_eq!(decoded.next, base + records.len() as i64);
             let expected: Vec<FetchedRecord> = (base..)
                 .zip(records)
@@ -571,17 +592,17 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_is_read_or_refused_within_its_budget(
+        fn changed_batches_stay_within_the_budget(
             changes in prop::collection::vec((0..400usize, any::<u8>()), 0..6),
             checksum in any::<bool>(),
         ) {
             let mut bytes = [at(0, &values(&["one", "two", "three"])), at(3, &values(&["four"; 9]))].concat();
-            for (place, byte) in changes {
-                let place = place % bytes.len();
-                bytes[place] = byte;
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
             }
             if checksum {
-                // Past the checksum, which would catch nearly all.
+                // The checksum would refuse nearly all.
                 bytes = with(&bytes, 0, &[]);
             }
             let mut budget = 4096;
@@ -589,14 +610,14 @@ mod tests {
             let taken: usize = decoded.records.iter().map(memory).sum();
             prop_assert!(taken <= 4096 + 4096);
             prop_assert!(offsets(&decoded).is_sorted_by(|a, b| a < b));
-            prop_assert!(decoded.next > 0 || decoded.poison.is_some() || decoded.records.is_empty());
+            prop_assert!(decoded.next > 0 || decoded.undecodable.is_some() || decoded.records.is_empty());
         }
 
         #[test]
-        fn bytes_of_any_kind_are_no_danger(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn random_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             read(&bytes, 0);
             for codec in 1..=7 {
-                let _ = codec::unpack(codec, &bytes, 1000);
+                let _ = codec::decompress(codec, &bytes, 1000);
             }
         }
     }
@@ -613,30 +634,30 @@ mod tests {
     }
 
     #[test]
-    fn batches_follow_each_other_and_the_last_may_be_cut() {
+    fn last_batch_may_be_truncated() {
         let bytes = [at(10, &values(&["a", "b"])), at(20, &values(&["c"]))].concat();
         assert_eq!(offsets(&read(&bytes, 10)), [10, 11, 20]);
         let cut = read(&bytes[..bytes.len() - 1], 10);
-        assert_eq!((offsets(&cut), cut.next, cut.poison), (vec![10, 11], 12, None));
-        // Nothing at all would be asked for again and again.
-        assert!(read(&bytes[..60], 10).poison.is_some());
-        assert_eq!(read(&[], 10).poison, None);
+        assert_eq!((offsets(&cut), cut.next, cut.undecodable), (vec![10, 11], 12, None));
+        // Without an error the same batch would be fetched for ever.
+        assert!(read(&bytes[..60], 10).undecodable.is_some());
+        assert_eq!(read(&[], 10).undecodable, None);
     }
 
     #[test]
-    fn a_batch_ends_where_it_says_though_compaction_took_its_last_records() {
+    fn compacted_batch_ends_at_its_last_offset() {
         let batch = with(&values(&["a", "b"]), LAST_DELTA, &9i32.to_be_bytes());
         let decoded = read(&at(5, &batch), 5);
         assert_eq!((offsets(&decoded), decoded.next), (vec![5, 6], 15));
         // All of them.
-        let empty = [&values(&[])[..HEAD], &[]].concat();
+        let empty = [&values(&[])[..HEADER_BYTES], &[]].concat();
         let empty = with(&with(&empty, LAST_DELTA, &3i32.to_be_bytes()), COUNT, &[0; 4]);
         let decoded = read(&at(5, &empty), 5);
-        assert_eq!((decoded.records.len(), decoded.next, decoded.poison), (0, 9, None));
+        assert_eq!((decoded.records.len(), decoded.next, decoded.undecodable), (0, 9, None));
     }
 
     #[test]
-    fn what_was_aborted_is_left_out_until_its_marker() {
+    fn aborted_transactions_are_left_out() {
         let of = |producer: i64, attributes: i16, base: i64| {
             let batch = with(&values(&["x"]), ATTRIBUTES, &attributes.to_be_bytes());
             at(base, &with(&batch, 43, &producer.to_be_bytes()))
@@ -645,7 +666,7 @@ mod tests {
             let key = [0, 0, 0, kind];
             let records =
                 [NewRecord { key: Some(&key), value: Some(&[0; 6]), ..NewRecord::default() }];
-            let batch = plain(&records, 0, stamp(producer));
+            let batch = plain(&records, 0, sequence(producer));
             at(base, &with(&batch, ATTRIBUTES, &(CONTROL | TRANSACTIONAL).to_be_bytes()))
         };
         let bytes = [
@@ -663,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_the_producers_or_the_brokers() {
+    fn timestamp_is_the_producers_or_the_brokers() {
         let batch = with(&values(&["x"]), 35, &99i64.to_be_bytes());
         assert_eq!(read(&at(0, &batch), 0).records[0].timestamp_ms, 7);
         let stamped = with(&batch, ATTRIBUTES, &LOG_APPEND_TIME.to_be_bytes());
@@ -671,23 +692,23 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_read_stops_there_and_says_why() {
+    fn undecodable_batch_is_reported_with_its_reason() {
         let good = at(0, &values(&["a"]));
-        for (bad, words) in [
-            (with(&at(1, &values(&["b"])), ATTRIBUTES, &[0, 7]), "codec 7 is not known"),
-            (with(&at(1, &values(&["b"])), COUNT, &5i32.to_be_bytes()), "a record is cut"),
-            (with(&at(1, &values(&["b"])), COUNT, &i32::MAX.to_be_bytes()), "a record is cut"),
-            (with(&at(1, &values(&["b"])), COUNT, &[0; 4]), "longer than its records"),
-            (with(&at(1, &values(&["b", "c"])), LAST_DELTA, &[0; 4]), "outside its batch"),
-            (with(&at(1, &values(&["b"])), LAST_DELTA, &[0xff; 4]), "offsets that can't be"),
-            (at(i64::MAX, &values(&["b"])), "offsets that can't be"),
+        for (bad, expected) in [
+            (with(&at(1, &values(&["b"])), ATTRIBUTES, &[0, 7]), "unknown compression codec 7"),
+            (with(&at(1, &values(&["b"])), COUNT, &5i32.to_be_bytes()), "truncated record"),
+            (with(&at(1, &values(&["b"])), COUNT, &i32::MAX.to_be_bytes()), "truncated record"),
+            (with(&at(1, &values(&["b"])), COUNT, &[0; 4]), "bytes after its records"),
+            (with(&at(1, &values(&["b", "c"])), LAST_DELTA, &[0; 4]), "outside of its batch"),
+            (with(&at(1, &values(&["b"])), LAST_DELTA, &[0xff; 4]), "invalid offsets"),
+            (at(i64::MAX, &values(&["b"])), "invalid offsets"),
             (
                 {
                     let mut it = at(1, &values(&["b"]));
                     it[16] = 1;
                     it
                 },
-                "format 1",
+                "magic 1",
             ),
             (
                 {
@@ -695,7 +716,7 @@ mod tests {
                     it[68] ^= 1;
                     it
                 },
-                "another checksum",
+                "wrong checksum",
             ),
             (
                 {
@@ -703,60 +724,66 @@ mod tests {
                     it[8..12].copy_from_slice(&[0xff; 4]);
                     it
                 },
-                "cut",
+                "truncated batch",
             ),
         ] {
             let decoded = read(&[good.clone(), bad].concat(), 0);
-            assert_eq!(offsets(&decoded), [0], "{words}");
+            assert_eq!(offsets(&decoded), [0], "{expected}");
             assert_eq!(decoded.next, 1);
-            let said = decoded.poison.unwrap();
-            assert!(said.contains(words), "{said}");
+            let why = decoded.undecodable.unwrap();
+            assert!(why.contains(expected), "{why}");
         }
     }
 
     #[test]
     #[cfg(feature = "gzip")]
-    fn what_is_packed_small_may_not_be_unpacked_large() {
+    fn decompression_bomb_is_rejected() {
         let text = vec![b'x'; 1 << 16];
         let records = encode_records(&[NewRecord { value: Some(&text), ..NewRecord::default() }]);
         let batch = values(&["x"]);
         let mut gzip = flate2::read::GzEncoder::new(&*records, flate2::Compression::best());
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut gzip, &mut bytes).unwrap();
-        let batch = at(0, &packed(&batch, 1, &bytes));
+        let batch = at(0, &compressed(&batch, 1, &bytes));
         assert_eq!(read(&batch, 0).records[0].value.as_deref(), Some(&*text));
         let decoded = decode(&batch, 0, Vec::new(), &mut PLENTY.clone(), 1 << 16);
-        assert!(decoded.poison.unwrap().contains("larger than 65536"));
+        assert!(decoded.undecodable.unwrap().contains("exceed 65536"));
     }
 
     #[test]
-    fn what_packing_makes_smaller_is_packed() {
+    fn batch_is_compressed_if_that_is_smaller() {
         let large = [b'x'; 200_000];
         for (name, compression) in Compression::ALL {
-            let (Ok(_), true) = (codec::pack(compression, &[]), name != "none") else { continue };
+            let (Ok(_), true) = (codec::compress(compression, &[]), name != "none") else {
+                continue;
+            };
             let encoded = |value: &[u8]| {
                 let records = [NewRecord { value: Some(value), ..NewRecord::default() }];
-                encode(&encode_records(&records), 1, 7, stamp(1), compression).unwrap()
+                encode(&encode_records(&records), 1, 7, sequence(1), compression).unwrap()
             };
-            let packed = encoded(&large);
-            assert!(packed.len() < large.len() / 10, "{name}: {}", packed.len());
-            assert_eq!(packed[ATTRIBUTES..][..2], (compression as i16).to_be_bytes(), "{name}");
-            assert_eq!(read(&packed, 0).records[0].value.as_deref(), Some(&large[..]), "{name}");
+            let compressed = encoded(&large);
+            assert!(compressed.len() < large.len() / 10, "{name}: {}", compressed.len());
+            assert_eq!(compressed[ATTRIBUTES..][..2], (compression as i16).to_be_bytes(), "{name}");
+            assert_eq!(
+                read(&compressed, 0).records[0].value.as_deref(),
+                Some(&large[..]),
+                "{name}"
+            );
             let small = encoded(b"x");
             assert_eq!(small, values(&["x"]), "{name}");
         }
     }
 
     #[test]
-    fn the_budget_ends_a_reply_between_batches() {
+    fn budget_ends_decoding_between_batches() {
         let bytes =
             [at(0, &values(&["a"])), at(1, &values(&["b"])), at(2, &values(&["c"]))].concat();
         let decoded = decode(&bytes, 0, Vec::new(), &mut 150, PLENTY);
-        assert_eq!((offsets(&decoded), decoded.next, decoded.poison), (vec![0, 1], 2, None));
+        assert_eq!((offsets(&decoded), decoded.next, decoded.undecodable), (vec![0, 1], 2, None));
     }
 
     #[test]
-    fn numbers_are_written_as_kafka_does() {
+    fn varints_are_encoded_as_by_kafka() {
         for (number, bytes) in [
             (0, &[0][..]),
             (-1, &[1]),
@@ -766,17 +793,17 @@ mod tests {
             (i64::MIN, &[255, 255, 255, 255, 255, 255, 255, 255, 255, 1]),
         ] {
             let mut written = Vec::new();
-            put_varint(&mut written, number);
+            encode_varint(&mut written, number);
             assert_eq!(written, bytes);
-            assert_eq!(Reader(bytes).varint(), Some(number));
+            assert_eq!(RecordReader(bytes).varint(), Some(number));
         }
         for bits in 0..63 {
             for number in [1 << bits, (1 << bits) - 1, -(1 << bits)] {
                 let mut written = Vec::new();
-                put_varint(&mut written, number);
-                assert_eq!(written.len(), length_of(number), "{number}");
+                encode_varint(&mut written, number);
+                assert_eq!(written.len(), varint_length(number), "{number}");
             }
         }
-        assert_eq!(Reader(&[255; 11]).varint(), None);
+        assert_eq!(RecordReader(&[255; 11]).varint(), None);
     }
 }

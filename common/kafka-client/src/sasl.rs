@@ -1,20 +1,20 @@
-//! SASL: PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677), as far as a client of Kafka has part in them.
+//! The client's side of SASL PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677).
 
 use std::fmt;
 
-/// How a client proves who it is.
+/// SASL mechanism.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// By telling the password to whoever answers: for networks that nobody listens on.
+    /// Sends the password in clear text.
     Plain,
-    /// Without telling the password, and the broker proves that it knows it; needs the feature `scram`.
+    /// Does not send the password, and the broker proves that it knows it. Feature `scram`.
     ScramSha256,
-    /// The same with longer hashes.
+    /// Feature `scram`.
     ScramSha512,
 }
 
 impl Mechanism {
-    /// By the names that Kafka has for them; those that this program has.
+    /// Compiled-in mechanisms by Kafka's names.
     pub const ALL: &'static [(&'static str, Self)] = &[
         ("PLAIN", Self::Plain),
         #[cfg(feature = "scram")]
@@ -23,7 +23,7 @@ impl Mechanism {
         ("SCRAM-SHA-512", Self::ScramSha512),
     ];
 
-    /// Its name.
+    /// Kafka's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -33,14 +33,14 @@ impl Mechanism {
     }
 }
 
-/// Who a client is. Its `Debug` leaves out the password.
+/// SASL credentials. `Debug` leaves out the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sasl {
-    /// How that is proved.
+    /// Mechanism.
     pub mechanism: Mechanism,
-    /// Name; any text without NUL.
+    /// User name without NUL.
     pub user: String,
-    /// Password; any text without NUL. It is taken as it is: Kafka doesn't prepare it as RFC 4013 says either.
+    /// Password without NUL. It is not normalized by SASLprep (RFC 4013): Kafka does not do that either.
     pub password: String,
 }
 
@@ -54,19 +54,19 @@ impl fmt::Debug for Sasl {
     }
 }
 
-/// One conversation with a broker.
-pub enum Conversation {
+/// An authentication exchange with a broker.
+pub enum Exchange {
     Plain,
     #[cfg(feature = "scram")]
     Scram(scram::Scram),
 }
 
-impl Conversation {
-    /// Its beginning, and the first message.
+impl Exchange {
+    /// The exchange and its first message.
     ///
     /// # Errors
-    /// The system has no randomness to give, or this program no such mechanism; in words.
-    pub fn begin(sasl: &Sasl) -> Result<(Self, Vec<u8>), String> {
+    /// The system's random number generator fails, or the mechanism is not compiled in.
+    pub fn start(sasl: &Sasl) -> Result<(Self, Vec<u8>), String> {
         match sasl.mechanism {
             Mechanism::Plain => {
                 Ok((Self::Plain, format!("\0{}\0{}", sasl.user, sasl.password).into_bytes()))
@@ -82,19 +82,19 @@ impl Conversation {
         }
     }
 
-    /// What to say to the broker's message; nothing once both are satisfied.
+    /// The next message; `None` once the exchange is complete.
     ///
     /// # Errors
-    /// The broker says what it may not, or can't prove that it knows the password; in words.
-    pub fn answer(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
+    /// The broker's message is invalid, or does not prove that it knows the password.
+    pub fn respond(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
         match self {
-            // It has nothing to say: the reply's error code is all.
+            // The broker sends no message: the error code is its result.
             Self::Plain => {
                 let _ = message;
                 Ok(None)
             }
             #[cfg(feature = "scram")]
-            Self::Scram(scram) => scram.answer(message),
+            Self::Scram(scram) => scram.respond(message),
         }
     }
 }
@@ -111,30 +111,31 @@ pub mod scram {
     use sha2::{Digest, Sha256, Sha512};
     use std::ops::RangeInclusive;
 
-    /// Rounds of hashing that a broker may ask for. Fewer are easy on whoever guesses passwords (RFC 7677, section 4), and more cost
-    /// this client half a second of a core; Kafka's own brokers ask for 4,096 to 16,384.
-    const ROUNDS: RangeInclusive<u32> = 4096..=500_000;
-    /// Longest message of a broker, bytes; Kafka's take some hundred.
+    /// Accepted iteration counts. Fewer make guessing the password cheap (RFC 7677, section 4); more take half a second
+    /// of a core. Kafka's brokers ask for 4,096 to 16,384.
+    const ITERATIONS: RangeInclusive<u32> = 4096..=500_000;
+    /// Limit of a server message, bytes; Kafka's take a few hundred.
     const MESSAGE_BYTES_MAX: usize = 4096;
-    /// "n,,": no channel is bound, and the user acts for himself. In base64, as it is repeated.
-    const HEADER: &str = "n,,";
-    const HEADER_AGAIN: &str = "c=biws";
+    /// GS2 header: no channel binding, no authorization identity.
+    const GS2_HEADER: &str = "n,,";
+    /// Its base64, in the client's final message.
+    const CHANNEL_BINDING: &str = "c=biws";
 
-    /// A conversation from the client's side.
+    /// A SCRAM exchange.
     pub struct Scram {
         hash: Hash,
         password: String,
         nonce: String,
-        /// The first message behind its header.
-        first: String,
-        /// How the broker proves that it knows the password, once it has been asked to.
-        proof: Option<Vec<u8>>,
+        /// `client-first-message-bare`.
+        first_bare: String,
+        /// Expected in the server's final message, once the client's final message was sent.
+        server_signature: Option<Vec<u8>>,
     }
 
-    /// A new nonce: 144 bits.
+    /// A nonce of 144 random bits.
     pub fn nonce() -> Result<String, String> {
         let mut bytes = [0; 18];
-        SysRng.try_fill_bytes(&mut bytes).map_err(|err| format!("no randomness: {err}"))?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(|err| format!("no random numbers: {err}"))?;
         Ok(BASE64.encode(bytes))
     }
 
@@ -148,68 +149,68 @@ pub mod scram {
                 },
                 password: sasl.password.clone(),
                 nonce: nonce.to_owned(),
-                first: format!("n={user},r={nonce}"),
-                proof: None,
+                first_bare: format!("n={user},r={nonce}"),
+                server_signature: None,
             }
         }
 
         pub fn first(&self) -> Vec<u8> {
-            format!("{HEADER}{}", self.first).into_bytes()
+            format!("{GS2_HEADER}{}", self.first_bare).into_bytes()
         }
 
-        pub fn answer(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        pub fn respond(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
             let message = Some(message)
                 .filter(|it| it.len() <= MESSAGE_BYTES_MAX)
                 .and_then(|it| std::str::from_utf8(it).ok())
-                .ok_or("its message is none of SCRAM")?;
-            if let Some(words) = message.strip_prefix("e=") {
-                return Err(format!("it says {words:?}"));
+                .ok_or("the server message is not SCRAM")?;
+            if let Some(error) = message.strip_prefix("e=") {
+                return Err(format!("server error {error:?}"));
             }
-            match &self.proof {
-                None => self.prove(message).map(Some),
-                Some(proof) => {
-                    let verifier = message.split(',').next().and_then(|it| it.strip_prefix("v="));
-                    let given = verifier.and_then(|it| BASE64.decode(it).ok());
-                    if given.is_some_and(|given| equal(&given, proof)) {
-                        Ok(None)
-                    } else {
-                        Err("it can't prove that it knows the password".to_owned())
-                    }
-                }
+            let Some(expected) = &self.server_signature else {
+                return self.final_message(message).map(Some);
+            };
+            let verifier = message.split(',').next().and_then(|it| it.strip_prefix("v="));
+            let signature = verifier.and_then(|it| BASE64.decode(it).ok());
+            if signature.is_some_and(|it| equal(&it, expected)) {
+                Ok(None)
+            } else {
+                Err("the broker cannot prove that it knows the password".to_owned())
             }
         }
 
-        /// The last message, to the broker's first one.
-        fn prove(&mut self, message: &str) -> Result<Vec<u8>, String> {
+        /// The client's final message, after the server's first one.
+        fn final_message(&mut self, message: &str) -> Result<Vec<u8>, String> {
             let mut parts = message.split(',');
             let mut part = |name: &str| {
                 parts
                     .next()
                     .and_then(|it| it.strip_prefix(name))
-                    .ok_or_else(|| format!("its first message has no {name}"))
+                    .ok_or_else(|| format!("the server's first message has no {name}"))
             };
-            let (nonce, salt, rounds) = (part("r=")?, part("s=")?, part("i=")?);
+            let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
             if !nonce.starts_with(&self.nonce) || nonce.len() == self.nonce.len() {
-                return Err("its nonce does not continue ours".to_owned());
+                return Err("the server's nonce does not begin with the client's".to_owned());
             }
-            let salt = BASE64.decode(salt).map_err(|_| "its salt is no base64")?;
-            let rounds =
-                rounds.parse().ok().filter(|it| ROUNDS.contains(it)).ok_or_else(|| {
-                    format!("it asks for {rounds} rounds, and not for {ROUNDS:?}")
+            let salt = BASE64.decode(salt).map_err(|_| "the salt is not base64")?;
+            let accepted = |it: &u32| ITERATIONS.contains(it);
+            let iterations =
+                iterations.parse().ok().filter(accepted).ok_or_else(|| {
+                    format!("{iterations} iterations are outside of {ITERATIONS:?}")
                 })?;
             let hash = self.hash;
-            let salted = hash.salted(self.password.as_bytes(), &salt, rounds);
+            let salted = hash.salted(self.password.as_bytes(), &salt, iterations);
             let client_key = hash.mac(&salted, b"Client Key");
-            let without_proof = format!("{HEADER_AGAIN},r={nonce}");
-            let said = format!("{},{message},{without_proof}", self.first);
-            let signature = hash.mac(&hash.digest(&client_key), said.as_bytes());
+            let without_proof = format!("{CHANNEL_BINDING},r={nonce}");
+            let auth_message = format!("{},{message},{without_proof}", self.first_bare);
+            let signature = hash.mac(&hash.digest(&client_key), auth_message.as_bytes());
             let proof: Vec<u8> = client_key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
-            self.proof = Some(hash.mac(&hash.mac(&salted, b"Server Key"), said.as_bytes()));
+            let server_key = hash.mac(&salted, b"Server Key");
+            self.server_signature = Some(hash.mac(&server_key, auth_message.as_bytes()));
             Ok(format!("{without_proof},p={}", BASE64.encode(proof)).into_bytes())
         }
     }
 
-    /// In the same time, wherever they differ.
+    /// In constant time.
     fn equal(a: &[u8], b: &[u8]) -> bool {
         a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
     }
@@ -231,7 +232,7 @@ pub mod scram {
         fn mac(self, key: &[u8], message: &[u8]) -> Vec<u8> {
             fn of<M: KeyInit + Mac>(key: &[u8], message: &[u8]) -> Vec<u8> {
                 let mac = <M as KeyInit>::new_from_slice(key);
-                let mac = mac.expect("a key of HMAC has any length");
+                let mac = mac.expect("HMAC accepts keys of any length");
                 mac.chain_update(message).finalize().into_bytes().to_vec()
             }
             match self {
@@ -241,16 +242,16 @@ pub mod scram {
         }
 
         /// Hi() of RFC 5802.
-        fn salted(self, password: &[u8], salt: &[u8], rounds: u32) -> Vec<u8> {
+        fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
             match self {
                 Self::Sha256 => {
                     let mut salted = vec![0; 32];
-                    pbkdf2_hmac::<Sha256>(password, salt, rounds, &mut salted);
+                    pbkdf2_hmac::<Sha256>(password, salt, iterations, &mut salted);
                     salted
                 }
                 Self::Sha512 => {
                     let mut salted = vec![0; 64];
-                    pbkdf2_hmac::<Sha512>(password, salt, rounds, &mut salted);
+                    pbkdf2_hmac::<Sha512>(password, salt, iterations, &mut salted);
                     salted
                 }
             }
@@ -266,11 +267,11 @@ pub mod scram {
             Scram::new(&Sasl { mechanism, user, password }, nonce)
         }
 
-        fn said(step: Result<Option<Vec<u8>>, String>) -> String {
+        fn text_of(step: Result<Option<Vec<u8>>, String>) -> String {
             match step {
                 Ok(Some(message)) => String::from_utf8(message).unwrap(),
                 Ok(None) => "done".to_owned(),
-                Err(words) => words,
+                Err(why) => why,
             }
         }
 
@@ -279,71 +280,71 @@ pub mod scram {
         const FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         const VERIFIER: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
-        fn conversation() -> Scram {
+        fn exchange() -> Scram {
             scram(Mechanism::ScramSha256, "user", "pencil", NONCE)
         }
 
         #[test]
-        fn a_conversation_goes_as_in_rfc_7677() {
-            let mut client = conversation();
+        fn exchange_follows_rfc_7677() {
+            let mut client = exchange();
             assert_eq!(client.first(), b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
             assert_eq!(
-                said(client.answer(FIRST.as_bytes())),
+                text_of(client.respond(FIRST.as_bytes())),
                 "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                  p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
             );
-            assert_eq!(said(client.answer(VERIFIER.as_bytes())), "done");
+            assert_eq!(text_of(client.respond(VERIFIER.as_bytes())), "done");
         }
 
         #[test]
-        fn a_broker_that_does_not_know_the_password_is_found_out() {
-            for (verifier, words) in [
-                ("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=", "can't prove"),
-                ("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95A==", "can't prove"),
-                ("v=", "can't prove"),
-                ("", "can't prove"),
+        fn broker_without_the_password_is_refused() {
+            for (verifier, expected) in [
+                ("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=", "cannot prove"),
+                ("v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95A==", "cannot prove"),
+                ("v=", "cannot prove"),
+                ("", "cannot prove"),
                 ("e=unknown-user", "\"unknown-user\""),
             ] {
-                let mut client = conversation();
-                said(client.answer(FIRST.as_bytes()));
-                let words_said = said(client.answer(verifier.as_bytes()));
-                assert!(words_said.contains(words), "{verifier}: {words_said}");
+                let mut client = exchange();
+                text_of(client.respond(FIRST.as_bytes()));
+                let text = text_of(client.respond(verifier.as_bytes()));
+                assert!(text.contains(expected), "{verifier}: {text}");
             }
         }
 
         #[test]
-        fn a_first_message_that_asks_for_too_much_or_little_is_refused() {
-            for (message, words) in [
-                (FIRST.replace("4096", "4095"), "4095 rounds"),
-                (FIRST.replace("4096", "500001"), "500001 rounds"),
-                (FIRST.replace("4096", "99999999999"), "99999999999 rounds"),
-                (FIRST.replace("4096", "-1"), "-1 rounds"),
-                (FIRST.replace("rOprN", "sOprN"), "continue"),
-                (FIRST.replace("%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", ""), "continue"),
+        fn invalid_first_server_message_is_refused() {
+            for (message, expected) in [
+                (FIRST.replace("4096", "4095"), "4095 iterations"),
+                (FIRST.replace("4096", "500001"), "500001 iterations"),
+                (FIRST.replace("4096", "99999999999"), "99999999999 iterations"),
+                (FIRST.replace("4096", "-1"), "-1 iterations"),
+                (FIRST.replace("rOprN", "sOprN"), "does not begin with"),
+                (FIRST.replace("%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0", ""), "does not begin with"),
                 (FIRST.replace("W22Z", "W!2Z"), "base64"),
                 (format!("m=ext,{FIRST}"), "no r="),
                 ("e=other-error".to_owned(), "other-error"),
-                ("\u{1}".repeat(5000), "none of SCRAM"),
+                ("\u{1}".repeat(5000), "not SCRAM"),
                 (String::new(), "no r="),
             ] {
-                let words_said = said(conversation().answer(message.as_bytes()));
-                assert!(words_said.contains(words), "{message}: {words_said}");
+                let text = text_of(exchange().respond(message.as_bytes()));
+                assert!(text.contains(expected), "{message}: {text}");
             }
-            assert!(said(conversation().answer(&[0xff])).contains("none of SCRAM"));
+            assert!(text_of(exchange().respond(&[0xff])).contains("not SCRAM"));
         }
 
         #[test]
-        fn names_may_have_what_separates() {
+        fn separators_in_user_names_are_escaped() {
             let client = scram(Mechanism::ScramSha512, "a=b,c", "", "x");
             assert_eq!(client.first(), b"n,,n=a=3Db=2Cc,r=x");
         }
 
-        /// There is no RFC with a conversation by SHA-512: these are the words of the one above by Python's hashlib and hmac.
+        /// No RFC has an example with SHA-512: this is the exchange above, computed with Python's hashlib and hmac.
         #[test]
-        fn a_conversation_by_sha_512_goes_as_python_has_it() {
+        fn sha_512_exchange_matches_pythons() {
             let mut client = scram(Mechanism::ScramSha512, "user", "pencil", NONCE);
-            assert_eq!(said(client.answer(FIRST.as_bytes())), SHA_512_FINAL);
-            assert_eq!(said(client.answer(SHA_512_VERIFIER.as_bytes())), "done");
+            assert_eq!(text_of(client.respond(FIRST.as_bytes())), SHA_512_FINAL);
+            assert_eq!(text_of(client.respond(SHA_512_VERIFIER.as_bytes())), "done");
         }
 
         const SHA_512_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
@@ -351,7 +352,7 @@ pub mod scram {
         const SHA_512_VERIFIER: &str = "v=ZQnYEgWQMFmmsM8aQMF0nDDCy/AgCzkwk8CmMZYcMg0vSVlKDanekLtifDSeVGT4+5ZxXnJq199RVG2rR7N7Zw==";
 
         #[test]
-        fn no_nonce_comes_twice() {
+        fn nonces_differ() {
             let (one, other) = (nonce().unwrap(), nonce().unwrap());
             assert!(one != other && one.len() == 24 && !one.contains(','));
         }
@@ -363,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_not_printed() {
+    fn password_is_not_printed() {
         let (user, password) = ("ann".to_owned(), "hunter2".to_owned());
         let printed = format!("{:?}", Sasl { mechanism: Mechanism::Plain, user, password });
         assert!(printed.contains("ann") && !printed.contains("hunter2"), "{printed}");

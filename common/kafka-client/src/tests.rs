@@ -1,4 +1,4 @@
-//! Tests of the whole client against brokers that the tests play, and of the codecs against the crate `kafka-protocol`.
+//! Tests of the client against scripted brokers, and of the codecs against the `kafka-protocol` crate.
 
 mod client;
 mod fake;

@@ -81,8 +81,8 @@ fn measure(what: &str, records: usize, run: impl FnOnce()) {
 }
 
 fn poll(consumer: &mut Consumer) -> usize {
-    let chunks = consumer.poll(Duration::from_secs(1)).unwrap();
-    chunks.iter().map(|it| it.records.len()).sum()
+    let data = consumer.poll(Duration::from_secs(1)).unwrap();
+    data.iter().map(|it| it.records.len()).sum()
 }
 
 fn poll_for(consumer: &mut Consumer, wait: Duration) -> usize {

@@ -169,7 +169,8 @@ fn open(
             compression: config.compression,
             client_id: CLIENT_ID,
             sasl: config.sasl.clone(),
-            stop: stop.map(|stop| -> kafka_client::Stop { Arc::new(move || stop.requested()) }),
+            shutdown: stop
+                .map(|stop| -> kafka_client::ShutdownCheck { Arc::new(move || stop.requested()) }),
         })),
     }
 }

@@ -65,7 +65,7 @@ impl Consumer {
         Self { fetched, shared, failed: None }
     }
 
-    /// What has arrived, one chunk or more; waits at most `wait` for the first, and gives none after that. A chunk without
+    /// What has arrived, one data or more; waits at most `wait` for the first, and gives none after that. A data without
     /// records moves the position on: there was nothing to read up to its `next`, as at the end of a transaction.
     ///
     /// # Errors
@@ -74,7 +74,7 @@ impl Consumer {
         if let Some(err) = &self.failed {
             return Err(err.clone());
         }
-        let mut chunks = match self.fetched.recv_timeout(wait) {
+        let mut data = match self.fetched.recv_timeout(wait) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
             Err(RecvTimeoutError::Disconnected) if self.shared.state().slots.is_empty() => {
@@ -87,11 +87,11 @@ impl Consumer {
                 text: format!("nothing reads {} any more", self.shared.topic),
             }),
         };
-        while let Ok(chunks) = &mut chunks
+        while let Ok(data) = &mut data
             && let Ok(more) = self.fetched.try_recv()
         {
             match more {
-                Ok(more) => chunks.extend(more),
+                Ok(more) => data.extend(more),
                 // What was read before is good; the error comes with the next call.
                 Err(err) => {
                     self.failed = Some(err);
@@ -99,18 +99,18 @@ impl Consumer {
                 }
             }
         }
-        match &chunks {
-            Ok(chunks) => chunks.iter().for_each(|chunk| self.count(chunk)),
+        match &data {
+            Ok(data) => data.iter().for_each(|data| self.count(data)),
             Err(err) => self.failed = Some(err.clone()),
         }
-        chunks
+        data
     }
 
-    fn count(&self, chunk: &PartitionData) {
+    fn count(&self, data: &PartitionData) {
         let topic = self.shared.topic;
-        RECORDS.with_label_values(&[topic]).inc_by(chunk.records.len() as u64);
-        let lag = (chunk.end - chunk.next).max(0);
-        LAG.with_label_values(&[topic, &chunk.partition.to_string()]).set(lag);
+        RECORDS.with_label_values(&[topic]).inc_by(data.records.len() as u64);
+        let lag = (data.end - data.next).max(0);
+        LAG.with_label_values(&[topic, &data.partition.to_string()]).set(lag);
     }
 }
 
@@ -174,7 +174,7 @@ impl Shared {
     fn spawn(self: &Arc<Self>, fetches: &Fetches, leader: i32) {
         if self.state().leaders.insert(leader) {
             let fetcher = Fetcher {
-                bus: (self.connect)(),
+                client: (self.connect)(),
                 shared: self.clone(),
                 fetches: fetches.clone(),
                 leader,
@@ -187,7 +187,7 @@ impl Shared {
 
 /// Fetches the partitions of one leader.
 struct Fetcher {
-    bus: Box<dyn KafkaClient>,
+    client: Box<dyn KafkaClient>,
     shared: Arc<Shared>,
     fetches: Fetches,
     leader: i32,
@@ -231,16 +231,16 @@ impl Fetcher {
             return Ok(false);
         }
         let started = Instant::now();
-        let chunks = match self.bus.fetch(self.shared.topic, &positions, FETCH_WAIT) {
-            Ok(chunks) => chunks,
+        let data = match self.client.fetch(self.shared.topic, &positions, FETCH_WAIT) {
+            Ok(data) => data,
             Err(err) if err.is_retryable() => return Ok(true),
             Err(err) => return Err(End::Failed(err)),
         };
         let (good, bad): (Vec<PartitionData>, Vec<PartitionData>) =
-            chunks.into_iter().partition(|chunk| chunk.error.is_none());
+            data.into_iter().partition(|data| data.error.is_none());
         let asked =
-            |chunk: &PartitionData| positions.iter().find(|it| it.partition == chunk.partition);
-        let news = |chunk: &PartitionData| asked(chunk).is_some_and(|it| it.next != chunk.next);
+            |data: &PartitionData| positions.iter().find(|it| it.partition == data.partition);
+        let news = |data: &PartitionData| asked(data).is_some_and(|it| it.next != data.next);
         let good: Vec<PartitionData> = good.into_iter().filter(news).collect();
         if good.is_empty() {
             // The broker holds an empty fetch back; should it ever not do so, this thread must not spin.
@@ -249,8 +249,8 @@ impl Fetcher {
             self.hand_over(good)?;
         }
         let mut lost = false;
-        for chunk in bad {
-            lost |= self.cope(chunk)?;
+        for data in bad {
+            lost |= self.cope(data)?;
         }
         Ok(lost)
     }
@@ -258,8 +258,8 @@ impl Fetcher {
     /// Gives each partition of this thread to its leader's thread, which may be this one.
     fn regroup(&mut self) -> Result<(), Error> {
         let topic = self.shared.topic;
-        let mut leaders = self.bus.leaders(topic, SLICE)?;
-        if self.bus.fetches_from_all() {
+        let mut leaders = self.client.leaders(topic, SLICE)?;
+        if self.client.fetches_from_all() {
             leaders.fill(EVERYBODY);
         }
         let mut state = self.shared.state();
@@ -297,12 +297,12 @@ impl Fetcher {
         Ok(rested.map(|(&partition, it)| Position { partition, next: it.next }).collect())
     }
 
-    /// Gives the chunks to the caller, then moves the positions on: in this order, or another thread could overtake.
-    fn hand_over(&self, chunks: Vec<PartitionData>) -> Result<(), End> {
+    /// Gives the data to the caller, then moves the positions on: in this order, or another thread could overtake.
+    fn hand_over(&self, data: Vec<PartitionData>) -> Result<(), End> {
         let topic = self.shared.topic;
         let positions: Vec<Position> =
-            chunks.iter().map(|it| Position { partition: it.partition, next: it.next }).collect();
-        self.fetches.send(Ok(chunks)).map_err(|_| End::Dropped)?;
+            data.iter().map(|it| Position { partition: it.partition, next: it.next }).collect();
+        self.fetches.send(Ok(data)).map_err(|_| End::Dropped)?;
         let mut state = self.shared.state();
         for Position { partition, next } in positions {
             let Some(slot) = state.slots.get_mut(&partition) else { continue };
@@ -316,14 +316,14 @@ impl Fetcher {
     }
 
     /// Deals with a partition that gave nothing. True if its leader is lost.
-    fn cope(&mut self, chunk: PartitionData) -> Result<bool, End> {
+    fn cope(&mut self, data: PartitionData) -> Result<bool, End> {
         let topic = self.shared.topic;
-        let PartitionData { partition, next: offset, .. } = chunk;
-        let Some(err) = chunk.error else { return Ok(false) };
+        let PartitionData { partition, next: offset, .. } = data;
+        let Some(err) = data.error else { return Ok(false) };
         match err.kind {
             ErrorKind::Config | ErrorKind::Fenced => return Err(End::Failed(err)),
             ErrorKind::Retry | ErrorKind::Unknown | ErrorKind::Message => return Ok(true),
-            ErrorKind::Position => match self.bus.log_range(topic, SLICE) {
+            ErrorKind::Position => match self.client.log_range(topic, SLICE) {
                 Ok(bounds) => {
                     let bounds = usize::try_from(partition).ok().and_then(|it| bounds.get(it));
                     if let Some(&(earliest, end)) = bounds {
@@ -366,12 +366,12 @@ pub fn start_positions(
     within: Duration,
     stop: &Shutdown,
 ) -> Result<Vec<Position>, Error> {
-    let mut bus = connect::connect_until(config, stop);
-    start_positions_on(&mut *bus, group, topic, partitions, offset_reset, within, stop)
+    let mut client = connect::connect_until(config, stop);
+    start_positions_on(&mut *client, group, topic, partitions, offset_reset, within, stop)
 }
 
 fn start_positions_on(
-    bus: &mut dyn KafkaClient,
+    client: &mut dyn KafkaClient,
     group: &str,
     topic: &str,
     partitions: &[i32],
@@ -380,8 +380,8 @@ fn start_positions_on(
     stop: &Shutdown,
 ) -> Result<Vec<Position>, Error> {
     let patience = Patience { deadline: Instant::now() + within, stop };
-    let committed = patience.retry(|slice| bus.committed(group, topic, slice))?;
-    let bounds = patience.retry(|slice| bus.log_range(topic, slice))?;
+    let committed = patience.retry(|slice| client.committed(group, topic, slice))?;
+    let bounds = patience.retry(|slice| client.log_range(topic, slice))?;
     let mut positions = Vec::with_capacity(partitions.len());
     let mut fresh = Vec::new();
     for &partition in partitions {
@@ -407,7 +407,7 @@ fn start_positions_on(
     }
     if !fresh.is_empty() {
         // At once: after a restart "the end" would be another place, and the records between would never be read.
-        patience.retry(|slice| bus.commit(group, topic, &fresh, slice))?;
+        patience.retry(|slice| client.commit(group, topic, &fresh, slice))?;
     }
     Ok(positions)
 }
@@ -480,11 +480,11 @@ mod tests {
         let start = Instant::now();
         while offsets.values().map(Vec::len).sum::<usize>() < count {
             assert!(start.elapsed() < PATIENCE, "{offsets:?}");
-            for chunk in consumer.poll(Duration::from_millis(10)).unwrap() {
-                let so_far = offsets.entry(chunk.partition).or_default();
-                so_far.extend(chunk.records.iter().map(|record| record.offset));
+            for data in consumer.poll(Duration::from_millis(10)).unwrap() {
+                let so_far = offsets.entry(data.partition).or_default();
+                so_far.extend(data.records.iter().map(|record| record.offset));
                 assert!(so_far.is_sorted_by(|a, b| a < b), "{so_far:?}");
-                assert_eq!(so_far.last().map_or(chunk.next, |last| last + 1), chunk.next);
+                assert_eq!(so_far.last().map_or(data.next, |last| last + 1), data.next);
             }
         }
         offsets
@@ -530,10 +530,10 @@ mod tests {
             // What the old leader says, once.
             let lost = positions.iter().position(|it| it.partition == 1)?;
             (moved.fetch_add(1, Ordering::Relaxed) == 0).then(|| {
-                let mut chunks: Vec<PartitionData> =
+                let mut data: Vec<PartitionData> =
                     positions.iter().map(|it| Fake::empty(*it)).collect();
-                chunks[lost].error = Some(error(ErrorKind::Retry));
-                Ok(chunks)
+                data[lost].error = Some(error(ErrorKind::Retry));
+                Ok(data)
             })
         });
         fake.fill(100);
@@ -574,9 +574,9 @@ mod tests {
         let count = fetches.clone();
         fake.on_fetch(move |positions, _| {
             count.fetch_add(1, Ordering::Relaxed);
-            let mut chunk = Fake::empty(positions[0]);
-            chunk.next += 1;
-            Some(Ok(vec![chunk]))
+            let mut data = Fake::empty(positions[0]);
+            data.next += 1;
+            Some(Ok(vec![data]))
         });
         let consumer = consumer(&fake, 1);
         let start = Instant::now();
@@ -622,15 +622,15 @@ mod tests {
         let poisoned = Arc::new(AtomicUsize::new(0));
         let count = poisoned.clone();
         fake.on_fetch(move |positions, fake| {
-            let mut chunks = fake.read(positions);
-            for chunk in chunks.iter_mut().filter(|chunk| chunk.partition == 0) {
+            let mut data = fake.read(positions);
+            for data in data.iter_mut().filter(|data| data.partition == 0) {
                 count.fetch_add(1, Ordering::Relaxed);
-                *chunk = PartitionData {
+                *data = PartitionData {
                     error: Some(error(ErrorKind::Undecodable)),
                     ..Fake::empty(positions[0])
                 };
             }
-            Some(Ok(chunks))
+            Some(Ok(data))
         });
         let mut consumer = consumer(&fake, 2);
         assert_eq!(read(&mut consumer, 100).into_keys().collect::<Vec<_>>(), [1]);

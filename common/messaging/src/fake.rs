@@ -127,20 +127,20 @@ impl Fake {
 impl Reading<'_> {
     /// At most ten records of each partition.
     pub fn read(&self, positions: &[Position]) -> Vec<PartitionData> {
-        let chunk = |position: &Position| {
+        let data = |position: &Position| {
             let log = &self.0[position.partition as usize];
-            let mut chunk = Fake::empty(*position);
-            chunk.end = log.records.len() as i64;
-            if position.next < log.earliest || position.next > chunk.end {
-                chunk.error = Some(error(ErrorKind::Position));
-                return chunk;
+            let mut data = Fake::empty(*position);
+            data.end = log.records.len() as i64;
+            if position.next < log.earliest || position.next > data.end {
+                data.error = Some(error(ErrorKind::Position));
+                return data;
             }
             let rest = &log.records[position.next as usize..];
-            chunk.records = rest[..rest.len().min(10)].to_vec();
-            chunk.next += chunk.records.len() as i64;
-            chunk
+            data.records = rest[..rest.len().min(10)].to_vec();
+            data.next += data.records.len() as i64;
+            data
         };
-        positions.iter().map(chunk).collect()
+        positions.iter().map(data).collect()
     }
 }
 
@@ -192,11 +192,11 @@ impl KafkaClient for Fake {
             if let Some(answer) = on_fetch.as_mut().and_then(|answer| answer(positions, &reading)) {
                 return answer;
             }
-            let chunks = reading.read(positions);
+            let data = reading.read(positions);
             drop(cluster);
             let nothing = |it: &PartitionData| it.records.is_empty() && it.error.is_none();
-            if !chunks.iter().all(nothing) || Instant::now() >= deadline {
-                return Ok(chunks);
+            if !data.iter().all(nothing) || Instant::now() >= deadline {
+                return Ok(data);
             }
             thread::sleep(Duration::from_millis(5));
         }

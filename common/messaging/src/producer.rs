@@ -135,7 +135,7 @@ impl Outgoing {
 const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX as usize - 128;
 /// Most bytes in a request; the crate holds about three times as much while it sends.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// Time for retries in each call to the bus, which bounds how late the stop is noticed.
+/// Time for retries in each call to the client, which bounds how late the stop is noticed.
 const SLICE: Duration = Duration::from_millis(200);
 /// Time for retries once the stop was asked for.
 const STOP_GRACE: Duration = Duration::from_millis(500);
@@ -144,7 +144,7 @@ const PARTITIONS_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// Sends what its thread has gathered, and waits for acks=all. For loops that have a batch: no thread, no queue.
 pub struct Sender {
-    bus: Box<dyn KafkaClient>,
+    client: Box<dyn KafkaClient>,
     batch_records: usize,
     batch_bytes: usize,
     shutdown: Shutdown,
@@ -162,9 +162,9 @@ impl Sender {
         Self::on(connect::connect_until(&config.kafka, shutdown), config, shutdown)
     }
 
-    fn on(bus: Box<dyn KafkaClient>, config: &ProducerConfig, shutdown: &Shutdown) -> Self {
+    fn on(client: Box<dyn KafkaClient>, config: &ProducerConfig, shutdown: &Shutdown) -> Self {
         Self {
-            bus,
+            client,
             batch_records: config.request_records(),
             batch_bytes: config.batch_bytes,
             shutdown: shutdown.clone(),
@@ -242,7 +242,7 @@ impl Sender {
             let batches: Vec<Batch<'_>> = lanes.iter().map(|lane| lane.batch(records)).collect();
             let started = Instant::now();
             let within = self.slice();
-            let outcomes = self.bus.produce(&batches, within);
+            let outcomes = self.client.produce(&batches, within);
             REQUEST_SECONDS.observe(started.elapsed().as_secs_f64());
             let give_up = self.gives_up();
             for (lane, outcome) in lanes.iter_mut().zip(outcomes) {
@@ -276,7 +276,7 @@ impl Sender {
         }
         loop {
             let within = self.slice();
-            match self.bus.leaders(topic, within) {
+            match self.client.leaders(topic, within) {
                 Ok(leaders) => {
                     let count = i32::try_from(leaders.len())
                         .expect("a topic has fewer than 2^31 partitions");

@@ -5,8 +5,8 @@
 mod kafka_support;
 
 use kafka_support::{
-    Open, PATIENCE, Reader, beginning, built_in, bus, config, foreign, numbered, producer_config,
-    start_positions, topic,
+    Open, PATIENCE, Reader, beginning, built_in, client, config, foreign, numbered,
+    producer_config, start_positions, topic,
 };
 use messaging::consumer::{Consumer, OffsetReset};
 use messaging::producer::{Outgoing, Producer, ProducerConfig, Sender};
@@ -58,12 +58,12 @@ fn positions_are_kept_by_the_group() {
     let mut sender = Sender::new(&producer_config(), &Shutdown::default());
     assert!(sender.send_all(&numbered(topic, 0..300)).iter().all(Result::is_ok));
     let start = |offset_reset| start_positions(topic, &[0, 1, 2], offset_reset, PATIENCE);
-    let bounds = bus().log_range(topic, PATIENCE).unwrap();
+    let bounds = client().log_range(topic, PATIENCE).unwrap();
     assert_eq!(bounds.iter().map(|(_, end)| end).sum::<i64>(), 300);
     assert!(start(OffsetReset::Earliest).iter().all(|it| it.next == 0));
 
     let moved = Position { partition: 1, next: 7 };
-    bus().commit(topic, topic, &[moved], PATIENCE).unwrap();
+    client().commit(topic, topic, &[moved], PATIENCE).unwrap();
     let from_end = start(OffsetReset::End);
     assert_eq!(from_end[1], moved);
     assert_eq!(from_end[0].next, bounds[0].1);
@@ -121,7 +121,7 @@ fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
         NewRecord { key: Some(b""), value: None, headers: &headers },
         NewRecord { key: None, value: Some(b""), headers: &[] },
     ];
-    let mut writer = bus();
+    let mut writer = client();
     writer.produce(&[Batch { topic, partition: 0, records }], PATIENCE).remove(0).unwrap();
     let mut reader = Reader::new(topic, 1);
     let read = reader.read(3)[&0].clone();
@@ -216,7 +216,7 @@ fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
         foreign(topic, &["none:2", codec]);
         let records = numbered(topic, 0..900);
         send(&records);
-        let in_partition_0 = bus().log_range(topic, PATIENCE).unwrap()[0].1 - 5;
+        let in_partition_0 = client().log_range(topic, PATIENCE).unwrap()[0].1 - 5;
         assert!(in_partition_0 > 10);
         let mut reader = Reader::new(topic, 9);
         if built_in(topic) {
@@ -229,13 +229,13 @@ fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
 
         let positions = beginning(9).into_iter().map(|it| Position { next: 2, ..it });
         let positions: Vec<Position> = positions.collect();
-        let mut bus = bus();
+        let mut client = client();
         let wait = Duration::from_millis(500);
         // The first fetch finds out which partition it is, the second which batch.
-        bus.fetch(topic, &positions, wait).unwrap();
-        for chunk in bus.fetch(topic, &positions, wait).unwrap() {
-            let kind = chunk.error.map(|err| err.kind);
-            assert_eq!(kind, (chunk.partition == 0).then_some(ErrorKind::Undecodable), "{codec}");
+        client.fetch(topic, &positions, wait).unwrap();
+        for data in client.fetch(topic, &positions, wait).unwrap() {
+            let kind = data.error.map(|err| err.kind);
+            assert_eq!(kind, (data.partition == 0).then_some(ErrorKind::Undecodable), "{codec}");
         }
     }
 }
@@ -254,15 +254,15 @@ fn the_end_of_a_transaction_is_stepped_over() {
     assert_eq!(offsets, expected);
 
     // The log ends with a marker: the position gets to the end, and then the broker holds the fetch back.
-    let mut bus = bus();
+    let mut client = client();
     let mut position = Position { partition: 0, next: 8 };
     let wait = Duration::from_millis(500);
-    let chunk = bus.fetch(topic, &[position], wait).unwrap().remove(0);
-    assert_eq!((chunk.next, chunk.end, chunk.records.len()), (9, 9, 0));
-    position.next = chunk.next;
+    let data = client.fetch(topic, &[position], wait).unwrap().remove(0);
+    assert_eq!((data.next, data.end, data.records.len()), (9, 9, 0));
+    position.next = data.next;
     let start = Instant::now();
-    let chunk = bus.fetch(topic, &[position], wait).unwrap().remove(0);
-    assert_eq!((chunk.next, chunk.records.len()), (9, 0));
+    let data = client.fetch(topic, &[position], wait).unwrap().remove(0);
+    assert_eq!((data.next, data.records.len()), (9, 0));
     assert!(start.elapsed() >= wait / 2, "{:?}", start.elapsed());
 
     send(&numbered(topic, 0..1));
@@ -285,19 +285,19 @@ fn nothing_of_an_open_transaction_is_read_until_it_is_committed() {
         return;
     }
     reader.read(2);
-    let mut bus = bus();
-    assert_eq!(bus.log_range(topic, PATIENCE).unwrap(), [(0, 2)]);
+    let mut client = client();
+    assert_eq!(client.log_range(topic, PATIENCE).unwrap(), [(0, 2)]);
     let start = Instant::now();
     loop {
         let position = Position { partition: 0, next: 2 };
-        let chunk = bus.fetch(topic, &[position], Duration::from_millis(500)).unwrap().remove(0);
-        assert!(chunk.error.is_none(), "{chunk:?}");
-        assert_eq!((chunk.next, chunk.records.len()), (2, 0));
+        let data = client.fetch(topic, &[position], Duration::from_millis(500)).unwrap().remove(0);
+        assert!(data.error.is_none(), "{data:?}");
+        assert_eq!((data.next, data.records.len()), (2, 0));
         // The broker has answered, and there is more in the log.
-        if chunk.end == 7 {
+        if data.end == 7 {
             break;
         }
-        assert!(start.elapsed() < PATIENCE, "{chunk:?}");
+        assert!(start.elapsed() < PATIENCE, "{data:?}");
     }
     open.commit();
     reader.read(7);
@@ -356,14 +356,14 @@ fn what_the_topic_refuses_comes_back_and_the_rest_is_written() {
 fn deleted_records_are_jumped_over() {
     let topic = topic("deleted", 2, &[]);
     send(&numbered(topic, 0..200));
-    let bounds = bus().log_range(topic, PATIENCE).unwrap();
+    let bounds = client().log_range(topic, PATIENCE).unwrap();
     foreign(topic, &["delete:50"]);
     let mut reader = Reader::new(topic, 2);
     reader.read(150);
     assert_eq!(reader.partitions[&0][0].offset, 50);
     assert_eq!(reader.partitions[&1].len() as i64, bounds[1].1);
 
-    bus().commit(topic, topic, &[Position { partition: 0, next: 10 }], PATIENCE).unwrap();
+    client().commit(topic, topic, &[Position { partition: 0, next: 10 }], PATIENCE).unwrap();
     let offset_reset = OffsetReset::End;
     let start = start_positions(topic, &[0], offset_reset, PATIENCE);
     assert_eq!(start, [Position { partition: 0, next: 50 }]);
@@ -376,11 +376,11 @@ fn records_that_retention_has_deleted_are_jumped_over() {
     let topic = topic("retention", 1, &[("segment.ms", "1"), ("retention.bytes", "1")]);
     // Each call is a batch, and a segment of its own.
     send(&numbered(topic, 0..100));
-    bus().commit(topic, topic, &[Position { partition: 0, next: 50 }], PATIENCE).unwrap();
+    client().commit(topic, topic, &[Position { partition: 0, next: 50 }], PATIENCE).unwrap();
     send(&numbered(topic, 100..200));
     send(&numbered(topic, 200..210));
     let start = Instant::now();
-    while bus().log_range(topic, PATIENCE).unwrap() != [(200, 210)] {
+    while client().log_range(topic, PATIENCE).unwrap() != [(200, 210)] {
         // A broker that has just started looks after 30 s.
         assert!(start.elapsed() < 3 * PATIENCE);
         thread::sleep(Duration::from_millis(500));
@@ -414,8 +414,8 @@ fn holes_that_compaction_makes_are_stepped_over() {
         let mut consumer = Consumer::start(&config(), topic, vec![Position { partition: 0, next }]);
         let mut offsets = Vec::new();
         while offsets.last() != Some(&5) {
-            for chunk in consumer.poll(PATIENCE).unwrap() {
-                offsets.extend(chunk.records.iter().map(|it| it.offset));
+            for data in consumer.poll(PATIENCE).unwrap() {
+                offsets.extend(data.records.iter().map(|it| it.offset));
             }
         }
         offsets

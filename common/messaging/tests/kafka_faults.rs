@@ -7,7 +7,7 @@ mod kafka_support;
 
 use kafka_support::members::{Member, shared};
 use kafka_support::{
-    PATIENCE, Reader, beginning, built_in, bus, config, controller, coordinator, numbered,
+    PATIENCE, Reader, beginning, built_in, client, config, controller, coordinator, numbered,
     producer_config, replicated_topic, start_positions, topic,
 };
 use messaging::consumer::{Consumer, OffsetReset};
@@ -113,7 +113,7 @@ impl Load {
     fn check(self, reader: &mut Reader) {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.thread.join().unwrap();
-        let ends: Vec<i64> = bus()
+        let ends: Vec<i64> = client()
             .log_range(self.topic, PATIENCE)
             .unwrap()
             .into_iter()
@@ -152,7 +152,7 @@ fn nothing_is_lost_when_a_leader_is_killed_and_comes_back() {
     let load = Load::start(topic);
     let mut reader = Reader::new(topic, 9);
     reader.read(200);
-    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    let leader = client().leaders(topic, PATIENCE).unwrap()[0];
     brokers.kill(leader);
     let before = reader.count();
     reader.read(before + 2000);
@@ -174,7 +174,7 @@ fn nothing_is_lost_when_leaders_are_killed_again_and_again() {
     for kill in 0..kills {
         let before = reader.count();
         reader.read(before + 500);
-        let leader = bus().leaders(topic, PATIENCE).unwrap()[kill % 9];
+        let leader = client().leaders(topic, PATIENCE).unwrap()[kill % 9];
         brokers.kill(leader);
         let before = reader.count();
         reader.read(before + 500);
@@ -198,7 +198,7 @@ fn nothing_is_lost_when_a_leader_is_frozen() {
     let load = Load::start_with(topic, config);
     let mut reader = Reader::new(topic, 9);
     reader.read(500);
-    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    let leader = client().leaders(topic, PATIENCE).unwrap()[0];
     brokers.signal(leader, "STOP");
     thread::sleep(Duration::from_secs(6));
     brokers.signal(leader, "CONT");
@@ -215,7 +215,7 @@ fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
     let topic = topic("killed-coordinator", 9, REPLICATED);
     let load = Load::start(topic);
     let mut reader = Reader::new(topic, 9);
-    let mut committing = bus();
+    let mut committing = client();
     let mut commit = |reader: &mut Reader| {
         let before = reader.count();
         reader.read(before + 500);
@@ -254,7 +254,7 @@ fn members_stay_members_when_the_coordinator_of_their_group_is_killed() {
     let third = Member::join(topic);
     shared(&[&first, &second, &third], &[2, 2, 2]);
     assert_ne!(coordinator(topic), killed);
-    assert_eq!(bus().committed(topic, topic, PATIENCE).unwrap(), [Some(10); 6]);
+    assert_eq!(client().committed(topic, topic, PATIENCE).unwrap(), [Some(10); 6]);
     brokers.start(killed);
     third.end().leave(topic).unwrap();
     shared(&[&first, &second], &[3, 3]);
@@ -289,7 +289,7 @@ fn connections_that_the_broker_closed_as_idle_are_replaced() {
     let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
     let batch = [Batch { topic, partition: 0, records: vec![record] }];
     let start = [Position { partition: 0, next: 0 }];
-    let (mut writer, mut reader) = (bus(), bus());
+    let (mut writer, mut reader) = (client(), client());
     for written in 1..=2 {
         assert_eq!(writer.produce(&batch, PATIENCE).remove(0).unwrap(), written - 1);
         let deadline = Instant::now() + 2 * PATIENCE;
@@ -336,30 +336,30 @@ fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
     let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
     let batches: Vec<Batch<'_>> =
         (0..9).map(|partition| Batch { topic, partition, records: vec![record] }).collect();
-    assert!(bus().produce(&batches, PATIENCE).iter().all(Result::is_ok));
-    let leaders = bus().leaders(topic, PATIENCE).unwrap();
+    assert!(client().produce(&batches, PATIENCE).iter().all(Result::is_ok));
+    let leaders = client().leaders(topic, PATIENCE).unwrap();
     brokers.signal(1, "STOP");
 
     let mut config = config();
     config.brokers.sort();
-    let mut bus = messaging::connect(&config);
+    let mut client = messaging::connect(&config);
     let start = Instant::now();
     let mut positions = beginning(9);
     let is_hung = |it: &Position| leaders[it.partition as usize] == 1;
     // Today's client returns what came first.
     while !positions.iter().all(|it| it.next == i64::from(!is_hung(it))) {
-        let chunks = bus.fetch(topic, &positions, Duration::from_millis(500)).unwrap();
+        let data = client.fetch(topic, &positions, Duration::from_millis(500)).unwrap();
         // One probe of the bootstrap broker, one of the leader, and no hang.
         assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
-        for chunk in chunks {
-            let position = &mut positions[chunk.partition as usize];
-            assert!(chunk.error.is_none() || is_hung(position), "{chunk:?}");
-            position.next = chunk.next;
+        for data in data {
+            let position = &mut positions[data.partition as usize];
+            assert!(data.error.is_none() || is_hung(position), "{data:?}");
+            position.next = data.next;
         }
     }
     // The others elect leaders for its partitions, and all goes on; if it was the controller, and nobody has an id for a producer left, after
     // the 30 s of their controller.socket.timeout.ms.
-    let results = bus.produce(&batches, 2 * PATIENCE);
+    let results = client.produce(&batches, 2 * PATIENCE);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     Reader::new(topic, 9).read(18);
 }
@@ -370,17 +370,17 @@ fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
 fn child_reads_and_commits() {
     let Ok(topic) = std::env::var("CHILD_TOPIC") else { return };
     let topic: &'static str = topic.leak();
-    let mut bus = bus();
+    let mut client = client();
     let offset_reset = OffsetReset::Earliest;
     let start = start_positions(topic, &[0], offset_reset, 3 * PATIENCE);
     let mut consumer = Consumer::start(&config(), topic, start);
     loop {
-        for chunk in consumer.poll(PATIENCE).unwrap() {
-            for record in &chunk.records {
+        for data in consumer.poll(PATIENCE).unwrap() {
+            for record in &data.records {
                 println!("offset {}", record.offset);
             }
-            let done = Position { partition: 0, next: chunk.next };
-            bus.commit(topic, topic, &[done], 3 * PATIENCE).unwrap();
+            let done = Position { partition: 0, next: data.next };
+            client.commit(topic, topic, &[done], 3 * PATIENCE).unwrap();
             println!("committed {}", done.next);
         }
     }
@@ -460,7 +460,7 @@ fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
     send(&numbered(topic, 0..100));
     let mut reading = Reading::start(topic);
     assert_eq!(reading.offsets_until(100), (0..100).collect::<Vec<_>>());
-    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    let leader = client().leaders(topic, PATIENCE).unwrap()[0];
     let built_in = built_in(topic);
     brokers.signal(leader, "STOP");
     if !built_in {
@@ -484,11 +484,11 @@ fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
 #[ignore = "needs three brokers: make test-integration"]
 fn a_new_leader_tells_no_end_that_is_too_low() {
     let brokers = Brokers::new();
-    let mut bus = bus();
+    let mut client = client();
     for _ in 0..3 {
         let topic = topic("elected", 1, REPLICATED);
         send(&numbered(topic, 0..100));
-        let leader = bus.leaders(topic, PATIENCE).unwrap()[0];
+        let leader = client.leaders(topic, PATIENCE).unwrap()[0];
         let stopped = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -497,15 +497,15 @@ fn a_new_leader_tells_no_end_that_is_too_low() {
                 stopped.store(true, Ordering::Relaxed);
             });
             while !stopped.load(Ordering::Relaxed) {
-                if let Ok(bounds) = bus.log_range(topic, Duration::ZERO) {
+                if let Ok(bounds) = client.log_range(topic, Duration::ZERO) {
                     assert_eq!(bounds, [(0, 100)]);
                 }
             }
         });
-        assert_ne!(bus.leaders(topic, PATIENCE).unwrap()[0], leader);
+        assert_ne!(client.leaders(topic, PATIENCE).unwrap()[0], leader);
         // With fewer replicas in sync than the topic wants, the new leader may not know before.
         brokers.start(leader);
-        assert_eq!(bus.log_range(topic, PATIENCE).unwrap(), [(0, 100)]);
+        assert_eq!(client.log_range(topic, PATIENCE).unwrap(), [(0, 100)]);
     }
 }
 
@@ -516,13 +516,13 @@ fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
     let brokers = Brokers::new();
     // Replicated, every write would wait for it: it is among the in-sync replicas until the cluster gives it up.
     let topic = replicated_topic("frozen", 9, 1, &[]);
-    let leaders = bus().leaders(topic, PATIENCE).unwrap();
+    let leaders = client().leaders(topic, PATIENCE).unwrap();
     let mut reader = Reader::new(topic, 9);
-    let mut bus = bus();
+    let mut client = client();
     let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
     let batch = |partition| Batch { topic, partition, records: vec![record] };
     let all: Vec<Batch<'_>> = (0..9).map(batch).collect();
-    assert!(bus.produce(&all, PATIENCE).iter().all(Result::is_ok));
+    assert!(client.produce(&all, PATIENCE).iter().all(Result::is_ok));
     reader.read(9);
     let frozen = leaders[0];
     let others: Vec<Batch<'_>> =
@@ -531,7 +531,7 @@ fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
     let start = Instant::now();
     let (mut rounds, mut written) = (0, 9);
     while start.elapsed() < Duration::from_secs(6) || rounds < 20 {
-        let results = bus.produce(&others, PATIENCE);
+        let results = client.produce(&others, PATIENCE);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         written += others.len();
         // All of it, while the broker is frozen.
@@ -540,7 +540,7 @@ fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
     }
     println!("{rounds} rounds of {} partitions while a broker was frozen", others.len());
     brokers.signal(frozen, "CONT");
-    assert!(bus.produce(&all, PATIENCE).iter().all(Result::is_ok));
+    assert!(client.produce(&all, PATIENCE).iter().all(Result::is_ok));
     reader.read(written + 9);
 }
 
@@ -566,7 +566,7 @@ fn a_producer_flushes_across_a_broker_that_is_killed() {
     let topic = topic("flush", 9, REPLICATED);
     let producer = Producer::start(producer_config(), &Shutdown::default());
     producer.send_all(numbered(topic, 0..100)).wait().unwrap();
-    let leader = bus().leaders(topic, PATIENCE).unwrap()[0];
+    let leader = client().leaders(topic, PATIENCE).unwrap()[0];
     brokers.kill(leader);
     producer.send_all(numbered(topic, 100..1000)).wait().unwrap();
     drop(producer);

@@ -6,7 +6,7 @@ mod kafka_support;
 
 use kafka_support::members::{Member, shared};
 use kafka_support::{
-    PATIENCE, built_in, bus, config, foreign, java, numbered, producer_config, said, topic,
+    PATIENCE, built_in, client, config, foreign, java, numbered, producer_config, said, topic,
 };
 use messaging::producer::Sender;
 use messaging::{ErrorKind, Position};
@@ -38,7 +38,7 @@ fn tool(group: &str, more: &[&str]) -> Vec<BTreeMap<String, String>> {
 fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     let topic = topic("members", PARTITIONS, &[]);
     if !built_in(topic) {
-        let err = bus().poll_assignment(topic, &[topic], PATIENCE).unwrap_err();
+        let err = client().poll_assignment(topic, &[topic], PATIENCE).unwrap_err();
         assert!(
             err.kind == ErrorKind::Config && err.text.contains("has no consumer groups"),
             "{err}"
@@ -59,7 +59,7 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     assert_eq!(said.lines().last(), Some("2"), "{said}");
     shared(&[&first, &second], &[3, 3]);
 
-    let bounds = bus().log_range(topic, PATIENCE).unwrap();
+    let bounds = client().log_range(topic, PATIENCE).unwrap();
     let lines = tool(topic, &[]);
     assert_eq!(lines.len(), PARTITIONS as usize);
     for (partition, (_, end)) in bounds.iter().enumerate() {
@@ -79,10 +79,10 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     let position = [Position { partition, next: 20 }];
     let err = second.commit(topic, topic, &position, PATIENCE).unwrap_err();
     assert_eq!(err.kind, ErrorKind::Fenced, "{err}");
-    let committed = bus().committed(topic, topic, PATIENCE).unwrap();
+    let committed = client().committed(topic, topic, PATIENCE).unwrap();
     assert_eq!(committed[partition as usize], Some(10));
     // Nor may anybody commit who is no member at all.
-    let err = bus().commit(topic, topic, &position, PATIENCE).unwrap_err();
+    let err = client().commit(topic, topic, &position, PATIENCE).unwrap_err();
     assert_eq!(err.kind, ErrorKind::Fenced, "{err}");
 
     // Who leaves is not waited for.

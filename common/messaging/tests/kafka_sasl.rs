@@ -75,23 +75,23 @@ fn brokers_let_in_who_proves_it_and_again_when_it_is_over() {
     while Instant::now() < end {
         // A connection that the broker closes would be an error: from the second round on there is no time for another attempt.
         let within = if next < 3 { PATIENCE } else { Duration::ZERO };
-        for (bus, [mechanism, ..]) in buses.iter_mut().zip(all) {
+        for (client, [mechanism, ..]) in buses.iter_mut().zip(all) {
             let records =
                 vec![NewRecord { value: Some(mechanism.as_bytes()), ..NewRecord::default() }];
-            let written = bus.produce(&[Batch { topic, partition: 0, records }], within);
+            let written = client.produce(&[Batch { topic, partition: 0, records }], within);
             assert_eq!(*written[0].as_ref().unwrap(), next, "{mechanism}");
             let position = Position { partition: 0, next };
-            let chunk = bus.fetch(topic, &[position], PATIENCE).unwrap().remove(0);
-            assert!(chunk.error.is_none(), "{mechanism}: {:?}", chunk.error);
-            assert_eq!(chunk.records[0].value.as_deref(), Some(mechanism.as_bytes()));
+            let data = client.fetch(topic, &[position], PATIENCE).unwrap().remove(0);
+            assert!(data.error.is_none(), "{mechanism}: {:?}", data.error);
+            assert_eq!(data.records[0].value.as_deref(), Some(mechanism.as_bytes()));
             next += 1;
             let position = Position { partition: 0, next };
-            bus.commit(topic, topic, &[position], within).unwrap();
+            client.commit(topic, topic, &[position], within).unwrap();
         }
     }
-    for bus in &mut buses {
-        assert_eq!(bus.committed(topic, topic, PATIENCE).unwrap()[0], Some(next));
-        assert_eq!(bus.log_range(topic, PATIENCE).unwrap()[0], (0, next));
+    for client in &mut buses {
+        assert_eq!(client.committed(topic, topic, PATIENCE).unwrap()[0], Some(next));
+        assert_eq!(client.log_range(topic, PATIENCE).unwrap()[0], (0, next));
     }
 }
 
@@ -127,10 +127,13 @@ fn a_listener_without_sasl_and_one_with_are_told_apart() {
     let asked = KafkaConfig { brokers: kafka_support::config().brokers, ..config(PLAIN) };
     let err = messaging::connect(&asked).leaders(topic, PATIENCE).unwrap_err();
     assert!(
-        err.kind == ErrorKind::Config && err.text.contains("wants no SASL at this port"),
+        err.kind == ErrorKind::Config && err.text.contains("no SASL is configured on this port"),
         "{err}"
     );
     let silent = KafkaConfig { sasl: None, ..config(PLAIN) };
     let err = messaging::connect(&silent).leaders(topic, Duration::ZERO).unwrap_err();
-    assert!(err.kind == ErrorKind::Retry && err.text.contains("perhaps it wants SASL"), "{err}");
+    assert!(
+        err.kind == ErrorKind::Retry && err.text.contains("does this port require SASL"),
+        "{err}"
+    );
 }

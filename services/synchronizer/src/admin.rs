@@ -6,7 +6,7 @@ use kafka_client::protocol::messages::{
     CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
 };
 use kafka_client::protocol::{Request, codes};
-use kafka_client::{Connection, ConnectionError, Limits, Sasl};
+use kafka_client::{Connection, ConnectionConfig, ConnectionError, Sasl};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ impl Error {
             Self::Connection(_) => false,
             // Brokers that have yet to register make a replication too large.
             Self::Kafka { code, .. } => {
-                codes::is_passing(*code) || *code == codes::INVALID_REPLICATION_FACTOR
+                codes::is_retriable(*code) || *code == codes::INVALID_REPLICATION_FACTOR
             }
         }
     }
@@ -116,13 +116,18 @@ impl Admin {
 
     fn open(broker: &str, sasl: Option<&Sasl>) -> Result<Self, Error> {
         let sasl = sasl.cloned();
-        let limits = Limits { connect: CONNECT, stop: None, client_id: "synchronizer", sasl };
-        let mut connection = Connection::open(broker, &limits)?;
+        let config = ConnectionConfig {
+            connect_timeout: CONNECT,
+            shutdown: None,
+            client_id: "synchronizer",
+            sasl,
+        };
+        let mut connection = Connection::open(broker, &config)?;
         let deadline = Instant::now() + CALL;
-        connection.require::<Metadata<'_>>(deadline)?;
-        connection.require::<CreateTopics<'_>>(deadline)?;
-        connection.require::<DescribeConfigs<'_>>(deadline)?;
-        connection.require::<IncrementalAlterConfigs<'_>>(deadline)?;
+        connection.require_version::<Metadata<'_>>(deadline)?;
+        connection.require_version::<CreateTopics<'_>>(deadline)?;
+        connection.require_version::<DescribeConfigs<'_>>(deadline)?;
+        connection.require_version::<IncrementalAlterConfigs<'_>>(deadline)?;
         Ok(Self(connection))
     }
 
@@ -135,17 +140,17 @@ impl Admin {
         let mut seen = Seen { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
         for topic in metadata.topics {
             let name = topic.name;
-            if topic.code == codes::UNKNOWN_TOPIC_OR_PARTITION {
+            if topic.error_code == codes::UNKNOWN_TOPIC_OR_PARTITION {
                 continue;
             }
-            check(topic.code, "", || format!("look at topic {name}"))?;
+            check(topic.error_code, "", || format!("look at topic {name}"))?;
             let partitions = &topic.partitions;
-            let leaderless = partitions.iter().filter(|partition| partition.leader < 0);
+            let leaderless = partitions.iter().filter(|partition| partition.leader_id < 0);
             let replicas = partitions.iter().map(|partition| partition.replicas);
             let topic = SeenTopic {
                 partitions: partitions.len(),
                 replication: replicas.min().unwrap_or(0),
-                leaderless: leaderless.map(|partition| partition.index).collect(),
+                leaderless: leaderless.map(|partition| partition.partition_index).collect(),
                 configs: BTreeMap::new(),
             };
             seen.topics.insert(name, topic);
@@ -159,11 +164,11 @@ impl Admin {
     fn add_configs(&mut self, topics: &mut BTreeMap<String, SeenTopic>) -> Result<(), Error> {
         let asked = topics.keys().map(String::as_str).collect();
         for found in self.call(&DescribeConfigs { topics: asked })? {
-            let TopicResult { code, words, topic: name } = found.result;
-            check(code, &words, || format!("configs of topic {name}"))?;
+            let TopicResult { error_code, error_message, topic: name } = found.result;
+            check(error_code, &error_message, || format!("configs of topic {name}"))?;
             let Some(topic) = topics.get_mut(&name) else { continue };
             for config in found.configs {
-                let own = config.source == TOPIC_CONFIG;
+                let own = config.config_source == TOPIC_CONFIG;
                 topic.configs.insert(config.name, Config { value: config.value, own });
             }
         }
@@ -177,17 +182,19 @@ impl Admin {
     pub fn create(&mut self, topics: &[&NewTopic]) -> Result<Vec<Result<(), Error>>, Error> {
         let wanted = topics.iter().map(|topic| CreateTopic {
             name: topic.name,
-            partitions: topic.partitions,
-            replication: topic.replication,
+            num_partitions: topic.partitions,
+            replication_factor: topic.replication,
             configs: &topic.configs,
         });
         let timeout_ms = CREATE.as_millis() as i32;
         let results = self.call(&CreateTopics { topics: wanted.collect(), timeout_ms })?;
         each(topics.iter().map(|topic| topic.name), |name| {
-            let TopicResult { code, words, .. } = results.iter().find(|it| it.topic == name)?;
+            let TopicResult { error_code, error_message, .. } =
+                results.iter().find(|it| it.topic == name)?;
             // Another synchronizer was faster: as good as made.
-            let code = if *code == codes::TOPIC_ALREADY_EXISTS { 0 } else { *code };
-            Some(check(code, words, || format!("create topic {name}")))
+            let exists = *error_code == codes::TOPIC_ALREADY_EXISTS;
+            let code = if exists { 0 } else { *error_code };
+            Some(check(code, error_message, || format!("create topic {name}")))
         })
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
     }
@@ -203,13 +210,14 @@ impl Admin {
         let wanted = topics.iter().map(|(topic, configs)| (*topic, &configs[..]));
         let results = self.call(&IncrementalAlterConfigs { topics: wanted.collect() })?;
         each(topics.keys().copied(), |name| {
-            let TopicResult { code, words, .. } = results.iter().find(|it| it.topic == name)?;
-            Some(check(*code, words, || format!("set configs of topic {name}")))
+            let TopicResult { error_code, error_message, .. } =
+                results.iter().find(|it| it.topic == name)?;
+            Some(check(*error_code, error_message, || format!("set configs of topic {name}")))
         })
         .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
     }
 
-    fn call<R: Request>(&mut self, request: &R) -> Result<R::Reply, Error> {
+    fn call<R: Request>(&mut self, request: &R) -> Result<R::Response, Error> {
         Ok(self.0.call(request, Instant::now() + CALL)?)
     }
 
@@ -281,9 +289,9 @@ mod tests {
     #[test]
     fn what_is_no_broker_is_refused_before_its_bytes_are_believed() {
         for (reply, words) in [
-            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "announces a reply of 1213486160 bytes"),
-            (framed(77, &[0; 6]), "answers another request"),
-            (framed(1, &[0, 0]), "unreadable reply"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "response of 1213486160 bytes exceeds"),
+            (framed(77, &[0; 6]), "response belongs to another request"),
+            (framed(1, &[0, 0]), "unreadable response"),
         ] {
             let err = refusal(broker(move |_| reply.clone()));
             assert!(err.to_string().contains(words), "{err}");

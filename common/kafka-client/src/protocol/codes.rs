@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Its name, by `Display`.
+/// An error code; `Display` writes its name.
 #[derive(Debug, Clone, Copy)]
 pub struct Name(pub i16);
 
@@ -56,7 +56,7 @@ codes! {
     PRODUCER_FENCED = 90;
 }
 
-/// From 1 on. In one string: a table would need a pointer for each.
+/// Names of the codes from 1 on, in one string: a table would have a pointer for each.
 const NAMES: &str = "\
     OffsetOutOfRange|CorruptMessage|UnknownTopicOrPartition|InvalidFetchSize|LeaderNotAvailable|NotLeaderOrFollower|\
     RequestTimedOut|BrokerNotAvailable|ReplicaNotAvailable|MessageTooLarge|StaleControllerEpoch|OffsetMetadataTooLarge|\
@@ -86,15 +86,15 @@ const NAMES: &str = "\
     VoterNotFound|InvalidRegularExpression|RebootstrapRequired|StreamsInvalidTopology|StreamsInvalidTopologyEpoch|\
     StreamsTopologyFenced|ShareSessionLimitReached";
 
-/// Those that pass by themselves.
-const PASSING: &[i16] = &[
+/// Retriable codes by Kafka's definition.
+const RETRIABLE: &[i16] = &[
     2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88, 89,
     100, 103, 106, 122, 123, 133,
 ];
 
-/// May the same request work later?
-pub fn is_passing(code: i16) -> bool {
-    PASSING.contains(&code)
+/// True if Kafka calls the error retriable.
+pub fn is_retriable(code: i16) -> bool {
+    RETRIABLE.contains(&code)
 }
 
 impl fmt::Display for Name {
@@ -116,11 +116,11 @@ mod tests {
     use kafka_protocol::ResponseError;
 
     #[test]
-    fn codes_are_called_and_pass_as_in_kafka_protocol() {
+    fn names_and_retriable_codes_match_kafka_protocol() {
         for code in (-5..200).filter(|code| *code != 0) {
             let Some(expected) = ResponseError::try_from_code(code) else { panic!("{code}") };
             assert_eq!(Name(code).to_string(), expected.to_string());
-            assert_eq!(is_passing(code), expected.is_retriable(), "{code}");
+            assert_eq!(is_retriable(code), expected.is_retriable(), "{code}");
         }
         for (code, expected) in [
             (UNKNOWN_SERVER_ERROR, ResponseError::UnknownServerError),

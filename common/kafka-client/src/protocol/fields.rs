@@ -1,74 +1,85 @@
-//! What requests and replies are made of. Source: Kafka protocol guide, "Protocol Primitive Types", and KIP-482.
+//! Primitive types of requests and responses. Source: Kafka protocol guide, "Protocol Primitive Types", and KIP-482.
 //!
-//! None of this is generic or has an error for each field: a service holds it once, and the codecs in `messages` are but calls.
+//! Nothing here is generic or returns an error for each field: a binary contains this code once, and the codecs in
+//! `messages` compile to calls of it.
 
-/// Elements of arrays and tagged fields in one reply. Read, one takes less than 200 bytes beside its texts.
+/// Limit of array elements and tagged fields in one response. A decoded element takes less than 200 bytes, plus its
+/// strings.
 const ELEMENTS_MAX: usize = 100_000;
 
-/// Why a reply can't be read.
+/// Why a response cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
-    /// It announces more than it has.
-    Cut,
-    /// There is something behind its end.
-    Longer,
-    /// It has more than [`ELEMENTS_MAX`] elements.
-    TooMany,
-    /// A text is not one in UTF-8.
-    NoText,
+    /// A length or count exceeds the bytes that are left.
+    Truncated,
+    /// Bytes are left at the end.
+    TrailingBytes,
+    /// It has more than 100,000 elements.
+    TooManyElements,
+    /// A string is not UTF-8, or too long for what it names.
+    InvalidString,
 }
 
-/// Reads a reply. What is not there is read as zeros, empty texts and no elements: [`Reader::finish`] says at the end whether all was.
+/// Reads the fields of a response. Missing fields are read as 0, empty or null; [`Reader::finish`] returns the error.
 pub struct Reader<'a> {
     rest: &'a [u8],
     length: usize,
     elements: usize,
-    misfit: Option<DecodeError>,
-    /// How long the broker wants to be left alone, ms.
-    pub throttle_ms: i32,
+    error: Option<DecodeError>,
+    /// `throttle_time_ms` of the response.
+    pub throttle_time_ms: i32,
 }
 
+#[allow(missing_docs, reason = "the names are those of the protocol guide")]
 impl<'a> Reader<'a> {
-    pub fn new(reply: &'a [u8]) -> Self {
-        Self { rest: reply, length: reply.len(), elements: 0, misfit: None, throttle_ms: 0 }
+    pub fn new(response: &'a [u8]) -> Self {
+        Self {
+            rest: response,
+            length: response.len(),
+            elements: 0,
+            error: None,
+            throttle_time_ms: 0,
+        }
     }
 
     /// # Errors
-    /// The reply is not as long as it says, or too large; nothing read from it is to be believed then.
+    /// The response is malformed: none of its fields is valid.
     pub fn finish(&self) -> Result<(), DecodeError> {
         self.so_far()?;
-        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Longer) }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
     }
 
+    /// The same, but bytes may be left.
+    ///
     /// # Errors
-    /// The same, as far as it was read.
+    /// See [`Reader::finish`].
     pub fn so_far(&self) -> Result<(), DecodeError> {
-        self.misfit.map_or(Ok(()), Err)
+        self.error.map_or(Ok(()), Err)
     }
 
-    fn fail(&mut self, misfit: DecodeError) {
-        self.misfit.get_or_insert(misfit);
+    pub(crate) fn fail(&mut self, error: DecodeError) {
+        self.error.get_or_insert(error);
         self.rest = &[];
     }
 
     #[inline(never)]
-    pub fn take(&mut self, bytes: usize) -> &'a [u8] {
-        if let Some((taken, rest)) = self.rest.split_at_checked(bytes) {
+    fn raw(&mut self, bytes: usize) -> &'a [u8] {
+        if let Some((raw, rest)) = self.rest.split_at_checked(bytes) {
             self.rest = rest;
-            taken
+            raw
         } else {
-            self.fail(DecodeError::Cut);
+            self.fail(DecodeError::Truncated);
             &[]
         }
     }
 
     #[inline(never)]
     fn number(&mut self, bytes: usize) -> i64 {
-        self.take(bytes).iter().fold(0, |number, byte| number << 8 | i64::from(*byte))
+        self.raw(bytes).iter().fold(0, |number, byte| number << 8 | i64::from(*byte))
     }
 
     pub fn skip(&mut self, bytes: usize) {
-        self.take(bytes);
+        self.raw(bytes);
     }
 
     pub fn i8(&mut self) -> i8 {
@@ -87,12 +98,11 @@ impl<'a> Reader<'a> {
         self.number(8)
     }
 
-    /// How long the broker wants to be left alone.
-    pub fn throttle(&mut self) {
-        self.throttle_ms = self.i32();
+    pub fn throttle_time(&mut self) {
+        self.throttle_time_ms = self.i32();
     }
 
-    /// Seven bits a byte, the lowest first.
+    /// UNSIGNED_VARINT.
     #[inline(never)]
     fn varint(&mut self) -> usize {
         let mut value = 0;
@@ -103,121 +113,124 @@ impl<'a> Reader<'a> {
                 return value as usize;
             }
         }
-        self.fail(DecodeError::Cut);
+        self.fail(DecodeError::Truncated);
         0
     }
 
-    /// Bytes behind their length and one; null is 0, and read as none.
+    /// COMPACT_BYTES; null is read as empty.
     #[inline(never)]
-    pub fn bytes(&mut self) -> &'a [u8] {
+    pub fn compact_bytes(&mut self) -> &'a [u8] {
         let length = self.varint();
-        self.take(length.saturating_sub(1))
+        self.raw(length.saturating_sub(1))
     }
 
-    /// Where they are in the reply.
-    pub fn place(&mut self) -> std::ops::Range<usize> {
-        let length = self.bytes().len();
+    /// COMPACT_BYTES: their range in the response.
+    pub fn compact_bytes_range(&mut self) -> std::ops::Range<usize> {
+        let length = self.compact_bytes().len();
         let end = self.length - self.rest.len();
         end - length..end
     }
 
-    /// The same as text.
+    /// COMPACT_STRING; null is read as empty.
     #[inline(never)]
-    pub fn text(&mut self) -> String {
-        let bytes = self.bytes();
-        self.text_of(bytes)
+    pub fn compact_string(&mut self) -> String {
+        let bytes = self.compact_bytes();
+        self.utf8(bytes)
     }
 
-    /// A text of before KIP-482: behind an i16.
-    pub fn old_text(&mut self) -> String {
+    /// STRING.
+    pub fn string(&mut self) -> String {
         let length = usize::try_from(self.i16()).unwrap_or(0);
-        let bytes = self.take(length);
-        self.text_of(bytes)
+        let bytes = self.raw(length);
+        self.utf8(bytes)
     }
 
-    fn text_of(&mut self, bytes: &[u8]) -> String {
+    fn utf8(&mut self, bytes: &[u8]) -> String {
         match std::str::from_utf8(bytes) {
-            Ok(text) => text.to_owned(),
+            Ok(string) => string.to_owned(),
             Err(_) => {
-                self.fail(DecodeError::NoText);
+                self.fail(DecodeError::InvalidString);
                 String::new()
             }
         }
     }
 
-    /// Elements behind their number and one; null is 0, and read as none.
+    /// COMPACT_ARRAY; null is read as empty.
     #[inline(never)]
-    pub fn each(&mut self, one: &mut dyn FnMut(&mut Self)) {
+    pub fn compact_array(&mut self, element: &mut dyn FnMut(&mut Self)) {
         let count = self.varint();
-        self.times(count.saturating_sub(1), one);
+        self.elements(count.saturating_sub(1), element);
     }
 
-    /// Elements of before KIP-482: behind an i32.
-    pub fn old_each(&mut self, one: &mut dyn FnMut(&mut Self)) {
-        let count = self.i32();
-        self.times(usize::try_from(count).unwrap_or(0), one);
-    }
-
-    #[inline(never)]
-    fn times(&mut self, count: usize, one: &mut dyn FnMut(&mut Self)) {
-        self.elements = self.elements.saturating_add(count);
-        if self.elements > ELEMENTS_MAX {
-            self.fail(DecodeError::TooMany);
-        }
-        for _ in 0..count {
-            // Each takes a byte at least: there is memory for those only that are there.
-            if self.rest.is_empty() {
-                self.fail(DecodeError::Cut);
-                return;
-            }
-            one(self);
-        }
-    }
-
-    pub fn array<T>(&mut self, one: fn(&mut Self) -> T) -> Vec<T> {
+    /// COMPACT_ARRAY, collected.
+    pub fn compact_vec<T>(&mut self, element: fn(&mut Self) -> T) -> Vec<T> {
         let mut all = Vec::new();
-        self.each(&mut |it| all.push(one(it)));
+        self.compact_array(&mut |it| all.push(element(it)));
         all
     }
 
-    /// Tagged fields: this client needs none.
+    /// ARRAY; null is read as empty.
+    pub fn array(&mut self, element: &mut dyn FnMut(&mut Self)) {
+        let count = self.i32();
+        self.elements(usize::try_from(count).unwrap_or(0), element);
+    }
+
     #[inline(never)]
-    pub fn tags(&mut self) {
+    fn elements(&mut self, count: usize, element: &mut dyn FnMut(&mut Self)) {
+        self.elements = self.elements.saturating_add(count);
+        if self.elements > ELEMENTS_MAX {
+            self.fail(DecodeError::TooManyElements);
+        }
+        for _ in 0..count {
+            // An element takes at least one byte: memory is allocated only for elements that are there.
+            if self.rest.is_empty() {
+                self.fail(DecodeError::Truncated);
+                return;
+            }
+            element(self);
+        }
+    }
+
+    /// Skips tagged fields: this client uses none.
+    #[inline(never)]
+    pub fn tagged_fields(&mut self) {
         let count = self.varint();
-        self.times(count, &mut |it| {
+        self.elements(count, &mut |it| {
             it.varint();
             let length = it.varint();
-            it.take(length);
+            it.raw(length);
         });
     }
 }
 
-/// Writes a request.
+/// Writes the fields of a request.
 #[derive(Debug, Default)]
 pub struct Writer(pub Vec<u8>);
 
+#[allow(missing_docs, reason = "the names are those of the protocol guide")]
 impl Writer {
     #[inline(never)]
-    pub fn put(&mut self, bytes: &[u8]) {
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
     pub fn i8(&mut self, value: i8) {
-        self.put(&value.to_be_bytes());
+        self.raw(&value.to_be_bytes());
     }
 
     pub fn i16(&mut self, value: i16) {
-        self.put(&value.to_be_bytes());
+        self.raw(&value.to_be_bytes());
     }
 
     pub fn i32(&mut self, value: i32) {
-        self.put(&value.to_be_bytes());
+        self.raw(&value.to_be_bytes());
     }
 
     pub fn i64(&mut self, value: i64) {
-        self.put(&value.to_be_bytes());
+        self.raw(&value.to_be_bytes());
     }
 
+    /// UNSIGNED_VARINT.
     #[inline(never)]
     fn varint(&mut self, mut value: usize) {
         while value >= 0x80 {
@@ -227,34 +240,36 @@ impl Writer {
         self.0.push(value as u8);
     }
 
+    /// COMPACT_BYTES.
     #[inline(never)]
-    pub fn bytes(&mut self, bytes: &[u8]) {
-        self.count(bytes.len());
-        self.put(bytes);
+    pub fn compact_bytes(&mut self, bytes: &[u8]) {
+        self.compact_array(bytes.len());
+        self.raw(bytes);
     }
 
-    pub fn text(&mut self, text: &str) {
-        self.bytes(text.as_bytes());
+    /// COMPACT_STRING.
+    pub fn compact_string(&mut self, string: &str) {
+        self.compact_bytes(string.as_bytes());
     }
 
-    /// A text of before KIP-482: behind an i16.
-    pub fn old_text(&mut self, text: &str) {
-        self.i16(text.len() as i16);
-        self.put(text.as_bytes());
+    /// STRING.
+    pub fn string(&mut self, string: &str) {
+        self.i16(string.len() as i16);
+        self.raw(string.as_bytes());
     }
 
-    /// Before so many elements.
-    pub fn count(&mut self, elements: usize) {
+    /// The length of a COMPACT_ARRAY.
+    pub fn compact_array(&mut self, elements: usize) {
         self.varint(elements + 1);
     }
 
-    /// Null, as a text, bytes or an array.
-    pub fn null(&mut self) {
+    /// A null COMPACT_STRING, COMPACT_BYTES or COMPACT_ARRAY.
+    pub fn compact_null(&mut self) {
         self.varint(0);
     }
 
     /// No tagged fields.
-    pub fn tags(&mut self) {
+    pub fn tagged_fields(&mut self) {
         self.varint(0);
     }
 }
@@ -270,46 +285,52 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_counted_before_they_are_made() {
+    fn elements_are_limited_before_allocation() {
         let old = |count: usize| (count as u32).to_be_bytes();
-        let none = |reader: &mut Reader<'_>| reader.old_each(&mut |_| panic!("there is none"));
+        let none = |reader: &mut Reader<'_>| reader.array(&mut |_| panic!("there is none"));
         assert_eq!(finish(&old(0), none), Ok(()));
-        assert_eq!(finish(&old(ELEMENTS_MAX), none), Err(DecodeError::Cut));
+        assert_eq!(finish(&old(ELEMENTS_MAX), none), Err(DecodeError::Truncated));
         assert_eq!(finish(&old(usize::MAX), none), Ok(()), "null");
         let bytes = [&old(ELEMENTS_MAX)[..], &[0; ELEMENTS_MAX]].concat();
-        let one = |reader: &mut Reader<'_>| reader.old_each(&mut |it| it.skip(1));
+        let one = |reader: &mut Reader<'_>| reader.array(&mut |it| it.skip(1));
         assert_eq!(finish(&bytes, one), Ok(()));
         let bytes = [&old(ELEMENTS_MAX + 1)[..], &[0; ELEMENTS_MAX + 1]].concat();
-        assert_eq!(finish(&bytes, one), Err(DecodeError::TooMany));
+        assert_eq!(finish(&bytes, one), Err(DecodeError::TooManyElements));
         // Those of arrays in arrays, together.
-        let nested = |reader: &mut Reader<'_>| reader.each(&mut |it| one(it));
+        let nested = |reader: &mut Reader<'_>| reader.compact_array(&mut |it| one(it));
         let inner = [&old(ELEMENTS_MAX / 2)[..], &[0; ELEMENTS_MAX / 2]].concat();
         assert_eq!(finish(&[&[2][..], &inner].concat(), nested), Ok(()));
         let twice = [&[3][..], &inner, &inner].concat();
-        assert_eq!(finish(&twice, nested), Err(DecodeError::TooMany));
+        assert_eq!(finish(&twice, nested), Err(DecodeError::TooManyElements));
     }
 
     #[test]
-    fn after_a_misfit_all_is_empty() {
+    fn fields_after_an_error_are_empty() {
         let mut reader = Reader::new(&[1, 2, 3]);
         assert_eq!((reader.i16(), reader.i32(), reader.i8()), (0x102, 0, 0));
-        assert_eq!((reader.text(), reader.bytes().len(), reader.place()), (String::new(), 0, 3..3));
-        reader.each(&mut |_| panic!("there is none"));
-        assert_eq!(reader.finish(), Err(DecodeError::Cut));
+        assert_eq!(
+            (reader.compact_string(), reader.compact_bytes().len(), reader.compact_bytes_range()),
+            (String::new(), 0, 3..3)
+        );
+        reader.compact_array(&mut |_| panic!("there is none"));
+        assert_eq!(reader.finish(), Err(DecodeError::Truncated));
     }
 
     #[test]
-    fn tags_are_skipped_as_long_as_they_say() {
-        let tags = |reader: &mut Reader<'_>| reader.tags();
+    fn tagged_fields_are_skipped() {
+        let tags = |reader: &mut Reader<'_>| reader.tagged_fields();
         assert_eq!(finish(&[0], tags), Ok(()));
         assert_eq!(finish(&[2, 1, 2, 0, 0, 9, 0], tags), Ok(()));
-        assert_eq!(finish(&[1, 1, 2, 0], tags), Err(DecodeError::Cut));
-        assert_eq!(finish(&[1, 1, 1, 0, 0], tags), Err(DecodeError::Longer));
+        assert_eq!(finish(&[1, 1, 2, 0], tags), Err(DecodeError::Truncated));
+        assert_eq!(finish(&[1, 1, 1, 0, 0], tags), Err(DecodeError::TrailingBytes));
     }
 
     #[test]
-    fn what_is_no_text_is_refused() {
-        assert_eq!(finish(&[3, 0xff, 0xfe], |it| drop(it.text())), Err(DecodeError::NoText));
-        assert_eq!(finish(&[0xff; 6], |it| drop(it.text())), Err(DecodeError::Cut));
+    fn invalid_utf8_is_refused() {
+        assert_eq!(
+            finish(&[3, 0xff, 0xfe], |it| drop(it.compact_string())),
+            Err(DecodeError::InvalidString)
+        );
+        assert_eq!(finish(&[0xff; 6], |it| drop(it.compact_string())), Err(DecodeError::Truncated));
     }
 }

@@ -1,40 +1,44 @@
-//! The requests that this bank sends and what it reads of the replies, each in one version. Source: the message definitions of
-//! Apache Kafka (clients/src/main/resources/common/message); tests compare all of them with the `kafka-protocol` crate.
+//! Requests and responses, each in one version. Source: the message definitions of Apache Kafka
+//! (clients/src/main/resources/common/message); tests compare all of them with the `kafka-protocol` crate.
 //!
-//! What is fixed for this bank is written in `put`; of a reply only what somebody uses is kept. Null is read as empty.
+//! Fields that this client always sends with the same value are written in `encode`. Response fields that nothing
+//! uses are skipped. Comments are Kafka's field names.
 #![allow(missing_docs, reason = "the names are Kafka's")]
 
+use super::fields::{Reader, Writer};
+use super::request::{ApiSpec, Request, VersionRange};
 use crate::map::Map;
-use crate::protocol::fields::{Reader, Writer};
-use crate::protocol::{ApiSpec, Request, VersionRange};
+use crate::types::Position;
 use std::ops;
 
-/// What is of no concluded transaction isn't read.
+/// `isolation_level`: records of open and aborted transactions are not read.
 const READ_COMMITTED: i8 = 1;
-/// No epoch of a leader, or whatever else is not known.
-const UNKNOWN: i32 = -1;
+/// `replica_id` of a consumer.
+const CONSUMER: i32 = -1;
+/// `leader_epoch` that is not known.
+const NO_EPOCH: i32 = -1;
 
-/// Which requests a broker serves, in the version that every broker answers.
+/// In version 0, which every broker serves.
 pub struct ApiVersions;
 
 #[derive(Debug, Default)]
-pub struct ApiVersionsReply {
-    pub code: i16,
-    pub served: Vec<VersionRange>,
+pub struct ApiVersionsResponse {
+    pub error_code: i16,
+    pub api_versions: Vec<VersionRange>,
 }
 
 impl Request for ApiVersions {
-    const SPEC: &'static ApiSpec = &ApiSpec::old(18, "ApiVersions", 0);
-    type Reply = ApiVersionsReply;
+    const SPEC: &'static ApiSpec = &ApiSpec::inflexible(18, "ApiVersions", 0);
+    type Response = ApiVersionsResponse;
 
-    fn put(&self, _: &mut Writer) {}
+    fn encode(&self, _: &mut Writer) {}
 
-    fn take(from: &mut Reader<'_>) -> ApiVersionsReply {
-        let mut reply = ApiVersionsReply { code: from.i16(), served: Vec::new() };
-        from.old_each(&mut |it| {
-            reply.served.push(VersionRange { key: it.i16(), lowest: it.i16(), highest: it.i16() });
+    fn decode(from: &mut Reader<'_>) -> ApiVersionsResponse {
+        let (error_code, mut api_versions) = (from.i16(), Vec::new());
+        from.array(&mut |it| {
+            api_versions.push(VersionRange { key: it.i16(), lowest: it.i16(), highest: it.i16() });
         });
-        reply
+        ApiVersionsResponse { error_code, api_versions }
     }
 }
 
@@ -43,610 +47,627 @@ pub struct Metadata<'a> {
 }
 
 #[derive(Debug, Default)]
-pub struct MetadataReply {
+pub struct MetadataResponse {
     pub brokers: Vec<Broker>,
     pub topics: Vec<Topic>,
 }
 
 #[derive(Debug, Default)]
 pub struct Broker {
-    pub id: i32,
+    pub node_id: i32,
     pub host: String,
     pub port: i32,
 }
 
 #[derive(Debug, Default)]
 pub struct Topic {
-    pub code: i16,
+    pub error_code: i16,
     pub name: String,
     pub partitions: Vec<Partition>,
 }
 
 #[derive(Debug, Default)]
 pub struct Partition {
-    pub index: i32,
-    /// Its broker's id; -1 if there is none.
-    pub leader: i32,
+    pub partition_index: i32,
+    /// -1 if there is none.
+    pub leader_id: i32,
+    /// Number of `replica_nodes`.
     pub replicas: usize,
 }
 
 impl Request for Metadata<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(3, "Metadata", 9);
-    type Reply = MetadataReply;
+    type Response = MetadataResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.count(self.topics.len());
+    fn encode(&self, to: &mut Writer) {
+        to.compact_array(self.topics.len());
         for topic in self.topics {
-            to.text(topic);
-            to.tags();
+            to.compact_string(topic);
+            to.tagged_fields();
         }
-        // Topics are not made, and nobody asks who may do what with the cluster or a topic.
-        to.put(&[0; 3]);
-        to.tags();
+        to.i8(0); // allow_auto_topic_creation
+        to.i8(0); // include_cluster_authorized_operations
+        to.i8(0); // include_topic_authorized_operations
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> MetadataReply {
-        from.throttle();
-        let brokers = from.array(|it| {
-            let broker = Broker { id: it.i32(), host: it.text(), port: it.i32() };
-            it.bytes(); // Its rack.
-            it.tags();
+    fn decode(from: &mut Reader<'_>) -> MetadataResponse {
+        from.throttle_time();
+        let brokers = from.compact_vec(|it| {
+            let broker = Broker { node_id: it.i32(), host: it.compact_string(), port: it.i32() };
+            it.compact_bytes(); // rack
+            it.tagged_fields();
             broker
         });
-        from.bytes(); // The cluster's id.
-        from.skip(4); // The controller.
-        let topics = from.array(|it| {
-            let (code, name) = (it.i16(), it.text());
-            it.skip(1); // Is it Kafka's own?
-            let partitions = it.array(|it| {
-                it.skip(2); // Its code: there is a leader or there is none.
-                let (index, leader) = (it.i32(), it.i32());
-                it.skip(4); // The leader's epoch.
-                let mut replicas = 0;
-                it.each(&mut |it| {
-                    it.skip(4);
-                    replicas += 1;
-                });
-                it.each(&mut |it| it.skip(4)); // Those in sync.
-                it.each(&mut |it| it.skip(4)); // Those that are away.
-                it.tags();
-                Partition { index, leader, replicas }
-            });
-            it.skip(4); // Who may do what.
-            it.tags();
-            Topic { code, name, partitions }
+        from.compact_bytes(); // cluster_id
+        from.skip(4); // controller_id
+        let topics = from.compact_vec(|it| {
+            let (error_code, name) = (it.i16(), it.compact_string());
+            it.skip(1); // is_internal
+            let partitions = it.compact_vec(Partition::decode);
+            it.skip(4); // topic_authorized_operations
+            it.tagged_fields();
+            Topic { error_code, name, partitions }
         });
-        from.skip(4); // Who may do what.
-        from.tags();
-        MetadataReply { brokers, topics }
+        from.skip(4); // cluster_authorized_operations
+        from.tagged_fields();
+        MetadataResponse { brokers, topics }
     }
 }
 
-/// Waits for as many replicas as the topic asks for.
+impl Partition {
+    fn decode(from: &mut Reader<'_>) -> Self {
+        from.skip(2); // error_code: leader_id is enough
+        let (partition_index, leader_id) = (from.i32(), from.i32());
+        from.skip(4); // leader_epoch
+        let mut replicas = 0;
+        from.compact_array(&mut |it| {
+            it.skip(4);
+            replicas += 1;
+        });
+        from.compact_array(&mut |it| it.skip(4)); // isr_nodes
+        from.compact_array(&mut |it| it.skip(4)); // offline_replicas
+        from.tagged_fields();
+        Self { partition_index, leader_id, replicas }
+    }
+}
+
+/// With acks=all.
 #[derive(Default)]
 pub struct Produce<'a> {
     pub timeout_ms: i32,
-    /// Partition and batch, by topic.
+    /// Partition index and record batch, by topic.
     pub topics: Map<&'a str, Vec<(i32, &'a [u8])>>,
 }
 
 #[derive(Debug, Default)]
-pub struct Produced {
+pub struct ProduceResponse {
     pub topics: Vec<(String, Vec<ProducedPartition>)>,
 }
 
 #[derive(Debug, Default)]
 pub struct ProducedPartition {
-    pub partition: i32,
-    pub code: i16,
+    pub partition_index: i32,
+    pub error_code: i16,
     pub base_offset: i64,
-    pub message: String,
+    pub error_message: String,
 }
 
 impl Request for Produce<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(0, "Produce", 9);
-    type Reply = Produced;
+    type Response = ProduceResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.null(); // No transaction.
-        to.i16(-1); // All that are in sync.
+    fn encode(&self, to: &mut Writer) {
+        to.compact_null(); // transactional_id
+        to.i16(-1); // acks: all in-sync replicas
         to.i32(self.timeout_ms);
-        to.count(self.topics.0.len());
+        to.compact_array(self.topics.0.len());
         for (topic, partitions) in &self.topics.0 {
-            to.text(topic);
-            to.count(partitions.len());
-            for (partition, batch) in partitions {
-                to.i32(*partition);
-                to.bytes(batch);
-                to.tags();
+            to.compact_string(topic);
+            to.compact_array(partitions.len());
+            for (partition_index, records) in partitions {
+                to.i32(*partition_index);
+                to.compact_bytes(records);
+                to.tagged_fields();
             }
-            to.tags();
+            to.tagged_fields();
         }
-        to.tags();
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Produced {
-        let topics = from.array(|it| {
-            let topic = it.text();
-            let partitions = it.array(|it| {
-                let (partition, code, base_offset) = (it.i32(), it.i16(), it.i64());
-                it.skip(16); // When, and where its log begins.
-                it.each(&mut |it| {
-                    it.skip(4);
-                    it.bytes();
-                    it.tags();
+    fn decode(from: &mut Reader<'_>) -> ProduceResponse {
+        let topics = from.compact_vec(|it| {
+            let topic = it.compact_string();
+            let partitions = it.compact_vec(|it| {
+                let (partition_index, error_code, base_offset) = (it.i32(), it.i16(), it.i64());
+                it.skip(8); // log_append_time_ms
+                it.skip(8); // log_start_offset
+                it.compact_array(&mut |it| {
+                    it.skip(4); // batch_index
+                    it.compact_bytes(); // batch_index_error_message
+                    it.tagged_fields();
                 });
-                let message = it.text();
-                it.tags();
-                ProducedPartition { partition, code, base_offset, message }
+                let error_message = it.compact_string();
+                it.tagged_fields();
+                ProducedPartition { partition_index, error_code, base_offset, error_message }
             });
-            it.tags();
+            it.tagged_fields();
             (topic, partitions)
         });
-        from.throttle();
-        from.tags();
-        Produced { topics }
+        from.throttle_time();
+        from.tagged_fields();
+        ProduceResponse { topics }
     }
 }
 
-/// A broker answers with as much as was asked for, and always with a first batch, however large: it takes batches of up to
-/// 100 MB if a topic lets it, which this bank's don't.
-const FETCH_REPLY_BYTES_MAX: usize = 64 << 20;
+/// A fetch returns the first batch whatever its size: up to 100 MB, if a topic's `max.message.bytes` allows it.
+const FETCH_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 pub struct Fetch<'a> {
-    pub wait_ms: i32,
-    pub bytes_max: i32,
-    pub partition_bytes_max: i32,
+    pub max_wait_ms: i32,
+    pub max_bytes: i32,
+    pub partition_max_bytes: i32,
     pub topic: &'a str,
-    pub positions: &'a [crate::Position],
+    pub positions: &'a [Position],
 }
 
 #[derive(Debug, Default)]
-pub struct Fetched {
-    pub code: i16,
+pub struct FetchResponse {
+    pub error_code: i16,
     pub topics: Vec<(String, Vec<FetchedPartition>)>,
 }
 
 #[derive(Debug, Default)]
 pub struct FetchedPartition {
-    pub partition: i32,
-    pub code: i16,
+    pub partition_index: i32,
+    pub error_code: i16,
     pub high_watermark: i64,
-    /// Producer and first offset of each transaction.
-    pub aborted: Vec<(i64, i64)>,
-    /// Where they are in the reply.
+    /// `producer_id` and `first_offset`.
+    pub aborted_transactions: Vec<(i64, i64)>,
+    /// Their range in the response.
     pub records: ops::Range<usize>,
 }
 
 impl Request for Fetch<'_> {
     const SPEC: &'static ApiSpec =
-        &ApiSpec { reply_bytes_max: FETCH_REPLY_BYTES_MAX, ..ApiSpec::new(1, "Fetch", 12) };
-    type Reply = Fetched;
+        &ApiSpec { response_bytes_max: FETCH_RESPONSE_BYTES_MAX, ..ApiSpec::new(1, "Fetch", 12) };
+    type Response = FetchResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.i32(UNKNOWN); // This is no replica.
-        to.i32(self.wait_ms);
-        to.i32(1); // A byte is worth an answer.
-        to.i32(self.bytes_max);
-        to.i8(READ_COMMITTED);
-        to.i32(0); // No session,
-        to.i32(-1); // nor a new one.
-        to.count(1);
-        to.text(self.topic);
-        to.count(self.positions.len());
+    fn encode(&self, to: &mut Writer) {
+        to.i32(CONSUMER); // replica_id
+        to.i32(self.max_wait_ms);
+        to.i32(1); // min_bytes
+        to.i32(self.max_bytes);
+        to.i8(READ_COMMITTED); // isolation_level
+        to.i32(0); // session_id
+        to.i32(-1); // session_epoch: no fetch session
+        to.compact_array(1);
+        to.compact_string(self.topic);
+        to.compact_array(self.positions.len());
         for position in self.positions {
             to.i32(position.partition);
-            to.i32(UNKNOWN);
-            to.i64(position.next);
-            to.i32(UNKNOWN);
-            to.i64(-1); // Where a follower's log begins.
-            to.i32(self.partition_bytes_max);
-            to.tags();
+            to.i32(NO_EPOCH); // current_leader_epoch
+            to.i64(position.next); // fetch_offset
+            to.i32(NO_EPOCH); // last_fetched_epoch
+            to.i64(-1); // log_start_offset: of followers
+            to.i32(self.partition_max_bytes);
+            to.tagged_fields();
         }
-        to.tags();
-        to.count(0); // Nothing leaves the session.
-        to.text(""); // No rack.
-        to.tags();
+        to.tagged_fields();
+        to.compact_array(0); // forgotten_topics_data
+        to.compact_string(""); // rack_id
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Fetched {
-        from.throttle();
-        let code = from.i16();
-        from.skip(4); // The session.
-        let topics = from.array(|it| {
-            let topic = it.text();
-            let partitions = it.array(|it| {
-                let (partition, code, high_watermark) = (it.i32(), it.i16(), it.i64());
-                it.skip(16); // The last stable offset, and where the log begins.
-                let aborted = it.array(|it| {
-                    let transaction = (it.i64(), it.i64());
-                    it.tags();
-                    transaction
-                });
-                it.skip(4); // A replica that is nearer.
-                let records = it.place();
-                it.tags();
-                FetchedPartition { partition, code, high_watermark, aborted, records }
-            });
-            it.tags();
+    fn decode(from: &mut Reader<'_>) -> FetchResponse {
+        from.throttle_time();
+        let error_code = from.i16();
+        from.skip(4); // session_id
+        let topics = from.compact_vec(|it| {
+            let topic = it.compact_string();
+            let partitions = it.compact_vec(FetchedPartition::decode);
+            it.tagged_fields();
             (topic, partitions)
         });
-        from.tags();
-        Fetched { code, topics }
+        from.tagged_fields();
+        FetchResponse { error_code, topics }
     }
 }
 
-/// What is asked of partitions of one topic is answered for each of them.
+impl FetchedPartition {
+    fn decode(from: &mut Reader<'_>) -> Self {
+        let (partition_index, error_code, high_watermark) = (from.i32(), from.i16(), from.i64());
+        from.skip(8); // last_stable_offset
+        from.skip(8); // log_start_offset
+        let aborted_transactions = from.compact_vec(|it| {
+            let transaction = (it.i64(), it.i64());
+            it.tagged_fields();
+            transaction
+        });
+        from.skip(4); // preferred_read_replica
+        let records = from.compact_bytes_range();
+        from.tagged_fields();
+        Self { partition_index, error_code, high_watermark, aborted_transactions, records }
+    }
+}
+
+/// Responses with one result for each partition of one topic.
 #[derive(Debug, Default)]
-pub struct Offsets {
-    /// Of the request as a whole, where there is such a code.
-    pub code: i16,
-    pub partitions: Vec<Offset>,
+pub struct PartitionResults {
+    /// Of the whole request, where the API has one.
+    pub error_code: i16,
+    pub partitions: Vec<PartitionResult>,
 }
 
 #[derive(Debug, Default)]
-pub struct Offset {
-    pub partition: i32,
-    pub code: i16,
-    /// Where there is one.
+pub struct PartitionResult {
+    pub partition_index: i32,
+    pub error_code: i16,
+    /// 0 from OffsetCommit.
     pub offset: i64,
 }
 
-impl Offsets {
-    fn take(from: &mut Reader<'_>, one: fn(&mut Reader<'_>) -> Offset) -> Self {
-        from.throttle();
+impl PartitionResults {
+    fn decode(from: &mut Reader<'_>, partition: fn(&mut Reader<'_>) -> PartitionResult) -> Self {
+        from.throttle_time();
         let mut partitions = Vec::new();
-        from.each(&mut |it| {
-            it.bytes(); // The topic, which is the one that was asked for.
-            it.each(&mut |it| {
-                partitions.push(one(it));
-                it.tags();
+        from.compact_array(&mut |it| {
+            it.compact_bytes(); // name: the one topic of the request
+            it.compact_array(&mut |it| {
+                partitions.push(partition(it));
+                it.tagged_fields();
             });
-            it.tags();
+            it.tagged_fields();
         });
-        Self { code: 0, partitions }
+        Self { error_code: 0, partitions }
     }
 }
+
+/// `timestamp` of [`ListOffsets`]: the log start offset.
+pub const EARLIEST: i64 = -2;
+/// `timestamp` of [`ListOffsets`]: the end of the log.
+pub const LATEST: i64 = -1;
 
 pub struct ListOffsets<'a> {
     pub topic: &'a str,
     pub partitions: &'a [i32],
-    /// -2: the earliest, -1: the end.
-    pub time: i64,
+    pub timestamp: i64,
 }
 
 impl Request for ListOffsets<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(2, "ListOffsets", 6);
-    type Reply = Offsets;
+    type Response = PartitionResults;
 
-    fn put(&self, to: &mut Writer) {
-        to.i32(UNKNOWN); // This is no replica.
-        to.i8(READ_COMMITTED);
-        to.count(1);
-        to.text(self.topic);
-        to.count(self.partitions.len());
+    fn encode(&self, to: &mut Writer) {
+        to.i32(CONSUMER); // replica_id
+        to.i8(READ_COMMITTED); // isolation_level
+        to.compact_array(1);
+        to.compact_string(self.topic);
+        to.compact_array(self.partitions.len());
         for partition in self.partitions {
             to.i32(*partition);
-            to.i32(UNKNOWN);
-            to.i64(self.time);
-            to.tags();
+            to.i32(NO_EPOCH); // current_leader_epoch
+            to.i64(self.timestamp);
+            to.tagged_fields();
         }
-        to.tags();
-        to.tags();
+        to.tagged_fields();
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Offsets {
-        let offsets = Offsets::take(from, |it| {
-            let (partition, code) = (it.i32(), it.i16());
-            it.skip(8); // Its time.
+    fn decode(from: &mut Reader<'_>) -> PartitionResults {
+        let results = PartitionResults::decode(from, |it| {
+            let (partition_index, error_code) = (it.i32(), it.i16());
+            it.skip(8); // timestamp
             let offset = it.i64();
-            it.skip(4); // The leader's epoch.
-            Offset { partition, code, offset }
+            it.skip(4); // leader_epoch
+            PartitionResult { partition_index, error_code, offset }
         });
-        from.tags();
-        offsets
+        from.tagged_fields();
+        results
     }
 }
 
-/// Asks for an id as a producer without transactions.
+/// For an idempotent producer without transactions.
 pub struct InitProducerId;
 
 #[derive(Debug, Default)]
-pub struct InitProducerIdReply {
-    pub code: i16,
-    pub producer: i64,
+pub struct InitProducerIdResponse {
+    pub error_code: i16,
+    pub producer_id: i64,
 }
 
 impl Request for InitProducerId {
     const SPEC: &'static ApiSpec = &ApiSpec::new(22, "InitProducerId", 4);
-    type Reply = InitProducerIdReply;
+    type Response = InitProducerIdResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.null(); // No transactions,
-        to.i32(i32::MAX); // which may take as long as they like.
-        to.i64(-1); // It has no id,
-        to.i16(-1); // and so no epoch.
-        to.tags();
+    fn encode(&self, to: &mut Writer) {
+        to.compact_null(); // transactional_id
+        to.i32(i32::MAX); // transaction_timeout_ms
+        to.i64(-1); // producer_id
+        to.i16(-1); // producer_epoch
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> InitProducerIdReply {
-        from.throttle();
-        let reply = InitProducerIdReply { code: from.i16(), producer: from.i64() };
-        from.skip(2); // The epoch, which is 0.
-        from.tags();
-        reply
+    fn decode(from: &mut Reader<'_>) -> InitProducerIdResponse {
+        from.throttle_time();
+        let response = InitProducerIdResponse { error_code: from.i16(), producer_id: from.i64() };
+        from.skip(2); // producer_epoch: 0
+        from.tagged_fields();
+        response
     }
 }
 
 pub struct FindCoordinator<'a> {
-    pub group: &'a str,
+    pub group_id: &'a str,
 }
 
 #[derive(Debug, Default)]
-pub struct Coordinator {
-    pub code: i16,
+pub struct FindCoordinatorResponse {
+    pub error_code: i16,
     pub host: String,
     pub port: i32,
 }
 
 impl Request for FindCoordinator<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(10, "FindCoordinator", 3);
-    type Reply = Coordinator;
+    type Response = FindCoordinatorResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.text(self.group);
-        to.i8(0); // A group.
-        to.tags();
+    fn encode(&self, to: &mut Writer) {
+        to.compact_string(self.group_id); // key
+        to.i8(0); // key_type: a group
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Coordinator {
-        from.throttle();
-        let code = from.i16();
-        from.bytes(); // The code in words.
-        from.skip(4); // Its id.
-        let reply = Coordinator { code, host: from.text(), port: from.i32() };
-        from.tags();
-        reply
+    fn decode(from: &mut Reader<'_>) -> FindCoordinatorResponse {
+        from.throttle_time();
+        let error_code = from.i16();
+        from.compact_bytes(); // error_message
+        from.skip(4); // node_id
+        let (host, port) = (from.compact_string(), from.i32());
+        from.tagged_fields();
+        FindCoordinatorResponse { error_code, host, port }
     }
 }
 
 pub struct OffsetFetch<'a> {
-    pub group: &'a str,
+    pub group_id: &'a str,
     pub topic: &'a str,
-    /// From 0 on.
+    /// Their number: all indexes from 0 are requested.
     pub partitions: usize,
 }
 
 impl Request for OffsetFetch<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(9, "OffsetFetch", 7);
-    type Reply = Offsets;
+    type Response = PartitionResults;
 
-    fn put(&self, to: &mut Writer) {
-        to.text(self.group);
-        to.count(1);
-        to.text(self.topic);
-        to.count(self.partitions);
+    fn encode(&self, to: &mut Writer) {
+        to.compact_string(self.group_id);
+        to.compact_array(1);
+        to.compact_string(self.topic);
+        to.compact_array(self.partitions);
         for partition in 0..self.partitions {
             to.i32(partition as i32);
         }
-        to.tags();
-        to.i8(0); // Nobody here commits in transactions.
-        to.tags();
+        to.tagged_fields();
+        to.i8(0); // require_stable: nothing here commits in transactions
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Offsets {
-        let mut offsets = Offsets::take(from, |it| {
-            let (partition, offset) = (it.i32(), it.i64());
-            it.skip(4); // The leader's epoch.
-            it.bytes(); // What was said about it.
-            Offset { partition, code: it.i16(), offset }
+    fn decode(from: &mut Reader<'_>) -> PartitionResults {
+        let mut results = PartitionResults::decode(from, |it| {
+            let (partition_index, offset) = (it.i32(), it.i64());
+            it.skip(4); // committed_leader_epoch
+            it.compact_bytes(); // metadata
+            PartitionResult { partition_index, error_code: it.i16(), offset }
         });
-        offsets.code = from.i16();
-        from.tags();
-        offsets
+        results.error_code = from.i16();
+        from.tagged_fields();
+        results
     }
 }
 
 pub struct OffsetCommit<'a> {
-    pub group: &'a str,
-    /// -1: of no member.
-    pub generation: i32,
-    pub member: &'a str,
+    pub group_id: &'a str,
+    /// -1 if it is not a member.
+    pub generation_id: i32,
+    pub member_id: &'a str,
     pub topic: &'a str,
-    pub positions: &'a [crate::Position],
+    pub positions: &'a [Position],
 }
 
 impl Request for OffsetCommit<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(8, "OffsetCommit", 8);
-    type Reply = Offsets;
+    type Response = PartitionResults;
 
-    fn put(&self, to: &mut Writer) {
-        put_member(to, self.group, self.generation, self.member);
-        to.count(1);
-        to.text(self.topic);
-        to.count(self.positions.len());
+    fn encode(&self, to: &mut Writer) {
+        encode_member(to, self.group_id, self.generation_id, self.member_id);
+        to.compact_array(1);
+        to.compact_string(self.topic);
+        to.compact_array(self.positions.len());
         for position in self.positions {
             to.i32(position.partition);
-            to.i64(position.next);
-            to.i32(UNKNOWN);
-            to.text(""); // Nothing is said about it.
-            to.tags();
+            to.i64(position.next); // committed_offset
+            to.i32(NO_EPOCH); // committed_leader_epoch
+            to.compact_string(""); // committed_metadata
+            to.tagged_fields();
         }
-        to.tags();
-        to.tags();
+        to.tagged_fields();
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Offsets {
-        let offsets =
-            Offsets::take(from, |it| Offset { partition: it.i32(), code: it.i16(), offset: 0 });
-        from.tags();
-        offsets
+    fn decode(from: &mut Reader<'_>) -> PartitionResults {
+        let results = PartitionResults::decode(from, |it| {
+            let (partition_index, error_code) = (it.i32(), it.i16());
+            PartitionResult { partition_index, error_code, offset: 0 }
+        });
+        from.tagged_fields();
+        results
     }
 }
 
-/// Who asks, as a member of a group without a name that outlives it.
-fn put_member(to: &mut Writer, group: &str, generation: i32, member: &str) {
-    to.text(group);
-    to.i32(generation);
-    to.text(member);
-    to.null();
+fn encode_member(to: &mut Writer, group_id: &str, generation_id: i32, member_id: &str) {
+    to.compact_string(group_id);
+    to.i32(generation_id);
+    to.compact_string(member_id);
+    to.compact_null(); // group_instance_id: no static membership
 }
 
 pub struct JoinGroup<'a> {
-    pub group: &'a str,
-    pub session_ms: i32,
-    pub rebalance_ms: i32,
-    /// Empty at first.
-    pub member: &'a str,
+    pub group_id: &'a str,
+    pub session_timeout_ms: i32,
+    pub rebalance_timeout_ms: i32,
+    /// Empty in the first request.
+    pub member_id: &'a str,
     pub protocol_type: &'a str,
-    pub protocol: &'a str,
-    /// What the leader is told.
-    pub subscription: &'a [u8],
+    /// Name of the one protocol.
+    pub protocol_name: &'a str,
+    /// The subscription, for the leader.
+    pub metadata: &'a [u8],
 }
 
 #[derive(Debug, Default)]
-pub struct JoinedGroup {
-    pub code: i16,
-    pub generation: i32,
+pub struct JoinGroupResponse {
+    pub error_code: i16,
+    pub generation_id: i32,
     pub leader: String,
-    pub member: String,
-    /// Told to the leader only.
-    pub members: Vec<JoinedMember>,
+    pub member_id: String,
+    /// Empty unless this member is the leader.
+    pub members: Vec<JoinGroupMember>,
 }
 
 #[derive(Debug, Default)]
-pub struct JoinedMember {
-    pub id: String,
-    pub subscription: Vec<u8>,
+pub struct JoinGroupMember {
+    pub member_id: String,
+    pub metadata: Vec<u8>,
 }
 
 impl Request for JoinGroup<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(11, "JoinGroup", 7);
-    type Reply = JoinedGroup;
+    type Response = JoinGroupResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.text(self.group);
-        to.i32(self.session_ms);
-        to.i32(self.rebalance_ms);
-        to.text(self.member);
-        to.null(); // No name that outlives it.
-        to.text(self.protocol_type);
-        to.count(1);
-        to.text(self.protocol);
-        to.bytes(self.subscription);
-        to.tags();
-        to.tags();
+    fn encode(&self, to: &mut Writer) {
+        to.compact_string(self.group_id);
+        to.i32(self.session_timeout_ms);
+        to.i32(self.rebalance_timeout_ms);
+        to.compact_string(self.member_id);
+        to.compact_null(); // group_instance_id: no static membership
+        to.compact_string(self.protocol_type);
+        to.compact_array(1);
+        to.compact_string(self.protocol_name);
+        to.compact_bytes(self.metadata);
+        to.tagged_fields();
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> JoinedGroup {
-        from.throttle();
-        let (code, generation) = (from.i16(), from.i32());
-        from.bytes(); // The protocol's type
-        from.bytes(); // and name, which are those that were offered.
-        let (leader, member) = (from.text(), from.text());
-        let members = from.array(|it| {
-            let id = it.text();
-            it.bytes(); // Its name that outlives it.
-            let subscription = it.bytes().to_vec();
-            it.tags();
-            JoinedMember { id, subscription }
+    fn decode(from: &mut Reader<'_>) -> JoinGroupResponse {
+        from.throttle_time();
+        let (error_code, generation_id) = (from.i16(), from.i32());
+        from.compact_bytes(); // protocol_type
+        from.compact_bytes(); // protocol_name
+        let (leader, member_id) = (from.compact_string(), from.compact_string());
+        let members = from.compact_vec(|it| {
+            let member_id = it.compact_string();
+            it.compact_bytes(); // group_instance_id
+            let metadata = it.compact_bytes().to_vec();
+            it.tagged_fields();
+            JoinGroupMember { member_id, metadata }
         });
-        from.tags();
-        JoinedGroup { code, generation, leader, member, members }
+        from.tagged_fields();
+        JoinGroupResponse { error_code, generation_id, leader, member_id, members }
     }
 }
 
 pub struct SyncGroup<'a> {
-    pub group: &'a str,
-    pub generation: i32,
-    pub member: &'a str,
-    /// Each member's, from the leader.
+    pub group_id: &'a str,
+    pub generation_id: i32,
+    pub member_id: &'a str,
+    /// By member id; empty unless this member is the leader.
     pub assignments: &'a [(&'a str, Vec<u8>)],
 }
 
 #[derive(Debug, Default)]
-pub struct SyncedGroup {
-    pub code: i16,
+pub struct SyncGroupResponse {
+    pub error_code: i16,
     pub assignment: Vec<u8>,
 }
 
 impl Request for SyncGroup<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(14, "SyncGroup", 4);
-    type Reply = SyncedGroup;
+    type Response = SyncGroupResponse;
 
-    fn put(&self, to: &mut Writer) {
-        put_member(to, self.group, self.generation, self.member);
-        to.count(self.assignments.len());
-        for (member, assignment) in self.assignments {
-            to.text(member);
-            to.bytes(assignment);
-            to.tags();
+    fn encode(&self, to: &mut Writer) {
+        encode_member(to, self.group_id, self.generation_id, self.member_id);
+        to.compact_array(self.assignments.len());
+        for (member_id, assignment) in self.assignments {
+            to.compact_string(member_id);
+            to.compact_bytes(assignment);
+            to.tagged_fields();
         }
-        to.tags();
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> SyncedGroup {
-        from.throttle();
-        let reply = SyncedGroup { code: from.i16(), assignment: from.bytes().to_vec() };
-        from.tags();
-        reply
+    fn decode(from: &mut Reader<'_>) -> SyncGroupResponse {
+        from.throttle_time();
+        let (error_code, assignment) = (from.i16(), from.compact_bytes().to_vec());
+        from.tagged_fields();
+        SyncGroupResponse { error_code, assignment }
     }
 }
 
 pub struct Heartbeat<'a> {
-    pub group: &'a str,
-    pub generation: i32,
-    pub member: &'a str,
+    pub group_id: &'a str,
+    pub generation_id: i32,
+    pub member_id: &'a str,
 }
 
 impl Request for Heartbeat<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(12, "Heartbeat", 4);
-    /// A code.
-    type Reply = i16;
+    /// `error_code`.
+    type Response = i16;
 
-    fn put(&self, to: &mut Writer) {
-        put_member(to, self.group, self.generation, self.member);
-        to.tags();
+    fn encode(&self, to: &mut Writer) {
+        encode_member(to, self.group_id, self.generation_id, self.member_id);
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> i16 {
-        from.throttle();
-        let code = from.i16();
-        from.tags();
-        code
+    fn decode(from: &mut Reader<'_>) -> i16 {
+        from.throttle_time();
+        let error_code = from.i16();
+        from.tagged_fields();
+        error_code
     }
 }
 
 pub struct LeaveGroup<'a> {
-    pub group: &'a str,
-    pub member: &'a str,
+    pub group_id: &'a str,
+    pub member_id: &'a str,
 }
 
 impl Request for LeaveGroup<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(13, "LeaveGroup", 4);
-    /// A code.
-    type Reply = i16;
+    /// `error_code`.
+    type Response = i16;
 
-    fn put(&self, to: &mut Writer) {
-        to.text(self.group);
-        to.count(1);
-        to.text(self.member);
-        to.null(); // No name that outlives it.
-        to.tags();
-        to.tags();
+    fn encode(&self, to: &mut Writer) {
+        to.compact_string(self.group_id);
+        to.compact_array(1);
+        to.compact_string(self.member_id);
+        to.compact_null(); // group_instance_id: no static membership
+        to.tagged_fields();
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> i16 {
-        from.throttle();
-        let code = from.i16();
-        from.each(&mut |it| {
-            it.bytes();
-            it.bytes();
-            it.skip(2); // Its own code: whom the coordinator doesn't know has left as well.
-            it.tags();
+    fn decode(from: &mut Reader<'_>) -> i16 {
+        from.throttle_time();
+        let error_code = from.i16();
+        from.compact_array(&mut |it| {
+            it.compact_bytes(); // member_id
+            it.compact_bytes(); // group_instance_id
+            it.skip(2); // error_code: an unknown member has left, too
+            it.tagged_fields();
         });
-        from.tags();
-        code
+        from.tagged_fields();
+        error_code
     }
 }
 
@@ -655,67 +676,65 @@ pub struct SaslHandshake<'a> {
 }
 
 #[derive(Debug, Default)]
-pub struct SaslMechanisms {
-    pub code: i16,
-    /// Those that the broker has.
+pub struct SaslHandshakeResponse {
+    pub error_code: i16,
+    /// Those that are enabled.
     pub mechanisms: Vec<String>,
 }
 
 impl Request for SaslHandshake<'_> {
-    const SPEC: &'static ApiSpec = &ApiSpec::old(17, "SaslHandshake", 1);
-    type Reply = SaslMechanisms;
+    const SPEC: &'static ApiSpec = &ApiSpec::inflexible(17, "SaslHandshake", 1);
+    type Response = SaslHandshakeResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.old_text(self.mechanism);
+    fn encode(&self, to: &mut Writer) {
+        to.string(self.mechanism);
     }
 
-    fn take(from: &mut Reader<'_>) -> SaslMechanisms {
-        let mut reply = SaslMechanisms { code: from.i16(), mechanisms: Vec::new() };
-        from.old_each(&mut |it| reply.mechanisms.push(it.old_text()));
-        reply
+    fn decode(from: &mut Reader<'_>) -> SaslHandshakeResponse {
+        let (error_code, mut mechanisms) = (from.i16(), Vec::new());
+        from.array(&mut |it| mechanisms.push(it.string()));
+        SaslHandshakeResponse { error_code, mechanisms }
     }
 }
 
 pub struct SaslAuthenticate<'a> {
-    pub message: &'a [u8],
+    pub auth_bytes: &'a [u8],
 }
 
 #[derive(Debug, Default)]
-pub struct SaslAnswer {
-    pub code: i16,
-    /// The code in words.
-    pub words: String,
-    pub message: Vec<u8>,
-    pub lifetime_ms: i64,
+pub struct SaslAuthenticateResponse {
+    pub error_code: i16,
+    pub error_message: String,
+    pub auth_bytes: Vec<u8>,
+    pub session_lifetime_ms: i64,
 }
 
 impl Request for SaslAuthenticate<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(36, "SaslAuthenticate", 2);
-    type Reply = SaslAnswer;
+    type Response = SaslAuthenticateResponse;
 
-    fn put(&self, to: &mut Writer) {
-        to.bytes(self.message);
-        to.tags();
+    fn encode(&self, to: &mut Writer) {
+        to.compact_bytes(self.auth_bytes);
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> SaslAnswer {
-        let (code, words) = (from.i16(), from.text());
-        let reply =
-            SaslAnswer { code, words, message: from.bytes().to_vec(), lifetime_ms: from.i64() };
-        from.tags();
-        reply
+    fn decode(from: &mut Reader<'_>) -> SaslAuthenticateResponse {
+        let (error_code, error_message) = (from.i16(), from.compact_string());
+        let (auth_bytes, session_lifetime_ms) = (from.compact_bytes().to_vec(), from.i64());
+        from.tagged_fields();
+        SaslAuthenticateResponse { error_code, error_message, auth_bytes, session_lifetime_ms }
     }
 }
 
-/// Kafka's number for "topic" as a holder of configs.
+/// `resource_type` of a topic.
 const TOPIC_RESOURCE: i8 = 2;
 
-/// What came of what was wanted of a topic.
+/// The result of a request for one topic.
 #[derive(Debug, Default)]
 pub struct TopicResult {
-    pub code: i16,
-    /// The code in words; perhaps none.
-    pub words: String,
+    pub error_code: i16,
+    /// May be empty.
+    pub error_message: String,
     pub topic: String,
 }
 
@@ -726,50 +745,52 @@ pub struct CreateTopics<'a> {
 
 pub struct CreateTopic<'a> {
     pub name: &'a str,
-    pub partitions: i32,
-    pub replication: i16,
+    pub num_partitions: i32,
+    pub replication_factor: i16,
     pub configs: &'a [(&'a str, String)],
 }
 
 impl Request for CreateTopics<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(19, "CreateTopics", 5);
-    type Reply = Vec<TopicResult>;
+    type Response = Vec<TopicResult>;
 
-    fn put(&self, to: &mut Writer) {
-        to.count(self.topics.len());
+    fn encode(&self, to: &mut Writer) {
+        to.compact_array(self.topics.len());
         for topic in &self.topics {
-            to.text(topic.name);
-            to.i32(topic.partitions);
-            to.i16(topic.replication);
-            to.count(0); // The cluster chooses the brokers.
-            to.count(topic.configs.len());
+            to.compact_string(topic.name);
+            to.i32(topic.num_partitions);
+            to.i16(topic.replication_factor);
+            to.compact_array(0); // assignments: the cluster chooses
+            to.compact_array(topic.configs.len());
             for (name, value) in topic.configs {
-                to.text(name);
-                to.text(value);
-                to.tags();
+                to.compact_string(name);
+                to.compact_string(value);
+                to.tagged_fields();
             }
-            to.tags();
+            to.tagged_fields();
         }
         to.i32(self.timeout_ms);
-        to.i8(0); // It is meant.
-        to.tags();
+        to.i8(0); // validate_only
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Vec<TopicResult> {
-        from.throttle();
-        let results = from.array(|it| {
-            let (topic, code, words) = (it.text(), it.i16(), it.text());
-            it.skip(6); // Partitions and replicas.
-            it.each(&mut |it| {
-                it.bytes();
-                it.bytes();
-                it.skip(3);
-                it.tags();
+    fn decode(from: &mut Reader<'_>) -> Vec<TopicResult> {
+        from.throttle_time();
+        let results = from.compact_vec(|it| {
+            let (topic, error_code) = (it.compact_string(), it.i16());
+            let error_message = it.compact_string();
+            it.skip(4); // num_partitions
+            it.skip(2); // replication_factor
+            it.compact_array(&mut |it| {
+                it.compact_bytes(); // name
+                it.compact_bytes(); // value
+                it.skip(3); // read_only, config_source, is_sensitive
+                it.tagged_fields();
             });
-            it.tags();
-            TopicResult { code, words, topic }
+            it.tagged_fields();
+            TopicResult { error_code, error_message, topic }
         });
-        from.tags();
+        from.tagged_fields();
         results
     }
 }
@@ -789,58 +810,64 @@ pub struct TopicConfigs {
 pub struct ConfigEntry {
     pub name: String,
     pub value: String,
-    /// Kafka's number for where it comes from.
-    pub source: i8,
+    pub config_source: i8,
 }
 
 impl Request for DescribeConfigs<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(32, "DescribeConfigs", 4);
-    type Reply = Vec<TopicConfigs>;
+    type Response = Vec<TopicConfigs>;
 
-    fn put(&self, to: &mut Writer) {
-        to.count(self.topics.len());
+    fn encode(&self, to: &mut Writer) {
+        to.compact_array(self.topics.len());
         for topic in &self.topics {
             to.i8(TOPIC_RESOURCE);
-            to.text(topic);
-            to.null(); // All of them.
-            to.tags();
+            to.compact_string(topic);
+            to.compact_null(); // configuration_keys: all
+            to.tagged_fields();
         }
-        to.put(&[0; 2]); // Without synonyms and documentation.
-        to.tags();
+        to.i8(0); // include_synonyms
+        to.i8(0); // include_documentation
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Vec<TopicConfigs> {
-        from.throttle();
-        let topics = from.array(|it| {
-            let result = take_resource(it);
-            let configs = it.array(|it| {
-                let (name, value) = (it.text(), it.text());
-                it.skip(1); // May it be changed?
-                let source = it.i8();
-                it.skip(1); // Is it a secret?
-                it.each(&mut |it| {
-                    it.bytes();
-                    it.bytes();
-                    it.skip(1);
-                    it.tags();
-                });
-                it.skip(1); // Its type.
-                it.bytes(); // Its documentation.
-                it.tags();
-                ConfigEntry { name, value, source }
-            });
-            it.tags();
+    fn decode(from: &mut Reader<'_>) -> Vec<TopicConfigs> {
+        from.throttle_time();
+        let topics = from.compact_vec(|it| {
+            let result = TopicResult::decode_resource(it);
+            let configs = it.compact_vec(ConfigEntry::decode);
+            it.tagged_fields();
             TopicConfigs { result, configs }
         });
-        from.tags();
+        from.tagged_fields();
         topics
     }
 }
 
-fn take_resource(from: &mut Reader<'_>) -> TopicResult {
-    let (code, words) = (from.i16(), from.text());
-    from.skip(1); // That it is a topic.
-    TopicResult { code, words, topic: from.text() }
+impl ConfigEntry {
+    fn decode(from: &mut Reader<'_>) -> Self {
+        let (name, value) = (from.compact_string(), from.compact_string());
+        from.skip(1); // read_only
+        let config_source = from.i8();
+        from.skip(1); // is_sensitive
+        from.compact_array(&mut |it| {
+            it.compact_bytes(); // name of the synonym
+            it.compact_bytes(); // value
+            it.skip(1); // source
+            it.tagged_fields();
+        });
+        from.skip(1); // config_type
+        from.compact_bytes(); // documentation
+        from.tagged_fields();
+        Self { name, value, config_source }
+    }
+}
+
+impl TopicResult {
+    fn decode_resource(from: &mut Reader<'_>) -> Self {
+        let (error_code, error_message) = (from.i16(), from.compact_string());
+        from.skip(1); // resource_type
+        Self { error_code, error_message, topic: from.compact_string() }
+    }
 }
 
 /// Sets configs of topics.
@@ -850,63 +877,62 @@ pub struct IncrementalAlterConfigs<'a> {
 
 impl Request for IncrementalAlterConfigs<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(44, "IncrementalAlterConfigs", 1);
-    type Reply = Vec<TopicResult>;
+    type Response = Vec<TopicResult>;
 
-    fn put(&self, to: &mut Writer) {
-        to.count(self.topics.len());
+    fn encode(&self, to: &mut Writer) {
+        to.compact_array(self.topics.len());
         for (topic, configs) in &self.topics {
             to.i8(TOPIC_RESOURCE);
-            to.text(topic);
-            to.count(configs.len());
+            to.compact_string(topic);
+            to.compact_array(configs.len());
             for (name, value) in *configs {
-                to.text(name);
-                to.i8(0); // Set it.
-                to.text(value);
-                to.tags();
+                to.compact_string(name);
+                to.i8(0); // config_operation: SET
+                to.compact_string(value);
+                to.tagged_fields();
             }
-            to.tags();
+            to.tagged_fields();
         }
-        to.i8(0); // It is meant.
-        to.tags();
+        to.i8(0); // validate_only
+        to.tagged_fields();
     }
 
-    fn take(from: &mut Reader<'_>) -> Vec<TopicResult> {
-        from.throttle();
-        let results = from.array(|it| {
-            let result = take_resource(it);
-            it.tags();
+    fn decode(from: &mut Reader<'_>) -> Vec<TopicResult> {
+        from.throttle_time();
+        let results = from.compact_vec(|it| {
+            let result = TopicResult::decode_resource(it);
+            it.tagged_fields();
             result
         });
-        from.tags();
+        from.tagged_fields();
         results
     }
 }
 
-/// What a test does with each kind of request.
+/// What tests and fuzz targets do with each kind of request.
 #[cfg(any(test, feature = "fuzzing"))]
-pub trait Visit {
-    fn ask<R: Request>(&mut self);
+pub trait RequestVisitor {
+    fn visit<R: Request>(&mut self);
 }
 
-/// All of them.
 #[cfg(any(test, feature = "fuzzing"))]
-pub fn all(visit: &mut impl Visit) {
-    visit.ask::<ApiVersions>();
-    visit.ask::<Metadata<'_>>();
-    visit.ask::<Produce<'_>>();
-    visit.ask::<Fetch<'_>>();
-    visit.ask::<ListOffsets<'_>>();
-    visit.ask::<InitProducerId>();
-    visit.ask::<FindCoordinator<'_>>();
-    visit.ask::<OffsetFetch<'_>>();
-    visit.ask::<OffsetCommit<'_>>();
-    visit.ask::<JoinGroup<'_>>();
-    visit.ask::<SyncGroup<'_>>();
-    visit.ask::<Heartbeat<'_>>();
-    visit.ask::<LeaveGroup<'_>>();
-    visit.ask::<SaslHandshake<'_>>();
-    visit.ask::<SaslAuthenticate<'_>>();
-    visit.ask::<CreateTopics<'_>>();
-    visit.ask::<DescribeConfigs<'_>>();
-    visit.ask::<IncrementalAlterConfigs<'_>>();
+pub fn visit_all(visitor: &mut impl RequestVisitor) {
+    visitor.visit::<ApiVersions>();
+    visitor.visit::<Metadata<'_>>();
+    visitor.visit::<Produce<'_>>();
+    visitor.visit::<Fetch<'_>>();
+    visitor.visit::<ListOffsets<'_>>();
+    visitor.visit::<InitProducerId>();
+    visitor.visit::<FindCoordinator<'_>>();
+    visitor.visit::<OffsetFetch<'_>>();
+    visitor.visit::<OffsetCommit<'_>>();
+    visitor.visit::<JoinGroup<'_>>();
+    visitor.visit::<SyncGroup<'_>>();
+    visitor.visit::<Heartbeat<'_>>();
+    visitor.visit::<LeaveGroup<'_>>();
+    visitor.visit::<SaslHandshake<'_>>();
+    visitor.visit::<SaslAuthenticate<'_>>();
+    visitor.visit::<CreateTopics<'_>>();
+    visitor.visit::<DescribeConfigs<'_>>();
+    visitor.visit::<IncrementalAlterConfigs<'_>>();
 }

@@ -1,76 +1,76 @@
-//! What is asked of brokers, and in which version.
+//! Requests, their versions and headers.
 
-use crate::protocol::fields::{Reader, Writer};
+use super::fields::{Reader, Writer};
 use std::fmt;
 
-/// A request in the version that this bank speaks: the last that Kafka 2.8 has, or the last that names topics.
+/// A request in the one version that this client sends: the last of Kafka 2.8, or the last that names topics.
 pub trait Request {
-    /// Which one it is.
+    /// API key, name and version.
     const SPEC: &'static ApiSpec;
-    /// What it is answered with.
-    type Reply: Default;
+    /// The decoded response.
+    type Response: Default;
 
-    /// Writes what is behind the header.
-    fn put(&self, to: &mut Writer);
+    /// Writes the body.
+    fn encode(&self, to: &mut Writer);
 
-    /// Reads what is behind the header of the reply; the reader says afterwards whether that was right.
-    fn take(from: &mut Reader<'_>) -> Self::Reply;
+    /// Reads the body of a response. Errors are kept in the reader: [`Reader::finish`].
+    fn decode(from: &mut Reader<'_>) -> Self::Response;
 }
 
-/// What handles requests of every kind needs to know of one.
+/// An API: what code for requests of every kind needs to know.
 #[derive(Debug)]
 pub struct ApiSpec {
-    /// Kafka's number for it.
+    /// API key.
     pub key: i16,
-    /// Its name in Kafka's documentation.
+    /// API name.
     pub name: &'static str,
-    /// Its version.
+    /// API version.
     pub version: i16,
-    /// Its headers have tagged fields: KIP-482.
+    /// Flexible version (KIP-482): its headers have tagged fields.
     pub flexible: bool,
-    /// Largest reply taken, bytes.
-    pub reply_bytes_max: usize,
+    /// Limit of a response, bytes.
+    pub response_bytes_max: usize,
 }
 
 impl ApiSpec {
-    /// Largest reply taken where nothing else is said: all configs of some ten topics are about 100 kB.
-    const REPLY_BYTES_MAX: usize = 4 << 20;
+    /// Default limit of a response: all configs of ten topics take about 100 kB.
+    const RESPONSE_BYTES_MAX: usize = 4 << 20;
 
-    /// A request of today.
+    /// A flexible version.
     pub const fn new(key: i16, name: &'static str, version: i16) -> Self {
-        Self { key, name, version, flexible: true, reply_bytes_max: Self::REPLY_BYTES_MAX }
+        Self { key, name, version, flexible: true, response_bytes_max: Self::RESPONSE_BYTES_MAX }
     }
 
-    /// One of before KIP-482.
-    pub const fn old(key: i16, name: &'static str, version: i16) -> Self {
+    /// A version before KIP-482.
+    pub const fn inflexible(key: i16, name: &'static str, version: i16) -> Self {
         Self { flexible: false, ..Self::new(key, name, version) }
     }
 
-    /// The header of a request.
-    pub fn put_header(&self, to: &mut Writer, correlation: i32, client_id: &str) {
+    /// Writes the request header.
+    pub fn encode_header(&self, to: &mut Writer, correlation_id: i32, client_id: &str) {
         to.i16(self.key);
         to.i16(self.version);
-        to.i32(correlation);
-        to.old_text(client_id);
+        to.i32(correlation_id);
+        to.string(client_id);
         if self.flexible {
-            to.tags();
+            to.tagged_fields();
         }
     }
 
-    /// The header of a reply: its correlation id.
-    pub fn take_header(&self, from: &mut Reader<'_>) -> i32 {
-        let correlation = from.i32();
+    /// Reads the response header: its correlation id.
+    pub fn decode_header(&self, from: &mut Reader<'_>) -> i32 {
+        let correlation_id = from.i32();
         if self.flexible {
-            from.tags();
+            from.tagged_fields();
         }
-        correlation
+        correlation_id
     }
 }
 
-/// Versions of a request that a broker serves.
+/// Versions of an API that a broker serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VersionRange {
-    /// The API key of the request.
+    /// API key.
     pub key: i16,
     /// First version.
     pub lowest: i16,

@@ -1,4 +1,4 @@
-//! The client against brokers that lie, hang and break off.
+//! The client against brokers that send malformed responses, hang and close connections.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::codec;
@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Of brokers that hang.
+/// Request timeout: brokers that hang cost this long.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn topic_name(topic: &str) -> TopicName {
@@ -43,11 +43,11 @@ fn config(brokers: &[&String]) -> Config {
         compression: Compression::None,
         client_id: "test",
         sasl: None,
-        stop: None,
+        shutdown: None,
     }
 }
 
-fn bus(host: &String) -> Client {
+fn client(host: &String) -> Client {
     Client::new(&config(&[host]))
 }
 
@@ -77,46 +77,46 @@ fn metadata(leaders: &[u16]) -> MetadataResponse {
     )
 }
 
-/// What every broker here answers, if it isn't the test's subject.
+/// Responses to metadata and producer id requests.
 fn usual(incoming: &Incoming, leaders: &[u16]) -> Option<Answer> {
     match incoming.key {
         MetadataRequest::KEY => {
-            Some(Answer::Send(incoming.reply::<MetadataRequest>(&metadata(leaders))))
+            Some(Answer::Send(incoming.response::<MetadataRequest>(&metadata(leaders))))
         }
         InitProducerIdRequest::KEY => {
-            let reply = InitProducerIdResponse::default().with_producer_id(ProducerId(77));
-            Some(Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply)))
+            let response = InitProducerIdResponse::default().with_producer_id(ProducerId(77));
+            Some(Answer::Send(incoming.response::<InitProducerIdRequest>(&response)))
         }
         _ => None,
     }
 }
 
 fn leaders(host: &String) -> Result<Vec<i32>> {
-    bus(host).leaders("t", Duration::ZERO)
+    client(host).leaders("t", Duration::ZERO)
 }
 
-/// As a broker does that has just started.
+/// As after the start of a broker.
 #[test]
-fn a_broker_that_has_no_id_to_give_is_not_asked_again_at_once() {
+fn failed_init_producer_id_is_retried_with_backoff() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
     let host = broker(move |incoming, port| match incoming.key {
         InitProducerIdRequest::KEY => {
             count.fetch_add(1, Ordering::Relaxed);
             let code = ResponseError::CoordinatorLoadInProgress.code();
-            let reply = InitProducerIdResponse::default().with_error_code(code);
-            Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply))
+            let response = InitProducerIdResponse::default().with_error_code(code);
+            Answer::Send(incoming.response::<InitProducerIdRequest>(&response))
         }
         _ => usual(incoming, &[port]).expect("nothing else is asked"),
     });
-    let mut bus = bus(&host);
+    let mut client = client(&host);
     let records = vec![NewRecord { value: Some(b"x"), ..NewRecord::default() }];
     let batch = [Batch { topic: "t", partition: 0, records }];
-    // Slices of time, as callers have that look for a stop: each takes its time, or the caller would spin.
+    // Short deadlines, as of callers that check for shutdown: no call may return early, or the caller would spin.
     let slice = Duration::from_millis(50);
     for _ in 0..10 {
         let started = Instant::now();
-        let result = bus.produce(&batch, slice).remove(0);
+        let result = client.produce(&batch, slice).remove(0);
         assert_eq!(result.unwrap_err().kind, ErrorKind::Retry);
         assert!(started.elapsed() >= slice, "{:?}", started.elapsed());
     }
@@ -125,14 +125,14 @@ fn a_broker_that_has_no_id_to_give_is_not_asked_again_at_once() {
 }
 
 #[test]
-fn a_reply_cut_off_anywhere_is_an_error_that_passes() {
+fn truncated_response_is_retryable() {
     let whole = Arc::new(AtomicUsize::new(0));
     for cut in 0.. {
         let length = whole.clone();
         let host = broker(move |incoming, port| {
-            let reply = incoming.reply::<MetadataRequest>(&metadata(&[port]));
-            length.store(reply.len(), Ordering::Relaxed);
-            Answer::Last(reply[..cut.min(reply.len())].to_vec())
+            let response = incoming.response::<MetadataRequest>(&metadata(&[port]));
+            length.store(response.len(), Ordering::Relaxed);
+            Answer::Last(response[..cut.min(response.len())].to_vec())
         });
         let result = leaders(&host);
         if cut == whole.load(Ordering::Relaxed) {
@@ -144,7 +144,7 @@ fn a_reply_cut_off_anywhere_is_an_error_that_passes() {
 }
 
 #[test]
-fn a_first_reply_cut_off_anywhere_is_an_error_that_passes() {
+fn truncated_api_versions_response_is_retryable() {
     for cut in 0..20 {
         let host = raw_broker(move |incoming, _| {
             let bytes = incoming.framed::<ApiVersionsRequest>(&[0; 12]);
@@ -155,51 +155,51 @@ fn a_first_reply_cut_off_anywhere_is_an_error_that_passes() {
 }
 
 #[test]
-fn replies_that_are_none_are_refused_with_words() {
+fn malformed_responses_are_refused_with_their_reason() {
     type Lie = fn(&Incoming) -> Vec<u8>;
     let lies: [(&str, Lie); 6] = [
-        ("answers another request", |it| {
-            let mut bytes = it.reply::<MetadataRequest>(&metadata(&[1]));
+        ("response belongs to another request", |it| {
+            let mut bytes = it.response::<MetadataRequest>(&metadata(&[1]));
             bytes[7] ^= 1;
             bytes
         }),
-        ("announces a reply of 1213486160 bytes", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
-        ("announces a reply of 4294967295 bytes", |_| vec![0xff; 4]),
-        ("unreadable reply to Metadata", |it| it.framed::<MetadataRequest>(&[0xff; 100])),
-        // Four billion brokers.
-        ("unreadable reply to Metadata", |it| {
+        ("response of 1213486160 bytes exceeds", |_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()),
+        ("response of 4294967295 bytes exceeds", |_| vec![0xff; 4]),
+        ("unreadable response to Metadata", |it| it.framed::<MetadataRequest>(&[0xff; 100])),
+        // 4,294,967,294 brokers.
+        ("unreadable response to Metadata", |it| {
             it.framed::<MetadataRequest>(&[0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f])
         }),
-        ("unreadable reply to Metadata", |_| vec![0, 0, 0, 0]),
+        ("unreadable response to Metadata", |_| vec![0, 0, 0, 0]),
     ];
-    for (words, lie) in lies {
+    for (expected, lie) in lies {
         let host = broker(move |incoming, _| Answer::Send(lie(incoming)));
         let err = leaders(&host).unwrap_err();
         assert_eq!(err.kind, ErrorKind::Retry);
-        assert!(err.text.contains(words) && err.text.contains(&host), "{words}: {err}");
+        assert!(err.text.contains(expected) && err.text.contains(&host), "{expected}: {err}");
     }
 }
 
 #[test]
-fn what_comes_late_is_never_taken_for_the_next_reply() {
+fn late_response_is_not_matched_to_the_next_request() {
     let first = AtomicBool::new(true);
     let host = broker(move |incoming, port| {
         if first.swap(false, Ordering::Relaxed) {
             std::thread::sleep(2 * TIMEOUT);
-            return Answer::Send(incoming.reply::<MetadataRequest>(&metadata(&[port, port])));
+            return Answer::Send(incoming.response::<MetadataRequest>(&metadata(&[port, port])));
         }
-        Answer::Send(incoming.reply::<MetadataRequest>(&metadata(&[port])))
+        Answer::Send(incoming.response::<MetadataRequest>(&metadata(&[port])))
     });
-    let mut bus = bus(&host);
-    let err = bus.leaders("t", Duration::ZERO).unwrap_err();
+    let mut client = client(&host);
+    let err = client.leaders("t", Duration::ZERO).unwrap_err();
     assert!(err.text.contains("timed out"), "{err}");
-    assert_eq!(bus.leaders("t", PATIENCE).unwrap().len(), 1);
+    assert_eq!(client.leaders("t", PATIENCE).unwrap().len(), 1);
 }
 
 #[test]
-fn a_broker_that_lacks_a_version_is_named_with_what_it_lacks() {
+fn missing_api_version_is_named() {
     let host = raw_broker(|incoming, _| {
-        // It closes the connection on what it doesn't serve, right behind what it says first.
+        // It closes the connection on unsupported requests, after ApiVersions.
         if incoming.key != ApiVersionsRequest::KEY {
             return Answer::Last(Vec::new());
         }
@@ -216,60 +216,60 @@ fn a_broker_that_lacks_a_version_is_named_with_what_it_lacks() {
 }
 
 #[test]
-fn a_broker_that_does_not_answer_is_passed_over() {
+fn silent_broker_is_skipped() {
     let hung = broker(|_, _| Answer::Silence);
     let host = broker(|incoming, port| usual(incoming, &[port]).unwrap());
-    let mut bus = Client::new(&config(&[&hung, &host]));
-    assert_eq!(bus.leaders("t", Duration::ZERO).unwrap(), [i32::from(port_of(&host))]);
-    // And asked last from then on.
+    let mut client = Client::new(&config(&[&hung, &host]));
+    assert_eq!(client.leaders("t", Duration::ZERO).unwrap(), [i32::from(port_of(&host))]);
+    // Then it is tried last.
     let start = Instant::now();
-    bus.leaders("t", Duration::ZERO).unwrap();
+    client.leaders("t", Duration::ZERO).unwrap();
     assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]
-fn a_connection_that_was_closed_while_it_idled_is_replaced_without_a_word() {
+fn closed_idle_connection_is_replaced_silently() {
     let closing = AtomicBool::new(true);
     let host = broker(move |incoming, port| {
-        let reply = incoming.reply::<MetadataRequest>(&metadata(&[port]));
+        let response = incoming.response::<MetadataRequest>(&metadata(&[port]));
         if closing.swap(false, Ordering::Relaxed) {
-            Answer::Last(reply)
+            Answer::Last(response)
         } else {
-            Answer::Send(reply)
+            Answer::Send(response)
         }
     });
-    let mut bus = bus(&host);
-    bus.leaders("t", Duration::ZERO).unwrap();
-    std::thread::sleep(Duration::from_millis(1100)); // What counts as idle.
-    bus.leaders("t", Duration::ZERO).unwrap();
+    let mut client = client(&host);
+    client.leaders("t", Duration::ZERO).unwrap();
+    std::thread::sleep(Duration::from_millis(1100)); // Longer than IDLE.
+    client.leaders("t", Duration::ZERO).unwrap();
 }
 
 #[test]
-fn a_broker_that_wants_a_pause_gets_it() {
+fn throttle_time_is_obeyed() {
     let throttled = metadata(&[1]).with_throttle_time_ms(250);
     let host =
-        broker(move |incoming, _| Answer::Send(incoming.reply::<MetadataRequest>(&throttled)));
-    let mut bus = bus(&host);
+        broker(move |incoming, _| Answer::Send(incoming.response::<MetadataRequest>(&throttled)));
+    let mut client = client(&host);
     let start = Instant::now();
-    bus.leaders("t", PATIENCE).unwrap();
-    bus.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", PATIENCE).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(250));
 }
 
 #[test]
-fn after_the_stop_nothing_is_waited_for() {
+fn shutdown_ends_waiting_for_a_broker() {
     let hung = broker(|_, _| Answer::Silence);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let config = Config {
         timeout: PATIENCE,
-        stop: Some(Arc::new(move || stopped.load(Ordering::Relaxed))),
+        shutdown: Some(Arc::new(move || stopped.load(Ordering::Relaxed))),
         ..config(&[&hung])
     };
-    let mut bus = Client::new(&config);
+    let mut client = Client::new(&config);
     stop.store(true, Ordering::Relaxed);
     let start = Instant::now();
-    bus.leaders("t", Duration::ZERO).unwrap_err();
+    client.leaders("t", Duration::ZERO).unwrap_err();
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
 }
 
@@ -281,7 +281,7 @@ fn batch<'a>(partition: i32, records: &[&'a str]) -> Batch<'a> {
     Batch { topic: "t", partition, records: records.iter().map(|it| value(it)).collect() }
 }
 
-/// A log that takes batches as a broker does: by producer, epoch and sequence.
+/// A log that deduplicates batches by producer id, epoch and sequence, as a broker does.
 #[derive(Default)]
 struct Log {
     values: Vec<String>,
@@ -319,7 +319,7 @@ fn produced(incoming: &Incoming, answers: &[(i32, i16, i64)]) -> Vec<u8> {
             .with_error_code(code)
             .with_base_offset(offset)
     };
-    incoming.reply::<ProduceRequest>(&ProduceResponse::default().with_responses(vec![
+    incoming.response::<ProduceRequest>(&ProduceResponse::default().with_responses(vec![
         TopicProduceResponse::default()
             .with_name(topic_name("t"))
             .with_partition_responses(answers.iter().map(answer).collect()),
@@ -332,7 +332,7 @@ fn batches_of(request: &ProduceRequest) -> Vec<(i32, Bytes)> {
     partitions.map(|it| (it.index, it.records.clone().unwrap())).collect()
 }
 
-/// A broker with a log for partition 0, and what happens to its answers.
+/// A broker with a log for partition 0; `fate` decides about its responses.
 fn logging(
     fate: impl Fn(usize, Vec<u8>) -> Answer + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Log>>) {
@@ -356,30 +356,30 @@ fn logging(
 }
 
 #[test]
-fn a_batch_whose_answer_was_lost_is_written_once() {
-    // Lost: cut off, hung, and cut off again, in three calls of the caller.
-    let (host, log) = logging(|call, reply| match call {
-        1 | 3 => Answer::Last(reply[..7].to_vec()),
+fn batch_with_lost_response_is_written_once() {
+    // Lost: truncated, timed out, and truncated again, in three calls.
+    let (host, log) = logging(|call, response| match call {
+        1 | 3 => Answer::Last(response[..7].to_vec()),
         2 => Answer::Silence,
-        _ => Answer::Send(reply),
+        _ => Answer::Send(response),
     });
-    let mut bus = bus(&host);
-    assert_eq!(bus.produce(&[batch(0, &["a", "b"])], PATIENCE)[0].clone().unwrap(), 0);
+    let mut client = client(&host);
+    assert_eq!(client.produce(&[batch(0, &["a", "b"])], PATIENCE)[0].clone().unwrap(), 0);
     let mut unknown = 0;
     let offset = loop {
-        match bus.produce(&[batch(0, &["c", "d"])], Duration::ZERO).remove(0) {
+        match client.produce(&[batch(0, &["c", "d"])], Duration::ZERO).remove(0) {
             Ok(offset) => break offset,
             Err(err) => unknown += usize::from(err.kind == ErrorKind::Unknown),
         }
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!((offset, unknown > 0), (2, true));
-    assert_eq!(bus.produce(&[batch(0, &["e"])], PATIENCE)[0].clone().unwrap(), 4);
+    assert_eq!(client.produce(&[batch(0, &["e"])], PATIENCE)[0].clone().unwrap(), 4);
     assert_eq!(log.lock().unwrap().values, ["a", "b", "c", "d", "e"]);
 }
 
 #[test]
-fn a_packed_batch_is_sent_again_as_it_was() {
+fn compressed_batch_is_retried_unchanged() {
     for (name, compression) in Compression::ALL {
         let sent = Arc::new(Mutex::new(Vec::new()));
         let seen = sent.clone();
@@ -394,12 +394,12 @@ fn a_packed_batch_is_sent_again_as_it_was() {
                 }
             })
         });
-        let mut bus = Client::new(&Config { compression, ..config(&[&host]) });
+        let mut client = Client::new(&Config { compression, ..config(&[&host]) });
         let text = "many times ".repeat(100);
-        let result = bus.produce(&[batch(0, &[&text])], PATIENCE).remove(0);
-        if let Err(words) = codec::pack(compression, &[]) {
+        let result = client.produce(&[batch(0, &[&text])], PATIENCE).remove(0);
+        if let Err(expected) = codec::compress(compression, &[]) {
             let err = result.unwrap_err();
-            assert_eq!((err.kind, err.text), (ErrorKind::Config, words));
+            assert_eq!((err.kind, err.text), (ErrorKind::Config, expected));
             continue;
         }
         assert_eq!(result.unwrap(), 0, "{name}");
@@ -410,33 +410,33 @@ fn a_packed_batch_is_sent_again_as_it_was() {
 }
 
 #[test]
-fn another_batch_behind_one_in_doubt_begins_an_epoch() {
-    let (host, log) = logging(|call, reply| match call {
+fn different_batch_after_unknown_result_starts_an_epoch() {
+    let (host, log) = logging(|call, response| match call {
         0 => Answer::Last(Vec::new()),
-        _ => Answer::Send(reply),
+        _ => Answer::Send(response),
     });
-    let mut bus = bus(&host);
-    let doubtful = bus.produce(&[batch(0, &["a"])], Duration::ZERO).remove(0);
+    let mut client = client(&host);
+    let doubtful = client.produce(&[batch(0, &["a"])], Duration::ZERO).remove(0);
     assert_eq!(doubtful.unwrap_err().kind, ErrorKind::Unknown);
-    assert_eq!(bus.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 1);
+    assert_eq!(client.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 1);
     assert_eq!(log.lock().unwrap().values, ["a", "b"]);
 }
 
 #[test]
-fn a_broker_that_lost_the_sequence_is_written_to_in_a_new_epoch() {
-    let (host, log) = logging(|_, reply| Answer::Send(reply));
-    let mut bus = bus(&host);
-    bus.produce(&[batch(0, &["a"])], PATIENCE)[0].clone().unwrap();
-    // As if it had lost its log: sequence 1 follows nothing.
+fn lost_producer_state_starts_an_epoch() {
+    let (host, log) = logging(|_, response| Answer::Send(response));
+    let mut client = client(&host);
+    client.produce(&[batch(0, &["a"])], PATIENCE)[0].clone().unwrap();
+    // As if it had lost its log: sequence 1 follows no batch.
     *log.lock().unwrap() = Log::default();
-    assert_eq!(bus.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 0);
+    assert_eq!(client.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 0);
     assert_eq!(log.lock().unwrap().values, ["b"]);
 }
 
 #[test]
-fn what_is_refused_for_its_size_leaves_no_hole_in_the_sequence() {
+fn refused_batch_leaves_no_sequence_gap() {
     let refused = AtomicBool::new(true);
-    let (host, log) = logging(|_, reply| Answer::Send(reply));
+    let (host, log) = logging(|_, response| Answer::Send(response));
     drop((host, log));
     let log = Arc::new(Mutex::new(Log::default()));
     let kept = log.clone();
@@ -451,11 +451,11 @@ fn what_is_refused_for_its_size_leaves_no_hole_in_the_sequence() {
             Answer::Send(produced(incoming, &[(0, code, offset)]))
         })
     });
-    let mut bus = bus(&host);
-    let results = bus.produce(&[batch(0, &["a", "b"])], PATIENCE);
+    let mut client = client(&host);
+    let results = client.produce(&[batch(0, &["a", "b"])], PATIENCE);
     assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Message);
     for half in ["a", "b"] {
-        bus.produce(&[batch(0, &[half])], PATIENCE)[0].clone().unwrap();
+        client.produce(&[batch(0, &[half])], PATIENCE)[0].clone().unwrap();
     }
     let log = log.lock().unwrap();
     assert_eq!(
@@ -465,7 +465,7 @@ fn what_is_refused_for_its_size_leaves_no_hole_in_the_sequence() {
 }
 
 #[test]
-fn errors_mean_what_the_cluster_makes_of_them() {
+fn produce_error_codes_are_classified() {
     for (code, kind) in [
         (10, ErrorKind::Message),
         (87, ErrorKind::Message),
@@ -481,56 +481,56 @@ fn errors_mean_what_the_cluster_makes_of_them() {
             usual(incoming, &[port])
                 .unwrap_or_else(|| Answer::Send(produced(incoming, &[(0, code, -1)])))
         });
-        let err = bus(&host).produce(&[batch(0, &["a"])], Duration::ZERO).remove(0).unwrap_err();
+        let err = client(&host).produce(&[batch(0, &["a"])], Duration::ZERO).remove(0).unwrap_err();
         assert_eq!((err.kind, err.code), (kind, code), "{err}");
     }
 }
 
 #[test]
-fn a_leader_that_hangs_holds_up_its_own_partitions_only() {
+fn hanging_leader_delays_only_its_partitions() {
     let hung = broker(|_, _| Answer::Silence);
     let port = port_of(&hung);
     let host = broker(move |incoming, own| {
         usual(incoming, &[port, own])
             .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
     });
-    let mut bus = bus(&host);
-    let results = bus.produce(&[batch(0, &["a"]), batch(1, &["b"])], Duration::ZERO);
+    let mut client = client(&host);
+    let results = client.produce(&[batch(0, &["a"]), batch(1, &["b"])], Duration::ZERO);
     assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Unknown);
     assert_eq!(results[1].clone().unwrap(), 5);
-    // Its pause is its own: the other is written to at once, and it is not even asked.
+    // Its backoff does not delay the other leader, and no request is sent to it.
     let start = Instant::now();
-    let results = bus.produce(&[batch(0, &["a"]), batch(1, &["c"])], Duration::ZERO);
+    let results = client.produce(&[batch(0, &["a"]), batch(1, &["c"])], Duration::ZERO);
     assert!(results[0].is_err() && results[1].is_ok());
     assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
 }
 
 #[test]
-fn a_quota_holds_up_its_broker_only() {
+fn quota_delays_only_its_broker() {
     let throttling = broker(|incoming, _| {
         let topic = TopicProduceResponse::default()
             .with_name(topic_name("t"))
             .with_partition_responses(vec![PartitionProduceResponse::default()]);
-        let reply = ProduceResponse::default().with_throttle_time_ms(60_000);
-        Answer::Send(incoming.reply::<ProduceRequest>(&reply.with_responses(vec![topic])))
+        let response = ProduceResponse::default().with_throttle_time_ms(60_000);
+        Answer::Send(incoming.response::<ProduceRequest>(&response.with_responses(vec![topic])))
     });
     let port = port_of(&throttling);
     let host = broker(move |incoming, own| {
         usual(incoming, &[port, own])
             .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
     });
-    let mut bus = bus(&host);
+    let mut client = client(&host);
     let both = [batch(0, &["a"]), batch(1, &["b"])];
-    assert!(bus.produce(&both, PATIENCE).iter().all(Result::is_ok));
-    let results = bus.produce(&both, Duration::from_millis(200));
+    assert!(client.produce(&both, PATIENCE).iter().all(Result::is_ok));
+    let results = client.produce(&both, Duration::from_millis(200));
     let err = results[0].as_ref().unwrap_err();
     assert!(err.kind == ErrorKind::Retry && err.text.contains("quota"), "{err}");
     assert_eq!(results[1].clone().unwrap(), 5);
 }
 
 #[test]
-fn attempts_are_spaced_also_over_several_calls() {
-    // A leader that isn't one, and a cluster that has yet to find out which ids are given away.
+fn backoff_applies_across_calls() {
+    // NOT_LEADER_OR_FOLLOWER from Produce, and COORDINATOR_LOAD_IN_PROGRESS from InitProducerId.
     for failing in [ProduceRequest::KEY, InitProducerIdRequest::KEY] {
         let tries = Arc::new(Mutex::new(Vec::new()));
         let tried = tries.clone();
@@ -540,16 +540,16 @@ fn attempts_are_spaced_also_over_several_calls() {
             }
             match incoming.key {
                 InitProducerIdRequest::KEY if incoming.key == failing => {
-                    let reply = InitProducerIdResponse::default().with_error_code(14);
-                    Answer::Send(incoming.reply::<InitProducerIdRequest>(&reply))
+                    let response = InitProducerIdResponse::default().with_error_code(14);
+                    Answer::Send(incoming.response::<InitProducerIdRequest>(&response))
                 }
                 ProduceRequest::KEY => Answer::Send(produced(incoming, &[(0, 6, -1)])),
                 _ => usual(incoming, &[port]).unwrap(),
             }
         });
-        let mut bus = bus(&host);
+        let mut client = client(&host);
         while tries.lock().unwrap().len() < 4 {
-            bus.produce(&[batch(0, &["a"])], Duration::from_millis(20))[0].clone().unwrap_err();
+            client.produce(&[batch(0, &["a"])], Duration::from_millis(20))[0].clone().unwrap_err();
         }
         let waits: Vec<Duration> =
             tries.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -560,7 +560,7 @@ fn attempts_are_spaced_also_over_several_calls() {
 }
 
 fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Answer {
-    Answer::Send(incoming.reply::<FetchRequest>(&FetchResponse::default().with_responses(vec![
+    Answer::Send(incoming.response::<FetchRequest>(&FetchResponse::default().with_responses(vec![
         FetchableTopicResponse::default().with_topic(topic_name("t")).with_partitions(parts),
     ])))
 }
@@ -568,9 +568,10 @@ fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Answer {
 /// One record at `offset`.
 fn part(partition: i32, offset: i64) -> PartitionData {
     let records = record_batch::encode_records(&[value("x")]);
-    let stamp = record_batch::Stamp { producer: -1, epoch: -1, sequence: -1 };
+    let sequence =
+        record_batch::BatchSequence { producer_id: -1, producer_epoch: -1, base_sequence: -1 };
     let mut bytes =
-        record_batch::encode(&records, 1, 0, stamp, Compression::None).unwrap().to_vec();
+        record_batch::encode(&records, 1, 0, sequence, Compression::None).unwrap().to_vec();
     bytes[..8].copy_from_slice(&offset.to_be_bytes());
     PartitionData::default()
         .with_partition_index(partition)
@@ -578,7 +579,7 @@ fn part(partition: i32, offset: i64) -> PartitionData {
         .with_records(Some(Bytes::from(bytes)))
 }
 
-/// Partition and offset of all that is asked for.
+/// Partition and fetch offset of the request.
 fn asked(request: &FetchRequest) -> Vec<(i32, i64)> {
     let partitions = request.topics.iter().flat_map(|it| &it.partitions);
     partitions.map(|it| (it.partition, it.fetch_offset)).collect()
@@ -588,13 +589,13 @@ fn at(positions: &[(i32, i64)]) -> Vec<Position> {
     positions.iter().map(|&(partition, next)| Position { partition, next }).collect()
 }
 
-fn kinds(chunks: &[crate::PartitionData]) -> Vec<Option<ErrorKind>> {
+fn kinds(data: &[crate::PartitionData]) -> Vec<Option<ErrorKind>> {
     let kind = |err: &Error| err.kind;
-    chunks.iter().map(|it| it.error.as_ref().map(kind)).collect()
+    data.iter().map(|it| it.error.as_ref().map(kind)).collect()
 }
 
 #[test]
-fn a_leader_that_hangs_does_not_hold_up_the_reading_of_others() {
+fn hanging_leader_does_not_delay_other_fetches() {
     let hung = broker(|_, _| Answer::Silence);
     let port = port_of(&hung);
     let host = broker(move |incoming, own| {
@@ -603,24 +604,24 @@ fn a_leader_that_hangs_does_not_hold_up_the_reading_of_others() {
             fetched(incoming, vec![part(1, offset)])
         })
     });
-    let mut bus = bus(&host);
+    let mut client = client(&host);
     let mut next = 0;
     let (start, mut longest, mut errors) = (Instant::now(), Duration::ZERO, 0);
     while errors < 2 {
         assert!(start.elapsed() < 3 * PATIENCE);
         let call = Instant::now();
-        let chunks = bus.fetch("t", &at(&[(0, 0), (1, next)]), TIMEOUT).unwrap();
+        let data = client.fetch("t", &at(&[(0, 0), (1, next)]), TIMEOUT).unwrap();
         longest = longest.max(call.elapsed());
-        errors += usize::from(chunks[0].error.is_some());
-        next = chunks[1].next;
+        errors += usize::from(data[0].error.is_some());
+        next = data[1].next;
     }
-    // Two time-outs long, and whoever waits for a hung broker has one record for each.
+    // In two timeouts. A client that waits for the hanging broker reads one record in each.
     assert!(next > 20, "{next} records");
     assert!(longest < TIMEOUT, "{longest:?}");
 }
 
 #[test]
-fn a_request_stays_in_flight_between_calls_and_a_stale_reply_is_dropped() {
+fn in_flight_fetch_is_kept_and_stale_data_dropped() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let requests = Arc::new(AtomicUsize::new(0));
@@ -633,20 +634,20 @@ fn a_request_stays_in_flight_between_calls_and_a_stale_reply_is_dropped() {
             fetched(incoming, vec![part(partition, offset)])
         })
     });
-    let mut bus = bus(&host);
+    let mut client = client(&host);
     let short = Duration::from_millis(30);
     for _ in 0..3 {
-        let chunks = bus.fetch("t", &at(&[(0, 0)]), short).unwrap();
-        assert_eq!((chunks[0].next, kinds(&chunks)), (0, vec![None]));
+        let data = client.fetch("t", &at(&[(0, 0)]), short).unwrap();
+        assert_eq!((data[0].next, kinds(&data)), (0, vec![None]));
     }
     assert_eq!(requests.load(Ordering::Relaxed), 1);
     release.send(()).unwrap();
     release.send(()).unwrap();
-    // The caller goes elsewhere: what comes for offset 0 is not what it asks for now.
+    // The caller seeks: the response for offset 0 is stale.
     let start = Instant::now();
     let mut next = 40;
     while next == 40 && start.elapsed() < PATIENCE {
-        next = bus.fetch("t", &at(&[(0, next)]), short).unwrap()[0].next;
+        next = client.fetch("t", &at(&[(0, next)]), short).unwrap()[0].next;
     }
     assert_eq!((next, requests.load(Ordering::Relaxed)), (41, 2));
 }
@@ -668,46 +669,46 @@ fn each_partition_has_its_own_error() {
             )
         })
     });
-    let chunks = bus(&host).fetch("t", &at(&[(0, 0), (1, 0), (2, 0), (3, 0)]), TIMEOUT).unwrap();
+    let data = client(&host).fetch("t", &at(&[(0, 0), (1, 0), (2, 0), (3, 0)]), TIMEOUT).unwrap();
     assert_eq!(
-        kinds(&chunks),
+        kinds(&data),
         [None, Some(ErrorKind::Position), Some(ErrorKind::Undecodable), Some(ErrorKind::Retry)]
     );
-    assert_eq!((chunks[0].next, chunks[0].end, chunks[0].records.len()), (1, 1, 1));
+    assert_eq!((data[0].next, data[0].end, data[0].records.len()), (1, 1, 1));
 }
 
 #[test]
-fn of_a_reply_that_is_too_large_the_partition_is_found() {
+fn oversized_response_is_traced_to_its_partition() {
     let host = broker(|incoming, port| {
         usual(incoming, &[port; 3]).unwrap_or_else(|| {
             let asked = asked(&incoming.read().unwrap());
             if asked.iter().any(|(partition, _)| *partition == 1) {
                 return Answer::Send(
-                    (Fetch::SPEC.reply_bytes_max as u32 + 1).to_be_bytes().to_vec(),
+                    (Fetch::SPEC.response_bytes_max as u32 + 1).to_be_bytes().to_vec(),
                 );
             }
             fetched(incoming, asked.into_iter().map(|(it, offset)| part(it, offset)).collect())
         })
     });
-    let mut bus = bus(&host);
+    let mut client = client(&host);
     let mut next = [0; 3];
-    let mut poisoned = 0;
+    let mut undecodable = 0;
     let start = Instant::now();
-    while poisoned == 0 || next[0] == 0 || next[2] == 0 {
+    while undecodable == 0 || next[0] == 0 || next[2] == 0 {
         assert!(start.elapsed() < PATIENCE);
         let positions = at(&[(0, next[0]), (1, next[1]), (2, next[2])]);
-        for chunk in bus.fetch("t", &positions, TIMEOUT).unwrap() {
-            next[chunk.partition as usize] = chunk.next;
-            if chunk.error.is_some_and(|err| err.kind == ErrorKind::Undecodable) {
-                assert_eq!(chunk.partition, 1);
-                poisoned += 1;
+        for data in client.fetch("t", &positions, TIMEOUT).unwrap() {
+            next[data.partition as usize] = data.next;
+            if data.error.is_some_and(|err| err.kind == ErrorKind::Undecodable) {
+                assert_eq!(data.partition, 1);
+                undecodable += 1;
             }
         }
     }
 }
 
 #[test]
-fn a_commit_that_is_left_out_of_the_answer_is_not_taken_for_done() {
+fn commit_missing_in_the_response_is_retryable() {
     for (partition, code, kind) in [
         (0, 0, None),
         (1, 0, Some(ErrorKind::Retry)),
@@ -720,9 +721,9 @@ fn a_commit_that_is_left_out_of_the_answer_is_not_taken_for_done() {
                     let here = FindCoordinatorResponse::default()
                         .with_host(StrBytes::from_static_str("127.0.0.1"))
                         .with_port(i32::from(port));
-                    Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+                    Answer::Send(incoming.response::<FindCoordinatorRequest>(&here))
                 }
-                _ => Answer::Send(incoming.reply::<OffsetCommitRequest>(
+                _ => Answer::Send(incoming.response::<OffsetCommitRequest>(
                     &OffsetCommitResponse::default().with_topics(vec![
                         OffsetCommitResponseTopic::default()
                             .with_name(topic_name("t"))
@@ -735,7 +736,7 @@ fn a_commit_that_is_left_out_of_the_answer_is_not_taken_for_done() {
                 )),
             })
         });
-        let result = bus(&host).commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
+        let result = client(&host).commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
         assert_eq!(result.err().map(|err| err.kind), kind, "{partition} {code}");
     }
 }
@@ -744,20 +745,20 @@ fn sasl(mechanism: Mechanism) -> Option<Sasl> {
     Some(Sasl { mechanism, user: "ann".to_owned(), password: "hunter2".to_owned() })
 }
 
-/// What a broker says to SaslHandshake, and then what `script` says to what comes in SaslAuthenticate.
-fn letting_in(
+/// A broker that responds to SaslHandshake with `code` and to SaslAuthenticate with `script`.
+fn authenticating(
     code: i16,
     script: impl Fn(&[u8]) -> SaslAuthenticateResponse + Send + Sync + 'static,
 ) -> String {
     broker(move |incoming, port| match incoming.key {
         SaslHandshakeRequest::KEY => {
             let mechanisms = vec![StrBytes::from_static_str("GSSAPI")];
-            let reply = SaslHandshakeResponse::default().with_mechanisms(mechanisms);
-            Answer::Send(incoming.reply::<SaslHandshakeRequest>(&reply.with_error_code(code)))
+            let response = SaslHandshakeResponse::default().with_mechanisms(mechanisms);
+            Answer::Send(incoming.response::<SaslHandshakeRequest>(&response.with_error_code(code)))
         }
         SaslAuthenticateRequest::KEY => {
             let request: SaslAuthenticateRequest = incoming.read().unwrap();
-            Answer::Send(incoming.reply::<SaslAuthenticateRequest>(&script(&request.auth_bytes)))
+            Answer::Send(incoming.response::<SaslAuthenticateRequest>(&script(&request.auth_bytes)))
         }
         _ => usual(incoming, &[port]).unwrap(),
     })
@@ -769,7 +770,7 @@ fn leaders_as(host: &String, mechanism: Mechanism) -> Result<Vec<i32>> {
 }
 
 #[test]
-fn a_broker_is_told_who_this_is_before_anything_else_and_again_in_time() {
+fn authenticates_and_reauthenticates_after_session_expiry() {
     let first = AtomicBool::new(true);
     let order = Arc::new(Mutex::new(Vec::new()));
     let seen = order.clone();
@@ -777,53 +778,53 @@ fn a_broker_is_told_who_this_is_before_anything_else_and_again_in_time() {
         seen.lock().unwrap().push(incoming.key);
         match incoming.key {
             SaslHandshakeRequest::KEY => Answer::Send(
-                incoming.reply::<SaslHandshakeRequest>(&SaslHandshakeResponse::default()),
+                incoming.response::<SaslHandshakeRequest>(&SaslHandshakeResponse::default()),
             ),
             SaslAuthenticateRequest::KEY => {
                 let request: SaslAuthenticateRequest = incoming.read().unwrap();
                 assert_eq!(&request.auth_bytes[..], b"\0ann\0hunter2");
-                // What the broker gives the first time is over at once.
+                // The first session expires at once.
                 let lifetime_ms = i64::from(first.swap(false, Ordering::Relaxed));
-                Answer::Send(incoming.reply::<SaslAuthenticateRequest>(
+                Answer::Send(incoming.response::<SaslAuthenticateRequest>(
                     &SaslAuthenticateResponse::default().with_session_lifetime_ms(lifetime_ms),
                 ))
             }
             _ => usual(incoming, &[port]).unwrap(),
         }
     });
-    let mut bus = Client::new(&Config { sasl: sasl(Mechanism::Plain), ..config(&[&host]) });
-    bus.leaders("t", PATIENCE).unwrap();
+    let mut client = Client::new(&Config { sasl: sasl(Mechanism::Plain), ..config(&[&host]) });
+    client.leaders("t", PATIENCE).unwrap();
     std::thread::sleep(Duration::from_millis(2));
-    bus.leaders("t", PATIENCE).unwrap();
-    bus.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", PATIENCE).unwrap();
     assert_eq!(*order.lock().unwrap(), [17, 36, 3, 17, 36, 3, 3]);
 }
 
 #[test]
-fn a_broker_that_does_not_let_this_in_is_not_asked_again_and_again() {
+fn refused_authentication_is_not_retried() {
     let refusing = |code| {
         move |_: &[u8]| {
-            let words = StrBytes::from_static_str("Authentication failed: Invalid username");
-            let reply = SaslAuthenticateResponse::default().with_error_code(code);
-            reply.with_error_message(Some(words))
+            let expected = StrBytes::from_static_str("Authentication failed: Invalid username");
+            let response = SaslAuthenticateResponse::default().with_error_code(code);
+            response.with_error_message(Some(expected))
         }
     };
-    for (host, words) in [
-        (letting_in(33, refusing(0)), "does not take SASL PLAIN, but \"GSSAPI\""),
-        (letting_in(34, refusing(0)), "wants no SASL at this port"),
-        (letting_in(0, refusing(58)), "and user \"ann\", SASL PLAIN: Authentication failed: Inv"),
+    for (host, expected) in [
+        (authenticating(33, refusing(0)), "SASL mechanism PLAIN is not enabled, only \"GSSAPI\""),
+        (authenticating(34, refusing(0)), "no SASL is configured on this port"),
+        (authenticating(0, refusing(58)), "user \"ann\", SASL PLAIN: Authentication failed: Inv"),
     ] {
         let err = leaders_as(&host, Mechanism::Plain).unwrap_err();
         assert_eq!((err.kind, err.code), (ErrorKind::Config, 58), "{err}");
-        assert!(err.text.contains(words) && err.text.contains(&host), "{words}: {err}");
+        assert!(err.text.contains(expected) && err.text.contains(&host), "{expected}: {err}");
         assert!(!err.text.contains("hunter2"), "{err}");
     }
 }
 
 #[test]
 #[cfg(feature = "scram")]
-fn a_broker_that_can_not_prove_that_it_knows_the_password_is_not_spoken_with() {
-    let host = letting_in(0, |message| {
+fn broker_with_invalid_server_signature_is_refused() {
+    let host = authenticating(0, |message| {
         let message = std::str::from_utf8(message).unwrap();
         let answer = match message.strip_prefix("n,,n=ann,r=") {
             Some(nonce) => format!("r={nonce}more,s=c2FsdA==,i=4096"),
@@ -837,26 +838,29 @@ fn a_broker_that_can_not_prove_that_it_knows_the_password_is_not_spoken_with() {
     for mechanism in [Mechanism::ScramSha256, Mechanism::ScramSha512] {
         let err = leaders_as(&host, mechanism).unwrap_err();
         assert_eq!(err.kind, ErrorKind::Config, "{err}");
-        assert!(err.text.contains("can't prove that it knows the password"), "{err}");
+        assert!(err.text.contains("cannot prove that it knows the password"), "{err}");
     }
 }
 
 #[test]
-fn a_broker_that_hangs_up_on_who_says_nothing_is_told_of() {
+fn connection_closed_on_first_request_suggests_sasl() {
     let host = broker(|_, _| Answer::Last(Vec::new()));
     let err = leaders(&host).unwrap_err();
-    assert!(err.kind == ErrorKind::Retry && err.text.contains("perhaps it wants SASL"), "{err}");
+    assert!(
+        err.kind == ErrorKind::Retry && err.text.contains("does this port require SASL"),
+        "{err}"
+    );
 }
 
-/// A coordinator with one member, and what it has been told.
+/// A group coordinator with one member, and the requests it received.
 #[derive(Default)]
 struct Coordinator {
     generation: i32,
-    /// Ids of members that joined, left, and committed with which generation.
+    /// Member ids that joined and left, and member id and generation of commits.
     joined: Vec<String>,
     left: Vec<String>,
     committed: Vec<(String, i32)>,
-    /// The code for the next commit.
+    /// Error code of the next commit.
     commit_code: i16,
 }
 
@@ -870,35 +874,35 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                 let here = FindCoordinatorResponse::default()
                     .with_host(StrBytes::from_static_str("127.0.0.1"))
                     .with_port(i32::from(port));
-                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+                Answer::Send(incoming.response::<FindCoordinatorRequest>(&here))
             }
             JoinGroupRequest::KEY => {
                 let request: JoinGroupRequest = incoming.read().unwrap();
                 it.joined.push(request.member_id.to_string());
-                let reply = JoinGroupResponse::default().with_member_id(id("m"));
-                let reply = if request.member_id.is_empty() {
-                    reply.with_error_code(79)
+                let response = JoinGroupResponse::default().with_member_id(id("m"));
+                let response = if request.member_id.is_empty() {
+                    response.with_error_code(79)
                 } else {
                     it.generation += 1;
                     let told = request.protocols[0].metadata.clone();
                     let member = JoinGroupResponseMember::default().with_member_id(id("m"));
-                    reply
+                    response
                         .with_generation_id(it.generation)
                         .with_leader(id("m"))
                         .with_members(vec![member.with_metadata(told)])
                 };
-                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+                Answer::Send(incoming.response::<JoinGroupRequest>(&response))
             }
             SyncGroupRequest::KEY => {
                 let request: SyncGroupRequest = incoming.read().unwrap();
                 let mine = request.assignments[0].assignment.clone();
-                let reply = SyncGroupResponse::default().with_assignment(mine);
-                Answer::Send(incoming.reply::<SyncGroupRequest>(&reply))
+                let response = SyncGroupResponse::default().with_assignment(mine);
+                Answer::Send(incoming.response::<SyncGroupRequest>(&response))
             }
             LeaveGroupRequest::KEY => {
                 let request: LeaveGroupRequest = incoming.read().unwrap();
                 it.left.extend(request.members.iter().map(|it| it.member_id.to_string()));
-                Answer::Send(incoming.reply::<LeaveGroupRequest>(&LeaveGroupResponse::default()))
+                Answer::Send(incoming.response::<LeaveGroupRequest>(&LeaveGroupResponse::default()))
             }
             OffsetCommitRequest::KEY => {
                 let request: OffsetCommitRequest = incoming.read().unwrap();
@@ -906,7 +910,7 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                 it.committed.push((request.member_id.to_string(), generation));
                 let done = OffsetCommitResponsePartition::default();
                 let done = done.with_error_code(std::mem::take(&mut it.commit_code));
-                Answer::Send(incoming.reply::<OffsetCommitRequest>(
+                Answer::Send(incoming.response::<OffsetCommitRequest>(
                     &OffsetCommitResponse::default().with_topics(vec![
                         OffsetCommitResponseTopic::default()
                             .with_name(topic_name("t"))
@@ -920,35 +924,39 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
 }
 
 #[test]
-fn a_member_commits_as_such_until_it_is_none_and_then_joins_again() {
+fn member_commits_until_fenced_and_rejoins() {
     let coordinator = Arc::new(Mutex::new(Coordinator::default()));
     let host = coordinating(&coordinator);
-    let mut bus = bus(&host);
-    let commit = |bus: &mut Client| bus.commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
+    let mut client = client(&host);
+    let commit = |client: &mut Client| client.commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
     let answer = |code| coordinator.lock().unwrap().commit_code = code;
     let both: Vec<(String, i32)> = [0, 1].map(|it| ("t".to_owned(), it)).into();
 
-    // Whoever is in no group commits as nobody.
-    commit(&mut bus).unwrap();
-    let held = bus.poll_assignment("g", &["t"], PATIENCE).unwrap();
-    assert_eq!((held.generation, &held.partitions), (1, &both));
-    commit(&mut bus).unwrap();
-    assert_eq!(bus.poll_assignment("g", &["t"], PATIENCE).unwrap(), held, "nothing is asked");
+    // Without a membership, generation -1 is sent.
+    commit(&mut client).unwrap();
+    let assignment = client.poll_assignment("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((assignment.generation, &assignment.partitions), (1, &both));
+    commit(&mut client).unwrap();
+    assert_eq!(
+        client.poll_assignment("g", &["t"], PATIENCE).unwrap(),
+        assignment,
+        "no request is sent"
+    );
 
-    // The group has gone on without it.
+    // ILLEGAL_GENERATION
     answer(22);
-    assert_eq!(commit(&mut bus).unwrap_err().kind, ErrorKind::Fenced);
-    assert_eq!(commit(&mut bus).unwrap_err().kind, ErrorKind::Fenced, "nothing is asked");
-    let held = bus.poll_assignment("g", &["t"], PATIENCE).unwrap();
-    assert_eq!((held.generation, &held.partitions), (2, &both));
-    commit(&mut bus).unwrap();
+    assert_eq!(commit(&mut client).unwrap_err().kind, ErrorKind::Fenced);
+    assert_eq!(commit(&mut client).unwrap_err().kind, ErrorKind::Fenced, "no request is sent");
+    let assignment = client.poll_assignment("g", &["t"], PATIENCE).unwrap();
+    assert_eq!((assignment.generation, &assignment.partitions), (2, &both));
+    commit(&mut client).unwrap();
 
-    // It was given up.
+    // UNKNOWN_MEMBER_ID
     answer(25);
-    assert_eq!(commit(&mut bus).unwrap_err().kind, ErrorKind::Fenced);
-    assert_eq!(bus.poll_assignment("g", &["t"], PATIENCE).unwrap().generation, 3);
-    bus.leave("g").unwrap();
-    commit(&mut bus).unwrap();
+    assert_eq!(commit(&mut client).unwrap_err().kind, ErrorKind::Fenced);
+    assert_eq!(client.poll_assignment("g", &["t"], PATIENCE).unwrap().generation, 3);
+    client.leave("g").unwrap();
+    commit(&mut client).unwrap();
 
     let it = coordinator.lock().unwrap();
     assert_eq!(it.joined, ["", "m", "m", "", "m"]);
@@ -959,23 +967,23 @@ fn a_member_commits_as_such_until_it_is_none_and_then_joins_again() {
 }
 
 #[test]
-fn a_group_that_can_not_be_joined_says_why() {
+fn failed_join_returns_its_reason() {
     for (code, kind) in [(23, ErrorKind::Config), (30, ErrorKind::Config), (15, ErrorKind::Retry)] {
         let host = broker(move |incoming, port| match incoming.key {
             FindCoordinatorRequest::KEY => {
                 let here = FindCoordinatorResponse::default()
                     .with_host(StrBytes::from_static_str("127.0.0.1"))
                     .with_port(i32::from(port));
-                Answer::Send(incoming.reply::<FindCoordinatorRequest>(&here))
+                Answer::Send(incoming.response::<FindCoordinatorRequest>(&here))
             }
             JoinGroupRequest::KEY => {
-                let reply = JoinGroupResponse::default().with_error_code(code);
-                Answer::Send(incoming.reply::<JoinGroupRequest>(&reply))
+                let response = JoinGroupResponse::default().with_error_code(code);
+                Answer::Send(incoming.response::<JoinGroupRequest>(&response))
             }
             _ => usual(incoming, &[port]).unwrap(),
         });
-        let mut bus = bus(&host);
-        let err = bus.poll_assignment("g", &["t"], Duration::ZERO).unwrap_err();
+        let mut client = client(&host);
+        let err = client.poll_assignment("g", &["t"], Duration::ZERO).unwrap_err();
         assert_eq!((err.kind, err.code), (kind, code), "{err}");
         assert!(err.text.contains("join group g"), "{err}");
     }

@@ -1,4 +1,4 @@
-//! A broker for tests, whose answers a script writes.
+//! A scripted broker.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
@@ -10,11 +10,11 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-/// A request as it came.
+/// A request as received.
 pub struct Incoming {
     pub key: i16,
     pub version: i16,
-    pub correlation: i32,
+    pub correlation_id: i32,
     pub body: Bytes,
 }
 
@@ -24,18 +24,18 @@ impl Incoming {
         (self.key == R::KEY).then(|| R::decode(&mut self.body.clone(), self.version).unwrap())
     }
 
-    /// A whole reply with `body` to this request.
-    pub fn reply<R: Request>(&self, body: &R::Response) -> Vec<u8> {
+    /// A response to this request.
+    pub fn response<R: Request>(&self, body: &R::Response) -> Vec<u8> {
         let mut bytes = Vec::new();
         body.encode(&mut bytes, self.version).unwrap();
         self.framed::<R>(&bytes)
     }
 
-    /// The same with any bytes.
+    /// A response with any body.
     pub fn framed<R: Request>(&self, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 4];
         ResponseHeader::default()
-            .with_correlation_id(self.correlation)
+            .with_correlation_id(self.correlation_id)
             .encode(&mut bytes, R::Response::header_version(self.version))
             .unwrap();
         bytes.extend(body);
@@ -49,19 +49,19 @@ impl Incoming {
 pub enum Answer {
     /// Sends these bytes.
     Send(Vec<u8>),
-    /// Sends these, then closes the connection.
+    /// Sends these bytes, then closes the connection.
     Last(Vec<u8>),
-    /// Nothing, and the connection stays.
+    /// Sends nothing and keeps the connection open.
     Silence,
 }
 
-/// A broker at the address returned. It serves all versions, and `script` answers all but ApiVersions.
+/// Starts a broker and returns its host:port. It serves all versions, and `script` responds to all but ApiVersions.
 pub fn broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
     let any = |incoming: &Incoming| {
         let all = (0..60).map(|key| ApiVersion::default().with_api_key(key).with_max_version(99));
-        let reply = ApiVersionsResponse::default().with_api_keys(all.collect());
+        let response = ApiVersionsResponse::default().with_api_keys(all.collect());
         let mut body = Vec::new();
-        reply.encode(&mut body, 0).unwrap();
+        response.encode(&mut body, 0).unwrap();
         incoming.framed::<kafka_protocol::messages::ApiVersionsRequest>(&body)
     };
     raw_broker(move |incoming, port| match incoming.key {
@@ -70,7 +70,7 @@ pub fn broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static)
     })
 }
 
-/// The same; `script` answers everything.
+/// The same, but `script` also responds to ApiVersions.
 pub fn raw_broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -96,8 +96,8 @@ fn serve(mut stream: TcpStream, script: impl Fn(&Incoming) -> Answer) {
         let mut body = Bytes::from(request);
         let api = kafka_protocol::messages::ApiKey::try_from(key).unwrap();
         let header = RequestHeader::decode(&mut body, api.request_header_version(version)).unwrap();
-        let correlation = header.correlation_id;
-        match script(&Incoming { key, version, correlation, body }) {
+        let correlation_id = header.correlation_id;
+        match script(&Incoming { key, version, correlation_id, body }) {
             Answer::Send(bytes) => {
                 if stream.write_all(&bytes).is_err() {
                     return;

@@ -1,4 +1,4 @@
-//! Batches that others wrote: golden/make.sh has Java's client and librdkafka write the same records with each codec.
+//! Batches of other clients: golden/make.sh has Java's client and librdkafka write the same records with each codec.
 
 use crate::record_batch::{self, Decoded};
 use crate::{Compression, FetchedRecord, Header};
@@ -23,7 +23,7 @@ fn golden() -> [(&'static str, Compression, &'static [u8]); 10] {
     ]
 }
 
-/// What golden.py and Golden.java write.
+/// The records of golden.py and Golden.java.
 fn written(compression: Compression) -> Vec<FetchedRecord> {
     let times = if compression == Compression::None { 10 } else { 3000 };
     let text = |text: String| Some(text.into_bytes());
@@ -52,16 +52,16 @@ fn decode(bytes: &[u8], from: i64) -> Decoded {
 }
 
 #[test]
-fn batches_of_java_and_librdkafka_are_read() {
+fn batches_of_java_and_librdkafka_are_decoded() {
     for (name, compression, bytes) in golden() {
         let attributes = u16::from_be_bytes([bytes[21], bytes[22]]);
-        assert_eq!(attributes & 7, compression as u16, "{name}: one batch, packed so");
+        assert_eq!(attributes & 7, compression as u16, "{name}: one batch, compressed so");
         let decoded = decode(bytes, 0);
-        if let Err(words) = crate::codec::pack(compression, &[]) {
-            assert_eq!(decoded.poison, Some(words), "{name}");
+        if let Err(why) = crate::codec::compress(compression, &[]) {
+            assert_eq!(decoded.undecodable, Some(why), "{name}");
             continue;
         }
-        assert_eq!(decoded.poison, None, "{name}");
+        assert_eq!(decoded.undecodable, None, "{name}");
         assert_eq!(decoded.next, 12, "{name}");
         let written = written(compression);
         assert!(decoded.records == written, "{name}: {:?}", decoded.records);
@@ -70,19 +70,19 @@ fn batches_of_java_and_librdkafka_are_read() {
 }
 
 #[test]
-fn of_a_batch_that_is_cut_or_changed_nothing_is_believed() {
+fn truncated_or_changed_batches_are_undecodable() {
     for (name, _, bytes) in golden() {
         let step = (bytes.len() / 200).max(1);
         for cut in (1..bytes.len()).step_by(step) {
             let decoded = decode(&bytes[..cut], 0);
-            assert!(decoded.records.is_empty() && decoded.poison.is_some(), "{name} at {cut}");
+            assert!(decoded.records.is_empty() && decoded.undecodable.is_some(), "{name} at {cut}");
         }
-        // Behind the offset, the length and the leader's epoch, all is in the checksum or is the format.
-        for place in (16..bytes.len()).step_by(step) {
+        // After base_offset, batch_length and partition_leader_epoch come magic and what the checksum covers.
+        for at in (16..bytes.len()).step_by(step) {
             let mut changed = bytes.to_vec();
-            changed[place] ^= 1;
+            changed[at] ^= 1;
             let decoded = decode(&changed, 0);
-            assert!(decoded.records.is_empty() && decoded.poison.is_some(), "{name} at {place}");
+            assert!(decoded.records.is_empty() && decoded.undecodable.is_some(), "{name} at {at}");
         }
     }
 }

@@ -1,10 +1,10 @@
-//! This crate's codecs and those of `kafka-protocol`: each reads what the other writes, every field of it and to the last byte.
+//! The codecs against those of `kafka-protocol`: each decodes what the other encodes, field by field, to the last byte.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::map::Map;
-use crate::protocol::fields::{DecodeError, Reader, Writer};
+use crate::protocol::{DecodeError, Reader, Writer};
 use crate::protocol::{Request as OwnRequest, VersionRange};
-use crate::tests::samples::{self, Visit};
+use crate::tests::samples::{self, ResponseVisitor};
 use crate::{Position, protocol::messages as own};
 use bytes::Bytes;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
@@ -63,12 +63,12 @@ fn group() -> GroupId {
     GroupId(text("a group"))
 }
 
-/// `request` is `expected`, as `kafka-protocol` reads and writes it, header and all.
+/// Asserts that `kafka-protocol` decodes `request` to `expected` and encodes that to the same bytes, header included.
 fn is<R: OwnRequest, K: Request + PartialEq + std::fmt::Debug>(request: &R, expected: &K) {
     let spec = R::SPEC;
     let mut frame = Writer::default();
-    spec.put_header(&mut frame, 5, "me");
-    request.put(&mut frame);
+    spec.encode_header(&mut frame, 5, "me");
+    request.encode(&mut frame);
     let Writer(frame) = frame;
     let mut rest = Bytes::from(frame.clone());
     assert_eq!(spec.key, K::KEY);
@@ -93,7 +93,7 @@ const AT: [Position; 2] =
     [Position { partition: 3, next: 1 << 40 }, Position { partition: 300, next: 0 }];
 
 #[test]
-fn requests_are_what_kafka_protocol_writes() {
+fn requests_match_kafka_protocol() {
     is(&own::ApiVersions, &ApiVersionsRequest::default());
     let named = |name| MetadataRequestTopic::default().with_name(Some(topic(name)));
     is(
@@ -102,7 +102,7 @@ fn requests_are_what_kafka_protocol_writes() {
             .with_topics(Some(vec![named("a"), named("bc")]))
             .with_allow_auto_topic_creation(false),
     );
-    // Longer than what a byte counts.
+    // Its length takes two bytes.
     const BATCH: [u8; 300] = [7; 300];
     let mut topics: Map<&str, Vec<(i32, &[u8])>> = Map::default();
     topics.or_default("t").extend([(5, &BATCH[..]), (6, b"x")]);
@@ -133,9 +133,9 @@ fn requests_are_what_kafka_protocol_writes() {
     };
     is(
         &own::Fetch {
-            wait_ms: 1,
-            bytes_max: 2,
-            partition_bytes_max: 77,
+            max_wait_ms: 1,
+            max_bytes: 2,
+            partition_max_bytes: 77,
             topic: "t",
             positions: &AT,
         },
@@ -159,7 +159,7 @@ fn requests_are_what_kafka_protocol_writes() {
             .with_timestamp(-2)
     };
     is(
-        &own::ListOffsets { topic: "t", partitions: &[4, 9], time: -2 },
+        &own::ListOffsets { topic: "t", partitions: &[4, 9], timestamp: -2 },
         &ListOffsetsRequest::default()
             .with_replica_id(BrokerId(-1))
             .with_isolation_level(1)
@@ -178,12 +178,12 @@ fn requests_are_what_kafka_protocol_writes() {
             .with_producer_epoch(-1),
     );
     is(
-        &own::FindCoordinator { group: "a group" },
+        &own::FindCoordinator { group_id: "a group" },
         &FindCoordinatorRequest::default().with_key(text("a group")),
     );
     let asked = OffsetFetchRequestTopic::default().with_name(topic("t"));
     is(
-        &own::OffsetFetch { group: "a group", topic: "t", partitions: 3 },
+        &own::OffsetFetch { group_id: "a group", topic: "t", partitions: 3 },
         &OffsetFetchRequest::default()
             .with_group_id(group())
             .with_topics(Some(vec![asked.with_partition_indexes(vec![0, 1, 2])])),
@@ -197,9 +197,9 @@ fn requests_are_what_kafka_protocol_writes() {
     };
     is(
         &own::OffsetCommit {
-            group: "a group",
-            generation: 6,
-            member: "me",
+            group_id: "a group",
+            generation_id: 6,
+            member_id: "me",
             topic: "t",
             positions: &AT,
         },
@@ -216,17 +216,17 @@ fn requests_are_what_kafka_protocol_writes() {
 }
 
 #[test]
-fn requests_of_groups_are_what_kafka_protocol_writes() {
+fn group_requests_match_kafka_protocol() {
     let told = JoinGroupRequestProtocol::default().with_name(text("range"));
     is(
         &own::JoinGroup {
-            group: "a group",
-            session_ms: 1,
-            rebalance_ms: 2,
-            member: "",
+            group_id: "a group",
+            session_timeout_ms: 1,
+            rebalance_timeout_ms: 2,
+            member_id: "",
             protocol_type: "consumer",
-            protocol: "range",
-            subscription: b"sub",
+            protocol_name: "range",
+            metadata: b"sub",
         },
         &JoinGroupRequest::default()
             .with_group_id(group())
@@ -238,9 +238,9 @@ fn requests_of_groups_are_what_kafka_protocol_writes() {
     let share = SyncGroupRequestAssignment::default().with_member_id(text("a"));
     is(
         &own::SyncGroup {
-            group: "a group",
-            generation: 3,
-            member: "me",
+            group_id: "a group",
+            generation_id: 3,
+            member_id: "me",
             assignments: &[("a", b"x".to_vec())],
         },
         &SyncGroupRequest::default()
@@ -250,14 +250,14 @@ fn requests_of_groups_are_what_kafka_protocol_writes() {
             .with_assignments(vec![share.with_assignment(Bytes::from_static(b"x"))]),
     );
     is(
-        &own::Heartbeat { group: "a group", generation: 3, member: "me" },
+        &own::Heartbeat { group_id: "a group", generation_id: 3, member_id: "me" },
         &HeartbeatRequest::default()
             .with_group_id(group())
             .with_generation_id(3)
             .with_member_id(text("me")),
     );
     is(
-        &own::LeaveGroup { group: "a group", member: "me" },
+        &own::LeaveGroup { group_id: "a group", member_id: "me" },
         &LeaveGroupRequest::default()
             .with_group_id(group())
             .with_members(vec![MemberIdentity::default().with_member_id(text("me"))]),
@@ -265,13 +265,13 @@ fn requests_of_groups_are_what_kafka_protocol_writes() {
 }
 
 #[test]
-fn requests_of_sasl_and_of_the_synchronizer_are_what_kafka_protocol_writes() {
+fn sasl_and_admin_requests_match_kafka_protocol() {
     is(
         &own::SaslHandshake { mechanism: "PLAIN" },
         &SaslHandshakeRequest::default().with_mechanism(text("PLAIN")),
     );
     is(
-        &own::SaslAuthenticate { message: b"\0a\0b" },
+        &own::SaslAuthenticate { auth_bytes: b"\0a\0b" },
         &SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from_static(b"\0a\0b")),
     );
     let configs = [("retention.ms", "-1".to_owned())];
@@ -280,8 +280,8 @@ fn requests_of_sasl_and_of_the_synchronizer_are_what_kafka_protocol_writes() {
         &own::CreateTopics {
             topics: vec![own::CreateTopic {
                 name: "t",
-                partitions: 8,
-                replication: 3,
+                num_partitions: 8,
+                replication_factor: 3,
                 configs: &configs,
             }],
             timeout_ms: 10,
@@ -322,23 +322,23 @@ fn framed<R: OwnRequest>(body: &impl Encodable) -> Vec<u8> {
     frame
 }
 
-/// As this crate reads it, and the pause that the broker wants, ms.
-fn read<R: OwnRequest>(body: &impl Encodable) -> (R::Reply, i32) {
+/// As this crate decodes it, and its throttle time.
+fn read<R: OwnRequest>(body: &impl Encodable) -> (R::Response, i32) {
     let frame = framed::<R>(body);
     let mut reader = Reader::new(&frame);
-    assert_eq!(R::SPEC.take_header(&mut reader), 9);
-    let reply = R::take(&mut reader);
+    assert_eq!(R::SPEC.decode_header(&mut reader), 9);
+    let response = R::decode(&mut reader);
     assert_eq!(reader.finish(), Ok(()), "{}", R::SPEC.name);
-    (reply, reader.throttle_ms)
+    (response, reader.throttle_time_ms)
 }
 
 #[test]
-fn replies_are_read_as_kafka_protocol_writes_them() {
+fn responses_match_kafka_protocol() {
     let served = ApiVersion::default().with_api_key(3).with_min_version(1).with_max_version(9);
-    let reply = ApiVersionsResponse::default().with_error_code(35).with_api_keys(vec![served]);
-    let (reply, _) = read::<own::ApiVersions>(&reply);
+    let response = ApiVersionsResponse::default().with_error_code(35).with_api_keys(vec![served]);
+    let (response, _) = read::<own::ApiVersions>(&response);
     assert_eq!(
-        (reply.code, reply.served),
+        (response.error_code, response.api_versions),
         (35, vec![VersionRange { key: 3, lowest: 1, highest: 9 }])
     );
 
@@ -358,19 +358,19 @@ fn replies_are_read_as_kafka_protocol_writes_them() {
         .with_error_code(3)
         .with_name(Some(topic("t")))
         .with_partitions(vec![partition]);
-    let reply = MetadataResponse::default()
+    let response = MetadataResponse::default()
         .with_throttle_time_ms(11)
         .with_cluster_id(Some(text("c")))
         .with_controller_id(BrokerId(8))
         .with_brokers(vec![broker])
         .with_topics(vec![found]);
-    let (reply, pause_ms) = read::<own::Metadata<'_>>(&reply);
-    let own::Broker { id, host, port } = &reply.brokers[0];
-    assert_eq!((pause_ms, *id, &**host, *port), (11, 2, "kafka-2", 9092));
-    let own::Topic { code, name, partitions } = &reply.topics[0];
-    assert_eq!((*code, &**name), (3, "t"));
-    let own::Partition { index, leader, replicas } = partitions[0];
-    assert_eq!((index, leader, replicas), (1, 2, 2));
+    let (response, throttle_time_ms) = read::<own::Metadata<'_>>(&response);
+    let own::Broker { node_id, host, port } = &response.brokers[0];
+    assert_eq!((throttle_time_ms, *node_id, &**host, *port), (11, 2, "kafka-2", 9092));
+    let own::Topic { error_code, name, partitions } = &response.topics[0];
+    assert_eq!((*error_code, &**name), (3, "t"));
+    let own::Partition { partition_index, leader_id, replicas } = partitions[0];
+    assert_eq!((partition_index, leader_id, replicas), (1, 2, 2));
 
     let part = PartitionProduceResponse::default()
         .with_index(4)
@@ -380,14 +380,15 @@ fn replies_are_read_as_kafka_protocol_writes_them() {
         .with_log_start_offset(6)
         .with_error_message(Some(text("no")));
     let topics = TopicProduceResponse::default().with_name(topic("t"));
-    let reply = ProduceResponse::default()
+    let response = ProduceResponse::default()
         .with_responses(vec![topics.with_partition_responses(vec![part])])
         .with_throttle_time_ms(12);
-    let (reply, pause_ms) = read::<own::Produce<'_>>(&reply);
-    let (name, parts) = &reply.topics[0];
-    let own::ProducedPartition { partition, code, base_offset, message } = &parts[0];
-    assert_eq!((pause_ms, &**name, *partition, *code), (12, "t", 4, 10));
-    assert_eq!((*base_offset, &**message), (1 << 33, "no"));
+    let (response, throttle_time_ms) = read::<own::Produce<'_>>(&response);
+    let (name, parts) = &response.topics[0];
+    let own::ProducedPartition { partition_index, error_code, base_offset, error_message } =
+        &parts[0];
+    assert_eq!((throttle_time_ms, &**name, *partition_index, *error_code), (12, "t", 4, 10));
+    assert_eq!((*base_offset, &**error_message), (1 << 33, "no"));
 
     let aborted = AbortedTransaction::default().with_producer_id(ProducerId(7));
     let part = PartitionData::default()
@@ -400,25 +401,34 @@ fn replies_are_read_as_kafka_protocol_writes_them() {
         .with_preferred_read_replica(BrokerId(3))
         .with_records(Some(Bytes::from_static(b"records")));
     let topics = FetchableTopicResponse::default().with_topic(topic("t"));
-    let reply = FetchResponse::default()
+    let response = FetchResponse::default()
         .with_throttle_time_ms(13)
         .with_error_code(71)
         .with_session_id(5)
         .with_responses(vec![topics.with_partitions(vec![part])]);
-    let frame = framed::<own::Fetch<'_>>(&reply);
-    let (reply, pause_ms) = read::<own::Fetch<'_>>(&reply);
-    let (name, parts) = &reply.topics[0];
-    let own::FetchedPartition { partition, code, high_watermark, aborted, records } = &parts[0];
-    assert_eq!((pause_ms, reply.code, &**name, *partition), (13, 71, "t", 4));
-    assert_eq!((*code, *high_watermark, &**aborted), (1, 100, &[(7, 80)][..]));
+    let frame = framed::<own::Fetch<'_>>(&response);
+    let (response, throttle_time_ms) = read::<own::Fetch<'_>>(&response);
+    let (name, parts) = &response.topics[0];
+    let own::FetchedPartition {
+        partition_index,
+        error_code,
+        high_watermark,
+        aborted_transactions,
+        records,
+    } = &parts[0];
+    assert_eq!(
+        (throttle_time_ms, response.error_code, &**name, *partition_index),
+        (13, 71, "t", 4)
+    );
+    assert_eq!((*error_code, *high_watermark, &**aborted_transactions), (1, 100, &[(7, 80)][..]));
     assert_eq!(&frame[records.clone()], b"records");
 }
 
 #[test]
-fn offsets_are_read_as_kafka_protocol_writes_them() {
-    let all = |reply: &own::Offsets| {
-        let one = |it: &own::Offset| (it.partition, it.code, it.offset);
-        (reply.code, reply.partitions.iter().map(one).collect::<Vec<_>>())
+fn offset_responses_match_kafka_protocol() {
+    let all = |response: &own::PartitionResults| {
+        let one = |it: &own::PartitionResult| (it.partition_index, it.error_code, it.offset);
+        (response.error_code, response.partitions.iter().map(one).collect::<Vec<_>>())
     };
     let part = ListOffsetsPartitionResponse::default()
         .with_partition_index(4)
@@ -427,11 +437,11 @@ fn offsets_are_read_as_kafka_protocol_writes_them() {
         .with_offset(50)
         .with_leader_epoch(2);
     let topics = ListOffsetsTopicResponse::default().with_name(topic("t"));
-    let reply = ListOffsetsResponse::default()
+    let response = ListOffsetsResponse::default()
         .with_throttle_time_ms(1)
         .with_topics(vec![topics.with_partitions(vec![part])]);
-    let (reply, pause_ms) = read::<own::ListOffsets<'_>>(&reply);
-    assert_eq!((pause_ms, all(&reply)), (1, (0, vec![(4, 6, 50)])));
+    let (response, throttle_time_ms) = read::<own::ListOffsets<'_>>(&response);
+    assert_eq!((throttle_time_ms, all(&response)), (1, (0, vec![(4, 6, 50)])));
 
     let part = OffsetFetchResponsePartition::default()
         .with_partition_index(4)
@@ -440,46 +450,49 @@ fn offsets_are_read_as_kafka_protocol_writes_them() {
         .with_metadata(Some(text("m")))
         .with_error_code(6);
     let topics = OffsetFetchResponseTopic::default().with_name(topic("t"));
-    let reply = OffsetFetchResponse::default()
+    let response = OffsetFetchResponse::default()
         .with_throttle_time_ms(2)
         .with_error_code(15)
         .with_topics(vec![topics.with_partitions(vec![part])]);
-    let (reply, pause_ms) = read::<own::OffsetFetch<'_>>(&reply);
-    assert_eq!((pause_ms, all(&reply)), (2, (15, vec![(4, 6, 50)])));
+    let (response, throttle_time_ms) = read::<own::OffsetFetch<'_>>(&response);
+    assert_eq!((throttle_time_ms, all(&response)), (2, (15, vec![(4, 6, 50)])));
 
     let part = OffsetCommitResponsePartition::default().with_partition_index(4).with_error_code(22);
     let topics = OffsetCommitResponseTopic::default().with_name(topic("t"));
-    let reply = OffsetCommitResponse::default()
+    let response = OffsetCommitResponse::default()
         .with_throttle_time_ms(3)
         .with_topics(vec![topics.with_partitions(vec![part])]);
-    let (reply, pause_ms) = read::<own::OffsetCommit<'_>>(&reply);
-    assert_eq!((pause_ms, all(&reply)), (3, (0, vec![(4, 22, 0)])));
+    let (response, throttle_time_ms) = read::<own::OffsetCommit<'_>>(&response);
+    assert_eq!((throttle_time_ms, all(&response)), (3, (0, vec![(4, 22, 0)])));
 }
 
 #[test]
-fn replies_of_coordinators_are_read_as_kafka_protocol_writes_them() {
-    let reply = InitProducerIdResponse::default()
+fn coordinator_responses_match_kafka_protocol() {
+    let response = InitProducerIdResponse::default()
         .with_throttle_time_ms(1)
         .with_error_code(14)
         .with_producer_id(ProducerId(1 << 40))
         .with_producer_epoch(2);
-    let (reply, pause_ms) = read::<own::InitProducerId>(&reply);
-    assert_eq!((pause_ms, reply.code, reply.producer), (1, 14, 1 << 40));
+    let (response, throttle_time_ms) = read::<own::InitProducerId>(&response);
+    assert_eq!((throttle_time_ms, response.error_code, response.producer_id), (1, 14, 1 << 40));
 
-    let reply = FindCoordinatorResponse::default()
+    let response = FindCoordinatorResponse::default()
         .with_throttle_time_ms(2)
         .with_error_code(15)
         .with_error_message(Some(text("no")))
         .with_node_id(BrokerId(3))
         .with_host(text("kafka-3"))
         .with_port(9092);
-    let (reply, pause_ms) = read::<own::FindCoordinator<'_>>(&reply);
-    assert_eq!((pause_ms, reply.code, &*reply.host, reply.port), (2, 15, "kafka-3", 9092));
+    let (response, throttle_time_ms) = read::<own::FindCoordinator<'_>>(&response);
+    assert_eq!(
+        (throttle_time_ms, response.error_code, &*response.host, response.port),
+        (2, 15, "kafka-3", 9092)
+    );
 
     let member = JoinGroupResponseMember::default()
         .with_member_id(text("a"))
         .with_group_instance_id(Some(text("i")));
-    let reply = JoinGroupResponse::default()
+    let response = JoinGroupResponse::default()
         .with_throttle_time_ms(3)
         .with_error_code(79)
         .with_generation_id(5)
@@ -488,43 +501,55 @@ fn replies_of_coordinators_are_read_as_kafka_protocol_writes_them() {
         .with_leader(text("l"))
         .with_member_id(text("b"))
         .with_members(vec![member.with_metadata(Bytes::from_static(b"sub"))]);
-    let (reply, pause_ms) = read::<own::JoinGroup<'_>>(&reply);
-    assert_eq!((pause_ms, reply.code, reply.generation), (3, 79, 5));
-    assert_eq!((&*reply.leader, &*reply.member, &*reply.members[0].id), ("l", "b", "a"));
-    assert_eq!(reply.members[0].subscription, b"sub");
+    let (response, throttle_time_ms) = read::<own::JoinGroup<'_>>(&response);
+    assert_eq!((throttle_time_ms, response.error_code, response.generation_id), (3, 79, 5));
+    assert_eq!(
+        (&*response.leader, &*response.member_id, &*response.members[0].member_id),
+        ("l", "b", "a")
+    );
+    assert_eq!(response.members[0].metadata, b"sub");
 
-    let reply = SyncGroupResponse::default()
+    let response = SyncGroupResponse::default()
         .with_throttle_time_ms(4)
         .with_error_code(27)
         .with_assignment(Bytes::from_static(b"mine"));
-    let (reply, pause_ms) = read::<own::SyncGroup<'_>>(&reply);
-    assert_eq!((pause_ms, reply.code, &*reply.assignment), (4, 27, &b"mine"[..]));
+    let (response, throttle_time_ms) = read::<own::SyncGroup<'_>>(&response);
+    assert_eq!(
+        (throttle_time_ms, response.error_code, &*response.assignment),
+        (4, 27, &b"mine"[..])
+    );
 
-    let reply = HeartbeatResponse::default().with_throttle_time_ms(5).with_error_code(27);
-    assert_eq!(read::<own::Heartbeat<'_>>(&reply), (27, 5));
-    let reply = LeaveGroupResponse::default().with_throttle_time_ms(6).with_error_code(25);
-    assert_eq!(read::<own::LeaveGroup<'_>>(&reply), (25, 6));
+    let response = HeartbeatResponse::default().with_throttle_time_ms(5).with_error_code(27);
+    assert_eq!(read::<own::Heartbeat<'_>>(&response), (27, 5));
+    let response = LeaveGroupResponse::default().with_throttle_time_ms(6).with_error_code(25);
+    assert_eq!(read::<own::LeaveGroup<'_>>(&response), (25, 6));
 }
 
 #[test]
-fn replies_of_sasl_and_to_the_synchronizer_are_read_as_kafka_protocol_writes_them() {
-    let reply = SaslHandshakeResponse::default()
+fn sasl_and_admin_responses_match_kafka_protocol() {
+    let response = SaslHandshakeResponse::default()
         .with_error_code(33)
         .with_mechanisms(vec![text("PLAIN"), text("X")]);
-    let (reply, _) = read::<own::SaslHandshake<'_>>(&reply);
-    assert_eq!((reply.code, reply.mechanisms), (33, vec!["PLAIN".to_owned(), "X".to_owned()]));
+    let (response, _) = read::<own::SaslHandshake<'_>>(&response);
+    assert_eq!(
+        (response.error_code, response.mechanisms),
+        (33, vec!["PLAIN".to_owned(), "X".to_owned()])
+    );
 
-    let reply = SaslAuthenticateResponse::default()
+    let response = SaslAuthenticateResponse::default()
         .with_error_code(58)
         .with_error_message(Some(text("no")))
         .with_auth_bytes(Bytes::from_static(b"v=1"))
         .with_session_lifetime_ms(1 << 33);
-    let (reply, _) = read::<own::SaslAuthenticate<'_>>(&reply);
-    assert_eq!((reply.code, &*reply.words, &*reply.message), (58, "no", &b"v=1"[..]));
-    assert_eq!(reply.lifetime_ms, 1 << 33);
+    let (response, _) = read::<own::SaslAuthenticate<'_>>(&response);
+    assert_eq!(
+        (response.error_code, &*response.error_message, &*response.auth_bytes),
+        (58, "no", &b"v=1"[..])
+    );
+    assert_eq!(response.session_lifetime_ms, 1 << 33);
 
     let is_no = |it: &own::TopicResult| {
-        assert_eq!((it.code, &*it.words, &*it.topic), (36, "no", "t"));
+        assert_eq!((it.error_code, &*it.error_message, &*it.topic), (36, "no", "t"));
     };
     let result = CreatableTopicResult::default()
         .with_name(topic("t"))
@@ -532,10 +557,11 @@ fn replies_of_sasl_and_to_the_synchronizer_are_read_as_kafka_protocol_writes_the
         .with_error_message(Some(text("no")))
         .with_num_partitions(8)
         .with_replication_factor(3);
-    let reply = CreateTopicsResponse::default().with_topics(vec![result]);
-    let (reply, pause_ms) = read::<own::CreateTopics<'_>>(&reply.with_throttle_time_ms(1));
-    assert_eq!(pause_ms, 1);
-    is_no(&reply[0]);
+    let response = CreateTopicsResponse::default().with_topics(vec![result]);
+    let (response, throttle_time_ms) =
+        read::<own::CreateTopics<'_>>(&response.with_throttle_time_ms(1));
+    assert_eq!(throttle_time_ms, 1);
+    is_no(&response[0]);
 
     let config = DescribeConfigsResourceResult::default()
         .with_name(text("retention.ms"))
@@ -551,52 +577,53 @@ fn replies_of_sasl_and_to_the_synchronizer_are_read_as_kafka_protocol_writes_the
         .with_resource_type(2)
         .with_resource_name(text("t"))
         .with_configs(vec![config]);
-    let reply = DescribeConfigsResponse::default().with_results(vec![result]);
-    let (reply, pause_ms) = read::<own::DescribeConfigs<'_>>(&reply.with_throttle_time_ms(2));
-    assert_eq!(pause_ms, 2);
-    is_no(&reply[0].result);
-    let own::ConfigEntry { name, value, source } = &reply[0].configs[0];
-    assert_eq!((&**name, &**value, *source), ("retention.ms", "-1", 5));
+    let response = DescribeConfigsResponse::default().with_results(vec![result]);
+    let (response, throttle_time_ms) =
+        read::<own::DescribeConfigs<'_>>(&response.with_throttle_time_ms(2));
+    assert_eq!(throttle_time_ms, 2);
+    is_no(&response[0].result);
+    let own::ConfigEntry { name, value, config_source } = &response[0].configs[0];
+    assert_eq!((&**name, &**value, *config_source), ("retention.ms", "-1", 5));
 
     let result = AlterConfigsResourceResponse::default()
         .with_error_code(36)
         .with_error_message(Some(text("no")))
         .with_resource_type(2)
         .with_resource_name(text("t"));
-    let reply = IncrementalAlterConfigsResponse::default().with_responses(vec![result]);
-    let reply = reply.with_throttle_time_ms(3);
-    let (reply, pause_ms) = read::<own::IncrementalAlterConfigs<'_>>(&reply);
-    assert_eq!(pause_ms, 3);
-    is_no(&reply[0]);
+    let response = IncrementalAlterConfigsResponse::default().with_responses(vec![result]);
+    let response = response.with_throttle_time_ms(3);
+    let (response, throttle_time_ms) = read::<own::IncrementalAlterConfigs<'_>>(&response);
+    assert_eq!(throttle_time_ms, 3);
+    is_no(&response[0]);
 }
 
-/// What is whole is read to its last byte; what is cut or longer is refused.
+/// A complete response is decoded to its last byte; a truncated or longer one is refused.
 struct Proof;
 
-impl Visit for Proof {
-    fn reply<R: OwnRequest>(&mut self, reply: &[u8]) {
+impl ResponseVisitor for Proof {
+    fn visit<R: OwnRequest>(&mut self, response: &[u8]) {
         let name = R::SPEC.name;
         let end = |bytes: &[u8]| {
             let mut reader = Reader::new(bytes);
-            R::take(&mut reader);
+            R::decode(&mut reader);
             reader.finish()
         };
-        assert_eq!(end(reply), Ok(()), "{name}");
-        for cut in 0..reply.len() {
-            assert_eq!(end(&reply[..cut]), Err(DecodeError::Cut), "{name} at {cut}");
+        assert_eq!(end(response), Ok(()), "{name}");
+        for cut in 0..response.len() {
+            assert_eq!(end(&response[..cut]), Err(DecodeError::Truncated), "{name} at {cut}");
         }
-        assert_eq!(end(&[reply, &[0]].concat()), Err(DecodeError::Longer), "{name}");
+        assert_eq!(end(&[response, &[0]].concat()), Err(DecodeError::TrailingBytes), "{name}");
     }
 }
 
 #[test]
-fn replies_are_read_whole_or_refused() {
-    samples::replies(&mut Proof);
+fn truncated_and_longer_responses_are_refused() {
+    samples::responses(&mut Proof);
 }
 
-/// Texts, bytes and numbers of every length, both ways.
+/// Strings, bytes and numbers of many lengths, encoded and decoded.
 #[test]
-fn fields_are_those_of_kafka_protocol() {
+fn fields_match_kafka_protocol() {
     let strategy = (".{0,200}", prop::collection::vec(any::<u8>(), 0..20_000), any::<i32>());
     let property = |(id, records, partition): (String, Vec<u8>, i32)| {
         let mut topics: Map<&str, Vec<(i32, &[u8])>> = Map::default();
@@ -614,18 +641,18 @@ fn fields_are_those_of_kafka_protocol() {
                 .with_timeout_ms(partition)
                 .with_topic_data(vec![topic]),
         );
-        let reply = SyncGroupResponse::default()
+        let response = SyncGroupResponse::default()
             .with_throttle_time_ms(partition)
             .with_error_code(partition as i16)
             .with_assignment(Bytes::from(records.clone()));
-        let (reply, pause_ms) = read::<own::SyncGroup<'_>>(&reply);
-        prop_assert_eq!((pause_ms, reply.code), (partition, partition as i16));
-        prop_assert_eq!(reply.assignment, records);
-        let reply = FindCoordinatorResponse::default()
+        let (response, throttle_time_ms) = read::<own::SyncGroup<'_>>(&response);
+        prop_assert_eq!((throttle_time_ms, response.error_code), (partition, partition as i16));
+        prop_assert_eq!(response.assignment, records);
+        let response = FindCoordinatorResponse::default()
             .with_host(StrBytes::from_string(id.clone()))
             .with_port(partition);
-        let (reply, _) = read::<own::FindCoordinator<'_>>(&reply);
-        prop_assert_eq!((reply.host, reply.port), (id, partition));
+        let (response, _) = read::<own::FindCoordinator<'_>>(&response);
+        prop_assert_eq!((response.host, response.port), (id, partition));
         Ok(())
     };
     TestRunner::default().run(&strategy, property).unwrap();

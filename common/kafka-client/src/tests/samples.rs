@@ -1,4 +1,4 @@
-//! A reply of each kind by `kafka-protocol`, with something in each field that can be empty or null.
+//! A response of each kind by `kafka-protocol`, with a value in each field that can be empty or null.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::protocol::Request;
@@ -35,15 +35,15 @@ use kafka_protocol::messages::produce_response::{
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
-/// What a test does with each: its bytes, behind the header.
-pub trait Visit {
-    fn reply<R: Request>(&mut self, reply: &[u8]);
+/// What a test does with each kind of response, given its body.
+pub trait ResponseVisitor {
+    fn visit<R: Request>(&mut self, response: &[u8]);
 }
 
-fn visit<R: Request>(visit: &mut impl Visit, reply: &impl Encodable) {
+fn visit<R: Request>(visitor: &mut impl ResponseVisitor, response: &impl Encodable) {
     let mut bytes = Vec::new();
-    reply.encode(&mut bytes, R::SPEC.version).unwrap();
-    visit.reply::<R>(&bytes);
+    response.encode(&mut bytes, R::SPEC.version).unwrap();
+    visitor.visit::<R>(&bytes);
 }
 
 fn text(text: &'static str) -> StrBytes {
@@ -54,8 +54,8 @@ fn topic() -> TopicName {
     TopicName(text("a_topic"))
 }
 
-/// All kinds that this crate asks for.
-pub fn replies(all: &mut impl Visit) {
+/// Visits a response of each kind.
+pub fn responses(all: &mut impl ResponseVisitor) {
     visit::<own::ApiVersions>(
         all,
         &ApiVersionsResponse::default().with_api_keys(vec![

@@ -11,7 +11,7 @@ use kafka::client::{
 };
 use kafka::error::KafkaCode;
 use kafka_client::{
-    Backoff, Batch, Error, ErrorKind, FetchedRecord, Outcome, PartitionData, Position, Result,
+    Backoff, Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, ProduceResult, Result,
 };
 use service::panic_guard;
 use service::shutdown::Shutdown;
@@ -42,7 +42,7 @@ pub struct KafkaCrateClient {
     client: Option<Client>,
     /// Which of `config.brokers` is asked first by the next client.
     turn: usize,
-    pace: Backoff,
+    backoff: Backoff,
     /// Partitions that are not fetched with `config.fetch_bytes`.
     asks: HashMap<(String, i32), Ask>,
 }
@@ -64,7 +64,7 @@ impl KafkaCrateClient {
             limits: Limits { timeout: config.timeout, stop },
             client: None,
             turn: 0,
-            pace: Backoff::default(),
+            backoff: Backoff::default(),
             asks: HashMap::new(),
         }
     }
@@ -72,7 +72,7 @@ impl KafkaCrateClient {
     /// After an attempt that may be repeated: drops the client and holds the next attempt back.
     fn failed(&mut self, err: &Error) {
         self.client = None;
-        self.pace.failed(err);
+        self.backoff.failed(err);
     }
 
     /// Repeats `attempt` while its error allows, until the deadline. Success doesn't end the backoff by itself: where one leader is
@@ -84,7 +84,7 @@ impl KafkaCrateClient {
     ) -> Result<T> {
         let deadline = Instant::now() + within;
         loop {
-            self.pace.wait(deadline)?;
+            self.backoff.wait(deadline)?;
             match attempt(self) {
                 Ok(value) => return Ok(value),
                 Err(err) if err.is_retryable() => {
@@ -136,14 +136,14 @@ impl KafkaCrateClient {
             let client = match self.client() {
                 Ok(client) => client,
                 Err(err) => {
-                    todo.iter().for_each(|&i| results[i].worsen(err.clone()));
+                    todo.iter().for_each(|&i| results[i].set_error(err.clone()));
                     return;
                 }
             };
             let host = match client.leader(batches[first].topic, batches[first].partition) {
                 Ok(host) => host,
                 Err(err) => {
-                    results[first].worsen(err);
+                    results[first].set_error(err);
                     todo.remove(0);
                     continue;
                 }
@@ -163,43 +163,42 @@ impl KafkaCrateClient {
         positions: &[Position],
         wait: Duration,
     ) -> Result<Vec<PartitionData>> {
-        let mut chunks = Vec::with_capacity(positions.len());
+        let mut data = Vec::with_capacity(positions.len());
         let mut by_leader: BTreeMap<String, Vec<Position>> = BTreeMap::new();
         let client = self.client()?;
         for position in positions {
             match client.leader(topic, position.partition) {
                 Ok(host) => by_leader.entry(host).or_default().push(*position),
                 Err(err) if err.kind == ErrorKind::Config => return Err(err),
-                Err(err) => chunks.push(PartitionData::failed(*position, err)),
+                Err(err) => data.push(PartitionData::failed(*position, err)),
             }
         }
         let wait = wait / u32::try_from(by_leader.len().max(1)).unwrap_or(u32::MAX);
         for (host, positions) in by_leader {
             match self.fetch_from(&host, topic, &positions, wait) {
-                Ok(more) => chunks.extend(more),
+                Ok(more) => data.extend(more),
                 Err(err) if err.kind == ErrorKind::Undecodable => {
                     // The crate gives up the whole reply for one batch that it can't read: find which partition's.
                     for position in positions {
                         match self.fetch_from(&host, topic, &[position], Duration::ZERO) {
-                            Ok(more) => chunks.extend(more),
+                            Ok(more) => data.extend(more),
                             Err(err) => {
-                                let mut chunk = PartitionData::failed(position, err);
-                                self.narrow(&host, topic, &position, &mut chunk);
-                                chunks.push(chunk);
+                                let mut failed = PartitionData::failed(position, err);
+                                self.narrow(&host, topic, &position, &mut failed);
+                                data.push(failed);
                             }
                         }
                     }
                 }
                 Err(err) => {
-                    chunks
-                        .extend(positions.iter().map(|it| PartitionData::failed(*it, err.clone())));
+                    data.extend(positions.iter().map(|it| PartitionData::failed(*it, err.clone())));
                 }
             }
         }
-        Ok(chunks)
+        Ok(data)
     }
 
-    /// Reads from `host`, which leads all of the positions' partitions: a chunk for each, in order.
+    /// Reads from `host`, which leads all of the positions' partitions: a data for each, in order.
     fn fetch_from(
         &mut self,
         host: &str,
@@ -221,19 +220,19 @@ impl KafkaCrateClient {
                 return Err(no_leader(topic, it.partition));
             }
         }
-        let mut chunks = client.fetch(host, topic, &asks, positions, wait)?;
-        for (chunk, asked) in chunks.iter_mut().zip(positions) {
-            match &chunk.error {
-                None => self.check_start(host, topic, asked, positions.len() == 1, chunk),
-                Some(_) => self.narrow(host, topic, asked, chunk),
+        let mut data = client.fetch(host, topic, &asks, positions, wait)?;
+        for (data, asked) in data.iter_mut().zip(positions) {
+            match &data.error {
+                None => self.check_start(host, topic, asked, positions.len() == 1, data),
+                Some(_) => self.narrow(host, topic, asked, data),
             }
         }
-        Ok(chunks)
+        Ok(data)
     }
 
     /// Before a partition is given up for what can't be read, its next batch is read by itself: the bad one may come later.
-    fn narrow(&mut self, host: &str, topic: &str, asked: &Position, chunk: &mut PartitionData) {
-        if chunk.error.as_ref().is_none_or(|err| err.kind != ErrorKind::Undecodable) {
+    fn narrow(&mut self, host: &str, topic: &str, asked: &Position, data: &mut PartitionData) {
+        if data.error.as_ref().is_none_or(|err| err.kind != ErrorKind::Undecodable) {
             return;
         }
         let key = (topic.to_owned(), asked.partition);
@@ -244,10 +243,10 @@ impl KafkaCrateClient {
         match look(host, topic, asked) {
             Ok(stored) => {
                 self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
-                chunk.error = None;
+                data.error = None;
             }
             // The crate calls every code that it doesn't know the same: it's the broker that can't read, and that passes.
-            Err(err) => chunk.error = Some(err),
+            Err(err) => data.error = Some(err),
         }
     }
 
@@ -259,7 +258,7 @@ impl KafkaCrateClient {
         }
     }
 
-    /// Sees to it that the chunk starts where it was asked to, as far as there are records: the crate gives none of a batch
+    /// Sees to it that the data starts where it was asked to, as far as there are records: the crate gives none of a batch
     /// larger than the fetch, drops records before a compressed batch, and can't step over the end of a transaction.
     /// `alone` says that the fetch was for this partition only.
     fn check_start(
@@ -268,14 +267,14 @@ impl KafkaCrateClient {
         topic: &str,
         asked: &Position,
         alone: bool,
-        chunk: &mut PartitionData,
+        data: &mut PartitionData,
     ) {
         let key = (topic.to_owned(), asked.partition);
         let ask = self.asks.remove(&key);
-        let first = chunk.records.first().map_or(chunk.end, |record| record.offset);
+        let first = data.records.first().map_or(data.end, |record| record.offset);
         if first <= asked.next {
             // All is well. A partition with large batches gets large fetches until its batches are smaller.
-            let received: usize = chunk.records.iter().map(bytes_of).sum();
+            let received: usize = data.records.iter().map(bytes_of).sum();
             let bytes = match ask {
                 Some(Ask::Bytes(bytes)) if received < bytes as usize / 2 => bytes / 2,
                 Some(Ask::Bytes(bytes) | Ask::Exactly { stored: Stored { bytes, .. }, .. }) => {
@@ -294,12 +293,12 @@ impl KafkaCrateClient {
         {
             if alone {
                 // Compaction has removed what the batch had at and after this offset.
-                chunk.records.clear();
-                chunk.next = stored.last + 1;
+                data.records.clear();
+                data.next = stored.last + 1;
             } else {
                 // Or the reply had no room for it beside the others.
                 self.asks.insert(key, ask);
-                *chunk = match self.fetch_from(host, topic, &[*asked], Duration::ZERO) {
+                *data = match self.fetch_from(host, topic, &[*asked], Duration::ZERO) {
                     Ok(mut only) => only.remove(0),
                     Err(err) => PartitionData::failed(*asked, err),
                 };
@@ -309,25 +308,25 @@ impl KafkaCrateClient {
         let stored = match look(host, topic, asked) {
             Ok(stored) => stored,
             Err(err) => {
-                *chunk = PartitionData::failed(*asked, err);
+                *data = PartitionData::failed(*asked, err);
                 return;
             }
         };
-        if stored.control && first == stored.last + 1 && !chunk.records.is_empty() {
+        if stored.control && first == stored.last + 1 && !data.records.is_empty() {
             return;
         }
-        chunk.records.clear();
+        data.records.clear();
         if stored.control {
-            chunk.next = stored.last + 1;
+            data.next = stored.last + 1;
             return;
         }
-        chunk.next = asked.next;
+        data.next = asked.next;
         if stored.bytes > BATCH_BYTES_MAX {
             let text = format!(
                 "read {topic}/{} at offset {}: its batch of {} bytes is larger than {BATCH_BYTES_MAX}",
                 asked.partition, asked.next, stored.bytes
             );
-            chunk.error = Some(Error { kind: ErrorKind::Undecodable, code: 0, text });
+            data.error = Some(Error { kind: ErrorKind::Undecodable, code: 0, text });
         } else {
             self.asks.insert(key, Ask::Exactly { offset: asked.next, stored });
         }
@@ -336,8 +335,8 @@ impl KafkaCrateClient {
 
 impl KafkaClient for KafkaCrateClient {
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
-        self.retry(within, |bus| {
-            let client = bus.client()?;
+        self.retry(within, |client| {
+            let client = client.client()?;
             client.load(topic)?;
             let topics = client.kafka.topics();
             let partitions = topics.partitions(topic).into_iter().flatten();
@@ -354,15 +353,15 @@ impl KafkaClient for KafkaCrateClient {
         loop {
             let todo: Vec<usize> =
                 (0..batches.len()).filter(|&i| results[i].is_retryable()).collect();
-            if let Err(err) = self.pace.wait(deadline) {
-                todo.iter().for_each(|&i| results[i].worsen(err.clone()));
+            if let Err(err) = self.backoff.wait(deadline) {
+                todo.iter().for_each(|&i| results[i].set_error(err.clone()));
                 return results;
             }
             self.try_produce(batches, todo, &mut results);
             match results.iter().find(|result| result.is_retryable()) {
                 Some(Err(err)) => self.failed(&err.clone()),
                 _ => {
-                    self.pace.succeeded();
+                    self.backoff.succeeded();
                     return results;
                 }
             }
@@ -378,25 +377,25 @@ impl KafkaClient for KafkaCrateClient {
         positions: &[Position],
         wait: Duration,
     ) -> Result<Vec<PartitionData>> {
-        self.pace.wait(Instant::now() + wait)?;
+        self.backoff.wait(Instant::now() + wait)?;
         let result = self.try_fetch(topic, positions, wait);
         let failure = match &result {
-            Ok(chunks) => chunks
-                .iter()
-                .find_map(|chunk| chunk.error.as_ref().filter(|err| err.is_retryable())),
+            Ok(data) => {
+                data.iter().find_map(|data| data.error.as_ref().filter(|err| err.is_retryable()))
+            }
             Err(err) => Some(err).filter(|err| err.is_retryable()),
         };
         match failure.cloned() {
             Some(err) => self.failed(&err),
-            None => self.pace.succeeded(),
+            None => self.backoff.succeeded(),
         }
         result
     }
 
     fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
-        self.retry(within, |bus| {
-            let bounds = bus.client()?.log_range(topic)?;
-            bus.pace.succeeded();
+        self.retry(within, |client| {
+            let bounds = client.client()?.log_range(topic)?;
+            client.backoff.succeeded();
             Ok(bounds)
         })
     }
@@ -407,9 +406,9 @@ impl KafkaClient for KafkaCrateClient {
         topic: &str,
         within: Duration,
     ) -> Result<Vec<Option<i64>>> {
-        self.retry(within, |bus| {
-            let committed = bus.client()?.committed(group, topic)?;
-            bus.pace.succeeded();
+        self.retry(within, |client| {
+            let committed = client.client()?.committed(group, topic)?;
+            client.backoff.succeeded();
             Ok(committed)
         })
     }
@@ -421,9 +420,9 @@ impl KafkaClient for KafkaCrateClient {
         positions: &[Position],
         within: Duration,
     ) -> Result<()> {
-        self.retry(within, |bus| {
-            bus.client()?.commit(group, topic, positions)?;
-            bus.pace.succeeded();
+        self.retry(within, |client| {
+            client.client()?.commit(group, topic, positions)?;
+            client.backoff.succeeded();
             Ok(())
         })
     }
@@ -555,7 +554,7 @@ impl Client {
         let confirms = match confirms {
             Ok(confirms) => confirms,
             Err(err) => {
-                mine.iter().for_each(|&i| results[i].worsen(err.clone()));
+                mine.iter().for_each(|&i| results[i].set_error(err.clone()));
                 return;
             }
         };
@@ -570,17 +569,17 @@ impl Client {
             match confirm.map(|it| it.offset) {
                 Some(Ok(offset)) => results[i] = Ok(offset),
                 Some(Err(code)) => {
-                    results[i].worsen(explain(Api::Produce, &code_error(code), &place, host));
+                    results[i].set_error(explain(Api::Produce, &code_error(code), &place, host));
                 }
                 None => {
                     let text = format!("produce {place} at {host}: no answer for this partition");
-                    results[i].worsen(Error { kind: ErrorKind::Unknown, code: 0, text });
+                    results[i].set_error(Error { kind: ErrorKind::Unknown, code: 0, text });
                 }
             }
         }
     }
 
-    /// A chunk for each position, in order.
+    /// A data for each position, in order.
     fn fetch(
         &mut self,
         host: &str,
@@ -595,7 +594,7 @@ impl Client {
         })?;
         let partitions =
             || replies.iter().flat_map(|it| it.topics()).flat_map(|it| it.partitions());
-        let chunk = |position: &Position| {
+        let data = |position: &Position| {
             let place = format!("{topic}/{}", position.partition);
             let Some(partition) = partitions().find(|it| it.partition() == position.partition)
             else {
@@ -612,7 +611,7 @@ impl Client {
                 }
             }
         };
-        Ok(positions.iter().map(chunk).collect())
+        Ok(positions.iter().map(data).collect())
     }
 
     fn log_range(&mut self, topic: &str) -> Result<Vec<(i64, i64)>> {
@@ -930,7 +929,7 @@ mod tests {
         if api == API_VERSIONS { versions(0) } else { metadata(port) }
     }
 
-    fn bus(brokers: &[String]) -> KafkaCrateClient {
+    fn client(brokers: &[String]) -> KafkaCrateClient {
         let brokers = brokers.to_vec();
         KafkaCrateClient::new(
             &KafkaConfig {
@@ -948,7 +947,7 @@ mod tests {
     #[test]
     fn a_broker_without_version_0_is_named_with_what_to_do() {
         let host = broker(|_, _| versions(4));
-        let err = bus(slice::from_ref(&host)).leaders("t", PATIENCE).unwrap_err();
+        let err = client(slice::from_ref(&host)).leaders("t", PATIENCE).unwrap_err();
         assert_eq!(err.kind, ErrorKind::Config);
         for part in [host.as_str(), "version 4", "Kafka 4", "use Kafka 3.9 or older"] {
             assert!(err.text.contains(part), "{part} in {err}");
@@ -958,8 +957,8 @@ mod tests {
     #[test]
     fn a_broker_that_does_not_answer_is_passed_over() {
         let hung = broker(|_, _| None);
-        let mut bus = bus(&[hung, broker(healthy)]);
-        assert_eq!(bus.leaders("t", Duration::ZERO).unwrap(), [5]);
+        let mut client = client(&[hung, broker(healthy)]);
+        assert_eq!(client.leaders("t", Duration::ZERO).unwrap(), [5]);
     }
 
     #[test]
@@ -968,19 +967,19 @@ mod tests {
         let port = hung.rsplit_once(':').unwrap().1.parse().unwrap();
         let host = broker(move |api, _| healthy(api, port));
         let start = Instant::now();
-        let chunk =
-            bus(&[host]).fetch("t", &[Position { partition: 0, next: 0 }], PATIENCE).unwrap();
-        assert_eq!(chunk[0].error.as_ref().unwrap().kind, ErrorKind::Retry);
+        let data =
+            client(&[host]).fetch("t", &[Position { partition: 0, next: 0 }], PATIENCE).unwrap();
+        assert_eq!(data[0].error.as_ref().unwrap().kind, ErrorKind::Retry);
         assert!(start.elapsed() < PATIENCE / 2);
     }
 
     #[test]
     fn a_connection_that_the_broker_closed_is_replaced() {
-        let mut bus = bus(&[broker(healthy)]);
+        let mut client = client(&[broker(healthy)]);
         for _ in 0..3 {
-            assert_eq!(bus.leaders("t", PATIENCE).unwrap(), [5]);
+            assert_eq!(client.leaders("t", PATIENCE).unwrap(), [5]);
         }
-        assert_eq!(bus.pace.failures(), 2, "two of three found it closed");
+        assert_eq!(client.backoff.failures(), 2, "two of three found it closed");
     }
 
     #[test]
@@ -990,10 +989,10 @@ mod tests {
             let answer = move |api, _| {
                 if api == API_VERSIONS { versions(0) } else { Some(garbage.to_vec()) }
             };
-            let err = bus(&[broker(answer)]).leaders("t", Duration::ZERO).unwrap_err();
+            let err = client(&[broker(answer)]).leaders("t", Duration::ZERO).unwrap_err();
             assert_eq!(err.kind, ErrorKind::Retry, "{err}");
             let host = broker(move |_, _| Some(garbage.to_vec()));
-            let err = bus(&[host]).leaders("t", Duration::ZERO).unwrap_err();
+            let err = client(&[host]).leaders("t", Duration::ZERO).unwrap_err();
             assert_eq!(err.kind, ErrorKind::Retry, "{err}");
         }
     }
@@ -1006,12 +1005,12 @@ mod tests {
             probed.lock().unwrap().push(Instant::now());
             Some(Vec::new())
         });
-        let mut bus = bus(&[host]);
+        let mut client = client(&[host]);
         let record = NewRecord { value: Some(b"v"), ..NewRecord::default() };
         let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
         while probes.lock().unwrap().len() < 4 {
-            bus.leaders("t", Duration::from_millis(20)).unwrap_err();
-            bus.produce(&batch, Duration::from_millis(20)).remove(0).unwrap_err();
+            client.leaders("t", Duration::from_millis(20)).unwrap_err();
+            client.produce(&batch, Duration::from_millis(20)).remove(0).unwrap_err();
         }
         // A probe is seen a moment before the wait after it begins.
         let waits: Vec<Duration> =
@@ -1070,7 +1069,7 @@ mod tests {
             (ErrorKind::Retry, ErrorKind::Unknown),
             (ErrorKind::Message, ErrorKind::Message),
         ] {
-            result.worsen(error(next));
+            result.set_error(error(next));
             assert_eq!(result.as_ref().unwrap_err().kind, kind);
         }
     }

@@ -1,6 +1,6 @@
 //! Members of a consumer group.
 
-use super::{PATIENCE, bus};
+use super::{PATIENCE, client};
 use messaging::{Assignment, ErrorKind, KafkaClient, Position};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// A member that lives on a thread until it is told to end.
 pub struct Member {
-    held: Arc<Mutex<Option<Assignment>>>,
+    assignment: Arc<Mutex<Option<Assignment>>>,
     end: Arc<AtomicBool>,
     thread: JoinHandle<Box<dyn KafkaClient>>,
 }
@@ -18,34 +18,34 @@ pub struct Member {
 impl Member {
     /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of whatever it is given.
     pub fn join(topic: &'static str) -> Self {
-        let (held, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
-        let (now, ending) = (held.clone(), end.clone());
+        let (assignment, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
+        let (now, ending) = (assignment.clone(), end.clone());
         let thread = thread::spawn(move || {
-            let mut bus = bus();
+            let mut client = client();
             while !ending.load(Ordering::Relaxed) {
-                let held = Some(bus.poll_assignment(topic, &[topic], PATIENCE).unwrap());
-                if *now.lock().unwrap() != held {
-                    let partitions = held.iter().flat_map(|it| &it.partitions);
+                let assignment = Some(client.poll_assignment(topic, &[topic], PATIENCE).unwrap());
+                if *now.lock().unwrap() != assignment {
+                    let partitions = assignment.iter().flat_map(|it| &it.partitions);
                     let next = 10;
                     let positions = partitions.map(|(_, it)| Position { partition: *it, next });
                     let committed =
-                        bus.commit(topic, topic, &positions.collect::<Vec<_>>(), PATIENCE);
+                        client.commit(topic, topic, &positions.collect::<Vec<_>>(), PATIENCE);
                     if committed.as_ref().is_err_and(|err| err.kind == ErrorKind::Fenced) {
                         // The group has changed once more.
                         continue;
                     }
                     committed.unwrap();
-                    *now.lock().unwrap() = held;
+                    *now.lock().unwrap() = assignment;
                 }
                 thread::sleep(Duration::from_millis(100));
             }
-            bus
+            client
         });
-        Self { held, end, thread }
+        Self { assignment, end, thread }
     }
 
     pub fn assignment(&self) -> Option<Assignment> {
-        self.held.lock().unwrap().clone()
+        self.assignment.lock().unwrap().clone()
     }
 
     /// Its connection, with which it is a member still.
@@ -59,14 +59,17 @@ impl Member {
 pub fn shared(members: &[&Member], shares: &[usize]) {
     let start = Instant::now();
     loop {
-        let held: Vec<Assignment> = members.iter().filter_map(|it| it.assignment()).collect();
-        let found: Vec<usize> = held.iter().map(|it| it.partitions.len()).collect();
-        let distinct: BTreeSet<i32> =
-            held.iter().flat_map(|it| &it.partitions).map(|(_, partition)| *partition).collect();
+        let assignment: Vec<Assignment> = members.iter().filter_map(|it| it.assignment()).collect();
+        let found: Vec<usize> = assignment.iter().map(|it| it.partitions.len()).collect();
+        let distinct: BTreeSet<i32> = assignment
+            .iter()
+            .flat_map(|it| &it.partitions)
+            .map(|(_, partition)| *partition)
+            .collect();
         let mut sorted = found.clone();
         sorted.sort_unstable();
         let once = distinct.len() == found.iter().sum::<usize>();
-        let generations: BTreeSet<i32> = held.iter().map(|it| it.generation).collect();
+        let generations: BTreeSet<i32> = assignment.iter().map(|it| it.generation).collect();
         if sorted == shares && once && generations.len() == 1 {
             return;
         }

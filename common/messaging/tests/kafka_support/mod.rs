@@ -202,9 +202,9 @@ impl Reader {
         let start = Instant::now();
         while !enough(self) {
             assert!(start.elapsed() < PATIENCE, "only {} records came", self.count());
-            for chunk in self.consumer.poll(Duration::from_millis(100)).unwrap() {
-                let records = self.partitions.entry(chunk.partition).or_default();
-                for record in chunk.records {
+            for data in self.consumer.poll(Duration::from_millis(100)).unwrap() {
+                let records = self.partitions.entry(data.partition).or_default();
+                for record in data.records {
                     if let Some(last) = records.last() {
                         assert!(
                             record.offset > last.offset,
@@ -235,15 +235,15 @@ impl Reader {
     }
 }
 
-pub fn bus() -> Box<dyn KafkaClient> {
+pub fn client() -> Box<dyn KafkaClient> {
     messaging::connect(&config())
 }
 
 /// Is it today's protocol that these tests run on?
 pub fn built_in(topic: &str) -> bool {
-    let mut bus = bus();
-    bus.leaders(topic, PATIENCE).unwrap();
-    bus.fetches_from_all()
+    let mut client = client();
+    client.leaders(topic, PATIENCE).unwrap();
+    client.fetches_from_all()
 }
 
 /// Lets Java's client do `steps` to `topic`. What it prints.
@@ -285,7 +285,7 @@ impl Open {
         let mut open = Self(java.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let mut line = String::new();
         BufReader::new(open.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "held\n");
+        assert_eq!(line, "assignment\n");
         open
     }
 
