@@ -24,7 +24,7 @@ impl Load {
         const TICK: Duration = Duration::from_millis(20);
         let stop = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicUsize::new(0));
-        let mut bus = stack.bus();
+        let mut kafka = stack.kafka_client();
         let transfers = stack.transfers.clone();
         let accounts = accounts.to_vec();
         let (stopped, counted) = (stop.clone(), count.clone());
@@ -45,7 +45,7 @@ impl Load {
                     let key = order.id.to_string();
                     Post::keyed(&CONFIRM_MONEY_TRANSFER, key, transfers.encode(order))
                 };
-                post(&mut *bus, &batch.iter().map(record).collect::<Vec<_>>());
+                post(&mut *kafka, &batch.iter().map(record).collect::<Vec<_>>());
                 ordered.extend(batch);
                 counted.store(ordered.len(), Ordering::Relaxed);
                 thread::sleep(TICK);

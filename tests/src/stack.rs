@@ -109,7 +109,7 @@ impl Stack {
     }
 
     /// A client of the cluster.
-    pub fn bus(&self) -> Box<dyn KafkaClient> {
+    pub fn kafka_client(&self) -> Box<dyn KafkaClient> {
         messaging::connect(&self.kafka)
     }
 
@@ -118,7 +118,7 @@ impl Stack {
     /// # Panics
     /// The cluster does not answer.
     pub fn built_in(&self) -> bool {
-        let mut bus = self.bus();
+        let mut bus = self.kafka_client();
         bus.leaders(ConfirmMoneyTransfer::TOPIC.name, PATIENCE).expect("the topic is there");
         bus.fetches_from_all()
     }

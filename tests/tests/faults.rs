@@ -1,12 +1,11 @@
 //! Servers that go away, come back and freeze while the bank is under load.
 
 use bank::records::{Atype, ConfirmMoneyTransfer};
-use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
+use bank::topology::CONFIRM_MONEY_TRANSFER;
+use bank_tests::bank_client::BankClient;
 use bank_tests::handler::{Handler, Settings};
-use bank_tests::ledger::Ledger;
 use bank_tests::load::Load;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
-use bank_tests::tape::Tape;
 use bank_tests::wait::until;
 use bank_tests::{Account, creation};
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ const PER_SECOND: usize = 2_000;
 
 /// A bank at work.
 struct Bank<'a> {
-    ledger: Ledger<'a>,
+    client: BankClient<'a>,
     handler: Handler,
     accounts: Vec<Account>,
     load: Load,
@@ -30,30 +29,31 @@ struct Bank<'a> {
 
 impl<'a> Bank<'a> {
     fn open(stack: &'a Stack, env: &[(&str, &str)]) -> Self {
-        let mut ledger = Ledger::open(stack);
+        let mut client = BankClient::open(stack);
         let handler = Handler::start_with(stack, Settings { env, ..Settings::default() });
-        let accounts = ledger.open_accounts(50, 100_000);
+        let accounts = client.open_accounts(50, 100_000);
         let load = Load::start(stack, &accounts, PER_SECOND);
-        ledger.wait_answers(3 * PER_SECOND, PATIENCE);
-        Self { ledger, handler, accounts, load }
+        client.wait_outcomes(3 * PER_SECOND, PATIENCE);
+        Self { client, handler, accounts, load }
     }
 
     /// Both kinds of commands, ordered now, are answered soon enough.
     #[track_caller]
     fn recovers(&mut self) {
         let started = Instant::now();
-        self.ledger.ask(&[creation(Atype::Manual)]);
-        self.ledger.order(&[self.accounts[0].gets(1)]);
-        self.ledger.settle(RECOVERY.saturating_sub(started.elapsed()));
+        self.client.send_creations(&[creation(Atype::Manual)]);
+        self.client.send_transfers(&[self.accounts[0].gets(1)]);
+        self.client.settle(RECOVERY.saturating_sub(started.elapsed()));
     }
 
     /// All that was ever ordered has its one answer.
-    fn close(mut self) {
-        self.ledger.note(&self.load.stop());
-        self.ledger.settle(PATIENCE);
+    fn close(mut self) -> BankClient<'a> {
+        self.client.expect_transfers(&self.load.stop());
+        self.client.settle(PATIENCE);
         self.handler.stop();
-        self.ledger.read_to_the_end();
-        self.ledger.check();
+        self.client.read_to_the_end();
+        self.client.check();
+        self.client
     }
 }
 
@@ -137,19 +137,19 @@ fn a_handler_is_stopped_while_a_server_is_frozen() {
 #[ignore = "needs the stack: make test-integration"]
 fn a_handler_waits_for_a_registry_that_is_down_at_its_start() {
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let fault = stack.stop("registry", "TERM");
     let handler = Handler::launch(&stack, Settings::default());
-    ledger.ask(&[creation(Atype::Manual)]);
+    client.send_creations(&[creation(Atype::Manual)]);
     until("it says what it waits for", PATIENCE, || {
         handler.log().contains("waiting for the schema registry").then_some(())
     });
     assert!(!handler.is_ready());
     fault.end();
-    ledger.settle(RECOVERY);
+    client.settle(RECOVERY);
     handler.wait_ready(RECOVERY);
     assert!(handler.exits().is_empty(), "it waits, and does not end");
-    ledger.check();
+    client.check();
 }
 
 /// What it needs for the bank's own schemas it has learned. A command in another schema waits until it can be read.
@@ -158,17 +158,16 @@ fn a_handler_waits_for_a_registry_that_is_down_at_its_start() {
 fn the_registry_goes_away_and_comes_back() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
-    let mut letters = Tape::from_now(&stack, &[DEAD_LETTER]);
     let newer = newer_schema();
     let id = stack.registry.register(&format!("test-{}-value", Uuid::new_v4()), &newer).unwrap();
 
     let fault = stack.stop("registry", "KILL");
     bank.recovers();
     let order = bank.accounts[0].gets(1);
-    bank.ledger.note(std::slice::from_ref(&order));
+    bank.client.expect([order.id]);
     let key = order.id.to_string();
     post(
-        &mut *stack.bus(),
+        &mut *stack.kafka_client(),
         &[Post::keyed(&CONFIRM_MONEY_TRANSFER, key, in_newer_schema(&stack, id, &order))],
     );
     until("it says what it waits for", PATIENCE, || {
@@ -176,10 +175,10 @@ fn the_registry_goes_away_and_comes_back() {
     });
     fault.end();
     bank.recovers();
-    assert_eq!(bank.ledger.refusal(order.id), None);
+    assert_eq!(bank.client.refusal(order.id), None);
     assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
-    bank.close();
-    assert_eq!(letters.next(Duration::ZERO), None);
+    let client = bank.close();
+    assert!(client.dead_letters.is_empty(), "{:?}", client.dead_letters);
 }
 
 /// A schema of transfers with one field more.
@@ -236,7 +235,7 @@ fn postgresql_freezes() {
     let fault = stack.freeze("postgres");
     let since = Instant::now();
     until("the time has passed", PATIENCE, || {
-        bank.ledger.read(Duration::from_millis(100));
+        bank.client.read(Duration::from_millis(100));
         (since.elapsed() > Duration::from_secs(12)).then_some(())
     });
     fault.end();

@@ -3,11 +3,11 @@
 use avro::Decoder;
 use bank::records::{Atype, BalanceChanged};
 use bank::topology::TOPICS;
+use bank_tests::bank_client::{BankClient, check_sums};
 use bank_tests::handler::Handler;
-use bank_tests::ledger::{Answer, Ledger, check_bank};
 use bank_tests::stack::{PATIENCE, Stack, target_dir};
-use bank_tests::tape::Told;
 use messaging::partitioner::partition;
+use observer::{Event, ObservedRecord};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::PathBuf;
@@ -37,26 +37,33 @@ fn python() -> PathBuf {
 }
 
 /// A record of the bank as the client should have read it.
-fn as_json(told: &Told, value: Value) -> Value {
-    let key = String::from_utf8_lossy(&told.key);
-    json!({ "topic": told.topic, "key": key, "partition": told.partition, "value": value })
+fn as_json(record: &ObservedRecord, value: Value) -> Value {
+    let position = &record.position;
+    json!({
+        "topic": position.topic,
+        "key": record.key_text(),
+        "partition": position.partition,
+        "value": value,
+    })
 }
 
-fn answer_as_json(told: &Told, answer: &Answer) -> Value {
-    let id = String::from_utf8_lossy(&told.key);
-    let value = match answer {
-        Answer::Opened(opened) => {
+fn record_as_json(record: &ObservedRecord) -> Value {
+    let id = record.key_text();
+    let value = match &record.event {
+        Event::AccountOpened(opened) => {
             let a_type = if opened.a_type == Atype::Auto { "AUTO" } else { "MANUAL" };
             json!({ "id": id, "iban": opened.iban, "token": opened.token, "a_type": a_type })
         }
-        Answer::NotOpened(failed) => json!({ "id": id, "reason": failed.reason }),
-        Answer::Moved => json!({ "id": id }),
-        Answer::Refused(failed) => json!({ "id": id, "reason": failed.reason }),
+        Event::AccountNotOpened(failed) => json!({ "id": id, "reason": failed.reason }),
+        Event::TransferConfirmed(_) => json!({ "id": id }),
+        Event::TransferFailed(failed) => json!({ "id": id, "reason": failed.reason }),
+        Event::BalanceChanged(change) => return change_as_json(record, change),
+        other => panic!("{other:?} is not an outcome"),
     };
-    as_json(told, value)
+    as_json(record, value)
 }
 
-fn change_as_json(told: &Told, change: &BalanceChanged) -> Value {
+fn change_as_json(record: &ObservedRecord, change: &BalanceChanged) -> Value {
     let talk = json!({
         "iban": change.iban,
         "new_balance": change.new_balance.get(),
@@ -67,7 +74,7 @@ fn change_as_json(told: &Told, change: &BalanceChanged) -> Value {
     let mut value = talk.clone();
     value["transfer_id"] = json!(change.transfer_id.map(|id| id.to_string()));
     value["sequence"] = json!(change.sequence);
-    let mut record = as_json(told, value);
+    let mut record = as_json(record, value);
     record["as_the_talk"] = talk;
     record
 }
@@ -79,22 +86,22 @@ fn sorted(mut records: Vec<Value>) -> Vec<Value> {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn confluents_client_asks_and_understands_every_answer() {
+fn confluent_client_understands_every_outcome() {
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
-    let client = Command::new(python())
+    let process = Command::new(python())
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign_client.py"))
         .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))
         .env("SCHEMA_REGISTRY_URL", stack.registry_url())
         .stdin(Stdio::null())
         .output()
         .expect("run the client");
-    let errors = String::from_utf8_lossy(&client.stderr);
-    assert!(client.status.success(), "{}\n{errors}", client.status);
-    let did: Value = serde_json::from_slice(&client.stdout).expect("it prints JSON");
+    let errors = String::from_utf8_lossy(&process.stderr);
+    assert!(process.status.success(), "{}\n{errors}", process.status);
+    let did: Value = serde_json::from_slice(&process.stdout).expect("it prints JSON");
     let list = |name: &str| did[name].as_array().expect("it prints a list").clone();
-    ledger.read_to_the_end();
+    client.read_to_the_end();
 
     // Its keys fall where ours do.
     let sent = list("sent");
@@ -106,23 +113,22 @@ fn confluents_client_asks_and_understands_every_answer() {
     }
 
     // It has read what we read: all of it, equal in every field.
-    let answers = ledger.answers().map(|(told, answer)| answer_as_json(told, answer));
-    let changes = ledger.all_changes().map(|(told, change)| change_as_json(told, change));
-    let ours = sorted(answers.chain(changes).collect());
+    let ours = sorted(client.records.iter().map(record_as_json).collect());
     assert_eq!(ours.len(), 2 + 50 + 51 + 50 + 2 * 49);
     assert_eq!(sorted(list("read")), ours);
-    let refused: Vec<&str> = ledger
-        .answers()
-        .filter_map(|(_, answer)| match answer {
-            Answer::Refused(failed) => Some(failed.reason.as_str()),
+    let refused: Vec<&str> = client
+        .records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::TransferFailed(failed) => Some(failed.reason.as_str()),
             _ => None,
         })
         .collect();
     assert!(refused.len() == 2 && refused.contains(&"invalid token"), "{refused:?}");
-    check_bank(&stack);
+    check_sums(&stack);
 
     // What it wrote in the talk's schema, which lacks our two fields, is read.
-    let [talk] = &ledger.foreign[..] else { panic!("{:?}", ledger.foreign) };
+    let [talk] = &client.foreign[..] else { panic!("{:?}", client.foreign) };
     let change =
         Decoder::<BalanceChanged>::new(stack.registry.clone()).decode(&talk.value).unwrap();
     assert_eq!((change.transfer_id, change.sequence), (None, 0));
@@ -132,8 +138,8 @@ fn confluents_client_asks_and_understands_every_answer() {
     // That schema is now the newest of its subject. The bank goes on in its own.
     handler.stop();
     let _next = Handler::start(&stack);
-    ledger.open_accounts(1, 1);
-    assert_eq!(ledger.foreign.len(), 1);
-    ledger.settle(PATIENCE);
-    ledger.check();
+    client.open_accounts(1, 1);
+    assert_eq!(client.foreign.len(), 1);
+    client.settle(PATIENCE);
+    client.check();
 }

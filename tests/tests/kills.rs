@@ -2,8 +2,8 @@
 
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
+use bank_tests::bank_client::{BankClient, OUTCOMES, check_sums, committed, wait_committed};
 use bank_tests::handler::{Handler, Settings, was_killed};
-use bank_tests::ledger::{Ledger, OUTCOMES, check_bank, committed, wait_committed};
 use bank_tests::load::{Load, random_transfer};
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::{Account, creation};
@@ -17,8 +17,8 @@ const COMMANDS: usize = 300;
 
 /// Number of records in the topics that tell outcomes.
 fn told(stack: &Stack) -> i64 {
-    let mut bus = stack.bus();
-    let mut ends = |topic: &str| bus.log_range(topic, PATIENCE).expect("the topic is there");
+    let mut kafka = stack.kafka_client();
+    let mut ends = |topic: &str| kafka.log_range(topic, PATIENCE).expect("the topic is there");
     OUTCOMES.iter().flat_map(|topic| ends(topic.name)).map(|(_, end)| end).sum()
 }
 
@@ -41,9 +41,9 @@ enum Commands {
 /// What is stored and told when a handler dies at `point`, and that the next one makes it whole.
 fn dies_at(point: &str) {
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
-    let accounts = ledger.open_accounts(10, 100_000);
+    let accounts = client.open_accounts(10, 100_000);
     for topic in [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER] {
         wait_committed(&stack, topic.name, PATIENCE);
     }
@@ -52,14 +52,14 @@ fn dies_at(point: &str) {
     let creations = (0..COMMANDS).map(|_| creation(Atype::Auto)).collect();
     let transfers = (0..COMMANDS).map(|_| random_transfer(&mut rand::rng(), &accounts)).collect();
     for commands in [Commands::Creations(creations), Commands::Transfers(transfers)] {
-        assert_eq!(ledger.repeats, 0);
+        let repeated_before = client.counts().repeated;
         let ids: Vec<Uuid> = match &commands {
             Commands::Creations(creations) => {
-                ledger.ask(creations);
+                client.send_creations(creations);
                 creations.iter().map(|command| command.id).collect()
             }
             Commands::Transfers(transfers) => {
-                ledger.order(transfers);
+                client.send_transfers(transfers);
                 transfers.iter().map(|command| command.id).collect()
             }
         };
@@ -77,21 +77,20 @@ fn dies_at(point: &str) {
         assert_eq!(stored(&stack, &ids) > 0, point != "commit", "stored at {point}");
         assert_eq!(told_by_it > 0, point == "offsets", "told at {point}: {told_by_it}");
         assert_eq!(positions(&stack), positions_before, "offsets committed at {point}");
-        check_bank(&stack);
+        check_sums(&stack);
 
         let next = Handler::start(&stack);
-        ledger.settle(PATIENCE);
+        client.settle(PATIENCE);
         assert_eq!(stored(&stack, &ids), ids.len() as i64);
         // What was told before the death comes again, and nothing else.
-        let repeats = usize::try_from(told_by_it).expect("topics grow");
+        let repeats = u64::try_from(told_by_it).expect("topics grow");
         wait_committed(&stack, CONFIRM_MONEY_TRANSFER.name, PATIENCE);
         wait_committed(&stack, CONFIRM_ACCOUNT_CREATION.name, PATIENCE);
-        ledger.read_to_the_end();
-        assert_eq!(ledger.repeats, repeats);
-        ledger.repeats = 0;
+        client.read_to_the_end();
+        assert_eq!(client.counts().repeated - repeated_before, repeats);
         next.stop();
     }
-    ledger.check();
+    client.check();
 }
 
 #[test]
@@ -117,50 +116,50 @@ fn a_handler_that_dies_before_its_offsets_are_committed_is_repeated_word_for_wor
 fn twenty_kills_under_load_lose_nothing_and_make_nothing() {
     const KILLS: usize = 20;
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
-    let accounts: Vec<Account> = ledger.open_accounts(50, 100_000);
+    let accounts: Vec<Account> = client.open_accounts(50, 100_000);
     let load = Load::start(&stack, &accounts, 3_000);
     for kill in 1..=KILLS {
         handler.wait_ready(PATIENCE);
         let new: Vec<_> = (0..3).map(|_| creation(Atype::Auto)).collect();
-        ledger.ask(&new);
+        client.send_creations(&new);
         // Anywhere in its work: while it takes in, decides, tells or commits.
         thread::sleep(Duration::from_millis(rand::rng().random_range(0..400)));
         handler.kill();
         handler.wait_exits(kill, PATIENCE);
-        ledger.read(Duration::ZERO);
+        client.read(Duration::ZERO);
     }
-    ledger.note(&load.stop());
-    ledger.settle(PATIENCE);
+    client.expect_transfers(&load.stop());
+    client.settle(PATIENCE);
     assert!(handler.exits().iter().all(|end| was_killed(*end)), "{:?}", handler.exits());
     assert_eq!(handler.exits().len(), KILLS);
     // All may be answered before it is started again.
     handler.wait_ready(PATIENCE);
     handler.stop();
-    ledger.read_to_the_end();
-    ledger.check();
-    eprintln!("{} transfers, {} records told again", ledger.transfers_count(), ledger.repeats);
+    client.read_to_the_end();
+    client.check();
+    eprintln!("{} commands, {} records published again", client.sent, client.counts().repeated);
 }
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_stop_under_load_takes_a_second_at_most_and_repeats_nothing() {
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let mut handler = Handler::start(&stack);
-    let accounts = ledger.open_accounts(20, 100_000);
+    let accounts = client.open_accounts(20, 100_000);
     let load = Load::start(&stack, &accounts, 3_000);
     for _ in 0..3 {
         let count = load.count();
-        ledger.wait_answers(count + 1_000, PATIENCE);
+        client.wait_outcomes(count + 1_000, PATIENCE);
         let took = handler.stop();
         assert!(took < Duration::from_secs(1), "the stop took {took:?}");
         handler = Handler::start(&stack);
     }
-    ledger.note(&load.stop());
-    ledger.settle(PATIENCE);
-    ledger.read_to_the_end();
-    ledger.check();
-    assert_eq!((ledger.repeats, ledger.disordered), (0, 0));
+    client.expect_transfers(&load.stop());
+    client.settle(PATIENCE);
+    client.read_to_the_end();
+    client.check();
+    assert_eq!((client.counts().repeated, client.counts().disordered), (0, 0));
 }

@@ -2,9 +2,9 @@
 
 use bank::records::Atype;
 use bank::topology::CONFIRM_MONEY_TRANSFER;
+use bank_tests::bank_client::BankClient;
 use bank_tests::creation;
 use bank_tests::handler::Handler;
-use bank_tests::ledger::Ledger;
 use bank_tests::load::Load;
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
@@ -20,49 +20,49 @@ const RECOVERY: Duration = Duration::from_secs(10);
 #[ignore = "needs the stack: make test-integration"]
 fn a_leader_freezes_and_is_killed_under_load() {
     let stack = Stack::of_three_brokers();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
-    let accounts = ledger.open_accounts(50, 100_000);
+    let accounts = client.open_accounts(50, 100_000);
     let load = Load::start(&stack, &accounts, 1_000);
-    ledger.wait_answers(3_000, PATIENCE);
-    let mut bus = stack.bus();
-    let leaders = bus.leaders(CONFIRM_MONEY_TRANSFER.name, PATIENCE).unwrap();
+    client.wait_outcomes(3_000, PATIENCE);
+    let mut kafka = stack.kafka_client();
+    let leaders = kafka.leaders(CONFIRM_MONEY_TRANSFER.name, PATIENCE).unwrap();
     let leader = format!("kafka-{}", leaders[0]);
 
     // Writes wait for it as a replica meanwhile, wherever they go.
     let fault = stack.freeze(&leader);
     let since = Instant::now();
     until("the time has passed", PATIENCE, || {
-        ledger.read(Duration::from_millis(100));
+        client.read(Duration::from_millis(100));
         (since.elapsed() >= FROZEN).then_some(())
     });
     fault.end();
-    ledger.ask(&[creation(Atype::Manual)]);
+    client.send_creations(&[creation(Atype::Manual)]);
     // A transfer for each partition, some of which it leads.
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
-    ledger.order(&probe);
-    ledger.settle(RECOVERY);
+    client.send_transfers(&probe);
+    client.settle(RECOVERY);
     assert!(handler.exits().is_empty(), "it waits, and does not end: {:?}", handler.exits());
 
     let fault = stack.stop(&leader, "KILL");
-    ledger.ask(&[creation(Atype::Manual)]);
+    client.send_creations(&[creation(Atype::Manual)]);
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
-    ledger.order(&probe);
-    ledger.settle(FAILOVER);
+    client.send_transfers(&probe);
+    client.settle(FAILOVER);
     let moved = until("partitions have new leaders", PATIENCE, || {
-        bus.leaders(CONFIRM_MONEY_TRANSFER.name, PATIENCE).ok()
+        kafka.leaders(CONFIRM_MONEY_TRANSFER.name, PATIENCE).ok()
     });
     assert!(!moved.contains(&leaders[0]), "{leaders:?}, then {moved:?}");
 
     fault.end();
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
-    ledger.order(&probe);
-    ledger.settle(RECOVERY);
+    client.send_transfers(&probe);
+    client.settle(RECOVERY);
     assert!(handler.exits().is_empty(), "it waits, and does not end: {:?}", handler.exits());
 
-    ledger.note(&load.stop());
-    ledger.settle(PATIENCE);
+    client.expect_transfers(&load.stop());
+    client.settle(PATIENCE);
     handler.stop();
-    ledger.read_to_the_end();
-    ledger.check();
+    client.read_to_the_end();
+    client.check();
 }

@@ -1,8 +1,8 @@
 //! Several handlers at once, and what becomes of partitions whose handler is gone, or seems so.
 
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
+use bank_tests::bank_client::BankClient;
 use bank_tests::handler::{Handler, Settings, was_killed};
-use bank_tests::ledger::Ledger;
 use bank_tests::load::Load;
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
@@ -43,9 +43,9 @@ fn confirmed(handler: &Handler) -> f64 {
 fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
     const TAKE_OVER: Duration = Duration::from_secs(10);
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let first = Handler::start(&stack);
-    let accounts = ledger.open_accounts(50, 100_000);
+    let accounts = client.open_accounts(50, 100_000);
     let load = Load::start(&stack, &accounts, 2_000);
     wait_shares(&stack, &[9], PATIENCE);
 
@@ -53,7 +53,7 @@ fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
     wait_shares(&stack, &[5, 4], PATIENCE);
     let before = [confirmed(&first), confirmed(&second)];
     until("both handlers confirm transfers", PATIENCE, || {
-        ledger.read(Duration::ZERO);
+        client.read(Duration::ZERO);
         (confirmed(&first) >= before[0] + 500.0 && confirmed(&second) >= before[1] + 500.0)
             .then_some(())
     });
@@ -71,16 +71,16 @@ fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
     assert_eq!(owners(&stack, &CONFIRM_ACCOUNT_CREATION).len(), 1);
     let more = confirmed(&third) + 1_000.0;
     until("the third goes on alone", PATIENCE, || {
-        ledger.read(Duration::ZERO);
+        client.read(Duration::ZERO);
         (confirmed(&third) >= more).then_some(())
     });
-    ledger.open_accounts(1, 0);
+    client.open_accounts(1, 0);
 
-    ledger.note(&load.stop());
-    ledger.settle(PATIENCE);
+    client.expect_transfers(&load.stop());
+    client.settle(PATIENCE);
     third.stop();
-    ledger.read_to_the_end();
-    ledger.check();
+    client.read_to_the_end();
+    client.check();
 }
 
 /// The replacement has decided what the frozen one had in its hands. It must not decide, tell otherwise or own anything when
@@ -89,11 +89,11 @@ fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
 #[ignore = "needs the stack: make test-integration"]
 fn a_handler_that_was_frozen_for_half_a_minute_does_no_harm_beside_its_replacement() {
     let stack = Stack::shared();
-    let mut ledger = Ledger::open(&stack);
+    let mut client = BankClient::open(&stack);
     let frozen = Handler::start(&stack);
-    let accounts = ledger.open_accounts(50, 100_000);
+    let accounts = client.open_accounts(50, 100_000);
     let load = Load::start(&stack, &accounts, 2_000);
-    ledger.wait_answers(3_000, PATIENCE);
+    client.wait_outcomes(3_000, PATIENCE);
     let old = wait_shares(&stack, &[9], PATIENCE);
 
     frozen.freeze();
@@ -107,7 +107,7 @@ fn a_handler_that_was_frozen_for_half_a_minute_does_no_harm_beside_its_replaceme
     replacement.wait_ready(PATIENCE);
     let before = confirmed(&replacement);
     until("half a minute has passed", Duration::from_secs(60), || {
-        ledger.read(Duration::from_millis(100));
+        client.read(Duration::from_millis(100));
         (since.elapsed() >= Duration::from_secs(30)).then_some(())
     });
     assert!(confirmed(&replacement) > before + 10_000.0, "it worked all the time");
@@ -117,15 +117,15 @@ fn a_handler_that_was_frozen_for_half_a_minute_does_no_harm_beside_its_replaceme
     assert!(both.contains(&new) && !both.contains(&old[0]), "{both:?}: {old:?} was ended");
     let more = [confirmed(&frozen) + 500.0, confirmed(&replacement) + 500.0];
     until("both go on", PATIENCE, || {
-        ledger.read(Duration::from_millis(20));
+        client.read(Duration::from_millis(20));
         (confirmed(&frozen) >= more[0] && confirmed(&replacement) >= more[1]).then_some(())
     });
 
-    ledger.note(&load.stop());
-    ledger.settle(PATIENCE);
+    client.expect_transfers(&load.stop());
+    client.settle(PATIENCE);
     for handler in [frozen, replacement] {
         handler.stop();
     }
-    ledger.read_to_the_end();
-    ledger.check();
+    client.read_to_the_end();
+    client.check();
 }

@@ -226,7 +226,7 @@ fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -
 #[ignore = "needs the stack: make test-integration"]
 fn what_is_told_twice_is_stored_once_and_what_cannot_be_read_is_a_dead_letter() {
     let stack = Stack::shared();
-    let mut bus = stack.bus();
+    let mut bus = stack.kafka_client();
     let iban = bank_tests::nobody();
     let letters_from = bus.log_range(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
     let twice = Some(Uuid::new_v4());
@@ -406,7 +406,7 @@ fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
     let first = Endpoint::start_with(&stack, env);
     let second = Endpoint::start_with(&stack, env);
     let ibans: Vec<String> = (0..40).map(|_| bank_tests::nobody()).collect();
-    let mut bus = stack.bus();
+    let mut bus = stack.kafka_client();
     let mut round = 0;
     let mut tell = || {
         round += 1;

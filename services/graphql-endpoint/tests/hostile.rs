@@ -97,7 +97,7 @@ fn a_subscriber_who_does_not_read_is_cut_off_and_others_do_not_notice() {
         }
         quick
     });
-    let mut bus = stack.bus();
+    let mut bus = stack.kafka_client();
     for batch in changes(&stack, &iban, COUNT).chunks(STEP) {
         // As fast as the quick one reads.
         heard.recv_timeout(PATIENCE).unwrap();
@@ -147,7 +147,7 @@ fn subscribers_of_every_endpoint_hear_of_everything() {
         subscribers(endpoint, 1);
     }
     let posts: Vec<Post> = ibans.iter().flat_map(|iban| changes(&stack, iban, 1)).collect();
-    post(&mut *stack.bus(), &posts);
+    post(&mut *stack.kafka_client(), &posts);
     for socket in &mut sockets {
         let mut missing: Vec<&str> = ibans.iter().map(String::as_str).collect();
         while !missing.is_empty() {

@@ -1,0 +1,519 @@
+//! The checks. Works record by record: once a command, its outcome and its changes are compared with the model, only the
+//! outcome is kept, and of each change eight bytes.
+
+use crate::account::{ObservedAccount, Seen};
+use crate::comparison::{self, Comparison};
+use crate::model::{self, AccountState, Accounts, Reason};
+use crate::outcome::Outcome;
+use crate::record::{Event, ObservedRecord, RecordPosition, hash};
+use crate::violation::{Kind, Violation};
+use bank::records::{
+    AccountCreationConfirmed, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer,
+};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, TOPICS};
+use messaging::partitioner::partition;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// Violations that are kept; the rest are counted.
+const VIOLATIONS_MAX: usize = 100;
+
+/// What was before the first record that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// No command was without an outcome: every record belongs to a command that is read.
+    Settled,
+    /// Earlier commands may get their outcome now, or once more.
+    Unsettled,
+}
+
+/// What a record meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// A command that was not read before.
+    Command,
+    /// A command and its outcome were both read, the outcome so much later; true if it was carried out.
+    Outcome(Duration, bool),
+    /// Something else.
+    None,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Different commands.
+    pub commands: u64,
+    /// Commands that were carried out.
+    pub confirmed: u64,
+    /// Commands that were refused.
+    pub failed: u64,
+    /// Commands that were written once more.
+    pub commands_repeated: u64,
+    /// Outcomes and changes that were published once more, equal in every field.
+    pub repeated: u64,
+    /// Changes that were read after one of the same account with a higher sequence.
+    pub disordered: u64,
+    /// Records of dead_letter.
+    pub dead_letters: u64,
+    /// Outcomes and changes of commands from before the observation.
+    pub earlier: u64,
+}
+
+/// What holds and what does not, at one moment.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was read.
+    pub counts: Counts,
+    /// Commands without a complete outcome.
+    pub unanswered: u64,
+    /// Cents that confirmed transfers brought in from outside parties, less what they took out.
+    pub inflow: i128,
+    /// The first violations.
+    pub violations: Vec<Violation>,
+    /// How many more there are.
+    pub violations_more: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Command {
+    OpenAccount(ConfirmAccountCreation),
+    Transfer(ConfirmMoneyTransfer),
+}
+
+/// A command by id. Either side may be read first: they come from different topics.
+#[derive(Debug, Default)]
+struct Entry {
+    command: Option<RecordPosition>,
+    /// With the hash of its record.
+    outcome: Option<(u64, Outcome)>,
+    /// `None` once it is compared with the model.
+    pending: Option<Box<Pending>>,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    command: Option<(Instant, Command)>,
+    outcome: Option<(Instant, RecordPosition)>,
+    changes: Vec<(RecordPosition, BalanceChanged)>,
+}
+
+/// Checks the contract of the bank. No I/O.
+#[derive(Debug)]
+pub struct Observer {
+    history: History,
+    accounts: HashMap<String, ObservedAccount>,
+    commands: HashMap<Uuid, Entry>,
+    /// Ids of pending commands.
+    pending: HashSet<Uuid>,
+    /// Undecodable commands: hash of the value, and the reason.
+    undecodable: HashMap<RecordPosition, (u64, String)>,
+    /// Dead letters by the record that they are about: hash of the value.
+    dead_letters: HashMap<RecordPosition, (RecordPosition, u64)>,
+    counts: Counts,
+    inflow: i128,
+    violations: Vec<Violation>,
+    violations_more: u64,
+}
+
+impl Observer {
+    /// Begins with all accounts of the bank.
+    pub fn new(accounts: Accounts, history: History) -> Self {
+        let observed = |(iban, state)| (iban, ObservedAccount::new(state, true));
+        Self {
+            history,
+            accounts: accounts.into_iter().map(observed).collect(),
+            commands: HashMap::new(),
+            pending: HashSet::new(),
+            undecodable: HashMap::new(),
+            dead_letters: HashMap::new(),
+            counts: Counts::default(),
+            inflow: 0,
+            violations: Vec::new(),
+            violations_more: 0,
+        }
+    }
+
+    /// Takes a record. Those of one partition come in the order of their offsets.
+    pub fn take(&mut self, record: &ObservedRecord) -> News {
+        let at = record.position;
+        let answer = |this: &mut Self, id: Uuid, outcome| {
+            this.check_key(record, &id.to_string());
+            this.outcome(record, id, outcome)
+        };
+        match &record.event {
+            Event::OpenAccount(it) => self.command(record, it.id, Command::OpenAccount(it.clone())),
+            Event::Transfer(it) => self.command(record, it.id, Command::Transfer(it.clone())),
+            Event::AccountOpened(it) => {
+                answer(self, it.id, Outcome::AccountOpened(Box::new(it.clone())))
+            }
+            Event::AccountNotOpened(it) => {
+                answer(self, it.id, Outcome::AccountNotOpened(it.reason.clone()))
+            }
+            Event::TransferConfirmed(it) => answer(self, it.id, Outcome::Confirmed),
+            Event::TransferFailed(it) => answer(self, it.id, Outcome::failed(&it.reason)),
+            Event::BalanceChanged(it) => {
+                self.check_key(record, &it.iban);
+                self.change(record, it);
+                News::None
+            }
+            Event::DeadLetter => {
+                self.counts.dead_letters += 1;
+                if let Some(origin) = origin(&record.key_text()) {
+                    self.dead_letters.insert(origin, (at, hash(&record.value)));
+                }
+                News::None
+            }
+            Event::Undecodable(reason) if is_command(at.topic) => {
+                self.undecodable.insert(at, (hash(&record.value), reason.clone()));
+                News::None
+            }
+            Event::Undecodable(reason) => {
+                self.violate(at, Kind::Undecodable(reason.clone()));
+                News::None
+            }
+        }
+    }
+
+    fn violate(&mut self, at: RecordPosition, kind: Kind) {
+        self.keep(Violation { position: Some(at), kind });
+    }
+
+    fn keep(&mut self, violation: Violation) {
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(violation);
+        } else {
+            self.violations_more += 1;
+        }
+    }
+
+    fn check_key(&mut self, record: &ObservedRecord, expected: &str) {
+        let at = record.position;
+        let topic = TOPICS.into_iter().find(|topic| topic.name == at.topic);
+        let belongs = topic.map_or(0, |topic| partition(expected.as_bytes(), topic.partitions));
+        if record.key != expected.as_bytes() {
+            let (found, expected) = (record.key_text(), expected.to_owned());
+            self.violate(at, Kind::WrongKey { found, expected });
+        } else if at.partition != belongs {
+            self.violate(at, Kind::WrongPartition { expected: belongs });
+        }
+    }
+
+    fn entry(&mut self, id: Uuid) -> &mut Entry {
+        self.commands.entry(id).or_insert_with(|| {
+            self.pending.insert(id);
+            Entry { pending: Some(Box::default()), ..Entry::default() }
+        })
+    }
+
+    fn command(&mut self, record: &ObservedRecord, id: Uuid, command: Command) -> News {
+        let entry = self.entry(id);
+        // Of two records with one id the first counts: both are in the same partition.
+        let Some(pending) = entry.pending.as_mut().filter(|it| it.command.is_none()) else {
+            self.counts.commands_repeated += 1;
+            return News::None;
+        };
+        pending.command = Some((record.read_at, command));
+        let answered_at = pending.outcome.map(|(read_at, _)| read_at);
+        let confirmed = entry.outcome.as_ref().map(|(_, outcome)| outcome.is_confirmed());
+        entry.command = Some(record.position);
+        self.counts.commands += 1;
+        match answered_at.zip(confirmed) {
+            Some((answered_at, confirmed)) => {
+                self.answered(id, record.read_at, answered_at, confirmed)
+            }
+            None => News::Command,
+        }
+    }
+
+    fn outcome(&mut self, record: &ObservedRecord, id: Uuid, outcome: Outcome) -> News {
+        let (at, hash, confirmed) =
+            (record.position, record.content_hash(), outcome.is_confirmed());
+        if let Outcome::AccountOpened(opened) = &outcome {
+            self.open_account(opened);
+        }
+        let entry = self.entry(id);
+        match &entry.outcome {
+            Some((first, _)) if *first == hash => {
+                self.counts.repeated += 1;
+                return News::None;
+            }
+            Some(_) => {
+                self.violate(at, Kind::TwoOutcomes(id));
+                return News::None;
+            }
+            None => entry.outcome = Some((hash, outcome)),
+        }
+        let pending = entry.pending.as_mut();
+        let pending = pending.expect("a command without an outcome is not compared yet");
+        pending.outcome = Some((record.read_at, at));
+        match pending.command.as_ref().map(|(read_at, _)| *read_at) {
+            Some(asked_at) => self.answered(id, asked_at, record.read_at, confirmed),
+            None => News::None,
+        }
+    }
+
+    fn answered(&mut self, id: Uuid, asked: Instant, answered: Instant, confirmed: bool) -> News {
+        if confirmed {
+            self.counts.confirmed += 1;
+        } else {
+            self.counts.failed += 1;
+        }
+        self.compare(id, false);
+        News::Outcome(answered.saturating_duration_since(asked), confirmed)
+    }
+
+    fn open_account(&mut self, opened: &AccountCreationConfirmed) {
+        let state = AccountState::new(&opened.token);
+        let account = self.accounts.entry(opened.iban.clone());
+        let account = account.or_insert_with(|| ObservedAccount::new(state, false));
+        if !account.opened {
+            account.opened = true;
+            account.opened_by = Some(opened.id);
+            account.state.token.clone_from(&opened.token);
+        }
+    }
+
+    fn change(&mut self, record: &ObservedRecord, change: &BalanceChanged) {
+        let (at, iban, sequence) = (record.position, change.iban.clone(), change.sequence);
+        let Some(id) = change.transfer_id else {
+            return self.violate(at, Kind::NoTransferId { iban });
+        };
+        // Read before the account's opening, or none was opened: the report knows.
+        let unknown = || ObservedAccount::new(AccountState::new(""), false);
+        let account = self.accounts.entry(iban.clone()).or_insert_with(unknown);
+        let mut violations = Vec::new();
+        let seen = account.take(at, change, record.content_hash(), &mut violations);
+        let expected = account.state.sequence + 1;
+        violations.into_iter().for_each(|violation| self.keep(violation));
+        match seen {
+            Seen::New { disordered } => self.counts.disordered += u64::from(disordered),
+            Seen::Repeated => self.counts.repeated += 1,
+            Seen::Different => self.violate(at, Kind::TwoChanges { iban, sequence }),
+            Seen::Old if self.history == History::Unsettled => self.counts.earlier += 1,
+            Seen::Old => self.violate(at, Kind::OldSequence { iban, sequence, expected }),
+        }
+        if !matches!(seen, Seen::New { .. }) {
+            return;
+        }
+        let iban = change.iban.clone();
+        match &mut self.entry(id).pending {
+            Some(pending) => {
+                pending.changes.push((at, change.clone()));
+                self.compare(id, false);
+            }
+            None => self.violate(at, Kind::UnexpectedChange { id, iban }),
+        }
+    }
+
+    fn account(&self, iban: &str) -> Option<&ObservedAccount> {
+        self.accounts.get(iban).filter(|account| account.opened)
+    }
+
+    /// The state of an account after all that was read.
+    pub fn state(&self, iban: &str) -> Option<&AccountState> {
+        self.account(iban).map(|account| &account.state)
+    }
+
+    /// What the model decides about `command` after all that was read: exact if nothing else is under way.
+    pub fn decide(&self, command: &ConfirmMoneyTransfer) -> Result<Vec<BalanceChanged>, Reason> {
+        model::decide(command, |iban| self.state(iban).cloned())
+    }
+
+    /// The outcome of the command `id`.
+    pub fn outcome_of(&self, id: Uuid) -> Option<&Outcome> {
+        self.commands.get(&id)?.outcome.as_ref().map(|(_, outcome)| outcome)
+    }
+
+    /// True if the command `id` was read, and its outcome with all changes, or its dead letter.
+    pub fn is_answered(&self, id: Uuid) -> bool {
+        let Some(entry) = self.commands.get(&id) else { return false };
+        let Some(pending) = &entry.pending else { return true };
+        let dead = entry.command.is_some_and(|at| self.dead_letters.contains_key(&at));
+        match (&pending.command, &entry.outcome) {
+            (Some((_, Command::Transfer(command))), Some((_, Outcome::Confirmed))) => {
+                comparison::has_all_changes(command, &pending.changes, |iban| self.account(iban))
+            }
+            (Some(_), Some(_)) => true,
+            _ => dead,
+        }
+    }
+
+    /// Number of commands that were read and are not answered.
+    pub fn unanswered(&self) -> u64 {
+        let read = |id: &&Uuid| self.commands[*id].command.is_some();
+        self.pending.iter().filter(read).filter(|id| !self.is_answered(**id)).count() as u64
+    }
+
+    /// What was read so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The violations since the last call, without those that only a [`Self::report`] finds.
+    pub fn take_violations(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.violations)
+    }
+
+    /// Compares a command with the model once all of it is read; unless `at_end`, not before nothing that is still to be read
+    /// can change the result.
+    fn compare(&mut self, id: Uuid, at_end: bool) {
+        let Some(comparison) = self.comparison(id) else { return };
+        if !at_end && !comparison.is_final {
+            return;
+        }
+        self.inflow += comparison.inflow;
+        comparison.violations.into_iter().for_each(|violation| self.keep(violation));
+        self.pending.remove(&id);
+        if let Some(entry) = self.commands.get_mut(&id) {
+            entry.pending = None;
+        }
+    }
+
+    fn comparison(&self, id: Uuid) -> Option<Comparison> {
+        let entry = self.commands.get(&id)?;
+        let pending = entry.pending.as_ref()?;
+        let (_, outcome) = entry.outcome.as_ref()?;
+        let (_, at) = pending.outcome?;
+        Some(match &pending.command.as_ref()?.1 {
+            Command::OpenAccount(command) => comparison::opening(command, at, outcome, |iban| {
+                self.accounts.get(iban).and_then(|account| account.opened_by)
+            }),
+            Command::Transfer(command) => {
+                comparison::transfer(command, at, outcome, &pending.changes, |iban| {
+                    self.account(iban)
+                })
+            }
+        })
+    }
+
+    /// What holds now. Commands without a complete outcome are violations too, but only of this report.
+    pub fn report(&mut self) -> Report {
+        let mut found = Vec::new();
+        for id in self.pending.clone() {
+            if self.is_answered(id) {
+                self.compare(id, true);
+            } else {
+                found.extend(self.incomplete(id));
+            }
+        }
+        let unanswered = self.unanswered();
+        self.report_accounts(&mut found);
+        self.report_dead_letters(&mut found);
+        if unanswered == 0 {
+            found.extend(self.wrong_sum());
+        }
+        let mut violations = self.violations.clone();
+        violations.extend(found);
+        let more = violations.len().saturating_sub(VIOLATIONS_MAX);
+        violations.truncate(VIOLATIONS_MAX);
+        Report {
+            counts: self.counts,
+            unanswered,
+            inflow: self.inflow,
+            violations,
+            violations_more: self.violations_more + more as u64,
+        }
+    }
+
+    /// The violations of a command that is not answered, or of which no command was read.
+    fn incomplete(&self, id: Uuid) -> Vec<Violation> {
+        let entry = &self.commands[&id];
+        let one = |position, kind| vec![Violation { position, kind }];
+        match (&entry.command, &entry.outcome, &entry.pending) {
+            (None, _, Some(pending)) if self.history == History::Settled => {
+                let outcome = pending.outcome.map(|(_, at)| at);
+                let at = outcome.or_else(|| pending.changes.first().map(|(at, _)| *at));
+                one(at, Kind::UnknownCommand(id))
+            }
+            (None, ..) => Vec::new(),
+            (at, None, _) => one(*at, Kind::NoOutcome(id)),
+            _ => self.comparison(id).map(|it| it.violations).unwrap_or_default(),
+        }
+    }
+
+    fn report_accounts(&self, found: &mut Vec<Violation>) {
+        let mut tokens = HashSet::new();
+        for (iban, account) in &self.accounts {
+            let about = |kind| Violation { position: None, kind };
+            if !account.opened {
+                // An earlier command may have opened it.
+                if self.history == History::Settled {
+                    found.push(about(Kind::UnknownAccount { iban: iban.clone() }));
+                }
+                continue;
+            }
+            found.extend(account.gap(iban));
+            if !tokens.insert(&account.state.token) {
+                found.push(about(Kind::EqualTokens { iban: iban.clone() }));
+            }
+        }
+    }
+
+    fn report_dead_letters(&self, found: &mut Vec<Violation>) {
+        for (at, (hash, reason)) in &self.undecodable {
+            let (position, kind) = match self.dead_letters.get(at) {
+                Some((_, letter)) if letter == hash => continue,
+                Some((position, _)) => (*position, Kind::WrongDeadLetter { origin: *at }),
+                None => (*at, Kind::NoDeadLetter(reason.clone())),
+            };
+            found.push(Violation { position: Some(position), kind });
+        }
+        if self.dead_letters.is_empty() {
+            return;
+        }
+        for (id, entry) in &self.commands {
+            let letter = entry.command.and_then(|at| self.dead_letters.get(&at));
+            if let (Some((at, _)), Some(_)) = (letter, &entry.outcome) {
+                found
+                    .push(Violation { position: Some(*at), kind: Kind::OutcomeAndDeadLetter(*id) });
+            }
+        }
+    }
+
+    fn wrong_sum(&self) -> Option<Violation> {
+        let opened = || self.accounts.values().filter(|account| account.opened);
+        let start: i128 = opened().map(|it| i128::from(it.balance_at_start())).sum();
+        let found: i128 = opened().map(|it| i128::from(it.state.balance)).sum();
+        let earlier = self.pending.iter().map(|id| &self.commands[id]);
+        let earlier = earlier.filter(|it| it.command.is_none()).flat_map(|it| &it.pending);
+        let earlier = earlier.flat_map(|it| &it.changes);
+        let earlier: i128 = earlier
+            .filter(|(_, change)| self.account(&change.iban).is_some())
+            .map(|(_, change)| i128::from(change.changed_by.get()))
+            .sum();
+        let expected = start + self.inflow + earlier;
+        let kind = Kind::WrongSum { found, expected };
+        (found != expected).then_some(Violation { position: None, kind })
+    }
+
+    /// Where the accounts in the command-handler's database differ, when no command is under way.
+    pub fn differences(&self, stored: &Accounts) -> Vec<Violation> {
+        let opened = self.accounts.iter().filter(|(_, account)| account.opened);
+        let opened: HashMap<&str, &AccountState> =
+            opened.map(|(iban, account)| (iban.as_str(), &account.state)).collect();
+        let ibans: HashSet<&str> =
+            opened.keys().copied().chain(stored.keys().map(String::as_str)).collect();
+        let difference = |iban: &str| {
+            let observed = opened.get(iban).map(|it| (it.balance, it.sequence));
+            let stored = stored.get(iban).map(|it| (it.balance, it.sequence));
+            let kind = Kind::WrongDatabase { iban: iban.to_owned(), observed, stored };
+            (observed != stored).then_some(Violation { position: None, kind })
+        };
+        ibans.into_iter().filter_map(difference).collect()
+    }
+}
+
+fn is_command(topic: &str) -> bool {
+    topic == CONFIRM_ACCOUNT_CREATION.name || topic == CONFIRM_MONEY_TRANSFER.name
+}
+
+/// The record that a dead letter is about: its key is `topic/partition/offset: reason`.
+fn origin(key: &str) -> Option<RecordPosition> {
+    let (place, _reason) = key.split_once(": ")?;
+    let mut parts = place.split('/');
+    let topic = parts.next()?;
+    let topic = TOPICS.into_iter().find(|it| it.name == topic)?.name;
+    let (partition, offset) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(RecordPosition { topic, partition, offset })
+}

@@ -1,0 +1,39 @@
+//! Checks the contract of the bank from its topics: reads commands, outcomes and balance changes, and compares them with a
+//! plain model of the rules. Knows nothing of the command-handler.
+
+mod account;
+mod comparison;
+mod contract;
+pub mod model;
+mod outcome;
+mod reader;
+mod record;
+pub mod rule_cases;
+pub mod undecodable;
+mod violation;
+
+#[cfg(test)]
+mod tests;
+
+pub use contract::{Counts, History, News, Observer, Report};
+pub use model::{AccountState, Accounts};
+pub use outcome::Outcome;
+pub use reader::{Batch, Positions, ReadError, Reader, log_ends, log_starts};
+pub use record::{Event, ObservedRecord, RecordPosition};
+pub use violation::{Kind, Violation};
+
+/// The accounts in the command-handler's database.
+///
+/// # Errors
+/// The database does not answer, or is not the command-handler's.
+#[cfg(feature = "postgres")]
+pub fn stored_accounts(client: &mut postgres::Client) -> Result<Accounts, postgres::Error> {
+    let sql = "SELECT iban, token, balance, overdraft_limit, sequence FROM account";
+    let state = |row: &postgres::Row| AccountState {
+        token: row.get(1),
+        balance: row.get(2),
+        limit: row.get(3),
+        sequence: row.get(4),
+    };
+    Ok(client.query(sql, &[])?.iter().map(|row| (row.get(0), state(row))).collect())
+}

@@ -1,0 +1,325 @@
+//! Sends commands and has an observer check everything that the bank publishes.
+
+use crate::stack::{PATIENCE, Post, Stack, post};
+use crate::wait::until;
+use crate::{Account, creation};
+use avro::Record;
+use bank::records::{Atype, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::topology::{
+    ACCOUNT_CREATION_CONFIRMED, ACCOUNT_CREATION_FAILED, BALANCE_CHANGED, DEAD_LETTER,
+    MONEY_TRANSFER_CONFIRMED, MONEY_TRANSFER_FAILED, Topic,
+};
+use messaging::KafkaClient;
+use observer::{
+    Counts, Event, History, ObservedRecord, Observer, Outcome, Positions, Reader, log_ends,
+    stored_accounts,
+};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// The topics of outcomes and balance changes.
+pub const OUTCOMES: [Topic; 5] = [
+    ACCOUNT_CREATION_CONFIRMED,
+    ACCOUNT_CREATION_FAILED,
+    MONEY_TRANSFER_CONFIRMED,
+    MONEY_TRANSFER_FAILED,
+    BALANCE_CHANGED,
+];
+
+/// Balance of the company account of a new bank, cents.
+const COMPANY_CENTS: i128 = observer::model::COMPANY_CENTS as i128;
+/// Outcomes and changes that are kept.
+const RECORDS_MAX: usize = 10_000;
+
+/// Sends commands, reads all that the bank publishes from now on, and ends the test at the first violation of the contract.
+pub struct BankClient<'a> {
+    stack: &'a Stack,
+    kafka: Box<dyn KafkaClient>,
+    reader: Reader,
+    observer: Observer,
+    /// Ids of commands that are not answered yet.
+    awaited: Vec<Uuid>,
+    /// Number of commands that were sent.
+    pub sent: usize,
+    /// The first outcomes and changes that were read.
+    pub records: Vec<ObservedRecord>,
+    /// Dead letters that were read.
+    pub dead_letters: Vec<ObservedRecord>,
+    /// Outcomes in a schema that is not the bank's own: the observer does not get them.
+    pub foreign: Vec<ObservedRecord>,
+}
+
+impl<'a> BankClient<'a> {
+    /// Reads from now on. Handlers of earlier tests may have left commands without an outcome.
+    ///
+    /// # Panics
+    /// The servers do not answer.
+    pub fn open(stack: &'a Stack) -> Self {
+        let mut kafka = stack.kafka_client();
+        let accounts = stored_accounts(&mut stack.database()).expect("read accounts");
+        let commands = [ConfirmAccountCreation::TOPIC, ConfirmMoneyTransfer::TOPIC, DEAD_LETTER];
+        let topics = [&OUTCOMES[..], &commands].concat();
+        let ends = log_ends(&mut *kafka, &topics, PATIENCE).expect("the topics are there");
+        Self {
+            stack,
+            kafka,
+            reader: Reader::start(&stack.kafka, &stack.registry, &ends),
+            observer: Observer::new(accounts, History::Unsettled),
+            awaited: Vec::new(),
+            sent: 0,
+            records: Vec::new(),
+            dead_letters: Vec::new(),
+            foreign: Vec::new(),
+        }
+    }
+
+    /// Sends commands to open accounts.
+    pub fn send_creations(&mut self, commands: &[ConfirmAccountCreation]) {
+        self.expect(commands.iter().map(|command| command.id));
+        let posts: Vec<Post> = commands.iter().map(|it| self.stack.creation(it)).collect();
+        post(&mut *self.kafka, &posts);
+    }
+
+    /// Sends transfers.
+    pub fn send_transfers(&mut self, commands: &[ConfirmMoneyTransfer]) {
+        self.expect(commands.iter().map(|command| command.id));
+        let posts: Vec<Post> = commands.iter().map(|it| self.stack.transfer(it)).collect();
+        post(&mut *self.kafka, &posts);
+    }
+
+    /// Expects outcomes of commands that are sent by other means.
+    pub fn expect(&mut self, ids: impl IntoIterator<Item = Uuid>) {
+        let before = self.awaited.len();
+        self.awaited.extend(ids);
+        self.sent += self.awaited.len() - before;
+    }
+
+    /// Expects outcomes of transfers that are sent by other means.
+    pub fn expect_transfers(&mut self, commands: &[ConfirmMoneyTransfer]) {
+        self.expect(commands.iter().map(|command| command.id));
+    }
+
+    /// Opens `count` accounts and puts `cents` into each.
+    ///
+    /// # Panics
+    /// No handler does it in time.
+    #[track_caller]
+    pub fn open_accounts(&mut self, count: usize, cents: i64) -> Vec<Account> {
+        let commands: Vec<_> = (0..count).map(|_| creation(Atype::Manual)).collect();
+        self.send_creations(&commands);
+        self.settle(PATIENCE);
+        let accounts: Vec<Account> = commands.iter().map(|it| self.account(it.id)).collect();
+        if cents > 0 {
+            let deposits: Vec<_> = accounts.iter().map(|account| account.gets(cents)).collect();
+            self.send_transfers(&deposits);
+            self.settle(PATIENCE);
+        }
+        accounts
+    }
+
+    /// The account that was opened for the command `id`.
+    ///
+    /// # Panics
+    /// There is none.
+    #[track_caller]
+    pub fn account(&self, id: Uuid) -> Account {
+        match self.outcome(id) {
+            Some(Outcome::AccountOpened(opened)) => {
+                Account { iban: opened.iban.clone(), token: opened.token.clone() }
+            }
+            other => panic!("{id} opened no account: {other:?}"),
+        }
+    }
+
+    /// The outcome of a command.
+    pub fn outcome(&self, id: Uuid) -> Option<&Outcome> {
+        self.observer.outcome_of(id)
+    }
+
+    /// Sends one transfer and waits for its outcome, which must be what the model decides: `None`, or why it was refused.
+    #[track_caller]
+    pub fn decide(&mut self, command: &ConfirmMoneyTransfer) -> Option<String> {
+        let decision = self.observer.decide(command).err().map(|reason| reason.text());
+        self.send_transfers(std::slice::from_ref(command));
+        self.settle(PATIENCE);
+        let refusal = self.refusal(command.id);
+        assert_eq!(refusal.as_deref(), decision, "bank and model decide {command:?}");
+        refusal
+    }
+
+    /// Why the transfer `id` was refused; `None` if it was confirmed.
+    ///
+    /// # Panics
+    /// It has no outcome.
+    #[track_caller]
+    pub fn refusal(&self, id: Uuid) -> Option<String> {
+        match self.outcome(id) {
+            Some(Outcome::Confirmed) => None,
+            Some(Outcome::Failed(reason)) => Some(reason.to_string()),
+            other => panic!("transfer {id} has outcome {other:?}"),
+        }
+    }
+
+    /// The changes of `iban` in the order in which they were read.
+    ///
+    /// # Panics
+    /// Too many records were read to keep them all.
+    pub fn changes(&self, iban: &str) -> Vec<&BalanceChanged> {
+        assert!(self.records.len() < RECORDS_MAX, "not all records are kept");
+        let mut changes = Vec::new();
+        for record in &self.records {
+            if let Event::BalanceChanged(change) = &record.event
+                && change.iban == iban
+            {
+                changes.push(change);
+            }
+        }
+        changes
+    }
+
+    /// Reads until every command has its outcome, and every confirmed transfer its changes.
+    ///
+    /// # Panics
+    /// Some have not within `limit`.
+    #[track_caller]
+    pub fn settle(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.read(Duration::from_millis(20));
+            self.awaited.retain(|id| !self.observer.is_answered(*id));
+            let Some(first) = self.awaited.first() else { return };
+            let (left, sent) = (self.awaited.len(), self.sent);
+            assert!(
+                Instant::now() < deadline,
+                "after {limit:?} {left} of {sent} commands are unanswered, {first} among them"
+            );
+        }
+    }
+
+    /// Reads what was published; waits for the first record at most `wait`.
+    ///
+    /// # Panics
+    /// A record violates the contract.
+    pub fn read(&mut self, wait: Duration) {
+        let mut deadline = Instant::now() + wait;
+        // A registry that does not answer is waited for by the reader.
+        while let Ok(Some(batch)) = self.reader.next(deadline) {
+            if !batch.records.is_empty() {
+                deadline = Instant::now();
+            }
+            batch.records.into_iter().for_each(|record| self.take(record));
+        }
+        let violations = self.observer.take_violations();
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+
+    fn take(&mut self, record: ObservedRecord) {
+        if record.event == Event::DeadLetter {
+            self.observer.take(&record);
+            return self.dead_letters.push(record);
+        }
+        if OUTCOMES.iter().any(|topic| topic.name == record.position.topic) {
+            let schema_id = self.stack.schema_ids[record.position.topic].to_be_bytes();
+            if record.value.get(1..5) != Some(&schema_id) {
+                return self.foreign.push(record);
+            }
+        }
+        self.observer.take(&record);
+        if self.records.len() < RECORDS_MAX && !is_command(&record.event) {
+            self.records.push(record);
+        }
+    }
+
+    /// Reads all that the topics hold now.
+    ///
+    /// # Panics
+    /// It does not come in time.
+    pub fn read_to_the_end(&mut self) {
+        let topics = [&OUTCOMES[..], &[DEAD_LETTER]].concat();
+        let look = || log_ends(&mut *self.kafka, &topics, PATIENCE).ok();
+        let ends: Positions = until("the ends of the topics", PATIENCE, look);
+        until("all records are read", Duration::from_secs(60), || {
+            self.read(Duration::from_millis(20));
+            self.reader.has_reached(&ends).then_some(())
+        });
+    }
+
+    /// Reads until so many commands have outcomes.
+    ///
+    /// # Panics
+    /// They have not within `limit`.
+    #[track_caller]
+    pub fn wait_outcomes(&mut self, count: usize, limit: Duration) {
+        until(&format!("{count} outcomes"), limit, || {
+            self.read(Duration::from_millis(20));
+            let Counts { confirmed, failed, .. } = self.observer.counts();
+            (confirmed + failed >= count as u64).then_some(())
+        });
+    }
+
+    /// What was read so far.
+    pub fn counts(&self) -> Counts {
+        *self.observer.counts()
+    }
+
+    /// The contract holds once all is settled, in the topics and in the database.
+    ///
+    /// # Panics
+    /// Something does not hold.
+    pub fn check(&mut self) {
+        let report = self.observer.report();
+        assert!(report.violations.is_empty(), "{report:#?}");
+        let stored = stored_accounts(&mut self.stack.database()).expect("read accounts");
+        let differences = self.observer.differences(&stored);
+        assert!(differences.is_empty(), "{differences:#?}");
+        check_sums(self.stack);
+    }
+}
+
+fn is_command(event: &Event) -> bool {
+    matches!(event, Event::OpenAccount(_) | Event::Transfer(_))
+}
+
+/// No money was made or lost, in the database alone: all balances together are what the company had, and what came from outside,
+/// less what went there.
+///
+/// # Panics
+/// They are not.
+pub fn check_sums(stack: &Stack) {
+    let mut database = stack.database();
+    let mut number = |sql: &str| -> i128 {
+        let row = database.query_one(sql, &[]).expect("read balancedb");
+        row.get::<_, String>(0).parse().expect("a sum of whole numbers")
+    };
+    let balances = number("SELECT sum(balance)::text FROM account");
+    let mut moved = |side: &str| {
+        number(&format!(
+            "SELECT coalesce(sum(amount), 0)::text FROM transfer WHERE reason IS NULL AND {side} IS NULL"
+        ))
+    };
+    let (came, went) = (moved("from_sequence"), moved("to_sequence"));
+    assert_eq!(balances, COMPANY_CENTS + came - went, "balances = seed + what came - what went");
+}
+
+/// The committed offset of each partition of `topic` for the handlers.
+pub fn committed(stack: &Stack, topic: &str) -> Vec<i64> {
+    let mut kafka = stack.kafka_client();
+    let offsets = kafka.committed("command-handler", topic, PATIENCE).expect("the group's offsets");
+    offsets.into_iter().map(|offset| offset.unwrap_or(0)).collect()
+}
+
+/// Waits until the handlers have committed all of `topic`.
+///
+/// # Panics
+/// They have not within `limit`.
+#[track_caller]
+pub fn wait_committed(stack: &Stack, topic: &str, limit: Duration) {
+    let mut kafka = stack.kafka_client();
+    until(&format!("all of {topic} is committed"), limit, || {
+        let ranges = kafka.log_range(topic, PATIENCE).ok()?;
+        let committed = kafka.committed("command-handler", topic, PATIENCE).ok()?;
+        let at_end =
+            |((_, end), committed): (&(i64, i64), &Option<i64>)| committed.unwrap_or(0) >= *end;
+        ranges.iter().zip(&committed).all(at_end).then_some(())
+    });
+}

@@ -1,0 +1,132 @@
+//! Records that are not commands.
+
+use bank::records::{Atype, ConfirmMoneyTransfer};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT};
+use bank_tests::bank_client::BankClient;
+use bank_tests::handler::Handler;
+use bank_tests::stack::{PATIENCE, Post, Stack, post};
+use bank_tests::wait::until;
+use bank_tests::{Account, SHOP, creation};
+use messaging::partitioner::partition;
+use observer::ObservedRecord;
+use observer::undecodable::{COMMAND_BYTES_MAX, UndecodableCase, cases};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Every case of both topics.
+fn all_cases(stack: &Stack, account: &Account) -> Vec<UndecodableCase> {
+    let heartbeat = stack.schema_ids[HEARTBEAT.name];
+    let creation = stack.creations.encode(&creation(Atype::Auto));
+    let payment = || account.pays(1, SHOP);
+    let mut all = cases(CONFIRM_ACCOUNT_CREATION, &creation, heartbeat);
+    all.extend(cases(CONFIRM_MONEY_TRANSFER, &stack.transfers.encode(&payment()), heartbeat));
+    let transfer = |what, reason, order: &ConfirmMoneyTransfer, change: fn(&mut Vec<u8>)| {
+        let mut value = stack.transfers.encode(order);
+        change(&mut value);
+        let key = Some(order.id.to_string().into_bytes());
+        let case = UndecodableCase::new(what, reason, CONFIRM_MONEY_TRANSFER, value);
+        UndecodableCase { key, ..case }
+    };
+    for (what, change) in [
+        (
+            "NUL in the description",
+            (|it| it.description.push('\0')) as fn(&mut ConfirmMoneyTransfer),
+        ),
+        ("NUL in to", |it| it.to.push('\0')),
+        ("NUL in from", |it| it.from = "\0".to_owned()),
+    ] {
+        let mut order = payment();
+        change(&mut order);
+        all.push(transfer(what, "NUL", &order, |_| {}));
+    }
+    let not_text: fn(&mut Vec<u8>) = |value| *value.last_mut().expect("it has bytes") = 0xff;
+    all.push(transfer("not UTF-8", "description", &payment(), not_text));
+    all
+}
+
+/// Sends undecodable records, each followed by a good command in the same partition: both are dealt with.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn undecodable_record_goes_to_dead_letter() {
+    let stack = Stack::shared();
+    let mut client = BankClient::open(&stack);
+    let handler = Handler::start(&stack);
+    let [account] = client.open_accounts(1, 1_000).try_into().unwrap();
+    let mut kafka = stack.kafka_client();
+    let cases = all_cases(&stack, &account);
+    let transfers = cases.iter().filter(|it| it.topic == CONFIRM_MONEY_TRANSFER).count();
+    let count = cases.len();
+    for (index, case) in cases.into_iter().enumerate() {
+        let UndecodableCase { what, reason, topic, key, value } = case;
+        let at = key.as_ref().map_or(0, |key| partition(key, topic.partitions));
+        let (id, good) = if topic == CONFIRM_ACCOUNT_CREATION {
+            let command = creation(Atype::Manual);
+            (command.id, stack.creation(&command))
+        } else {
+            let command = in_partition(at, || account.pays(1, SHOP));
+            (command.id, stack.transfer(&command))
+        };
+        assert_eq!((good.topic, good.partition), (topic.name, at));
+        let bad = Post { topic: topic.name, partition: at, key, value: value.clone() };
+        let offset = post(&mut *kafka, &[bad])[0];
+        client.expect([id]);
+        post(&mut *kafka, &[good]);
+        client.settle(PATIENCE);
+        let letter = dead_letter(&mut client, index);
+        let key = letter.key_text();
+        let origin = format!("{}/{at}/{offset}: ", topic.name);
+        let found =
+            key.strip_prefix(&origin).unwrap_or_else(|| panic!("{key} instead of {origin}"));
+        assert!(found.contains(reason), "{what}: {found}: nothing of {reason:?}");
+        assert!(letter.value == value.unwrap_or_default(), "{what}: {key}: other bytes");
+    }
+    assert!(handler.exits().is_empty());
+    let counted = r#"bank_commands_total{outcome="dead_letter",topic="confirm_money_transfer"}"#;
+    assert_eq!(handler.metric(counted), Some(transfers as f64));
+    client.read_to_the_end();
+    client.check();
+    assert_eq!((client.counts().repeated, client.dead_letters.len()), (0, count));
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn command_may_be_large_up_to_the_limit() {
+    let stack = Stack::shared();
+    let mut client = BankClient::open(&stack);
+    let _handler = Handler::start(&stack);
+    let [account] = client.open_accounts(1, 1_000).try_into().unwrap();
+    let mut order = account.pays(1, SHOP);
+    let bytes = stack.transfers.encode(&order).len();
+    // A longer text has two more bytes in front that state its length.
+    order.description = "x".repeat(COMMAND_BYTES_MAX - bytes + order.description.len() - 2);
+    assert_eq!(stack.transfers.encode(&order).len(), COMMAND_BYTES_MAX);
+    assert_eq!(client.decide(&order), None);
+    assert_eq!(client.changes(&account.iban)[1].description, order.description);
+
+    order.id = Uuid::new_v4();
+    order.description.push('x');
+    post(&mut *stack.kafka_client(), &[stack.transfer(&order)]);
+    let key = dead_letter(&mut client, 0).key_text();
+    assert!(key.ends_with("value of 65537 bytes, more than 65536"), "{key}");
+    assert_eq!(client.decide(&account.pays(1, SHOP)), None);
+    client.check();
+}
+
+/// A command whose id belongs into `wanted`.
+fn in_partition(wanted: i32, command: impl Fn() -> ConfirmMoneyTransfer) -> ConfirmMoneyTransfer {
+    let partitions = CONFIRM_MONEY_TRANSFER.partitions;
+    loop {
+        let command = command();
+        if partition(command.id.to_string().as_bytes(), partitions) == wanted {
+            return command;
+        }
+    }
+}
+
+/// The dead letter with this index among those of the test.
+fn dead_letter(client: &mut BankClient<'_>, index: usize) -> ObservedRecord {
+    until("a record in dead_letter", PATIENCE, || {
+        client.read(Duration::from_millis(100));
+        client.dead_letters.get(index).cloned()
+    })
+}
