@@ -29,13 +29,14 @@ fn books(stack: &Stack) -> Vec<String> {
 /// All outcomes and changes that the bank ever published: how many records, and the different ones among them.
 fn published(stack: &Stack) -> (usize, HashSet<u64>) {
     let mut kafka = stack.kafka_client();
-    let starts = log_starts(&mut *kafka, &OUTCOMES, PATIENCE).unwrap();
-    let ends = log_ends(&mut *kafka, &OUTCOMES, PATIENCE).unwrap();
+    let starts = log_starts(&mut *kafka, &OUTCOMES, PATIENCE).expect("topics are there");
+    let ends = log_ends(&mut *kafka, &OUTCOMES, PATIENCE).expect("topics are there");
     let mut reader = Reader::start(&stack.kafka, &stack.registry, &starts);
     let deadline = Instant::now() + Duration::from_secs(60);
     let (mut count, mut different) = (0, HashSet::new());
     while !reader.has_reached(&ends) {
-        let batch = reader.next(deadline).unwrap().expect("all is read in time");
+        let batch =
+            reader.next(deadline).expect("topics can be read").expect("all is read in time");
         for record in batch.records {
             // Another client has written a record in a schema of its own.
             let id = stack.schema_ids[record.position.topic].to_be_bytes();
