@@ -13,9 +13,9 @@ const SERVICES: [&str; 5] =
     ["heartbeat", "command-generator", "command-handler", "graphql-endpoint", "frontend"];
 
 /// All services of the test stack run while this lives.
-struct Bank;
+struct RunningServices;
 
-impl Bank {
+impl RunningServices {
     fn start() -> Self {
         stack(&["start", "synchronizer"]);
         let bank = Self;
@@ -57,7 +57,7 @@ fn modes<'a>(kafka_crate: &'a [&str], built_in: &'a [&str]) -> &'a [&'a str] {
     if bus.fetches_from_all() { built_in } else { kafka_crate }
 }
 
-impl Drop for Bank {
+impl Drop for RunningServices {
     fn drop(&mut self) {
         for service in SERVICES.into_iter().rev() {
             stack(&["stop", service]);
@@ -74,7 +74,7 @@ fn stack(args: &[&str]) {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_short_demo_comes_out_even_and_a_second_one_too() {
-    let bank = Bank::start();
+    let bank = RunningServices::start();
     for _ in 0..2 {
         let (status, lines, json) = bank.bench("demo --duration-s 4 --loads 100,400");
         assert!(status.success(), "{status}");
@@ -86,7 +86,7 @@ fn a_short_demo_comes_out_even_and_a_second_one_too() {
         assert_eq!((count("unanswered"), &json["balance_sum_ok"]), (0, &Value::Bool(true)));
         assert!(count("max_per_s") > 200);
         let visits = |name: &str| json["graphql"][name].as_u64().unwrap();
-        // Three visitors, a transfer a second each; the first at once.
+        // Three simulated users, a transfer a second each; the first at once.
         assert!(visits("transfers") >= 9 && visits("heard") == visits("transfers"), "{json}");
         assert!(lines.iter().any(|line| line.starts_with("GraphiQL, while the bank runs")));
     }
@@ -95,7 +95,7 @@ fn a_short_demo_comes_out_even_and_a_second_one_too() {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_short_probe_measures_all_modes_at_the_same_load() {
-    let bank = Bank::start();
+    let bank = RunningServices::start();
     let modes = modes(&["single", "batched"], &["built-in"]);
     let (status, lines, json) = bank.bench(&format!(
         "probe --accounts 20 --loads 10,20 --step-s 2 --bisections 0 --transfers 100 --modes {}",
@@ -127,7 +127,7 @@ fn a_short_probe_measures_all_modes_at_the_same_load() {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
-    let bank = Bank::start();
+    let bank = RunningServices::start();
     let mode = modes(&["single"], &["built-in"])[0];
     let (status, lines, _) = bank.bench(&format!(
         "run --profile sanity --loads 0,40 --step-s 4 --users 2 --modes {mode} --faults 3:graphql-endpoint:KILL",
@@ -157,7 +157,7 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     let loads = rows("loads");
     assert_eq!(loads.iter().map(|row| number(row, "load_per_s")).collect::<Vec<_>>(), [0.0, 40.0]);
     for load in &loads {
-        // Two visitors for four seconds; a step that was due at an edge is in or out.
+        // Two simulated users for four seconds; a step that was due at an edge is in or out.
         assert!((6.0..=10.0).contains(&number(load, "steps")), "{load:?}");
         let ended = number(load, "histogram_us") + number(load, "timed_out");
         assert_eq!((ended, number(load, "refused")), (number(load, "steps"), 0.0), "{load:?}");
@@ -175,7 +175,7 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     }
     let steps = rows("steps");
     let ends = |end: &str| steps.iter().filter(|row| row["end"].starts_with(end)).count();
-    // Two visitors and two loads of four seconds after two of settling: they never stop.
+    // Two simulated users and two loads of four seconds after two of settling: they never stop.
     assert!(ends("changed") + ends("timed out") >= 20 && ends("changed") > 0, "{steps:?}");
     assert_eq!((ends("fault graphql-endpoint KILL"), ends("refused")), (1, 0));
 
@@ -198,7 +198,7 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
-    let bank = Bank::start();
+    let bank = RunningServices::start();
     let (status, lines, json) = bank.bench(
         "scale --accounts-few 10 --accounts-many 100 --history 2000 --load 50 --fill 100 --step-s 2 --steps 1",
     );
@@ -221,8 +221,8 @@ fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
 
 #[test]
 #[ignore = "needs the stack and Chromium: make test-integration"]
-fn visitors_with_a_browser_use_the_pages() {
-    let bank = Bank::start();
+fn simulated_users_with_a_browser_use_the_pages() {
+    let bank = RunningServices::start();
     let mode = modes(&["batched"], &["built-in"])[0];
     let (status, lines, _) = bank.bench(&format!(
         "run --driver browser --profile sanity --users 2 --loads 0 --step-s 11 --modes {mode} --chromium {}",
