@@ -1,12 +1,9 @@
 //! The bank's command-handler on librdkafka: a consumer group, an idempotent producer, and our own domain and store.
 //!
-//! One thread takes what has arrived, decides it and hands it over; another writes it, waits for all acknowledgements and
-//! stores the offsets, which librdkafka commits each 0.1 s. Trouble ends the process with code 1: started again, it goes on at the committed offsets, and stored
-//! outcomes answer what comes again.
+//! One thread takes the records that have arrived, decides them and hands the outcomes over. Another produces them, waits for all
+//! acknowledgements and stores the offsets, which librdkafka commits each 0.1 s. An error ends the process with code 1. After a
+//! restart it continues at the committed offsets, and replayed commands get their stored outcomes.
 
-use service::env::Variable;
-use service::health::Health;
-use service::{BoxError, Service, Start};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance};
@@ -14,7 +11,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
-use rust_bank::{BATCH_MAX, Bank, GROUP, Incoming, KAFKA_BROKERS, Outgoing, TOPICS};
+use rust_bank::{BATCH_MAX, BatchDecider, GROUP, Incoming, KAFKA_BROKERS, Outgoing, TOPICS};
+use service::env::Variable;
+use service::health::Health;
+use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,10 +25,10 @@ use std::time::Duration;
 const LINGER_MS: Variable =
     Variable::new("LINGER_MS", "1", "how long the producer waits for a fuller batch, 0 to 1000 ms");
 
-/// How long a poll waits, and so until the stop is seen.
-const POLL: Duration = Duration::from_millis(100);
+/// Longest wait of a poll, and so until a shutdown is seen.
+const POLL_WAIT: Duration = Duration::from_millis(100);
 /// Pause while librdkafka's queue is full, which is far larger than a batch.
-const FULL: Duration = Duration::from_millis(1);
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
 /// How long the brokers may take to acknowledge a record, which librdkafka makes sure of.
 const DELIVERY_MS: &str = "30000";
 
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     service::main(&SERVICE)
 }
 
-/// A batch that is stored, and the offsets behind it.
+/// The records of a stored batch, and the next offsets after it.
 struct Decided {
     records: Vec<Outgoing>,
     offsets: TopicPartitionList,
@@ -54,7 +54,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let brokers = start.env.text(&KAFKA_BROKERS)?;
     let linger_ms = start.env.number(&LINGER_MS, 0..=1000)?;
     let health = Health::serve(&start.env)?;
-    let Some(mut bank) = Bank::open(&start.env, &start.shutdown)? else {
+    let Some(mut decider) = BatchDecider::open(&start.env, &start.shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
     let in_flight = InFlight::default();
@@ -68,7 +68,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         let (consumer, in_flight) = (consumer.clone(), in_flight.clone());
         move || publish(&consumer, &producer, &batches, &in_flight)
     })?;
-    let decided = decide(start, &consumer, &mut bank, sender, &in_flight);
+    let decided = decide(start, &consumer, &mut decider, sender, &in_flight);
     let published = publisher.join().expect("a panic ends the process");
     published?;
     decided?;
@@ -79,11 +79,11 @@ fn consumer(brokers: &str, group: Group) -> Result<BaseConsumer<Group>, KafkaErr
     ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", GROUP)
-        // Of what the publisher stores, which is what is told: a commit of each batch would cost the broker as much as the batch.
+        // The publisher stores the offsets of published batches. A commit for each batch would cost the broker as much as the batch.
         .set("enable.auto.offset.store", "false")
         .set("auto.commit.interval.ms", "100")
         .set("auto.offset.reset", "earliest")
-        // Killed, it is missed after the shortest time that brokers allow.
+        // The shortest session timeout that brokers allow, so that a killed handler is replaced soon.
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")
         // A few batches ahead; by default it is 100,000 records and 64 MiB. Then the pause until the next fetch is to be short.
@@ -106,11 +106,11 @@ fn producer(brokers: &str, linger_ms: u32) -> Result<ThreadedProducer<Deliveries
         .create_with_context(Deliveries::default())
 }
 
-/// Polls, decides and hands over until the stop.
+/// Polls, decides and hands over until shutdown.
 fn decide(
     start: &Start<'_>,
     consumer: &BaseConsumer<Group>,
-    bank: &mut Bank,
+    decider: &mut BatchDecider,
     sender: SyncSender<Decided>,
     in_flight: &InFlight,
 ) -> Result<(), BoxError> {
@@ -129,7 +129,7 @@ fn decide(
                 None => offsets.add_partition_offset(topic, partition, next)?,
             }
         }
-        let records = bank.decide(batch.iter().map(incoming))?;
+        let records = decider.decide(batch.iter().map(incoming))?;
         in_flight.add();
         // The publisher has ended with an error, which `run` will see.
         if sender.send(Decided { records, offsets }).is_err() {
@@ -140,10 +140,10 @@ fn decide(
     Ok(())
 }
 
-/// What has arrived: waits for the first record, not for more.
+/// The records that have arrived; waits for the first one only.
 fn poll(consumer: &BaseConsumer<Group>) -> Result<Vec<BorrowedMessage<'_>>, KafkaError> {
     let mut batch = Vec::new();
-    let mut wait = POLL;
+    let mut wait = POLL_WAIT;
     while batch.len() < BATCH_MAX {
         match consumer.poll(wait) {
             None => break,
@@ -176,7 +176,7 @@ fn incoming<'a>(record: &'a BorrowedMessage<'_>) -> Incoming<'a> {
     }
 }
 
-/// Writes batch after batch, each with its offsets behind it, until there are no more.
+/// Produces batch after batch, and stores its offsets after each, until the channel is closed.
 fn publish(
     consumer: &BaseConsumer<Group>,
     producer: &ThreadedProducer<Deliveries>,
@@ -184,16 +184,19 @@ fn publish(
     in_flight: &InFlight,
 ) -> Result<(), KafkaError> {
     for Decided { records, offsets } in batches {
-        let told = tell(producer, &records).and_then(|()| consumer.store_offsets(&offsets));
+        let published = produce(producer, &records).and_then(|()| consumer.store_offsets(&offsets));
         in_flight.done();
-        told?;
+        published?;
     }
     Ok(())
 }
 
-/// `flush` would wait a tenth of a second or more, whatever arrives: it polls for its whole time. Here a thread of the
-/// producer's polls, and the last acknowledgement wakes us.
-fn tell(producer: &ThreadedProducer<Deliveries>, records: &[Outgoing]) -> Result<(), KafkaError> {
+/// Produces `records` and waits for their acknowledgements. `flush` would take at least a tenth of a second: it polls for its
+/// whole timeout. Here a thread of the producer polls, and the last acknowledgement wakes this one.
+fn produce(
+    producer: &ThreadedProducer<Deliveries>,
+    records: &[Outgoing],
+) -> Result<(), KafkaError> {
     let deliveries = producer.context();
     for Outgoing { topic, key, value } in records {
         deliveries.sent();
@@ -204,13 +207,13 @@ fn tell(producer: &ThreadedProducer<Deliveries>, records: &[Outgoing]) -> Result
                 return Err(err);
             }
             record = back;
-            thread::sleep(FULL);
+            thread::sleep(QUEUE_FULL_WAIT);
         }
     }
     deliveries.wait()
 }
 
-/// What the consumer's group does with it.
+/// Callbacks of the consumer group.
 struct Group {
     health: Health,
     in_flight: InFlight,
@@ -222,7 +225,7 @@ impl ConsumerContext for Group {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(_) = rebalance {
             self.health.set_ready(false);
-            // What is decided is told while the partitions are still ours; its offsets are committed with the revocation.
+            // Decided batches are published before the partitions are revoked; their offsets are committed with the revocation.
             self.in_flight.wait();
         }
     }
@@ -235,7 +238,7 @@ impl ConsumerContext for Group {
     }
 }
 
-/// Batches handed over and not yet told.
+/// Number of batches handed over and not yet published.
 #[derive(Clone, Default)]
 struct InFlight(Arc<(Mutex<usize>, Condvar)>);
 
@@ -259,7 +262,7 @@ impl InFlight {
     }
 }
 
-/// What became of the records that were sent.
+/// Counts acknowledgements of the records that were sent.
 #[derive(Default)]
 struct Deliveries {
     state: Mutex<Delivered>,
@@ -278,7 +281,7 @@ impl Deliveries {
         self.state().open += 1;
     }
 
-    /// Waits until all that was sent is acknowledged, or given up by librdkafka; the first refusal.
+    /// Waits until all records are acknowledged or refused; returns the first refusal.
     fn wait(&self) -> Result<(), KafkaError> {
         let state = self.done.wait_while(self.state(), |state| state.open > 0);
         match state.unwrap_or_else(PoisonError::into_inner).failed.take() {

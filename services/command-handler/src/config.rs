@@ -3,7 +3,7 @@
 use messaging::producer::ProducerConfig;
 use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 
-/// The variables of this service beside those of Kafka and the producer.
+/// The variables of this service in addition to those of Kafka and the producer.
 pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL, TRANSACTION_RECORDS];
 
 /// `TRANSACTION_RECORDS`: commands per transaction.
@@ -13,10 +13,10 @@ const TRANSACTION_RECORDS: Variable = Variable::new(
     "most commands decided in one database transaction, 1 to 10000; more is faster and takes more memory",
 );
 
-/// What the service needs to know.
+/// Settings of the handler.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Kafka and how to produce.
+    /// The cluster and the producer.
     pub producer: ProducerConfig,
     /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
@@ -30,7 +30,7 @@ impl Config {
     /// Reads and checks the environment.
     ///
     /// # Errors
-    /// A variable is missing or does not fit.
+    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         Ok(Self {
             producer: ProducerConfig::from_env(env)?,
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_need_three_variables() {
+    fn three_variables_are_required() {
         let set = [
             ("KAFKA_BROKERS", "a:9092, b:9092"),
             ("SCHEMA_REGISTRY_URL", "http://r"),

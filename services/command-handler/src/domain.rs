@@ -1,9 +1,11 @@
-//! The rules of the bank: decides, and knows no Kafka, SQL, clock or randomness.
+//! The rules of the bank: decides, without Kafka, SQL, clock or randomness.
 
 use bank::iban::{CASH, is_well_formed};
 use bank::money::Cents;
-use bank::records::ConfirmMoneyTransfer;
+use bank::records::{Atype, ConfirmMoneyTransfer};
+use std::borrow::Cow;
 use std::collections::HashMap;
+use uuid::Uuid;
 
 /// Lowest balance of a new account.
 pub const OVERDRAFT_LIMIT: Cents = Cents::new(-50_000);
@@ -11,48 +13,92 @@ pub const OVERDRAFT_LIMIT: Cents = Cents::new(-50_000);
 /// Why an account was not opened.
 pub const IBAN_EXISTS: &str = "generated iban already exists, try again";
 
+/// The outcome of a command to open an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreationOutcome {
+    /// Id of the command.
+    pub id: Uuid,
+    /// Whether a user or the generator opens it.
+    pub a_type: Atype,
+    /// The account, or the reason of the refusal.
+    pub result: Result<OpenedAccount, Cow<'static, str>>,
+}
+
+/// A new account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenedAccount {
+    /// International account number, as in NL66OPEN0000000000.
+    pub iban: String,
+    /// 20 digits that allow transfers from the account.
+    pub token: String,
+}
+
+/// The outcome of a command to move money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferOutcome {
+    /// Id of the command.
+    pub id: Uuid,
+    /// The transfer, or the reason of the refusal.
+    pub result: Result<CompletedTransfer, Cow<'static, str>>,
+}
+
+/// A transfer that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompletedTransfer {
+    /// The amount that moved, above zero.
+    pub amount: Cents,
+    /// The debited party.
+    pub from: String,
+    /// The credited party.
+    pub to: String,
+    /// Text of the command.
+    pub description: String,
+    /// The accounts after it.
+    pub changes: Changes,
+}
+
 /// An account of this bank as a transfer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// Secret that allows transfers from it.
     pub token: String,
-    /// What is there.
+    /// Balance before the transfer.
     pub balance: Cents,
-    /// The balance may reach this and not pass it.
+    /// Lowest balance allowed.
     pub limit: Cents,
     /// Number of balance changes so far.
     pub sequence: i64,
 }
 
-/// The accounts that a batch touches, by iban. Who is not in it has no balance at this bank.
+/// The accounts that a batch touches, by iban. A party that is missing here has no balance at this bank.
 pub type Accounts = HashMap<String, Account>;
 
 /// An account after a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// The balance then.
+    /// Balance after the transfer.
     pub balance: Cents,
-    /// The number of this change.
+    /// Number of this change within its account, from 1.
     pub sequence: i64,
 }
 
-/// A transfer that was made. A side that is not of this bank has no change; one of the two is.
+/// The changes of a transfer. A counterparty outside this bank has no change; at least one side has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
-    /// The side that paid.
+    /// The debited account.
     pub from: Option<Change>,
-    /// The side that was paid.
+    /// The credited account.
     pub to: Option<Change>,
 }
 
-/// The bank says no. Variants stand in order of precedence: the first that holds is the answer.
+/// A business refusal. Variants stand in order of precedence: the first that holds is the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
-    /// Nothing, or less, would move.
+    /// The amount is zero or negative.
     AmountNotPositive,
     /// Neither cash nor a well-formed iban of this bank.
     FromInvalid,
-    /// Both sides are one.
+    /// `from` and `to` are equal.
     SameAccount,
     /// Neither side has a balance here.
     BothUnknown,
@@ -60,14 +106,14 @@ pub enum Rejection {
     FromUnknown,
     /// Not the token of the paying account.
     TokenInvalid,
-    /// The balance would pass the limit.
+    /// The balance would fall below the limit.
     InsufficientFunds,
     /// The balance would leave the range of a `long`.
     AmountTooLarge,
 }
 
 impl Rejection {
-    /// The exact text of the answer: part of the bank's contract.
+    /// The exact reason text: part of the bank's contract.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::AmountNotPositive => "amount must be positive",
@@ -80,6 +126,21 @@ impl Rejection {
             Self::AmountTooLarge => "amount too large",
         }
     }
+}
+
+/// Decides `command` and changes the balances in `accounts`: its outcome as it is stored.
+pub fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> TransferOutcome {
+    let result = match transfer(&command, accounts) {
+        Ok(changes) => Ok(CompletedTransfer {
+            amount: command.amount,
+            from: command.from,
+            to: command.to,
+            description: command.description,
+            changes,
+        }),
+        Err(rejection) => Err(Cow::Borrowed(rejection.reason())),
+    };
+    TransferOutcome { id: command.id, result }
 }
 
 /// Decides `order` and changes the balances and sequences in `accounts`; a rejection changes nothing.
@@ -120,7 +181,7 @@ pub fn transfer(
     Ok(Changes { from: change(&order.from, debited), to: change(&order.to, credited) })
 }
 
-/// The balance of `from` after paying.
+/// The balance of `from` after the debit.
 fn debit(from: &Account, order: &ConfirmMoneyTransfer) -> Result<Cents, Rejection> {
     if !same_secret(&from.token, &order.token) {
         return Err(Rejection::TokenInvalid);
@@ -132,7 +193,7 @@ fn debit(from: &Account, order: &ConfirmMoneyTransfer) -> Result<Cents, Rejectio
         .ok_or(Rejection::InsufficientFunds)
 }
 
-/// Compares in a time that depends on the lengths only, so that a token can't be guessed digit by digit.
+/// Compares in constant time for equal lengths, so that a token cannot be guessed digit by digit.
 fn same_secret(ours: &str, theirs: &str) -> bool {
     let differences = ours
         .bytes()
@@ -144,7 +205,6 @@ fn same_secret(ours: &str, theirs: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uuid::Uuid;
 
     const A: &str = "NL66OPEN0000000000";
     const TOKEN: &str = "01234567890123456789";
@@ -183,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cent_moves_and_none_does_not() {
+    fn one_cent_moves_and_zero_or_less_is_rejected() {
         let mut accounts = bank(0, 0);
         let changes = transfer(&order(1, A, &b()), &mut accounts).unwrap();
         assert_eq!(changes.from, Some(Change { balance: Cents::new(-1), sequence: 1 }));
@@ -204,23 +264,23 @@ mod tests {
     }
 
     #[test]
-    fn a_side_can_not_pay_itself() {
+    fn transfer_to_the_same_party_is_rejected() {
         assert_eq!(refused(&order(1, A, A), &bank(100, 0)), Rejection::SameAccount);
         assert_eq!(refused(&order(1, CASH, CASH), &bank(100, 0)), Rejection::SameAccount);
     }
 
     #[test]
-    fn one_side_must_be_known_and_it_must_be_from_unless_cash() {
-        let nobody = Accounts::new();
-        assert_eq!(refused(&order(1, A, &b()), &nobody), Rejection::BothUnknown);
-        assert_eq!(refused(&order(1, CASH, "Albert Heijn BV"), &nobody), Rejection::BothUnknown);
+    fn unknown_parties_are_rejected_unless_from_is_cash() {
+        let empty = Accounts::new();
+        assert_eq!(refused(&order(1, A, &b()), &empty), Rejection::BothUnknown);
+        assert_eq!(refused(&order(1, CASH, "Albert Heijn BV"), &empty), Rejection::BothUnknown);
         let mut only_b = bank(0, 0);
         only_b.remove(A);
         assert_eq!(refused(&order(1, A, &b()), &only_b), Rejection::FromUnknown);
     }
 
     #[test]
-    fn a_counterparty_outside_has_no_change() {
+    fn counterparty_outside_the_bank_has_no_change() {
         let mut accounts = bank(100, 0);
         let pin = transfer(&order(10, A, "Albert Heijn BV"), &mut accounts).unwrap();
         assert_eq!(
@@ -235,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_must_be_right_in_every_digit() {
+    fn token_must_match_in_every_digit() {
         for token in [
             "",
             "0123456789012345678",
@@ -251,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_may_reach_the_limit_but_not_pass_it() {
+    fn balance_may_reach_the_limit_but_not_pass_it() {
         let changes = transfer(&order(50_100, A, &b()), &mut bank(100, 0)).unwrap();
         assert_eq!(changes.from.unwrap().balance, OVERDRAFT_LIMIT);
         assert_eq!(refused(&order(50_101, A, &b()), &bank(100, 0)), Rejection::InsufficientFunds);
@@ -262,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_may_reach_the_end_of_a_long_but_not_pass_it() {
+    fn balance_may_reach_the_maximum_of_a_long() {
         let changes = transfer(&order(100, CASH, A), &mut bank(i64::MAX - 100, 0)).unwrap();
         assert_eq!(changes.to.unwrap().balance, Cents::new(i64::MAX));
         assert_eq!(
@@ -276,8 +336,8 @@ mod tests {
     }
 
     #[test]
-    fn reasons_come_in_the_order_of_their_precedence() {
-        // Everything is wrong with the first order; each next one mends the fault that won.
+    fn rejections_follow_their_order_of_precedence() {
+        // The first order breaks every rule; each next one repairs the rule that won.
         let mut bank = bank(0, i64::MAX);
         let unknown =
             format!("NL{:02}OPEN0999999999", bank::iban::check_digits("0999999999").unwrap());

@@ -1,36 +1,36 @@
-//! What can go wrong, and what can be tried again.
+//! The errors of the handler, and which of them are retryable.
 
 use avro::registry;
 use service::{database, env};
 
-/// A failed step of this service. Refusing a command is none: see [`crate::domain::Rejection`].
+/// A failed step of this service. A refused command is not an error: see [`crate::domain::Rejection`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The environment does not fit.
+    /// A variable is missing or invalid.
     #[error(transparent)]
     Environment(#[from] env::Error),
-    /// The database, or a connection that it did not give.
+    /// A statement or a connection of the database.
     #[error(transparent)]
     Database(#[from] database::Error),
     /// Another handler stored one of the same commands while this one decided; nothing was written.
     #[error("another handler decided a command of this batch at the same moment")]
     Claimed,
-    /// The system has no randomness to give.
-    #[error("make a token")]
+    /// The system's random number generator failed.
+    #[error("generate a token")]
     Random(#[source] rand::rngs::SysError),
-    /// Kafka can't do what is asked.
+    /// A request to Kafka failed.
     #[error("kafka")]
     Kafka(#[from] messaging::Error),
-    /// The registry does not have what the synchronizer should have registered.
+    /// The registry lacks a schema that the synchronizer registers.
     #[error("schema registry")]
     Registry(#[from] registry::Error),
-    /// A schema could not be had.
+    /// The writer's schema of a record is not available.
     #[error("decode")]
     Avro(#[from] avro::Error),
 }
 
 impl Error {
-    /// True if the same batch can succeed later: back off, reopen at the committed offset, repeat it.
+    /// True if the same batch can succeed later: the worker backs off and reads it again from the committed offset.
     pub fn is_retryable(&self) -> bool {
         // No `_` arm: a new variant does not compile until someone has decided.
         match self {

@@ -1,17 +1,17 @@
-//! Places where a test lets the handler die as by `kill -9`. Without feature `failpoints` nothing of this is compiled in.
+//! Places where a test kills the handler as by `kill -9`. They are compiled in by feature `failpoints` only.
 
-/// An effect that the handler may die right before (docs: ARCHITECTURE.md, "Effects in order").
+/// An effect right before which the handler can be killed (docs: ARCHITECTURE.md, "Effects in order").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// Outcomes are written, the transaction is open.
     Commit,
     /// Outcomes are committed, nothing is produced.
     Produce,
-    /// All is produced, the offsets are not committed.
+    /// All outcomes are produced, the offsets are not committed.
     Offsets,
 }
 
-/// Dies here if `FAILPOINT` names `point` and it is reached for the `FAILPOINT_COUNT`-th time (default 1).
+/// Kills the process if `FAILPOINT` names `point` and it is reached for the `FAILPOINT_COUNT`-th time (default 1).
 #[cfg(feature = "failpoints")]
 pub fn reach(point: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,6 +31,6 @@ pub fn reach(point: Point) {
     }
 }
 
-/// Nothing: this build has no failpoints.
+/// Does nothing: this build has no failpoints.
 #[cfg(not(feature = "failpoints"))]
 pub fn reach(_point: Point) {}

@@ -1,25 +1,31 @@
-//! The bank: decides each command once, stores and announces the outcome.
+//! The bank: decides each command once, stores the outcome and publishes it.
 //!
-//! Config -> database -> one worker per topic, each with a thread that takes in, one that decides, one that publishes.
+//! Config -> database -> one worker per command topic. Each worker has three threads: one reads and decodes, one decides and
+//! stores, one publishes. The modules stand in the order in which a record meets them.
 
 mod config;
-mod consume;
-mod desk;
-mod domain;
-mod error;
-mod failpoint;
-mod intake;
-mod metrics;
-mod publish;
-mod store;
+mod worker;
 
+pub mod consume;
+
+pub mod command_topic;
+
+pub mod domain;
+pub mod store;
+
+mod publish;
+
+pub mod error;
+mod failpoint;
+mod metrics;
+
+use crate::command_topic::{AccountCreations, CommandTopic, MoneyTransfers};
 use crate::config::{Config, VARIABLES};
-use crate::consume::Worker;
-use crate::desk::{AccountDesk, Desk, TransferDesk};
 use crate::error::Error;
+use crate::worker::Worker;
 use avro::registry::Registry;
 use messaging::KafkaConfig;
-use messaging::producer::{Outgoing, ProducerConfig};
+use messaging::producer::ProducerConfig;
 use service::health::Health;
 use service::log::Chain;
 use service::shutdown::Shutdown;
@@ -32,13 +38,13 @@ use std::time::Duration;
 /// This service.
 pub const SERVICE: Service = Service {
     name: "command-handler",
-    about: "The bank: decides each command once, stores and announces the outcome",
+    about: "The bank: decides each command once, stores the outcome and publishes it",
     variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES],
     flags: &[],
     run,
 };
 
-/// What a worker tells `run`.
+/// What a worker reports to `run`.
 enum Event {
     Ready(usize, bool),
     Stopped(Result<(), Error>),
@@ -48,18 +54,18 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
     migrate(&config, &start.shutdown)?;
-    let (events, told) = channel();
-    spawn::<AccountDesk>(0, &config, &start.shutdown, &events);
-    spawn::<TransferDesk>(1, &config, &start.shutdown, &events);
+    let (sender, events) = channel();
+    spawn::<AccountCreations>(0, &config, &start.shutdown, &sender);
+    spawn::<MoneyTransfers>(1, &config, &start.shutdown, &sender);
     let mut ready = [false; 2];
     let mut running = ready.len();
     while running > 0 {
-        match told.recv().expect("`events` is still in scope") {
+        match events.recv().expect("`sender` is still in scope") {
             Event::Ready(worker, served) => {
                 ready[worker] = served;
                 health.set_ready(ready == [true; 2]);
             }
-            // The first error stops the service: no bank beats half a bank.
+            // The first error stops the service: a handler that serves one topic only would look healthy.
             Event::Stopped(result) => {
                 result?;
                 running -= 1;
@@ -82,17 +88,22 @@ fn migrate(config: &Config, shutdown: &Shutdown) -> Result<(), Error> {
     Ok(())
 }
 
-fn spawn<D: Desk>(worker: usize, config: &Config, shutdown: &Shutdown, events: &Sender<Event>) {
+fn spawn<T: CommandTopic>(
+    worker: usize,
+    config: &Config,
+    shutdown: &Shutdown,
+    events: &Sender<Event>,
+) {
     let events = events.clone();
     let registry = Registry::new(&config.registry_url);
     let work = Worker { config: config.clone(), registry, shutdown: shutdown.clone() };
     let run = move || {
-        // `run` may have returned with the other worker's error: then nobody listens, and the process ends.
+        // `run` may have returned with the other worker's error: then the channel is closed, and the process ends.
         let ready = |ready| drop(events.send(Event::Ready(worker, ready)));
-        let result = work.run::<D>(&ready);
+        let result = work.run::<T>(&ready);
         let _ = events.send(Event::Stopped(result));
     };
-    let name = <D::Command as avro::Record>::TOPIC.name;
+    let name = <T::Command as avro::Record>::TOPIC.name;
     thread::Builder::new()
         .name(name.into())
         .spawn(run)

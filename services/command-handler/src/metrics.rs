@@ -1,4 +1,4 @@
-//! What `/metrics` tells about the bank's work.
+//! Metrics of the handler.
 
 use prometheus::{HistogramVec, IntCounterVec, register_histogram_vec, register_int_counter_vec};
 use std::sync::LazyLock;
@@ -7,7 +7,7 @@ use std::time::Duration;
 static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bank_commands_total",
-        "Commands answered, replays among them",
+        "Commands with an outcome, replays included",
         &["topic", "outcome"]
     )
     .expect("the only metric of this name")
@@ -35,9 +35,10 @@ static BATCHES: LazyLock<HistogramVec> = LazyLock::new(|| {
     .expect("the only metric of this name")
 });
 
-/// Counts a batch that was decided.
-pub fn decided(topic: &str, confirmed: usize, failed: usize, letters: usize) {
-    for (outcome, count) in [("confirmed", confirmed), ("failed", failed), ("dead_letter", letters)]
+/// Counts a decided batch.
+pub fn decided(topic: &str, confirmed: usize, failed: usize, dead_letters: usize) {
+    for (outcome, count) in
+        [("confirmed", confirmed), ("failed", failed), ("dead_letter", dead_letters)]
     {
         COMMANDS
             .with_label_values(&[topic, outcome])
@@ -48,7 +49,7 @@ pub fn decided(topic: &str, confirmed: usize, failed: usize, letters: usize) {
         .observe(f64::from(u32::try_from(confirmed + failed).unwrap_or(u32::MAX)));
 }
 
-/// Notes the time of a stage: `decide` or `produce`.
+/// Observes the time of a stage: `decide` or `produce`.
 pub fn took(topic: &str, stage: &str, time: Duration) {
     STAGES.with_label_values(&[topic, stage]).observe(time.as_secs_f64());
 }

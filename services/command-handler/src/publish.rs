@@ -1,7 +1,7 @@
-//! The last stage: outcomes become records, are written with acks=all, and after that their offsets are committed, on a thread
-//! of its own, in the order of the batches.
+//! The last stage, on a thread of its own: outcomes become records and are produced with acks=all; after that the offsets of
+//! their commands are committed. All in the order of the batches.
 
-use crate::desk::Desk;
+use crate::command_topic::CommandTopic;
 use crate::error::Error;
 use crate::failpoint::{self, Point};
 use crate::metrics;
@@ -18,73 +18,73 @@ use std::{mem, thread};
 /// Consumer group of the handler's offsets.
 pub const GROUP: &str = "command-handler";
 
-/// Time for retries of a commit in each call to the bus, which bounds how late the stop is noticed.
+/// Time for retries of a commit in each call to the client, which bounds how late a shutdown is noticed.
 const COMMIT_SLICE: Duration = Duration::from_millis(200);
-/// Time for retries of a commit once the stop was asked for.
+/// Time for retries of a commit after shutdown was requested.
 const COMMIT_GRACE: Duration = Duration::from_millis(300);
 
-/// Batches handed over and not yet done: one is being written while the next is encoded.
+/// Batches handed over and not yet published: one is being produced while the next is encoded.
 const IN_FLIGHT_MAX: usize = 2;
 
 /// A batch whose outcomes are committed in the database.
-pub struct Decided<O> {
+pub struct DecidedBatch<O> {
     /// In the order of the commands.
     pub outcomes: Vec<O>,
-    /// For dead_letter.
-    pub letters: Vec<Outgoing>,
+    /// Records for dead_letter.
+    pub dead_letters: Vec<Outgoing>,
     /// Offsets to commit, by partition.
     pub positions: BTreeMap<i32, i64>,
 }
 
-/// What the thread is given.
-enum Work<O> {
-    Tell(Decided<O>),
-    /// The offsets of all before, at once.
+/// A task of the thread.
+enum Task<O> {
+    Publish(DecidedBatch<O>),
+    /// Commits the offsets of all published batches at once.
     Commit,
 }
 
-/// Tells outcomes in the order they are handed over.
+/// Publishes outcomes in the order they are handed over.
 pub struct Publisher<O> {
-    work: Sender<Work<O>>,
-    /// An answer to each piece of work.
+    tasks: Sender<Task<O>>,
+    /// One result for each task.
     done: Receiver<Result<(), Error>>,
     in_flight: usize,
-    /// Batches were handed over after the last [`Work::Commit`].
+    /// Batches were handed over after the last [`Task::Commit`].
     uncommitted: bool,
     failed: bool,
 }
 
 impl<O: Send + 'static> Publisher<O> {
     /// Starts the thread; it ends when the publisher is dropped.
-    pub fn start<D: Desk<Outcome = O>>(
-        desk: D,
+    pub fn start<T: CommandTopic<Outcome = O>>(
+        encoders: T,
         config: &ProducerConfig,
         shutdown: &Shutdown,
     ) -> Self {
-        let (work, inbox) = channel();
+        let (tasks, inbox) = channel();
         let (outbox, done) = channel();
-        let teller = Teller {
-            desk,
-            sender: KafkaSender::new(config, shutdown),
+        let writer = OutcomeWriter {
+            encoders,
+            producer: KafkaSender::new(config, shutdown),
             offsets: messaging::connect_until(&config.kafka, shutdown),
-            told: BTreeMap::new(),
+            published: BTreeMap::new(),
             committed: Instant::now(),
             shutdown: shutdown.clone(),
         };
         thread::Builder::new()
-            .name(format!("out-{}", D::Command::TOPIC.name))
-            .spawn(move || teller.run(&inbox, &outbox))
+            .name(format!("out-{}", T::Command::TOPIC.name))
+            .spawn(move || writer.run(&inbox, &outbox))
             .expect("a thread can be started: the service has a handful");
-        Self { work, done, in_flight: 0, uncommitted: false, failed: false }
+        Self { tasks, done, in_flight: 0, uncommitted: false, failed: false }
     }
 
-    /// Hands over a batch, once there is room; `waiting` is called each second until then.
+    /// Hands over a batch, once fewer than [`IN_FLIGHT_MAX`] are in flight; calls `waiting` each second until then.
     ///
     /// # Errors
-    /// Those of `waiting`, or what stopped the publishing for good.
+    /// Those of `waiting`, or the error that ended the thread.
     pub fn hand_over(
         &mut self,
-        decided: Decided<O>,
+        decided: DecidedBatch<O>,
         mut waiting: impl FnMut() -> Result<(), Error>,
     ) -> Result<(), Error> {
         while self.in_flight >= IN_FLIGHT_MAX {
@@ -93,29 +93,29 @@ impl<O: Send + 'static> Publisher<O> {
             }
         }
         self.uncommitted = true;
-        self.send(Work::Tell(decided));
+        self.send(Task::Publish(decided));
         Ok(())
     }
 
-    fn send(&mut self, work: Work<O>) {
+    fn send(&mut self, task: Task<O>) {
         self.in_flight += 1;
-        // A thread that has ended has left its error, which comes next.
-        let _ = self.work.send(work);
+        // An error means that the thread has ended: its own error is the next result.
+        let _ = self.tasks.send(task);
     }
 
-    /// True after an error of the publishing: nothing more is told. A later batch must not be, for its offsets would move past
-    /// those of the one that failed.
+    /// True after a batch could not be published. No later batch may be published then: its offsets would move past those of
+    /// the failed one.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Waits until all that was handed over is told and its offsets are committed, or until `deadline`; true if it is.
+    /// Waits until all batches are published and their offsets committed, or until `deadline`. False at the deadline.
     ///
     /// # Errors
-    /// What stopped the publishing for good.
+    /// The error that ended the thread.
     pub fn flush(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
         if mem::take(&mut self.uncommitted) {
-            self.send(Work::Commit);
+            self.send(Task::Commit);
         }
         while self.in_flight > 0 {
             if self.failed {
@@ -140,31 +140,30 @@ impl<O: Send + 'static> Publisher<O> {
             }
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => {
-                unreachable!(
-                    "the thread sends its error before it ends, and after that nobody waits"
-                )
+                unreachable!("the thread sends its error before it ends; no call waits after that")
             }
         }
     }
 }
 
-struct Teller<D> {
-    desk: D,
-    sender: KafkaSender,
+/// Produces the records of outcomes and commits the offsets of their commands.
+struct OutcomeWriter<T> {
+    encoders: T,
+    producer: KafkaSender,
     offsets: Box<dyn KafkaClient>,
-    /// Where each partition goes on, by what is told and not committed yet.
-    told: BTreeMap<i32, i64>,
+    /// Next offset of each partition whose outcomes are published and whose offset is not committed yet.
+    published: BTreeMap<i32, i64>,
     committed: Instant,
     shutdown: Shutdown,
 }
 
-impl<D: Desk> Teller<D> {
-    fn run(mut self, inbox: &Receiver<Work<D::Outcome>>, outbox: &Sender<Result<(), Error>>) {
+impl<T: CommandTopic> OutcomeWriter<T> {
+    fn run(mut self, inbox: &Receiver<Task<T::Outcome>>, outbox: &Sender<Result<(), Error>>) {
         loop {
             let done = match self.next(inbox) {
-                Ok(Work::Tell(decided)) => self.tell(decided),
-                Ok(Work::Commit) => self.commit(),
-                // A commit that is due; its error answers the next piece of work.
+                Ok(Task::Publish(batch)) => self.publish(batch),
+                Ok(Task::Commit) => self.commit(),
+                // A commit is due; its error becomes the result of the next task.
                 Err(RecvTimeoutError::Timeout) => match self.commit() {
                     Ok(()) => continue,
                     failed => failed,
@@ -178,12 +177,12 @@ impl<D: Desk> Teller<D> {
         }
     }
 
-    /// The next piece of work; [`RecvTimeoutError::Timeout`] when a commit is due first.
+    /// The next task; [`RecvTimeoutError::Timeout`] when a commit is due first.
     fn next(
         &self,
-        inbox: &Receiver<Work<D::Outcome>>,
-    ) -> Result<Work<D::Outcome>, RecvTimeoutError> {
-        if self.told.is_empty() {
+        inbox: &Receiver<Task<T::Outcome>>,
+    ) -> Result<Task<T::Outcome>, RecvTimeoutError> {
+        if self.published.is_empty() {
             return inbox.recv().map_err(|RecvError| RecvTimeoutError::Disconnected);
         }
         match COMMIT_INTERVAL.checked_sub(self.committed.elapsed()) {
@@ -192,53 +191,53 @@ impl<D: Desk> Teller<D> {
         }
     }
 
-    fn tell(&mut self, decided: Decided<D::Outcome>) -> Result<(), Error> {
+    fn publish(&mut self, batch: DecidedBatch<T::Outcome>) -> Result<(), Error> {
         let started = Instant::now();
-        let Decided { outcomes, letters, positions } = decided;
-        let mut records = letters;
+        let DecidedBatch { outcomes, dead_letters, positions } = batch;
+        let mut records = dead_letters;
         records.reserve(outcomes.len() * 3);
         for outcome in outcomes {
-            self.desk.tell(outcome, &mut records);
+            self.encoders.encode(outcome, &mut records);
         }
         failpoint::reach(Point::Produce);
-        for (result, record) in self.sender.send_all(&records).into_iter().zip(&records) {
+        for (result, record) in self.producer.send_all(&records).into_iter().zip(&records) {
             match result {
                 Ok(()) => {}
-                // Stored and known, but too large to tell: only a dead letter can be, since commands are bounded.
+                // The record is too large. Only a dead letter can be, since the size of commands is bounded.
                 Err(err) if err.kind == ErrorKind::Message => {
-                    log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped");
+                    log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped: too large for its topic");
                 }
                 Err(err) => return Err(err.into()),
             }
         }
-        metrics::took(D::Command::TOPIC.name, "produce", started.elapsed());
+        metrics::took(T::Command::TOPIC.name, "produce", started.elapsed());
         failpoint::reach(Point::Offsets);
-        self.told.extend(positions);
+        self.published.extend(positions);
         Ok(())
     }
 
-    /// Commits what is told.
+    /// Commits the offsets of the published batches.
     fn commit(&mut self) -> Result<(), Error> {
-        let told = mem::take(&mut self.told);
+        let published = mem::take(&mut self.published);
         let positions: Vec<Position> =
-            told.into_iter().map(|(partition, next)| Position { partition, next }).collect();
-        commit(&mut *self.offsets, D::Command::TOPIC.name, &positions, &self.shutdown)?;
+            published.into_iter().map(|(partition, next)| Position { partition, next }).collect();
+        commit(&mut *self.offsets, T::Command::TOPIC.name, &positions, &self.shutdown)?;
         self.committed = Instant::now();
         Ok(())
     }
 }
 
-/// Commits, trying again for as long as the service lives: the next batch would only move the offsets further. After the stop was
-/// asked for it gives up within a second. The bus spaces the attempts and logs them.
+/// Commits, with retries until shutdown: the next batch would only move the offsets further. After shutdown was requested it
+/// gives up within a second. The client spaces the attempts and logs them.
 fn commit(
-    bus: &mut dyn KafkaClient,
+    client: &mut dyn KafkaClient,
     topic: &str,
     positions: &[Position],
     shutdown: &Shutdown,
 ) -> Result<(), messaging::Error> {
     let mut give_up_at = None;
     loop {
-        let Err(err) = bus.commit(GROUP, topic, positions, COMMIT_SLICE) else { return Ok(()) };
+        let Err(err) = client.commit(GROUP, topic, positions, COMMIT_SLICE) else { return Ok(()) };
         let now = Instant::now();
         let gives_up = shutdown.requested() && *give_up_at.get_or_insert(now + COMMIT_GRACE) <= now;
         if err.kind == ErrorKind::Config || gives_up {
@@ -252,12 +251,12 @@ mod tests {
     use super::*;
     use messaging::{Batch, PartitionData};
 
-    /// A cluster that is away, and after some commits is back.
-    struct Away {
-        commits: u32,
+    /// A cluster that refuses a number of commits and then accepts them.
+    struct UnavailableCluster {
+        refused_commits: u32,
     }
 
-    impl KafkaClient for Away {
+    impl KafkaClient for UnavailableCluster {
         fn commit(
             &mut self,
             _: &str,
@@ -265,20 +264,24 @@ mod tests {
             _: &[Position],
             within: Duration,
         ) -> messaging::Result<()> {
-            if self.commits == 0 {
+            if self.refused_commits == 0 {
                 return Ok(());
             }
-            self.commits -= 1;
+            self.refused_commits -= 1;
             thread::sleep(within);
-            Err(messaging::Error { kind: ErrorKind::Retry, code: 0, text: "away".to_owned() })
+            Err(messaging::Error {
+                kind: ErrorKind::Retry,
+                code: 0,
+                text: "unavailable".to_owned(),
+            })
         }
 
         fn leaders(&mut self, _: &str, _: Duration) -> messaging::Result<Vec<i32>> {
-            unreachable!("only commits are asked for")
+            unreachable!("the test only commits")
         }
 
         fn produce(&mut self, _: &[Batch<'_>], _: Duration) -> Vec<messaging::Result<i64>> {
-            unreachable!("only commits are asked for")
+            unreachable!("the test only commits")
         }
 
         fn fetch(
@@ -287,11 +290,11 @@ mod tests {
             _: &[Position],
             _: Duration,
         ) -> messaging::Result<Vec<PartitionData>> {
-            unreachable!("only commits are asked for")
+            unreachable!("the test only commits")
         }
 
         fn log_range(&mut self, _: &str, _: Duration) -> messaging::Result<Vec<(i64, i64)>> {
-            unreachable!("only commits are asked for")
+            unreachable!("the test only commits")
         }
 
         fn committed(
@@ -300,7 +303,7 @@ mod tests {
             _: &str,
             _: Duration,
         ) -> messaging::Result<Vec<Option<i64>>> {
-            unreachable!("only commits are asked for")
+            unreachable!("the test only commits")
         }
 
         fn fetches_from_all(&self) -> bool {
@@ -309,16 +312,16 @@ mod tests {
     }
 
     #[test]
-    fn offsets_are_committed_once_kafka_is_back() {
-        let mut bus = Away { commits: 3 };
-        commit(&mut bus, "t", &[], &Shutdown::default()).unwrap();
-        assert_eq!(bus.commits, 0);
+    fn offsets_are_committed_after_an_outage() {
+        let mut client = UnavailableCluster { refused_commits: 3 };
+        commit(&mut client, "t", &[], &Shutdown::default()).unwrap();
+        assert_eq!(client.refused_commits, 0);
     }
 
     #[test]
-    fn a_commit_does_not_hold_up_the_stop() {
+    fn pending_commit_does_not_delay_shutdown() {
         let shutdown = Shutdown::default();
-        let asked = thread::spawn({
+        let requested = thread::spawn({
             let shutdown = shutdown.clone();
             move || {
                 thread::sleep(Duration::from_millis(50));
@@ -326,8 +329,9 @@ mod tests {
                 Instant::now()
             }
         });
-        let end = commit(&mut Away { commits: u32::MAX }, "t", &[], &shutdown);
+        let end =
+            commit(&mut UnavailableCluster { refused_commits: u32::MAX }, "t", &[], &shutdown);
         assert_eq!(end.unwrap_err().kind, ErrorKind::Retry);
-        assert!(asked.join().unwrap().elapsed() < Duration::from_secs(1));
+        assert!(requested.join().unwrap().elapsed() < Duration::from_secs(1));
     }
 }

@@ -1,9 +1,12 @@
 //! All SQL of the service: migrations, ownership of partitions, and the transactions that decide commands.
 //!
 //! A [`Session`] is one connection. It holds an advisory lock for each partition it owns and runs the transactions of their
-//! commands: losing one is losing the other, so a handler that was taken for dead can't write.
+//! commands. A handler that lost its locks lost the connection too, so it cannot write.
 
-use crate::domain::{self, Account, Accounts, Change, Changes};
+use crate::domain::{
+    self, Account, Accounts, Change, Changes, CompletedTransfer, CreationOutcome, OpenedAccount,
+    TransferOutcome,
+};
 use crate::error::Error;
 use crate::failpoint::{self, Point};
 use bank::iban;
@@ -21,61 +24,17 @@ use uuid::Uuid;
 /// The migrations, in order; version n is the n-th.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
 
-/// Its name in PostgreSQL, and of the lock on the migrations.
+/// Application name in PostgreSQL, and name of the lock on the migrations.
 const SERVICE: &str = "command-handler";
 
 /// Settings of each connection.
-/// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open: the idle time-outs end its session, and
-///   with it its locks, so that another handler takes over. A living one says something every second.
-/// - Every statement finds its rows by key. Right after the first start the statistics still say "empty", and a plan made
+/// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open. The idle time-outs end its session and
+///   its locks, so that another handler takes over. A live session sends a statement every second.
+/// - Every statement finds its rows by key. Right after the first start the statistics describe empty tables, and a plan made
 ///   then would scan tables that grow by 20,000 rows a second.
 const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s \
      -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
      -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
-
-/// Outcome of a command to open an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Creation {
-    /// Id of the command.
-    pub id: Uuid,
-    /// Who asked.
-    pub a_type: Atype,
-    /// Iban and token, or why there are none.
-    pub result: Result<Opened, Cow<'static, str>>,
-}
-
-/// A new account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opened {
-    /// Its number.
-    pub iban: String,
-    /// Its secret.
-    pub token: String,
-}
-
-/// Outcome of a command to move money.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transfer {
-    /// Id of the command.
-    pub id: Uuid,
-    /// What moved, or why nothing did.
-    pub result: Result<Moved, Cow<'static, str>>,
-}
-
-/// A transfer that was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
-    /// What moved.
-    pub amount: Cents,
-    /// Who paid.
-    pub from: String,
-    /// Who was paid.
-    pub to: String,
-    /// Text of the command.
-    pub description: String,
-    /// The accounts after it.
-    pub changes: Changes,
-}
 
 /// Brings the database to this version. Safe when several handlers start at once: one migrates, the others wait.
 ///
@@ -86,7 +45,7 @@ pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Err
     Ok(database::migrate(&mut connect(config)?, SERVICE, &MIGRATIONS)?)
 }
 
-/// Says what failed.
+/// Turns an error of PostgreSQL into one that names the failed step.
 fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| database::step(step)(source).into()
 }
@@ -97,13 +56,13 @@ fn connect(config: &postgres::Config) -> Result<Client, Error> {
 
 /// A connection that owns partitions of one topic.
 pub struct Session {
-    /// The connection and what it owns.
+    /// The connection and the partitions it owns.
     pub ownership: Ownership,
     statements: Statements,
 }
 
 impl Session {
-    /// Connects and joins the members of `topic`; owns nothing yet.
+    /// Connects and joins the members of `topic`; owns no partition yet.
     ///
     /// # Errors
     /// The database can't be reached.
@@ -128,63 +87,22 @@ impl Session {
     pub fn open_accounts(
         &mut self,
         commands: &[ConfirmAccountCreation],
-    ) -> Result<Vec<Creation>, Error> {
+    ) -> Result<Vec<CreationOutcome>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         let _watch = self.ownership.watch("decide a batch");
         let (mut transaction, statements) = self.begin()?;
-        let mut outcomes: HashMap<Uuid, Creation> = transaction
+        let mut outcomes: HashMap<Uuid, CreationOutcome> = transaction
             .query(&statements.creations, &[&ids])
-            .map_err(step("find the accounts asked for before"))?
+            .map_err(step("find known account commands"))?
             .iter()
-            .map(creation)
-            .map(|creation| creation.map(|creation| (creation.id, creation)))
+            .map(|row| stored_creation(row).map(|outcome| (outcome.id, outcome)))
             .collect::<Result<_, _>>()?;
 
         let new = first_of_each(commands, |command| command.id, &outcomes);
         if !new.is_empty() {
-            let mut rng = rand::make_rng::<SmallRng>();
-            let mut offers: BTreeMap<String, String> = BTreeMap::new();
-            let mut ibans = Vec::with_capacity(new.len());
-            for _ in &new {
-                let iban = iban::generate(&mut rng);
-                offers.insert(iban.clone(), iban::generate_token().map_err(Error::Random)?);
-                ibans.push(iban);
-            }
-            let (offered, tokens): (Vec<&str>, Vec<&str>) =
-                offers.iter().map(|(iban, token)| (iban.as_str(), token.as_str())).unzip();
-            let mut opened: BTreeSet<String> = transaction
-                .query(
-                    &statements.open_accounts,
-                    &[&offered, &tokens, &domain::OVERDRAFT_LIMIT.get()],
-                )
-                .map_err(step("open accounts"))?
-                .iter()
-                .map(|row| row.get(0))
-                .collect();
-            for (command, iban) in new.iter().zip(ibans) {
-                // Taken out, so that two equal ibans of one batch open one account.
-                let result = match opened.take(&iban) {
-                    Some(iban) => Ok(Opened { token: offers[&iban].clone(), iban }),
-                    None => Err(Cow::Borrowed(domain::IBAN_EXISTS)),
-                };
-                outcomes.insert(
-                    command.id,
-                    Creation { id: command.id, a_type: command.a_type, result },
-                );
-            }
-            let rows: Vec<&Creation> = new.iter().map(|command| &outcomes[&command.id]).collect();
-            let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-            let a_types: Vec<&str> = rows.iter().map(|row| a_type_text(row.a_type)).collect();
-            let ibans: Vec<Option<&str>> = rows
-                .iter()
-                .map(|row| row.result.as_ref().ok().map(|opened| opened.iban.as_str()))
-                .collect();
-            let reasons: Vec<Option<&str>> =
-                rows.iter().map(|row| row.result.as_ref().err().map(Cow::as_ref)).collect();
-            let stored = transaction
-                .execute(&statements.store_creations, &[&ids, &a_types, &ibans, &reasons])
-                .map_err(step("store the outcomes of accounts"))?;
-            all_stored(stored, new.len())?;
+            let created = create_accounts(&mut transaction, statements, &new)?;
+            store_creations(&mut transaction, statements, &created)?;
+            outcomes.extend(created.into_iter().map(|outcome| (outcome.id, outcome)));
         }
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit accounts"))?;
@@ -198,36 +116,36 @@ impl Session {
     pub fn transfer(
         &mut self,
         commands: Vec<ConfirmMoneyTransfer>,
-    ) -> Result<Vec<Transfer>, Error> {
+    ) -> Result<Vec<TransferOutcome>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         let _watch = self.ownership.watch("decide a batch");
         let (mut transaction, statements) = self.begin()?;
-        let known: HashMap<Uuid, Transfer> = transaction
+        let known: HashMap<Uuid, TransferOutcome> = transaction
             .query(&statements.transfers, &[&ids])
-            .map_err(step("find the transfers made before"))?
+            .map_err(step("find known transfer commands"))?
             .iter()
             .map(|row| {
-                let transfer = stored_transfer(row);
-                (transfer.id, transfer)
+                let outcome = stored_transfer(row);
+                (outcome.id, outcome)
             })
             .collect();
 
         let new = commands.iter().filter(|command| !known.contains_key(&command.id));
         let mut accounts = lock_accounts(&mut transaction, statements, new)?;
         let mut decided: HashMap<Uuid, usize> = HashMap::with_capacity(commands.len());
-        let mut outcomes: Vec<Transfer> = Vec::with_capacity(commands.len());
+        let mut outcomes: Vec<TransferOutcome> = Vec::with_capacity(commands.len());
         for command in commands {
             let outcome = match (known.get(&command.id), decided.get(&command.id)) {
                 (Some(outcome), _) => outcome.clone(),
                 (None, Some(&first)) => outcomes[first].clone(),
                 (None, None) => {
                     decided.insert(command.id, outcomes.len());
-                    decide(command, &mut accounts)
+                    domain::decide(command, &mut accounts)
                 }
             };
             outcomes.push(outcome);
         }
-        let rows: Vec<&Transfer> = decided.values().map(|&at| &outcomes[at]).collect();
+        let rows: Vec<&TransferOutcome> = decided.values().map(|&at| &outcomes[at]).collect();
         store_accounts(&mut transaction, statements, &accounts, &rows)?;
         store_transfers(&mut transaction, statements, &rows)?;
         failpoint::reach(Point::Commit);
@@ -254,12 +172,64 @@ fn first_of_each<'a, C, O>(
         .collect()
 }
 
-/// An outcome that conflicts with a stored one is left out by the statement: another handler was faster.
+/// Draws an iban and a token for each command and opens the accounts whose iban is free.
+fn create_accounts(
+    transaction: &mut Transaction<'_>,
+    statements: &Statements,
+    commands: &[&ConfirmAccountCreation],
+) -> Result<Vec<CreationOutcome>, Error> {
+    let mut rng = rand::make_rng::<SmallRng>();
+    let mut offers: BTreeMap<String, String> = BTreeMap::new();
+    let mut ibans = Vec::with_capacity(commands.len());
+    for _ in commands {
+        let iban = iban::generate(&mut rng);
+        offers.insert(iban.clone(), iban::generate_token().map_err(Error::Random)?);
+        ibans.push(iban);
+    }
+    let (offered, tokens): (Vec<&str>, Vec<&str>) =
+        offers.iter().map(|(iban, token)| (iban.as_str(), token.as_str())).unzip();
+    let mut opened: BTreeSet<String> = transaction
+        .query(&statements.open_accounts, &[&offered, &tokens, &domain::OVERDRAFT_LIMIT.get()])
+        .map_err(step("open accounts"))?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let outcome = |(command, iban): (&&ConfirmAccountCreation, String)| {
+        // `take`, so that two equal ibans of one batch open one account.
+        let result = match opened.take(&iban) {
+            Some(iban) => Ok(OpenedAccount { token: offers[&iban].clone(), iban }),
+            None => Err(Cow::Borrowed(domain::IBAN_EXISTS)),
+        };
+        CreationOutcome { id: command.id, a_type: command.a_type, result }
+    };
+    Ok(commands.iter().zip(ibans).map(outcome).collect())
+}
+
+fn store_creations(
+    transaction: &mut Transaction<'_>,
+    statements: &Statements,
+    rows: &[CreationOutcome],
+) -> Result<(), Error> {
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let a_types: Vec<&str> = rows.iter().map(|row| a_type_text(row.a_type)).collect();
+    let ibans: Vec<Option<&str>> = rows
+        .iter()
+        .map(|row| row.result.as_ref().ok().map(|opened| opened.iban.as_str()))
+        .collect();
+    let reasons: Vec<Option<&str>> =
+        rows.iter().map(|row| row.result.as_ref().err().map(Cow::as_ref)).collect();
+    let stored = transaction
+        .execute(&statements.store_creations, &[&ids, &a_types, &ibans, &reasons])
+        .map_err(step("store the outcomes of account commands"))?;
+    all_stored(stored, rows.len())
+}
+
+/// The statement skips an outcome that conflicts with a stored one: another handler decided that command first.
 fn all_stored(stored: u64, wanted: usize) -> Result<(), Error> {
     if usize::try_from(stored) == Ok(wanted) { Ok(()) } else { Err(Error::Claimed) }
 }
 
-/// Locks the accounts that `commands` name, in iban order, so that two handlers never wait for each other in a ring.
+/// Locks the accounts that `commands` name, in iban order, which rules out a deadlock of two handlers.
 fn lock_accounts<'a>(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
@@ -279,26 +249,12 @@ fn lock_accounts<'a>(
     Ok(rows.iter().map(|row| (row.get(0), account(row))).collect())
 }
 
-fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfer {
-    let result = match domain::transfer(&command, accounts) {
-        Ok(changes) => Ok(Moved {
-            amount: command.amount,
-            from: command.from,
-            to: command.to,
-            description: command.description,
-            changes,
-        }),
-        Err(rejection) => Err(Cow::Borrowed(rejection.reason())),
-    };
-    Transfer { id: command.id, result }
-}
-
 /// Writes the accounts that `transfers` changed.
 fn store_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     accounts: &Accounts,
-    transfers: &[&Transfer],
+    transfers: &[&TransferOutcome],
 ) -> Result<(), Error> {
     let moved = transfers.iter().filter_map(|transfer| transfer.result.as_ref().ok());
     let sides = moved.flat_map(|moved| {
@@ -326,15 +282,16 @@ fn store_accounts(
 fn store_transfers(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
-    rows: &[&Transfer],
+    rows: &[&TransferOutcome],
 ) -> Result<(), Error> {
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let reasons: Vec<Option<&str>> =
         rows.iter().map(|row| row.result.as_ref().err().map(Cow::as_ref)).collect();
-    let moved: Vec<Option<&Moved>> = rows.iter().map(|row| row.result.as_ref().ok()).collect();
+    let moved: Vec<Option<&CompletedTransfer>> =
+        rows.iter().map(|row| row.result.as_ref().ok()).collect();
     let amounts: Vec<Option<i64>> =
         moved.iter().map(|moved| Some((*moved)?.amount.get())).collect();
-    let text = |field: fn(&Moved) -> &str| -> Vec<Option<&str>> {
+    let text = |field: fn(&CompletedTransfer) -> &str| -> Vec<Option<&str>> {
         moved.iter().map(|moved| moved.map(field)).collect()
     };
     let number =
@@ -364,7 +321,7 @@ fn store_transfers(
         .map_err(|err| if err.is_duplicate() { Error::Claimed } else { err.into() })
 }
 
-fn stored_transfer(row: &Row) -> Transfer {
+fn stored_transfer(row: &Row) -> TransferOutcome {
     let change = |balance: usize, sequence: usize| {
         let balance: Option<i64> = row.get(balance);
         let sequence: Option<i64> = row.get(sequence);
@@ -373,8 +330,8 @@ fn stored_transfer(row: &Row) -> Transfer {
     let reason: Option<String> = row.get(1);
     let result = match reason {
         Some(reason) => Err(Cow::Owned(reason)),
-        // Not null: the table's checks say so for a row without a reason.
-        None => Ok(Moved {
+        // Not null: the table's checks require it for a row without a reason.
+        None => Ok(CompletedTransfer {
             amount: Cents::new(row.get(2)),
             from: row.get(3),
             to: row.get(4),
@@ -382,10 +339,10 @@ fn stored_transfer(row: &Row) -> Transfer {
             changes: Changes { from: change(6, 7), to: change(8, 9) },
         }),
     };
-    Transfer { id: row.get(0), result }
+    TransferOutcome { id: row.get(0), result }
 }
 
-fn creation(row: &Row) -> Result<Creation, Error> {
+fn stored_creation(row: &Row) -> Result<CreationOutcome, Error> {
     let a_type: &str = row.get(1);
     let a_type = match a_type {
         "AUTO" => Atype::Auto,
@@ -399,9 +356,9 @@ fn creation(row: &Row) -> Result<Creation, Error> {
     let reason: Option<String> = row.get(4);
     let result = match reason {
         Some(reason) => Err(Cow::Owned(reason)),
-        None => Ok(Opened { iban: row.get(2), token: row.get(3) }),
+        None => Ok(OpenedAccount { iban: row.get(2), token: row.get(3) }),
     };
-    Ok(Creation { id: row.get(0), a_type, result })
+    Ok(CreationOutcome { id: row.get(0), a_type, result })
 }
 
 const fn a_type_text(a_type: Atype) -> &'static str {
@@ -453,8 +410,8 @@ impl Statements {
                  FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (iban, balance, sequence)
                  WHERE account.iban = new.iban COLLATE \"C\"",
             )?,
-            // Without ON CONFLICT, which costs a search and a log record more for each row: `transfers` has just said that
-            // they are new, and where another handler was faster the error says so.
+            // Without ON CONFLICT, which costs a search and a WAL record more for each row. `transfers` has just found no rows
+            // with these ids. If another handler inserted them since, the insert fails with a duplicate key.
             store_transfers: prepare(
                 "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
                                        from_balance, from_sequence, to_balance, to_sequence)
@@ -466,282 +423,4 @@ impl Statements {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
-    use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
-    use std::thread;
-
-    /// A database of the test's own, migrated, on the server of `BALANCE_DATABASE_URL`; dropped with it.
-    struct Database {
-        server: postgres::Config,
-        config: postgres::Config,
-    }
-
-    impl Database {
-        fn new() -> Self {
-            let url = std::env::var("BALANCE_DATABASE_URL")
-                .expect("BALANCE_DATABASE_URL: make test sets it");
-            let server: postgres::Config = url.parse().unwrap();
-            let name = format!("test_{}", Uuid::new_v4().simple());
-            connect(&server).unwrap().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-            let mut config = server.clone();
-            config.dbname(&name);
-            migrate(&config, &Shutdown::default()).unwrap();
-            Self { server, config }
-        }
-
-        fn session(&self, topic: Topic) -> Session {
-            Session::open(&self.config, topic, &Shutdown::default()).unwrap()
-        }
-
-        /// Opens `count` accounts and gives each `cents` from cash.
-        fn accounts(&self, count: usize, cents: i64) -> Vec<Opened> {
-            let mut session = self.session(CONFIRM_ACCOUNT_CREATION);
-            let commands: Vec<_> = (0..count).map(|_| open(Uuid::new_v4())).collect();
-            let opened: Vec<Opened> = session
-                .open_accounts(&commands)
-                .unwrap()
-                .into_iter()
-                .map(|outcome| outcome.result.unwrap())
-                .collect();
-            let deposits: Vec<_> =
-                opened.iter().map(|account| order(cents, CASH, "", &account.iban)).collect();
-            assert!(
-                session
-                    .transfer(deposits.clone())
-                    .unwrap()
-                    .iter()
-                    .all(|outcome| outcome.result.is_ok())
-            );
-            opened
-        }
-
-        fn sum(&self) -> i64 {
-            let row = connect(&self.config)
-                .unwrap()
-                .query_one("SELECT sum(balance)::bigint FROM account", &[])
-                .unwrap();
-            row.get(0)
-        }
-    }
-
-    impl Drop for Database {
-        fn drop(&mut self) {
-            let name = self.config.get_dbname().unwrap();
-            connect(&self.server)
-                .unwrap()
-                .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
-                .unwrap();
-        }
-    }
-
-    const COMPANY_CENTS: i64 = 100_000_000_000_000_000;
-
-    fn open(id: Uuid) -> ConfirmAccountCreation {
-        ConfirmAccountCreation { id, a_type: Atype::Manual }
-    }
-
-    fn order(amount: i64, from: &str, token: &str, to: &str) -> ConfirmMoneyTransfer {
-        ConfirmMoneyTransfer {
-            id: Uuid::new_v4(),
-            token: token.to_owned(),
-            amount: Cents::new(amount),
-            from: from.to_owned(),
-            to: to.to_owned(),
-            description: "rent".to_owned(),
-        }
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn handlers_that_start_together_migrate_once() {
-        let database = Database::new();
-        connect(&database.config)
-            .unwrap()
-            .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-            .unwrap();
-        thread::scope(|scope| {
-            let starts: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| migrate(&database.config, &Shutdown::default())))
-                .collect();
-            for start in starts {
-                start.join().unwrap().unwrap();
-            }
-        });
-        assert_eq!(database.sum(), COMPANY_CENTS);
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn a_newer_database_is_left_alone() {
-        let database = Database::new();
-        connect(&database.config)
-            .unwrap()
-            .batch_execute("INSERT INTO migration (version) VALUES (99)")
-            .unwrap();
-        let err = migrate(&database.config, &Shutdown::default()).unwrap_err();
-        assert!(!err.is_retryable() && err.to_string().contains("version 99"), "{err}");
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn a_replayed_batch_gets_the_same_outcomes_and_moves_nothing() {
-        let database = Database::new();
-        let [a, b] = database.accounts(2, 1000).try_into().unwrap();
-        let mut session = database.session(CONFIRM_MONEY_TRANSFER);
-        let mut batch = vec![
-            order(600, &a.iban, &a.token, &b.iban),
-            order(51_000, &a.iban, &a.token, &b.iban),
-            order(7, &b.iban, &b.token, "Albert Heijn BV"),
-            order(5, COMPANY_IBAN, COMPANY_TOKEN, &a.iban),
-        ];
-        // The same id twice in one batch, the second time with another amount: the first one counts.
-        batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
-        let first = session.transfer(batch.clone()).unwrap();
-        assert_eq!(first[0], first[4]);
-        assert_eq!(first[1].result, Err(Cow::Borrowed("insufficient funds")));
-        let moved = first[0].result.as_ref().unwrap();
-        assert_eq!(moved.changes.from, Some(Change { balance: Cents::new(400), sequence: 2 }));
-        assert_eq!(moved.changes.to, Some(Change { balance: Cents::new(1600), sequence: 2 }));
-        let sum = database.sum();
-        assert_eq!(sum, COMPANY_CENTS + 2000 - 7);
-        assert_eq!(session.transfer(batch.clone()).unwrap(), first);
-        batch.reverse();
-        let mut reversed = session.transfer(batch.clone()).unwrap();
-        reversed.reverse();
-        assert_eq!(reversed, first);
-        assert_eq!(database.sum(), sum);
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn a_replayed_account_is_the_same_account() {
-        let database = Database::new();
-        let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
-        let batch = [open(Uuid::new_v4()), open(Uuid::new_v4())];
-        let first = session.open_accounts(&batch).unwrap();
-        assert!(first.iter().all(|outcome| outcome.result.is_ok()));
-        assert_eq!(session.open_accounts(&batch).unwrap(), first);
-        let more = [batch[1].clone(), open(Uuid::new_v4()), batch[0].clone()];
-        let outcomes = session.open_accounts(&more).unwrap();
-        assert_eq!((&outcomes[0], &outcomes[2]), (&first[1], &first[0]));
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn one_command_at_two_handlers_has_one_outcome() {
-        let database = Database::new();
-        let [a, b] = database.accounts(2, 100_000).try_into().unwrap();
-        for _ in 0..50 {
-            let command = order(10, &a.iban, &a.token, &b.iban);
-            let outcomes: Vec<Transfer> = thread::scope(|scope| {
-                let handler = |command: ConfirmMoneyTransfer| {
-                    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
-                    move || loop {
-                        match session.transfer(vec![command.clone()]) {
-                            Ok(mut outcomes) => return outcomes.remove(0),
-                            Err(err) => assert!(err.is_retryable(), "{err}"),
-                        }
-                    }
-                };
-                let handlers =
-                    [scope.spawn(handler(command.clone())), scope.spawn(handler(command.clone()))];
-                handlers.into_iter().map(|handler| handler.join().unwrap()).collect()
-            });
-            assert_eq!(outcomes[0], outcomes[1]);
-        }
-        let mut session = database.session(CONFIRM_MONEY_TRANSFER);
-        let last = session
-            .transfer(vec![order(1, &b.iban, &b.token, CASH)])
-            .unwrap()
-            .remove(0)
-            .result
-            .unwrap();
-        assert_eq!(last.changes.from, Some(Change { balance: Cents::new(100_499), sequence: 52 }));
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn partitions_are_shared_and_taken_over() {
-        let database = Database::new();
-        let mut first = database.session(CONFIRM_MONEY_TRANSFER);
-        assert_eq!(first.ownership.share().unwrap(), 9);
-        first.ownership.claim(9).unwrap();
-        assert_eq!(first.ownership.owned().len(), 9);
-        let mut second = database.session(CONFIRM_MONEY_TRANSFER);
-        let share = second.ownership.share().unwrap();
-        assert_eq!((share, first.ownership.share().unwrap()), (5, 5));
-        second.ownership.claim(share).unwrap();
-        assert!(second.ownership.owned().is_empty(), "all are owned");
-        first.ownership.release(share).unwrap();
-        second.ownership.claim(share).unwrap();
-        assert_eq!((first.ownership.owned().len(), second.ownership.owned().len()), (5, 4));
-        assert!(first.ownership.owned().is_disjoint(second.ownership.owned()));
-        // Another topic is another matter.
-        let mut accounts = database.session(CONFIRM_ACCOUNT_CREATION);
-        assert_eq!(accounts.ownership.share().unwrap(), 1);
-        accounts.ownership.claim(1).unwrap();
-        assert_eq!(accounts.ownership.owned().len(), 1);
-        // PostgreSQL frees the locks as soon as it sees that the connection is gone.
-        drop(first);
-        while second.ownership.owned().len() < 9 {
-            let share = second.ownership.share().unwrap();
-            second.ownership.claim(share).unwrap();
-        }
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn the_database_refuses_what_the_bank_forbids() {
-        let database = Database::new();
-        let [a] = database.accounts(1, 1000).try_into().unwrap();
-        let mut client = connect(&database.config).unwrap();
-        for (sql, constraint) in [
-            ("UPDATE account SET balance = -50001 WHERE sequence = 1", "account_check"),
-            ("UPDATE account SET sequence = -1", "account_sequence_check"),
-            (
-                "INSERT INTO account (iban, token, balance, overdraft_limit) SELECT iban, token, 0, 0 FROM account",
-                "account_pkey",
-            ),
-            ("INSERT INTO transfer (id) SELECT id FROM account_creation", "transfer_check1"),
-            (
-                "INSERT INTO transfer (id, reason, amount) SELECT id, 'no', 1 FROM account_creation",
-                "transfer_check1",
-            ),
-            (
-                "INSERT INTO account_creation (id, a_type, iban) VALUES (gen_random_uuid(), 'AUTO', 'NL00OPEN0000000000')",
-                "account_creation_iban_fkey",
-            ),
-            (
-                "INSERT INTO account_creation SELECT gen_random_uuid(), a_type, iban FROM account_creation",
-                "account_creation_iban_key",
-            ),
-            ("DELETE FROM account", "account_creation_iban_fkey"),
-        ] {
-            let err = client.batch_execute(sql).unwrap_err();
-            let err = err.as_db_error().unwrap();
-            assert_eq!(err.constraint(), Some(constraint), "{sql}: {err}");
-        }
-        assert_eq!(a.iban.len(), 18);
-    }
-
-    #[test]
-    #[ignore = "needs PostgreSQL: make test-integration"]
-    fn a_lost_session_is_retryable_and_writes_nothing() {
-        let database = Database::new();
-        let [a] = database.accounts(1, 1000).try_into().unwrap();
-        let mut session = database.session(CONFIRM_MONEY_TRANSFER);
-        session.ownership.claim(9).unwrap();
-        connect(&database.config)
-            .unwrap()
-            .batch_execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                 WHERE pid <> pg_backend_pid() AND datname = current_database()",
-            )
-            .unwrap();
-        let err = session.transfer(vec![order(1, CASH, "", &a.iban)]).unwrap_err();
-        assert!(err.is_retryable(), "{err}");
-        assert_eq!(database.sum(), COMPANY_CENTS + 1000);
-    }
-}
+mod tests;

@@ -1,32 +1,32 @@
-//! The two desks of the bank: what is asked on a topic, who decides it, and which records tell the outcome.
+//! The two command topics of the bank: the command, the transaction that decides it, and the records of its outcome.
 
-use crate::Outgoing;
-use crate::domain::Change;
+use crate::domain::{Change, CompletedTransfer, CreationOutcome, TransferOutcome};
 use crate::error::Error;
-use crate::store::{Creation, Moved, Session, Transfer};
+use crate::store::Session;
 use avro::registry::Registry;
 use avro::{Encoder, Record};
 use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
+use messaging::producer::Outgoing;
 use service::shutdown::Shutdown;
 use uuid::Uuid;
 
 /// One kind of command.
-pub trait Desk: Sized + Send + 'static {
-    /// What is asked.
+pub trait CommandTopic: Sized + Send + 'static {
+    /// Record of the topic.
     type Command: Record + Send + 'static;
-    /// What was decided.
+    /// What the bank stores for each command.
     type Outcome: Send + 'static;
 
-    /// Learns the schema ids of its answers; waits for the registry. `None` if the stop was asked for first.
+    /// Looks up the schema ids of the outcome records; waits for the registry. `None` if shutdown was requested first.
     ///
     /// # Errors
     /// The registry does not have a schema.
     fn open(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, Error>;
 
-    /// What PostgreSQL could not store; said in words for dead_letter.
+    /// Why PostgreSQL cannot store `command`, as the reason in dead_letter; `None` if it can.
     fn unstorable(command: &Self::Command) -> Option<&'static str>;
 
     /// Decides `commands` in one transaction: an outcome each, in order.
@@ -38,22 +38,22 @@ pub trait Desk: Sized + Send + 'static {
         commands: Vec<Self::Command>,
     ) -> Result<Vec<Self::Outcome>, Error>;
 
-    /// True if the bank said yes.
+    /// False if the bank refused the command.
     fn confirmed(outcome: &Self::Outcome) -> bool;
 
-    /// The records that tell `outcome`: the same ones whenever it is told.
-    fn tell(&self, outcome: Self::Outcome, records: &mut Vec<Outgoing>);
+    /// Appends the records of `outcome`. The same outcome always gives the same records.
+    fn encode(&self, outcome: Self::Outcome, records: &mut Vec<Outgoing>);
 }
 
-/// Opens accounts.
-pub struct AccountDesk {
+/// Commands to open accounts.
+pub struct AccountCreations {
     confirmed: Encoder<AccountCreationConfirmed>,
     failed: Encoder<AccountCreationFailed>,
 }
 
-impl Desk for AccountDesk {
+impl CommandTopic for AccountCreations {
     type Command = ConfirmAccountCreation;
-    type Outcome = Creation;
+    type Outcome = CreationOutcome;
 
     fn open(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, Error> {
         let Some(confirmed) = Encoder::wait(registry, shutdown)? else { return Ok(None) };
@@ -68,16 +68,16 @@ impl Desk for AccountDesk {
     fn decide(
         session: &mut Session,
         commands: Vec<ConfirmAccountCreation>,
-    ) -> Result<Vec<Creation>, Error> {
+    ) -> Result<Vec<CreationOutcome>, Error> {
         session.open_accounts(&commands)
     }
 
-    fn confirmed(outcome: &Creation) -> bool {
+    fn confirmed(outcome: &CreationOutcome) -> bool {
         outcome.result.is_ok()
     }
 
-    fn tell(&self, outcome: Creation, records: &mut Vec<Outgoing>) {
-        let Creation { id, a_type, result } = outcome;
+    fn encode(&self, outcome: CreationOutcome, records: &mut Vec<Outgoing>) {
+        let CreationOutcome { id, a_type, result } = outcome;
         records.push(match result {
             Ok(opened) => {
                 let (iban, token) = (opened.iban, opened.token);
@@ -96,16 +96,16 @@ impl Desk for AccountDesk {
     }
 }
 
-/// Moves money.
-pub struct TransferDesk {
+/// Commands to move money.
+pub struct MoneyTransfers {
     confirmed: Encoder<MoneyTransferConfirmed>,
     failed: Encoder<MoneyTransferFailed>,
     changed: Encoder<BalanceChanged>,
 }
 
-impl Desk for TransferDesk {
+impl CommandTopic for MoneyTransfers {
     type Command = ConfirmMoneyTransfer;
-    type Outcome = Transfer;
+    type Outcome = TransferOutcome;
 
     fn open(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, Error> {
         let Some(confirmed) = Encoder::wait(registry, shutdown)? else { return Ok(None) };
@@ -122,24 +122,24 @@ impl Desk for TransferDesk {
     fn decide(
         session: &mut Session,
         commands: Vec<ConfirmMoneyTransfer>,
-    ) -> Result<Vec<Transfer>, Error> {
+    ) -> Result<Vec<TransferOutcome>, Error> {
         session.transfer(commands)
     }
 
-    fn confirmed(outcome: &Transfer) -> bool {
+    fn confirmed(outcome: &TransferOutcome) -> bool {
         outcome.result.is_ok()
     }
 
-    fn tell(&self, outcome: Transfer, records: &mut Vec<Outgoing>) {
-        let Transfer { id, result } = outcome;
+    fn encode(&self, outcome: TransferOutcome, records: &mut Vec<Outgoing>) {
+        let TransferOutcome { id, result } = outcome;
         match result {
-            Ok(moved) => {
+            Ok(transfer) => {
                 records.push(outgoing(
                     id.to_string(),
                     &self.confirmed,
                     &MoneyTransferConfirmed { id },
                 ));
-                for changed in balances_changed(id, moved).into_iter().flatten() {
+                for changed in balance_changes(id, transfer).into_iter().flatten() {
                     records.push(outgoing(changed.iban.clone(), &self.changed, &changed));
                 }
             }
@@ -151,9 +151,9 @@ impl Desk for TransferDesk {
     }
 }
 
-/// The changes of the paying and of the paid side; none for a side that is not of this bank.
-fn balances_changed(id: Uuid, moved: Moved) -> [Option<BalanceChanged>; 2] {
-    let Moved { amount, from, to, description, changes } = moved;
+/// The changes of the debited and the credited account; none for a counterparty outside this bank.
+fn balance_changes(id: Uuid, transfer: CompletedTransfer) -> [Option<BalanceChanged>; 2] {
+    let CompletedTransfer { amount, from, to, description, changes } = transfer;
     let changed = |change: Change, iban: &str, from_to: &str, changed_by| BalanceChanged {
         iban: iban.to_owned(),
         new_balance: change.balance,
@@ -164,12 +164,12 @@ fn balances_changed(id: Uuid, moved: Moved) -> [Option<BalanceChanged>; 2] {
         sequence: change.sequence,
     };
     // An amount is positive, so it has an opposite.
-    let paid = changes
+    let debit = changes
         .from
         .zip(amount.checked_neg())
         .map(|(change, minus)| changed(change, &from, &to, minus));
-    let got = changes.to.map(|change| changed(change, &to, &from, amount));
-    [paid, got]
+    let credit = changes.to.map(|change| changed(change, &to, &from, amount));
+    [debit, credit]
 }
 
 fn outgoing<R: Record>(key: String, encoder: &Encoder<R>, record: &R) -> Outgoing {

@@ -1,0 +1,279 @@
+//! Tests of the transactions, on a PostgreSQL server.
+
+use super::*;
+use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
+use std::thread;
+
+/// A database of the test's own, migrated, on the server of `BALANCE_DATABASE_URL`; dropped with it.
+struct Database {
+    server: postgres::Config,
+    config: postgres::Config,
+}
+
+impl Database {
+    fn new() -> Self {
+        let url =
+            std::env::var("BALANCE_DATABASE_URL").expect("BALANCE_DATABASE_URL: make test sets it");
+        let server: postgres::Config = url.parse().unwrap();
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        connect(&server).unwrap().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let mut config = server.clone();
+        config.dbname(&name);
+        migrate(&config, &Shutdown::default()).unwrap();
+        Self { server, config }
+    }
+
+    fn session(&self, topic: Topic) -> Session {
+        Session::open(&self.config, topic, &Shutdown::default()).unwrap()
+    }
+
+    /// Opens `count` accounts and gives each `cents` from cash.
+    fn accounts(&self, count: usize, cents: i64) -> Vec<OpenedAccount> {
+        let mut session = self.session(CONFIRM_ACCOUNT_CREATION);
+        let commands: Vec<_> = (0..count).map(|_| open(Uuid::new_v4())).collect();
+        let opened: Vec<OpenedAccount> = session
+            .open_accounts(&commands)
+            .unwrap()
+            .into_iter()
+            .map(|outcome| outcome.result.unwrap())
+            .collect();
+        let deposits: Vec<_> =
+            opened.iter().map(|account| order(cents, CASH, "", &account.iban)).collect();
+        assert!(
+            session
+                .transfer(deposits.clone())
+                .unwrap()
+                .iter()
+                .all(|outcome| outcome.result.is_ok())
+        );
+        opened
+    }
+
+    fn sum(&self) -> i64 {
+        let row = connect(&self.config)
+            .unwrap()
+            .query_one("SELECT sum(balance)::bigint FROM account", &[])
+            .unwrap();
+        row.get(0)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let name = self.config.get_dbname().unwrap();
+        connect(&self.server)
+            .unwrap()
+            .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
+            .unwrap();
+    }
+}
+
+const COMPANY_CENTS: i64 = 100_000_000_000_000_000;
+
+fn open(id: Uuid) -> ConfirmAccountCreation {
+    ConfirmAccountCreation { id, a_type: Atype::Manual }
+}
+
+fn order(amount: i64, from: &str, token: &str, to: &str) -> ConfirmMoneyTransfer {
+    ConfirmMoneyTransfer {
+        id: Uuid::new_v4(),
+        token: token.to_owned(),
+        amount: Cents::new(amount),
+        from: from.to_owned(),
+        to: to.to_owned(),
+        description: "rent".to_owned(),
+    }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn concurrent_starts_migrate_once() {
+    let database = Database::new();
+    connect(&database.config)
+        .unwrap()
+        .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        .unwrap();
+    thread::scope(|scope| {
+        let starts: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| migrate(&database.config, &Shutdown::default())))
+            .collect();
+        for start in starts {
+            start.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(database.sum(), COMPANY_CENTS);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn newer_database_is_refused() {
+    let database = Database::new();
+    connect(&database.config)
+        .unwrap()
+        .batch_execute("INSERT INTO migration (version) VALUES (99)")
+        .unwrap();
+    let err = migrate(&database.config, &Shutdown::default()).unwrap_err();
+    assert!(!err.is_retryable() && err.to_string().contains("version 99"), "{err}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn replayed_batch_returns_the_stored_outcomes() {
+    let database = Database::new();
+    let [a, b] = database.accounts(2, 1000).try_into().unwrap();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    let mut batch = vec![
+        order(600, &a.iban, &a.token, &b.iban),
+        order(51_000, &a.iban, &a.token, &b.iban),
+        order(7, &b.iban, &b.token, "Albert Heijn BV"),
+        order(5, COMPANY_IBAN, COMPANY_TOKEN, &a.iban),
+    ];
+    // The same id twice in one batch, the second time with another amount: the first one counts.
+    batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
+    let first = session.transfer(batch.clone()).unwrap();
+    assert_eq!(first[0], first[4]);
+    assert_eq!(first[1].result, Err(Cow::Borrowed("insufficient funds")));
+    let moved = first[0].result.as_ref().unwrap();
+    assert_eq!(moved.changes.from, Some(Change { balance: Cents::new(400), sequence: 2 }));
+    assert_eq!(moved.changes.to, Some(Change { balance: Cents::new(1600), sequence: 2 }));
+    let sum = database.sum();
+    assert_eq!(sum, COMPANY_CENTS + 2000 - 7);
+    assert_eq!(session.transfer(batch.clone()).unwrap(), first);
+    batch.reverse();
+    let mut reversed = session.transfer(batch.clone()).unwrap();
+    reversed.reverse();
+    assert_eq!(reversed, first);
+    assert_eq!(database.sum(), sum);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn replayed_creation_returns_the_same_account() {
+    let database = Database::new();
+    let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
+    let batch = [open(Uuid::new_v4()), open(Uuid::new_v4())];
+    let first = session.open_accounts(&batch).unwrap();
+    assert!(first.iter().all(|outcome| outcome.result.is_ok()));
+    assert_eq!(session.open_accounts(&batch).unwrap(), first);
+    let more = [batch[1].clone(), open(Uuid::new_v4()), batch[0].clone()];
+    let outcomes = session.open_accounts(&more).unwrap();
+    assert_eq!((&outcomes[0], &outcomes[2]), (&first[1], &first[0]));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn command_at_two_handlers_has_one_outcome() {
+    let database = Database::new();
+    let [a, b] = database.accounts(2, 100_000).try_into().unwrap();
+    for _ in 0..50 {
+        let command = order(10, &a.iban, &a.token, &b.iban);
+        let outcomes: Vec<TransferOutcome> = thread::scope(|scope| {
+            let handler = |command: ConfirmMoneyTransfer| {
+                let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+                move || loop {
+                    match session.transfer(vec![command.clone()]) {
+                        Ok(mut outcomes) => return outcomes.remove(0),
+                        Err(err) => assert!(err.is_retryable(), "{err}"),
+                    }
+                }
+            };
+            let handlers =
+                [scope.spawn(handler(command.clone())), scope.spawn(handler(command.clone()))];
+            handlers.into_iter().map(|handler| handler.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes[0], outcomes[1]);
+    }
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    let last = session
+        .transfer(vec![order(1, &b.iban, &b.token, CASH)])
+        .unwrap()
+        .remove(0)
+        .result
+        .unwrap();
+    assert_eq!(last.changes.from, Some(Change { balance: Cents::new(100_499), sequence: 52 }));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn partitions_are_shared_and_taken_over() {
+    let database = Database::new();
+    let mut first = database.session(CONFIRM_MONEY_TRANSFER);
+    assert_eq!(first.ownership.share().unwrap(), 9);
+    first.ownership.claim(9).unwrap();
+    assert_eq!(first.ownership.owned().len(), 9);
+    let mut second = database.session(CONFIRM_MONEY_TRANSFER);
+    let share = second.ownership.share().unwrap();
+    assert_eq!((share, first.ownership.share().unwrap()), (5, 5));
+    second.ownership.claim(share).unwrap();
+    assert!(second.ownership.owned().is_empty(), "all are owned");
+    first.ownership.release(share).unwrap();
+    second.ownership.claim(share).unwrap();
+    assert_eq!((first.ownership.owned().len(), second.ownership.owned().len()), (5, 4));
+    assert!(first.ownership.owned().is_disjoint(second.ownership.owned()));
+    // Each topic has its own locks.
+    let mut accounts = database.session(CONFIRM_ACCOUNT_CREATION);
+    assert_eq!(accounts.ownership.share().unwrap(), 1);
+    accounts.ownership.claim(1).unwrap();
+    assert_eq!(accounts.ownership.owned().len(), 1);
+    // PostgreSQL frees the locks as soon as it sees that the connection is gone.
+    drop(first);
+    while second.ownership.owned().len() < 9 {
+        let share = second.ownership.share().unwrap();
+        second.ownership.claim(share).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn constraints_reject_forbidden_rows() {
+    let database = Database::new();
+    let [a] = database.accounts(1, 1000).try_into().unwrap();
+    let mut client = connect(&database.config).unwrap();
+    for (sql, constraint) in [
+        ("UPDATE account SET balance = -50001 WHERE sequence = 1", "account_check"),
+        ("UPDATE account SET sequence = -1", "account_sequence_check"),
+        (
+            "INSERT INTO account (iban, token, balance, overdraft_limit) SELECT iban, token, 0, 0 FROM account",
+            "account_pkey",
+        ),
+        ("INSERT INTO transfer (id) SELECT id FROM account_creation", "transfer_check1"),
+        (
+            "INSERT INTO transfer (id, reason, amount) SELECT id, 'no', 1 FROM account_creation",
+            "transfer_check1",
+        ),
+        (
+            "INSERT INTO account_creation (id, a_type, iban) VALUES (gen_random_uuid(), 'AUTO', 'NL00OPEN0000000000')",
+            "account_creation_iban_fkey",
+        ),
+        (
+            "INSERT INTO account_creation SELECT gen_random_uuid(), a_type, iban FROM account_creation",
+            "account_creation_iban_key",
+        ),
+        ("DELETE FROM account", "account_creation_iban_fkey"),
+    ] {
+        let err = client.batch_execute(sql).unwrap_err();
+        let err = err.as_db_error().unwrap();
+        assert_eq!(err.constraint(), Some(constraint), "{sql}: {err}");
+    }
+    assert_eq!(a.iban.len(), 18);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn lost_session_is_retryable_and_writes_nothing() {
+    let database = Database::new();
+    let [a] = database.accounts(1, 1000).try_into().unwrap();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    session.ownership.claim(9).unwrap();
+    connect(&database.config)
+        .unwrap()
+        .batch_execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE pid <> pg_backend_pid() AND datname = current_database()",
+        )
+        .unwrap();
+    let err = session.transfer(vec![order(1, CASH, "", &a.iban)]).unwrap_err();
+    assert!(err.is_retryable(), "{err}");
+    assert_eq!(database.sum(), COMPANY_CENTS + 1000);
+}
