@@ -28,12 +28,8 @@ pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "how long a broker may take to answer, 1000 to 110000 ms; after that the built-in client retries on a new connection; with \
      the kafka crate the service exits with code 75, to be restarted",
 );
-/// `FETCH_BYTES`: bytes asked of each partition at a time.
-pub const FETCH_BYTES: Variable = Variable::new(
-    "FETCH_BYTES",
-    "32768",
-    "bytes read from each partition at a time, 1024 to 4194304; a larger record still passes, memory grows with it",
-);
+/// Bytes fetched from each partition at a time; a larger record still passes. docs/decisions/0008-batch-sizes.md has the figures.
+const FETCH_BYTES: i32 = 32 << 10;
 
 /// `COMPRESSION`: how produced batches are compressed.
 pub const COMPRESSION: Variable = Variable::new(
@@ -113,7 +109,7 @@ pub struct KafkaConfig {
     pub client: ClientChoice,
     /// `KAFKA_TIMEOUT_MS`.
     pub timeout: Duration,
-    /// `FETCH_BYTES`.
+    /// Bytes fetched from each partition at a time.
     pub fetch_bytes: i32,
     /// `COMPRESSION`.
     pub compression: Compression,
@@ -127,7 +123,6 @@ impl KafkaConfig {
         KAFKA_BROKERS,
         KAFKA_CLIENT,
         KAFKA_TIMEOUT_MS,
-        FETCH_BYTES,
         COMPRESSION,
         KAFKA_SASL_MECHANISM,
         KAFKA_SASL_USERNAME,
@@ -155,7 +150,7 @@ impl KafkaConfig {
             brokers,
             client: ClientChoice::from_env(env)?,
             timeout: env.millis(&KAFKA_TIMEOUT_MS, 1000..=110_000)?,
-            fetch_bytes: env.number(&FETCH_BYTES, 1024..=4 << 20)?,
+            fetch_bytes: FETCH_BYTES,
             compression: env.choice(&COMPRESSION, &Compression::ALL)?,
             sasl: sasl(env)?,
         };

@@ -28,9 +28,8 @@ pub const LINGER_MS: Variable = Variable::new(
     "0",
     "longest wait for a fuller batch, 0 to 1000 ms; 0 sends at once what has gathered",
 );
-/// `BATCH_RECORDS`: records per batch.
-pub const BATCH_RECORDS: Variable =
-    Variable::new("BATCH_RECORDS", "2000", "most records in a batch, 1 to 100000");
+/// Most records in a request of services.
+const BATCH_RECORDS: usize = 2000;
 /// `BATCH_BYTES`: bytes per batch.
 pub const BATCH_BYTES: Variable =
     Variable::new("BATCH_BYTES", "900000", "most bytes in a partition's batch, 1000 to 4000000");
@@ -53,7 +52,7 @@ pub struct ProducerConfig {
     pub mode: Mode,
     /// `LINGER_MS`.
     pub linger: Duration,
-    /// `BATCH_RECORDS`.
+    /// Most records in a request.
     pub batch_records: usize,
     /// `BATCH_BYTES`.
     pub batch_bytes: usize,
@@ -61,8 +60,7 @@ pub struct ProducerConfig {
 
 impl ProducerConfig {
     /// The variables this reads beside [`KafkaConfig::VARIABLES`].
-    pub const VARIABLES: &'static [Variable] =
-        &[PRODUCER_MODE, LINGER_MS, BATCH_RECORDS, BATCH_BYTES];
+    pub const VARIABLES: &'static [Variable] = &[PRODUCER_MODE, LINGER_MS, BATCH_BYTES];
 
     /// Reads and checks the environment.
     ///
@@ -74,7 +72,7 @@ impl ProducerConfig {
             mode: env
                 .choice(&PRODUCER_MODE, &[("batched", Mode::Batched), ("single", Mode::Single)])?,
             linger: env.millis(&LINGER_MS, 0..=1000)?,
-            batch_records: env.number(&BATCH_RECORDS, 1..=100_000)?,
+            batch_records: BATCH_RECORDS,
             batch_bytes: env.number(&BATCH_BYTES, 1000..=4_000_000)?,
         })
     }

@@ -1,7 +1,7 @@
-//! PostgreSQL: connections, migrations, and who owns a partition of a topic.
+//! PostgreSQL: connections, migrations, and the ownership of partitions.
 //!
-//! A session owns a partition while it holds its advisory lock, and runs the transactions of its records itself: losing one
-//! is losing the other, so a process that was taken for dead can't write. docs/decisions/0004-ownership.md says why.
+//! A session owns a partition while it holds its advisory lock, and the same connection runs the transactions of its records. A
+//! process that lost its locks lost the connection too, so it cannot write. docs/decisions/0004-ownership.md says why.
 
 use crate::shutdown::Shutdown;
 use crate::watchdog::{self, Watch};
@@ -10,7 +10,7 @@ use postgres::{Client, NoTls, Statement};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How long the server may take for a call, past its own time-outs.
+/// Time for a call. Longer than the time-outs of the server itself.
 const CALL: Duration = Duration::from_secs(30);
 
 /// The object key of the lock that every member of a topic shares; partitions count from 0.
@@ -22,12 +22,12 @@ pub enum Error {
     /// A statement or a connection.
     #[error("{step}")]
     Step {
-        /// What was done, as in "connect to the database".
+        /// The step that failed, as in "connect to the database".
         step: &'static str,
-        /// What PostgreSQL said.
+        /// The error of PostgreSQL.
         source: postgres::Error,
     },
-    /// The database holds something that this version did not write.
+    /// The database holds a value that this version did not write.
     #[error("{0}")]
     Foreign(String),
 }
@@ -41,22 +41,22 @@ impl Error {
         }
     }
 
-    /// True if the database has a row with this key already.
+    /// True for a duplicate key.
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Self::Step { source, .. } if source.code() == Some(&SqlState::UNIQUE_VIOLATION))
     }
 }
 
-/// Says what failed.
+/// Turns an error of PostgreSQL into one that names the failed step.
 pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| Error::Step { step, source }
 }
 
-/// True unless PostgreSQL says that the statement or the data are wrong: connections break, servers stop, start, fill up and
-/// run into locks, and all of that passes. Source: PostgreSQL manual, appendix A.
+/// False if the statement or the data are wrong. All other errors pass: lost connections, restarts, full disks, locks. Source:
+/// PostgreSQL manual, appendix A.
 fn is_transient(err: &postgres::Error) -> bool {
     let Some(state) = err.code() else {
-        // Not the server's words: the connection.
+        // An error of the connection, not of the server.
         return true;
     };
     // 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F, 38, 39 functions, 42 syntax or rights, 44 view.
@@ -64,7 +64,7 @@ fn is_transient(err: &postgres::Error) -> bool {
     !PERMANENT.iter().any(|class| state.code().starts_with(class))
 }
 
-/// Ends the process if the server is connected and silent until the result is dropped: it would hold the thread for ever.
+/// Ends the process unless the result is dropped in time: a silent server would block the thread for ever.
 pub fn watch(shutdown: &Shutdown, step: &str) -> Watch {
     watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
 }
@@ -134,7 +134,7 @@ pub struct Ownership {
     topic: &'static str,
     partitions: i32,
     owned: BTreeSet<i32>,
-    /// No other member was there at the last look.
+    /// The last count found no other member.
     alone: bool,
     members: Statement,
     claim: Statement,
@@ -182,7 +182,7 @@ impl Ownership {
         })
     }
 
-    /// The connection, for the transactions of what is owned.
+    /// The connection, for the transactions of the owned partitions.
     pub fn client(&mut self) -> &mut Client {
         &mut self.client
     }
@@ -192,8 +192,8 @@ impl Ownership {
         watch(&self.shutdown, step)
     }
 
-    /// Gives back what is more than an equal share and takes what nobody owns, up to it; gives what is owned then. The caller
-    /// has finished all work on what was.
+    /// Releases partitions above an equal share and claims free ones up to it; returns the owned partitions. The caller has
+    /// finished all work on the former ones.
     ///
     /// # Errors
     /// The session is lost.
@@ -204,8 +204,8 @@ impl Ownership {
         Ok(self.owned.iter().copied().collect())
     }
 
-    /// A sign of life. True if the partitions should be shared out anew: more are owned than the share, or some that nobody
-    /// owned were just taken.
+    /// True if the owned partitions change: more are owned than the share, or free ones were claimed just now. Also a heartbeat of
+    /// the session.
     ///
     /// # Errors
     /// The session is lost.
@@ -216,7 +216,7 @@ impl Ownership {
         Ok(owned > share || self.owned.len() > owned)
     }
 
-    /// True if the last look found no other member.
+    /// True if the last count found no other member.
     pub fn is_alone(&self) -> bool {
         self.alone
     }
@@ -226,7 +226,7 @@ impl Ownership {
         &self.owned
     }
 
-    /// How many partitions this session should own: an equal share of all, rounded up. Also a sign of life.
+    /// How many partitions this session should own: an equal share of all, rounded up. Also a heartbeat of the session.
     ///
     /// # Errors
     /// The session is lost.
@@ -242,7 +242,7 @@ impl Ownership {
         Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
     }
 
-    /// Takes partitions that nobody owns until `share` are owned.
+    /// Claims free partitions until `share` are owned.
     ///
     /// # Errors
     /// The session is lost.
@@ -267,7 +267,7 @@ impl Ownership {
         Ok(())
     }
 
-    /// Gives back partitions until `share` are owned. The caller has finished all work on them.
+    /// Releases partitions until `share` are owned. The caller has finished all work on them.
     ///
     /// # Errors
     /// The session is lost.

@@ -12,7 +12,7 @@ pub struct Variable {
     pub name: &'static str,
     /// What it does, with its unit and limits, for `--help`.
     pub meaning: &'static str,
-    /// Value if it is unset or empty; `None` makes it required.
+    /// Value if the variable is unset or empty; `None` makes it required.
     pub default: Option<&'static str>,
     /// Its value is never printed.
     pub secret: bool,
@@ -24,7 +24,7 @@ impl Variable {
         Self { name, meaning, default: Some(default), secret: false }
     }
 
-    /// A variable without which the service doesn't start.
+    /// A variable that must be set.
     pub const fn required(name: &'static str, meaning: &'static str) -> Self {
         Self { name, meaning, default: None, secret: false }
     }
@@ -50,7 +50,7 @@ pub const SCHEMA_REGISTRY_URL: Variable = Variable::required(
     "schema registry with the Confluent API, as in http://host:8081/apis/ccompat/v7",
 );
 
-/// A variable that is missing or can't be used. The process exits with code 2.
+/// A variable that is missing, invalid or removed. The process exits with code 2.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// A required variable is unset or empty.
@@ -61,19 +61,35 @@ pub enum Error {
         /// What it is for.
         meaning: &'static str,
     },
-    /// The value does not fit.
+    /// The value is not accepted.
     #[error("{name}={value:?}: expected {expected}")]
     Invalid {
         /// Its name.
         name: &'static str,
-        /// What was found; `***` for a secret.
+        /// The value; `***` for a secret.
         value: String,
-        /// What would do.
+        /// Which values are accepted.
         expected: String,
+    },
+    /// A variable that this version no longer reads.
+    #[error("{name} was removed: {replacement}")]
+    Removed {
+        /// Its name.
+        name: &'static str,
+        /// What to do instead.
+        replacement: &'static str,
     },
 }
 
-/// The environment, or what a test puts in its place.
+/// Variables of earlier versions, each with its replacement. A start with one of them set is refused, so that nobody believes
+/// that it still has an effect. docs/decisions/0016-variables.md says why they went.
+const REMOVED: [(&str, &str); 3] = [
+    ("BATCH_RECORDS", "set BATCH_BYTES to bound a batch"),
+    ("FETCH_BYTES", "unset it, 32768 bytes are fetched from each partition at a time"),
+    ("TRANSACTION_RECORDS", "unset it, a transaction has at most 1000 commands"),
+];
+
+/// The environment, or a test's replacement of it.
 pub struct Env<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -82,6 +98,18 @@ impl<'a> Env<'a> {
     /// Variables come from `lookup`.
     pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self { lookup }
+    }
+
+    /// Refuses variables that this version no longer reads.
+    ///
+    /// # Errors
+    /// [`Error::Removed`].
+    pub fn refuse_removed(&self) -> Result<(), Error> {
+        let is_set = |name| (self.lookup)(name).is_some_and(|value| !value.is_empty());
+        match REMOVED.into_iter().find(|(name, _)| is_set(name)) {
+            Some((name, replacement)) => Err(Error::Removed { name, replacement }),
+            None => Ok(()),
+        }
     }
 
     /// The text of a variable, or its default. Empty is unset, as Compose files pass unset variables on.
@@ -95,7 +123,7 @@ impl<'a> Env<'a> {
             .ok_or(Error::Missing { name: variable.name, meaning: variable.meaning })
     }
 
-    /// A variable as `T`; `expected` says in words what fits.
+    /// A variable as `T`; `expected` describes the accepted values.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Invalid`].
@@ -147,7 +175,7 @@ impl<'a> Env<'a> {
     }
 }
 
-/// An [`Error::Invalid`] that does not tell a secret.
+/// An [`Error::Invalid`] without the value of a secret.
 pub fn invalid(variable: &Variable, value: String, expected: String) -> Error {
     let value = if variable.secret { "***".to_owned() } else { value };
     Error::Invalid { name: variable.name, value, expected }
@@ -161,7 +189,7 @@ mod tests {
     const LINGER: Variable = Variable::new("LINGER_MS", "5", "ms");
 
     #[test]
-    fn a_number_is_taken_at_its_limits_and_refused_past_them() {
+    fn number_is_accepted_within_its_limits_only() {
         for (text, expected) in
             [("0", Some(0)), ("9", Some(9)), ("10", None), ("-1", None), ("x", None), ("", Some(5))]
         {
@@ -171,14 +199,26 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_variable_is_named_with_its_meaning() {
+    fn missing_variable_is_named_with_its_meaning() {
         let unset = |_: &str| None;
         let err = Env::new(&unset).text(&SCHEMA_REGISTRY_URL).unwrap_err();
         assert!(err.to_string().starts_with("SCHEMA_REGISTRY_URL is not set: schema registry"));
     }
 
     #[test]
-    fn a_secret_is_not_in_the_error() {
+    fn removed_variable_is_refused_with_its_replacement() {
+        for (name, replacement) in REMOVED {
+            let lookup = |it: &str| (it == name).then(|| "1".to_owned());
+            let err = Env::new(&lookup).refuse_removed().unwrap_err();
+            assert_eq!(err.to_string(), format!("{name} was removed: {replacement}"));
+        }
+        // Empty is unset, as Compose files pass unset variables on.
+        let empty = |_: &str| Some(String::new());
+        assert_eq!(Env::new(&empty).refuse_removed(), Ok(()));
+    }
+
+    #[test]
+    fn secret_is_not_in_the_error() {
         let lookup = |_: &str| Some("hunter2".to_owned());
         let err = Env::new(&lookup).parse::<u16>(&DATABASE_URL, "a URL").unwrap_err();
         assert!(!err.to_string().contains("hunter2"));

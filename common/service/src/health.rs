@@ -1,4 +1,4 @@
-//! Life signs of a service over HTTP: `/healthz`, `/readyz` and `/metrics`.
+//! The state of a service over HTTP: `/healthz`, `/readyz` and `/metrics`.
 
 use crate::env::{Env, Variable};
 use crate::exit::BoxError;
@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tiny_http::{Header, Method, Request};
 
-/// `HEALTH_PORT`: where the service answers about itself.
+/// `HEALTH_PORT`: port of the health checks and metrics.
 pub const HEALTH_PORT: Variable =
     Variable::new("HEALTH_PORT", "9090", "port of /healthz, /readyz and /metrics, 1 to 65535");
 
-/// Answers about this service until the process ends; clones share it. `/metrics` shows `prometheus::default_registry()`.
+/// Serves the state of this process until it ends; clones share it. `/metrics` shows `prometheus::default_registry()`.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<AtomicBool>);
 
@@ -25,23 +25,23 @@ impl Health {
     /// Opens `HEALTH_PORT` on every address of this machine; not ready yet.
     ///
     /// # Errors
-    /// The variable does not fit, or the port is taken.
+    /// The variable is invalid, or the port is in use.
     pub fn serve(env: &Env<'_>) -> Result<Self, BoxError> {
         let port = env.number(&HEALTH_PORT, 1..=u16::MAX)?;
         let (health, _) = Self::open(&http::everywhere(port))?;
         Ok(health)
     }
 
-    /// Ready: connected, and has its partitions.
+    /// Sets whether the service is ready: connected, with its partitions.
     pub fn set_ready(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
     }
 
     fn open(addrs: &[SocketAddr]) -> Result<(Self, SocketAddr), http::Error> {
         let health = Self(Arc::new(AtomicBool::new(false)));
-        let answering = health.clone();
-        let capacity = Capacity { workers: 1, visitors: 32 };
-        let addr = http::serve(addrs, capacity, move |request| answering.answer(request))?;
+        let state = health.clone();
+        let capacity = Capacity { workers: 1, connections: 32 };
+        let addr = http::serve(addrs, capacity, move |request| state.answer(request))?;
         Ok((health, addr))
     }
 
@@ -58,7 +58,7 @@ impl Health {
                 .with_header(Header::from_bytes("Allow", "GET, HEAD").expect("it is ASCII")),
             _ => http::text(404, "there are /healthz, /readyz and /metrics"),
         };
-        // An error means that the visitor left.
+        // An error means that the client closed the connection.
         let _ = request.respond(reply);
     }
 }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_service_says_how_it_is() {
+    fn endpoints_return_the_state_of_the_service() {
         let (health, addr) = Health::open(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
         let get = |path: &str| ask(addr, &format!("GET {path} HTTP/1.1\r\n\r\n"));
 
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_where_nobody_answers_is_not_ready() {
+    fn port_without_a_response_is_not_ready() {
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = silent.local_addr().unwrap().port();
         assert_eq!(check(port), ExitCode::FAILURE);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_an_error_that_names_it() {
+    fn port_in_use_is_named_in_the_error() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let err = Health::open(&[taken.local_addr().unwrap()]).unwrap_err();
         assert!(err.to_string().contains(&taken.local_addr().unwrap().to_string()), "{err}");

@@ -40,7 +40,7 @@ impl Log for Stderr {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = line(SystemTime::now(), record);
-            // Nobody is left to hear that stderr is closed.
+            // There is nowhere left to report that stderr is closed.
             let _ = io::stderr().lock().write_all(line.as_bytes());
         }
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_of_pairs() {
+    fn event_is_one_line_of_pairs() {
         let pairs = [("topic", Value::from("heartbeat")), ("reason", Value::from("a \"b\"\nc"))];
         let record = Record::builder()
             .level(log::Level::Warn)
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn other_crates_tell_no_details() {
+    fn details_of_other_crates_are_not_logged() {
         log::set_max_level(LevelFilter::Trace);
         let enabled = |target, level| {
             Stderr.enabled(&Metadata::builder().target(target).level(level).build())
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_names_every_cause() {
+    fn chain_names_every_cause() {
         #[derive(Debug, thiserror::Error)]
         #[error("store outcomes")]
         struct Outer(#[source] io::Error);

@@ -16,15 +16,15 @@ pub struct Service {
     pub name: &'static str,
     /// A line on what it does.
     pub about: &'static str,
-    /// What it reads from the environment, beside `LOG` and `HEALTH_PORT`.
+    /// The variables it reads, in addition to `LOG` and `HEALTH_PORT`.
     pub variables: &'static [&'static [Variable]],
-    /// Flags it takes, as in `--dry-run`, each with its meaning.
+    /// Its flags, as in `--dry-run`, each with its meaning.
     pub flags: &'static [(&'static str, &'static str)],
-    /// Runs until the work is done or the stop is asked for.
+    /// Runs until the work is done or shutdown is requested.
     pub run: fn(&Start<'_>) -> Result<ExitCode, BoxError>,
 }
 
-/// What a service is started with.
+/// The arguments of a service's `run`.
 pub struct Start<'a> {
     /// The environment.
     pub env: Env<'a>,
@@ -36,23 +36,23 @@ pub struct Start<'a> {
 
 /// Runs `service` with the arguments and environment of this process.
 ///
-/// Exit codes: what `run` says, 2 for a wrong environment or argument, 1 for any other error.
+/// Exit codes: the result of `run`, 2 for an invalid environment or argument, 1 for any other error.
 pub fn main(service: &Service) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     run(service, &args)
 }
 
-/// The same with these arguments, for a binary that holds several services.
+/// Like [`main`] with these arguments, for a binary with several services.
 pub fn run(service: &Service, args: &[String]) -> ExitCode {
     exit_code(service.name, start(service, args, &lookup))
 }
 
-/// Asks whatever service runs on this machine's `HEALTH_PORT` whether it is ready, for `program`: exit code 0, else 1.
+/// Checks whether the service on this machine's `HEALTH_PORT` is ready, for `program`: exit code 0, else 1.
 pub fn healthcheck(program: &str) -> ExitCode {
     exit_code(program, check(&Env::new(&lookup)))
 }
 
-/// Prints an answer of `program`, as `--help` asks for one; exit code 0 if that worked.
+/// Prints `text` for `program`, as for `--help`; exit code 0 if that worked.
 pub fn answer(program: &str, text: &str) -> ExitCode {
     exit_code(program, print(text))
 }
@@ -92,15 +92,13 @@ fn start(
             other => match service.flags.iter().find(|(flag, _)| *flag == other) {
                 Some((flag, _)) => flags.push(*flag),
                 None => {
-                    eprintln!(
-                        "{}: unknown argument {other:?}; --help tells what there is",
-                        service.name
-                    );
+                    eprintln!("{}: unknown argument {other:?}; --help lists all", service.name);
                     return Ok(ExitCode::from(EXIT_USAGE));
                 }
             },
         }
     }
+    env.refuse_removed()?;
     crate::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
     panic_guard::exit_on_panic();
     let shutdown = Shutdown::on_signals()?;
@@ -122,7 +120,7 @@ fn caused_by_environment(err: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Writes to stdout; a closed pipe (`--help | head -1`) is no error.
+/// Writes to stdout; a closed pipe (`--help | head -1`) is not an error.
 fn print(text: &str) -> Result<ExitCode, BoxError> {
     match io::Write::write_all(&mut io::stdout(), text.as_bytes()) {
         Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(err.into()),
@@ -136,7 +134,7 @@ fn help(service: &Service) -> String {
     for (flag, _) in service.flags {
         text += &format!(" [{flag}]");
     }
-    text += "\n\nhealthcheck asks the running service whether it is ready: exit code 0, else 1.\n";
+    text += "\n\nhealthcheck checks whether the running service is ready: exit code 0, else 1.\n";
     for (flag, meaning) in service.flags {
         text += &format!("{flag}: {meaning}.\n");
     }
@@ -158,10 +156,10 @@ mod tests {
     use super::*;
 
     const SERVICE: Service = Service {
-        name: "teller",
+        name: "counter",
         about: "Counts money",
         variables: &[&[env::DATABASE_URL]],
-        flags: &[("--dry-run", "says what it would do")],
+        flags: &[("--dry-run", "prints what it would do")],
         run: |start| {
             start.env.text(&env::DATABASE_URL)?;
             Ok(ExitCode::SUCCESS)
@@ -172,7 +170,7 @@ mod tests {
     fn help_names_every_variable_with_its_default() {
         let help = help(&SERVICE);
         for part in [
-            "teller",
+            "counter",
             "DATABASE_URL",
             "[required]",
             "HEALTH_PORT",
@@ -185,13 +183,20 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_variable_is_the_environments_fault() {
+    fn missing_variable_exits_as_a_usage_error() {
         let err = start(&SERVICE, &[], &|_| None).unwrap_err();
         assert!(caused_by_environment(&*err));
     }
 
     #[test]
-    fn an_unknown_argument_is_refused() {
+    fn removed_variable_exits_as_a_usage_error() {
+        let set = |_: &str| Some("1".to_owned());
+        let err = start(&SERVICE, &[], &set).unwrap_err();
+        assert!(caused_by_environment(&*err) && err.to_string().contains("was removed"), "{err}");
+    }
+
+    #[test]
+    fn unknown_argument_is_refused() {
         let code = start(&SERVICE, &["--dryrun".to_owned()], &|_| None).unwrap();
         assert_eq!(code, ExitCode::from(EXIT_USAGE));
     }

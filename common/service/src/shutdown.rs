@@ -1,15 +1,15 @@
-//! Stopping by SIGTERM and SIGINT.
+//! Shutdown by SIGTERM and SIGINT.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
-/// Set once, by a signal or by [`Shutdown::request`]; clones share it.
+/// Requested once, by a signal or by [`Shutdown::request`]; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
 
 impl Shutdown {
-    /// Set by the first SIGTERM or SIGINT; a second one ends the process at once with code 130, for whoever can't wait.
+    /// Requested by the first SIGTERM or SIGINT; a second one ends the process at once with code 130.
     ///
     /// # Errors
     /// The system refuses the signal handlers.
@@ -30,19 +30,19 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Asks for the stop.
+    /// Requests shutdown.
     pub fn request(&self) {
         let (requested, changed) = &*self.0;
         *requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
         changed.notify_all();
     }
 
-    /// True once the stop was asked for.
+    /// True once shutdown was requested.
     pub fn requested(&self) -> bool {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps for `time`, but wakes at once when the stop is asked for; true if it was.
+    /// Sleeps for `time`, but wakes at once when shutdown is requested; true if it was.
     pub fn wait(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let (requested, changed) = &*self.0;
@@ -57,7 +57,7 @@ impl Shutdown {
         *stop
     }
 
-    /// Sleeps until the stop is asked for.
+    /// Sleeps until shutdown is requested.
     pub fn wait_for_ever(&self) {
         while !self.wait(Duration::from_secs(3600)) {}
     }
@@ -68,11 +68,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_waiter_wakes_when_the_stop_is_asked_for() {
+    fn wait_ends_when_shutdown_is_requested() {
         let shutdown = Shutdown::default();
         assert!(!shutdown.wait(Duration::from_millis(1)));
-        let asked = shutdown.clone();
-        let waiter = thread::spawn(move || asked.wait(Duration::from_secs(600)));
+        let requested = shutdown.clone();
+        let waiter = thread::spawn(move || requested.wait(Duration::from_secs(600)));
         shutdown.request();
         assert!(waiter.join().unwrap());
         assert!(shutdown.requested());

@@ -1,6 +1,6 @@
-//! Ends the process when a call hangs. Neither the kafka crate nor the postgres crate has a time-out for a server that is
-//! connected and silent (theirs are two minutes and none), and neither lets its sockets be reached from outside: a call past
-//! its deadline can't be saved. A process started again goes on where this one was.
+//! Ends the process when a call hangs. For a server that is connected and silent, the kafka crate has a time-out of two minutes
+//! and the postgres crate has none. Neither gives access to its sockets, so a call past its deadline cannot be cancelled. After
+//! a restart the process continues where it was.
 
 use crate::exit::EXIT_TEMPORARY;
 use crate::shutdown::Shutdown;
@@ -8,12 +8,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often deadlines are looked at while a call is on its way.
+/// Interval at which deadlines are checked while a call runs.
 const TICK: Duration = Duration::from_millis(250);
-/// How much longer than asked a tick may take before it means that the whole process stood still.
+/// A tick that takes longer than asked by this much means that the whole process was suspended.
 const STALL: Duration = Duration::from_secs(1);
-/// What a call may still take once the stop was asked for. A service ends within a second if its brokers answer; where one
-/// hangs, it doesn't wait for the whole time-out.
+/// Time that a call may still take after shutdown was requested. A service ends within a second if its brokers respond; if one
+/// hangs, the service does not wait for the whole time-out.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 static WATCHDOG: Watchdog = Watchdog::new();
@@ -28,11 +28,11 @@ pub fn watch(limit: Duration, stop: Option<&Shutdown>, what: String) -> Watch {
     STARTED.call_once(|| {
         let started = thread::Builder::new().name("watchdog".into()).spawn(|| {
             let what = WATCHDOG.wait_for_overdue();
-            log::error!(call = what.as_str(); "a call hangs past its deadline; exiting to be started again");
+            log::error!(call = what.as_str(); "call past its deadline, exiting to be restarted");
             std::process::exit(EXIT_TEMPORARY.into());
         });
         if let Err(err) = started {
-            log::error!(err:%; "no watchdog: a call that hangs will block its thread");
+            log::error!(error:% = err; "no watchdog: a call that hangs will block its thread");
         }
     });
     let deadline = Instant::now() + limit;
@@ -88,7 +88,7 @@ impl Watchdog {
         calls.last_id
     }
 
-    /// Returns what the first call to miss its deadline was.
+    /// Waits for a call that misses its deadline and returns its name.
     fn wait_for_overdue(&self) -> String {
         let mut calls = self.calls();
         loop {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_overdue_at_its_deadline_and_not_before() {
+    fn call_is_overdue_at_its_deadline_and_not_before() {
         let start = Instant::now();
         let deadline = start + 2 * TICK;
         let mut calls = calls(deadline, &Shutdown::default());
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_the_process_stood_still_does_not_count() {
+    fn suspended_time_does_not_count() {
         let start = Instant::now();
         let mut calls = calls(start + Duration::from_secs(10), &Shutdown::default());
         let resumed = start + Duration::from_secs(30);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stop_shortens_the_deadline() {
+    fn shutdown_shortens_the_deadline() {
         let start = Instant::now();
         let stop = Shutdown::default();
         let mut calls = calls(start + Duration::from_secs(10), &stop);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_returned_is_forgotten() {
+    fn returned_call_is_removed() {
         let watchdog = Watchdog::new();
         let id = watchdog.register(Call {
             id: 0,

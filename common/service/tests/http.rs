@@ -1,4 +1,4 @@
-//! Attacks on the door. Each is on a process of its own, so that its memory, threads and descriptors can be looked at.
+//! Attacks on the HTTP listener. Each is on a process of its own, so that its memory, threads and descriptors can be measured.
 
 // The lints let tests alone, but not their helpers.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -19,20 +19,20 @@ use std::time::{Duration, Instant};
 use tiny_http::{Request, Response};
 
 /// Set in a process that serves for a test in another one.
-const SERVES: &str = "DOOR_TEST_SERVES";
+const SERVES: &str = "LISTENER_TEST_SERVES";
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-const CAPACITY: Capacity = Capacity { workers: 4, visitors: 1000 };
+const CAPACITY: Capacity = Capacity { workers: 4, connections: 1000 };
 /// An answer that takes longer is none. Generous, as other programs may keep this machine busy.
 const SOON: Duration = Duration::from_secs(2);
-/// What the door may grow to under attack: 1000 threads and 64 KiB of half a body for each would be 80.
+/// Largest memory under attack: 1000 threads and 64 KiB of half a body for each would be 80.
 const RSS_MIB_MAX: u64 = 40;
 
-/// A process with a door that answers `GET /` with "hello" and any other request with its body.
+/// A process with a listener that answers `GET /` with "hello" and any other request with its body.
 struct Served {
     process: Child,
     commands: ChildStdin,
-    says: Lines<BufReader<ChildStdout>>,
-    /// Memory in use before the door was opened.
+    output: Lines<BufReader<ChildStdout>>,
+    /// Memory in use before the listener was opened.
     before_kb: u64,
     addr: SocketAddr,
 }
@@ -46,30 +46,30 @@ impl Served {
         let mut process = Command::new("sh")
             .args(["-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"])
             .arg(std::env::current_exe().unwrap())
-            .args(["a_request_is_answered", "--exact", "--nocapture"])
+            .args(["request_is_answered", "--exact", "--nocapture"])
             .env(SERVES, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let says = BufReader::new(process.stdout.take().unwrap()).lines();
+        let output = BufReader::new(process.stdout.take().unwrap()).lines();
         let commands = process.stdin.take().unwrap();
-        let mut served = Self { process, commands, says, before_kb: 0, addr: LOCALHOST };
-        served.before_kb = served.hears("before ").parse().unwrap();
-        served.addr = served.hears("serves ").parse().unwrap();
+        let mut served = Self { process, commands, output, before_kb: 0, addr: LOCALHOST };
+        served.before_kb = served.wait_for_line("before ").parse().unwrap();
+        served.addr = served.wait_for_line("serves ").parse().unwrap();
         served
     }
 
     /// Waits for a line that starts with `word`; gives what follows it.
-    fn hears(&mut self, word: &str) -> String {
+    fn wait_for_line(&mut self, word: &str) -> String {
         let mut rest =
-            self.says.by_ref().map(|line| line.unwrap().strip_prefix(word).map(str::to_owned));
+            self.output.by_ref().map(|line| line.unwrap().strip_prefix(word).map(str::to_owned));
         rest.find_map(|rest| rest).unwrap()
     }
 
     fn tell(&mut self, command: &str) {
         writeln!(self.commands, "{command}").unwrap();
-        self.hears("done");
+        self.wait_for_line("done");
     }
 
     fn status(&self, field: &str) -> u64 {
@@ -104,7 +104,7 @@ impl Served {
         })
     }
 
-    /// The door stands as before: answers, and has not grown beyond its bounds at any time.
+    /// The listener answers, and its memory has not grown beyond its bounds at any time.
     fn is_well(&self) {
         assert!(self.answers() < SOON);
         let peak_mib = self.status("VmHWM") >> 10;
@@ -127,22 +127,22 @@ fn status_of(pid: &str, field: &str) -> u64 {
 }
 
 fn connect(addr: SocketAddr) -> TcpStream {
-    let door = TcpStream::connect(addr).unwrap();
-    door.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    door.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
-    door
+    let connection = TcpStream::connect(addr).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    connection.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    connection
 }
 
-/// Sends `request` and reads until the door closes.
+/// Sends `request` and reads until the listener closes the connection.
 fn ask(addr: SocketAddr, request: &[u8]) -> io::Result<String> {
-    let mut door = connect(addr);
-    door.write_all(request)?;
-    read_all(door)
+    let mut connection = connect(addr);
+    connection.write_all(request)?;
+    read_all(connection)
 }
 
-fn read_all(mut door: TcpStream) -> io::Result<String> {
+fn read_all(mut connection: TcpStream) -> io::Result<String> {
     let mut reply = String::new();
-    door.read_to_string(&mut reply).map(|_| reply)
+    connection.read_to_string(&mut reply).map(|_| reply)
 }
 
 /// Waits until `done`; fails after `time`.
@@ -168,7 +168,7 @@ fn hello(mut request: Request) {
 }
 
 #[test]
-fn a_request_is_answered() {
+fn request_is_answered() {
     let before_kb = status_of("self", "RssAnon");
     let addr = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
     if std::env::var(SERVES).is_ok() {
@@ -201,7 +201,7 @@ fn serve_until_closed() {
 }
 
 #[test]
-fn an_idle_door_costs_less_than_a_megabyte() {
+fn idle_listener_costs_less_than_a_megabyte() {
     let served = Served::start();
     served.answers();
     let idle_kb = served.status("RssAnon") - served.before_kb;
@@ -209,7 +209,7 @@ fn an_idle_door_costs_less_than_a_megabyte() {
 }
 
 #[test]
-fn every_wrong_length_is_refused_and_nothing_behind_it_is_answered() {
+fn wrong_content_lengths_are_refused() {
     let served = Served::start();
     for (headers, status) in [
         ("Content-Length: 30000000000000", "413 "),
@@ -243,16 +243,18 @@ fn every_wrong_length_is_refused_and_nothing_behind_it_is_answered() {
 }
 
 #[test]
-fn half_sent_bodies_hold_nobody_up_and_are_ended_in_time() {
+fn half_sent_bodies_delay_no_other_request() {
     let served = Served::start();
     let start = Instant::now();
     served.answers_during(|| {
         let halves: Vec<TcpStream> = (0..400)
             .map(|_| {
-                let mut door = connect(served.addr);
-                door.write_all(b"POST /echo HTTP/1.1\r\nContent-Length: 60000\r\n\r\n").unwrap();
-                door.write_all(&[b'x'; 30_000]).unwrap();
-                door
+                let mut connection = connect(served.addr);
+                connection
+                    .write_all(b"POST /echo HTTP/1.1\r\nContent-Length: 60000\r\n\r\n")
+                    .unwrap();
+                connection.write_all(&[b'x'; 30_000]).unwrap();
+                connection
             })
             .collect();
         for half in halves {
@@ -264,38 +266,38 @@ fn half_sent_bodies_hold_nobody_up_and_are_ended_in_time() {
 }
 
 #[test]
-fn a_head_without_end_is_cut_off() {
+fn endless_head_is_cut_off() {
     let served = Served::start();
     let sent = served.answers_during(|| {
-        let mut door = connect(served.addr);
-        door.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        let mut connection = connect(served.addr);
+        connection.write_all(b"GET / HTTP/1.1\r\n").unwrap();
         let header = format!("X: {}\r\n", "x".repeat(1000)).repeat(1000);
         let mut sent = 0;
         while sent < 100 << 20 {
-            match door.write(header.as_bytes()) {
+            match connection.write(header.as_bytes()) {
                 Ok(n) => sent += n,
                 Err(_) => break,
             }
         }
         sent
     });
-    assert!(sent < 32 << 20, "the door took {sent} bytes");
+    assert!(sent < 32 << 20, "the listener took {sent} bytes");
     let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(http::HEAD_BYTES_MAX));
     assert!(ask(served.addr, head.as_bytes()).unwrap().starts_with("HTTP/1.1 431 "));
     served.is_well();
 }
 
 #[test]
-fn of_200_000_pipelined_requests_one_is_answered() {
+fn one_of_200_000_pipelined_requests_is_answered() {
     let served = Served::start();
     served.answers_during(|| {
-        let door = connect(served.addr);
-        let mut sending = door.try_clone().unwrap();
-        // It may fail: the door does not read them all.
+        let connection = connect(served.addr);
+        let mut sending = connection.try_clone().unwrap();
+        // It may fail: the listener does not read them all.
         let pipeline = thread::spawn(move || {
             let _ = sending.write_all(&b"GET / HTTP/1.1\r\n\r\n".repeat(200_000));
         });
-        let reply = BufReader::new(&door).lines().map_while(Result::ok);
+        let reply = BufReader::new(&connection).lines().map_while(Result::ok);
         assert_eq!(reply.filter(|line| line.contains("HTTP/1.1 200 OK")).count(), 1);
         pipeline.join().unwrap();
     });
@@ -303,13 +305,13 @@ fn of_200_000_pipelined_requests_one_is_answered() {
 }
 
 #[test]
-fn a_drip_is_cut_off_in_time() {
+fn slow_request_is_cut_off_in_time() {
     let served = Served::start();
     let start = Instant::now();
     served.answers_during(|| {
-        let mut door = connect(served.addr);
+        let mut connection = connect(served.addr);
         // Never silent for long, so that a time-out of a single read would not end it.
-        while door.write_all(b"G").is_ok() && start.elapsed() < 4 * http::REQUEST_TIME {
+        while connection.write_all(b"G").is_ok() && start.elapsed() < 4 * http::REQUEST_TIME {
             thread::sleep(Duration::from_millis(50));
         }
     });
@@ -319,7 +321,7 @@ fn a_drip_is_cut_off_in_time() {
 }
 
 #[test]
-fn ten_thousand_idle_connections_pass_by() {
+fn ten_thousand_idle_connections_do_no_harm() {
     let served = Served::start();
     let mut idle = Vec::new();
     for _ in 0..100 {
@@ -332,8 +334,8 @@ fn ten_thousand_idle_connections_pass_by() {
             Err(err) => assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
         }
     }
-    assert!(idle.len() > CAPACITY.visitors, "{}", idle.len());
-    let threads_max = (CAPACITY.visitors + CAPACITY.workers) as u64 + 20;
+    assert!(idle.len() > CAPACITY.connections, "{}", idle.len());
+    let threads_max = (CAPACITY.connections + CAPACITY.workers) as u64 + 20;
     assert!(served.status("Threads") < threads_max);
     // All are let go, though none of them closes its side: first descriptors and threads are back.
     let descriptors = format!("/proc/{}/fd", served.process.id());
@@ -343,30 +345,30 @@ fn ten_thousand_idle_connections_pass_by() {
 }
 
 #[test]
-fn a_door_with_64_descriptors_turns_visitors_away_and_stays_open() {
+fn listener_with_64_descriptors_refuses_and_stays_open() {
     let served = Served::with_descriptors("64");
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(served.addr)).collect();
-    let mut turned_away = 0;
-    for door in idle {
-        turned_away += u32::from(read_all(door).unwrap().starts_with("HTTP/1.1 503 "));
+    let mut refused = 0;
+    for connection in idle {
+        refused += u32::from(read_all(connection).unwrap().starts_with("HTTP/1.1 503 "));
     }
-    assert!(turned_away > 400, "{turned_away}");
+    assert!(refused > 400, "{refused}");
     served.is_well();
 }
 
-/// Descriptors that run out between the door's look and tiny_http's accept end the process, to be started again: what must
+/// Descriptors that run out between the listener's check and tiny_http's accept end the process, to be started again: what must
 /// never be is a process that lives and is deaf.
 #[test]
-fn a_process_without_descriptors_answers_again_when_there_are_some_or_ends() {
+fn process_without_descriptors_recovers_or_ends() {
     let mut served = Served::with_descriptors("64");
     for left in 0..10 {
         served.tell(&format!("leave {left}"));
         for _ in 0..3 {
-            let Ok(mut door) = TcpStream::connect(served.addr) else { break };
-            door.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let Ok(mut connection) = TcpStream::connect(served.addr) else { break };
+            connection.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
             let mut start = [0; "HTTP/1.1 200".len()];
-            let asked = door.write_all(b"GET / HTTP/1.1\r\n\r\n");
-            match asked.and_then(|()| door.read_exact(&mut start)) {
+            let asked = connection.write_all(b"GET / HTTP/1.1\r\n\r\n");
+            match asked.and_then(|()| connection.read_exact(&mut start)) {
                 Ok(()) => assert!([b"200", b"503"].contains(&&start[9..].try_into().unwrap())),
                 // It waits in the kernel's queue as nobody could accept it, or was turned away.
                 Err(err) => assert!(
@@ -387,15 +389,15 @@ fn a_process_without_descriptors_answers_again_when_there_are_some_or_ends() {
         wait_until(SOON, || {
             ended = served.process.try_wait().unwrap();
             let hello = || {
-                let mut door = TcpStream::connect(served.addr)?;
-                door.set_read_timeout(Some(SOON))?;
-                door.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-                read_all(door)
+                let mut connection = TcpStream::connect(served.addr)?;
+                connection.set_read_timeout(Some(SOON))?;
+                connection.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+                read_all(connection)
             };
             ended.is_some() || hello().is_ok_and(|reply| reply.ends_with("hello"))
         });
         match ended {
-            None => served.hears("done"),
+            None => served.wait_for_line("done"),
             Some(status) => {
                 assert_eq!(status.code(), Some(EXIT_TEMPORARY.into()), "with {left} left");
                 served = Served::with_descriptors("64");
@@ -423,18 +425,18 @@ fn parts() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn whatever_is_sent_tiny_http_survives_what_the_door_lets_pass() {
+fn tiny_http_survives_all_accepted_requests() {
     let served = Served::start();
     let mut runner = TestRunner::new(ProptestConfig::with_cases(500));
     let requests = prop::collection::vec(parts(), 0..8).prop_map(|parts| parts.concat());
     let result = runner.run(&requests, |request| {
-        let mut door = connect(served.addr);
-        // The door may have left already; it closes in any case, as nothing more will come.
-        let _ = door.write_all(&request).and_then(|()| door.shutdown(Shutdown::Write));
+        let mut connection = connect(served.addr);
+        // The listener may have closed already; it closes in any case, as nothing more will come.
+        let _ = connection.write_all(&request).and_then(|()| connection.shutdown(Shutdown::Write));
         let mut reply = Vec::new();
-        match door.read_to_end(&mut reply) {
+        match connection.read_to_end(&mut reply) {
             Err(err) => prop_assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
-            // 500 is how the door tells that tiny_http gave up without a word.
+            // Status 500 means that tiny_http closed without a response.
             Ok(_) => prop_assert!(!reply.starts_with(b"HTTP/1.1 500")),
         }
         Ok(())
@@ -457,14 +459,14 @@ impl Handler for Talker {
         }
     }
 
-    fn websocket(&self, handshake: Handshake, mut visitor: TcpStream) {
-        visitor.write_all(handshake.target.as_bytes()).unwrap();
-        io::copy(&mut visitor.try_clone().unwrap(), &mut visitor).unwrap();
+    fn websocket(&self, handshake: Handshake, mut client: TcpStream) {
+        client.write_all(handshake.target.as_bytes()).unwrap();
+        io::copy(&mut client.try_clone().unwrap(), &mut client).unwrap();
     }
 }
 
 #[test]
-fn a_reply_of_the_handlers_own_making_streams_until_the_visitor_leaves() {
+fn handlers_own_response_streams_until_disconnect() {
     let over = Arc::new(AtomicBool::new(false));
     let ended = over.clone();
     let addr = http::serve(&[LOCALHOST], CAPACITY, move |request| {
@@ -472,9 +474,9 @@ fn a_reply_of_the_handlers_own_making_streams_until_the_visitor_leaves() {
         ended.store(true, Ordering::Relaxed);
     })
     .unwrap();
-    let mut door = connect(addr);
-    door.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let mut lines = BufReader::new(door).lines().map(Result::unwrap);
+    let mut connection = connect(addr);
+    connection.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(connection).lines().map(Result::unwrap);
     assert_eq!(lines.next().unwrap(), "HTTP/1.1 200 OK");
     assert_eq!(lines.next().unwrap(), "Connection: close");
     assert!(lines.any(|line| line == "data: 1000"));
@@ -484,20 +486,20 @@ fn a_reply_of_the_handlers_own_making_streams_until_the_visitor_leaves() {
 }
 
 #[test]
-fn a_websocket_is_the_handlers_or_refused() {
+fn websocket_is_handled_or_refused() {
     let ask_for_it = b"GET /talk HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let refusing = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
     assert!(ask(refusing, ask_for_it).unwrap().starts_with("HTTP/1.1 501 "));
 
     let talking = http::serve(&[LOCALHOST], CAPACITY, Talker).unwrap();
-    let mut door = connect(talking);
-    door.write_all(ask_for_it).unwrap();
+    let mut connection = connect(talking);
+    connection.write_all(ask_for_it).unwrap();
     let mut heard = [0; 5];
-    door.read_exact(&mut heard).unwrap();
+    connection.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"/talk");
-    door.write_all(b" back").unwrap();
-    door.read_exact(&mut heard).unwrap();
+    connection.write_all(b" back").unwrap();
+    connection.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b" back");
-    door.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(door.read(&mut heard).unwrap(), 0);
+    connection.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(connection.read(&mut heard).unwrap(), 0);
 }

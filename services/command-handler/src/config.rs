@@ -4,14 +4,7 @@ use messaging::producer::ProducerConfig;
 use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 
 /// The variables of this service in addition to those of Kafka and the producer.
-pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL, TRANSACTION_RECORDS];
-
-/// `TRANSACTION_RECORDS`: commands per transaction.
-const TRANSACTION_RECORDS: Variable = Variable::new(
-    "TRANSACTION_RECORDS",
-    "1000",
-    "most commands decided in one database transaction, 1 to 10000; more is faster and takes more memory",
-);
+pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL];
 
 /// Settings of the handler.
 #[derive(Debug, Clone)]
@@ -22,8 +15,6 @@ pub struct Config {
     pub registry_url: String,
     /// `DATABASE_URL`: balancedb.
     pub database: postgres::Config,
-    /// `TRANSACTION_RECORDS`.
-    pub transaction_records: usize,
 }
 
 impl Config {
@@ -36,7 +27,6 @@ impl Config {
             producer: ProducerConfig::from_env(env)?,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
-            transaction_records: env.number(&TRANSACTION_RECORDS, 1..=10_000)?,
         })
     }
 }

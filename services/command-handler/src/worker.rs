@@ -22,6 +22,9 @@ const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for a batch, and so until an idle worker sees that shutdown was requested.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
 
+/// Most commands decided in one transaction. More is hardly faster and takes more memory: docs/decisions/0008-batch-sizes.md.
+const TRANSACTION_COMMANDS: usize = 1000;
+
 /// Time for the last batch: what is left of the second that a shutdown may take.
 const LAST_BATCH: Duration = Duration::from_millis(900);
 
@@ -110,12 +113,8 @@ impl Worker {
             let (offset_reset, stop) = (OffsetReset::Earliest, &self.shutdown);
             let positions =
                 start_positions(kafka, GROUP, topic.name, &owned, offset_reset, within, stop)?;
-            let reader = CommandReader::start::<T>(
-                kafka,
-                &self.registry,
-                positions,
-                self.config.transaction_records,
-            );
+            let reader =
+                CommandReader::start::<T>(kafka, &self.registry, positions, TRANSACTION_COMMANDS);
             ready(true);
             self.serve::<T>(&mut session, &reader, publisher)?;
         }

@@ -1,5 +1,5 @@
-//! All services of the bank in one binary, since they share most of their code: one file to bring to a node, to store and to keep in
-//! the page cache. The name it is called by (a link), or else its first argument, chooses the service.
+//! All services of the bank in one binary, since they share most of their code: one file to copy to a node and to keep in the
+//! page cache. The name it is called by (a link), or else its first argument, chooses the service.
 
 #![warn(unused_crate_dependencies)]
 
@@ -18,7 +18,7 @@ pub const SERVICES: [&Service; 6] = [
     &frontend::SERVICE,
 ];
 
-/// Runs the service that the arguments of this process choose, with the ones behind.
+/// Runs the service that the arguments of this process choose, with the remaining arguments.
 ///
 /// Exit codes: the service's; 2 if none is chosen.
 pub fn main() -> ExitCode {
@@ -34,10 +34,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What the arguments ask for.
+/// The action that the arguments choose.
 enum Choice<'a> {
     Run(&'static Service, &'a [String]),
-    /// Of whichever service runs on `HEALTH_PORT`.
+    /// Checks the service on `HEALTH_PORT`.
     Healthcheck,
     Text(String),
     Refused(String),
@@ -83,7 +83,7 @@ fn help() -> String {
     for Service { name, about, .. } in SERVICES {
         text += &format!("  {name}\n      {about}\n");
     }
-    text + "\nedge SERVICE --help tells the environment of one.\n"
+    text + "\nedge SERVICE --help lists the environment of one.\n"
 }
 
 #[cfg(test)]
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn help_and_refusals_name_every_service() {
         for service in SERVICES {
-            for args in [&["edge", "--help"][..], &["edge"], &["edge", "teller"], &[]] {
+            for args in [&["edge", "--help"][..], &["edge"], &["edge", "unknown"], &[]] {
                 let text = chosen(args);
                 assert!(text.contains(service.name), "{text}");
                 assert_eq!(text.starts_with("refused: "), args.last() != Some(&"--help"));

@@ -24,7 +24,7 @@ pub const SERVICE: Service = Service {
 };
 
 /// A visitor's browser opens about six connections, each for a moment. Compose file and unit allow as many threads.
-const CAPACITY: Capacity = Capacity { workers: 4, visitors: 200 };
+const CAPACITY: Capacity = Capacity { workers: 4, connections: 200 };
 
 /// Config -> ports, until the stop.
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {

@@ -1,6 +1,6 @@
-//! The account service: a name and a password give an iban and its token, the same ones whenever.
+//! The account service: a user name and a password return an iban and its token, the same ones each time.
 
-use crate::command_client::{Answer, CommandClient};
+use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
 use crate::password::{self, Busy, Hasher, ROUNDS};
 use crate::store::{Login, Store, User};
@@ -9,9 +9,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Characters of a name, and of a password.
+/// Characters of a user name, and of a password.
 const LENGTHS: RangeInclusive<usize> = 8..=128;
-/// How often the bank is asked for an account while it happens upon ibans that exist.
+/// Commands sent for an account, if the bank generates ibans that exist already.
 const ATTEMPTS: usize = 3;
 
 const INCORRECT: &str = "incorrect password";
@@ -19,29 +19,31 @@ const TOO_SOON: &str = "too many failed tries, wait a minute";
 const BUSY: &str = "too many log in now, try again";
 const NO_ANSWER: &str = "the bank has not answered yet, try again";
 
-/// Iban and token, or why there are none.
+/// Iban and token, or the reason of the refusal.
 pub type Account = Result<(String, String), String>;
 
-/// What the service needs.
+/// The service.
 #[derive(Clone, Copy)]
 pub struct Accounts<'a> {
-    /// Who is known.
+    /// Users and accounts.
     pub store: &'a Store,
-    /// Who opens accounts.
+    /// Sends the commands.
     pub commands: &'a CommandClient,
-    /// Who makes hashes.
+    /// Hashes passwords.
     pub hasher: &'a Hasher,
-    /// How long the bank may take.
+    /// Longest wait for an outcome.
     pub wait: Duration,
 }
 
 impl Accounts<'_> {
-    /// The account of somebody who knows the password, or who comes for the first time.
+    /// The account of a user with the right password, or a new one for an unknown user name.
     ///
     /// # Errors
     /// The database did not answer.
     pub fn get(self, username: &str, password: &str) -> Result<Account, Error> {
-        if let Some(reason) = unfit("username", username).or_else(|| unfit("password", password)) {
+        if let Some(reason) =
+            invalid("username", username).or_else(|| invalid("password", password))
+        {
             return Ok(Err(reason));
         }
         let user = loop {
@@ -49,18 +51,10 @@ impl Accounts<'_> {
                 Login::Known(user) => break user,
                 Login::TooSoon => return Ok(Err(TOO_SOON.to_owned())),
                 Login::Unknown => {
-                    let salt = password::salt()?;
-                    let Ok(hash) = self.hasher.hash(password, &salt, ROUNDS) else {
+                    let Some(user) = self.new_user(password)? else {
                         return Ok(Err(BUSY.to_owned()));
                     };
-                    let user = User {
-                        salt: salt.to_vec(),
-                        rounds: ROUNDS.cast_signed(),
-                        hash: hash.to_vec(),
-                        creation: Uuid::new_v4(),
-                        account: None,
-                    };
-                    // Else somebody else has come with the same name meanwhile: their password counts.
+                    // Otherwise another client added the same name meanwhile: its password counts.
                     if self.store.add_user(username, &user)? {
                         return self.open(username, user.creation);
                     }
@@ -79,29 +73,42 @@ impl Accounts<'_> {
         }
     }
 
-    /// Asks the bank, with the command that is kept: asked again, it gives the same account.
+    /// A user with this password and no account yet; `None` if too many passwords are being hashed.
+    fn new_user(self, password: &str) -> Result<Option<User>, Error> {
+        let salt = password::salt()?;
+        let Ok(hash) = self.hasher.hash(password, &salt, ROUNDS) else { return Ok(None) };
+        Ok(Some(User {
+            salt: salt.to_vec(),
+            rounds: ROUNDS.cast_signed(),
+            hash: hash.to_vec(),
+            creation: Uuid::new_v4(),
+            account: None,
+        }))
+    }
+
+    /// Sends the stored command to the bank. The same command always returns the same account.
     fn open(self, username: &str, mut creation: Uuid) -> Result<Account, Error> {
-        let mut refused = String::new();
+        let mut last_reason = String::new();
         for _ in 0..ATTEMPTS {
             let command = ConfirmAccountCreation { id: creation, a_type: Atype::Manual };
             match self.commands.open_account(&command, self.wait) {
-                Some(Answer::Opened { iban, token }) => {
-                    self.store.opened(creation, &iban, &token)?;
+                Some(CommandOutcome::AccountOpened { iban, token }) => {
+                    self.store.store_account(creation, &iban, &token)?;
                     return Ok(Ok((iban, token)));
                 }
-                Some(Answer::Refused(reason)) => {
-                    refused = reason;
-                    creation = self.store.ask_anew(username, creation, Uuid::new_v4())?;
+                Some(CommandOutcome::Refused(reason)) => {
+                    last_reason = reason;
+                    creation = self.store.replace_creation(username, creation, Uuid::new_v4())?;
                 }
-                Some(Answer::Moved) | None => return Ok(Err(NO_ANSWER.to_owned())),
+                Some(CommandOutcome::Transferred) | None => return Ok(Err(NO_ANSWER.to_owned())),
             }
         }
-        Ok(Err(refused))
+        Ok(Err(last_reason))
     }
 }
 
-/// Why `text` can't be a name or a password.
-fn unfit(what: &str, text: &str) -> Option<String> {
+/// Why `text` is not accepted as a name or a password; `None` if it is.
+fn invalid(what: &str, text: &str) -> Option<String> {
     let (from, to) = (LENGTHS.start(), LENGTHS.end());
     if !LENGTHS.contains(&text.chars().count()) {
         return Some(format!("{what} must have {from} to {to} characters"));
@@ -114,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_passwords_may_reach_the_limits_but_not_pass_them() {
+    fn names_and_passwords_have_8_to_128_characters() {
         for (text, fits) in [
             ("1234567", false),
             ("12345678", true),
@@ -124,7 +131,7 @@ mod tests {
             (&"x".repeat(129), false),
             (&"€".repeat(128), true),
         ] {
-            assert_eq!(unfit("name", text).is_none(), fits, "{text:?}");
+            assert_eq!(invalid("name", text).is_none(), fits, "{text:?}");
         }
     }
 }

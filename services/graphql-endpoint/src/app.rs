@@ -1,26 +1,23 @@
-//! The service as its visitors meet it: everything that an operation may need.
+//! Everything that resolvers need: configuration, stores and services.
 
 use crate::accounts::Accounts;
 use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::password::Hasher;
-use crate::schema::Schema;
 use crate::store::Store;
 use crate::transfers::Transfers;
 use std::sync::Arc;
 
-/// One for all visitors.
+/// Shared by all operations.
 pub struct App {
     /// Configuration.
     pub config: Config,
-    /// The schema.
-    pub schema: Schema,
-    /// What is stored.
+    /// Transactions, accounts and transfers in the database.
     pub store: Store,
-    /// Who has subscribed.
+    /// Subscriptions to transactions.
     pub hub: Arc<Hub>,
-    /// The way to the bank.
+    /// Sends commands to the bank.
     pub commands: CommandClient,
     /// Hashes passwords.
     pub hasher: Hasher,

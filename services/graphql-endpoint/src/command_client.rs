@@ -1,6 +1,6 @@
-//! The way to the bank: commands go out on their topics, answers come in on theirs.
+//! Sends commands to the bank and reads their outcomes from the outcome topics.
 
-use crate::consume::STOP_LOOK;
+use crate::consume::POLL_WAIT;
 use crate::error::Error;
 use avro::registry::Registry;
 use avro::{Decoder, Encoder, Record};
@@ -16,38 +16,38 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Time for retries of a call that can be made again.
 const SLICE: Duration = Duration::from_millis(500);
 
-/// What the bank says to a command.
+/// The outcome of a command.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// The account is open.
-    Opened {
+pub enum CommandOutcome {
+    /// The account was opened.
+    AccountOpened {
         /// Its number.
         iban: String,
-        /// Its secret.
+        /// Secret that allows transfers from it.
         token: String,
     },
-    /// The money has moved.
-    Moved,
-    /// No, for this reason.
+    /// The money moved.
+    Transferred,
+    /// The bank refused, for this reason.
     Refused(String),
 }
 
-/// Sends commands and waits for their answers.
+/// Sends commands and waits for their outcomes.
 pub struct CommandClient {
     producer: Arc<Producer>,
     creations: Encoder<ConfirmAccountCreation>,
     transfers: Encoder<ConfirmMoneyTransfer>,
-    waiting: Arc<Waiting>,
+    pending: Arc<PendingCommands>,
 }
 
 impl CommandClient {
-    /// Learns the schema ids of the commands; waits for the registry. `None` if the stop was asked for first.
+    /// Looks up the schema ids of the commands; waits for the registry. `None` if shutdown was requested first.
     ///
     /// # Errors
     /// The registry does not have a schema.
@@ -58,161 +58,163 @@ impl CommandClient {
     ) -> Result<Option<Self>, Error> {
         let Some(creations) = Encoder::wait(registry, shutdown)? else { return Ok(None) };
         let Some(transfers) = Encoder::wait(registry, shutdown)? else { return Ok(None) };
-        Ok(Some(Self { producer, creations, transfers, waiting: Arc::default() }))
+        Ok(Some(Self { producer, creations, transfers, pending: Arc::default() }))
     }
 
-    /// Who waits, for the threads that read answers.
-    pub fn waiting(&self) -> &Arc<Waiting> {
-        &self.waiting
+    /// The commands without an outcome, for the threads that read outcomes.
+    pub fn pending(&self) -> &Arc<PendingCommands> {
+        &self.pending
     }
 
-    /// The value that asks for a transfer.
+    /// The value of a record with `command`.
     pub fn encode(&self, command: &ConfirmMoneyTransfer) -> Vec<u8> {
         self.transfers.encode(command)
     }
 
-    /// Asks for an account; `None` if no answer has come within `wait`.
-    pub fn open_account(&self, command: &ConfirmAccountCreation, wait: Duration) -> Option<Answer> {
+    /// Sends a command to open an account; `None` if no outcome has arrived within `wait`.
+    pub fn open_account(
+        &self,
+        command: &ConfirmAccountCreation,
+        wait: Duration,
+    ) -> Option<CommandOutcome> {
         let value = self.creations.encode(command);
-        self.ask(ConfirmAccountCreation::TOPIC.name, command.id, value, wait)
+        self.send(ConfirmAccountCreation::TOPIC.name, command.id, value, wait)
     }
 
-    /// Asks for a transfer by the `value` of its command; `None` if no answer has come within `wait`.
-    pub fn transfer(&self, id: Uuid, value: Vec<u8>, wait: Duration) -> Option<Answer> {
-        self.ask(ConfirmMoneyTransfer::TOPIC.name, id, value, wait)
+    /// Sends a command to transfer money, whose record has this `value`; `None` if no outcome has arrived within `wait`.
+    pub fn transfer(&self, id: Uuid, value: Vec<u8>, wait: Duration) -> Option<CommandOutcome> {
+        self.send(ConfirmMoneyTransfer::TOPIC.name, id, value, wait)
     }
 
-    fn ask(&self, topic: &'static str, id: Uuid, value: Vec<u8>, wait: Duration) -> Option<Answer> {
-        let waiter = self.waiting.wait_for(id);
-        // The answer shows that it was delivered, and so late that nobody waits any more it does no harm.
+    fn send(
+        &self,
+        topic: &'static str,
+        id: Uuid,
+        value: Vec<u8>,
+        wait: Duration,
+    ) -> Option<CommandOutcome> {
+        let wait_for = self.pending.register(id);
+        // The outcome proves the delivery; an outcome that arrives after the wait is ignored.
         drop(self.producer.send(Outgoing { topic, key: id.to_string(), value }));
-        waiter.answer(wait)
+        wait_for.outcome(wait)
     }
 }
 
-/// Who waits for which answer.
+/// The commands whose outcome is awaited, by id.
 #[derive(Default)]
-pub struct Waiting(Mutex<HashMap<Uuid, Vec<Arc<Slot>>>>);
+pub struct PendingCommands(Mutex<HashMap<Uuid, Vec<Arc<PendingCommand>>>>);
 
 #[derive(Default)]
-struct Slot {
-    answer: Mutex<Option<Answer>>,
-    answered: Condvar,
+struct PendingCommand {
+    outcome: Mutex<Option<CommandOutcome>>,
+    decided: Condvar,
 }
 
-/// Somebody who waits; no longer when dropped.
-struct Waiter<'a> {
-    waiting: &'a Waiting,
+/// The wait for one outcome, which ends when dropped.
+struct OutcomeWait<'a> {
+    pending: &'a PendingCommands,
     id: Uuid,
-    slot: Arc<Slot>,
+    command: Arc<PendingCommand>,
 }
 
-impl Waiting {
-    fn wait_for(&self, id: Uuid) -> Waiter<'_> {
-        let slot = Arc::new(Slot::default());
-        self.slots().entry(id).or_default().push(slot.clone());
-        Waiter { waiting: self, id, slot }
+impl PendingCommands {
+    fn register(&self, id: Uuid) -> OutcomeWait<'_> {
+        let command = Arc::new(PendingCommand::default());
+        self.commands().entry(id).or_default().push(command.clone());
+        OutcomeWait { pending: self, id, command }
     }
 
-    fn is_awaited(&self, id: Uuid) -> bool {
-        self.slots().contains_key(&id)
+    fn contains(&self, id: Uuid) -> bool {
+        self.commands().contains_key(&id)
     }
 
-    fn tell(&self, id: Uuid, answer: &Answer) {
-        for slot in self.slots().get(&id).into_iter().flatten() {
-            *slot.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer.clone());
-            slot.answered.notify_one();
+    fn complete(&self, id: Uuid, outcome: &CommandOutcome) {
+        for command in self.commands().get(&id).into_iter().flatten() {
+            *command.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.clone());
+            command.decided.notify_one();
         }
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<Uuid, Vec<Arc<Slot>>>> {
+    fn commands(&self) -> MutexGuard<'_, HashMap<Uuid, Vec<Arc<PendingCommand>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Waiter<'_> {
-    fn answer(&self, wait: Duration) -> Option<Answer> {
-        let deadline = Instant::now() + wait;
-        let mut answer = self.slot.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if answer.is_some() {
-                return answer.take();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return None;
-            }
-            let waited = self.slot.answered.wait_timeout(answer, left);
-            answer = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+impl OutcomeWait<'_> {
+    /// The outcome; `None` if it has not arrived within `wait`.
+    fn outcome(&self, wait: Duration) -> Option<CommandOutcome> {
+        let outcome = self.command.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited =
+            self.command.decided.wait_timeout_while(outcome, wait, |outcome| outcome.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for OutcomeWait<'_> {
     fn drop(&mut self) {
-        let mut slots = self.waiting.slots();
-        if let Some(same) = slots.get_mut(&self.id) {
-            same.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
-            if same.is_empty() {
-                slots.remove(&self.id);
+        let mut commands = self.pending.commands();
+        if let Some(same_id) = commands.get_mut(&self.id) {
+            same_id.retain(|command| !Arc::ptr_eq(command, &self.command));
+            if same_id.is_empty() {
+                commands.remove(&self.id);
             }
         }
     }
 }
 
-/// A record that answers a command.
-pub trait Answers: Record {
-    /// What it says.
-    fn answer(self) -> Answer;
+/// A record with the outcome of a command.
+pub trait OutcomeRecord: Record {
+    /// The outcome.
+    fn outcome(self) -> CommandOutcome;
 }
 
-impl Answers for AccountCreationConfirmed {
-    fn answer(self) -> Answer {
-        Answer::Opened { iban: self.iban, token: self.token }
+impl OutcomeRecord for AccountCreationConfirmed {
+    fn outcome(self) -> CommandOutcome {
+        CommandOutcome::AccountOpened { iban: self.iban, token: self.token }
     }
 }
 
-impl Answers for AccountCreationFailed {
-    fn answer(self) -> Answer {
-        Answer::Refused(self.reason)
+impl OutcomeRecord for AccountCreationFailed {
+    fn outcome(self) -> CommandOutcome {
+        CommandOutcome::Refused(self.reason)
     }
 }
 
-impl Answers for MoneyTransferConfirmed {
-    fn answer(self) -> Answer {
-        Answer::Moved
+impl OutcomeRecord for MoneyTransferConfirmed {
+    fn outcome(self) -> CommandOutcome {
+        CommandOutcome::Transferred
     }
 }
 
-impl Answers for MoneyTransferFailed {
-    fn answer(self) -> Answer {
-        Answer::Refused(self.reason)
+impl OutcomeRecord for MoneyTransferFailed {
+    fn outcome(self) -> CommandOutcome {
+        CommandOutcome::Refused(self.reason)
     }
 }
 
-/// The answers of one topic, from now on.
-pub struct Reader<R> {
+/// Reads the outcomes of one topic, from its end on.
+pub struct OutcomeReader<R> {
     consumer: Consumer,
     decoder: Decoder<R>,
 }
 
-impl<R: Answers> Reader<R> {
-    /// Finds the end of the topic, waiting for the brokers. `None` if the stop was asked for first.
+impl<R: OutcomeRecord> OutcomeReader<R> {
+    /// Finds the end of the topic; waits for the brokers. `None` if shutdown was requested first.
     ///
     /// # Errors
-    /// The cluster can't do this.
+    /// The configuration of the cluster does not allow this.
     pub fn open(
         kafka: &KafkaConfig,
         registry: &Registry,
         shutdown: &Shutdown,
     ) -> Result<Option<Self>, Error> {
         let topic = R::TOPIC.name;
-        let mut bus = messaging::connect_until(kafka, shutdown);
+        let mut client = messaging::connect_until(kafka, shutdown);
         while !shutdown.requested() {
-            match bus.log_range(topic, SLICE) {
-                Ok(bounds) => {
+            match client.log_range(topic, SLICE) {
+                Ok(ranges) => {
                     let position = |(partition, (_, next))| Position { partition, next };
-                    let positions = (0..).zip(bounds).map(position).collect();
+                    let positions = (0..).zip(ranges).map(position).collect();
                     let consumer = Consumer::start(kafka, topic, positions);
                     return Ok(Some(Self { consumer, decoder: Decoder::new(registry.clone()) }));
                 }
@@ -223,26 +225,25 @@ impl<R: Answers> Reader<R> {
         Ok(None)
     }
 
-    /// Hands answers to who waits for them, until the stop is asked for. A restart misses nothing: who does not know an answer
-    /// asks again and gets the same.
+    /// Completes pending commands until shutdown. A restart loses no outcome: the command is sent again and gets the same one.
     ///
     /// # Errors
-    /// What can't be waited for.
-    pub fn run(mut self, waiting: &Waiting, shutdown: &Shutdown) -> Result<(), Error> {
+    /// One that is not retryable.
+    pub fn run(mut self, pending: &PendingCommands, shutdown: &Shutdown) -> Result<(), Error> {
         while !shutdown.requested() {
-            for chunk in self.consumer.poll(STOP_LOOK)? {
-                for record in chunk.records {
+            for data in self.consumer.poll(POLL_WAIT)? {
+                for record in data.records {
                     let key = record.key.as_deref().and_then(|key| str::from_utf8(key).ok());
-                    // Most answers are for others: the key tells, so that their values are left alone.
+                    // Most outcomes belong to commands of other programs: their keys show that, and their values are not decoded.
                     let Some(id) = key.and_then(|key| Uuid::try_parse(key).ok()) else { continue };
-                    if !waiting.is_awaited(id) {
+                    if !pending.contains(id) {
                         continue;
                     }
                     match self.decoder.decode(record.value.as_deref().unwrap_or_default()) {
-                        Ok(answer) => waiting.tell(id, &answer.answer()),
+                        Ok(record) => pending.complete(id, &record.outcome()),
                         Err(err) => {
                             let (topic, offset) = (R::TOPIC.name, record.offset);
-                            log::warn!(topic, partition = chunk.partition, offset, error:% = Chain(&err); "answer can't be read");
+                            log::warn!(topic, partition = data.partition, offset, error:% = Chain(&err); "undecodable outcome skipped");
                         }
                     }
                 }
@@ -258,23 +259,23 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn all_who_wait_for_an_answer_get_it_and_others_do_not() {
-        let waiting = Waiting::default();
-        let (asked, other) = (Uuid::new_v4(), Uuid::new_v4());
-        let waiters = [waiting.wait_for(asked), waiting.wait_for(asked)];
-        let alone = waiting.wait_for(other);
-        let refused = Answer::Refused("no".to_owned());
+    fn outcome_completes_all_waits_for_its_command() {
+        let pending = PendingCommands::default();
+        let (id, other) = (Uuid::new_v4(), Uuid::new_v4());
+        let waits = [pending.register(id), pending.register(id)];
+        let unrelated = pending.register(other);
+        let refused = CommandOutcome::Refused("no".to_owned());
         thread::scope(|scope| {
-            let patience = Duration::from_secs(600);
-            let answers = waiters.map(|waiter| scope.spawn(move || waiter.answer(patience)));
-            waiting.tell(asked, &refused);
-            for answer in answers {
-                assert!(answer.join().unwrap() == Some(refused.clone()));
+            let timeout = Duration::from_secs(600);
+            let outcomes = waits.map(|wait| scope.spawn(move || wait.outcome(timeout)));
+            pending.complete(id, &refused);
+            for outcome in outcomes {
+                assert!(outcome.join().unwrap() == Some(refused.clone()));
             }
         });
-        assert!(alone.answer(Duration::ZERO).is_none());
-        assert!(!waiting.is_awaited(asked) && waiting.is_awaited(other));
-        drop(alone);
-        assert!(waiting.slots().is_empty());
+        assert!(unrelated.outcome(Duration::ZERO).is_none());
+        assert!(!pending.contains(id) && pending.contains(other));
+        drop(unrelated);
+        assert!(pending.commands().is_empty());
     }
 }

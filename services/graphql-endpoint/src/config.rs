@@ -4,7 +4,7 @@ use messaging::producer::ProducerConfig;
 use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 use std::time::Duration;
 
-/// The variables of this service beside those of Kafka and the producer.
+/// The variables of this service in addition to those of Kafka and the producer.
 pub const VARIABLES: &[Variable] = &[
     SCHEMA_REGISTRY_URL,
     DATABASE_URL,
@@ -28,7 +28,7 @@ const VISITORS: Variable = Variable::new(
 const PUBLIC_LEDGER: Variable = Variable::new(
     "PUBLIC_LEDGER",
     "true",
-    "true: everybody reads all transactions, as in the talk; false: an account's token reads its own, EMPLOYEE_TOKEN all",
+    "true: every client reads all transactions, as in the talk; false: the token of an account reads its own, EMPLOYEE_TOKEN all",
 );
 const EMPLOYEE_TOKEN: Variable = Variable::new(
     "EMPLOYEE_TOKEN",
@@ -39,10 +39,10 @@ const EMPLOYEE_TOKEN: Variable = Variable::new(
 const CORS_ORIGINS: Variable = Variable::new(
     "CORS_ORIGINS",
     "",
-    "origins whose pages may ask, as in https://bank.example, separated by commas; * for all",
+    "origins whose pages may send requests, as in https://bank.example, separated by commas; * for all",
 );
 const INTROSPECTION: Variable =
-    Variable::new("INTROSPECTION", "true", "true or false: whether the schema may be asked for");
+    Variable::new("INTROSPECTION", "true", "true or false: whether clients may query the schema");
 const ANSWER_TIMEOUT_MS: Variable = Variable::new(
     "ANSWER_TIMEOUT_MS",
     "10000",
@@ -51,13 +51,13 @@ const ANSWER_TIMEOUT_MS: Variable = Variable::new(
 const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: locks of the database share the partitions among endpoints; classic: Kafka does, by a consumer group and the built-in client",
+    "none: locks in the database assign the partitions to endpoints; classic: a consumer group does, with the built-in client",
 );
 
-/// What the service needs to know.
+/// Settings of the endpoint.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Kafka and how to produce.
+    /// The cluster and the producer.
     pub producer: ProducerConfig,
     /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
@@ -81,7 +81,7 @@ pub struct Config {
     pub is_member: bool,
 }
 
-/// A text that is never printed.
+/// A text that `Debug` does not print.
 #[derive(Clone)]
 pub struct Secret(pub String);
 
@@ -91,17 +91,17 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Whose pages may ask.
+/// The origins whose pages may send requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// Everybody's.
+    /// All origins.
     All,
-    /// Those of these origins, in lower case.
+    /// These origins, in lower case.
     These(Vec<String>),
 }
 
 impl Origins {
-    /// True if pages of `origin` may ask.
+    /// True if pages of `origin` may send requests.
     pub fn allow(&self, origin: &str) -> bool {
         match self {
             Self::All => true,
@@ -114,7 +114,7 @@ impl Config {
     /// Reads and checks the environment.
     ///
     /// # Errors
-    /// A variable is missing or does not fit.
+    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
         let mut producer = ProducerConfig::from_env(env)?;
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn three_variables_are_needed() {
+    fn three_variables_are_required() {
         assert!(read("X", "").is_ok());
         for name in ["KAFKA_BROKERS", "SCHEMA_REGISTRY_URL", "DATABASE_URL"] {
             assert!(read(name, "").is_err(), "{name}");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_long_and_never_printed() {
+    fn employee_token_is_long_and_never_printed() {
         let config = read("EMPLOYEE_TOKEN", "0123456789abcdef").unwrap();
         assert!(config.employee_token.is_some());
         assert!(!format!("{config:?}").contains("0123456789abcdef"));

@@ -1,10 +1,10 @@
-//! The loop: own partitions of balance_changed -> take a batch -> store it -> hand it to subscribers -> commit offsets.
+//! The loop: own partitions of balance_changed -> take a batch -> store it -> publish it to subscribers -> commit offsets.
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::metrics;
-use crate::store::{self, Listener, Told, Writer};
+use crate::store::{self, ChangeRecord, NotificationListener, TransactionWriter};
 use avro::Decoder;
 use avro::registry::Registry;
 use bank::records::BalanceChanged;
@@ -26,29 +26,30 @@ const GROUP: &str = "graphql-endpoint";
 
 /// Most transactions stored at once.
 const BATCH_MAX: usize = 2000;
-/// How often a session shows a sign of life, counts the members and looks for partitions without an owner.
-const LOOK: Duration = Duration::from_secs(1);
-/// Longest time until a thread without work sees that the stop was asked for.
-pub const STOP_LOOK: Duration = Duration::from_millis(100);
-/// Time between two commits of offsets: what is read again after a crash is known to the store.
-const COMMIT: Duration = Duration::from_millis(500);
-/// Longest wait for a broker where waiting longer is no use.
-const BROKER: Duration = Duration::from_millis(800);
+/// Interval at which a session counts the members and claims free partitions. Also its heartbeat: a session that is idle for
+/// longer loses its locks.
+const SHARE_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait of a poll, and so until an idle thread sees that shutdown was requested.
+pub const POLL_WAIT: Duration = Duration::from_millis(100);
+/// Time between two commits of offsets: records that are read again after a crash are found in the store.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Time for a request to a broker that is repeated later anyway.
+const BROKER_WAIT: Duration = Duration::from_millis(800);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Stores and publishes what this endpoint owns.
+/// Stores and publishes the changes in the partitions that this endpoint owns.
 pub struct Worker {
-    /// Configuration.
+    /// Settings.
     pub config: Config,
-    /// Names this endpoint among others.
+    /// Identifies this endpoint among others.
     pub endpoint: Uuid,
-    /// Where schemas are.
+    /// The schema registry.
     pub registry: Registry,
-    /// For dead_letter.
+    /// Produces dead letters.
     pub producer: Arc<Producer>,
-    /// Whom to tell.
+    /// Subscriptions.
     pub hub: Arc<Hub>,
     /// True while other endpoints share the partitions.
     pub others: Arc<AtomicBool>,
@@ -57,41 +58,46 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Works until the stop is asked for; `ready` hears whether the topic is served.
+    /// Works until shutdown; calls `ready` with whether the topic is served.
     ///
     /// # Errors
-    /// What can't be waited for.
+    /// One that is not retryable.
     pub fn run(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
-        let mut bus = messaging::connect_until(&self.config.producer.kafka, &self.shutdown);
-        let result = retry(&self.shutdown, "starting over", || {
-            let result = self.own_and_serve(&mut *bus, ready);
+        let mut client = messaging::connect_until(&self.config.producer.kafka, &self.shutdown);
+        let result = retry(&self.shutdown, "session lost, starting over", || {
+            let result = self.own_and_serve(&mut *client, ready);
             if result.is_err() {
                 ready(false);
             }
             result
         });
         if self.config.is_member
-            && let Err(err) = bus.leave(GROUP)
+            && let Err(err) = client.leave(GROUP)
         {
-            log::warn!(error:% = Chain(&err); "the group is not told that this member leaves");
+            log::warn!(error:% = Chain(&err); "could not leave the consumer group");
         }
         result
     }
 
-    /// One session: owns a share of the partitions and serves them until the stop, or an error that ends the session.
-    fn own_and_serve(&self, bus: &mut dyn KafkaClient, ready: &dyn Fn(bool)) -> Result<(), Error> {
+    /// One session: owns a share of the partitions and serves them until shutdown, or an error that ends the session.
+    fn own_and_serve(
+        &self,
+        client: &mut dyn KafkaClient,
+        ready: &dyn Fn(bool),
+    ) -> Result<(), Error> {
         let topic = BALANCE_CHANGED.name;
         let kafka = &self.config.producer.kafka;
-        let mut writer = Writer::open(&self.config.database, self.endpoint, &self.shutdown)?;
+        let mut writer =
+            TransactionWriter::open(&self.config.database, self.endpoint, &self.shutdown)?;
         while !self.shutdown.requested() {
-            let Some(share) = self.take_share(&mut writer, bus)? else { break };
+            let Some(share) = self.take_share(&mut writer, client)? else { break };
             log::info!(topic, partitions:? = share.partitions; "serving");
             let within = Duration::from_secs(5);
             let (owned, stop) = (&share.partitions, &self.shutdown);
             let offset_reset = OffsetReset::Earliest;
             let positions =
                 start_positions(kafka, GROUP, topic, owned, offset_reset, within, stop)?;
-            let mut partitions = Partitions {
+            let mut partitions = ServedPartitions {
                 worker: self,
                 generation: share.generation,
                 consumer: Consumer::start(kafka, topic, positions),
@@ -100,28 +106,28 @@ impl Worker {
                 committed: Instant::now(),
             };
             ready(true);
-            partitions.serve(&mut writer, bus)?;
+            partitions.serve(&mut writer, client)?;
         }
         Ok(())
     }
 
-    /// Takes the share of this endpoint, from the locks of the database or from the group; `None` if the stop was asked for meanwhile.
+    /// Takes the share of this endpoint, by locks of the database or from the group; `None` if shutdown was requested meanwhile.
     fn take_share(
         &self,
-        writer: &mut Writer,
-        bus: &mut dyn KafkaClient,
+        writer: &mut TransactionWriter,
+        client: &mut dyn KafkaClient,
     ) -> Result<Option<Share>, Error> {
         while !self.shutdown.requested() {
             let share = if self.config.is_member {
                 writer.ownership.share()?;
                 self.note_others(writer);
-                match bus.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER) {
+                match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER_WAIT) {
                     Ok(Assignment { generation, partitions }) => {
                         let partitions = partitions.into_iter().map(|(_, it)| it).collect();
                         Share { partitions, generation: Some(generation) }
                     }
                     Err(err) if err.is_retryable() => {
-                        log::warn!(error:% = Chain(&err); "waiting for the group");
+                        log::warn!(error:% = Chain(&err); "waiting for the consumer group");
                         continue;
                     }
                     Err(err) => return Err(err.into()),
@@ -136,23 +142,23 @@ impl Worker {
         Ok(None)
     }
 
-    /// After a look at how many endpoints there are: each has a session, whoever shares out the partitions.
-    fn note_others(&self, writer: &Writer) {
+    /// Remembers whether other endpoints have sessions, as of the last count.
+    fn note_others(&self, writer: &TransactionWriter) {
         self.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
     }
 }
 
-/// What this endpoint works on.
+/// The partitions of this endpoint.
 struct Share {
     partitions: Vec<i32>,
-    /// Of the group; `None` where locks share the partitions.
+    /// Generation of the consumer group; `None` where locks share the partitions.
     generation: Option<i32>,
 }
 
-/// Repeats `work` with backoff until it returns without an error that may pass, or the stop is asked for.
+/// Repeats `work` with backoff until it returns without a retryable error, or shutdown is requested.
 ///
 /// # Errors
-/// What does not pass.
+/// One that is not retryable.
 pub fn retry(
     shutdown: &Shutdown,
     message: &str,
@@ -166,7 +172,7 @@ pub fn retry(
                 if started.elapsed() > BACKOFF_MAX {
                     backoff = BACKOFF_MIN;
                 }
-                log::warn!(error:% = Chain(&err), again_in_ms = backoff.as_millis() as u64; "{message}");
+                log::warn!(error:% = Chain(&err), retry_in_ms = backoff.as_millis() as u64; "{message}");
                 shutdown.wait(backoff);
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
@@ -177,48 +183,52 @@ pub fn retry(
 }
 
 /// The partitions that are served now.
-struct Partitions<'a> {
+struct ServedPartitions<'a> {
     worker: &'a Worker,
     /// See [`Share`].
     generation: Option<i32>,
     consumer: Consumer,
     decoder: Decoder<BalanceChanged>,
-    /// Where each goes on, by what is stored and not committed yet.
+    /// Next offset of each partition whose records are stored and whose offset is not committed yet.
     stored: BTreeMap<i32, i64>,
     committed: Instant,
 }
 
-impl Partitions<'_> {
-    /// Stores batch after batch until the partitions should be shared out anew.
-    fn serve(&mut self, writer: &mut Writer, bus: &mut dyn KafkaClient) -> Result<(), Error> {
-        let mut looked = Instant::now();
+impl ServedPartitions<'_> {
+    /// Stores batch after batch until the share of partitions changes.
+    fn serve(
+        &mut self,
+        writer: &mut TransactionWriter,
+        client: &mut dyn KafkaClient,
+    ) -> Result<(), Error> {
+        let mut checked = Instant::now();
         while !self.worker.shutdown.requested() {
             self.poll(writer)?;
-            if self.committed.elapsed() >= COMMIT {
-                self.commit(bus)?;
+            if self.committed.elapsed() >= COMMIT_INTERVAL {
+                self.commit(client)?;
             }
-            if looked.elapsed() >= LOOK {
-                looked = Instant::now();
-                if self.share_has_changed(writer, bus)? {
+            if checked.elapsed() >= SHARE_INTERVAL {
+                checked = Instant::now();
+                if self.share_has_changed(writer, client)? {
                     break;
                 }
             }
         }
-        self.commit(bus)
+        self.commit(client)
     }
 
-    /// A sign of life to whoever shares out the partitions.
+    /// True if the share of this endpoint changes. Also a heartbeat to the database and the group.
     fn share_has_changed(
         &mut self,
-        writer: &mut Writer,
-        bus: &mut dyn KafkaClient,
+        writer: &mut TransactionWriter,
+        client: &mut dyn KafkaClient,
     ) -> Result<bool, Error> {
         let changed = if let Some(generation) = self.generation {
             writer.ownership.share()?;
-            // In this order: what the group gives to others goes on where it is committed.
-            self.commit(bus)?;
-            match bus.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
-                Ok(held) => held.generation != generation,
+            // Commit first: a member that gets a partition continues at the committed offset.
+            self.commit(client)?;
+            match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
+                Ok(assignment) => assignment.generation != generation,
                 Err(err) if err.is_retryable() => true,
                 Err(err) => return Err(err.into()),
             }
@@ -229,15 +239,15 @@ impl Partitions<'_> {
         Ok(changed)
     }
 
-    fn poll(&mut self, writer: &mut Writer) -> Result<(), Error> {
+    fn poll(&mut self, writer: &mut TransactionWriter) -> Result<(), Error> {
         let mut batch = Vec::new();
         let mut positions = BTreeMap::new();
-        for chunk in self.consumer.poll(STOP_LOOK)? {
-            for record in chunk.records {
-                let (partition, offset) = (chunk.partition, record.offset);
+        for data in self.consumer.poll(POLL_WAIT)? {
+            for record in data.records {
+                let (partition, offset) = (data.partition, record.offset);
                 match self.decode(&record)? {
-                    Ok(change) => batch.push(Told { partition, offset, change }),
-                    Err(reason) => self.bury(partition, record, &reason)?,
+                    Ok(change) => batch.push(ChangeRecord { partition, offset, change }),
+                    Err(reason) => self.send_dead_letter(partition, record, &reason)?,
                 }
                 positions.insert(partition, offset + 1);
                 if batch.len() >= BATCH_MAX {
@@ -245,15 +255,15 @@ impl Partitions<'_> {
                 }
             }
             // Past control records and holes of compaction as well.
-            positions.insert(chunk.partition, chunk.next);
+            positions.insert(data.partition, data.next);
         }
         self.store(writer, &mut batch, &mut positions)
     }
 
     fn store(
         &mut self,
-        writer: &mut Writer,
-        batch: &mut Vec<Told>,
+        writer: &mut TransactionWriter,
+        batch: &mut Vec<ChangeRecord>,
         positions: &mut BTreeMap<i32, i64>,
     ) -> Result<(), Error> {
         if !batch.is_empty() {
@@ -269,7 +279,8 @@ impl Partitions<'_> {
         Ok(())
     }
 
-    /// A change, or why it is none. A registry that is away is waited for: skipping the record would lose it.
+    /// The change in a record, or why the record is undecodable. An error while the registry is unavailable starts over, since
+    /// skipping the record would lose it.
     fn decode(&mut self, record: &FetchedRecord) -> Result<Result<BalanceChanged, String>, Error> {
         let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
         match self.decoder.decode(value) {
@@ -282,68 +293,73 @@ impl Partitions<'_> {
         }
     }
 
-    /// The record goes to dead_letter.
-    fn bury(&self, partition: i32, record: FetchedRecord, reason: &str) -> Result<(), Error> {
+    /// Sends the record to dead_letter.
+    fn send_dead_letter(
+        &self,
+        partition: i32,
+        record: FetchedRecord,
+        reason: &str,
+    ) -> Result<(), Error> {
         let (topic, offset) = (BALANCE_CHANGED.name, record.offset);
         let value = record.value.unwrap_or_default();
-        let letter = Outgoing::dead_letter(topic, partition, offset, value, reason);
-        match self.worker.producer.send(letter).wait() {
+        let dead_letter = Outgoing::dead_letter(topic, partition, offset, value, reason);
+        match self.worker.producer.send(dead_letter).wait() {
             Err(err) if err.kind == ErrorKind::Message => {
-                log::error!(topic, partition, offset, error:% = err; "record dropped");
+                log::error!(topic, partition, offset, error:% = err; "dead letter dropped: too large for its topic");
                 Ok(())
             }
             result => Ok(result?),
         }
     }
 
-    /// Commits what is stored.
-    fn commit(&mut self, bus: &mut dyn KafkaClient) -> Result<(), Error> {
+    /// Commits the offsets of stored records.
+    fn commit(&mut self, client: &mut dyn KafkaClient) -> Result<(), Error> {
         self.committed = Instant::now();
         if self.stored.is_empty() {
             return Ok(());
         }
         let position = |(&partition, &next): (&i32, &i64)| Position { partition, next };
         let positions: Vec<Position> = self.stored.iter().map(position).collect();
-        match bus.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER) {
+        match client.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER_WAIT) {
             Ok(()) => self.stored.clear(),
             Err(err) if err.kind == ErrorKind::Config => return Err(err.into()),
-            // Another member has the partitions by now, and finds in the store what it reads again.
+            // Another member has the partitions by now, and finds the records in the store.
             Err(err) if err.kind == ErrorKind::Fenced && self.generation.is_some() => {
-                log::warn!(error:% = Chain(&err); "offsets are another member's to commit");
+                log::warn!(error:% = Chain(&err); "offsets not committed: the partitions belong to another member");
                 self.stored.clear();
             }
-            // The next commit moves them further.
-            Err(err) => log::warn!(error:% = Chain(&err); "offsets not committed, trying again"),
+            // The next commit includes these offsets.
+            Err(err) => log::warn!(error:% = Chain(&err); "offsets not committed, retrying"),
         }
         Ok(())
     }
 }
 
-/// Publishes what other endpoints have stored, until the stop is asked for.
+/// Publishes the transactions that other endpoints have stored, until shutdown.
 ///
 /// # Errors
-/// What can't be waited for.
-pub fn listen(
+/// One that is not retryable.
+pub fn follow_other_endpoints(
     config: &Config,
     endpoint: Uuid,
     hub: &Hub,
     others: &AtomicBool,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    let mut before = false;
-    retry(shutdown, "not hearing of what other endpoints store", || {
-        let mut listener = Listener::open(&config.database, endpoint, shutdown)?;
-        // What others have stored meanwhile was not heard: subscribers shall know, and ask for what they miss.
-        if mem::replace(&mut before, true) && others.load(Ordering::Relaxed) {
+    let mut reconnects = false;
+    retry(shutdown, "notifications of other endpoints interrupted, reconnecting", || {
+        let mut listener = NotificationListener::open(&config.database, endpoint, shutdown)?;
+        // Notifications were missed: subscribers are told, so that they query the transactions in between.
+        if mem::replace(&mut reconnects, true) && others.load(Ordering::Relaxed) {
             hub.end_all(Ending::Interrupted);
         }
-        let mut looked = Instant::now();
+        let mut checked = Instant::now();
         while !shutdown.requested() {
-            for transaction in listener.next(STOP_LOOK)? {
+            for transaction in listener.next(POLL_WAIT)? {
                 hub.publish(&Arc::new(transaction));
             }
-            if looked.elapsed() >= LOOK {
-                looked = Instant::now();
+            if checked.elapsed() >= SHARE_INTERVAL {
+                checked = Instant::now();
                 listener.check()?;
             }
         }

@@ -1,30 +1,36 @@
-//! What can go wrong, and what can be tried again.
+//! The errors of the endpoint, and which of them are retryable.
 
 use avro::registry;
 use service::database;
+use service::log::Chain;
 
-/// A failed step of this service. Refusing a visitor is none.
+/// A failed step of this service. A refused request is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database.
     #[error(transparent)]
     Database(#[from] database::Error),
-    /// Kafka can't do what is asked.
+    /// A request to Kafka failed.
     #[error("kafka")]
     Kafka(#[from] messaging::Error),
-    /// The registry does not have what the synchronizer should have registered.
+    /// The registry lacks a schema that the synchronizer registers.
     #[error("schema registry")]
     Registry(#[from] registry::Error),
-    /// A schema could not be had.
+    /// The writer's schema of a record is not available.
     #[error("decode")]
     Avro(#[from] avro::Error),
-    /// The system has no randomness to give.
-    #[error("make a salt")]
+    /// The system's random number generator failed.
+    #[error("generate a salt")]
     Random(#[source] rand::rngs::SysError),
 }
 
 impl Error {
-    /// True if the same can succeed later.
+    /// Logs the error of an operation, whose client gets a general message only.
+    pub fn log(&self) {
+        log::warn!(error:% = Chain(self); "operation failed");
+    }
+
+    /// True if the same step can succeed later.
     pub fn is_retryable(&self) -> bool {
         // No `_` arm: a new variant does not compile until someone has decided.
         match self {

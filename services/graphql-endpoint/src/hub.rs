@@ -1,25 +1,25 @@
-//! Hands stored transactions to whoever has subscribed. The publisher never waits: each subscriber has a bounded queue, and
-//! one that is full cuts its subscriber off.
+//! Delivers stored transactions to subscriptions. The publisher never waits: each subscriber has a bounded queue, and a
+//! subscriber whose queue is full is cut off.
 
-use crate::ledger::{Filter, Transaction};
 use crate::metrics;
+use crate::transaction::{Filter, Transaction};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Transactions that may wait for a subscriber: some batches of the store, which come at once.
+/// Transactions that may wait for a subscriber: a few batches of the store, each of which arrives at once.
 pub const QUEUE_MAX: usize = 8192;
 
 /// Why a subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Its subscriber wanted no more.
+    /// The client cancelled it.
     Cancelled,
-    /// [`QUEUE_MAX`] transactions were waiting for its subscriber.
+    /// [`QUEUE_MAX`] transactions were waiting.
     TooSlow,
     /// Transactions of other endpoints may have been missed.
     Interrupted,
-    /// The service stops.
+    /// The service shuts down.
     Stopping,
 }
 
@@ -29,10 +29,10 @@ pub struct Hub(Mutex<Subscribers>);
 
 #[derive(Default)]
 struct Subscribers {
-    /// Those of one account: an event costs nothing for subscribers of others.
+    /// Subscribers of one account, by iban: a transaction of another one costs them nothing.
     by_iban: HashMap<String, Vec<Subscriber>>,
-    /// Those of all accounts.
-    of_all: Vec<Subscriber>,
+    /// Subscribers of all accounts.
+    all: Vec<Subscriber>,
     stopping: bool,
 }
 
@@ -41,26 +41,26 @@ struct Subscriber {
     queue: Arc<Queue>,
 }
 
-/// What a subscriber gets; leaves the hub when dropped.
+/// A subscription; leaves the hub when dropped.
 pub struct Subscription {
     hub: Arc<Hub>,
     iban: Option<String>,
     queue: Arc<Queue>,
 }
 
-/// What has come for a subscriber.
+/// The next event of a subscription.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// A transaction.
     Transaction(Arc<Transaction>),
-    /// Nothing for now.
-    Nothing,
-    /// Nothing ever again.
+    /// No transaction is waiting.
+    Empty,
+    /// The subscription has ended.
     End(Ending),
 }
 
 impl Hub {
-    /// Subscribes to what `filter` wants from now on.
+    /// Subscribes to the transactions that `filter` selects, from now on.
     pub fn subscribe(self: &Arc<Self>, filter: Filter) -> Subscription {
         let queue = Arc::new(Queue::default());
         let iban = filter.iban.clone();
@@ -71,19 +71,19 @@ impl Hub {
         }
         match &iban {
             Some(iban) => subscribers.by_iban.entry(iban.clone()).or_default().push(subscriber),
-            None => subscribers.of_all.push(subscriber),
+            None => subscribers.all.push(subscriber),
         }
         metrics::SUBSCRIBERS.inc();
         Subscription { hub: self.clone(), iban, queue }
     }
 
-    /// Tells every subscriber who wants it.
+    /// Queues `transaction` for the subscriptions that select it.
     pub fn publish(&self, transaction: &Arc<Transaction>) {
         let mut subscribers = self.subscribers();
-        let Subscribers { by_iban, of_all, .. } = &mut *subscribers;
+        let Subscribers { by_iban, all, .. } = &mut *subscribers;
         let own = by_iban.get(&transaction.iban).into_iter().flatten();
-        for subscriber in own.chain(of_all.iter()) {
-            if subscriber.filter.wants_of_any(transaction) {
+        for subscriber in own.chain(all.iter()) {
+            if subscriber.filter.matches_apart_from_iban(transaction) {
                 subscriber.queue.put(transaction);
             }
         }
@@ -93,15 +93,15 @@ impl Hub {
     pub fn end_all(&self, ending: Ending) {
         let mut subscribers = self.subscribers();
         subscribers.stopping |= ending == Ending::Stopping;
-        for subscriber in subscribers.by_iban.values().flatten().chain(&subscribers.of_all) {
+        for subscriber in subscribers.by_iban.values().flatten().chain(&subscribers.all) {
             subscriber.queue.end(ending);
         }
     }
 
-    /// True if nobody listens.
+    /// True if there is no subscription.
     pub fn is_empty(&self) -> bool {
         let subscribers = self.subscribers();
-        subscribers.by_iban.is_empty() && subscribers.of_all.is_empty()
+        subscribers.by_iban.is_empty() && subscribers.all.is_empty()
     }
 
     fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
@@ -110,12 +110,12 @@ impl Hub {
 }
 
 impl Subscription {
-    /// The queue, to end the subscription from elsewhere.
+    /// The queue, which can end the subscription.
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
 
-    /// What has come; does not wait.
+    /// The next event; does not wait.
     pub fn next(&self) -> Event {
         self.queue.take()
     }
@@ -134,13 +134,13 @@ impl Drop for Subscription {
                     }
                 }
             }
-            None => subscribers.of_all.retain(others),
+            None => subscribers.all.retain(others),
         }
         metrics::SUBSCRIBERS.dec();
     }
 }
 
-/// What waits for one subscriber. Unlike a channel's it takes no memory while it is empty.
+/// Transactions that wait for one subscriber. Unlike a channel it takes no memory while it is empty.
 #[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -154,7 +154,7 @@ struct State {
 }
 
 impl Queue {
-    /// Ends the subscription, at once: what waits is thrown away. The first reason counts.
+    /// Ends the subscription at once and discards waiting transactions. The first reason counts.
     pub fn end(&self, ending: Ending) {
         let mut state = self.state();
         if state.ending.is_none() {
@@ -167,7 +167,7 @@ impl Queue {
         }
     }
 
-    /// Why the subscription has ended, if it has.
+    /// Why the subscription has ended; `None` if it has not.
     pub fn ending(&self) -> Option<Ending> {
         self.state().ending
     }
@@ -185,10 +185,10 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Returns when something has come or `time` is over.
+    /// Returns when a transaction is waiting, the subscription has ended, or `time` is over.
     pub fn wait(&self, time: Duration) {
-        let nothing = |state: &mut State| state.ending.is_none() && state.waiting.is_empty();
-        drop(self.changed.wait_timeout_while(self.state(), time, nothing));
+        let is_empty = |state: &mut State| state.ending.is_none() && state.waiting.is_empty();
+        drop(self.changed.wait_timeout_while(self.state(), time, is_empty));
     }
 
     fn take(&self) -> Event {
@@ -196,7 +196,7 @@ impl Queue {
         match (state.ending, state.waiting.pop_front()) {
             (Some(ending), _) => Event::End(ending),
             (None, Some(transaction)) => Event::Transaction(transaction),
-            (None, None) => Event::Nothing,
+            (None, None) => Event::Empty,
         }
     }
 
@@ -208,7 +208,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::tests::transaction;
+    use crate::transaction::tests::transaction;
     use std::thread;
 
     fn of(iban: &str) -> Filter {
@@ -216,20 +216,20 @@ mod tests {
     }
 
     #[test]
-    fn a_subscriber_hears_of_its_account_and_of_nothing_else() {
+    fn subscription_gets_its_account_only() {
         let hub = Arc::new(Hub::default());
         let (a, all) = (hub.subscribe(of("a")), hub.subscribe(Filter::default()));
         let (to_a, to_b) = (Arc::new(transaction(1, "a", 5)), Arc::new(transaction(2, "b", 5)));
         hub.publish(&to_a);
         hub.publish(&to_b);
         assert_eq!(a.next(), Event::Transaction(to_a.clone()));
-        assert_eq!(a.next(), Event::Nothing);
+        assert_eq!(a.next(), Event::Empty);
         assert_eq!(all.next(), Event::Transaction(to_a));
         assert_eq!(all.next(), Event::Transaction(to_b));
     }
 
     #[test]
-    fn a_full_queue_cuts_off_its_subscriber_and_no_other() {
+    fn full_queue_cuts_off_its_subscriber_only() {
         let hub = Arc::new(Hub::default());
         let (slow, quick) = (hub.subscribe(of("a")), hub.subscribe(of("a")));
         let event = Arc::new(transaction(1, "a", 5));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_is_forgotten() {
+    fn dropped_subscription_leaves_the_hub() {
         let hub = Arc::new(Hub::default());
         let subscriptions =
             [hub.subscribe(of("a")), hub.subscribe(of("a")), hub.subscribe(Filter::default())];
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_wakes_who_waits_and_meets_who_comes_later() {
+    fn shutdown_ends_waiting_and_new_subscriptions() {
         let hub = Arc::new(Hub::default());
         let subscription = hub.subscribe(of("a"));
         let waiter = thread::spawn(move || {

@@ -1,33 +1,45 @@
 //! The bank for browsers: queries, mutations and live subscriptions over GraphQL.
 //!
-//! Config -> database -> Kafka -> threads that store and publish transactions and read answers -> the door for visitors.
+//! Config -> database -> Kafka -> threads that store and publish transactions and read outcomes -> the HTTP listener.
+
+mod config;
+
+mod consume;
+mod hub;
+mod store;
+mod transaction;
 
 mod access;
 mod accounts;
-mod app;
 mod command_client;
-mod config;
-mod consume;
-mod error;
 mod euro;
-mod hub;
-mod ledger;
-mod metrics;
-mod pages;
 mod password;
-mod run;
-mod schema;
-mod store;
+mod token;
 mod transfers;
+
+mod app;
+mod operation;
+mod operation_thread;
+mod running;
+mod schema;
+
+mod events;
+mod pages;
+mod request;
+mod response;
 mod web;
 mod websocket;
 
+mod error;
+mod metrics;
+
 use crate::app::App;
-use crate::command_client::{Answers, CommandClient, Reader, Waiting};
+use crate::command_client::{CommandClient, OutcomeReader, OutcomeRecord, PendingCommands};
 use crate::config::{Config, VARIABLES};
 use crate::consume::Worker;
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
+use crate::operation::Executor;
 use crate::password::Hasher;
 use crate::store::Store;
 use crate::web::Endpoint;
@@ -38,14 +50,13 @@ use bank::records::{
 use messaging::KafkaConfig;
 use messaging::producer::{Producer, ProducerConfig};
 use service::health::Health;
-use service::http::Capacity;
-use service::log::Chain;
+use service::http::{self, Capacity};
 use service::shutdown::Shutdown;
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -57,22 +68,16 @@ pub const SERVICE: Service = Service {
     name: "graphql-endpoint",
     about: "The bank for browsers: queries, mutations and live subscriptions over GraphQL",
     variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES],
-    flags: &[(SDL_FLAG, "prints the schema and ends")],
+    flags: &[(SDL_FLAG, "prints the schema and exits")],
     run,
 };
 
 const SDL_FLAG: &str = "--schema";
 
-/// Threads that answer queries, and connections to the database.
+/// Threads that run queries, and connections to the database.
 const WORKERS: usize = 4;
-/// What is left to tell subscribers that the service stops.
+/// Time to notify subscribers of a shutdown.
 const GOODBYE: Duration = Duration::from_millis(300);
-
-/// What a thread tells `run`.
-enum Event {
-    Ready(bool),
-    Stopped(Result<(), Error>),
-}
 
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     if start.flags.contains(&SDL_FLAG) {
@@ -90,17 +95,35 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let Some(commands) = CommandClient::open(producer.clone(), &registry, shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
-
-    let (events, told) = channel();
-    let mut running = 0;
-    let waiting = commands.waiting();
-    let kafka = &config.producer.kafka;
-    read::<AccountCreationConfirmed>(kafka, &registry, waiting, shutdown, &events, &mut running)?;
-    read::<AccountCreationFailed>(kafka, &registry, waiting, shutdown, &events, &mut running)?;
-    read::<MoneyTransferConfirmed>(kafka, &registry, waiting, shutdown, &events, &mut running)?;
-    read::<MoneyTransferFailed>(kafka, &registry, waiting, shutdown, &events, &mut running)?;
-
     let hub = Arc::new(Hub::default());
+
+    let mut threads = Threads::new();
+    read_outcomes(&mut threads, &config, &registry, commands.pending(), shutdown)?;
+    store_transactions(&mut threads, &config, registry, producer, &hub, shutdown);
+    listen(config, commands, hub.clone(), shutdown)?;
+
+    let (stop, to_end) = (shutdown.clone(), hub.clone());
+    thread::Builder::new().name("stop".into()).spawn(move || {
+        stop.wait_for_ever();
+        to_end.end_all(Ending::Stopping);
+    })?;
+    threads.wait(&health)?;
+    let deadline = Instant::now() + GOODBYE;
+    while !hub.is_empty() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the threads that store and publish transactions: those of this endpoint's partitions, and those of other endpoints.
+fn store_transactions(
+    threads: &mut Threads,
+    config: &Config,
+    registry: Registry,
+    producer: Arc<Producer>,
+    hub: &Arc<Hub>,
+    shutdown: &Shutdown,
+) {
     let endpoint = Uuid::new_v4();
     let others = Arc::new(AtomicBool::new(false));
     let worker = Worker {
@@ -112,84 +135,107 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         others: others.clone(),
         shutdown: shutdown.clone(),
     };
-    let ready = events.clone();
-    spawn("store", &events, &mut running, move || {
-        worker.run(&|served| drop(ready.send(Event::Ready(served))))
+    let events = threads.events.clone();
+    threads.spawn("store", move || worker.run(&|served| drop(events.send(Event::Ready(served)))));
+    let (config, hub, shutdown) = (config.clone(), hub.clone(), shutdown.clone());
+    threads.spawn("listen", move || {
+        consume::follow_other_endpoints(&config, endpoint, &hub, &others, &shutdown)
     });
-    let (to, listening, stop) = (hub.clone(), config.clone(), shutdown.clone());
-    spawn("listen", &events, &mut running, move || {
-        consume::listen(&listening, endpoint, &to, &others, &stop)
-    });
-
-    let (port, visitors) = (config.port, config.visitors);
-    let app = Arc::new(App {
-        schema: schema::schema(config.introspection),
-        store: Store::new(&config.database, WORKERS, shutdown),
-        hub: hub.clone(),
-        commands,
-        hasher: Hasher::default(),
-        config,
-    });
-    let capacity = Capacity { workers: WORKERS, visitors };
-    service::http::serve(&service::http::everywhere(port), capacity, Endpoint(app))?;
-    log::info!(port; "open");
-
-    let stop = shutdown.clone();
-    let goodbye = hub.clone();
-    thread::Builder::new().name("stop".into()).spawn(move || {
-        stop.wait_for_ever();
-        goodbye.end_all(Ending::Stopping);
-    })?;
-    while running > 0 {
-        match told.recv().expect("`events` is still in scope") {
-            Event::Ready(served) => health.set_ready(served),
-            // The first error stops the service: half of it would look alive.
-            Event::Stopped(result) => {
-                result?;
-                running -= 1;
-            }
-        }
-    }
-    let deadline = Instant::now() + GOODBYE;
-    while !hub.is_empty() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the answers of one topic on a thread of its own.
-fn read<R: Answers + Send + 'static>(
+/// Starts the HTTP listener.
+fn listen(
+    config: Config,
+    commands: CommandClient,
+    hub: Arc<Hub>,
+    shutdown: &Shutdown,
+) -> Result<(), BoxError> {
+    let port = config.port;
+    let capacity = Capacity { workers: WORKERS, connections: config.visitors };
+    let executor = Executor {
+        schema: schema::schema(config.introspection),
+        app: Arc::new(App {
+            store: Store::new(&config.database, WORKERS, shutdown),
+            hub,
+            commands,
+            hasher: Hasher::default(),
+            config,
+        }),
+    };
+    http::serve(&http::everywhere(port), capacity, Endpoint(Arc::new(executor)))?;
+    log::info!(port; "listening");
+    Ok(())
+}
+
+/// Starts a thread for each outcome topic.
+fn read_outcomes(
+    threads: &mut Threads,
+    config: &Config,
+    registry: &Registry,
+    pending: &Arc<PendingCommands>,
+    shutdown: &Shutdown,
+) -> Result<(), Error> {
+    let kafka = &config.producer.kafka;
+    read::<AccountCreationConfirmed>(threads, kafka, registry, pending, shutdown)?;
+    read::<AccountCreationFailed>(threads, kafka, registry, pending, shutdown)?;
+    read::<MoneyTransferConfirmed>(threads, kafka, registry, pending, shutdown)?;
+    read::<MoneyTransferFailed>(threads, kafka, registry, pending, shutdown)
+}
+
+fn read<R: OutcomeRecord + Send + 'static>(
+    threads: &mut Threads,
     kafka: &KafkaConfig,
     registry: &Registry,
-    waiting: &Arc<Waiting>,
+    pending: &Arc<PendingCommands>,
     shutdown: &Shutdown,
-    events: &Sender<Event>,
-    running: &mut usize,
 ) -> Result<(), Error> {
-    if let Some(reader) = Reader::<R>::open(kafka, registry, shutdown)? {
-        let (waiting, shutdown) = (waiting.clone(), shutdown.clone());
-        spawn(R::TOPIC.name, events, running, move || reader.run(&waiting, &shutdown));
+    if let Some(reader) = OutcomeReader::<R>::open(kafka, registry, shutdown)? {
+        let (pending, shutdown) = (pending.clone(), shutdown.clone());
+        threads.spawn(R::TOPIC.name, move || reader.run(&pending, &shutdown));
     }
     Ok(())
 }
 
-/// A thread whose end `run` hears of.
-fn spawn(
-    name: &str,
-    events: &Sender<Event>,
-    running: &mut usize,
-    work: impl FnOnce() -> Result<(), Error> + Send + 'static,
-) {
-    let events = events.clone();
-    *running += 1;
-    thread::Builder::new()
-        .name(name.into())
-        // `run` may have returned with another thread's error: then nobody listens, and the process ends.
-        .spawn(move || drop(events.send(Event::Stopped(work()))))
-        .expect("a thread can be started: the service has a handful");
+/// What a thread reports.
+enum Event {
+    Ready(bool),
+    Stopped(Result<(), Error>),
 }
 
-/// Logs what a visitor is only told in general.
-fn log_failure(err: &Error) {
-    log::warn!(error:% = Chain(err); "a visitor could not be answered");
+/// The threads whose end is the end of the service.
+struct Threads {
+    events: Sender<Event>,
+    received: Receiver<Event>,
+    running: usize,
+}
+
+impl Threads {
+    fn new() -> Self {
+        let (events, received) = channel();
+        Self { events, received, running: 0 }
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
+        let events = self.events.clone();
+        self.running += 1;
+        thread::Builder::new()
+            .name(name.into())
+            // `run` may have returned with another thread's error: then the channel is closed, and the process ends.
+            .spawn(move || drop(events.send(Event::Stopped(work()))))
+            .expect("a thread can be started: the service has a handful");
+    }
+
+    /// Waits until all have stopped. The first error stops the service: a part of it would look healthy.
+    fn wait(mut self, health: &Health) -> Result<(), Error> {
+        while self.running > 0 {
+            match self.received.recv().expect("`self.events` is a sender") {
+                Event::Ready(served) => health.set_ready(served),
+                Event::Stopped(result) => {
+                    result?;
+                    self.running -= 1;
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,9 +1,8 @@
-//! GraphiQL at `/`, without any other server: the files are in this binary, compressed as they are sent.
+//! GraphiQL at `/`, without any other server: its files are in this binary, compressed as they are sent.
 
+use crate::response::header;
 use service::http;
 use tiny_http::{Method, Request, Response};
-
-use crate::web::header;
 
 /// Path, type and content of each file; `graphiql/build.sh` makes them.
 const FILES: [(&str, &str, &[u8]); 6] = [
@@ -21,17 +20,17 @@ const FILES: [(&str, &str, &[u8]); 6] = [
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// Nothing from elsewhere; GraphiQL sets styles of elements itself.
+/// Nothing from other origins; GraphiQL sets styles of elements itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
      img-src 'self' data:; font-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Answers a request for a page.
 pub fn answer(request: Request, path: &str) {
     let file = FILES.iter().find(|(name, ..)| *name == path);
-    // An error means that the visitor left.
+    // An error means that the client closed the connection.
     let _ = match (file, request.method()) {
         (Some((_, content_type, bytes)), Method::Get | Method::Head) => request.respond(
-            // All browsers take gzip, and who does not can still unpack it.
+            // Always gzip: all browsers accept it.
             Response::from_data(*bytes)
                 .with_header(header("Content-Type", content_type))
                 .with_header(header("Content-Encoding", "gzip"))

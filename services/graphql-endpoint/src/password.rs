@@ -1,5 +1,5 @@
-//! Passwords, as PBKDF2-HMAC-SHA256 hashes: what takes no memory fits a small container, and what takes time must not take it
-//! from everybody, so there is one hash per core at a time.
+//! Password hashes, by PBKDF2-HMAC-SHA256: it needs no memory, so it fits a small container. One hash per core is computed at a
+//! time, so that logins do not delay all other requests.
 
 use crate::error::Error;
 use pbkdf2::pbkdf2_hmac;
@@ -13,14 +13,14 @@ use std::thread;
 
 /// Rounds of a new hash. Source: OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256.
 pub const ROUNDS: u32 = 600_000;
-/// Hashes that may wait for a core: some seconds' worth.
+/// Hashes that may wait for a core: a few seconds of work.
 const WAITING_MAX: usize = 32;
 
 /// Length of a hash, bytes.
 pub const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 
-/// Makes hashes, one per core at a time.
+/// Computes hashes, one per core at a time.
 pub struct Hasher {
     state: Mutex<State>,
     freed: Condvar,
@@ -31,7 +31,7 @@ struct State {
     waiting: usize,
 }
 
-/// So many hashes wait that this one would take too long.
+/// [`WAITING_MAX`] hashes are waiting already.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Busy;
 
@@ -43,18 +43,18 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// The hash of `password`; takes a good part of a second.
+    /// The hash of `password`; takes most of a second.
     ///
     /// # Errors
-    /// Too many wait.
+    /// Too many hashes are waiting.
     pub fn hash(&self, password: &str, salt: &[u8], rounds: u32) -> Result<[u8; HASH_BYTES], Busy> {
-        let _place = self.place()?;
+        let _core = self.acquire_core()?;
         let mut hash = [0; HASH_BYTES];
         pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, rounds, &mut hash);
         Ok(hash)
     }
 
-    fn place(&self) -> Result<Place<'_>, Busy> {
+    fn acquire_core(&self) -> Result<CoreGuard<'_>, Busy> {
         let mut state = self.state();
         if state.free == 0 && state.waiting >= WAITING_MAX {
             return Err(Busy);
@@ -65,7 +65,7 @@ impl Hasher {
         }
         state.waiting -= 1;
         state.free -= 1;
-        Ok(Place(self))
+        Ok(CoreGuard(self))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -73,9 +73,9 @@ impl Hasher {
     }
 }
 
-struct Place<'a>(&'a Hasher);
+struct CoreGuard<'a>(&'a Hasher);
 
-impl Drop for Place<'_> {
+impl Drop for CoreGuard<'_> {
     fn drop(&mut self) {
         self.0.state().free += 1;
         self.0.freed.notify_one();
@@ -104,7 +104,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn it_is_pbkdf2_with_hmac_and_sha_256() {
+    fn hash_is_pbkdf2_hmac_sha256() {
         // Made with Python: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 4096).
         let hash = Hasher::default().hash("password", b"salt", 4096).unwrap();
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_equal_if_all_bytes_are() {
+    fn hashes_are_compared_in_all_bytes() {
         assert!(are_equal(b"abc", b"abc"));
         for other in [&b"abd"[..], b"bbc", b"ab", b"abcd", b""] {
             assert!(!are_equal(b"abc", other), "{other:?}");
@@ -120,15 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_hash_per_core_and_a_bounded_queue() {
+    fn hashes_are_limited_to_one_per_core() {
         let hasher =
             Hasher { state: Mutex::new(State { free: 2, waiting: 0 }), freed: Condvar::new() };
         let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
-            let places = [hasher.place().unwrap(), hasher.place().unwrap()];
+            let cores = [hasher.acquire_core().unwrap(), hasher.acquire_core().unwrap()];
             for _ in 0..WAITING_MAX {
                 scope.spawn(|| {
-                    let _place = hasher.place().unwrap();
+                    let _core = hasher.acquire_core().unwrap();
                     most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     running.fetch_sub(1, Ordering::SeqCst);
                 });
@@ -136,10 +136,10 @@ mod tests {
             while hasher.state().waiting < WAITING_MAX {
                 thread::yield_now();
             }
-            assert_eq!(hasher.place().err(), Some(Busy));
-            drop(places);
+            assert_eq!(hasher.acquire_core().err(), Some(Busy));
+            drop(cores);
         });
         assert!((1..=2).contains(&most.into_inner()));
-        assert!(hasher.place().is_ok());
+        assert!(hasher.acquire_core().is_ok());
     }
 }

@@ -1,12 +1,12 @@
-//! The GraphQL schema. Names, arguments and nullability are the talk's; what is ours comes beside it.
+//! The GraphQL schema. Names, arguments and nullability are those of the talk; other fields are additions.
 
-use crate::access::Viewer;
+use crate::access::ReadAccess;
 use crate::app::App;
 use crate::euro;
-use crate::hub::{Ending, Event, Queue, Subscription as Feed};
-use crate::ledger::{Direction, Filter, Transaction};
-use crate::log_failure;
-use crate::transfers::Outcome;
+use crate::hub::{self, Event};
+use crate::running::RunningOperation;
+use crate::transaction::{Direction, Filter, Transaction};
+use crate::transfers::{TransferInput, TransferResult};
 use bank::money::Cents;
 use juniper::futures::Stream;
 use juniper::{
@@ -14,12 +14,10 @@ use juniper::{
     graphql_subscription,
 };
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{self, Poll};
-use std::time::Duration;
 
-/// Most transactions in one answer.
+/// Most transactions in one response.
 const ITEMS_MAX: i32 = 1000;
 
 /// The schema with its resolvers.
@@ -39,58 +37,17 @@ pub fn sdl() -> String {
     schema(true).as_sdl()
 }
 
-/// What an operation runs with.
+/// The context of an operation.
 pub struct Context {
-    /// The service.
+    /// Shared by all operations.
     pub app: Arc<App>,
-    /// Who asks.
-    pub viewer: Viewer,
-    /// The operation, for who may end it.
-    pub running: Arc<Running>,
+    /// What the client may read.
+    pub access: ReadAccess,
+    /// The state that the transport shares.
+    pub running: Arc<RunningOperation>,
 }
 
 impl juniper::Context for Context {}
-
-/// An operation that somebody may end.
-#[derive(Default)]
-pub struct Running {
-    cancelled: AtomicBool,
-    queue: OnceLock<Arc<Queue>>,
-}
-
-impl Running {
-    /// Ends it: a stream at once.
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(queue) = self.queue.get() {
-            queue.end(Ending::Cancelled);
-        }
-    }
-
-    /// True once its answers are not wanted any more.
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// Why its stream has ended.
-    pub fn ending(&self) -> Ending {
-        self.queue.get().and_then(|queue| queue.ending()).unwrap_or(Ending::Cancelled)
-    }
-
-    /// Returns when its stream may have something or `time` is over.
-    pub fn wait(&self, time: Duration) {
-        if let Some(queue) = self.queue.get() {
-            queue.wait(time);
-        }
-    }
-
-    fn has(&self, queue: &Arc<Queue>) {
-        let _ = self.queue.set(queue.clone());
-        if self.is_cancelled() {
-            queue.end(Ending::Cancelled);
-        }
-    }
-}
 
 /// Which way the money went, seen from the account.
 #[derive(Clone, Copy, GraphQLEnum)]
@@ -111,10 +68,10 @@ impl From<Dtype> for Direction {
     }
 }
 
-/// A transaction as visitors see it.
-pub struct Entry(Arc<Transaction>);
+/// A transaction in the schema.
+pub struct TransactionObject(Arc<Transaction>);
 
-impl From<Transaction> for Entry {
+impl From<Transaction> for TransactionObject {
     fn from(transaction: Transaction) -> Self {
         Self(Arc::new(transaction))
     }
@@ -123,7 +80,7 @@ impl From<Transaction> for Entry {
 #[expect(clippy::wrong_self_convention, reason = "the talk's name of a field: from_to")]
 /// One change of the balance of one account.
 #[graphql_object(context = Context, name = "Transaction", rename_all = "none")]
-impl Entry {
+impl TransactionObject {
     /// Number of the transaction; begins anew after 2147483647.
     fn id(&self) -> i32 {
         self.0.id()
@@ -198,9 +155,9 @@ pub struct MoneyTransferResult {
     reason: Option<String>,
 }
 
-impl From<Outcome> for MoneyTransferResult {
-    fn from(outcome: Outcome) -> Self {
-        let Outcome { uuid, success, reason } = outcome;
+impl From<TransferResult> for MoneyTransferResult {
+    fn from(result: TransferResult) -> Self {
+        let TransferResult { uuid, success, reason } = result;
         Self { uuid: Some(uuid), success, reason }
     }
 }
@@ -212,14 +169,14 @@ pub struct Query;
 #[graphql_object(context = Context, rename_all = "none")]
 impl Query {
     /// The newest transaction with this id.
-    fn transaction_by_id(context: &Context, id: i32) -> FieldResult<Option<Entry>> {
+    fn transaction_by_id(context: &Context, id: i32) -> FieldResult<Option<TransactionObject>> {
         let found = context.app.store.by_id(id).map_err(failed)?;
         Ok(context.readable(found))
     }
 
     /// The transaction with this ref.
-    fn transaction_by_ref(context: &Context, r#ref: ID) -> FieldResult<Option<Entry>> {
-        // What is no number is no transaction's.
+    fn transaction_by_ref(context: &Context, r#ref: ID) -> FieldResult<Option<TransactionObject>> {
+        // A ref that is not a number matches no transaction.
         let Ok(number) = r#ref.parse() else { return Ok(None) };
         let found = context.app.store.by_number(number).map_err(failed)?;
         Ok(context.readable(found))
@@ -230,9 +187,9 @@ impl Query {
         context: &Context,
         iban: String,
         #[graphql(description = "At most so many, 1 to 1000.")] max_items: i32,
-    ) -> FieldResult<Option<Vec<Option<Entry>>>> {
+    ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
         let items = items(max_items)?;
-        if !context.viewer.may_read(&iban) {
+        if !context.access.may_read(&iban) {
             return Err(not_allowed());
         }
         Ok(entries(context.app.store.by_iban(&iban, items).map_err(failed)?))
@@ -245,15 +202,15 @@ impl Query {
         after: Option<String>,
         #[graphql(description = "At most so many, 1 to 1000; 1000 if it is left out.")]
         max_items: Option<i32>,
-    ) -> FieldResult<Option<Vec<Option<Entry>>>> {
+    ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
         let items = items(max_items.unwrap_or(ITEMS_MAX))?;
         let after = after.unwrap_or_default();
         let store = &context.app.store;
-        let last = match &context.viewer {
-            Viewer::All => store.last_of_each(&after, items),
-            Viewer::Account(own) if *own > after => store.by_iban(own, 1),
-            Viewer::Account(_) => Ok(Vec::new()),
-            Viewer::Nobody => return Err(not_allowed()),
+        let last = match &context.access {
+            ReadAccess::All => store.last_of_each(&after, items),
+            ReadAccess::Account(own) if *own > after => store.by_iban(own, 1),
+            ReadAccess::Account(_) => Ok(Vec::new()),
+            ReadAccess::None => return Err(not_allowed()),
         };
         Ok(entries(last.map_err(failed)?))
     }
@@ -263,8 +220,9 @@ impl Query {
         context: &Context,
         uuid: String,
     ) -> FieldResult<Option<MoneyTransferResult>> {
-        let outcome = context.app.transfers().find(&uuid, &context.viewer).map_err(failed)?;
-        Ok(Some(outcome.into()))
+        let may_wait = || context.running.may_wait();
+        let found = context.app.transfers().find(&uuid, &context.access, may_wait);
+        Ok(found.map_err(failed)?.map(MoneyTransferResult::from))
     }
 }
 
@@ -297,8 +255,8 @@ impl Mutation {
     }
 }
 
-/// A stream of answers to one subscription.
-pub type Answers<T> = Pin<Box<dyn Stream<Item = FieldResult<Option<T>>> + Send>>;
+/// The results of one subscription.
+pub type ResultStream<T> = Pin<Box<dyn Stream<Item = FieldResult<Option<T>>> + Send>>;
 
 /// All subscriptions.
 pub struct Subscription;
@@ -315,18 +273,18 @@ impl Subscription {
         )]
         min_amount: Option<i32>,
         #[graphql(description = "This way only.")] direction: Option<Dtype>,
-    ) -> FieldResult<Answers<Entry>> {
-        let iban = match (&context.viewer, iban) {
-            (Viewer::Account(own), None) => Some(own.clone()),
-            (Viewer::Nobody, None) => return Err(not_allowed()),
-            (viewer, Some(iban)) if !viewer.may_read(&iban) => return Err(not_allowed()),
+    ) -> FieldResult<ResultStream<TransactionObject>> {
+        let iban = match (&context.access, iban) {
+            (ReadAccess::Account(own), None) => Some(own.clone()),
+            (ReadAccess::None, None) => return Err(not_allowed()),
+            (access, Some(iban)) if !access.may_read(&iban) => return Err(not_allowed()),
             (_, iban) => iban,
         };
         let min_amount = min_amount.map(|cents| Cents::new(cents.into()));
         let filter = Filter { iban, min_amount, direction: direction.map(Into::into) };
-        let feed = context.app.hub.subscribe(filter);
-        context.running.has(feed.queue());
-        Ok(Box::pin(Entries(feed)))
+        let subscription = context.app.hub.subscribe(filter);
+        context.running.attach(subscription.queue());
+        Ok(Box::pin(TransactionStream(subscription)))
     }
 
     /// Opens an account for a new user; gives a known one theirs.
@@ -334,7 +292,7 @@ impl Subscription {
         context: &Context,
         #[graphql(description = "8 to 128 characters.")] username: String,
         #[graphql(description = "8 to 128 characters.")] password: String,
-    ) -> Answers<AccountResult> {
+    ) -> ResultStream<AccountResult> {
         once(context.account(&username, &password))
     }
 
@@ -347,34 +305,38 @@ impl Subscription {
         #[graphql(description = "Who pays: an iban of this bank or \"cash\".")] from: String,
         #[graphql(description = "Who is paid: an iban of this bank or any name.")] to: String,
         #[graphql(description = "Any text.")] descr: String,
-    ) -> Answers<MoneyTransferResult> {
+    ) -> ResultStream<MoneyTransferResult> {
         once(context.transfer(&uuid, &token, amount, &from, &to, &descr))
     }
 }
 
-/// A stream of one answer.
-fn once<T: Send + 'static>(answer: FieldResult<Option<T>>) -> Answers<T> {
-    Box::pin(juniper::futures::stream::iter([answer]))
+/// A stream of one result.
+fn once<T: Send + 'static>(result: FieldResult<Option<T>>) -> ResultStream<T> {
+    Box::pin(juniper::futures::stream::iter([result]))
 }
 
-/// What has come for a subscriber. `Pending` wakes nobody: [`Running::wait`] tells when to look again.
-struct Entries(Feed);
+/// The transactions of a subscription. `Pending` registers no waker: [`RunningOperation::wait`] returns when to poll again.
+struct TransactionStream(hub::Subscription);
 
-impl Stream for Entries {
-    type Item = FieldResult<Option<Entry>>;
+impl Stream for TransactionStream {
+    type Item = FieldResult<Option<TransactionObject>>;
 
     fn poll_next(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
         match self.0.next() {
-            Event::Transaction(transaction) => Poll::Ready(Some(Ok(Some(Entry(transaction))))),
-            Event::Nothing => Poll::Pending,
+            Event::Transaction(transaction) => {
+                Poll::Ready(Some(Ok(Some(TransactionObject(transaction)))))
+            }
+            Event::Empty => Poll::Pending,
             Event::End(_) => Poll::Ready(None),
         }
     }
 }
 
 impl Context {
-    fn readable(&self, found: Option<Transaction>) -> Option<Entry> {
-        found.filter(|transaction| self.viewer.may_read(&transaction.iban)).map(Entry::from)
+    fn readable(&self, found: Option<Transaction>) -> Option<TransactionObject> {
+        found
+            .filter(|transaction| self.access.may_read(&transaction.iban))
+            .map(TransactionObject::from)
     }
 
     fn account(&self, username: &str, password: &str) -> FieldResult<Option<AccountResult>> {
@@ -397,8 +359,8 @@ impl Context {
         description: &str,
     ) -> FieldResult<Option<MoneyTransferResult>> {
         let amount = Cents::new(amount.into());
-        let request = crate::transfers::Request { uuid, token, amount, from, to, description };
-        Ok(Some(self.app.transfers().make(&request).map_err(failed)?.into()))
+        let input = TransferInput { uuid, token, amount, from, to, description };
+        Ok(Some(self.app.transfers().make(&input).map_err(failed)?.into()))
     }
 }
 
@@ -406,25 +368,25 @@ fn items(max_items: i32) -> FieldResult<i64> {
     if (1..=ITEMS_MAX).contains(&max_items) {
         Ok(max_items.into())
     } else {
-        Err(says(format!("max_items={max_items}: expected 1 to {ITEMS_MAX}")))
+        Err(field_error(format!("max_items={max_items}: expected 1 to {ITEMS_MAX}")))
     }
 }
 
-fn entries(transactions: Vec<Transaction>) -> Option<Vec<Option<Entry>>> {
+fn entries(transactions: Vec<Transaction>) -> Option<Vec<Option<TransactionObject>>> {
     Some(transactions.into_iter().map(|transaction| Some(transaction.into())).collect())
 }
 
-/// What went wrong is for the log; the visitor hears that something did.
+/// Logs the error; the client gets a general message.
 fn failed(err: crate::error::Error) -> FieldError {
-    log_failure(&err);
-    says("the bank's store does not answer, try again")
+    err.log();
+    field_error("the bank's store does not answer, try again")
 }
 
 fn not_allowed() -> FieldError {
-    says("not allowed: send Authorization: Bearer with the token of this account")
+    field_error("not allowed: send Authorization: Bearer with the token of this account")
 }
 
-fn says(text: impl Into<String>) -> FieldError {
+fn field_error(text: impl Into<String>) -> FieldError {
     FieldError::new(text.into(), juniper::Value::null())
 }
 
@@ -433,13 +395,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schema_is_the_one_that_is_checked_in() {
+    fn schema_file_is_up_to_date() {
         let golden = include_str!("../schema.graphql");
-        assert_eq!(sdl(), golden, "make schema writes it anew");
+        assert_eq!(sdl(), golden, "make schema updates it");
     }
 
     #[test]
-    fn the_talks_schema_is_a_part_of_ours() {
+    fn schema_contains_the_talks_schema() {
         use graphql_parser::schema::{
             Definition, Document, Field, Type, TypeDefinition, parse_schema,
         };
@@ -493,14 +455,14 @@ mod tests {
     }
 
     #[test]
-    fn queries_within_the_limits_pass_and_others_are_errors() {
+    fn queries_beyond_the_limits_are_errors() {
         let schema = schema(true);
-        let judge = |query: &str| {
+        let validate = |query: &str| {
             juniper::ValidatedOperation::new(query, None, &schema)
                 .map(drop)
                 .map_err(|err| err.to_string())
         };
-        assert_eq!(judge("{ transaction_by_id(id: 1) { id ref iban } }"), Ok(()));
+        assert_eq!(validate("{ transaction_by_id(id: 1) { id ref iban } }"), Ok(()));
         for hostile in [
             "{a".repeat(100_000),
             format!("{{ {} }}", "x: __typename ".repeat(100_000)),
@@ -511,10 +473,10 @@ mod tests {
                 "]".repeat(50_000)
             ),
         ] {
-            assert!(judge(&hostile).is_err());
+            assert!(validate(&hostile).is_err());
         }
         let introspection = "{ __schema { types { name } } }";
-        assert_eq!(judge(introspection), Ok(()));
+        assert_eq!(validate(introspection), Ok(()));
         let closed = super::schema(false);
         assert!(juniper::ValidatedOperation::new(introspection, None, &closed).is_err());
     }

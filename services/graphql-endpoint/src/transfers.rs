@@ -1,9 +1,9 @@
-//! The money-transfer service: each uuid moves money once and has one result, whenever and wherever it is asked for.
+//! The money-transfer service: each uuid moves money once and has one result.
 
-use crate::access::Viewer;
-use crate::command_client::{Answer, CommandClient};
+use crate::access::ReadAccess;
+use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
-use crate::store::{Order, Store};
+use crate::store::{Store, StoredTransfer};
 use bank::money::Cents;
 use bank::records::ConfirmMoneyTransfer;
 use sha2::{Digest, Sha256};
@@ -19,38 +19,38 @@ const OTHER_CONTENT: &str = "uuid was used for another transfer";
 const NO_ANSWER: &str = "the bank has not answered yet, ask transfer_by_uuid later";
 const UNKNOWN: &str = "uuid is not known";
 
-/// Commands that come through GraphQL get ids of their own. The bank answers by id alone: with the visitors' uuids as ids, one
-/// who gives the id of a command of somebody else would get the answer to that.
-const COMMANDS: Uuid = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_5c1e_77b4);
+/// Name space of command ids. Commands that come through GraphQL get ids of their own, since the bank finds an outcome by the id
+/// alone: with the clients' uuids as ids, a client that sends the id of another client's command would get its outcome.
+const COMMAND_NAMESPACE: Uuid = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_5c1e_77b4);
 
-/// What somebody asks for.
-pub struct Request<'a> {
-    /// Names the transfer.
+/// The arguments of a transfer.
+pub struct TransferInput<'a> {
+    /// Identifies the transfer.
     pub uuid: &'a str,
     /// Token of `from`.
     pub token: &'a str,
-    /// What moves.
+    /// The amount that moves.
     pub amount: Cents,
-    /// Who pays.
+    /// The debited party.
     pub from: &'a str,
-    /// Who is paid.
+    /// The credited party.
     pub to: &'a str,
     /// Any text.
     pub description: &'a str,
 }
 
-/// What became of a transfer.
+/// The result of a transfer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// As it was given.
+pub struct TransferResult {
+    /// As the client sent it.
     pub uuid: String,
-    /// `None` if nobody knows yet.
+    /// `None` while the outcome is unknown.
     pub success: Option<bool>,
-    /// Why there is no success.
+    /// Why it did not succeed.
     pub reason: Option<String>,
 }
 
-impl Outcome {
+impl TransferResult {
     fn new(uuid: &str, result: Result<(), String>) -> Self {
         Self { uuid: uuid.to_owned(), success: Some(result.is_ok()), reason: result.err() }
     }
@@ -59,114 +59,123 @@ impl Outcome {
         Self::new(uuid, Err(reason.to_owned()))
     }
 
-    fn unanswered(uuid: &str) -> Self {
+    fn pending(uuid: &str) -> Self {
         Self { uuid: uuid.to_owned(), success: None, reason: Some(NO_ANSWER.to_owned()) }
     }
 }
 
-/// What the service needs.
+/// The service.
 #[derive(Clone, Copy)]
 pub struct Transfers<'a> {
-    /// Which are known.
+    /// Known transfers.
     pub store: &'a Store,
-    /// Who makes them.
+    /// Sends the commands.
     pub commands: &'a CommandClient,
-    /// How long the bank may take.
+    /// Longest wait for an outcome.
     pub wait: Duration,
 }
 
 impl Transfers<'_> {
-    /// Moves money, or gives what became of it if it was asked for before.
+    /// Moves money, or returns the result of the same request before.
     ///
     /// # Errors
     /// The database did not answer.
-    pub fn make(self, request: &Request<'_>) -> Result<Outcome, Error> {
-        let given = request.uuid;
+    pub fn make(self, input: &TransferInput<'_>) -> Result<TransferResult, Error> {
+        let given = input.uuid;
         let Ok(uuid) = Uuid::try_parse(given) else {
-            return Ok(Outcome::refused(given, NOT_A_UUID));
+            return Ok(TransferResult::refused(given, NOT_A_UUID));
         };
-        if let Some(reason) = unfit(request) {
-            return Ok(Outcome::refused(given, &reason));
+        if let Some(reason) = invalid(input) {
+            return Ok(TransferResult::refused(given, &reason));
         }
         let command = ConfirmMoneyTransfer {
             id: command_id(uuid),
-            token: request.token.to_owned(),
-            amount: request.amount,
-            from: request.from.to_owned(),
-            to: request.to.to_owned(),
-            description: request.description.to_owned(),
+            token: input.token.to_owned(),
+            amount: input.amount,
+            from: input.from.to_owned(),
+            to: input.to.to_owned(),
+            description: input.description.to_owned(),
         };
-        let order = self.store.begin_transfer(&Order {
+        let transfer = self.store.begin_transfer(&StoredTransfer {
             uuid,
-            content: content(request),
-            from: request.from.to_owned(),
+            content: content(input),
+            from: input.from.to_owned(),
             command: Some(self.commands.encode(&command)),
             result: None,
         })?;
-        if order.content != content(request) {
-            return Ok(Outcome::refused(given, OTHER_CONTENT));
+        if transfer.content != content(input) {
+            return Ok(TransferResult::refused(given, OTHER_CONTENT));
         }
-        self.finish(given, order)
+        self.finish(given, transfer)
     }
 
-    /// What became of a transfer; asks the bank again if that is not known.
+    /// The result of a transfer. If its outcome is unknown, the command is sent again. `None` if that needs a wait for the bank
+    /// and `may_wait` returns false.
     ///
     /// # Errors
     /// The database did not answer.
-    pub fn find(self, given: &str, viewer: &Viewer) -> Result<Outcome, Error> {
+    pub fn find(
+        self,
+        given: &str,
+        access: &ReadAccess,
+        may_wait: impl FnOnce() -> bool,
+    ) -> Result<Option<TransferResult>, Error> {
         let Ok(uuid) = Uuid::try_parse(given) else {
-            return Ok(Outcome::refused(given, NOT_A_UUID));
+            return Ok(Some(TransferResult::refused(given, NOT_A_UUID)));
         };
-        match self.store.transfer(uuid)?.filter(|order| viewer.may_read(&order.from)) {
-            Some(order) => self.finish(given, order),
-            None => Ok(Outcome {
+        match self.store.transfer(uuid)?.filter(|transfer| access.may_read(&transfer.from)) {
+            Some(transfer) if transfer.result.is_none() && !may_wait() => Ok(None),
+            Some(transfer) => self.finish(given, transfer).map(Some),
+            None => Ok(Some(TransferResult {
                 uuid: given.to_owned(),
                 success: None,
                 reason: Some(UNKNOWN.to_owned()),
-            }),
+            })),
         }
     }
 
-    /// The result of `order`. A command that has no answer yet is sent again, the same bytes: the bank handles an id once and
-    /// answers it whenever it is asked.
-    fn finish(self, given: &str, order: Order) -> Result<Outcome, Error> {
-        if let Some(result) = order.result {
-            return Ok(Outcome::new(given, result));
+    /// The result of `transfer`. A command without an outcome is sent again, the same bytes: the bank handles an id once and
+    /// publishes the same outcome for each replay.
+    fn finish(self, given: &str, transfer: StoredTransfer) -> Result<TransferResult, Error> {
+        if let Some(result) = transfer.result {
+            return Ok(TransferResult::new(given, result));
         }
-        let value = order.command.unwrap_or_default();
-        let result = match self.commands.transfer(command_id(order.uuid), value, self.wait) {
-            Some(Answer::Moved) => Ok(()),
-            Some(Answer::Refused(reason)) => Err(reason),
-            Some(Answer::Opened { .. }) | None => return Ok(Outcome::unanswered(given)),
+        let value = transfer.command.unwrap_or_default();
+        let result = match self.commands.transfer(command_id(transfer.uuid), value, self.wait) {
+            Some(CommandOutcome::Transferred) => Ok(()),
+            Some(CommandOutcome::Refused(reason)) => Err(reason),
+            Some(CommandOutcome::AccountOpened { .. }) | None => {
+                return Ok(TransferResult::pending(given));
+            }
         };
-        self.store.end_transfer(order.uuid, &result)?;
-        Ok(Outcome::new(given, result))
+        self.store.end_transfer(transfer.uuid, &result)?;
+        Ok(TransferResult::new(given, result))
     }
 }
 
-/// Id of the command for a visitor's uuid.
+/// Id of the command for a client's uuid.
 fn command_id(uuid: Uuid) -> Uuid {
-    Uuid::new_v5(&COMMANDS, uuid.as_bytes())
+    Uuid::new_v5(&COMMAND_NAMESPACE, uuid.as_bytes())
 }
 
-/// A digest of all that is asked for beside the uuid. Lengths stand before texts, so that no two requests run together alike.
-fn content(request: &Request<'_>) -> Vec<u8> {
+/// A digest of all arguments except the uuid. Each text follows its length, so that different arguments never give the same bytes.
+fn content(input: &TransferInput<'_>) -> Vec<u8> {
     let mut digest = Sha256::new();
-    digest.update(request.amount.get().to_be_bytes());
-    for text in [request.token, request.from, request.to, request.description] {
+    digest.update(input.amount.get().to_be_bytes());
+    for text in [input.token, input.from, input.to, input.description] {
         digest.update((text.len() as u64).to_be_bytes());
         digest.update(text.as_bytes());
     }
     digest.finalize().to_vec()
 }
 
-/// Why the bank is not even asked.
-fn unfit(request: &Request<'_>) -> Option<String> {
+/// Why no command is sent; `None` if the arguments are valid.
+fn invalid(input: &TransferInput<'_>) -> Option<String> {
     let texts = [
-        ("token", request.token, PARTY_BYTES_MAX),
-        ("from", request.from, PARTY_BYTES_MAX),
-        ("to", request.to, PARTY_BYTES_MAX),
-        ("descr", request.description, DESCRIPTION_BYTES_MAX),
+        ("token", input.token, PARTY_BYTES_MAX),
+        ("from", input.from, PARTY_BYTES_MAX),
+        ("to", input.to, PARTY_BYTES_MAX),
+        ("descr", input.description, DESCRIPTION_BYTES_MAX),
     ];
     for (name, text, bytes_max) in texts {
         if text.len() > bytes_max {
@@ -183,7 +192,7 @@ fn unfit(request: &Request<'_>) -> Option<String> {
 mod tests {
     use super::*;
 
-    const REQUEST: Request<'_> = Request {
+    const INPUT: TransferInput<'_> = TransferInput {
         uuid: "",
         token: "1",
         amount: Cents::new(5),
@@ -193,24 +202,28 @@ mod tests {
     };
 
     #[test]
-    fn any_other_content_is_seen() {
-        let same = content(&REQUEST);
-        assert_eq!(content(&Request { uuid: "x", ..REQUEST }), same, "the uuid finds it");
+    fn other_content_is_detected() {
+        let same = content(&INPUT);
+        assert_eq!(
+            content(&TransferInput { uuid: "x", ..INPUT }),
+            same,
+            "the uuid is not part of it"
+        );
         for other in [
-            Request { token: "2", ..REQUEST },
-            Request { amount: Cents::new(6), ..REQUEST },
-            Request { from: "x", ..REQUEST },
-            Request { to: "x", ..REQUEST },
-            Request { description: "x", ..REQUEST },
-            Request { from: "ab", to: "", ..REQUEST },
-            Request { from: "", to: "ab", ..REQUEST },
+            TransferInput { token: "2", ..INPUT },
+            TransferInput { amount: Cents::new(6), ..INPUT },
+            TransferInput { from: "x", ..INPUT },
+            TransferInput { to: "x", ..INPUT },
+            TransferInput { description: "x", ..INPUT },
+            TransferInput { from: "ab", to: "", ..INPUT },
+            TransferInput { from: "", to: "ab", ..INPUT },
         ] {
             assert_ne!(content(&other), same);
         }
     }
 
     #[test]
-    fn a_uuid_in_any_spelling_is_the_same_command_and_not_the_id_itself() {
+    fn spellings_of_a_uuid_give_one_command_id() {
         let uuid = Uuid::new_v4();
         for spelling in [uuid.to_string().to_uppercase(), uuid.simple().to_string()] {
             assert_eq!(command_id(Uuid::try_parse(&spelling).unwrap()), command_id(uuid));
@@ -219,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn texts_may_reach_their_limits_but_not_pass_them() {
+    fn texts_may_reach_their_limits_only() {
         let text = |len| "x".repeat(len);
         let (fits, too_long) = (text(DESCRIPTION_BYTES_MAX), text(DESCRIPTION_BYTES_MAX + 1));
-        assert_eq!(unfit(&Request { description: &fits, ..REQUEST }), None);
-        assert!(unfit(&Request { description: &too_long, ..REQUEST }).is_some());
-        assert!(unfit(&Request { to: &text(PARTY_BYTES_MAX + 1), ..REQUEST }).is_some());
-        assert!(unfit(&Request { from: "a\0", ..REQUEST }).is_some());
+        assert_eq!(invalid(&TransferInput { description: &fits, ..INPUT }), None);
+        assert!(invalid(&TransferInput { description: &too_long, ..INPUT }).is_some());
+        assert!(invalid(&TransferInput { to: &text(PARTY_BYTES_MAX + 1), ..INPUT }).is_some());
+        assert!(invalid(&TransferInput { from: "a\0", ..INPUT }).is_some());
     }
 }

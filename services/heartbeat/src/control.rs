@@ -1,7 +1,7 @@
-//! The control: `GET /` tells how the heart beats, `PUT /` changes it from the next beat on.
+//! The control: `GET /` returns the load, `PUT /` changes it from the next heartbeat on.
 
-use crate::beat::Schedule;
-use crate::config::{BATCH_SIZES, Rhythm, SLEEPS_MS};
+use crate::config::{BATCH_SIZES, Load, SLEEPS_MS};
+use crate::schedule::Schedule;
 use serde_json::{Map, Value};
 use service::http::{self, Capacity};
 use std::ops::RangeInclusive;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tiny_http::{Header, Method, Request};
 
-/// Between those who ask for a rhythm and the thread that beats.
+/// The load, shared by the HTTP listener and the sending thread.
 #[derive(Debug)]
 pub struct Control {
     state: Mutex<State>,
@@ -20,16 +20,16 @@ pub struct Control {
 
 #[derive(Debug)]
 struct State {
-    rhythm: Rhythm,
+    load: Load,
     stopped: bool,
 }
 
-/// What `GET /` tells.
+/// The response to `GET /`.
 #[derive(Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Status {
-    /// Records per beat.
+    /// Records per heartbeat.
     pub batch_size: u64,
-    /// Time from beat to beat, ms.
+    /// Interval, ms.
     pub sleep_ms: u64,
     /// Records acknowledged since the service started.
     pub sent: u64,
@@ -38,28 +38,28 @@ pub struct Status {
 /// Opens the control on every address of this machine, until the process ends.
 ///
 /// # Errors
-/// The port is taken.
+/// The port is in use.
 pub fn serve(port: u16, control: Arc<Control>) -> Result<(), http::Error> {
-    let capacity = Capacity { workers: 1, visitors: 32 };
+    let capacity = Capacity { workers: 1, connections: 32 };
     http::serve(&http::everywhere(port), capacity, move |request| control.answer(request)).map(drop)
 }
 
 impl Control {
-    /// Starts with `rhythm`.
-    pub fn new(rhythm: Rhythm) -> Self {
-        let state = Mutex::new(State { rhythm, stopped: false });
+    /// Starts with `load`.
+    pub fn new(load: Load) -> Self {
+        let state = Mutex::new(State { load, stopped: false });
         Self { state, changed: Condvar::new(), sent: AtomicU64::new(0) }
     }
 
-    /// Waits until the next beat is due, by the rhythm of that moment: its number of records. `None` after the stop.
+    /// Waits until the next heartbeat is due, by the load of that moment; returns its number of records. `None` after [`Self::stop`].
     pub fn wait(&self, schedule: &mut Schedule) -> Option<u64> {
         let mut state = self.state();
         while !state.stopped {
             let now = Instant::now();
-            let left = schedule.left(state.rhythm.sleep, now);
+            let left = schedule.left(state.load.sleep, now);
             if left.is_zero() {
                 schedule.begin(now);
-                return Some(state.rhythm.batch_size);
+                return Some(state.load.batch_size);
             }
             state =
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -67,59 +67,59 @@ impl Control {
         None
     }
 
-    /// Ends the waiting, now and ever after.
+    /// Ends this and all later waits.
     pub fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
     }
 
-    /// Counts records that were acknowledged.
+    /// Counts acknowledged records.
     pub fn count(&self, records: u64) {
         self.sent.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// How it beats now.
+    /// The current load.
     pub fn status(&self) -> Status {
-        let Rhythm { batch_size, sleep } = self.state().rhythm;
+        let Load { batch_size, sleep } = self.state().load;
         let sleep_ms = sleep.as_millis() as u64;
         Status { batch_size, sleep_ms, sent: self.sent.load(Ordering::Relaxed) }
     }
 
-    /// Takes over what `json` asks for, all of it or nothing.
+    /// Applies all settings in `json`, or none.
     ///
     /// # Errors
-    /// What is wrong with it, and what would be right.
+    /// The message for the client.
     pub fn change(&self, json: &[u8]) -> Result<(), String> {
         let changes: Map<String, Value> = serde_json::from_slice(json).map_err(|err| {
             format!("{err}: expected JSON as in {{\"batch_size\": 10, \"sleep_ms\": 1000}}")
         })?;
         let mut state = self.state();
-        let mut rhythm = state.rhythm;
+        let mut load = state.load;
         for (name, value) in &changes {
             match name.as_str() {
-                "batch_size" => rhythm.batch_size = number(name, value, BATCH_SIZES)?,
+                "batch_size" => load.batch_size = number(name, value, BATCH_SIZES)?,
                 "sleep_ms" => {
-                    rhythm.sleep = Duration::from_millis(number(name, value, SLEEPS_MS)?);
+                    load.sleep = Duration::from_millis(number(name, value, SLEEPS_MS)?);
                 }
                 _ => return Err(format!("{name:?}: expected batch_size or sleep_ms")),
             }
         }
-        state.rhythm = rhythm;
+        state.load = load;
         self.changed.notify_all();
-        let Rhythm { batch_size, sleep } = rhythm;
-        log::info!(batch_size, sleep_ms = sleep.as_millis(); "rhythm changed");
+        let Load { batch_size, sleep } = load;
+        log::info!(batch_size, sleep_ms = sleep.as_millis(); "load changed");
         Ok(())
     }
 
     fn answer(&self, mut request: Request) {
         let path = request.url().split('?').next().unwrap_or_default();
         let reply = match (request.method(), path) {
-            (Method::Get | Method::Head, "/") => self.tell(),
+            (Method::Get | Method::Head, "/") => self.status_response(),
             (Method::Put, "/") => {
                 let mut body = Vec::new();
                 let read = request.as_reader().read_to_end(&mut body);
                 match read.map_err(|err| err.to_string()).and_then(|_| self.change(&body)) {
-                    Ok(()) => self.tell(),
+                    Ok(()) => self.status_response(),
                     Err(reason) => http::text(400, &reason),
                 }
             }
@@ -127,11 +127,11 @@ impl Control {
                 .with_header(Header::from_bytes("Allow", "GET, HEAD, PUT").expect("it is ASCII")),
             _ => http::text(404, "there is only /"),
         };
-        // An error means that the visitor left.
+        // An error means that the client closed the connection.
         let _ = request.respond(reply);
     }
 
-    fn tell(&self) -> tiny_http::Response<std::io::Cursor<Vec<u8>>> {
+    fn status_response(&self) -> tiny_http::Response<std::io::Cursor<Vec<u8>>> {
         let json = serde_json::to_vec(&self.status()).expect("numbers have a form in JSON");
         http::reply(200, "application/json", json)
     }
@@ -158,11 +158,11 @@ mod tests {
 
     fn control(batch_size: u64, sleep_ms: u64) -> Arc<Control> {
         let sleep = Duration::from_millis(sleep_ms);
-        Arc::new(Control::new(Rhythm { batch_size, sleep }))
+        Arc::new(Control::new(Load { batch_size, sleep }))
     }
 
     #[test]
-    fn each_setting_is_taken_at_its_limits_and_nothing_past_them() {
+    fn settings_are_accepted_within_their_limits_only() {
         for (json, expected) in [
             (r#"{"batch_size": 0, "sleep_ms": 1}"#, Ok((0, 1))),
             (r#"{"batch_size": 100000}"#, Ok((100_000, 1000))),
@@ -202,20 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_effective_from_the_next_beat_even_in_a_long_sleep() {
+    fn change_is_effective_during_a_long_sleep() {
         let control = control(1, 3_600_000);
-        let beating = control.clone();
-        let beats = thread::spawn(move || beating.wait(&mut Schedule::new(Instant::now())));
+        let waiting = control.clone();
+        let beats = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
         control.change(br#"{"batch_size": 5}"#).unwrap();
         control.change(br#"{"sleep_ms": 1}"#).unwrap();
         assert_eq!(beats.join().unwrap(), Some(5));
     }
 
     #[test]
-    fn the_stop_ends_the_longest_sleep() {
+    fn stop_ends_the_longest_sleep() {
         let control = control(1, 3_600_000);
-        let beating = control.clone();
-        let beats = thread::spawn(move || beating.wait(&mut Schedule::new(Instant::now())));
+        let waiting = control.clone();
+        let beats = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
         control.stop();
         assert_eq!(beats.join().unwrap(), None);
     }
@@ -229,27 +229,27 @@ mod tests {
     }
 
     #[test]
-    fn the_control_speaks_http() {
+    fn control_is_served_over_http() {
         let control = control(7, 1000);
         control.count(42);
-        let capacity = Capacity { workers: 1, visitors: 4 };
+        let capacity = Capacity { workers: 1, connections: 4 };
         let addr = (Ipv4Addr::LOCALHOST, 0).into();
         let addr = http::serve(&[addr], capacity, move |request| control.answer(request)).unwrap();
         let put = |json: &str| {
             ask(addr, &format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{json}", json.len()))
         };
 
-        let told = ask(addr, "GET / HTTP/1.1\r\n\r\n");
-        assert!(told.contains("\r\nContent-Type: application/json\r\n"), "{told}");
-        assert!(told.ends_with(r#"{"batch_size":7,"sleep_ms":1000,"sent":42}"#), "{told}");
+        let status = ask(addr, "GET / HTTP/1.1\r\n\r\n");
+        assert!(status.contains("\r\nContent-Type: application/json\r\n"), "{status}");
+        assert!(status.ends_with(r#"{"batch_size":7,"sleep_ms":1000,"sent":42}"#), "{status}");
         let changed = put(r#"{"batch_size": 200, "sleep_ms": 10}"#);
         assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
         assert!(changed.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{changed}");
         let refused = put(r#"{"batch_size": "many"}"#);
         assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
         assert!(refused.ends_with("expected a whole number from 0 to 100000\n"), "{refused}");
-        let told = ask(addr, "GET /?pretty HTTP/1.1\r\n\r\n");
-        assert!(told.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{told}");
+        let status = ask(addr, "GET /?pretty HTTP/1.1\r\n\r\n");
+        assert!(status.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{status}");
         assert!(ask(addr, "GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
         let refused = ask(addr, "DELETE / HTTP/1.1\r\n\r\n");
         assert!(refused.starts_with("HTTP/1.1 405 ") && refused.contains("Allow: GET, HEAD, PUT"));

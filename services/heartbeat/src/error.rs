@@ -1,4 +1,4 @@
-//! What goes wrong, and what of it passes.
+//! The errors of the heartbeat, and which of them are retryable.
 
 use avro::registry;
 use messaging::ErrorKind;
@@ -6,29 +6,29 @@ use messaging::ErrorKind;
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The registry was not there or refused.
-    #[error("ask the registry for the schema of beats")]
+    /// The registry is unavailable or refused the request.
+    #[error("get the schema of heartbeats from the registry")]
     Schema(#[source] registry::Error),
-    /// Kafka was not there or refused.
-    #[error("find the last beat")]
+    /// Kafka is unavailable or refused the request.
+    #[error("find the last heartbeat")]
     LastBeat(#[source] messaging::Error),
     /// Kafka refused a record.
-    #[error("send beat {beat}")]
+    #[error("send heartbeat {beat}")]
     Send {
-        /// The first beat that was refused.
+        /// Number of the first refused record.
         beat: i64,
-        /// What it said.
+        /// The error of the producer.
         source: messaging::Error,
     },
 }
 
 impl Error {
-    /// True if the same step may work later.
+    /// True if the same step can succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Schema(err) => err.retryable,
             Self::LastBeat(err) => err.kind != ErrorKind::Config,
-            // The sender has tried as long as it made sense.
+            // The sender has retried already.
             Self::Send { .. } => false,
         }
     }

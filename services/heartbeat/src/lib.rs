@@ -1,16 +1,17 @@
-//! Sends the beats that drive the load of the bank: `batch_size` records each `sleep_ms`, both changed while it runs.
+//! Sends the heartbeat records that drive the load of the bank: `batch_size` records each `sleep_ms`, both changeable while it
+//! runs.
 
 pub mod config;
 pub mod control;
-
-pub mod beat;
 pub mod error;
+pub mod schedule;
+pub mod send;
 
-use beat::Beats;
 use config::Config;
 use control::Control;
 use messaging::KafkaConfig;
 use messaging::producer::ProducerConfig;
+use send::HeartbeatSender;
 use service::env::SCHEMA_REGISTRY_URL;
 use service::health::Health;
 use service::{BoxError, Service, Start};
@@ -21,7 +22,7 @@ use std::thread;
 /// This service.
 pub const SERVICE: Service = Service {
     name: "heartbeat",
-    about: "Sends the beats that drive the load of the bank; GET and PUT / on CONTROL_PORT show and change how many",
+    about: "Sends the heartbeat records that drive the load of the bank; GET and PUT / on CONTROL_PORT show and change how many",
     variables: &[
         Config::VARIABLES,
         &[SCHEMA_REGISTRY_URL],
@@ -32,13 +33,13 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// Config -> ports -> Kafka -> beats, until the stop.
+/// Config -> ports -> Kafka -> heartbeats, until shutdown.
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
-    let control = Arc::new(Control::new(config.rhythm));
+    let control = Arc::new(Control::new(config.load));
     control::serve(config.control_port, control.clone())?;
-    let Some(beats) = Beats::open(&config, &start.shutdown)? else {
+    let Some(sender) = HeartbeatSender::open(&config, &start.shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
     health.set_ready(true);
@@ -48,6 +49,6 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         stop.wait_for_ever();
         stopping.stop();
     })?;
-    beats.run(&control)?;
+    sender.run(&control)?;
     Ok(ExitCode::SUCCESS)
 }

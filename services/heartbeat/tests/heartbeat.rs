@@ -277,10 +277,10 @@ fn servers_are_waited_for() {
     ]);
     heart.logs("waiting for the schema registry");
     forward(registry, host);
-    heart.logs("waiting for the last beat");
+    heart.logs("waiting for the last heartbeat");
     assert!(!heart.is_ready());
     forward(broker, &topic.kafka.brokers[0]);
-    heart.logs("ready to beat");
+    heart.logs("ready to send heartbeats");
     heart.wait_sent(10);
     assert!(heart.is_ready());
 }

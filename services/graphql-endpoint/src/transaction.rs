@@ -1,21 +1,21 @@
-//! What a transaction is, and who wants to hear of which. No I/O.
+//! Transactions and the filters of subscriptions. No I/O.
 
 use bank::money::Cents;
 
 /// A stored change of a balance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
-    /// Its number in the store, from 1.
+    /// Number in the store, from 1.
     pub number: i64,
-    /// Its place among the changes of its account: 1, 2, 3 ...; 0 from programs older than this field.
+    /// Number among the changes of its account: 1, 2, 3 ...; 0 from programs older than this field.
     pub sequence: i64,
-    /// Whose balance.
+    /// The account.
     pub iban: String,
     /// The balance after it.
     pub new_balance: Cents,
-    /// The change: below zero for the side that pays.
+    /// The change: below zero for the debited account.
     pub changed_by: Cents,
-    /// The other side.
+    /// The other party.
     pub from_to: String,
     /// Text of the transfer.
     pub description: String,
@@ -31,7 +31,7 @@ pub enum Direction {
 }
 
 impl Transaction {
-    /// The talk's id: the lower 31 bits of the number, so it begins anew after 2,147,483,647.
+    /// The talk's id: the lower 31 bits of the number, so it starts again at 0 after 2,147,483,647.
     pub fn id(&self) -> i32 {
         i32::try_from(self.number & i64::from(i32::MAX)).expect("31 bits fit")
     }
@@ -42,20 +42,20 @@ impl Transaction {
     }
 }
 
-/// What a subscriber wants to hear of; what is `None` does not matter.
+/// Selects the transactions of a subscription; `None` selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Of this account.
     pub iban: Option<String>,
-    /// At least this change, with its sign.
+    /// Lowest change, with its sign.
     pub min_amount: Option<Cents>,
-    /// This way.
+    /// Direction of the change.
     pub direction: Option<Direction>,
 }
 
 impl Filter {
-    /// True if it wants `transaction`, whatever the account.
-    pub fn wants_of_any(&self, transaction: &Transaction) -> bool {
+    /// True if `transaction` is selected, apart from its account.
+    pub fn matches_apart_from_iban(&self, transaction: &Transaction) -> bool {
         self.min_amount.is_none_or(|min| transaction.changed_by >= min)
             && self.direction.is_none_or(|direction| transaction.direction() == direction)
     }
@@ -78,7 +78,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_id_is_the_number_until_31_bits_are_used_up() {
+    fn id_is_the_lower_31_bits_of_the_number() {
         for (number, id) in [
             (1, 1),
             (i64::from(i32::MAX), i32::MAX),
@@ -91,10 +91,10 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_filter_compares_the_signed_change() {
+    fn filter_compares_the_signed_change() {
         let wants = |min: Option<i64>, direction, cents| {
             let filter = Filter { iban: None, min_amount: min.map(Cents::new), direction };
-            filter.wants_of_any(&transaction(1, "a", cents))
+            filter.matches_apart_from_iban(&transaction(1, "a", cents))
         };
         assert!(wants(None, None, -5));
         assert!(wants(Some(100), None, 100) && !wants(Some(100), None, 99));

@@ -1,0 +1,216 @@
+//! Runs an operation for one of the transports.
+
+use crate::access::ReadAccess;
+use crate::app::App;
+use crate::hub::Ending;
+use crate::metrics;
+use crate::running::RunningOperation;
+use crate::schema::{Context, Mutation, Query, Schema, Subscription};
+use juniper::http::{GraphQLRequest, GraphQLResponse};
+use juniper::{
+    ExecutionError, FieldError, GraphQLError, OperationType, ValidatedOperation, Value,
+    ValuesStream,
+};
+use service::panic_guard::guarded;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{self, Poll, Waker};
+use std::time::Duration;
+
+/// The path of all transports.
+pub const PATH: &str = "/graphql";
+
+/// Time between two [`Step::Idle`] of a stream without transactions.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What an operation emits: responses (one for a query or mutation), possibly with time between them, and then an end unless the
+/// transport has disconnected.
+pub enum Step<'a> {
+    /// A response.
+    Response(&'a GraphQLResponse),
+    /// No response for now: the transport should flush. Repeated while none follows.
+    Idle,
+    /// The operation does not run.
+    Refused(&'a GraphQLError),
+    /// All responses were emitted.
+    Complete,
+    /// The stream ended before its client wanted it to.
+    CutOff(Ending),
+}
+
+/// The client closed the connection or cancelled the operation.
+pub struct Disconnected;
+
+/// Takes the steps of an operation.
+pub type Emit<'a> = dyn FnMut(Step<'_>) -> Result<(), Disconnected> + 'a;
+
+/// An operation that was validated against the schema.
+pub type ValidOperation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
+
+/// Runs operations.
+pub struct Executor {
+    /// The schema.
+    pub schema: Schema,
+    /// What the resolvers need.
+    pub app: Arc<App>,
+}
+
+impl Executor {
+    /// Parses and validates `request`.
+    ///
+    /// # Errors
+    /// The errors for the client.
+    pub fn parse<'a>(
+        &'a self,
+        request: &'a GraphQLRequest,
+    ) -> Result<ValidOperation<'a>, GraphQLError> {
+        let name = request.operation_name.as_deref();
+        ValidatedOperation::new(&request.query, name, &self.schema)
+    }
+
+    /// Runs the result of [`Self::parse`] to its end, or until `emit` fails or `running` is cancelled. A stream waits on the
+    /// caller's thread.
+    ///
+    /// # Errors
+    /// Those of `emit`.
+    pub fn run(
+        &self,
+        access: ReadAccess,
+        running: &Arc<RunningOperation>,
+        request: &GraphQLRequest,
+        operation: Result<ValidOperation<'_>, GraphQLError>,
+        emit: &mut Emit<'_>,
+    ) -> Result<(), Disconnected> {
+        let context = Context { app: self.app.clone(), access, running: running.clone() };
+        match operation {
+            Err(err) => {
+                count("refused");
+                emit(Step::Refused(&err))
+            }
+            Ok(operation) if operation.operation_type() == OperationType::Subscription => {
+                count("subscription");
+                subscribe(&operation, request, &context, emit)
+            }
+            Ok(operation) => execute(&operation, request, &context, emit),
+        }
+    }
+}
+
+fn count(kind: &str) {
+    metrics::OPERATIONS.with_label_values(&[kind]).inc();
+}
+
+/// Runs a query or mutation.
+fn execute(
+    operation: &ValidOperation<'_>,
+    request: &GraphQLRequest,
+    context: &Context,
+    emit: &mut Emit<'_>,
+) -> Result<(), Disconnected> {
+    let is_mutation = operation.operation_type() == OperationType::Mutation;
+    let result = guarded(|| operation.execute_sync(&request.variables(), context));
+    // An operation that would wait runs again on another thread, and is counted there.
+    if !context.running.would_wait() {
+        count(if is_mutation { "mutation" } else { "query" });
+    }
+    match result {
+        Some(Ok(done)) => emit(Step::Response(&GraphQLResponse::from_result(Ok(done))))?,
+        Some(Err(err)) => return emit(Step::Refused(&err)),
+        None => emit(Step::Response(&internal_error()))?,
+    }
+    emit(Step::Complete)
+}
+
+/// Runs a subscription.
+fn subscribe(
+    operation: &ValidOperation<'_>,
+    request: &GraphQLRequest,
+    context: &Context,
+    emit: &mut Emit<'_>,
+) -> Result<(), Disconnected> {
+    let variables = request.variables();
+    let mut no_waker = task::Context::from_waker(Waker::noop());
+    let opened = guarded(|| {
+        let opening = pin!(operation.resolve_into_stream(&variables, context));
+        opening.poll(&mut no_waker)
+    });
+    // No resolver awaits anything, so the first poll returns the stream.
+    let opened = match opened {
+        Some(Poll::Ready(opened)) => opened,
+        Some(Poll::Pending) | None => {
+            emit(Step::Response(&internal_error()))?;
+            return emit(Step::Complete);
+        }
+    };
+    match opened.map(|(value, errors)| single_stream(value, errors)) {
+        Ok(Ok((name, values))) => follow(&name, values, &context.running, emit),
+        Ok(Err(response)) => {
+            emit(Step::Response(&response))?;
+            emit(Step::Complete)
+        }
+        Err(err) => emit(Step::Refused(&err)),
+    }
+}
+
+/// The one stream of a subscription and the name of its field, or the response to send instead.
+fn single_stream<'a>(
+    value: Value<ValuesStream<'a>>,
+    errors: Vec<ExecutionError<juniper::DefaultScalarValue>>,
+) -> Result<(String, ValuesStream<'a>), GraphQLResponse> {
+    if !errors.is_empty() {
+        return Err(GraphQLResponse::from_result(Ok((Value::null(), errors))));
+    }
+    let error = |text: &str| Err(GraphQLResponse::error(FieldError::from(text)));
+    let Value::Object(object) = value else { return error("the subscription has no field") };
+    let mut fields = object.into_iter();
+    match (fields.next(), fields.next()) {
+        (Some((name, Value::Scalar(values))), None) => Ok((name.to_string(), values)),
+        (Some(_), Some(_)) => error("a subscription has one field"),
+        _ => error("the subscription has no stream"),
+    }
+}
+
+/// Emits the values of a stream, waiting on this thread.
+fn follow(
+    name: &str,
+    mut values: ValuesStream<'_>,
+    running: &RunningOperation,
+    emit: &mut Emit<'_>,
+) -> Result<(), Disconnected> {
+    let mut no_waker = task::Context::from_waker(Waker::noop());
+    loop {
+        if running.is_cancelled() {
+            return emit(Step::Complete);
+        }
+        match guarded(|| values.as_mut().poll_next(&mut no_waker)) {
+            Some(Poll::Ready(Some(value))) => {
+                let (value, errors) = match value {
+                    Ok(value) => (value, Vec::new()),
+                    Err(errors) => (Value::null(), errors),
+                };
+                let data = Value::object([(name, value)].into_iter().collect());
+                emit(Step::Response(&GraphQLResponse::from_result(Ok((data, errors)))))?;
+            }
+            Some(Poll::Pending) => {
+                emit(Step::Idle)?;
+                running.wait(IDLE);
+            }
+            Some(Poll::Ready(None)) => {
+                return emit(match running.ending() {
+                    Ending::Cancelled => Step::Complete,
+                    ending => Step::CutOff(ending),
+                });
+            }
+            None => {
+                emit(Step::Response(&internal_error()))?;
+                return emit(Step::Complete);
+            }
+        }
+    }
+}
+
+/// The response after a panic, which is in the log.
+fn internal_error() -> GraphQLResponse {
+    GraphQLResponse::error(FieldError::from("a fault of the service, which is logged"))
+}

@@ -1,0 +1,115 @@
+//! Notifications by which endpoints learn what the others have stored.
+
+use super::connection::{COLUMNS, READER_SETTINGS, connect, step, transaction};
+use crate::error::Error;
+use crate::transaction::Transaction;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, Statement};
+use service::database;
+use service::shutdown::Shutdown;
+use std::fmt::Write;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The channel of the notifications.
+pub const CHANNEL: &str = "transaction_stored";
+/// Longest list of ranges in a notification, bytes: the limit of PostgreSQL less the id of the endpoint.
+pub const PAYLOAD_BYTES_MAX: usize = 7900;
+
+/// Receives the transactions that other endpoints store.
+pub struct NotificationListener {
+    client: Client,
+    range: Statement,
+    endpoint: Uuid,
+    shutdown: Shutdown,
+}
+
+impl NotificationListener {
+    /// Connects; receives all notifications from now on.
+    ///
+    /// # Errors
+    /// The database can't be reached.
+    pub fn open(
+        config: &postgres::Config,
+        endpoint: Uuid,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
+        let _watch = database::watch(shutdown, "connect");
+        let mut client = connect(config, READER_SETTINGS)?;
+        client.batch_execute(&format!("LISTEN {CHANNEL}")).map_err(step("listen"))?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM transaction WHERE number BETWEEN $1 AND $2 ORDER BY number"
+        );
+        let range = client.prepare(&sql).map_err(step("prepare the statements"))?;
+        Ok(Self { client, range, endpoint, shutdown: shutdown.clone() })
+    }
+
+    /// The transactions that others have stored; waits at most `wait` for a notification.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn next(&mut self, wait: Duration) -> Result<Vec<Transaction>, Error> {
+        let mut received = Vec::new();
+        {
+            let mut notifications = self.client.notifications();
+            let first = notifications.timeout_iter(wait).next().map_err(step("listen"))?;
+            received.extend(first);
+            while let Some(more) = notifications.iter().next().map_err(step("listen"))? {
+                received.push(more);
+            }
+        }
+        let _watch = database::watch(&self.shutdown, "read transactions of other endpoints");
+        let mut stored = Vec::new();
+        for (first, last) in
+            received.iter().flat_map(|it| ranges_of_others(it.payload(), self.endpoint))
+        {
+            let rows = self
+                .client
+                .query(&self.range, &[&first, &last])
+                .map_err(step("read transactions of other endpoints"))?;
+            stored.extend(rows.iter().map(transaction));
+        }
+        Ok(stored)
+    }
+
+    /// Checks the connection: a lost one looks like one without notifications.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn check(&mut self) -> Result<(), Error> {
+        let _watch = database::watch(&self.shutdown, "listen");
+        self.client.batch_execute("").map_err(step("listen"))
+    }
+}
+
+/// The numbers of `stored`, which is sorted, as payloads like `1-5,9-9`.
+pub fn ranges(stored: &[Transaction]) -> Vec<String> {
+    let mut payloads = Vec::new();
+    let mut payload = String::new();
+    for run in stored.chunk_by(|a, b| a.number + 1 == b.number) {
+        let [first, ..] = run else { continue };
+        let last = run.last().unwrap_or(first);
+        if payload.len() > PAYLOAD_BYTES_MAX - 64 {
+            payloads.push(std::mem::take(&mut payload));
+        }
+        let comma = if payload.is_empty() { "" } else { "," };
+        let _ = write!(payload, "{comma}{}-{}", first.number, last.number);
+    }
+    if !payload.is_empty() {
+        payloads.push(payload);
+    }
+    payloads
+}
+
+/// The ranges in a notification of another endpoint than `own`; none in a malformed one.
+pub fn ranges_of_others(payload: &str, own: Uuid) -> Vec<(i64, i64)> {
+    let Some((endpoint, ranges)) = payload.split_once(':') else { return Vec::new() };
+    if endpoint == own.to_string() {
+        return Vec::new();
+    }
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-')?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    ranges.split(',').filter_map(range).collect()
+}

@@ -1,0 +1,334 @@
+//! The queries and updates that requests of clients need.
+
+use super::connection::{COLUMNS, READER_SETTINGS, connect, step, transaction};
+use crate::error::Error;
+use crate::token::digest;
+use crate::transaction::Transaction;
+use postgres::types::ToSql;
+use postgres::{Client, Row, Statement};
+use service::database;
+use service::shutdown::Shutdown;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use uuid::Uuid;
+
+/// Connections for the requests of clients, opened on demand.
+pub struct Store {
+    config: postgres::Config,
+    connections: Vec<Mutex<Option<PreparedConnection>>>,
+    /// Index of the next connection to wait for if all are busy.
+    turn: AtomicUsize,
+    shutdown: Shutdown,
+}
+
+impl Store {
+    /// At most `connections` at a time.
+    pub fn new(config: &postgres::Config, connections: usize, shutdown: &Shutdown) -> Self {
+        Self {
+            config: config.clone(),
+            connections: (0..connections.max(1)).map(|_| Mutex::new(None)).collect(),
+            turn: AtomicUsize::new(0),
+            shutdown: shutdown.clone(),
+        }
+    }
+
+    /// The newest transaction with this id.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn by_id(&self, id: i32) -> Result<Option<Transaction>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM transaction WHERE number =
+             (SELECT max(number) - ((max(number) - $1) & 2147483647) FROM transaction)"
+        );
+        Ok(self.query(&sql, &[&i64::from(id)])?.iter().map(transaction).next())
+    }
+
+    /// The transaction with this number.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn by_number(&self, number: i64) -> Result<Option<Transaction>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM transaction WHERE number = $1");
+        Ok(self.query(&sql, &[&number])?.iter().map(transaction).next())
+    }
+
+    /// Transactions of an account, the newest first.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn by_iban(&self, iban: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM transaction WHERE iban = $1
+             ORDER BY sequence DESC, number DESC LIMIT $2"
+        );
+        Ok(self.query(&sql, &[&iban, &items_max])?.iter().map(transaction).collect())
+    }
+
+    /// The newest transaction of each account after `after`, by iban.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn last_of_each(&self, after: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
+        // Jumps from iban to iban in the index: as many steps as items, however many transactions there are.
+        let sql = format!(
+            "WITH RECURSIVE last AS (
+                 (SELECT * FROM transaction WHERE iban > $1
+                  ORDER BY iban, sequence DESC, number DESC LIMIT 1)
+                 UNION ALL
+                 SELECT next.* FROM last CROSS JOIN LATERAL
+                     (SELECT * FROM transaction WHERE iban > last.iban
+                      ORDER BY iban, sequence DESC, number DESC LIMIT 1) AS next)
+             SELECT {COLUMNS} FROM last LIMIT $2"
+        );
+        Ok(self.query(&sql, &[&after, &items_max])?.iter().map(transaction).collect())
+    }
+
+    /// The account with this token.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn iban_of_token(&self, digest: &[u8; 32]) -> Result<Option<String>, Error> {
+        let sql = "SELECT iban FROM account WHERE token_digest = $1";
+        Ok(self.query(sql, &[&digest.as_slice()])?.first().map(|row| row.get(0)))
+    }
+
+    /// Begins a login, which counts as failed until [`Self::logged_in`], so that concurrent logins are all counted.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn begin_login(&self, username: &str) -> Result<Login, Error> {
+        let tried = self.query(
+            "UPDATE account SET failed_tries = failed_tries + 1, failed_at = now()
+             WHERE username = $1 AND (failed_tries < $2 OR
+                 failed_at + power(2, least(failed_tries - $2, $3)) * interval '1 second' <= now())
+             RETURNING salt, rounds, hash, creation, iban, token",
+            &[&username, &FREE_TRIES, &DOUBLINGS_MAX],
+        )?;
+        if let [row, ..] = tried.as_slice() {
+            let iban: Option<String> = row.get(4);
+            return Ok(Login::Known(User {
+                salt: row.get(0),
+                rounds: row.get(1),
+                hash: row.get(2),
+                creation: row.get(3),
+                account: iban.zip(row.get(5)),
+            }));
+        }
+        let known = self.query("SELECT FROM account WHERE username = $1", &[&username])?;
+        Ok(if known.is_empty() { Login::Unknown } else { Login::TooSoon })
+    }
+
+    /// Ends a login with the right password.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn logged_in(&self, username: &str) -> Result<(), Error> {
+        let sql = "UPDATE account SET failed_tries = 0 WHERE username = $1";
+        self.query(sql, &[&username]).map(drop)
+    }
+
+    /// Stores a new user; false if there is one of this name.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn add_user(&self, username: &str, user: &User) -> Result<bool, Error> {
+        let added = self.query(
+            "INSERT INTO account (username, salt, rounds, hash, creation) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (username) DO NOTHING RETURNING username",
+            &[&username, &user.salt, &user.rounds, &user.hash, &user.creation],
+        )?;
+        Ok(!added.is_empty())
+    }
+
+    /// Stores the account that the bank opened for the command `creation`.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn store_account(&self, creation: Uuid, iban: &str, token: &str) -> Result<(), Error> {
+        let sql = "UPDATE account SET iban = $2, token = $3, token_digest = $4
+                   WHERE creation = $1 AND iban IS NULL";
+        let digest = digest(token);
+        self.query(sql, &[&creation, &iban, &token, &digest.as_slice()]).map(drop)
+    }
+
+    /// Replaces the refused command `creation`: returns `next`, or the one that another client of the same user stored meanwhile.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn replace_creation(
+        &self,
+        username: &str,
+        creation: Uuid,
+        next: Uuid,
+    ) -> Result<Uuid, Error> {
+        let sql = "UPDATE account SET creation = $3 WHERE username = $1 AND creation = $2";
+        self.query(sql, &[&username, &creation, &next])?;
+        let sql = "SELECT creation FROM account WHERE username = $1";
+        Ok(self.query(sql, &[&username])?.first().map_or(next, |row| row.get(0)))
+    }
+
+    /// Stores a transfer before its command is sent; returns the stored one if the uuid is known.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn begin_transfer(&self, transfer: &StoredTransfer) -> Result<StoredTransfer, Error> {
+        self.query(
+            "INSERT INTO transfer (uuid, content, from_party, command) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (uuid) DO NOTHING",
+            &[&transfer.uuid, &transfer.content, &transfer.from, &transfer.command],
+        )?;
+        let stored = self.transfer(transfer.uuid)?;
+        Ok(stored.unwrap_or_else(|| transfer.clone()))
+    }
+
+    /// The transfer with this uuid.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn transfer(&self, uuid: Uuid) -> Result<Option<StoredTransfer>, Error> {
+        let sql =
+            "SELECT content, from_party, command, success, reason FROM transfer WHERE uuid = $1";
+        let rows = self.query(sql, &[&uuid])?;
+        Ok(rows.first().map(|row| {
+            let success: Option<bool> = row.get(3);
+            let result = success.map(|success| {
+                if success {
+                    Ok(())
+                } else {
+                    Err(row.get::<_, Option<String>>(4).unwrap_or_default())
+                }
+            });
+            StoredTransfer {
+                uuid,
+                content: row.get(0),
+                from: row.get(1),
+                command: row.get(2),
+                result,
+            }
+        }))
+    }
+
+    /// Stores the outcome of a transfer.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub fn end_transfer(&self, uuid: Uuid, result: &Result<(), String>) -> Result<(), Error> {
+        let sql = "UPDATE transfer SET success = $2, reason = $3, command = NULL
+                   WHERE uuid = $1 AND success IS NULL";
+        self.query(sql, &[&uuid, &result.is_ok(), &result.as_ref().err()]).map(drop)
+    }
+
+    /// Runs a statement on a free connection, and again on a new one if the first was closed by the server.
+    fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        let _watch = database::watch(&self.shutdown, "answer a request");
+        let mut slot = self.free_connection();
+        for last in [false, true] {
+            let connection = match &mut *slot {
+                Some(connection) if !connection.client.is_closed() => connection,
+                lost => lost.insert(PreparedConnection::open(&self.config)?),
+            };
+            match connection.query(sql, params) {
+                // The server closed it while it was idle, which shows at the next statement.
+                Err(_) if connection.client.is_closed() && !last => {}
+                result => return result.map_err(step("answer a request")),
+            }
+        }
+        unreachable!("the last round returns")
+    }
+
+    /// The first free connection; if all are busy, waits for one in turn.
+    fn free_connection(&self) -> MutexGuard<'_, Option<PreparedConnection>> {
+        for connection in &self.connections {
+            match connection.try_lock() {
+                Ok(connection) => return connection,
+                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.connections.len();
+        self.connections[turn].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Failed logins that are not delayed.
+const FREE_TRIES: i32 = 10;
+/// After these the delay is a second and doubles with each failed login, at most this often.
+const DOUBLINGS_MAX: i32 = 6;
+
+/// Whether a user may log in.
+#[derive(Debug)]
+pub enum Login {
+    /// There is no user of this name.
+    Unknown,
+    /// Too many logins have failed recently.
+    TooSoon,
+    /// A user whose password is to be checked.
+    Known(User),
+}
+
+/// A user with a password, and with an account once the bank has opened it.
+#[derive(Clone)]
+pub struct User {
+    /// Salt of the hash.
+    pub salt: Vec<u8>,
+    /// Rounds of the hash.
+    pub rounds: i32,
+    /// Hash of the password.
+    pub hash: Vec<u8>,
+    /// Id of the command that opens the account.
+    pub creation: Uuid,
+    /// Iban and token.
+    pub account: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("creation", &self.creation).finish_non_exhaustive()
+    }
+}
+
+/// A requested transfer.
+#[derive(Clone)]
+pub struct StoredTransfer {
+    /// Given by the client.
+    pub uuid: Uuid,
+    /// SHA-256 of all other arguments.
+    pub content: Vec<u8>,
+    /// The debited party.
+    pub from: String,
+    /// Value of the command record; kept until the outcome is known, to be sent again.
+    pub command: Option<Vec<u8>>,
+    /// The outcome: made, or the reason of the refusal.
+    pub result: Option<Result<(), String>>,
+}
+
+/// A connection with prepared statements: parsing and planning take the server longer than the query.
+struct PreparedConnection {
+    client: Client,
+    /// By their SQL text.
+    statements: HashMap<String, Statement>,
+}
+
+impl PreparedConnection {
+    fn open(config: &postgres::Config) -> Result<Self, Error> {
+        let client = connect(config, READER_SETTINGS)?;
+        Ok(Self { client, statements: HashMap::new() })
+    }
+
+    fn query(
+        &mut self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let statement = match self.statements.get(sql) {
+            Some(statement) => statement,
+            None => {
+                let statement = self.client.prepare(sql)?;
+                self.statements.entry(sql.to_owned()).or_insert(statement)
+            }
+        };
+        self.client.query(statement, params)
+    }
+}

@@ -1,0 +1,225 @@
+//! Tests of the store; those with a database need a PostgreSQL server.
+
+use super::connection::connect;
+use super::notifications::{PAYLOAD_BYTES_MAX, ranges, ranges_of_others};
+use super::*;
+use crate::transaction::Transaction;
+use crate::transaction::tests::transaction;
+use bank::money::Cents;
+use bank::records::BalanceChanged;
+use service::shutdown::Shutdown;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A database of the test's own, migrated, on the server of `TRANSACTION_DATABASE_URL`; dropped with it.
+pub(crate) struct Database {
+    server: postgres::Config,
+    pub(crate) config: postgres::Config,
+}
+
+impl Database {
+    pub(crate) fn new() -> Self {
+        let url = std::env::var("TRANSACTION_DATABASE_URL")
+            .expect("TRANSACTION_DATABASE_URL: make test sets it");
+        let server: postgres::Config = url.parse().unwrap();
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        let mut client = connect(&server, "").unwrap();
+        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let mut config = server.clone();
+        config.dbname(&name);
+        migrate(&config, &Shutdown::default()).unwrap();
+        Self { server, config }
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        Store::new(&self.config, 2, &Shutdown::default())
+    }
+
+    fn writer(&self) -> TransactionWriter {
+        TransactionWriter::open(&self.config, Uuid::new_v4(), &Shutdown::default()).unwrap()
+    }
+
+    pub(crate) fn execute(&self, sql: &str) {
+        connect(&self.config, "").unwrap().batch_execute(sql).unwrap();
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let name = self.config.get_dbname().unwrap();
+        let mut client = connect(&self.server, "").unwrap();
+        client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).unwrap();
+    }
+}
+
+fn record(offset: i64, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> ChangeRecord {
+    let change = BalanceChanged {
+        iban: iban.to_owned(),
+        new_balance: Cents::new(sequence * 100),
+        changed_by: Cents::new(100),
+        from_to: "cash".to_owned(),
+        description: format!("{iban} {sequence}"),
+        transfer_id,
+        sequence,
+    };
+    ChangeRecord { partition: 3, offset, change }
+}
+
+fn named_record(offset: i64, iban: &str, sequence: i64) -> ChangeRecord {
+    record(offset, iban, sequence, Some(Uuid::new_v4()))
+}
+
+fn texts(transactions: &[Transaction]) -> Vec<&str> {
+    transactions.iter().map(|transaction| transaction.description.as_str()).collect()
+}
+
+#[test]
+fn ranges_are_encoded_and_decoded() {
+    let numbers = |numbers: &[i64]| -> Vec<Transaction> {
+        numbers.iter().map(|&number| transaction(number, "a", 1)).collect()
+    };
+    assert_eq!(ranges(&numbers(&[1, 2, 3, 7, 9, 10])), ["1-3,7-7,9-10"]);
+    assert!(ranges(&[]).is_empty());
+    let scattered: Vec<i64> = (0..2000).map(|n| i64::MAX - 2 * (2000 - n)).collect();
+    let payloads = ranges(&numbers(&scattered));
+    assert!(payloads.len() > 1 && payloads.iter().all(|it| it.len() <= PAYLOAD_BYTES_MAX));
+    let (own, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let heard: Vec<i64> = payloads
+        .iter()
+        .flat_map(|payload| ranges_of_others(&format!("{other}:{payload}"), own))
+        .flat_map(|(first, last)| first..=last)
+        .collect();
+    assert_eq!(heard, scattered);
+    for ignored in
+        [&format!("{own}:1-3"), "", "x", "x:", "x:1", "x:a-b", "x:1-99999999999999999999"]
+    {
+        assert!(ranges_of_others(ignored, own).is_empty(), "{ignored}");
+    }
+}
+
+#[test]
+fn unstorable_changes_are_detected() {
+    let change = |iban: &str, description: &str| BalanceChanged {
+        description: description.to_owned(),
+        ..named_record(0, iban, 1).change
+    };
+    assert_eq!(unstorable(&change(&"a".repeat(64), "b")), None);
+    assert!(unstorable(&change(&"a".repeat(65), "b")).is_some());
+    assert!(unstorable(&change("a", "\0")).is_some());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn replayed_batch_is_stored_once() {
+    let database = Database::new();
+    let mut writer = database.writer();
+    let id = Uuid::new_v4();
+    let mut batch =
+        vec![record(1, "a", 1, Some(id)), record(2, "b", 1, Some(id)), record(3, "a", 0, None)];
+    // Within a batch too.
+    batch.push(batch[0].clone());
+    let stored = writer.store(&batch).unwrap();
+    assert_eq!(texts(&stored), ["a 1", "b 1", "a 0"]);
+    assert!(writer.store(&batch).unwrap().is_empty());
+    // Another record without transfer_id is another transaction, though equal in every field.
+    let other = ChangeRecord { offset: 4, ..batch[2].clone() };
+    let again = writer.store(&[batch[2].clone(), other]).unwrap();
+    assert_eq!(texts(&again), ["a 0"]);
+    assert_eq!(database.store().by_iban("a", 10).unwrap().len(), 3);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn account_is_read_newest_first() {
+    let database = Database::new();
+    let batch = [
+        named_record(1, "a", 2),
+        named_record(2, "b", 1),
+        named_record(3, "a", 3),
+        named_record(4, "a", 1),
+    ];
+    database.writer().store(&batch).unwrap();
+    let store = database.store();
+    assert_eq!(texts(&store.by_iban("a", 10).unwrap()), ["a 3", "a 2", "a 1"]);
+    assert_eq!(texts(&store.by_iban("a", 2).unwrap()), ["a 3", "a 2"]);
+    assert!(store.by_iban("c", 10).unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn last_transactions_are_read_in_pages() {
+    let database = Database::new();
+    let ibans: Vec<String> = (0..25).map(|n| format!("iban {n:02}")).collect();
+    let batch: Vec<ChangeRecord> =
+        (1..=3).flat_map(|n| ibans.iter().map(move |iban| named_record(n, iban, n))).collect();
+    database.writer().store(&batch).unwrap();
+    let store = database.store();
+    let mut all = Vec::new();
+    loop {
+        let after = all.last().map_or(String::new(), |it: &Transaction| it.iban.clone());
+        let page = store.last_of_each(&after, 10).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    assert_eq!(all.iter().map(|it| it.iban.clone()).collect::<Vec<_>>(), ibans);
+    assert!(all.iter().all(|it| it.new_balance == Cents::new(300)));
+    assert_eq!(store.last_of_each("", 1000).unwrap(), all);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn id_finds_its_newest_transaction() {
+    let database = Database::new();
+    let mut writer = database.writer();
+    writer.store(&[named_record(1, "a", 1), named_record(2, "a", 2)]).unwrap();
+    let store = database.store();
+    let found = |id| store.by_id(id).unwrap().map(|it| it.description);
+    assert_eq!(found(2), Some("a 2".to_owned()));
+    assert_eq!((found(3), found(0), found(-1), found(i32::MAX)), (None, None, None, None));
+    database.execute("ALTER TABLE transaction ALTER COLUMN number RESTART WITH 2147483647");
+    let wrapped = writer
+        .store(&[named_record(3, "a", 3), named_record(4, "a", 4), named_record(5, "a", 5)])
+        .unwrap();
+    assert_eq!(wrapped.iter().map(Transaction::id).collect::<Vec<_>>(), [i32::MAX, 0, 1]);
+    assert_eq!(found(i32::MAX), Some("a 3".to_owned()));
+    assert_eq!(found(0), Some("a 4".to_owned()));
+    assert_eq!(found(1), Some("a 5".to_owned()), "not the first one");
+    assert_eq!(found(2), Some("a 2".to_owned()), "nobody has taken it yet");
+    assert_eq!(store.by_number(1).unwrap().unwrap().description, "a 1");
+    assert_eq!(store.by_number(i64::MAX).unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn other_endpoints_are_notified_of_stored_transactions() {
+    let database = Database::new();
+    let mut writer = database.writer();
+    let endpoint = Uuid::new_v4();
+    let mut other =
+        NotificationListener::open(&database.config, endpoint, &Shutdown::default()).unwrap();
+    let own = writer.endpoint;
+    let mut itself =
+        NotificationListener::open(&database.config, own, &Shutdown::default()).unwrap();
+    let batch = [named_record(1, "a", 1), named_record(2, "b", 1)];
+    let stored = writer.store(&batch).unwrap();
+    let wait = Duration::from_secs(10);
+    assert_eq!(other.next(wait).unwrap(), stored);
+    assert!(itself.next(wait).unwrap().is_empty(), "it knows already");
+    writer.store(&batch).unwrap();
+    assert!(other.next(Duration::from_millis(1)).unwrap().is_empty(), "nothing was new");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn closed_connection_is_reopened() {
+    let database = Database::new();
+    let store = Store::new(&database.config, 1, &Shutdown::default());
+    assert_eq!(store.by_number(1).unwrap(), None);
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE pid <> pg_backend_pid() AND datname = current_database()",
+    );
+    assert_eq!(store.by_number(1).unwrap(), None);
+}

@@ -1,0 +1,150 @@
+//! Stores the records of balance_changed.
+
+use super::connection::{self, COLUMNS, WRITER_SETTINGS, connect, step};
+use super::notifications::{CHANNEL, ranges};
+use crate::error::Error;
+use crate::transaction::Transaction;
+use bank::records::BalanceChanged;
+use bank::topology::BALANCE_CHANGED;
+use postgres::{Row, Statement};
+use service::database::{self, Ownership};
+use service::shutdown::Shutdown;
+use uuid::Uuid;
+
+/// Longest iban that is stored, bytes: an index has a limit, and no bank uses longer ones.
+const IBAN_BYTES_MAX: usize = 64;
+
+/// Why PostgreSQL cannot store `record`, as the reason in dead_letter; `None` if it can.
+pub fn unstorable(record: &BalanceChanged) -> Option<&'static str> {
+    let texts = [&record.iban, &record.from_to, &record.description];
+    if texts.iter().any(|text| text.contains('\0')) {
+        return Some("a text has a NUL character");
+    }
+    (record.iban.len() > IBAN_BYTES_MAX).then_some("the iban has more than 64 bytes")
+}
+
+/// A record of balance_changed and its position.
+#[derive(Debug, Clone)]
+pub struct ChangeRecord {
+    /// Partition of the record.
+    pub partition: i32,
+    /// Offset of the record.
+    pub offset: i64,
+    /// Value of the record.
+    pub change: BalanceChanged,
+}
+
+impl ChangeRecord {
+    fn stored_as(&self, number: i64) -> Transaction {
+        let BalanceChanged {
+            iban, new_balance, changed_by, from_to, description, sequence, ..
+        } = self.change.clone();
+        Transaction { number, sequence, iban, new_balance, changed_by, from_to, description }
+    }
+}
+
+/// A connection that owns partitions of balance_changed.
+pub struct TransactionWriter {
+    /// The connection and the partitions it owns.
+    pub ownership: Ownership,
+    insert: Statement,
+    insert_missing: Statement,
+    notify: Statement,
+    /// Identifies this endpoint in notifications.
+    pub(super) endpoint: Uuid,
+}
+
+impl TransactionWriter {
+    /// Connects and joins the endpoints; owns no partition yet.
+    ///
+    /// # Errors
+    /// The database can't be reached.
+    pub fn open(
+        config: &postgres::Config,
+        endpoint: Uuid,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
+        let _watch = database::watch(shutdown, "connect");
+        let mut client = connect(config, WRITER_SETTINGS)?;
+        let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
+        let insert = "INSERT INTO transaction (iban, sequence, new_balance, changed_by, from_to, description,
+                                      transfer_id, record_partition, record_offset)
+             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
+                                  $7::uuid[], $8::integer[], $9::bigint[])";
+        let insert_missing =
+            prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?;
+        let insert = prepare(&format!("{insert} RETURNING number"))?;
+        let notify = prepare("SELECT pg_notify($1, $2)")?;
+        let ownership =
+            Ownership::join(client, BALANCE_CHANGED.name, BALANCE_CHANGED.partitions, shutdown)?;
+        Ok(Self { ownership, insert, insert_missing, notify, endpoint })
+    }
+
+    /// Stores `batch` in one transaction and notifies the other endpoints. Returns the new transactions, in order; those stored
+    /// before stay as they are.
+    ///
+    /// # Errors
+    /// Nothing was written.
+    pub fn store(&mut self, batch: &[ChangeRecord]) -> Result<Vec<Transaction>, Error> {
+        match self.try_store(batch, false) {
+            // Records that are read again after a crash. A check in every batch would double the cost of a row.
+            Err(Error::Database(err)) if err.is_duplicate() => self.try_store(batch, true),
+            stored => stored,
+        }
+    }
+
+    /// See [`Self::store`]. A row that exists is an error, unless `again`.
+    fn try_store(
+        &mut self,
+        batch: &[ChangeRecord],
+        again: bool,
+    ) -> Result<Vec<Transaction>, Error> {
+        let _watch = self.ownership.watch("store transactions");
+        let mut transaction = self.ownership.client().transaction().map_err(step("begin"))?;
+        let insert = if again { &self.insert_missing } else { &self.insert };
+        let rows = insert_all(&mut transaction, insert, batch)?;
+        let mut stored: Vec<Transaction> = if again {
+            rows.iter().map(connection::transaction).collect()
+        } else {
+            // A row for each record, in their order.
+            rows.iter().zip(batch).map(|(row, record)| record.stored_as(row.get(0))).collect()
+        };
+        stored.sort_unstable_by_key(|transaction| transaction.number);
+        for ranges in ranges(&stored) {
+            let payload = format!("{}:{ranges}", self.endpoint);
+            transaction
+                .execute(&self.notify, &[&CHANNEL, &payload])
+                .map_err(step("notify the other endpoints"))?;
+        }
+        transaction.commit().map_err(step("commit transactions"))?;
+        Ok(stored)
+    }
+}
+
+fn insert_all(
+    transaction: &mut postgres::Transaction<'_>,
+    insert: &Statement,
+    batch: &[ChangeRecord],
+) -> Result<Vec<Row>, Error> {
+    fn column<'a, T>(batch: &'a [ChangeRecord], field: impl Fn(&'a ChangeRecord) -> T) -> Vec<T> {
+        batch.iter().map(field).collect()
+    }
+    // The position identifies a record only if it has no transfer id.
+    let has_no_id = |record: &ChangeRecord| record.change.transfer_id.is_none();
+    transaction
+        .query(
+            insert,
+            &[
+                &column(batch, |record| record.change.iban.as_str()),
+                &column(batch, |record| record.change.sequence),
+                &column(batch, |record| record.change.new_balance.get()),
+                &column(batch, |record| record.change.changed_by.get()),
+                &column(batch, |record| record.change.from_to.as_str()),
+                &column(batch, |record| record.change.description.as_str()),
+                &column(batch, |record| record.change.transfer_id),
+                &column(batch, |record| has_no_id(record).then_some(record.partition)),
+                &column(batch, |record| has_no_id(record).then_some(record.offset)),
+            ],
+        )
+        .map_err(step("store transactions"))
+}

@@ -1,0 +1,75 @@
+//! The opening handshake.
+
+use crate::config::Origins;
+use crate::operation::PATH;
+use service::http::Handshake;
+use tungstenite::handshake::derive_accept_key;
+
+/// The supported subprotocol.
+pub const PROTOCOL: &str = "graphql-transport-ws";
+
+/// An accepted handshake.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// The response, as it is sent.
+    pub response: String,
+    /// The client offers [`PROTOCOL`].
+    pub offers_protocol: bool,
+    /// Header `Authorization`.
+    pub authorization: Option<String>,
+}
+
+/// Status and reason of a refusal.
+pub type Refusal = (&'static str, &'static str);
+
+/// Checks a handshake. Source: RFC 6455, section 4.2.
+///
+/// # Errors
+/// The refusal to send.
+pub fn accept(origins: &Origins, handshake: &Handshake) -> Result<Accepted, Refusal> {
+    let value = |name: &str| {
+        let header = handshake.headers.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
+        header.map(|(_, value)| value.trim())
+    };
+    if handshake.target.split('?').next() != Some(PATH) {
+        return Err(("404 Not Found", "there is /graphql"));
+    }
+    if value("Sec-WebSocket-Version") != Some("13") {
+        return Err(("426 Upgrade Required", "Sec-WebSocket-Version: expected 13"));
+    }
+    // Sixteen bytes in base64.
+    let Some(key) = value("Sec-WebSocket-Key").filter(|key| key.len() == 24) else {
+        return Err(("400 Bad Request", "Sec-WebSocket-Key: expected 24 characters"));
+    };
+    if let Some(origin) = value("Origin")
+        && !is_same_origin(origin, value("Host"))
+        && !origins.allow(origin)
+    {
+        return Err(("403 Forbidden", "CORS_ORIGINS does not name the origin of this page"));
+    }
+    let offers_protocol = handshake
+        .headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Protocol"))
+        .any(|(_, value)| value.split(',').any(|it| it.trim() == PROTOCOL));
+    let protocol = if offers_protocol {
+        format!("Sec-WebSocket-Protocol: {PROTOCOL}\r\n")
+    } else {
+        String::new()
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    Ok(Accepted {
+        response: format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
+        ),
+        offers_protocol,
+        authorization: value("Authorization").map(str::to_owned),
+    })
+}
+
+/// True for a page of this endpoint. Browsers let every page open websockets to any server and send the page's origin.
+fn is_same_origin(origin: &str, host: Option<&str>) -> bool {
+    let own = origin.split_once("://").map(|(_, host)| host);
+    own.is_some_and(|own| host.is_some_and(|host| host.eq_ignore_ascii_case(own)))
+}
