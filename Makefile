@@ -16,7 +16,9 @@ TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
 FUZZ_TARGETS := $(basename $(notdir $(wildcard common/kafka-client/fuzz/fuzz_targets/*.rs)))
-CARGO_TEST := cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
+# A test that hangs is ended after this many seconds; the last line printed names it.
+TEST_LIMIT_S ?= 1800
+CARGO_TEST := timeout --foreground --kill-after=30 $(TEST_LIMIT_S) cargo test --locked --workspace --features "$(TEST_FEATURES)" --no-fail-fast
 
 .PHONY: help build schema graphiql page lint test test-unit fuzz test-stack test-integration test-kafka test-bank test-kafka-4 test-browser screenshots up down status logs \
 	env wipe demo bench bench-quick results bench-scale bench-probe bench-graphql \
@@ -39,7 +41,7 @@ graphiql: ## makes the files of GraphiQL anew, after a change of their versions;
 page: ## makes the frontend's page anew, after a change of its sources; needs npm
 	services/frontend/page/build.sh
 
-lint: ## checks format and lints, warnings denied
+lint: ## checks format, lints and module cycles, warnings denied
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
 	for other in peers/rust-*/ common/kafka-client/fuzz/; do cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
@@ -47,6 +49,8 @@ lint: ## checks format and lints, warnings denied
 	cargo clippy --locked -p messaging --no-default-features -- -D warnings
 	cargo clippy --locked -p service -p kafka-client --no-default-features -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
+	.ci/test_module_cycles.py
+	.ci/module_cycles.py
 	shellcheck --external-sources --check-sourced stack/stack.sh deploy/images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh peers/*/build.sh peers/*/run* \
 		common/kafka-client/golden/make.sh
