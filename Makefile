@@ -100,7 +100,7 @@ test-browser: ## tests of the pages in a real Chromium, on a bank of their own
 	@$(STACK) prerequisites build browser
 	services/frontend/page/build.sh --check
 	@$(TEST_BROWSER) $(STACK) wipe
-	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test --test-concurrency=1 tests/
+	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with node --test --test-timeout=300000 --test-concurrency=1 tests/
 
 screenshots: ## pictures of all pages, into docs/screenshots
 	@$(STACK) prerequisites build browser
