@@ -10,7 +10,7 @@ use std::time::Instant;
 use uuid::Uuid;
 
 /// The script in the page. Its selectors: docs/frontend.md, "Driving it".
-const VISITOR: &str = include_str!("browser_user.js");
+const SCRIPT: &str = include_str!("browser_user.js");
 
 /// A customer at the page.
 pub struct BrowserUser(Tab);
@@ -25,7 +25,7 @@ impl BrowserUser {
             "password": Uuid::new_v4().to_string(),
             "company": COMPANY_IBAN,
         });
-        tab.run(&format!("({VISITOR})({asked})"))?;
+        tab.run(&format!("({SCRIPT})({asked})"))?;
         Ok(Self(tab))
     }
 }
