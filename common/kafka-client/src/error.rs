@@ -36,6 +36,58 @@ impl ErrorKind {
             Self::Fenced => "fenced",
         }
     }
+
+    /// What Kafka's error code, which is not 0, means in a response of `api`.
+    pub fn of_code(api: Api, code: i16) -> Self {
+        match code {
+            codes::OFFSET_OUT_OF_RANGE if api == Api::Fetch => Self::Position,
+            codes::CORRUPT_MESSAGE
+            | codes::UNKNOWN_SERVER_ERROR
+            | codes::UNSUPPORTED_COMPRESSION_TYPE
+                if api == Api::Fetch =>
+            {
+                Self::Undecodable
+            }
+            codes::CORRUPT_MESSAGE
+            | codes::MESSAGE_TOO_LARGE
+            | codes::RECORD_LIST_TOO_LARGE
+            | codes::INVALID_RECORD
+            | codes::INVALID_TIMESTAMP
+            | codes::UNSUPPORTED_COMPRESSION_TYPE
+                if api == Api::Produce =>
+            {
+                Self::Message
+            }
+            codes::REQUEST_TIMED_OUT
+            | codes::NOT_ENOUGH_REPLICAS_AFTER_APPEND
+            | codes::UNKNOWN_SERVER_ERROR
+                if api == Api::Produce =>
+            {
+                Self::Unknown
+            }
+            codes::INVALID_TOPIC_EXCEPTION
+            | codes::INVALID_REQUIRED_ACKS
+            | codes::INVALID_GROUP_ID
+            | codes::INVALID_SESSION_TIMEOUT
+            | codes::INCONSISTENT_GROUP_PROTOCOL
+            | codes::OFFSET_METADATA_TOO_LARGE
+            | codes::INVALID_COMMIT_OFFSET_SIZE
+            | codes::TOPIC_AUTHORIZATION_FAILED
+            | codes::GROUP_AUTHORIZATION_FAILED
+            | codes::CLUSTER_AUTHORIZATION_FAILED
+            | codes::UNSUPPORTED_SASL_MECHANISM
+            | codes::ILLEGAL_SASL_STATE
+            | codes::SASL_AUTHENTICATION_FAILED
+            | codes::UNSUPPORTED_FOR_MESSAGE_FORMAT
+            | codes::UNSUPPORTED_VERSION => Self::Config,
+            codes::ILLEGAL_GENERATION
+            | codes::UNKNOWN_MEMBER_ID
+            | codes::REBALANCE_IN_PROGRESS
+            | codes::FENCED_INSTANCE_ID => Self::Fenced,
+            // Stale metadata, replicas or a coordinator that are moving: a retry succeeds.
+            _ => Self::Retry,
+        }
+    }
 }
 
 /// A failed call.
@@ -56,11 +108,13 @@ impl Error {
         matches!(self.kind, ErrorKind::Retry | ErrorKind::Unknown)
     }
 
-    pub(crate) fn retryable(code: i16, text: String) -> Self {
+    /// [`ErrorKind::Retry`].
+    pub fn retryable(code: i16, text: String) -> Self {
         Self { kind: ErrorKind::Retry, code, text }
     }
 
-    pub(crate) fn no_leader(topic: &str, partition: i32) -> Self {
+    /// The partition has no leader; retryable.
+    pub fn no_leader(topic: &str, partition: i32) -> Self {
         let text = format!("{topic}/{partition} has no leader");
         Self::retryable(codes::LEADER_NOT_AVAILABLE, text)
     }
@@ -84,7 +138,7 @@ impl Error {
     /// `code` is not 0.
     pub(crate) fn from_code(api: Api, code: i16, what: fmt::Arguments<'_>) -> Self {
         let text = format!("{what}: {}", codes::Name(code));
-        Self { kind: kind_of_code(api, code), code, text }
+        Self { kind: ErrorKind::of_code(api, code), code, text }
     }
 }
 
@@ -115,64 +169,16 @@ impl ProduceResult for Result<i64> {
 
 /// The APIs whose error codes differ in meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Api {
+pub enum Api {
+    /// Produce.
     Produce,
+    /// Fetch.
     Fetch,
+    /// All others.
     Other,
 }
 
 /// An error unless `code` is 0.
 pub(crate) fn check_code(code: i16, what: fmt::Arguments<'_>) -> Result<()> {
     if code == 0 { Ok(()) } else { Err(Error::from_code(Api::Other, code, what)) }
-}
-
-pub(crate) fn kind_of_code(api: Api, code: i16) -> ErrorKind {
-    match code {
-        codes::OFFSET_OUT_OF_RANGE if api == Api::Fetch => ErrorKind::Position,
-        codes::CORRUPT_MESSAGE
-        | codes::UNKNOWN_SERVER_ERROR
-        | codes::UNSUPPORTED_COMPRESSION_TYPE
-            if api == Api::Fetch =>
-        {
-            ErrorKind::Undecodable
-        }
-        codes::CORRUPT_MESSAGE
-        | codes::MESSAGE_TOO_LARGE
-        | codes::RECORD_LIST_TOO_LARGE
-        | codes::INVALID_RECORD
-        | codes::INVALID_TIMESTAMP
-        | codes::UNSUPPORTED_COMPRESSION_TYPE
-            if api == Api::Produce =>
-        {
-            ErrorKind::Message
-        }
-        codes::REQUEST_TIMED_OUT
-        | codes::NOT_ENOUGH_REPLICAS_AFTER_APPEND
-        | codes::UNKNOWN_SERVER_ERROR
-            if api == Api::Produce =>
-        {
-            ErrorKind::Unknown
-        }
-        codes::INVALID_TOPIC_EXCEPTION
-        | codes::INVALID_REQUIRED_ACKS
-        | codes::INVALID_GROUP_ID
-        | codes::INVALID_SESSION_TIMEOUT
-        | codes::INCONSISTENT_GROUP_PROTOCOL
-        | codes::OFFSET_METADATA_TOO_LARGE
-        | codes::INVALID_COMMIT_OFFSET_SIZE
-        | codes::TOPIC_AUTHORIZATION_FAILED
-        | codes::GROUP_AUTHORIZATION_FAILED
-        | codes::CLUSTER_AUTHORIZATION_FAILED
-        | codes::UNSUPPORTED_SASL_MECHANISM
-        | codes::ILLEGAL_SASL_STATE
-        | codes::SASL_AUTHENTICATION_FAILED
-        | codes::UNSUPPORTED_FOR_MESSAGE_FORMAT
-        | codes::UNSUPPORTED_VERSION => ErrorKind::Config,
-        codes::ILLEGAL_GENERATION
-        | codes::UNKNOWN_MEMBER_ID
-        | codes::REBALANCE_IN_PROGRESS
-        | codes::FENCED_INSTANCE_ID => ErrorKind::Fenced,
-        // Stale metadata, replicas or a coordinator that are moving: a retry succeeds.
-        _ => ErrorKind::Retry,
-    }
 }

@@ -36,7 +36,7 @@ pub use backoff::Backoff;
 pub use client::Client;
 pub use config::{Config, ConnectionConfig, ShutdownCheck};
 pub use connection::{Connection, ConnectionError};
-pub use error::{Error, ErrorKind, ProduceResult, Result};
+pub use error::{Api, Error, ErrorKind, ProduceResult, Result};
 pub use sasl::{Mechanism, Sasl};
 pub use types::{
     Assignment, Batch, Compression, FetchedRecord, Header, NewRecord, PartitionData, Position,

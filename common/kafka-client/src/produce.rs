@@ -2,7 +2,7 @@
 
 use crate::backoff::Backoff;
 use crate::connection::{ConnectionError, wait_for_any};
-use crate::error::{Api, Error, ErrorKind, ProduceResult, Result, check_code, kind_of_code};
+use crate::error::{Api, Error, ErrorKind, ProduceResult, Result, check_code};
 use crate::map::Map;
 use crate::metadata::{Cluster, Leader};
 use crate::protocol::codes;
@@ -400,7 +400,7 @@ impl PartitionSequence {
             self.written(batch.records.len());
             return Ok(if code == 0 { produced.base_offset } else { -1 });
         }
-        let kind = kind_of_code(Api::Produce, code);
+        let kind = ErrorKind::of_code(Api::Produce, code);
         if is_sequence_error(code) {
             self.start_epoch(batch, "the broker has lost the producer's state or its last batches");
         } else if kind == ErrorKind::Message {

@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "kafka-crate")]
-    fn what_the_kafka_crate_can_not_pack_goes_to_the_other_client() {
+    fn lz4_and_zstd_select_the_built_in_client() {
         for (codec, compression) in Compression::ALL {
             let by = |client| read(&[("KAFKA_CLIENT", client), ("COMPRESSION", codec)]);
             let newer = matches!(compression, Compression::Lz4 | Compression::Zstd);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn who_this_is_has_a_name_and_one_password() {
+    fn sasl_needs_a_user_and_one_password() {
         const MECHANISM: (&str, &str) = ("KAFKA_SASL_MECHANISM", "PLAIN");
         const USER: (&str, &str) = ("KAFKA_SASL_USERNAME", "ann");
         const PASSWORD: (&str, &str) = ("KAFKA_SASL_PASSWORD", "hunter2");
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "kafka-crate")]
-    fn the_kafka_crate_can_not_show_who_this_is() {
+    fn sasl_with_the_kafka_crate_is_refused() {
         let variables = [
             ("KAFKA_CLIENT", "kafka-crate"),
             ("KAFKA_SASL_MECHANISM", "PLAIN"),

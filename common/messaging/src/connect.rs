@@ -140,7 +140,7 @@ fn ask_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
                 let why = format!("{host} serves Fetch from version {lowest} on");
                 return Ok((ClientChoice::BuiltIn, why));
             }
-            Err(err) => refusals.push(format!("broker {host} does not answer: {err}")),
+            Err(err) => refusals.push(format!("broker {host} does not respond: {err}")),
         }
     }
     Err(Error { kind: ErrorKind::Retry, code: 0, text: refusals.join("; ") })

@@ -53,7 +53,7 @@ mod tests {
     ];
 
     #[test]
-    fn keys_go_where_the_java_client_sends_them() {
+    fn partitions_match_the_java_client() {
         for &(key, hash, partition_of_9) in OF_THE_JAVA_CLIENT {
             assert_eq!(murmur2(key), hash, "{key:?}");
             assert_eq!(partition(key, 9), partition_of_9, "{key:?}");

@@ -63,7 +63,7 @@ fn wait_for(who: [&str; 3], topic: &str) {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn brokers_let_in_who_proves_it_and_again_when_it_is_over() {
+fn authenticates_and_reauthenticates_after_session_expiry() {
     let topic = topic("sasl", 3, &[]);
     make_users(topic);
     let all = [PLAIN, SCRAM_256, SCRAM_512];
@@ -97,7 +97,7 @@ fn brokers_let_in_who_proves_it_and_again_when_it_is_over() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn a_wrong_password_is_an_error_at_once() {
+fn wrong_password_is_a_config_error() {
     let topic = topic("sasl-wrong", 1, &[]);
     make_users(topic);
     wait_for(SCRAM_512, topic);
@@ -122,7 +122,7 @@ fn a_wrong_password_is_an_error_at_once() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn a_listener_without_sasl_and_one_with_are_told_apart() {
+fn sasl_mismatch_with_the_listener_is_named() {
     let topic = topic("sasl-none", 1, &[]);
     let asked = KafkaConfig { brokers: kafka_support::config().brokers, ..config(PLAIN) };
     let err = messaging::connect(&asked).leaders(topic, PATIENCE).unwrap_err();

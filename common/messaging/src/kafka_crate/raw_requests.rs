@@ -1,183 +1,202 @@
-//! Questions to a broker on a connection of their own, with time-outs that the kafka crate lacks: does it answer, does it serve
-//! protocol version 0, where is a group's coordinator, where does a log begin and end, and what is in it where the crate reads nothing.
+//! Requests that the kafka crate lacks, or sends without timeouts, each on a connection of its own: version probe,
+//! group coordinator, log start and end offsets, and the header of a stored batch.
 
+use crate::config::CLIENT_ID;
+use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST};
+use kafka_client::protocol::{ApiSpec, DecodeError, Reader, Request, Writer};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// Longest wait for a connection, and for each part of an answer.
+/// Timeout of connecting, and of each read and write.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Longest answer that is read, bytes; ApiVersions takes less than one KiB.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Limit of a response, bytes; ApiVersions takes less than 1 KiB.
+const RESPONSE_BYTES_MAX: usize = 64 << 10;
+/// Response header: length and correlation id.
+const HEADER_BYTES: usize = 8;
 
-const FETCH: i16 = 1;
-const LIST_OFFSETS: i16 = 2;
-const FIND_COORDINATOR: i16 = 10;
-const API_VERSIONS: i16 = 18;
+const FETCH: &ApiSpec = &ApiSpec::inflexible(1, "Fetch", 4);
+// Version 0, which the crate sends, may return an end lower than committed offsets after an election (KIP-207).
+const LIST_OFFSETS: &ApiSpec = &ApiSpec::inflexible(2, "ListOffsets", 1);
+const FIND_COORDINATOR: &ApiSpec = &ApiSpec::inflexible(10, "FindCoordinator", 0);
 
 /// The lowest version of Fetch that the broker at `host` (host:port) serves.
 pub fn lowest_fetch_version(host: &str) -> io::Result<i16> {
-    let answer = ask(host, API_VERSIONS, 0, &[], ANSWER_BYTES_MAX)?;
-    let mut answer = Reader(&answer);
-    let code = answer.i16()?;
-    for _ in 0..answer.i32()? {
-        let (api, lowest, _highest) = (answer.i16()?, answer.i16()?, answer.i16()?);
-        if api == FETCH {
-            return Ok(lowest);
-        }
-    }
-    Err(io::Error::other(format!("it names no version of Fetch (error code {code})")))
+    let frame = send(host, ApiVersions::SPEC, &|_| {}, RESPONSE_BYTES_MAX)?;
+    let mut response = Reader::new(&frame);
+    let body = ApiVersions::decode(&mut response);
+    let fetch = body.api_versions.iter().find(|it| it.key == FETCH.key);
+    let missing =
+        || io::Error::other(format!("no version of Fetch (error code {})", body.error_code));
+    check(&response)?;
+    fetch.map(|it| it.lowest).ok_or_else(missing)
 }
 
-/// Where `group`'s coordinator is, as host:port, asked from the broker at `host`; or Kafka's error code.
-pub fn coordinator(host: &str, group: &str) -> io::Result<Result<String, i16>> {
-    let mut body = Vec::new();
-    put_str(&mut body, group);
-    let answer = ask(host, FIND_COORDINATOR, 0, &body, ANSWER_BYTES_MAX)?;
-    let mut answer = Reader(&answer);
-    match answer.i16()? {
-        0 => {
-            let _id = answer.i32()?;
-            Ok(Ok(format!("{}:{}", answer.str()?, answer.i32()?)))
-        }
-        code => Ok(Err(code)),
+/// The coordinator of `group` as host:port, or Kafka's error code.
+pub fn find_coordinator(host: &str, group: &str) -> io::Result<Result<String, i16>> {
+    let frame = send(host, FIND_COORDINATOR, &|to| to.string(group), RESPONSE_BYTES_MAX)?;
+    let mut response = Reader::new(&frame);
+    let code = response.i16();
+    response.skip(4); // node_id
+    let coordinator = format!("{}:{}", response.string(), response.i32());
+    if code != 0 {
+        return Ok(Err(code));
     }
+    check(&response)?;
+    Ok(Ok(coordinator))
 }
 
-/// Which offset of a partition, as a time of `ListOffsets`.
+/// An end of a partition's log.
 #[derive(Debug, Clone, Copy)]
 pub enum Bound {
-    /// Of the first record that is kept.
-    Earliest = -2,
-    /// Of the next record that will be written.
-    End = -1,
+    /// Log start offset.
+    Earliest,
+    /// High watermark.
+    End,
 }
 
-/// (partition, offset) of `partitions`, asked from their leader at `host`; or Kafka's error code for one of them. Version 1, not the
-/// crate's 0: to that a leader just elected tells an end lower than what others have read and committed (KIP-207).
-pub fn offsets(
+/// (partition, offset) of `partitions`, from their leader at `host`; or Kafka's error code for one of them.
+pub fn list_offsets(
     host: &str,
     topic: &str,
     partitions: &[i32],
     bound: Bound,
 ) -> io::Result<Result<Vec<(i32, i64)>, i16>> {
-    let mut body = Vec::new();
-    for number in [-1, 1] {
-        put_i32(&mut body, number); // No replica, one topic.
-    }
-    put_str(&mut body, topic);
-    put_i32(&mut body, partitions.len() as i32);
-    for &partition in partitions {
-        put_i32(&mut body, partition);
-        body.extend((bound as i64).to_be_bytes());
-    }
-    let answer_max = 4 + (2 + topic.len()) + 4 + partitions.len() * (4 + 2 + 8 + 8);
-    let answer = ask(host, LIST_OFFSETS, 1, &body, answer_max)?;
-    let mut answer = Reader(&answer);
-    let (_topics, _name) = (answer.i32()?, answer.str()?);
-    let mut found = Vec::new();
-    for _ in 0..answer.i32()? {
-        let (partition, code) = (answer.i32()?, answer.i16()?);
-        if code != 0 {
-            return Ok(Err(code));
+    let encode = |to: &mut Writer| {
+        to.i32(-1); // replica_id: a consumer
+        to.i32(1); // one topic
+        to.string(topic);
+        to.i32(partitions.len() as i32);
+        for &partition in partitions {
+            to.i32(partition);
+            to.i64(match bound {
+                Bound::Earliest => EARLIEST,
+                Bound::End => LATEST,
+            });
         }
-        let (_timestamp, offset) = (answer.i64()?, answer.i64()?);
-        found.push((partition, offset));
-    }
-    Ok(Ok(found))
+    };
+    let bytes_max = 4 + (2 + topic.len()) + 4 + partitions.len() * (4 + 2 + 8 + 8);
+    let frame = send(host, LIST_OFFSETS, &encode, bytes_max)?;
+    let mut response = Reader::new(&frame);
+    response.skip(4); // one topic
+    response.string();
+    let (mut offsets, mut error_code) = (Vec::new(), 0);
+    response.array(&mut |it| {
+        let (partition, code) = (it.i32(), it.i16());
+        it.skip(8); // timestamp
+        offsets.push((partition, it.i64()));
+        error_code = if error_code == 0 { code } else { error_code };
+    });
+    check(&response)?;
+    Ok(if error_code == 0 { Ok(offsets) } else { Err(error_code) })
 }
 
 /// The record batch that holds an offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
-    /// Its size in the log, bytes.
+pub struct StoredBatch {
+    /// Size in the log, bytes.
     pub bytes: i32,
-    /// Its last offset.
-    pub last: i64,
-    /// It holds the end of a transaction and no records.
-    pub control: bool,
+    /// Offset of its last record.
+    pub last_offset: i64,
+    /// A control batch: it marks the end of a transaction and has no records.
+    pub is_control: bool,
 }
 
-/// What is stored at `offset`, asked from the partition's leader at `host`; `None` if nothing is. Protocol version 4 answers
-/// with the whole batch, however large; only its head is read.
-pub fn stored(
+/// The batch at `offset`, from the partition's leader at `host`, if there is one. The response has the whole batch,
+/// however large; only its header is read.
+pub fn stored_batch(
     host: &str,
     topic: &str,
     partition: i32,
     offset: i64,
-) -> io::Result<Result<Option<Stored>, i16>> {
-    let mut body = Vec::new();
-    for number in [-1, 0, 1, 1] {
-        put_i32(&mut body, number); // No replica, no wait, at least a byte, the smallest answer there is.
+) -> io::Result<Result<Option<StoredBatch>, i16>> {
+    let encode = |to: &mut Writer| {
+        to.i32(-1); // replica_id: a consumer
+        to.i32(0); // max_wait_ms
+        to.i32(1); // min_bytes
+        to.i32(1); // max_bytes
+        to.i8(0); // isolation_level: uncommitted, as in version 0
+        to.i32(1); // one topic
+        to.string(topic);
+        to.i32(1); // one partition
+        to.i32(partition);
+        to.i64(offset);
+        to.i32(1); // partition_max_bytes
+    };
+    const BATCH_HEADER: usize = 27;
+    let bytes_max = 4 + (4 + 2 + topic.len()) + (4 + 4 + 2 + 8 + 8 + 4) + 4 + BATCH_HEADER;
+    let frame = send(host, FETCH, &encode, bytes_max)?;
+    let mut response = Reader::new(&frame);
+    response.skip(4 + 4); // throttle_time_ms, one topic
+    response.string();
+    response.skip(4 + 4); // one partition and its index
+    let code = response.i16();
+    check(&response)?;
+    if code != 0 {
+        return Ok(Err(code));
     }
-    body.push(0); // Uncommitted records, too: version 0 reads them all.
-    put_i32(&mut body, 1);
-    put_str(&mut body, topic);
-    for number in [1, partition] {
-        put_i32(&mut body, number);
+    response.skip(8 + 8 + 4); // high_watermark, last_stable_offset, aborted_transactions
+    if response.i32() <= 0 {
+        return check(&response).map(|()| Ok(None));
     }
-    body.extend(offset.to_be_bytes());
-    put_i32(&mut body, 1);
-    let answer_max = 4 + (4 + 2 + topic.len()) + (4 + 4 + 2 + 8 + 8 + 4) + 4 + 27;
-    let answer = ask(host, FETCH, 4, &body, answer_max)?;
-    let mut answer = Reader(&answer);
-    let (_throttle, _topics, _name) = (answer.i32()?, answer.i32()?, answer.str()?);
-    let (_partitions, _partition) = (answer.i32()?, answer.i32()?);
-    match answer.i16()? {
-        0 => {}
-        code => return Ok(Err(code)),
-    }
-    let (_high_watermark, _last_stable, _aborted) = (answer.i64()?, answer.i64()?, answer.i32()?);
-    if answer.i32()? <= 0 {
-        return Ok(Ok(None));
-    }
-    let (base, length, _epoch) = (answer.i64()?, answer.i32()?, answer.i32()?);
-    let [magic] = answer.bytes()?;
+    let (base_offset, bytes) = (response.i64(), response.i32().saturating_add(12));
+    response.skip(4); // partition_leader_epoch
+    let magic = response.i8();
     if magic < 2 {
-        // Before Kafka 0.11 there were no batches: this is one message.
-        return Ok(Ok(Some(Stored { bytes: length + 12, last: base, control: false })));
+        // Before Kafka 0.11: a single message.
+        check(&response)?;
+        return Ok(Ok(Some(StoredBatch { bytes, last_offset: base_offset, is_control: false })));
     }
-    let _crc = answer.i32()?;
-    let attributes = answer.i16()?;
-    let last = base + i64::from(answer.i32()?);
-    Ok(Ok(Some(Stored { bytes: length + 12, last, control: attributes & 0x20 != 0 })))
+    response.skip(4); // crc
+    let is_control = response.i16() & 0x20 != 0;
+    let last_offset = base_offset + i64::from(response.i32());
+    check(&response)?;
+    Ok(Ok(Some(StoredBatch { bytes, last_offset, is_control })))
 }
 
-/// Sends one request and reads the answer after its correlation id, at most `answer_max` bytes of it.
-fn ask(host: &str, api: i16, version: i16, body: &[u8], answer_max: usize) -> io::Result<Vec<u8>> {
-    const CORRELATION: i32 = 0x5ca7_c4ba;
+fn check(response: &Reader<'_>) -> io::Result<()> {
+    let error = |err: DecodeError| io::Error::other(format!("unreadable response: {err:?}"));
+    response.so_far().map_err(error)
+}
+
+/// Sends one request. Returns the response after its correlation id, at most `bytes_max` bytes of it.
+fn send(
+    host: &str,
+    spec: &ApiSpec,
+    encode: &dyn Fn(&mut Writer),
+    bytes_max: usize,
+) -> io::Result<Vec<u8>> {
+    const CORRELATION_ID: i32 = 0x5ca7_c4ba;
     let mut stream = connect(host)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let mut request = vec![0; 4];
-    request.extend(api.to_be_bytes());
-    request.extend(version.to_be_bytes());
-    put_i32(&mut request, CORRELATION);
-    put_str(&mut request, crate::config::CLIENT_ID);
-    request.extend(body);
+    let mut request = Writer(vec![0; 4]);
+    spec.encode_header(&mut request, CORRELATION_ID, CLIENT_ID);
+    encode(&mut request);
+    let Writer(mut request) = request;
     let length = (request.len() - 4) as u32;
     request[..4].copy_from_slice(&length.to_be_bytes());
     stream.write_all(&request)?;
 
-    let mut head = [0; 8];
-    stream.read_exact(&mut head).map_err(|err| match err.kind() {
-        // What a read time-out is called on Linux says nothing to the reader of a log.
+    let mut header = [0; HEADER_BYTES];
+    stream.read_exact(&mut header).map_err(|err| match err.kind() {
+        // Linux's name for a read timeout would puzzle the reader of a log.
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         _ => err,
     })?;
-    let mut head = Reader(&head);
-    let (length, correlation) = (head.i32()?, head.i32()?);
-    if correlation != CORRELATION {
-        return Err(io::Error::other("the answer belongs to another request"));
+    let mut header = Reader::new(&header);
+    let (length, correlation_id) = (header.i32(), header.i32());
+    if correlation_id != CORRELATION_ID {
+        return Err(io::Error::other("response belongs to another request"));
     }
-    let length = usize::try_from(length.saturating_sub(4)).unwrap_or(0).min(answer_max);
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer)?;
-    Ok(answer)
+    let length = usize::try_from(length.saturating_sub(4)).unwrap_or(0).min(bytes_max);
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame)?;
+    Ok(frame)
 }
 
-/// Connects to the first address of `host` that doesn't refuse, as the kafka crate does. An address that times out ends the
-/// search: the crate has no time-out and would hang there.
+/// Connects to the first address that does not refuse, as the kafka crate does. An address that times out ends the
+/// search: the crate has no timeout and would hang there.
 fn connect(host: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for address in host.to_socket_addrs()? {
@@ -188,43 +207,4 @@ fn connect(host: &str) -> io::Result<TcpStream> {
         }
     }
     Err(last)
-}
-
-fn put_i32(buffer: &mut Vec<u8>, number: i32) {
-    buffer.extend(number.to_be_bytes());
-}
-
-fn put_str(buffer: &mut Vec<u8>, text: &str) {
-    // Topics, groups and the client id are short: Kafka refuses names of more than 249 bytes.
-    buffer.extend((text.len() as i16).to_be_bytes());
-    buffer.extend(text.as_bytes());
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn bytes<const N: usize>(&mut self) -> io::Result<[u8; N]> {
-        let mut bytes = [0; N];
-        self.0.read_exact(&mut bytes)?;
-        Ok(bytes)
-    }
-
-    fn i16(&mut self) -> io::Result<i16> {
-        self.bytes().map(i16::from_be_bytes)
-    }
-
-    fn i32(&mut self) -> io::Result<i32> {
-        self.bytes().map(i32::from_be_bytes)
-    }
-
-    fn i64(&mut self) -> io::Result<i64> {
-        self.bytes().map(i64::from_be_bytes)
-    }
-
-    fn str(&mut self) -> io::Result<String> {
-        let length = usize::try_from(self.i16()?).unwrap_or(0);
-        let (text, rest) = self.0.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.0 = rest;
-        Ok(String::from_utf8_lossy(text).into_owned())
-    }
 }

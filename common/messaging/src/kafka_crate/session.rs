@@ -1,0 +1,261 @@
+//! A client of the kafka crate and what is known about its brokers.
+
+use super::error::{Call, from_crate, no_leader};
+use super::raw_requests;
+use crate::config::CLIENT_ID;
+use kafka::client::fetch::{Data, Message};
+use kafka::client::{
+    Compression, FetchPartition, GroupOffsetStorage, KafkaClient, ProduceMessage, RequiredAcks,
+};
+use kafka_client::protocol::codes;
+use kafka_client::{
+    Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, ProduceResult, Result,
+};
+use service::panic_guard;
+use service::shutdown::Shutdown;
+use service::watchdog::{self, Watch};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::time::Duration;
+
+/// Brokers close idle connections after ten minutes, and the crate does not notice.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
+/// How long the leader waits for in-sync replicas.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit of a probe's name resolution; its other steps have timeouts of their own.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Runs a call of the kafka crate. A panic becomes an I/O error.
+pub(super) fn guarded<T>(call: impl FnOnce() -> kafka::Result<T>) -> kafka::Result<T> {
+    panic_guard::guarded(call)
+        .unwrap_or_else(|| Err(io::Error::other("the kafka crate panicked").into()))
+}
+
+pub(super) struct Session {
+    pub kafka: KafkaClient,
+    /// The broker of metadata requests.
+    pub bootstrap: String,
+    limits: CallLimits,
+    /// The first error of a whole call: late responses may follow it.
+    error: Option<Error>,
+    topics: HashSet<String>,
+    /// Results of probes by host:port.
+    probed: HashMap<String, Result<()>>,
+    /// host:port by group.
+    pub coordinators: HashMap<String, String>,
+}
+
+impl Session {
+    pub fn new(host: &str, limits: CallLimits, compression: kafka_client::Compression) -> Self {
+        let mut kafka = KafkaClient::new(vec![host.to_owned()]);
+        kafka.set_client_id(CLIENT_ID.to_owned());
+        kafka.set_compression(match compression {
+            kafka_client::Compression::None => Compression::NONE,
+            kafka_client::Compression::Gzip => Compression::GZIP,
+            kafka_client::Compression::Snappy => Compression::SNAPPY,
+            kafka_client::Compression::Lz4 | kafka_client::Compression::Zstd => {
+                unreachable!("`KafkaConfig` selects the built-in client for these")
+            }
+        });
+        kafka.set_connection_idle_timeout(IDLE_TIMEOUT);
+        kafka.set_fetch_min_bytes(1);
+        kafka.set_group_offset_storage(Some(GroupOffsetStorage::Kafka));
+        Self {
+            kafka,
+            bootstrap: host.to_owned(),
+            limits,
+            error: None,
+            topics: HashSet::new(),
+            probed: HashMap::from([(host.to_owned(), Ok(()))]),
+            coordinators: HashMap::new(),
+        }
+    }
+
+    pub fn is_usable(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// One call of the crate. `waits` is how long the broker may delay its response. After an error, all further calls
+    /// return it.
+    pub fn call<T>(
+        &mut self,
+        call: Call,
+        host: &str,
+        topic: &str,
+        waits: Duration,
+        run: impl FnOnce(&mut KafkaClient) -> kafka::Result<T>,
+    ) -> Result<T> {
+        if let Some(err) = &self.error {
+            return Err(err.clone());
+        }
+        let what = format!("{} {topic} at {host}", call.name());
+        let _watch = self.limits.watch(waits, what);
+        guarded(|| run(&mut self.kafka)).map_err(|err| {
+            let err = from_crate(call, &err, topic, host);
+            self.error = Some(err.clone());
+            err
+        })
+    }
+
+    pub fn load_metadata(&mut self, topic: &str) -> Result<()> {
+        let host = self.bootstrap.clone();
+        self.call(Call::Metadata, &host, topic, Duration::ZERO, |kafka| {
+            kafka.load_metadata(&[topic])
+        })?;
+        if self.kafka.topics().partitions(topic).is_none_or(|it| it.is_empty()) {
+            // The crate drops the topic's error code; this is the most likely one.
+            let text =
+                format!("topic {topic} does not exist at {host}; the synchronizer creates it");
+            return Err(Error::retryable(codes::UNKNOWN_TOPIC_OR_PARTITION, text));
+        }
+        self.topics.insert(topic.to_owned());
+        Ok(())
+    }
+
+    pub fn ensure_metadata(&mut self, topic: &str) -> Result<()> {
+        if self.topics.contains(topic) { Ok(()) } else { self.load_metadata(topic) }
+    }
+
+    pub fn partitions(&self, topic: &str) -> usize {
+        self.kafka.topics().partitions(topic).map_or(0, |it| it.len())
+    }
+
+    /// The leader of a partition as host:port, after a successful probe.
+    pub fn leader(&mut self, topic: &str, partition: i32) -> Result<String> {
+        self.ensure_metadata(topic)?;
+        let topics = self.kafka.topics();
+        let partitions = topics.partitions(topic).into_iter();
+        let leader = partitions.filter_map(|it| it.partition(partition)?.leader()).next();
+        let host = leader.ok_or_else(|| no_leader(topic, partition))?.host().to_owned();
+        self.probe(&host)?;
+        Ok(host)
+    }
+
+    /// Probes the broker, once in a session.
+    pub fn probe(&mut self, host: &str) -> Result<()> {
+        let limits = &self.limits;
+        self.probed.entry(host.to_owned()).or_insert_with(|| limits.probe(host)).clone()
+    }
+
+    /// Writes the batches with `indexes`, which `host` leads.
+    pub fn produce(
+        &mut self,
+        host: &str,
+        batches: &[Batch<'_>],
+        indexes: &[usize],
+        results: &mut [Result<i64>],
+    ) {
+        let messages = indexes.iter().flat_map(|&i| {
+            let Batch { topic, partition, records } = &batches[i];
+            records.iter().map(|it| ProduceMessage::new(topic, *partition, it.key, it.value))
+        });
+        let topic = batches[indexes[0]].topic;
+        let ack_timeout = ACK_TIMEOUT.min(self.limits.timeout / 2);
+        let confirms = self.call(Call::Produce, host, topic, Duration::ZERO, |kafka| {
+            kafka.produce_messages(RequiredAcks::All, ack_timeout, messages)
+        });
+        let confirms = match confirms {
+            Ok(confirms) => confirms,
+            Err(err) => {
+                indexes.iter().for_each(|&i| results[i].set_error(err.clone()));
+                return;
+            }
+        };
+        for &i in indexes {
+            let Batch { topic, partition, .. } = batches[i];
+            let target = format!("{topic}/{partition}");
+            let topics = confirms.iter().filter(|it| it.topic == topic);
+            let mut partitions = topics.flat_map(|it| &it.partition_confirms);
+            match partitions.find(|it| it.partition == partition).map(|it| it.offset) {
+                Some(Ok(offset)) => results[i] = Ok(offset),
+                Some(Err(code)) => {
+                    let err = kafka::Error::Kafka(code);
+                    results[i].set_error(from_crate(Call::Produce, &err, &target, host));
+                }
+                None => {
+                    let text = missing(Call::Produce, &target, host);
+                    results[i].set_error(Error { kind: ErrorKind::Unknown, code: 0, text });
+                }
+            }
+        }
+    }
+
+    /// Data for each position, in order.
+    pub fn fetch(
+        &mut self,
+        host: &str,
+        topic: &str,
+        requests: &[FetchPartition<'_>],
+        positions: &[Position],
+        wait: Duration,
+    ) -> Result<Vec<PartitionData>> {
+        let responses = self.call(Call::Fetch, host, topic, wait, |kafka| {
+            kafka.set_fetch_max_wait_time(wait)?;
+            kafka.fetch_messages(requests)
+        })?;
+        let partitions =
+            || responses.iter().flat_map(|it| it.topics()).flat_map(|it| it.partitions());
+        let data_of = |position: &Position| {
+            let target = format!("{topic}/{}", position.partition);
+            let Some(partition) = partitions().find(|it| it.partition() == position.partition)
+            else {
+                let err = Error::retryable(0, missing(Call::Fetch, &target, host));
+                return PartitionData::failed(*position, err);
+            };
+            match partition.data() {
+                Ok(data) => partition_data(*position, data),
+                Err(err) => {
+                    let err = from_crate(Call::Fetch, &err.into(), &target, host);
+                    PartitionData::failed(*position, err)
+                }
+            }
+        };
+        Ok(positions.iter().map(data_of).collect())
+    }
+}
+
+fn missing(call: Call, target: &str, host: &str) -> String {
+    format!("{} {target} at {host}: the partition is missing in the response", call.name())
+}
+
+fn partition_data(position: Position, data: &Data<'_>) -> PartitionData {
+    let bytes = |it: &[u8]| if it.is_empty() { None } else { Some(it.to_vec()) };
+    let record = |it: &Message<'_>| {
+        let (key, value) = (bytes(it.key), bytes(it.value));
+        FetchedRecord { offset: it.offset, key, value, timestamp_ms: -1, headers: Vec::new() }
+    };
+    let messages = data.messages().iter().filter(|it| it.offset >= position.next);
+    let records: Vec<FetchedRecord> = messages.map(record).collect();
+    let next = records.last().map_or(position.next, |record| record.offset + 1);
+    let end = data.highwatermark_offset();
+    PartitionData { partition: position.partition, records, next, end, error: None }
+}
+
+/// How long calls may take before the watchdog ends the process.
+#[derive(Debug, Clone)]
+pub(super) struct CallLimits {
+    pub timeout: Duration,
+    pub shutdown: Option<Shutdown>,
+}
+
+impl CallLimits {
+    fn watch(&self, waits: Duration, what: String) -> Watch {
+        watchdog::watch(self.timeout + waits, self.shutdown.as_ref(), what)
+    }
+
+    /// Checks that the broker responds and serves protocol version 0.
+    pub fn probe(&self, host: &str) -> Result<()> {
+        let _watch = self.watch(PROBE_TIMEOUT, format!("probe {host}"));
+        match raw_requests::lowest_fetch_version(host) {
+            Ok(0) => Ok(()),
+            Ok(lowest) => {
+                let text = format!(
+                    "broker {host} serves Fetch from version {lowest} on: Kafka 4 and newer no longer serve protocol \
+                     version 0, which the kafka crate speaks; use Kafka 3.9 or older"
+                );
+                Err(Error { kind: ErrorKind::Config, code: codes::UNSUPPORTED_VERSION, text })
+            }
+            Err(err) => Err(Error::retryable(0, format!("broker {host} does not respond: {err}"))),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The adapter against scripted brokers.
+
+use super::client::KafkaCrateClient;
+use super::error::{Call, classify};
+use super::session::guarded;
+use crate::client::KafkaClient;
+use crate::config::{ClientChoice, KafkaConfig};
+use kafka::error::KafkaCode;
+use kafka_client::{Batch, Error, ErrorKind, NewRecord, Position, ProduceResult, Result};
+use service::panic_guard;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::slice;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const API_VERSIONS: i16 = 18;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A broker with the response `answer(api key, port)`, or none for `None`. It closes the connection after each response.
+fn broker(answer: impl Fn(i16, u16) -> Option<Vec<u8>> + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let mut hung = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            match serve(&mut stream, |api| answer(api, port)) {
+                Some(()) => {}
+                None => hung.push(stream),
+            }
+        }
+    });
+    format!("127.0.0.1:{port}")
+}
+
+fn serve(stream: &mut TcpStream, answer: impl Fn(i16) -> Option<Vec<u8>>) -> Option<()> {
+    let mut length = [0; 4];
+    if stream.read_exact(&mut length).is_err() {
+        return Some(());
+    }
+    let mut request = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut request).unwrap();
+    let body = answer(i16::from_be_bytes([request[0], request[1]]))?;
+    stream.write_all(&(4 + body.len() as u32).to_be_bytes()).unwrap();
+    stream.write_all(&request[4..8]).unwrap();
+    stream.write_all(&body).unwrap();
+    Some(())
+}
+
+/// ApiVersions, version 0: Fetch from `lowest` on.
+fn versions(lowest: u8) -> Option<Vec<u8>> {
+    Some([[0, 0, 0, 0, 0, 1].as_slice(), &[0, 1, 0, lowest, 0, 17]].concat())
+}
+
+/// Metadata, version 0: broker 5 at `port` leads the only partition of topic "t".
+fn metadata(port: u16) -> Option<Vec<u8>> {
+    let mut body = vec![0, 0, 0, 1, 0, 0, 0, 5, 0, 9];
+    body.extend(b"127.0.0.1");
+    body.extend(u32::from(port).to_be_bytes());
+    body.extend([0, 0, 0, 1, 0, 0, 0, 1, b't', 0, 0, 0, 1]);
+    body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0]);
+    Some(body)
+}
+
+fn healthy(api: i16, port: u16) -> Option<Vec<u8>> {
+    if api == API_VERSIONS { versions(0) } else { metadata(port) }
+}
+
+fn client(brokers: &[String]) -> KafkaCrateClient {
+    let brokers = brokers.to_vec();
+    KafkaCrateClient::new(
+        &KafkaConfig {
+            brokers,
+            client: ClientChoice::KafkaCrate,
+            timeout: PATIENCE,
+            fetch_bytes: 65536,
+            compression: kafka_client::Compression::None,
+            sasl: None,
+        },
+        None,
+    )
+}
+
+#[test]
+fn broker_without_version_0_is_named_with_a_remedy() {
+    let host = broker(|_, _| versions(4));
+    let err = client(slice::from_ref(&host)).leaders("t", PATIENCE).unwrap_err();
+    assert_eq!(err.kind, ErrorKind::Config);
+    for part in [host.as_str(), "version 4", "Kafka 4", "use Kafka 3.9 or older"] {
+        assert!(err.text.contains(part), "{part} in {err}");
+    }
+}
+
+#[test]
+fn silent_broker_is_skipped() {
+    let hung = broker(|_, _| None);
+    let mut client = client(&[hung, broker(healthy)]);
+    assert_eq!(client.leaders("t", Duration::ZERO).unwrap(), [5]);
+}
+
+#[test]
+fn silent_leader_is_not_used() {
+    let hung = broker(|_, _| None);
+    let port = hung.rsplit_once(':').unwrap().1.parse().unwrap();
+    let host = broker(move |api, _| healthy(api, port));
+    let start = Instant::now();
+    let data = client(&[host]).fetch("t", &[Position { partition: 0, next: 0 }], PATIENCE).unwrap();
+    assert_eq!(data[0].error.as_ref().unwrap().kind, ErrorKind::Retry);
+    assert!(start.elapsed() < PATIENCE / 2);
+}
+
+#[test]
+fn closed_connection_is_replaced() {
+    let mut client = client(&[broker(healthy)]);
+    for _ in 0..3 {
+        assert_eq!(client.leaders("t", PATIENCE).unwrap(), [5]);
+    }
+    assert_eq!(client.backoff.failures(), 2, "two of three found it closed");
+}
+
+#[test]
+fn malformed_response_is_retryable() {
+    // No array lengths of billions: the crate would allocate them, which aborts the process.
+    for garbage in [&[][..], &[0xff; 3], &[0x00; 100], &[0xff; 100]] {
+        let answer = move |api, _| {
+            if api == API_VERSIONS { versions(0) } else { Some(garbage.to_vec()) }
+        };
+        let err = client(&[broker(answer)]).leaders("t", Duration::ZERO).unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Retry, "{err}");
+        let host = broker(move |_, _| Some(garbage.to_vec()));
+        let err = client(&[host]).leaders("t", Duration::ZERO).unwrap_err();
+        assert_eq!(err.kind, ErrorKind::Retry, "{err}");
+    }
+}
+
+#[test]
+fn backoff_applies_across_calls() {
+    let probes = Arc::new(Mutex::new(Vec::new()));
+    let probed = probes.clone();
+    let host = broker(move |_, _| {
+        probed.lock().unwrap().push(Instant::now());
+        Some(Vec::new())
+    });
+    let mut client = client(&[host]);
+    let record = NewRecord { value: Some(b"v"), ..NewRecord::default() };
+    let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
+    while probes.lock().unwrap().len() < 4 {
+        client.leaders("t", Duration::from_millis(20)).unwrap_err();
+        client.produce(&batch, Duration::from_millis(20)).remove(0).unwrap_err();
+    }
+    // A probe is recorded shortly before the backoff after it begins.
+    let waits: Vec<Duration> =
+        probes.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (wait, backoff_ms) in waits.iter().zip([100, 200, 400]) {
+        assert!(*wait >= Duration::from_millis(backoff_ms), "{waits:?}");
+    }
+}
+
+#[test]
+fn panic_of_the_crate_becomes_an_error() {
+    let result: kafka::Result<()> = guarded(|| {
+        assert!(panic_guard::is_guarded());
+        panic!("of the crate");
+    });
+    assert!(!panic_guard::is_guarded());
+    let (kind, _) = classify(Call::Produce, &result.unwrap_err());
+    assert_eq!(kind, ErrorKind::Unknown);
+}
+
+#[test]
+fn errors_are_classified_by_call() {
+    use kafka::Error::{ArcSelf, Io, NoHostReachable, UnsupportedCompression};
+    let io = |kind| Io(io::Error::from(kind));
+    let code = |code| ArcSelf(Arc::new(kafka::Error::Kafka(code)));
+    let eof = io::ErrorKind::UnexpectedEof;
+    for (call, err, kind) in [
+        (Call::Produce, io(eof), ErrorKind::Unknown),
+        (Call::Fetch, io(eof), ErrorKind::Retry),
+        (Call::Commit, io(eof), ErrorKind::Retry),
+        (Call::Produce, io(io::ErrorKind::ConnectionRefused), ErrorKind::Retry),
+        (Call::Produce, NoHostReachable, ErrorKind::Retry),
+        (Call::Fetch, UnsupportedCompression, ErrorKind::Undecodable),
+        (Call::Fetch, io(io::ErrorKind::InvalidInput), ErrorKind::Undecodable),
+        (Call::Produce, code(KafkaCode::MessageSizeTooLarge), ErrorKind::Message),
+        (Call::Produce, code(KafkaCode::RequestTimedOut), ErrorKind::Unknown),
+        (Call::Produce, code(KafkaCode::NotEnoughReplicas), ErrorKind::Retry),
+        (Call::Produce, code(KafkaCode::NotEnoughReplicasAfterAppend), ErrorKind::Unknown),
+        (Call::Fetch, code(KafkaCode::OffsetOutOfRange), ErrorKind::Position),
+        (Call::Fetch, code(KafkaCode::CorruptMessage), ErrorKind::Undecodable),
+        (Call::Fetch, code(KafkaCode::NotLeaderForPartition), ErrorKind::Retry),
+        (Call::Commit, code(KafkaCode::UnknownMemberId), ErrorKind::Fenced),
+        (Call::Produce, code(KafkaCode::TopicAuthorizationFailed), ErrorKind::Config),
+    ] {
+        assert_eq!(classify(call, &err).0, kind, "{call:?} {err:?}");
+    }
+}
+
+#[test]
+fn unknown_result_stays_until_the_batch_is_written_or_refused() {
+    let error = |kind| Error { kind, code: 0, text: String::new() };
+    let mut result: Result<i64> = Err(error(ErrorKind::Retry));
+    for (next, kind) in [
+        (ErrorKind::Retry, ErrorKind::Retry),
+        (ErrorKind::Unknown, ErrorKind::Unknown),
+        (ErrorKind::Retry, ErrorKind::Unknown),
+        (ErrorKind::Message, ErrorKind::Message),
+    ] {
+        result.set_error(error(next));
+        assert_eq!(result.as_ref().unwrap_err().kind, kind);
+    }
+}

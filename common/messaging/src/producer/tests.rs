@@ -1,0 +1,368 @@
+use super::batching::QUEUE_BATCHES;
+use super::sender::RECORD_BYTES_MAX;
+use super::{Delivery, Mode, Outgoing, Producer, ProducerConfig, Sender};
+use crate::fake::{Fake, Verdict, error};
+use crate::partitioner;
+use kafka_client::{Batch, ErrorKind};
+use service::env::Env;
+use service::shutdown::Shutdown;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PARTITIONS: i32 = 3;
+
+fn config() -> ProducerConfig {
+    let lookup = |name: &str| (name == "KAFKA_BROKERS").then(|| "127.0.0.1:1".to_owned());
+    ProducerConfig::from_env(&Env::new(&lookup)).unwrap()
+}
+
+fn sender(fake: &Fake, config: &ProducerConfig) -> (Sender, Shutdown) {
+    let shutdown = Shutdown::default();
+    (Sender::with_client(Box::new(fake.clone()), config, &shutdown), shutdown)
+}
+
+fn fake() -> Fake {
+    Fake::new(&[1; PARTITIONS as usize])
+}
+
+fn record(key: impl ToString) -> Outgoing {
+    Outgoing { topic: "t", key: key.to_string(), value: vec![0; 10] }
+}
+
+fn records(count: usize) -> Vec<Outgoing> {
+    (0..count).map(record).collect()
+}
+
+/// Keys as they must lie in the logs.
+fn expected(records: &[Outgoing]) -> Vec<Vec<String>> {
+    let mut logs = vec![Vec::new(); PARTITIONS as usize];
+    for Outgoing { key, .. } in records {
+        logs[partitioner::partition(key.as_bytes(), PARTITIONS) as usize].push(key.clone());
+    }
+    logs
+}
+
+fn logs(fake: &Fake) -> Vec<Vec<String>> {
+    (0..PARTITIONS as usize).map(|partition| fake.keys(partition)).collect()
+}
+
+#[test]
+fn records_keep_their_order_in_the_keys_partition() {
+    let (fake, records) = (fake(), records(1000));
+    let (mut sender, _shutdown) = sender(&fake, &config());
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    assert_eq!(logs(&fake), expected(&records));
+}
+
+#[test]
+fn failed_batch_is_retried_before_later_ones() {
+    let (fake, records) = (fake(), records(1000));
+    let mut calls = 0;
+    fake.on_produce(move |batches| {
+        calls += 1;
+        let fails = |it: &Batch<'_>| calls % 3 > 0 && it.partition == 1;
+        let verdict = |it| {
+            if fails(it) { Verdict::NotWritten(error(ErrorKind::Retry)) } else { Verdict::Written }
+        };
+        batches.iter().map(verdict).collect()
+    });
+    let config = ProducerConfig { batch_records: 100, ..config() };
+    let (mut sender, _shutdown) = sender(&fake, &config);
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    assert_eq!(logs(&fake), expected(&records));
+}
+
+#[test]
+fn lost_response_may_duplicate_but_not_reorder() {
+    let (fake, records) = (fake(), records(300));
+    let mut calls = 0;
+    fake.on_produce(move |batches| {
+        calls += 1;
+        let verdict = |_: &Batch<'_>| match calls {
+            2 => Verdict::WrittenBut(error(ErrorKind::Unknown)),
+            _ => Verdict::Written,
+        };
+        batches.iter().map(verdict).collect()
+    });
+    let config = ProducerConfig { batch_records: 100, ..config() };
+    let (mut sender, _shutdown) = sender(&fake, &config);
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    for (log, expected) in logs(&fake).into_iter().zip(expected(&records)) {
+        let mut seen = Vec::new();
+        for key in &log {
+            if !seen.contains(key) {
+                seen.push(key.clone());
+            }
+        }
+        assert_eq!(seen, expected);
+        assert!(log.len() > expected.len(), "the second batch is there twice");
+    }
+}
+
+#[test]
+fn requests_and_batches_keep_their_limits() {
+    let (fake, records) = (fake(), records(1000));
+    let (requests, seen) = mpsc::channel();
+    fake.on_produce(move |batches| {
+        requests.send(batches.iter().map(|it| it.records.len()).collect::<Vec<_>>()).unwrap();
+        batches.iter().map(|_| Verdict::Written).collect()
+    });
+    let batch_bytes = 10 * records[999].bytes();
+    let config = ProducerConfig { batch_records: 200, batch_bytes, ..config() };
+    let (mut sender, _shutdown) = sender(&fake, &config);
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    assert_eq!(logs(&fake), expected(&records));
+    let requests: Vec<Vec<usize>> = seen.try_iter().collect();
+    assert!(requests.iter().all(|request| request.iter().sum::<usize>() <= 200));
+    assert!(requests.iter().flatten().all(|&batch| batch <= 10));
+    assert!(requests.iter().flatten().any(|&batch| batch == 10));
+}
+
+#[test]
+fn single_mode_sends_one_record_per_request() {
+    let (fake, records) = (fake(), records(20));
+    fake.on_produce(|batches| {
+        assert_eq!((batches.len(), batches[0].records.len()), (1, 1));
+        vec![Verdict::Written]
+    });
+    let (mut sender, _shutdown) = sender(&fake, &ProducerConfig { mode: Mode::Single, ..config() });
+    assert!(sender.send_all(&records).iter().all(Result::is_ok));
+    assert_eq!(logs(&fake), expected(&records));
+}
+
+#[test]
+fn record_above_the_size_limit_is_refused() {
+    let fake = fake();
+    let (mut sender, _shutdown) = sender(&fake, &config());
+    let sized =
+        |key: &str, bytes: usize| Outgoing { value: vec![0; bytes - key.len()], ..record(key) };
+    let results = sender.send_all(&[
+        record("a"),
+        sized("b", RECORD_BYTES_MAX),
+        sized("c", RECORD_BYTES_MAX + 1),
+        record("d"),
+    ]);
+    let refused: Vec<bool> = results.iter().map(Result::is_err).collect();
+    assert_eq!(refused, [false, false, true, false]);
+    assert_eq!(results[2].as_ref().unwrap_err().kind, ErrorKind::Message);
+    assert_eq!(logs(&fake).concat().len(), 3);
+}
+
+#[test]
+fn refused_record_is_found_and_others_written() {
+    let (fake, mut records) = (fake(), records(64));
+    records[21].key = "bad".into();
+    fake.on_produce(|batches| {
+        let bad = |it: &Batch<'_>| it.records.iter().any(|it| it.key == Some(b"bad"));
+        let verdict = |it| {
+            if bad(it) { Verdict::NotWritten(error(ErrorKind::Message)) } else { Verdict::Written }
+        };
+        batches.iter().map(verdict).collect()
+    });
+    let (mut sender, _shutdown) = sender(&fake, &config());
+    let results = sender.send_all(&records);
+    for (i, result) in results.iter().enumerate() {
+        assert_eq!(result.is_err(), i == 21, "{i}");
+    }
+    records.remove(21);
+    assert_eq!(logs(&fake), expected(&records));
+}
+
+#[test]
+fn config_error_is_returned_at_once() {
+    let fake = fake();
+    fake.on_produce(|batches| {
+        batches.iter().map(|_| Verdict::NotWritten(error(ErrorKind::Config))).collect()
+    });
+    let (mut sender, _shutdown) = sender(&fake, &config());
+    let results = sender.send_all(&records(10));
+    assert!(results.iter().all(|it| it.as_ref().is_err_and(|err| err.kind == ErrorKind::Config)));
+}
+
+#[test]
+fn shutdown_gives_up_and_reports_unknown_results() {
+    let fake = fake();
+    let mut calls = 0;
+    fake.on_produce(move |batches| {
+        calls += 1;
+        thread::sleep(Duration::from_millis(10));
+        let verdict = |it: &Batch<'_>| match it.partition {
+            0 if calls == 1 => Verdict::WrittenBut(error(ErrorKind::Unknown)),
+            1 => Verdict::Written,
+            _ => Verdict::NotWritten(error(ErrorKind::Retry)),
+        };
+        batches.iter().map(verdict).collect()
+    });
+    let (mut sender, shutdown) = sender(&fake, &config());
+    let records = records(30);
+    let asked = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        shutdown.request();
+        Instant::now()
+    });
+    let results = sender.send_all(&records);
+    assert!(asked.join().unwrap().elapsed() < Duration::from_secs(2));
+    for (record, result) in records.iter().zip(results) {
+        let kind = result.err().map(|err| err.kind);
+        match partitioner::partition(record.key.as_bytes(), PARTITIONS) {
+            0 => assert_eq!(kind, Some(ErrorKind::Unknown)),
+            1 => assert_eq!(kind, None),
+            _ => assert_eq!(kind, Some(ErrorKind::Retry)),
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_after_giving_up() {
+    let fake = fake();
+    fake.on_produce(|batches| {
+        thread::sleep(Duration::from_millis(10));
+        let first = |it: &Batch<'_>| it.records[0].key == Some(b"0");
+        let verdict = |it| {
+            if first(it) { Verdict::NotWritten(error(ErrorKind::Retry)) } else { Verdict::Written }
+        };
+        batches.iter().map(verdict).collect()
+    });
+    let (mut sender, shutdown) = sender(&fake, &ProducerConfig { batch_bytes: 1, ..config() });
+    shutdown.request();
+    let records = records(30);
+    let hole = partitioner::partition(b"0", PARTITIONS);
+    for (record, result) in records.iter().zip(sender.send_all(&records)) {
+        let partition = partitioner::partition(record.key.as_bytes(), PARTITIONS);
+        assert_eq!(result.is_err(), partition == hole, "{}", record.key);
+    }
+    assert_eq!(fake.keys(hole as usize), Vec::<String>::new());
+    assert!(sender.send_all(&records[1..]).iter().all(Result::is_err));
+}
+
+/// A fake whose calls to produce wait for a permit each, and say how many records they were given.
+fn gated() -> (Fake, mpsc::Sender<()>, mpsc::Receiver<usize>) {
+    let fake = fake();
+    let (permit, permits) = mpsc::channel();
+    let (started, starts) = mpsc::channel();
+    fake.on_produce(move |batches| {
+        started.send(batches.iter().map(|it| it.records.len()).sum()).unwrap();
+        permits.recv_timeout(Duration::from_secs(10)).unwrap();
+        batches.iter().map(|_| Verdict::Written).collect()
+    });
+    (fake, permit, starts)
+}
+
+fn producer(fake: &Fake, config: &ProducerConfig) -> Producer {
+    Producer::with_sender(sender(fake, config).0, config)
+}
+
+#[test]
+fn next_batch_gathers_while_one_is_in_flight() {
+    let (fake, permit, starts) = gated();
+    let producer = producer(&fake, &config());
+    let first = producer.send(record("first"));
+    assert_eq!(starts.recv(), Ok(1));
+    let later: Vec<Delivery> = records(100).into_iter().map(|it| producer.send(it)).collect();
+    let together = producer.send_all(records(50));
+    permit.send(()).unwrap();
+    first.wait().unwrap();
+    assert_eq!(starts.recv(), Ok(150));
+    permit.send(()).unwrap();
+    later.into_iter().for_each(|delivery| delivery.wait().unwrap());
+    together.wait().unwrap();
+}
+
+#[test]
+fn batch_waits_for_linger_unless_full() {
+    let send = |linger, count| {
+        let fake = fake();
+        let producer = producer(&fake, &ProducerConfig { linger, batch_records: 10, ..config() });
+        let start = Instant::now();
+        producer.send_all(records(count)).wait().unwrap();
+        start.elapsed()
+    };
+    let long = Duration::from_secs(20);
+    assert!(send(long, 10) < long);
+    let short = Duration::from_millis(50);
+    assert!(send(short, 3) >= short);
+}
+
+#[test]
+fn full_queue_blocks_until_a_batch_is_written() {
+    let (fake, permit, starts) = gated();
+    let config = ProducerConfig { batch_records: 10, ..config() };
+    let producer = producer(&fake, &config);
+    let _ = producer.send(record("first"));
+    assert_eq!(starts.recv(), Ok(1));
+    let _ = producer.send_all(records(QUEUE_BATCHES * 10 - 1));
+    let (handed, over) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = producer.send(record("late"));
+            handed.send(()).unwrap();
+        });
+        assert!(over.recv_timeout(Duration::from_millis(50)).is_err());
+        permit.send(()).unwrap();
+        over.recv_timeout(Duration::from_secs(10)).unwrap();
+    });
+    (0..QUEUE_BATCHES).for_each(|_| permit.send(()).unwrap());
+}
+
+#[test]
+fn queue_is_also_limited_in_bytes() {
+    let (fake, permit, starts) = gated();
+    let producer = producer(&fake, &config());
+    let large = || Outgoing { value: vec![0; RECORD_BYTES_MAX - 100], ..record("large") };
+    let _ = producer.send(large());
+    assert_eq!(starts.recv(), Ok(1));
+    let _ = producer.send(large());
+    let (handed, over) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = producer.send(large());
+            handed.send(()).unwrap();
+        });
+        assert!(over.recv_timeout(Duration::from_millis(50)).is_err());
+        (0..3).for_each(|_| permit.send(()).unwrap());
+        over.recv_timeout(Duration::from_secs(10)).unwrap();
+    });
+}
+
+#[test]
+fn drop_flushes() {
+    let fake = fake();
+    let producer = producer(&fake, &ProducerConfig { linger: Duration::from_secs(1), ..config() });
+    let records = records(5000);
+    let delivery = producer.send_all(records.clone());
+    drop(producer);
+    assert_eq!(logs(&fake), expected(&records));
+    delivery.wait().unwrap();
+}
+
+#[test]
+fn drop_gives_up_soon_after_failures() {
+    let fake = fake();
+    fake.on_produce(|batches| {
+        thread::sleep(Duration::from_millis(10));
+        batches.iter().map(|_| Verdict::NotWritten(error(ErrorKind::Retry))).collect()
+    });
+    let producer = producer(&fake, &config());
+    let delivery = producer.send_all(records(5000));
+    let start = Instant::now();
+    drop(producer);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    assert_eq!(delivery.wait().unwrap_err().kind, ErrorKind::Retry);
+}
+
+#[test]
+fn first_failure_of_records_queued_together_is_returned() {
+    let fake = fake();
+    fake.on_produce(|batches| {
+        let bad = |it: &Batch<'_>| it.records.iter().any(|it| it.key == Some(b"7"));
+        let verdict = |it| {
+            if bad(it) { Verdict::NotWritten(error(ErrorKind::Message)) } else { Verdict::Written }
+        };
+        batches.iter().map(verdict).collect()
+    });
+    let producer = producer(&fake, &ProducerConfig { batch_records: 3, ..config() });
+    assert_eq!(producer.send_all(records(20)).wait().unwrap_err().kind, ErrorKind::Message);
+    producer.send_all(records(7)).wait().unwrap();
+    producer.send_all(Vec::new()).wait().unwrap();
+}
