@@ -1,9 +1,9 @@
 //! Record batches, magic 2 (Kafka 0.11 and newer).
 
-use crate::checksum::crc32c;
 use crate::codec;
 use crate::protocol::Writer;
 use crate::types::{Compression, FetchedRecord, Header, NewRecord};
+use crc32c::crc32c;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::mem;
