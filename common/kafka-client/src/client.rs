@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// A client of one cluster, for one thread.
 ///
-/// `within` is the time for retries: an attempt that has begun may take up to [`Config::timeout`] longer. After a
-/// failed attempt the next one waits 100 ms, doubling up to 2 s, also across calls.
+/// `within` is the time for retries: an attempt that has begun may take up to [`Config::timeout`]
+/// longer. After a failed attempt the next one waits 100 ms, doubling up to 2 s, also across calls.
 pub struct Client {
     cluster: Cluster,
     producer: Producer,
@@ -48,15 +48,15 @@ impl Client {
         })
     }
 
-    /// Writes with acks=all. One result for each batch, in order: its base offset, or -1 if the broker no longer
-    /// knows it. If its result is retryable, the same batch may be given again before any other of its partition:
-    /// the idempotent producer writes it once.
+    /// Writes with acks=all. One result for each batch, in order: its base offset, or -1 if the
+    /// broker no longer knows it. If its result is retryable, the same batch may be given again
+    /// before any other of its partition: the idempotent producer writes it once.
     pub fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
         self.producer.produce(&mut self.cluster, batches, within)
     }
 
-    /// Reads from `positions` of `topic`. Returns as soon as there are records, or after `wait` without records. One
-    /// [`PartitionData`] for each position.
+    /// Reads from `positions` of `topic`. Returns as soon as there are records, or after `wait`
+    /// without records. One [`PartitionData`] for each position.
     ///
     /// # Errors
     /// Of the whole call; errors of one partition are in its [`PartitionData`].
@@ -120,9 +120,9 @@ impl Client {
             })
     }
 
-    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. To be called about once a second,
-    /// after all records read so far are processed and committed: the call may revoke partitions, and waits until a
-    /// rebalance is over.
+    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. To be called about
+    /// once a second, after all records read so far are processed and committed: the call may
+    /// revoke partitions, and waits until a rebalance is over.
     ///
     /// # Errors
     /// No partition is assigned then.
@@ -136,7 +136,8 @@ impl Client {
         members.poll_assignment(cluster, backoff, group, topics, within)
     }
 
-    /// Leaves `group`: its partitions are reassigned at once, not after the session timeout of 10 s.
+    /// Leaves `group`: its partitions are reassigned at once, not after the session timeout of 10
+    /// s.
     ///
     /// # Errors
     /// The session timeout applies.

@@ -6,7 +6,8 @@ use std::io::Read;
 #[cfg(any(feature = "gzip", feature = "lz4"))]
 use std::io::Write;
 
-/// Compresses the records of a batch. Snappy without the framing of Java's client: every client reads both.
+/// Compresses the records of a batch. Snappy without the framing of Java's client: every client
+/// reads both.
 ///
 /// # Errors
 /// The codec is not compiled in.
@@ -45,7 +46,8 @@ pub fn compress(compression: Compression, records: &[u8]) -> Result<Vec<u8>, Str
     }
 }
 
-/// Decompresses the records of a batch with compression type `codec`, into at most `bytes_max` bytes.
+/// Decompresses the records of a batch with compression type `codec`, into at most `bytes_max`
+/// bytes.
 ///
 /// # Errors
 /// The codec is unknown or not compiled in, or the bytes are malformed or too large.

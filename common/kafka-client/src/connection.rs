@@ -1,7 +1,8 @@
-//! A connection to a broker. Requests are written whole, responses are read without blocking, and each wait has a
-//! deadline.
+//! A connection to a broker. Requests are written whole, responses are read without blocking, and
+//! each wait has a deadline.
 
 use crate::config::{ConnectionConfig, ShutdownCheck};
+use crate::error::ConnectionError;
 use crate::protocol::codes;
 use crate::protocol::messages::{
     ApiVersions, SaslAuthenticate, SaslHandshake, SaslHandshakeResponse,
@@ -16,65 +17,6 @@ use std::mem;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// Why a connection cannot be used any more.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectionError {
-    /// The connection could not be established or broke, or a request timed out.
-    #[error("{broker}: {step}")]
-    Io {
-        /// host:port.
-        broker: String,
-        /// The step that failed.
-        step: &'static str,
-        /// Its error.
-        source: io::Error,
-    },
-    /// The bytes received are not a response of Kafka's protocol to the request.
-    #[error("{broker}: {what}")]
-    Protocol {
-        /// host:port.
-        broker: String,
-        /// How the response violates the protocol.
-        what: String,
-    },
-    /// The broker is older than Kafka 2.8 or newer than 4.x.
-    #[error("broker {broker} does not serve {request}: Kafka 2.8 to 4.x does")]
-    UnsupportedVersion {
-        /// host:port.
-        broker: String,
-        /// API name and version, and the versions that the broker serves.
-        request: String,
-    },
-    /// The broker refuses the SASL mechanism or the credentials, or cannot prove that it knows the password.
-    #[error("broker {broker}: {what}")]
-    Authentication {
-        /// host:port.
-        broker: String,
-        /// What failed, and the broker's error message.
-        what: String,
-    },
-    /// The response exceeds the limit of its API.
-    #[error("{broker}: response of {bytes} bytes exceeds {bytes_max}")]
-    ResponseTooLarge {
-        /// host:port.
-        broker: String,
-        /// Length of the response.
-        bytes: usize,
-        /// The limit.
-        bytes_max: usize,
-    },
-}
-
-impl ConnectionError {
-    /// The error and its cause, on one line.
-    pub(crate) fn with_cause(&self) -> String {
-        match self {
-            Self::Io { source, .. } => format!("{self}: {source}"),
-            _ => self.to_string(),
-        }
-    }
-}
 
 /// How much longer a response is awaited after shutdown was requested.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -105,7 +47,8 @@ pub struct Connection {
     /// No response but that has been received.
     only_api_versions: bool,
     used_at: Instant,
-    /// Before the broker's session expires (KIP-368): it closes a connection that is used after that.
+    /// Before the broker's session expires (KIP-368): it closes a connection that is used after
+    /// that.
     reauthenticate_at: Option<Instant>,
     /// By `throttle_time_ms` of the last response.
     throttled_until: Option<Instant>,
@@ -125,8 +68,8 @@ struct InFlightRequest {
 }
 
 impl Connection {
-    /// Connects to the first reachable address of `broker` (host:port) and sends ApiVersions. That response is read
-    /// before the next one: without SASL, this does not wait for the broker.
+    /// Connects to the first reachable address of `broker` (host:port) and sends ApiVersions. That
+    /// response is read before the next one: without SASL, this does not wait for the broker.
     ///
     /// # Errors
     /// No address is reachable, or authentication fails.
@@ -277,7 +220,8 @@ impl Connection {
         self.check_version(R::SPEC)
     }
 
-    /// Sends a request. After an error the broker has not received it whole, and so has not executed it.
+    /// Sends a request. After an error the broker has not received it whole, and so has not
+    /// executed it.
     ///
     /// # Errors
     /// See [`ConnectionError`]; the connection cannot be used after that.
@@ -354,8 +298,8 @@ impl Connection {
         Ok(None)
     }
 
-    /// Decodes a response after checking that it belongs to the oldest in-flight request. Returns its
-    /// `throttle_time_ms`.
+    /// Decodes a response after checking that it belongs to the oldest in-flight request. Returns
+    /// its `throttle_time_ms`.
     fn decode(
         &mut self,
         frame: &[u8],
@@ -509,7 +453,8 @@ impl Connection {
     }
 }
 
-/// Waits until a connection is readable. False if none is at `deadline`, or soon after shutdown was requested.
+/// Waits until a connection is readable. False if none is at `deadline`, or soon after shutdown was
+/// requested.
 pub(crate) fn wait_for_any<'a>(
     connections: impl Iterator<Item = &'a Connection>,
     deadline: Instant,

@@ -1,8 +1,7 @@
 //! Errors of calls, and what Kafka's error codes mean for the caller.
 
-use crate::connection::ConnectionError;
 use crate::protocol::codes;
-use std::fmt;
+use std::{fmt, io};
 
 /// What an error means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +141,66 @@ impl Error {
     }
 }
 
+/// Why a connection cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The connection could not be established or broke, or a request timed out.
+    #[error("{broker}: {step}")]
+    Io {
+        /// host:port.
+        broker: String,
+        /// The step that failed.
+        step: &'static str,
+        /// Its error.
+        source: io::Error,
+    },
+    /// The bytes received are not a response of Kafka's protocol to the request.
+    #[error("{broker}: {what}")]
+    Protocol {
+        /// host:port.
+        broker: String,
+        /// How the response violates the protocol.
+        what: String,
+    },
+    /// The broker is older than Kafka 2.8 or newer than 4.x.
+    #[error("broker {broker} does not serve {request}: Kafka 2.8 to 4.x does")]
+    UnsupportedVersion {
+        /// host:port.
+        broker: String,
+        /// API name and version, and the versions that the broker serves.
+        request: String,
+    },
+    /// The broker refuses the SASL mechanism or the credentials, or cannot prove that it knows the
+    /// password.
+    #[error("broker {broker}: {what}")]
+    Authentication {
+        /// host:port.
+        broker: String,
+        /// What failed, and the broker's error message.
+        what: String,
+    },
+    /// The response exceeds the limit of its API.
+    #[error("{broker}: response of {bytes} bytes exceeds {bytes_max}")]
+    ResponseTooLarge {
+        /// host:port.
+        broker: String,
+        /// Length of the response.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
+impl ConnectionError {
+    /// The error and its cause, on one line.
+    pub(crate) fn with_cause(&self) -> String {
+        match self {
+            Self::Io { source, .. } => format!("{self}: {source}"),
+            _ => self.to_string(),
+        }
+    }
+}
+
 /// Result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -149,8 +208,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub trait ProduceResult {
     /// True if another attempt may succeed.
     fn is_retryable(&self) -> bool;
-    /// Replaces the error by that of a later attempt. [`ErrorKind::Unknown`] is kept where a later attempt was
-    /// retryable: the earlier one may have written the batch.
+    /// Replaces the error by that of a later attempt. [`ErrorKind::Unknown`] is kept where a later
+    /// attempt was retryable: the earlier one may have written the batch.
     fn set_error(&mut self, err: Error);
 }
 

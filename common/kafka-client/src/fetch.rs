@@ -1,9 +1,9 @@
-//! Fetches from all leaders at once on one thread: each leader has at most one in-flight request, which is kept
-//! between calls. A broker that hangs delays only its own partitions.
+//! Fetches from all leaders at once on one thread: each leader has at most one in-flight request,
+//! which is kept between calls. A broker that hangs delays only its own partitions.
 
 use crate::backoff::Backoff;
-use crate::connection::{Connection, ConnectionError, Response, wait_for_any};
-use crate::error::{Api, Error, ErrorKind, Result};
+use crate::connection::{Connection, Response, wait_for_any};
+use crate::error::{Api, ConnectionError, Error, ErrorKind, Result};
 use crate::map::Map;
 use crate::metadata::{Cluster, Leader};
 use crate::protocol::messages::{Fetch, FetchResponse, FetchedPartition};
@@ -11,7 +11,8 @@ use crate::record_batch;
 use crate::types::{PartitionData, Position};
 use std::time::{Duration, Instant};
 
-/// Limit of the decoded records of one response, bytes. Further partitions are returned by the next response.
+/// Limit of the decoded records of one response, bytes. Further partitions are returned by the next
+/// response.
 const MEMORY_MAX: usize = 64 << 20;
 /// `max_bytes` of a request; the first batch may be larger.
 const FETCH_BYTES_MAX: i32 = 32 << 20;
@@ -27,7 +28,8 @@ pub struct Fetcher {
     high_watermarks: Map<String, Map<i32, i64>>,
     /// When the last call returned: the time until the next call does not count as a broker's.
     returned_at: Option<Instant>,
-    /// Rotates the partitions of requests: a broker that reaches `max_bytes` returns the first ones.
+    /// Rotates the partitions of requests: a broker that reaches `max_bytes` returns the first
+    /// ones.
     rotation: usize,
 }
 
@@ -158,7 +160,8 @@ impl Fetcher {
         Ok(by_leader)
     }
 
-    /// Sends a request to `leader` unless one is in flight, or it is in backoff or throttles this client.
+    /// Sends a request to `leader` unless one is in flight, or it is in backoff or throttles this
+    /// client.
     fn send(
         &mut self,
         cluster: &mut Cluster,
@@ -244,7 +247,8 @@ impl Fetcher {
         err: &ConnectionError,
     ) -> Result<()> {
         let too_large = matches!(err, ConnectionError::ResponseTooLarge { .. });
-        // A batch exceeds the limit of responses: fetching each partition by itself shows which one has it.
+        // A batch exceeds the limit of responses: fetching each partition by itself shows which one
+        // has it.
         let single = too_large && positions.len() == 1;
         let kind = if single { ErrorKind::Undecodable } else { ErrorKind::Retry };
         let what = format!("fetch {} at {}", call.topic, leader.host);

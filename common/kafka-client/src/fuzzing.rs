@@ -1,5 +1,6 @@
-//! Entry points of the fuzz targets in common/kafka-client/fuzz: each decodes bytes that a broker or another member of
-//! a consumer group may send. None may panic; libFuzzer bounds time and memory.
+//! Entry points of the fuzz targets in common/kafka-client/fuzz: each decodes bytes that a broker
+//! or another member of a consumer group may send. None may panic; libFuzzer bounds time and
+//! memory.
 
 use crate::protocol::messages::{self, RequestVisitor};
 use crate::protocol::{Reader, Request};
@@ -51,7 +52,8 @@ pub fn response(bytes: &[u8]) {
     }
 }
 
-/// Record batches as they are, and the first one with the right length and checksum, which hardly any input has.
+/// Record batches as they are, and the first one with the right length and checksum, which hardly
+/// any input has.
 pub fn batches(bytes: &[u8]) {
     let decode = |bytes: &[u8]| {
         let mut budget = DECOMPRESSED_MAX;
@@ -79,7 +81,8 @@ pub fn group_messages(bytes: &[u8]) {
     drop(group::decode_subscription(bytes));
 }
 
-/// SCRAM: the server's first message after a valid nonce, up to a zero byte, and then its final message.
+/// SCRAM: the server's first message after a valid nonce, up to a zero byte, and then its final
+/// message.
 pub fn scram_messages(bytes: &[u8]) {
     const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
     let (first, last) = bytes.split_at(bytes.iter().position(|it| *it == 0).unwrap_or(bytes.len()));

@@ -1,6 +1,7 @@
-//! Membership in consumer groups by the classic rebalance protocol (join, sync, heartbeat, leave), on the caller's
-//! thread. Subscriptions and assignments are those of Java's "consumer" protocol, and partitions are assigned as by
-//! its range assignor: members with other clients can share a group.
+//! Membership in consumer groups by the classic rebalance protocol (join, sync, heartbeat, leave),
+//! on the caller's thread. Subscriptions and assignments are those of Java's "consumer" protocol,
+//! and partitions are assigned as by its range assignor: members with other clients can share a
+//! group.
 
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result, check_code};
@@ -284,7 +285,8 @@ fn count_partitions(
 /// Topics and the partitions of each that one member is assigned.
 type Ranges<'a> = Vec<(&'a str, Range<i32>)>;
 
-/// Divides each topic's partitions into one range for each subscribed member, in the order of member ids.
+/// Divides each topic's partitions into one range for each subscribed member, in the order of
+/// member ids.
 fn assign_ranges<'a>(
     members: &'a [JoinGroupMember],
     counts: &Map<String, i32>,

@@ -1,7 +1,9 @@
-//! A synchronous Kafka client for Kafka 2.8 to 4.x: metadata, produce, fetch, offsets and consumer groups.
+//! A synchronous Kafka client for Kafka 2.8 to 4.x: metadata, produce, fetch, offsets and consumer
+//! groups.
 //!
-//! A [`Client`] belongs to one thread. It retries, reconnects and refreshes metadata until the deadline of each
-//! call. Callers keep positions and choose partitions. Each request is encoded in one version only.
+//! A [`Client`] belongs to one thread. It retries, reconnects and refreshes metadata until the
+//! deadline of each call. Callers keep positions and choose partitions. Each request is encoded in
+//! one version only.
 
 // One test has an allocator that counts.
 #![cfg_attr(not(test), forbid(unsafe_code))]
@@ -31,8 +33,8 @@ mod tests;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use config::{Config, ConnectionConfig, ShutdownCheck};
-pub use connection::{Connection, ConnectionError};
-pub use error::{Api, Error, ErrorKind, ProduceResult, Result};
+pub use connection::Connection;
+pub use error::{Api, ConnectionError, Error, ErrorKind, ProduceResult, Result};
 pub use sasl::{Mechanism, Sasl};
 pub use types::{
     Assignment, Batch, Compression, FetchedRecord, Header, NewRecord, PartitionData, Position,

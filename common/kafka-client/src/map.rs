@@ -1,5 +1,5 @@
-//! A map with few entries in a sorted vector. The standard library's maps take more code for each type of key and
-//! value, and save no time at this size.
+//! A map with few entries in a sorted vector. The standard library's maps take more code for each
+//! type of key and value, and save no time at this size.
 
 use std::borrow::Borrow;
 

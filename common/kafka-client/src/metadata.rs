@@ -1,9 +1,9 @@
-//! Metadata of the cluster (brokers, partition leaders, group coordinators) and a connection to each broker for all
-//! requests but fetches.
+//! Metadata of the cluster (brokers, partition leaders, group coordinators) and a connection to
+//! each broker for all requests but fetches.
 
 use crate::config::{Config, ConnectionConfig};
-use crate::connection::{Connection, ConnectionError};
-use crate::error::{Error, ErrorKind, Result, check_code};
+use crate::connection::Connection;
+use crate::error::{ConnectionError, Error, ErrorKind, Result, check_code};
 use crate::map::Map;
 use crate::protocol::messages::{self, FindCoordinator, Metadata, MetadataResponse};
 use crate::protocol::{ApiSpec, Reader, Request, Writer, codes};
@@ -127,7 +127,8 @@ impl Cluster {
         result
     }
 
-    /// Sends a request to one broker after the other until one responds. Returns that broker's host:port, too.
+    /// Sends a request to one broker after the other until one responds. Returns that broker's
+    /// host:port, too.
     pub fn call_any<R: Request>(
         &mut self,
         what: &str,

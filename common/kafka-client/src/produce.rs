@@ -1,8 +1,9 @@
-//! The idempotent producer: brokers recognise a batch that is sent again by its producer id and sequence.
+//! The idempotent producer: brokers recognise a batch that is sent again by its producer id and
+//! sequence.
 
 use crate::backoff::Backoff;
-use crate::connection::{ConnectionError, wait_for_any};
-use crate::error::{Api, Error, ErrorKind, ProduceResult, Result, check_code};
+use crate::connection::wait_for_any;
+use crate::error::{Api, ConnectionError, Error, ErrorKind, ProduceResult, Result, check_code};
 use crate::map::Map;
 use crate::metadata::{Cluster, Leader};
 use crate::protocol::codes;
@@ -70,7 +71,8 @@ impl Producer {
             let (ready, retry_at) = self.ready_batches(cluster, &mut call, now);
             if ready.is_empty() {
                 let Some(retry_at) = retry_at else { return call.results };
-                // Also if that is after the deadline: a caller that repeats the call at once would spin.
+                // Also if that is after the deadline: a caller that repeats the call at once would
+                // spin.
                 thread::sleep(retry_at.min(deadline).saturating_duration_since(now));
                 if retry_at > deadline {
                     return call.results;
@@ -210,8 +212,8 @@ impl Producer {
         }
         let what = "get a producer id";
         let (host, response) = cluster.call_any(what, &InitProducerId)?;
-        // A broker gets blocks of 1,000 ids from the controller, and waits 30 s for one that hangs. Other brokers may
-        // have ids left.
+        // A broker gets blocks of 1,000 ids from the controller, and waits 30 s for one that hangs.
+        // Other brokers may have ids left.
         check_code(response.error_code, format_args!("{what} at {host}"))
             .inspect_err(|_| cluster.rotate_brokers())?;
         self.producer_id = Some(response.producer_id);
@@ -418,8 +420,8 @@ impl PartitionSequence {
         self.pending = None;
     }
 
-    /// Continues at sequence 0 of the next epoch, as Java's client does: the broker does not compare it with the
-    /// sequence before.
+    /// Continues at sequence 0 of the next epoch, as Java's client does: the broker does not
+    /// compare it with the sequence before.
     fn start_epoch(&mut self, batch: &Batch<'_>, why: &str) {
         let Batch { topic, partition, .. } = batch;
         let (epoch, sequence) = (self.epoch, self.sequence);

@@ -24,7 +24,8 @@ const LOG_APPEND_TIME: i16 = 0x08;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 
-/// Identifies a batch of an idempotent producer: the broker writes it once, however often it is sent.
+/// Identifies a batch of an idempotent producer: the broker writes it once, however often it is
+/// sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSequence {
     pub producer_id: i64,
@@ -60,7 +61,8 @@ pub fn encode_records(records: &[NewRecord<'_>]) -> Vec<u8> {
     to
 }
 
-/// A whole batch of the `count` records that [`encode_records`] encoded, compressed if that makes it smaller.
+/// A whole batch of the `count` records that [`encode_records`] encoded, compressed if that makes
+/// it smaller.
 ///
 /// # Errors
 /// The codec is not compiled in.
@@ -130,10 +132,11 @@ pub struct Decoded {
 /// Aborted transactions: producer id and first offset.
 pub type Aborted = Vec<(i64, i64)>;
 
-/// Decodes the batches in `bytes` from offset `next` on, without control batches and records of aborted transactions.
+/// Decodes the batches in `bytes` from offset `next` on, without control batches and records of
+/// aborted transactions.
 ///
-/// `budget` is the memory for decoded records, bytes: decoding stops before the batch that finds it used up. A batch
-/// whose records take more than `batch_max` is refused.
+/// `budget` is the memory for decoded records, bytes: decoding stops before the batch that finds it
+/// used up. A batch whose records take more than `batch_max` is refused.
 pub fn decode(
     bytes: &[u8],
     next: i64,
@@ -361,8 +364,8 @@ fn is_abort_marker(records: &[u8]) -> bool {
     control_type() == Some(0)
 }
 
-/// Unlike [`crate::protocol::Reader`], inlined: it runs for each field of each record, and images build this crate for
-/// size.
+/// Unlike [`crate::protocol::Reader`], inlined: it runs for each field of each record, and images
+/// build this crate for size.
 struct RecordReader<'a>(&'a [u8]);
 
 impl<'a> RecordReader<'a> {

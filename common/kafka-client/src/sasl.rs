@@ -40,7 +40,8 @@ pub struct Sasl {
     pub mechanism: Mechanism,
     /// User name without NUL.
     pub user: String,
-    /// Password without NUL. It is not normalized by SASLprep (RFC 4013): Kafka does not do that either.
+    /// Password without NUL. It is not normalized by SASLprep (RFC 4013): Kafka does not do that
+    /// either.
     pub password: String,
 }
 
@@ -111,8 +112,8 @@ pub mod scram {
     use sha2::{Digest, Sha256, Sha512};
     use std::ops::RangeInclusive;
 
-    /// Accepted iteration counts. Fewer make guessing the password cheap (RFC 7677, section 4); more take half a second
-    /// of a core. Kafka's brokers ask for 4,096 to 16,384.
+    /// Accepted iteration counts. Fewer make guessing the password cheap (RFC 7677, section 4);
+    /// more take half a second of a core. Kafka's brokers ask for 4,096 to 16,384.
     const ITERATIONS: RangeInclusive<u32> = 4096..=500_000;
     /// Limit of a server message, bytes; Kafka's take a few hundred.
     const MESSAGE_BYTES_MAX: usize = 4096;
@@ -339,7 +340,8 @@ pub mod scram {
             assert_eq!(client.first(), b"n,,n=a=3Db=2Cc,r=x");
         }
 
-        /// No RFC has an example with SHA-512: this is the exchange above, computed with Python's hashlib and hmac.
+        /// No RFC has an example with SHA-512: this is the exchange above, computed with Python's
+        /// hashlib and hmac.
         #[test]
         fn sha_512_exchange_matches_pythons() {
             let mut client = scram(Mechanism::ScramSha512, "user", "pencil", NONCE);

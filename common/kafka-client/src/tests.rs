@@ -1,4 +1,5 @@
-//! Tests of the client against scripted brokers, and of the codecs against the `kafka-protocol` crate.
+//! Tests of the client against scripted brokers, and of the codecs against the `kafka-protocol`
+//! crate.
 
 mod client;
 mod fake;

@@ -2,8 +2,8 @@
 
 use crate::error::Error;
 
-/// Compression of produced batches. Consumers need the same codec, unless the topic's `compression.type` says
-/// otherwise.
+/// Compression of produced batches. Consumers need the same codec, unless the topic's
+/// `compression.type` says otherwise.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
     /// No compression.
@@ -71,8 +71,8 @@ pub struct FetchedRecord {
     pub key: Option<Vec<u8>>,
     /// Value bytes.
     pub value: Option<Vec<u8>>,
-    /// Milliseconds since 1970, of the producer's or the broker's clock (`message.timestamp.type`); -1 from the
-    /// kafka crate, which drops it.
+    /// Milliseconds since 1970, of the producer's or the broker's clock (`message.timestamp.type`);
+    /// -1 from the kafka crate, which drops it.
     pub timestamp_ms: i64,
     /// Record headers in order, with duplicates. Empty from the kafka crate, which drops them.
     pub headers: Vec<Header>,

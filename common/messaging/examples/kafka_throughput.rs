@@ -1,5 +1,6 @@
-//! Records per second through Sender, Producer and Consumer, and the latency of single records, on the cluster at
-//! `KAFKA_BROKERS`: `cargo run --release -p messaging --example kafka_throughput`. It leaves a topic behind.
+//! Records per second through Sender, Producer and Consumer, and the latency of single records, on
+//! the cluster at `KAFKA_BROKERS`: `cargo run --release -p messaging --example kafka_throughput`.
+//! It leaves a topic behind.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 

@@ -28,7 +28,8 @@ pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "how long a broker may take to answer, 1000 to 110000 ms; after that the built-in client retries on a new connection; with \
      the kafka crate the service exits with code 75, to be restarted",
 );
-/// Bytes fetched from each partition at a time; a larger record still passes. docs/decisions/0008-batch-sizes.md has the figures.
+/// Bytes fetched from each partition at a time; a larger record still passes.
+/// docs/decisions/0008-batch-sizes.md has the figures.
 const FETCH_BYTES: i32 = 32 << 10;
 
 /// `COMPRESSION`: how produced batches are compressed.
@@ -169,7 +170,8 @@ impl KafkaConfig {
         Ok(config)
     }
 
-    /// Whether `variable` (`CONSUMER_GROUP_PROTOCOL`) makes the service a member of a consumer group; then the built-in client is used.
+    /// Whether `variable` (`CONSUMER_GROUP_PROTOCOL`) makes the service a member of a consumer
+    /// group; then the built-in client is used.
     ///
     /// # Errors
     /// It does not fit, or see [`Self::require_built_in`].

@@ -14,7 +14,8 @@ pub fn connect(config: &KafkaConfig) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, None))
 }
 
-/// The same; a call that hangs when shutdown is requested holds up the process for two seconds at most.
+/// The same; a call that hangs when shutdown is requested holds up the process for two seconds at
+/// most.
 pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, Some(stop.clone())))
 }
@@ -104,7 +105,8 @@ impl KafkaClient for SelectedClient {
     }
 }
 
-/// The client for this cluster; [`ClientChoice::Auto`] asks its brokers, once in the life of the process.
+/// The client for this cluster; [`ClientChoice::Auto`] asks its brokers, once in the life of the
+/// process.
 fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
     static KNOWN: Mutex<Vec<(Vec<String>, ClientChoice, ClientChoice)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,34 +1,36 @@
-//! The consumer: partitions assigned by hand, and one fetch thread for each leader, or one for all of them if the
-//! client fetches from all leaders at once.
+//! The consumer: partitions assigned by hand, and one fetch thread for each leader, or one for all
+//! of them if the client fetches from all leaders at once.
 
 mod fetcher;
 mod metrics;
+mod shared;
 mod start_positions;
 #[cfg(test)]
 mod tests;
 
 pub use start_positions::{OffsetReset, start_positions};
 
-use crate::client::KafkaClient;
 use crate::config::KafkaConfig;
 use crate::connect;
 use fetcher::Shared;
 use kafka_client::{Error, ErrorKind, PartitionData, Position};
 use metrics::{LAG, PARKED_PARTITIONS, RECORDS};
+use shared::Connect;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// Shortest time between two commits of offsets: a commit costs the broker as much as a batch, and only bounds what is
-/// read again after a crash.
+/// Shortest time between two commits of offsets: a commit costs the broker as much as a batch, and
+/// only bounds what is read again after a crash.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Fetched data that waits for the caller, in addition to one in each thread.
 const FETCHES_AHEAD: usize = 2;
 
-/// Reads partitions of one topic on its own threads, a bounded amount ahead of its caller. Broker restarts, leader
-/// moves, closed connections, deleted offsets and oversized records are handled inside. Dropping it stops the threads.
+/// Reads partitions of one topic on its own threads, a bounded amount ahead of its caller. Broker
+/// restarts, leader moves, closed connections, deleted offsets and oversized records are handled
+/// inside. Dropping it stops the threads.
 pub struct Consumer {
     fetched: Receiver<Result<Vec<PartitionData>, Error>>,
     shared: Arc<Shared>,
@@ -49,8 +51,8 @@ impl Consumer {
         Self { fetched, shared, failed: None }
     }
 
-    /// The data received so far; waits at most `wait` if there is none. Data without records moves the position to its
-    /// `next`, for example at the end of a transaction.
+    /// The data received so far; waits at most `wait` if there is none. Data without records moves
+    /// the position to its `next`, for example at the end of a transaction.
     ///
     /// # Errors
     /// Only [`ErrorKind::Config`]: all other errors are retried, with a log line.
@@ -100,7 +102,8 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // The threads end when their fetch returns, or at once if they wait for room in the channel.
+        // The threads end when their fetch returns, or at once if they wait for room in the
+        // channel.
         for partition in self.shared.stop() {
             let partition = partition.to_string();
             for gauges in [&LAG, &PARKED_PARTITIONS] {
@@ -109,21 +112,4 @@ impl Drop for Consumer {
             }
         }
     }
-}
-
-type Connect = Box<dyn Fn() -> Box<dyn KafkaClient> + Send + Sync>;
-
-/// Deadline of each call to the client but fetches: bounds how late a drop or a shutdown is noticed.
-const CALL_SLICE: Duration = Duration::from_millis(200);
-
-fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Error {
-    let text = format!("{topic}/{partition} does not exist: the topic has {partitions} partitions");
-    Error { kind: ErrorKind::Config, code: 3, text }
-}
-
-/// Logs and counts an offset reset.
-fn warn_outside_log(topic: &str, partition: i32, offset: i64, (earliest, end): (i64, i64)) {
-    let lost = (earliest - offset).max(0);
-    log::warn!(topic, partition, offset, earliest, end, lost; "position is outside of the log, reading from the earliest offset");
-    metrics::SKIPPED.with_label_values(&[topic]).inc_by(lost.unsigned_abs());
 }

@@ -1,4 +1,5 @@
-//! Which partition a key goes to: Java's murmur2, as every JVM client and librdkafka's "murmur2_random".
+//! Which partition a key goes to: Java's murmur2, as every JVM client and librdkafka's
+//! "murmur2_random".
 
 /// The partition of `key` in a topic with `partitions` partitions, at least one.
 pub fn partition(key: &[u8], partitions: i32) -> i32 {
@@ -31,7 +32,8 @@ fn murmur2(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// Made with `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive(..) % 9` of kafka-clients 3.9.1.
+    /// Made with `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive(..) % 9` of
+    /// kafka-clients 3.9.1.
     const OF_THE_JAVA_CLIENT: &[(&[u8], u32, i32)] = &[
         (b"", 275_646_681, 0),
         (b"a", 2_731_586_172, 4),

@@ -1,4 +1,5 @@
-//! Producers: [`Sender`] writes a batch and waits for acks=all; [`Producer`] gathers batches from many threads.
+//! Producers: [`Sender`] writes a batch and waits for acks=all; [`Producer`] gathers batches from
+//! many threads.
 
 mod batching;
 mod config;

@@ -110,7 +110,8 @@ fn whatever_codec_others_use_all_records_are_read() {
     assert_eq!(reader.values(), values(0..21));
 }
 
-/// Protocol version 0 has neither headers nor, in this crate, times, and the crate takes empty for null.
+/// Protocol version 0 has neither headers nor, in this crate, times, and the crate takes empty for
+/// null.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
@@ -253,7 +254,8 @@ fn the_end_of_a_transaction_is_stepped_over() {
     let offsets: Vec<i64> = reader.partitions[&0].iter().map(|it| it.offset).collect();
     assert_eq!(offsets, expected);
 
-    // The log ends with a marker: the position gets to the end, and then the broker holds the fetch back.
+    // The log ends with a marker: the position gets to the end, and then the broker holds the fetch
+    // back.
     let mut client = client();
     let mut position = Position { partition: 0, next: 8 };
     let wait = Duration::from_millis(500);

@@ -1,5 +1,6 @@
-//! The wire, the producer and the consumer while brokers are killed, stopped and started. `STACK` is the script that does
-//! that, to a stack of three brokers; KAFKA_TIMEOUT_MS of the processes under test is 2000.
+//! The wire, the producer and the consumer while brokers are killed, stopped and started. `STACK`
+//! is the script that does that, to a stack of three brokers; KAFKA_TIMEOUT_MS of the processes
+//! under test is 2000.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
@@ -108,8 +109,8 @@ impl Load {
         Self { stop, thread, topic }
     }
 
-    /// Stops, and checks that all that was acknowledged is read, and nothing read twice; with today's protocol also that nothing was
-    /// written twice or out of order.
+    /// Stops, and checks that all that was acknowledged is read, and nothing read twice; with
+    /// today's protocol also that nothing was written twice or out of order.
     fn check(self, reader: &mut Reader) {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.thread.join().unwrap();
@@ -184,8 +185,9 @@ fn nothing_is_lost_when_leaders_are_killed_again_and_again() {
     load.check(&mut reader);
 }
 
-/// Frozen for longer than a call may take, but not long enough for the others to notice: it answers none of the attempts, finds them
-/// all when it goes on, and leads all the time. The kafka crate would end the process, and is given the time.
+/// Frozen for longer than a call may take, but not long enough for the others to notice: it answers
+/// none of the attempts, finds them all when it goes on, and leads all the time. The kafka crate
+/// would end the process, and is given the time.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn nothing_is_lost_when_a_leader_is_frozen() {
@@ -207,7 +209,8 @@ fn nothing_is_lost_when_a_leader_is_frozen() {
     load.check(&mut reader);
 }
 
-/// Who goes on where a group was, finds all that was committed, and can commit, while its coordinator is away.
+/// Who goes on where a group was, finds all that was committed, and can commit, while its
+/// coordinator is away.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
@@ -238,7 +241,8 @@ fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
     load.check(&mut reader);
 }
 
-/// The next coordinator knows the members: they keep what they hold, share it with one more, and may commit.
+/// The next coordinator knows the members: they keep what they hold, share it with one more, and
+/// may commit.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn members_stay_members_when_the_coordinator_of_their_group_is_killed() {
@@ -357,14 +361,15 @@ fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
             position.next = data.next;
         }
     }
-    // The others elect leaders for its partitions, and all goes on; if it was the controller, and nobody has an id for a producer left, after
-    // the 30 s of their controller.socket.timeout.ms.
+    // The others elect leaders for its partitions, and all goes on; if it was the controller, and
+    // nobody has an id for a producer left, after the 30 s of their controller.socket.timeout.ms.
     let results = client.produce(&batches, 2 * PATIENCE);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     Reader::new(topic, 9).read(18);
 }
 
-/// A child process that reads `CHILD_TOPIC`, prints what it read and commits it; it doesn't end by itself.
+/// A child process that reads `CHILD_TOPIC`, prints what it read and commits it; it doesn't end by
+/// itself.
 #[test]
 #[ignore = "run by the tests below"]
 fn child_reads_and_commits() {
@@ -451,7 +456,8 @@ fn send(records: &[Outgoing]) {
     }
 }
 
-/// The kafka crate's sockets can't be reached, so a process that uses it ends; today's client goes on.
+/// The kafka crate's sockets can't be reached, so a process that uses it ends; today's client goes
+/// on.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
@@ -478,8 +484,8 @@ fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
     assert_eq!(reading.offsets_until(300), (200..300).collect::<Vec<_>>());
 }
 
-/// A leader just elected doesn't know yet what the others have (KIP-207). Told an end before its committed offset, a reader would begin
-/// anew.
+/// A leader just elected doesn't know yet what the others have (KIP-207). Told an end before its
+/// committed offset, a reader would begin anew.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn a_new_leader_tells_no_end_that_is_too_low() {
@@ -514,7 +520,8 @@ fn a_new_leader_tells_no_end_that_is_too_low() {
 #[ignore = "needs three brokers: make test-integration"]
 fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
     let brokers = Brokers::new();
-    // Replicated, every write would wait for it: it is among the in-sync replicas until the cluster gives it up.
+    // Replicated, every write would wait for it: it is among the in-sync replicas until the cluster
+    // gives it up.
     let topic = replicated_topic("frozen", 9, 1, &[]);
     let leaders = client().leaders(topic, PATIENCE).unwrap();
     let mut reader = Reader::new(topic, 9);

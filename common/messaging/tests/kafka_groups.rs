@@ -1,4 +1,5 @@
-//! Consumer groups by the classic protocol, against a real Kafka, beside Java's client and Kafka's own tool.
+//! Consumer groups by the classic protocol, against a real Kafka, beside Java's client and Kafka's
+//! own tool.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -72,7 +73,8 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     let counts: Vec<&str> = members.iter().map(|it| &*it["#PARTITIONS"]).collect();
     assert_eq!(counts, ["3", "3"]);
 
-    // The second gives no sign of life from here on: the other gets all, and what it commits then is refused.
+    // The second gives no sign of life from here on: the other gets all, and what it commits then
+    // is refused.
     let (_, partition) = second.assignment().unwrap().partitions[0];
     let mut second = second.end();
     shared(&[&first], &[6]);

@@ -1,4 +1,5 @@
-//! Brokers that want to know who speaks: `KAFKA_SASL_BROKERS`, of a stack with SASL_PORT and connections.max.reauth.ms=5000.
+//! Brokers that want to know who speaks: `KAFKA_SASL_BROKERS`, of a stack with SASL_PORT and
+//! connections.max.reauth.ms=5000.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -73,7 +74,8 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
     let end = Instant::now() + LIFETIME + LIFETIME / 5;
     let mut next = 0;
     while Instant::now() < end {
-        // A connection that the broker closes would be an error: from the second round on there is no time for another attempt.
+        // A connection that the broker closes would be an error: from the second round on there is
+        // no time for another attempt.
         let within = if next < 3 { PATIENCE } else { Duration::ZERO };
         for (client, [mechanism, ..]) in buses.iter_mut().zip(all) {
             let records =

@@ -1,10 +1,11 @@
-//! Primitive types of requests and responses. Source: Kafka protocol guide, "Protocol Primitive Types", and KIP-482.
+//! Primitive types of requests and responses. Source: Kafka protocol guide, "Protocol Primitive
+//! Types", and KIP-482.
 //!
-//! Nothing here is generic or returns an error for each field: a binary contains this code once, and the codecs in
-//! `messages` compile to calls of it.
+//! Nothing here is generic or returns an error for each field: a binary contains this code once,
+//! and the codecs in `messages` compile to calls of it.
 
-/// Limit of array elements and tagged fields in one response. A decoded element takes less than 200 bytes, plus its
-/// strings.
+/// Limit of array elements and tagged fields in one response. A decoded element takes less than 200
+/// bytes, plus its strings.
 const ELEMENTS_MAX: usize = 100_000;
 
 /// Why a response cannot be decoded.
@@ -20,7 +21,8 @@ pub enum DecodeError {
     InvalidString,
 }
 
-/// Reads the fields of a response. Missing fields are read as 0, empty or null; [`Reader::finish`] returns the error.
+/// Reads the fields of a response. Missing fields are read as 0, empty or null; [`Reader::finish`]
+/// returns the error.
 pub struct Reader<'a> {
     rest: &'a [u8],
     length: usize,
@@ -182,7 +184,8 @@ impl<'a> Reader<'a> {
             self.fail(DecodeError::TooManyElements);
         }
         for _ in 0..count {
-            // An element takes at least one byte: memory is allocated only for elements that are there.
+            // An element takes at least one byte: memory is allocated only for elements that are
+            // there.
             if self.rest.is_empty() {
                 self.fail(DecodeError::Truncated);
                 return;

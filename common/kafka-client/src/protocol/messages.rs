@@ -1,8 +1,9 @@
 //! Requests and responses, each in one version. Source: the message definitions of Apache Kafka
-//! (clients/src/main/resources/common/message); tests compare all of them with the `kafka-protocol` crate.
+//! (clients/src/main/resources/common/message); tests compare all of them with the `kafka-protocol`
+//! crate.
 //!
-//! Fields that this client always sends with the same value are written in `encode`. Response fields that nothing
-//! uses are skipped. Comments are Kafka's field names.
+//! Fields that this client always sends with the same value are written in `encode`. Response
+//! fields that nothing uses are skipped. Comments are Kafka's field names.
 #![allow(missing_docs, reason = "the names are Kafka's")]
 
 use super::fields::{Reader, Writer};
@@ -200,7 +201,8 @@ impl Request for Produce<'_> {
     }
 }
 
-/// A fetch returns the first batch whatever its size: up to 100 MB, if a topic's `max.message.bytes` allows it.
+/// A fetch returns the first batch whatever its size: up to 100 MB, if a topic's
+/// `max.message.bytes` allows it.
 const FETCH_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 pub struct Fetch<'a> {

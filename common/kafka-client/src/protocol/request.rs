@@ -3,7 +3,8 @@
 use super::fields::{Reader, Writer};
 use std::fmt;
 
-/// A request in the one version that this client sends: the last of Kafka 2.8, or the last that names topics.
+/// A request in the one version that this client sends: the last of Kafka 2.8, or the last that
+/// names topics.
 pub trait Request {
     /// API key, name and version.
     const SPEC: &'static ApiSpec;

@@ -112,7 +112,8 @@ fn failed_init_producer_id_is_retried_with_backoff() {
     let mut client = client(&host);
     let records = vec![NewRecord { value: Some(b"x"), ..NewRecord::default() }];
     let batch = [Batch { topic: "t", partition: 0, records }];
-    // Short deadlines, as of callers that check for shutdown: no call may return early, or the caller would spin.
+    // Short deadlines, as of callers that check for shutdown: no call may return early, or the
+    // caller would spin.
     let slice = Duration::from_millis(50);
     for _ in 0..10 {
         let started = Instant::now();

@@ -55,7 +55,8 @@ pub enum Answer {
     Silence,
 }
 
-/// Starts a broker and returns its host:port. It serves all versions, and `script` responds to all but ApiVersions.
+/// Starts a broker and returns its host:port. It serves all versions, and `script` responds to all
+/// but ApiVersions.
 pub fn broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
     let any = |incoming: &Incoming| {
         let all = (0..60).map(|key| ApiVersion::default().with_api_key(key).with_max_version(99));

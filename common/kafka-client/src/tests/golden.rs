@@ -1,4 +1,5 @@
-//! Batches of other clients: golden/make.sh has Java's client and librdkafka write the same records with each codec.
+//! Batches of other clients: golden/make.sh has Java's client and librdkafka write the same records
+//! with each codec.
 
 use crate::record_batch::{self, Decoded};
 use crate::{Compression, FetchedRecord, Header};
@@ -77,7 +78,8 @@ fn truncated_or_changed_batches_are_undecodable() {
             let decoded = decode(&bytes[..cut], 0);
             assert!(decoded.records.is_empty() && decoded.undecodable.is_some(), "{name} at {cut}");
         }
-        // After base_offset, batch_length and partition_leader_epoch come magic and what the checksum covers.
+        // After base_offset, batch_length and partition_leader_epoch come magic and what the
+        // checksum covers.
         for at in (16..bytes.len()).step_by(step) {
             let mut changed = bytes.to_vec();
             changed[at] ^= 1;

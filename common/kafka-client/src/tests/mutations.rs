@@ -1,6 +1,7 @@
-//! Hostile input: responses of every kind, record batches of every codec, and messages of SASL and consumer groups,
-//! changed in thousands of ways. All are decoded or refused without a panic, in memory proportional to their length.
-//! `MUTATIONS` sets the number for each kind; a failure names its seed, which `SEED` repeats.
+//! Hostile input: responses of every kind, record batches of every codec, and messages of SASL and
+//! consumer groups, changed in thousands of ways. All are decoded or refused without a panic, in
+//! memory proportional to their length. `MUTATIONS` sets the number for each kind; a failure names
+//! its seed, which `SEED` repeats.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::protocol::Request;

@@ -1,4 +1,5 @@
-//! The codecs against those of `kafka-protocol`: each decodes what the other encodes, field by field, to the last byte.
+//! The codecs against those of `kafka-protocol`: each decodes what the other encodes, field by
+//! field, to the last byte.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::map::Map;
@@ -63,7 +64,8 @@ fn group() -> GroupId {
     GroupId(text("a group"))
 }
 
-/// Asserts that `kafka-protocol` decodes `request` to `expected` and encodes that to the same bytes, header included.
+/// Asserts that `kafka-protocol` decodes `request` to `expected` and encodes that to the same
+/// bytes, header included.
 fn is<R: OwnRequest, K: Request + PartialEq + std::fmt::Debug>(request: &R, expected: &K) {
     let spec = R::SPEC;
     let mut frame = Writer::default();

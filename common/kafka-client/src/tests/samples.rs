@@ -1,4 +1,5 @@
-//! A response of each kind by `kafka-protocol`, with a value in each field that can be empty or null.
+//! A response of each kind by `kafka-protocol`, with a value in each field that can be empty or
+//! null.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::protocol::Request;

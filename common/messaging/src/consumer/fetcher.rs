@@ -1,7 +1,7 @@
 //! Fetch threads.
 
 use super::metrics::PARKED_PARTITIONS;
-use super::{CALL_SLICE, Connect, no_such_partition, warn_outside_log};
+use super::shared::{CALL_SLICE, Connect, no_such_partition, warn_outside_log};
 use crate::client::KafkaClient;
 use kafka_client::{Error, ErrorKind, PartitionData, Position};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -41,8 +41,8 @@ struct State {
 
 struct PartitionState {
     next: i64,
-    /// Whose thread reads it. Only that thread changes this, between two fetches: with two threads its records would be
-    /// duplicated or reordered.
+    /// Whose thread reads it. Only that thread changes this, between two fetches: with two threads
+    /// its records would be duplicated or reordered.
     leader: i32,
     /// Undecodable: not fetched until then.
     parked_until: Option<Instant>,
@@ -186,8 +186,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Positions of this thread's partitions that are not parked. Ends the thread if it has no partition any more, but
-    /// not if the consumer never had one.
+    /// Positions of this thread's partitions that are not parked. Ends the thread if it has no
+    /// partition any more, but not if the consumer never had one.
     fn positions(&self) -> Result<Vec<Position>, End> {
         let now = Instant::now();
         let mut state = self.shared.state();
@@ -200,7 +200,8 @@ impl Fetcher {
         Ok(ready.map(|(&partition, it)| Position { partition, next: it.next }).collect())
     }
 
-    /// Hands data to the caller, then moves the positions: in another order, another thread could overtake.
+    /// Hands data to the caller, then moves the positions: in another order, another thread could
+    /// overtake.
     fn hand_over(&self, fetched: Vec<PartitionData>) -> Result<(), End> {
         let topic = self.shared.topic;
         let positions: Vec<Position> =

@@ -1,6 +1,6 @@
 //! Where a consumer starts.
 
-use super::{CALL_SLICE, no_such_partition, warn_outside_log};
+use super::shared::{CALL_SLICE, no_such_partition, warn_outside_log};
 use crate::client::KafkaClient;
 use crate::config::KafkaConfig;
 use crate::connect;
@@ -17,8 +17,8 @@ pub enum OffsetReset {
     End,
 }
 
-/// Where `group` continues in `partitions` of `topic`: at its committed offsets, or at the earliest offset if those are
-/// outside of the log. After `shutdown` is requested nothing is retried.
+/// Where `group` continues in `partitions` of `topic`: at its committed offsets, or at the earliest
+/// offset if those are outside of the log. After `shutdown` is requested nothing is retried.
 ///
 /// # Errors
 /// No broker responds within `within`.
@@ -56,7 +56,8 @@ pub(super) fn find_positions(
         let committed = index.and_then(|index| committed.get(index).copied()).flatten();
         let next = match committed {
             Some(next) if (earliest..=end).contains(&next) => next,
-            // An offset after the end: the log was lost or recreated, and its records were never read.
+            // An offset after the end: the log was lost or recreated, and its records were never
+            // read.
             Some(next) => {
                 warn_outside_log(topic, partition, next, (earliest, end));
                 earliest

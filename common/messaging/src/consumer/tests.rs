@@ -1,6 +1,7 @@
 use super::fetcher::EMPTY_FETCH_MIN;
+use super::shared::CALL_SLICE;
 use super::start_positions::{OffsetReset, RetryUntil, find_positions};
-use super::{CALL_SLICE, Consumer, FETCHES_AHEAD};
+use super::{Consumer, FETCHES_AHEAD};
 use crate::fake::{Fake, error};
 use kafka_client::{Error, ErrorKind, PartitionData, Position};
 use service::shutdown::Shutdown;
@@ -18,7 +19,8 @@ fn consumer(fake: &Fake, partitions: i32) -> Consumer {
     Consumer::with_connect(Box::new(move || Box::new(fake.clone())), "t", positions.collect())
 }
 
-/// Polls until `count` records are there. Asserts that those of each partition are in order, without duplicates.
+/// Polls until `count` records are there. Asserts that those of each partition are in order,
+/// without duplicates.
 fn read(consumer: &mut Consumer, count: usize) -> BTreeMap<i32, Vec<i64>> {
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
     let start = Instant::now();

@@ -1,6 +1,7 @@
 //! The [`KafkaClient`] of the kafka crate: retries with backoff, each on a healthy session.
 
 use super::error::no_leader;
+use super::fetch_size::FetchSize;
 use super::session::{CallLimits, Session};
 use crate::client::KafkaClient;
 use crate::config::KafkaConfig;
@@ -14,9 +15,9 @@ use std::time::{Duration, Instant};
 
 /// The [`KafkaClient`] of the kafka crate.
 ///
-/// After any error of a whole call the session is dropped: the crate keeps dead connections and matches late responses
-/// to the next request. It uses only brokers that respond to a probe, since it waits for others for minutes. A
-/// watchdog limits each call.
+/// After any error of a whole call the session is dropped: the crate keeps dead connections and
+/// matches late responses to the next request. It uses only brokers that respond to a probe, since
+/// it waits for others for minutes. A watchdog limits each call.
 pub struct KafkaCrateClient {
     pub(super) config: KafkaConfig,
     limits: CallLimits,
@@ -24,7 +25,7 @@ pub struct KafkaCrateClient {
     /// Index in `config.brokers` of the next session's first choice.
     first_broker: usize,
     pub(super) backoff: Backoff,
-    pub(super) repairs: HashMap<(String, i32), super::repair::FetchSize>,
+    pub(super) repairs: HashMap<(String, i32), FetchSize>,
 }
 
 impl KafkaCrateClient {
@@ -46,8 +47,9 @@ impl KafkaCrateClient {
         self.backoff.failed(err);
     }
 
-    /// Repeats `attempt` while its error is retryable, until the deadline. Success does not end the backoff: with one
-    /// dead leader, finding the leaders succeeds every other time, and the backoff would never grow.
+    /// Repeats `attempt` while its error is retryable, until the deadline. Success does not end the
+    /// backoff: with one dead leader, finding the leaders succeeds every other time, and the
+    /// backoff would never grow.
     fn retry<T>(
         &mut self,
         within: Duration,
@@ -96,7 +98,8 @@ impl KafkaCrateClient {
             let host = &brokers[(self.first_broker + i) % brokers.len()];
             match self.limits.probe(host) {
                 Ok(()) => {
-                    // A broker may respond to the probe and fail later: the next session starts with another one.
+                    // A broker may respond to the probe and fail later: the next session starts
+                    // with another one.
                     self.first_broker = (self.first_broker + i + 1) % brokers.len();
                     return Ok(Session::new(host, self.limits.clone(), self.config.compression));
                 }
@@ -114,8 +117,8 @@ impl KafkaCrateClient {
         mut todo: Vec<usize>,
         results: &mut [Result<i64>],
     ) {
-        // All batches of one broker per call: the results of other brokers' batches are then known despite its I/O
-        // error, and they are sent at once in a new session.
+        // All batches of one broker per call: the results of other brokers' batches are then known
+        // despite its I/O error, and they are sent at once in a new session.
         while let Some(&first) = todo.first() {
             let session = match self.session() {
                 Ok(session) => session,

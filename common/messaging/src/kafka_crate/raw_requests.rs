@@ -1,5 +1,5 @@
-//! Requests that the kafka crate lacks, or sends without timeouts, each on a connection of its own: version probe,
-//! group coordinator, log start and end offsets, and the header of a stored batch.
+//! Requests that the kafka crate lacks, or sends without timeouts, each on a connection of its own:
+//! version probe, group coordinator, log start and end offsets, and the header of a stored batch.
 
 use crate::config::CLIENT_ID;
 use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST};
@@ -16,7 +16,8 @@ const RESPONSE_BYTES_MAX: usize = 64 << 10;
 const HEADER_BYTES: usize = 8;
 
 const FETCH: &ApiSpec = &ApiSpec::inflexible(1, "Fetch", 4);
-// Version 0, which the crate sends, may return an end lower than committed offsets after an election (KIP-207).
+// Version 0, which the crate sends, may return an end lower than committed offsets after an
+// election (KIP-207).
 const LIST_OFFSETS: &ApiSpec = &ApiSpec::inflexible(2, "ListOffsets", 1);
 const FIND_COORDINATOR: &ApiSpec = &ApiSpec::inflexible(10, "FindCoordinator", 0);
 
@@ -55,7 +56,8 @@ pub enum Bound {
     End,
 }
 
-/// (partition, offset) of `partitions`, from their leader at `host`; or Kafka's error code for one of them.
+/// (partition, offset) of `partitions`, from their leader at `host`; or Kafka's error code for one
+/// of them.
 pub fn list_offsets(
     host: &str,
     topic: &str,
@@ -102,8 +104,8 @@ pub struct StoredBatch {
     pub is_control: bool,
 }
 
-/// The batch at `offset`, from the partition's leader at `host`, if there is one. The response has the whole batch,
-/// however large; only its header is read.
+/// The batch at `offset`, from the partition's leader at `host`, if there is one. The response has
+/// the whole batch, however large; only its header is read.
 pub fn stored_batch(
     host: &str,
     topic: &str,
@@ -159,7 +161,8 @@ fn check(response: &Reader<'_>) -> io::Result<()> {
     response.so_far().map_err(error)
 }
 
-/// Sends one request. Returns the response after its correlation id, at most `bytes_max` bytes of it.
+/// Sends one request. Returns the response after its correlation id, at most `bytes_max` bytes of
+/// it.
 fn send(
     host: &str,
     spec: &ApiSpec,
@@ -195,8 +198,8 @@ fn send(
     Ok(frame)
 }
 
-/// Connects to the first address that does not refuse, as the kafka crate does. An address that times out ends the
-/// search: the crate has no timeout and would hang there.
+/// Connects to the first address that does not refuse, as the kafka crate does. An address that
+/// times out ends the search: the crate has no timeout and would hang there.
 fn connect(host: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for address in host.to_socket_addrs()? {

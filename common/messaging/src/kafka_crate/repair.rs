@@ -1,27 +1,19 @@
-//! Fetches, and the repair of what the kafka crate loses. It returns no record of a batch larger than the fetch, drops
-//! records before a compressed batch, does not pass the end of a transaction, and fails the whole response for one
-//! batch that it cannot decode.
+//! Fetches, and the repair of what the kafka crate loses. It returns no record of a batch larger
+//! than the fetch, drops records before a compressed batch, does not pass the end of a transaction,
+//! and fails the whole response for one batch that it cannot decode.
 
 use super::client::KafkaCrateClient;
 use super::error::{from_raw, no_leader};
+use super::fetch_size::FetchSize;
 use super::raw_requests::{self, StoredBatch};
 use kafka::client::FetchPartition;
-use kafka_client::{Error, ErrorKind, FetchedRecord, PartitionData, Position, Result};
+use kafka_client::{Error, ErrorKind, PartitionData, Position, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Largest batch that is fetched: below the 55 MiB that fit into a broker's response. This bank's topics allow a
-/// twelfth.
+/// Largest batch that is fetched: below the 55 MiB that fit into a broker's response. This bank's
+/// topics allow a twelfth.
 const BATCH_BYTES_MAX: i32 = 48 << 20;
-
-/// The size of a partition's next fetch, if it is not `config.fetch_bytes`.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum FetchSize {
-    /// For partitions with large batches.
-    Bytes(i32),
-    /// Exactly the batch at `offset`: a larger fetch returned none of its records.
-    Batch { offset: i64, batch: StoredBatch },
-}
 
 impl KafkaCrateClient {
     /// One attempt to read, from one leader after the other.
@@ -104,8 +96,8 @@ impl KafkaCrateClient {
         }
     }
 
-    /// Before a partition is reported as undecodable, its next batch is fetched alone: a later one may be the
-    /// undecodable one.
+    /// Before a partition is reported as undecodable, its next batch is fetched alone: a later one
+    /// may be the undecodable one.
     fn retry_batch_alone(
         &mut self,
         host: &str,
@@ -126,7 +118,8 @@ impl KafkaCrateClient {
                 self.repairs.insert(key, FetchSize::Batch { offset: position.next, batch });
                 data.error = None;
             }
-            // The crate has one error for all codes that it does not know: the broker failed, which is retryable.
+            // The crate has one error for all codes that it does not know: the broker failed, which
+            // is retryable.
             Err(err) => data.error = Some(err),
         }
     }
@@ -139,8 +132,8 @@ impl KafkaCrateClient {
         }
     }
 
-    /// Ensures that the data starts at the requested position, if there are records. `alone` says that the fetch was
-    /// for this partition only.
+    /// Ensures that the data starts at the requested position, if there are records. `alone` says
+    /// that the fetch was for this partition only.
     fn repair_start(
         &mut self,
         host: &str,
@@ -153,7 +146,7 @@ impl KafkaCrateClient {
         let size = self.repairs.remove(&key);
         let first = data.records.first().map_or(data.end, |record| record.offset);
         if first <= position.next {
-            let bytes = next_fetch_bytes(size, &data.records);
+            let bytes = FetchSize::bytes_after(size, &data.records);
             if bytes > self.config.fetch_bytes {
                 self.repairs.insert(key, FetchSize::Bytes(bytes));
             }
@@ -177,13 +170,21 @@ impl KafkaCrateClient {
             }
             return;
         }
-        let batch = match stored_batch(host, topic, position) {
-            Ok(batch) => batch,
-            Err(err) => {
-                *data = PartitionData::failed(*position, err);
-                return;
-            }
-        };
+        match stored_batch(host, topic, position) {
+            Ok(batch) => self.repair_with(batch, topic, position, data),
+            Err(err) => *data = PartitionData::failed(*position, err),
+        }
+    }
+
+    /// Passes a control batch, or has the next fetch return `batch`, the one at `position`.
+    fn repair_with(
+        &mut self,
+        batch: StoredBatch,
+        topic: &str,
+        position: &Position,
+        data: &mut PartitionData,
+    ) {
+        let first = data.records.first().map_or(data.end, |record| record.offset);
         if batch.is_control && first == batch.last_offset + 1 && !data.records.is_empty() {
             return;
         }
@@ -200,27 +201,10 @@ impl KafkaCrateClient {
             );
             data.error = Some(Error { kind: ErrorKind::Undecodable, code: 0, text });
         } else {
+            let key = (topic.to_owned(), position.partition);
             self.repairs.insert(key, FetchSize::Batch { offset: position.next, batch });
         }
     }
-}
-
-/// Partitions with large batches have large fetches until their batches are smaller.
-fn next_fetch_bytes(size: Option<FetchSize>, records: &[FetchedRecord]) -> i32 {
-    let received: usize = records.iter().map(bytes_of).sum();
-    match size {
-        Some(FetchSize::Bytes(bytes)) if received < bytes as usize / 2 => bytes / 2,
-        Some(FetchSize::Bytes(bytes)) => bytes,
-        Some(FetchSize::Batch { batch, .. }) => batch.bytes,
-        None => 0,
-    }
-}
-
-/// Size of a record in a response, bytes.
-fn bytes_of(record: &FetchedRecord) -> usize {
-    const MESSAGE_OVERHEAD: usize = 34;
-    let bytes = |it: &Option<Vec<u8>>| it.as_ref().map_or(0, Vec::len);
-    MESSAGE_OVERHEAD + bytes(&record.key) + bytes(&record.value)
 }
 
 /// The batch at a position where the crate returned no record.

@@ -75,8 +75,8 @@ impl Session {
         self.error.is_none()
     }
 
-    /// One call of the crate. `waits` is how long the broker may delay its response. After an error, all further calls
-    /// return it.
+    /// One call of the crate. `waits` is how long the broker may delay its response. After an
+    /// error, all further calls return it.
     pub fn call<T>(
         &mut self,
         call: Call,

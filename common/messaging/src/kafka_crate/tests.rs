@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 const API_VERSIONS: i16 = 18;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A broker with the response `answer(api key, port)`, or none for `None`. It closes the connection after each response.
+/// A broker with the response `answer(api key, port)`, or none for `None`. It closes the connection
+/// after each response.
 fn broker(answer: impl Fn(i16, u16) -> Option<Vec<u8>> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -17,8 +17,8 @@ const QUEUE_BYTES: usize = 8 << 20;
 /// Limit of batches: one in flight, the others queued.
 pub(super) const QUEUE_BATCHES: usize = 4;
 
-/// The batching producer: many threads queue records, one sends them. The next batch gathers while a request is in flight.
-/// Dropping it flushes.
+/// The batching producer: many threads queue records, one sends them. The next batch gathers while
+/// a request is in flight. Dropping it flushes.
 pub struct Producer {
     queue: Arc<Queue>,
     closing: Arc<AtomicBool>,
@@ -211,7 +211,8 @@ impl Queue {
         queued
     }
 
-    /// The next batch: a full one at once, another after `linger`. `None` once the queue is closed and empty.
+    /// The next batch: a full one at once, another after `linger`. `None` once the queue is closed
+    /// and empty.
     fn next_batch(&self) -> Option<QueuedBatch> {
         let mut state = self.state();
         loop {

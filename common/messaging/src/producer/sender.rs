@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Limit of a record's key and value, bytes: `max.message.bytes` without the batch header, which the broker counts.
+/// Limit of a record's key and value, bytes: `max.message.bytes` without the batch header, which
+/// the broker counts.
 pub(super) const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX as usize - 128;
-/// Limit of a request's records, bytes; the kafka crate holds about three times as much while it sends.
+/// Limit of a request's records, bytes; the kafka crate holds about three times as much while it
+/// sends.
 pub(super) const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Deadline of each call to the client: bounds how late a shutdown is noticed.
 const CALL_SLICE: Duration = Duration::from_millis(200);
@@ -37,7 +39,8 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// The dead letter of an undecodable record: its value, and its origin and the reason as key. The reason is logged.
+    /// The dead letter of an undecodable record: its value, and its origin and the reason as key.
+    /// The reason is logged.
     pub fn dead_letter(
         topic: &str,
         partition: i32,
@@ -76,7 +79,8 @@ pub struct Sender {
     /// Set when the [`super::Producer`] that owns this sender is dropped.
     pub(super) closing: Arc<AtomicBool>,
     give_up_at: Option<Instant>,
-    /// The error after which it gave up. Nothing is written after that, or a partition would have a gap.
+    /// The error after which it gave up. Nothing is written after that, or a partition would have a
+    /// gap.
     final_error: Option<Error>,
     /// Number of partitions, and when it was requested, by topic.
     partitions: HashMap<&'static str, (i32, Instant)>,
@@ -105,8 +109,8 @@ impl Sender {
         }
     }
 
-    /// Writes all records, in order within each partition, and retries with backoff until shutdown is requested; then
-    /// it gives up within a second. One result for each record, in order.
+    /// Writes all records, in order within each partition, and retries with backoff until shutdown
+    /// is requested; then it gives up within a second. One result for each record, in order.
     pub fn send_all(&mut self, records: &[Outgoing]) -> Vec<Result<(), Error>> {
         let mut results = Vec::with_capacity(records.len());
         let mut rest = records;
@@ -160,7 +164,8 @@ impl Sender {
         results
     }
 
-    /// Sends the first batch of each queue until all are written, or one must be retried: true then.
+    /// Sends the first batch of each queue until all are written, or one must be retried: true
+    /// then.
     fn send_queues(
         &mut self,
         records: &[Outgoing],
@@ -287,7 +292,8 @@ impl PartitionQueue {
         self.unknown = false;
     }
 
-    /// The broker refuses the first batch: its halves are tried, to find the record or because the batch is too large.
+    /// The broker refuses the first batch: its halves are tried, to find the record or because the
+    /// batch is too large.
     fn refused(&mut self, err: Error, results: &mut [Result<(), Error>]) {
         let mut batch = self.batches.pop_front().unwrap_or_default();
         if batch.len() > 1 {

@@ -16,7 +16,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of whatever it is given.
+    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of whatever it
+    /// is given.
     pub fn join(topic: &'static str) -> Self {
         let (assignment, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
         let (now, ending) = (assignment.clone(), end.clone());

@@ -54,8 +54,8 @@ fn environment() -> Env<'static> {
     Env::new(&|name| std::env::var(name).ok())
 }
 
-/// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more `configs`. All brokers know it when
-/// this returns.
+/// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more
+/// `configs`. All brokers know it when this returns.
 pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static str {
     replicated_topic(name, partitions, controller().1, configs)
 }

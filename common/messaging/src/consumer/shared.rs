@@ -1,0 +1,25 @@
+//! What the consumer, its threads and the search for start positions share.
+
+use super::metrics::SKIPPED;
+use crate::client::KafkaClient;
+use kafka_client::protocol::codes;
+use kafka_client::{Error, ErrorKind};
+use std::time::Duration;
+
+pub type Connect = Box<dyn Fn() -> Box<dyn KafkaClient> + Send + Sync>;
+
+/// Deadline of each call to the client but fetches: bounds how late a drop or a shutdown is
+/// noticed.
+pub const CALL_SLICE: Duration = Duration::from_millis(200);
+
+pub fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Error {
+    let text = format!("{topic}/{partition} does not exist: the topic has {partitions} partitions");
+    Error { kind: ErrorKind::Config, code: codes::UNKNOWN_TOPIC_OR_PARTITION, text }
+}
+
+/// Logs and counts an offset reset.
+pub fn warn_outside_log(topic: &str, partition: i32, offset: i64, (earliest, end): (i64, i64)) {
+    let lost = (earliest - offset).max(0);
+    log::warn!(topic, partition, offset, earliest, end, lost; "position is outside of the log, reading from the earliest offset");
+    SKIPPED.with_label_values(&[topic]).inc_by(lost.unsigned_abs());
+}
