@@ -7,23 +7,21 @@ use std::time::Duration;
 /// of the `kafka` crate.
 ///
 /// `within` is the time for retries: an attempt that has begun may take up to `KAFKA_TIMEOUT_MS`
-/// longer. After a failed attempt the next one waits 100 ms, then 200 ms and so on up to 2 s, also
-/// over several calls: a caller that can wait calls again.
+/// longer. After a failed attempt the next one waits 100 ms, doubling up to 2 s, also across calls.
 pub trait KafkaClient: Send {
-    /// The broker id that leads each partition of `topic`, index = partition, fresh from the
-    /// cluster, once all have one.
+    /// The broker id of each partition's leader, index = partition, from new metadata.
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>>;
 
-    /// Writes with acks=all. One result for each batch, in order: the offset of its first record,
-    /// -1 where the broker no longer knows it.
+    /// Writes with acks=all. One result for each batch, in order: its base offset, or -1 if the
+    /// broker no longer knows it.
     ///
-    /// A batch whose result is retryable may be given again, to the same client and before any
-    /// other of its partition. The built-in client then writes it once, however often it was sent;
-    /// the kafka crate may write it twice.
+    /// If its result is retryable, the same batch may be given again to the same client, before any
+    /// other of its partition. The built-in client writes it once; the kafka crate may duplicate
+    /// it.
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>>;
 
-    /// Reads from `positions` of `topic`: returns as soon as there are records, or after `wait`
-    /// without. One [`PartitionData`] per position.
+    /// Reads from `positions` of `topic`. Returns as soon as there are records, or after `wait`
+    /// without records. One [`PartitionData`] for each position.
     fn fetch(
         &mut self,
         topic: &str,
@@ -31,18 +29,17 @@ pub trait KafkaClient: Send {
         wait: Duration,
     ) -> Result<Vec<PartitionData>>;
 
-    /// (earliest, end) offset of each partition, index = partition.
+    /// Log start offset and end of each partition, index = partition.
     fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>>;
 
-    /// The group's committed next offset of each partition, index = partition; `None` if there is
-    /// none.
+    /// The group's committed offset of each partition, index = partition.
     fn committed(&mut self, group: &str, topic: &str, within: Duration)
     -> Result<Vec<Option<i64>>>;
 
-    /// Commits next offsets for the group; a member commits only those that it is assigned.
+    /// Commits offsets for the group. A member commits only its assigned partitions.
     ///
     /// # Errors
-    /// [`ErrorKind::Fenced`] if it is not a member of the group's current generation.
+    /// [`ErrorKind::Fenced`] if this client is not a member of the group's current generation.
     fn commit(
         &mut self,
         group: &str,
@@ -51,12 +48,13 @@ pub trait KafkaClient: Send {
         within: Duration,
     ) -> Result<()>;
 
-    /// Membership in `group` as a consumer of `topics`: joins it first, then sends heartbeats. To
-    /// be called about once a second, when all records read so far are processed and committed: the
-    /// call may give partitions away, and waits until the rebalance is over.
+    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. To be called about
+    /// once a second, after all records read so far are processed and committed: the call may
+    /// revoke partitions, and waits until a rebalance is over.
     ///
     /// # Errors
-    /// Nothing is assigned then. [`ErrorKind::Config`] from the kafka crate, which has no groups.
+    /// No partition is assigned then. [`ErrorKind::Config`] from the kafka crate, which has no
+    /// groups.
     fn poll_assignment(
         &mut self,
         group: &str,
@@ -68,18 +66,18 @@ pub trait KafkaClient: Send {
         Err(Error { kind: ErrorKind::Config, code: 0, text })
     }
 
-    /// Leaves `group`, so that others get its partitions at once instead of after the session
-    /// timeout of ten seconds.
+    /// Leaves `group`: its partitions are reassigned at once, not after the session timeout of 10
+    /// s.
     ///
     /// # Errors
-    /// The coordinator finds out by the session timeout.
+    /// The session timeout applies.
     fn leave(&mut self, group: &str) -> Result<()> {
         let _ = group;
         Ok(())
     }
 
-    /// True if one fetch waits for all leaders at once and finds moved ones itself, so that one
-    /// thread is enough. False if it asks one leader after the other.
+    /// True if one fetch waits for all leaders at once and follows moved ones, so that one thread
+    /// is enough. False if it fetches from one leader after the other.
     fn fetches_from_all(&self) -> bool {
         false
     }

@@ -5,34 +5,34 @@ use service::env::{self, Env, Variable};
 use std::fmt;
 use std::time::Duration;
 
-/// Name of this program in the brokers' logs and metrics.
+/// `client_id` of requests.
 pub const CLIENT_ID: &str = "scratchbank";
 
-/// `KAFKA_BROKERS`: where the cluster is found.
+/// `KAFKA_BROKERS`.
 pub const KAFKA_BROKERS: Variable = Variable::required(
     "KAFKA_BROKERS",
     "bootstrap brokers, host:port separated by commas; one that answers is enough",
 );
 
-/// `KAFKA_CLIENT`: which Kafka client to use.
+/// `KAFKA_CLIENT`.
 pub const KAFKA_CLIENT: Variable = Variable::new(
     "KAFKA_CLIENT",
     "auto",
     "kafka-crate: the kafka crate, for Kafka up to 3.9; built-in: the built-in client, for Kafka 2.8 to 4.x; auto: the kafka crate \
      where the brokers serve its protocol version, else the built-in client",
 );
-/// `KAFKA_TIMEOUT_MS`: how long a broker may take to answer.
+/// `KAFKA_TIMEOUT_MS`.
 pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "KAFKA_TIMEOUT_MS",
     "10000",
-    "how long a broker may take to answer, 1000 to 110000 ms; after that the built-in client retries on a new connection; with \
+    "request timeout, 1000 to 110000 ms; after that the built-in client retries on a new connection; with \
      the kafka crate the service exits with code 75, to be restarted",
 );
 /// Bytes fetched from each partition at a time; a larger record still passes.
 /// docs/decisions/0008-batch-sizes.md has the figures.
 const FETCH_BYTES: i32 = 32 << 10;
 
-/// `COMPRESSION`: how produced batches are compressed.
+/// `COMPRESSION`.
 pub const COMPRESSION: Variable = Variable::new(
     "COMPRESSION",
     "none",
@@ -40,24 +40,24 @@ pub const COMPRESSION: Variable = Variable::new(
      feature codecs",
 );
 
-/// `KAFKA_SASL_MECHANISM`: SASL mechanism of the connections to the brokers.
+/// `KAFKA_SASL_MECHANISM`.
 pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
     "KAFKA_SASL_MECHANISM",
     "none",
     "SASL mechanism, with the built-in client: none; PLAIN, which sends the password in clear; in builds with the feature scram \
      SCRAM-SHA-256 or SCRAM-SHA-512, which do not",
 );
-/// `KAFKA_SASL_USERNAME`: the SASL user.
+/// `KAFKA_SASL_USERNAME`.
 pub const KAFKA_SASL_USERNAME: Variable =
     Variable::new("KAFKA_SASL_USERNAME", "", "user, where KAFKA_SASL_MECHANISM is not none");
-/// `KAFKA_SASL_PASSWORD`: the user's.
+/// `KAFKA_SASL_PASSWORD`.
 pub const KAFKA_SASL_PASSWORD: Variable =
     Variable::new("KAFKA_SASL_PASSWORD", "", "the user's password").secret();
-/// `KAFKA_SASL_PASSWORD_FILE`: the same in a file.
+/// `KAFKA_SASL_PASSWORD_FILE`.
 pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD_FILE",
     "",
-    "file with the password, instead of KAFKA_SASL_PASSWORD; a line's end behind it is left out",
+    "file with the password, instead of KAFKA_SASL_PASSWORD; a line break at its end is removed",
 );
 
 /// Which Kafka client to use.
@@ -72,7 +72,7 @@ pub enum ClientChoice {
 }
 
 impl ClientChoice {
-    /// Those that this program was built with.
+    /// The compiled-in choices.
     const CHOICES: &'static [(&'static str, Self)] = &[
         ("auto", Self::Auto),
         #[cfg(feature = "kafka-crate")]
@@ -101,7 +101,7 @@ impl fmt::Display for ClientChoice {
     }
 }
 
-/// What it takes to reach the cluster.
+/// Settings of a Kafka client.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
     /// `KAFKA_BROKERS`, as host:port, at least one.
@@ -119,7 +119,7 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// The variables this reads.
+    /// The variables of [`Self::from_env`].
     pub const VARIABLES: &'static [Variable] = &[
         KAFKA_BROKERS,
         KAFKA_CLIENT,
@@ -134,7 +134,7 @@ impl KafkaConfig {
     /// Reads and checks the environment.
     ///
     /// # Errors
-    /// A variable is missing or does not fit.
+    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let text = env.text(&KAFKA_BROKERS)?;
         let brokers: Vec<String> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
@@ -174,7 +174,7 @@ impl KafkaConfig {
     /// group; then the built-in client is used.
     ///
     /// # Errors
-    /// It does not fit, or see [`Self::require_built_in`].
+    /// It is invalid, or `KAFKA_CLIENT` selects the kafka crate.
     pub fn joins_group(&mut self, env: &Env<'_>, variable: &Variable) -> Result<bool, env::Error> {
         let joins = env.choice(variable, &[("none", false), ("classic", true)])?;
         if joins {
@@ -183,10 +183,10 @@ impl KafkaConfig {
         Ok(joins)
     }
 
-    /// Selects the built-in client, the only one that can do what `variable` asks for with `value`.
+    /// Selects the built-in client, the only one that supports `value` of `variable`.
     ///
     /// # Errors
-    /// `KAFKA_CLIENT` says offset_reset, or it was not built in.
+    /// `KAFKA_CLIENT` selects the kafka crate.
     fn require_built_in(&mut self, variable: &Variable, value: &str) -> Result<(), env::Error> {
         if self.client == ClientChoice::KafkaCrate {
             let expected =

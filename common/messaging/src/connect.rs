@@ -14,13 +14,12 @@ pub fn connect(config: &KafkaConfig) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, None))
 }
 
-/// The same; a call that hangs when shutdown is requested holds up the process for two seconds at
-/// most.
+/// The same. A call that hangs when shutdown is requested delays it by at most two seconds.
 pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, Some(stop.clone())))
 }
 
-/// The client that `KAFKA_CLIENT` and the cluster call for, from the first call on.
+/// The client for `KAFKA_CLIENT` and the cluster, selected by the first call.
 struct SelectedClient {
     config: KafkaConfig,
     stop: Option<Shutdown>,
@@ -105,8 +104,7 @@ impl KafkaClient for SelectedClient {
     }
 }
 
-/// The client for this cluster; [`ClientChoice::Auto`] asks its brokers, once in the life of the
-/// process.
+/// The client for this cluster. [`ClientChoice::Auto`] probes its brokers, once in a process.
 fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
     static KNOWN: Mutex<Vec<(Vec<String>, ClientChoice, ClientChoice)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,22 +115,25 @@ fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
         return Ok(*client);
     }
     let (client, why) = match config.client {
-        ClientChoice::Auto => ask_brokers(config)?,
-        client => (client, "as the environment says".to_owned()),
+        ClientChoice::Auto => probe_brokers(config)?,
+        client => (client, "set by KAFKA_CLIENT".to_owned()),
     };
-    log::info!(client:%, why; "Kafka client");
+    log::info!(client:%, why; "Kafka client selected");
     known.push((config.brokers.clone(), config.client, client));
     Ok(client)
 }
 
-/// The kafka crate where it is served.
+/// The kafka crate if a broker serves its protocol version.
 #[cfg(feature = "kafka-crate")]
-fn ask_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
-    // The probe has time-outs of its own, but names take as long as the resolver likes.
+fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
+    // The probe has timeouts, but name resolution has none.
     let limit = config.timeout + Duration::from_secs(60);
-    let _watch =
-        service::watchdog::watch(limit, None, "ask which client the brokers serve".to_owned());
-    let mut refusals = Vec::new();
+    let _watch = service::watchdog::watch(
+        limit,
+        None,
+        "probe the versions that the brokers serve".to_owned(),
+    );
+    let mut errors = Vec::new();
     for host in &config.brokers {
         match crate::kafka_crate::lowest_fetch_version(host) {
             Ok(0) => {
@@ -142,16 +143,16 @@ fn ask_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
                 let why = format!("{host} serves Fetch from version {lowest} on");
                 return Ok((ClientChoice::BuiltIn, why));
             }
-            Err(err) => refusals.push(format!("broker {host} does not respond: {err}")),
+            Err(err) => errors.push(format!("broker {host} does not respond: {err}")),
         }
     }
-    Err(Error { kind: ErrorKind::Retry, code: 0, text: refusals.join("; ") })
+    Err(Error { kind: ErrorKind::Retry, code: 0, text: errors.join("; ") })
 }
 
-/// The one that was built in.
+/// The only one compiled in.
 #[cfg(not(feature = "kafka-crate"))]
-fn ask_brokers(_config: &KafkaConfig) -> Result<(ClientChoice, String)> {
-    Ok((ClientChoice::BuiltIn, "the only one in this program".to_owned()))
+fn probe_brokers(_config: &KafkaConfig) -> Result<(ClientChoice, String)> {
+    Ok((ClientChoice::BuiltIn, "the only client in this program".to_owned()))
 }
 
 fn open(

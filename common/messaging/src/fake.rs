@@ -1,4 +1,4 @@
-//! A cluster in memory, for tests of what stands on the [`KafkaClient`].
+//! A cluster in memory, for tests of code that uses a [`KafkaClient`].
 
 use crate::client::KafkaClient;
 use kafka_client::{Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result};
@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A connection to a cluster with one topic, of whatever name; clones are further connections.
+/// A client of a cluster with one topic of any name. Clones are further clients.
 pub struct Fake {
     cluster: Arc<Mutex<Cluster>>,
-    /// One for each connection, to count them.
+    /// Counts the clients.
     alive: Arc<()>,
 }
 
@@ -20,7 +20,7 @@ type OnFetch =
 /// What happens to a batch.
 pub enum Verdict {
     Written,
-    /// Written, but the answer is this.
+    /// Written, but this is the result.
     WrittenBut(Error),
     NotWritten(Error),
 }
@@ -65,7 +65,7 @@ impl Fake {
         self.cluster.lock().unwrap()
     }
 
-    /// Connections beside the test's own and the one kept to make others.
+    /// Clients, without the test's own and the one that is cloned.
     pub fn connections(&self) -> usize {
         Arc::strong_count(&self.alive).saturating_sub(2)
     }
@@ -74,7 +74,7 @@ impl Fake {
         self.cluster().leaders = leaders.to_vec();
     }
 
-    /// Adds so many records to each partition.
+    /// Adds `count` records to each partition.
     pub fn fill(&self, count: i64) {
         for log in &mut self.cluster().logs {
             let end = log.records.len() as i64;
@@ -108,7 +108,7 @@ impl Fake {
         self.cluster().on_produce = Some(Box::new(decide));
     }
 
-    /// Answers fetches, or leaves them to the log.
+    /// Returns the result of a fetch, or `None` to read the log.
     pub fn on_fetch(
         &self,
         answer: impl FnMut(&[Position], &Reading<'_>) -> Option<Result<Vec<PartitionData>>>
@@ -150,7 +150,7 @@ impl KafkaClient for Fake {
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], _within: Duration) -> Vec<Result<i64>> {
-        // Outside the lock, so that a test's decision may wait for something.
+        // Without the lock: a test's decision may block.
         let mut decide = self.cluster().on_produce.take();
         let verdicts = decide.as_mut().map(|decide| decide(batches));
         let mut cluster = self.cluster();

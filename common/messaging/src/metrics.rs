@@ -1,4 +1,4 @@
-//! Metrics in `prometheus::default_registry()`, which `/metrics` shows.
+//! Metrics in `prometheus::default_registry()`, exported by `/metrics`.
 
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, core::Collector,
@@ -20,8 +20,7 @@ pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
     registered(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
-/// Each metric is a `static` with a name of its own, so neither its making nor its registration
-/// fails.
+/// Cannot fail: each metric is a `static` with a unique name.
 fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("name and labels are valid");
     prometheus::register(Box::new(metric.clone())).expect("the name is used once");

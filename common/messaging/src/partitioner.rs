@@ -1,5 +1,4 @@
-//! Which partition a key goes to: Java's murmur2, as every JVM client and librdkafka's
-//! "murmur2_random".
+//! The partition of a key, by Java's murmur2 as in JVM clients and librdkafka's "murmur2_random".
 
 /// The partition of `key` in a topic with `partitions` partitions, at least one.
 pub fn partition(key: &[u8], partitions: i32) -> i32 {
@@ -10,7 +9,7 @@ pub fn partition(key: &[u8], partitions: i32) -> i32 {
 fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     let (words, tail) = data.as_chunks::<4>();
-    // Keys longer than 4 GiB don't exist; Java's length is an int, too.
+    // Keys are shorter than 4 GiB; Java's length is an int, too.
     let mut h = 0x9747_b28c ^ data.len() as u32;
     for word in words {
         let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
@@ -32,7 +31,7 @@ fn murmur2(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// Made with `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive(..) % 9` of
+    /// Computed with `org.apache.kafka.common.utils.Utils.murmur2` and `toPositive(..) % 9` of
     /// kafka-clients 3.9.1.
     const OF_THE_JAVA_CLIENT: &[(&[u8], u32, i32)] = &[
         (b"", 275_646_681, 0),

@@ -1,4 +1,4 @@
-//! The wire, the producer and the consumer against a real Kafka, found by `KAFKA_BROKERS`.
+//! Clients, producers and the consumer on a real Kafka, at `KAFKA_BROKERS`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn what_is_sent_is_read_once_and_in_order() {
+fn sent_records_are_read_once_and_in_order() {
     let topic = topic("round", 9, &[]);
     let records = numbered(topic, 0..5000);
     let mut sender = Sender::new(&producer_config(), &Shutdown::default());
@@ -38,7 +38,7 @@ fn what_is_sent_is_read_once_and_in_order() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn a_producer_delivers_and_flushes() {
+fn producer_delivers_and_flushes() {
     let topic = topic("producer", 3, &[]);
     let producer = Producer::start(producer_config(), &Shutdown::default());
     let first = numbered(topic, 0..1).remove(0);
@@ -53,7 +53,7 @@ fn a_producer_delivers_and_flushes() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn positions_are_kept_by_the_group() {
+fn group_keeps_committed_offsets() {
     let topic = topic("group", 3, &[]);
     let mut sender = Sender::new(&producer_config(), &Shutdown::default());
     assert!(sender.send_all(&numbered(topic, 0..300)).iter().all(Result::is_ok));
@@ -67,7 +67,7 @@ fn positions_are_kept_by_the_group() {
     let from_end = start(OffsetReset::End);
     assert_eq!(from_end[1], moved);
     assert_eq!(from_end[0].next, bounds[0].1);
-    // The end was committed: records that come before the next start are not skipped.
+    // The end was committed: records written before the next start are read.
     assert!(sender.send_all(&numbered(topic, 300..600)).iter().all(Result::is_ok));
     assert_eq!(start(OffsetReset::End), from_end);
 }
@@ -85,7 +85,7 @@ fn values(range: std::ops::Range<u32>) -> Vec<String> {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn keys_of_the_java_client_go_to_the_same_partitions() {
+fn keys_have_the_java_clients_partitions() {
     let theirs = topic("keys-theirs", 9, &[]);
     foreign(theirs, &["keys:500"]);
     let ours = topic("keys-ours", 9, &[]);
@@ -102,7 +102,7 @@ fn keys_of_the_java_client_go_to_the_same_partitions() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn whatever_codec_others_use_all_records_are_read() {
+fn records_of_every_codec_are_read() {
     let topic = topic("codecs", 1, &[]);
     foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "lz4:3", "zstd:3", "none:3"]);
     let mut reader = Reader::new(topic, 1);
@@ -110,12 +110,11 @@ fn whatever_codec_others_use_all_records_are_read() {
     assert_eq!(reader.values(), values(0..21));
 }
 
-/// Protocol version 0 has neither headers nor, in this crate, times, and the crate takes empty for
-/// null.
+/// Protocol version 0 has no headers. The kafka crate drops timestamps and reads empty as null.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
-    let topic = topic("beside", 1, &[("message.timestamp.type", "CreateTime")]);
+fn built_in_client_keeps_headers_timestamps_and_nulls() {
+    let topic = topic("headers", 1, &[("message.timestamp.type", "CreateTime")]);
     foreign(topic, &["headers:1"]);
     let headers: [(&str, Option<&[u8]>); 2] = [("name", Some(b"two")), ("name", None)];
     let records = vec![
@@ -146,7 +145,7 @@ fn headers_times_and_what_is_empty_pass_with_todays_protocol() {
     assert!(first.timestamp_ms > java.timestamp_ms);
 }
 
-/// The codecs of the batches in the log, in order, by what the broker keeps on its disk.
+/// The codecs of the batches in the log, in order, from the broker's segment files.
 fn stored_codecs(topic: &str) -> Vec<Compression> {
     let stack = std::env::var("STACK_DATA_DIR").expect("STACK_DATA_DIR is set by stack.sh with");
     let log = format!("{stack}/kafka-1/data/{topic}-0/00000000000000000000.log");
@@ -154,7 +153,7 @@ fn stored_codecs(topic: &str) -> Vec<Compression> {
     let mut codecs = Vec::new();
     let mut rest = &log[..];
     while !rest.is_empty() {
-        // Offset, length, leader's epoch, format, checksum, attributes.
+        // base_offset, batch_length, partition_leader_epoch, magic, crc, attributes
         let length = u32::from_be_bytes(rest[8..12].try_into().unwrap()) as usize;
         assert_eq!(rest[16], 2);
         codecs.push(Compression::ALL[usize::from(rest[22] & 7)].1);
@@ -165,7 +164,7 @@ fn stored_codecs(topic: &str) -> Vec<Compression> {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn what_is_packed_is_stored_so_and_read_by_javas_client() {
+fn compressed_batches_are_stored_and_read_by_java() {
     let kept = topic("packed", 1, &[("compression.type", "producer")]);
     let unpacked = topic("unpacked", 1, &[]);
     let mut codecs = Vec::new();
@@ -187,7 +186,7 @@ fn what_is_packed_is_stored_so_and_read_by_javas_client() {
         sent += 500;
     }
     assert_eq!(stored_codecs(kept), codecs);
-    // As the bank's topics are.
+    // As in the bank's topics.
     assert!(stored_codecs(unpacked).iter().all(|it| *it == Compression::None));
     let java = foreign(kept, &[&format!("read:{sent}")]);
     assert_eq!(java.lines().collect::<Vec<_>>(), values(0..sent));
@@ -198,10 +197,10 @@ fn what_is_packed_is_stored_so_and_read_by_javas_client() {
     }
 }
 
-/// The kafka crate alone drops the uncompressed records here, without a word.
+/// Without the repair, the kafka crate silently drops the uncompressed records here.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn records_before_a_batch_that_is_stored_compressed_are_read_too() {
+fn records_before_a_compressed_batch_are_read() {
     let topic = topic("stored-compressed", 1, &[("compression.type", "producer")]);
     foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "gzip:3", "none:3"]);
     let mut reader = Reader::new(topic, 1);
@@ -211,9 +210,9 @@ fn records_before_a_batch_that_is_stored_compressed_are_read_too() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
+fn undecodable_batch_stops_only_its_partition() {
     for codec in ["lz4:3", "zstd:3"] {
-        let topic = topic("poison", 9, &[("compression.type", "producer")]);
+        let topic = topic("undecodable", 9, &[("compression.type", "producer")]);
         foreign(topic, &["none:2", codec]);
         let records = numbered(topic, 0..900);
         send(&records);
@@ -221,7 +220,7 @@ fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
         assert!(in_partition_0 > 10);
         let mut reader = Reader::new(topic, 9);
         if built_in(topic) {
-            // It can read them all.
+            // This client reads all codecs.
             reader.read(5 + 900);
             continue;
         }
@@ -232,7 +231,7 @@ fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
         let positions: Vec<Position> = positions.collect();
         let mut client = client();
         let wait = Duration::from_millis(500);
-        // The first fetch finds out which partition it is, the second which batch.
+        // The first fetch finds the partition, the second the batch.
         client.fetch(topic, &positions, wait).unwrap();
         for data in client.fetch(topic, &positions, wait).unwrap() {
             let kind = data.error.map(|err| err.kind);
@@ -243,19 +242,18 @@ fn a_batch_that_can_not_be_read_stops_its_partition_alone() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn the_end_of_a_transaction_is_stepped_over() {
+fn transaction_markers_are_passed() {
     let topic = topic("transactions", 1, &[]);
-    // 3 records, a marker, 2 records that are aborted, a marker, 1 record, a marker.
+    // 3 records, marker, 2 aborted records, marker, 1 record, marker.
     foreign(topic, &["commit:3", "abort:2", "commit:1"]);
-    // Protocol version 0 can't tell aborted records from committed ones.
+    // Protocol version 0 returns aborted records, too.
     let expected: &[i64] = if built_in(topic) { &[0, 1, 2, 7] } else { &[0, 1, 2, 4, 5, 7] };
     let mut reader = Reader::new(topic, 1);
     reader.read(expected.len());
     let offsets: Vec<i64> = reader.partitions[&0].iter().map(|it| it.offset).collect();
     assert_eq!(offsets, expected);
 
-    // The log ends with a marker: the position gets to the end, and then the broker holds the fetch
-    // back.
+    // The log ends with a marker: the position reaches the end, and then fetches are empty.
     let mut client = client();
     let mut position = Position { partition: 0, next: 8 };
     let wait = Duration::from_millis(500);
@@ -271,17 +269,17 @@ fn the_end_of_a_transaction_is_stepped_over() {
     reader.read(expected.len() + 1);
 }
 
-/// What stands behind it in the partition waits with it.
+/// Later records of the partition are read after it, too.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn nothing_of_an_open_transaction_is_read_until_it_is_committed() {
+fn open_transaction_is_read_after_commit() {
     let topic = topic("open-transaction", 1, &[]);
     foreign(topic, &["none:2"]);
     let open = Open::begin(topic, 3);
     foreign(topic, &["none:2"]);
     let mut reader = Reader::new(topic, 1);
     if !built_in(topic) {
-        // Protocol version 0 doesn't know of transactions.
+        // Protocol version 0 has no transactions.
         reader.read(7);
         open.commit();
         return;
@@ -295,7 +293,7 @@ fn nothing_of_an_open_transaction_is_read_until_it_is_committed() {
         let data = client.fetch(topic, &[position], Duration::from_millis(500)).unwrap().remove(0);
         assert!(data.error.is_none(), "{data:?}");
         assert_eq!((data.next, data.records.len()), (2, 0));
-        // The broker has answered, and there is more in the log.
+        // The fetch returned, although the log has more records.
         if data.end == 7 {
             break;
         }
@@ -309,7 +307,7 @@ fn nothing_of_an_open_transaction_is_read_until_it_is_committed() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn a_record_larger_than_the_fetch_passes_and_others_do_not_wait_for_it() {
+fn record_above_fetch_size_does_not_delay_others() {
     let topic = topic("large", 9, &[]);
     let mut records = numbered(topic, 0..2000);
     for i in [300, 301, 1500] {
@@ -326,7 +324,7 @@ fn a_record_larger_than_the_fetch_passes_and_others_do_not_wait_for_it() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn batches_larger_than_the_fetch_pass() {
+fn batches_above_fetch_size_are_read() {
     let topic = topic("large-batches", 1, &[]);
     let config = ProducerConfig { batch_records: 100_000, ..producer_config() };
     let mut sender = Sender::new(&config, &Shutdown::default());
@@ -339,7 +337,7 @@ fn batches_larger_than_the_fetch_pass() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn what_the_topic_refuses_comes_back_and_the_rest_is_written() {
+fn refused_record_is_returned_and_the_rest_written() {
     let topic = topic("small", 1, &[("max.message.bytes", "2000")]);
     let mut records = numbered(topic, 0..100);
     records[60].value = vec![b'x'; 3000];
@@ -355,7 +353,7 @@ fn what_the_topic_refuses_comes_back_and_the_rest_is_written() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn deleted_records_are_jumped_over() {
+fn deleted_records_are_skipped() {
     let topic = topic("deleted", 2, &[]);
     send(&numbered(topic, 0..200));
     let bounds = client().log_range(topic, PATIENCE).unwrap();
@@ -371,23 +369,23 @@ fn deleted_records_are_jumped_over() {
     assert_eq!(start, [Position { partition: 0, next: 50 }]);
 }
 
-/// Retention deletes whole segments, and none that is written to.
+/// Retention deletes whole segments, except for the active one.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn records_that_retention_has_deleted_are_jumped_over() {
+fn records_deleted_by_retention_are_skipped() {
     let topic = topic("retention", 1, &[("segment.ms", "1"), ("retention.bytes", "1")]);
-    // Each call is a batch, and a segment of its own.
+    // Each call writes a batch with its own segment.
     send(&numbered(topic, 0..100));
     client().commit(topic, topic, &[Position { partition: 0, next: 50 }], PATIENCE).unwrap();
     send(&numbered(topic, 100..200));
     send(&numbered(topic, 200..210));
     let start = Instant::now();
     while client().log_range(topic, PATIENCE).unwrap() != [(200, 210)] {
-        // A broker that has just started looks after 30 s.
+        // The first check is 30 s after the start of a broker.
         assert!(start.elapsed() < 3 * PATIENCE);
         thread::sleep(Duration::from_millis(500));
     }
-    // One that starts where it was, and one that was on its way.
+    // A consumer that starts at a deleted offset, and one that was reading.
     let offset_reset = OffsetReset::End;
     let start = start_positions(topic, &[0], offset_reset, PATIENCE);
     assert_eq!(start, [Position { partition: 0, next: 200 }]);
@@ -399,7 +397,7 @@ fn records_that_retention_has_deleted_are_jumped_over() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn holes_that_compaction_makes_are_stepped_over() {
+fn compaction_gaps_are_skipped() {
     let configs = [
         ("cleanup.policy", "compact"),
         ("segment.ms", "1"),
@@ -408,7 +406,7 @@ fn holes_that_compaction_makes_are_stepped_over() {
     ];
     let topic = topic("compacted", 1, &configs);
     let record = |key: &str| Outgoing { topic, key: key.into(), value: b"x".to_vec() };
-    // Each call is a batch, and a segment of its own.
+    // Each call writes a batch with its own segment.
     send(&[record("a"), record("b"), record("c")]);
     send(&[record("b"), record("c")]);
     send(&[record("d")]);
@@ -422,13 +420,13 @@ fn holes_that_compaction_makes_are_stepped_over() {
         }
         offsets
     };
-    // The cleaner looks every 15 s, or as log.cleaner.backoff.ms says.
+    // The cleaner runs every log.cleaner.backoff.ms, 15 s by default.
     let start = Instant::now();
     while offsets(0) != [0, 3, 4, 5] {
         assert!(start.elapsed() < 3 * PATIENCE);
         thread::sleep(Duration::from_millis(500));
     }
-    // Within the first batch, of which only offset 0 is left.
+    // Inside the first batch, which has only offset 0 left.
     assert_eq!(offsets(1), [3, 4, 5]);
     assert_eq!(offsets(2), [3, 4, 5]);
 }

@@ -1,5 +1,5 @@
-//! The wire, the producer and the consumer while brokers are killed, stopped and started. `STACK`
-//! is the script that does that, to a stack of three brokers; KAFKA_TIMEOUT_MS of the processes
+//! Clients, producers and the consumer while brokers are killed, stopped and started. `STACK`
+//! is the script that controls the three brokers; KAFKA_TIMEOUT_MS of the processes
 //! under test is 2000.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
@@ -24,10 +24,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// One test at a time works on the brokers.
+/// Tests that change brokers run one at a time.
 static CLUSTER: Mutex<()> = Mutex::new(());
 
-/// The three brokers, all up again when it is dropped.
+/// The three brokers. Dropping it starts all of them again.
 struct Brokers {
     _mine: MutexGuard<'static, ()>,
 }
@@ -36,7 +36,7 @@ impl Brokers {
     fn new() -> Self {
         let brokers = Self { _mine: CLUSTER.lock().unwrap_or_else(PoisonError::into_inner) };
         assert_eq!(config().brokers.len(), 3, "these tests need BROKERS=3");
-        // One that the test before had frozen or killed is counted out for a while.
+        // A broker that the last test froze or killed stays fenced for a while.
         let start = Instant::now();
         while controller().1 < 3 {
             assert!(start.elapsed() < PATIENCE, "a broker is missing in the cluster");
@@ -77,7 +77,7 @@ impl Drop for Brokers {
     }
 }
 
-/// A producer that sends until it is told to stop; then all that was acknowledged must be read.
+/// A producer that sends until it is stopped; then all acknowledged records must be read.
 struct Load {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Vec<String>>,
@@ -109,8 +109,8 @@ impl Load {
         Self { stop, thread, topic }
     }
 
-    /// Stops, and checks that all that was acknowledged is read, and nothing read twice; with
-    /// today's protocol also that nothing was written twice or out of order.
+    /// Stops. Asserts that all acknowledged records are read once; with the built-in client also
+    /// that none was duplicated or reordered.
     fn check(self, reader: &mut Reader) {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.thread.join().unwrap();
@@ -147,7 +147,7 @@ const REPLICATED: &[(&str, &str)] = &[("min.insync.replicas", "2")];
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn nothing_is_lost_when_a_leader_is_killed_and_comes_back() {
+fn leader_kill_and_restart_loses_nothing() {
     let brokers = Brokers::new();
     let topic = topic("killed-leader", 9, REPLICATED);
     let load = Load::start(topic);
@@ -163,10 +163,10 @@ fn nothing_is_lost_when_a_leader_is_killed_and_comes_back() {
     load.check(&mut reader);
 }
 
-/// `KILLS` leaders, one after the other, each up again before the next.
+/// `KILLS` leaders, each started again before the next kill.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn nothing_is_lost_when_leaders_are_killed_again_and_again() {
+fn repeated_leader_kills_lose_nothing() {
     let brokers = Brokers::new();
     let topic = topic("killed-leaders", 9, REPLICATED);
     let load = Load::start(topic);
@@ -185,12 +185,12 @@ fn nothing_is_lost_when_leaders_are_killed_again_and_again() {
     load.check(&mut reader);
 }
 
-/// Frozen for longer than a call may take, but not long enough for the others to notice: it answers
-/// none of the attempts, finds them all when it goes on, and leads all the time. The kafka crate
-/// would end the process, and is given the time.
+/// Frozen for longer than a call may take, but not long enough for the others to notice: it
+/// responds to no attempt, receives all of them when it continues, and stays leader. The kafka
+/// crate would end the process, so its timeout is longer.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn nothing_is_lost_when_a_leader_is_frozen() {
+fn frozen_leader_loses_nothing() {
     let brokers = Brokers::new();
     let topic = topic("frozen-leader", 9, REPLICATED);
     let mut config = producer_config();
@@ -209,11 +209,11 @@ fn nothing_is_lost_when_a_leader_is_frozen() {
     load.check(&mut reader);
 }
 
-/// Who goes on where a group was, finds all that was committed, and can commit, while its
-/// coordinator is away.
+/// A client that continues a group finds its committed offsets, and commits, while the
+/// coordinator is down.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
+fn offsets_survive_the_coordinators_kill() {
     let brokers = Brokers::new();
     let topic = topic("killed-coordinator", 9, REPLICATED);
     let load = Load::start(topic);
@@ -224,7 +224,7 @@ fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
         reader.read(before + 500);
         let positions = reader.positions();
         committing.commit(topic, topic, &positions, PATIENCE).unwrap();
-        // What was read ahead and not committed comes again.
+        // Records that were read and not committed are read again.
         let all: Vec<i32> = (0..9).collect();
         let offset_reset = OffsetReset::Earliest;
         let start = start_positions(topic, &all, offset_reset, PATIENCE);
@@ -241,15 +241,15 @@ fn offsets_are_kept_when_the_coordinator_of_a_group_is_killed() {
     load.check(&mut reader);
 }
 
-/// The next coordinator knows the members: they keep what they hold, share it with one more, and
-/// may commit.
+/// The next coordinator knows the members: they keep their assignments, share them with another
+/// member, and commit.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn members_stay_members_when_the_coordinator_of_their_group_is_killed() {
+fn memberships_survive_the_coordinators_kill() {
     let brokers = Brokers::new();
     let topic = topic("killed-coordinator-of-members", 6, REPLICATED);
     if !built_in(topic) {
-        return; // The kafka crate has no groups: kafka_groups.rs sees it say so.
+        return; // The kafka crate has no groups: kafka_groups.rs tests that error.
     }
     let (first, second) = (Member::join(topic), Member::join(topic));
     shared(&[&first, &second], &[3, 3]);
@@ -269,7 +269,7 @@ fn members_stay_members_when_the_coordinator_of_their_group_is_killed() {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn nothing_is_lost_when_brokers_restart_one_after_the_other() {
+fn rolling_restart_loses_nothing() {
     let brokers = Brokers::new();
     let topic = topic("restarts", 9, REPLICATED);
     let load = Load::start(topic);
@@ -287,7 +287,7 @@ fn nothing_is_lost_when_brokers_restart_one_after_the_other() {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn connections_that_the_broker_closed_as_idle_are_replaced() {
+fn closed_idle_connections_are_replaced() {
     let _brokers = Brokers::new();
     let topic = topic("idle", 1, &[]);
     let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
@@ -297,7 +297,7 @@ fn connections_that_the_broker_closed_as_idle_are_replaced() {
     for written in 1..=2 {
         assert_eq!(writer.produce(&batch, PATIENCE).remove(0).unwrap(), written - 1);
         let deadline = Instant::now() + 2 * PATIENCE;
-        // The first fetch on a closed connection gives nothing, the next one has a new connection.
+        // The first fetch on a closed connection fails, the next one reconnects.
         while reader.fetch(topic, &start, PATIENCE).unwrap()[0].next < written {
             assert!(Instant::now() < deadline, "{written} records are not read");
         }
@@ -308,7 +308,7 @@ fn connections_that_the_broker_closed_as_idle_are_replaced() {
     }
 }
 
-/// How many connections to brokers this process has, and the brokers have not closed.
+/// Number of this process's connections to brokers that are open on both sides.
 fn connections() -> usize {
     const ESTABLISHED: &str = "01";
     let mine: HashSet<String> = std::fs::read_dir("/proc/self/fd")
@@ -334,7 +334,7 @@ fn connections() -> usize {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
+fn new_client_skips_a_frozen_broker() {
     let brokers = Brokers::new();
     let topic = topic("hung-at-start", 9, &[]);
     let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
@@ -350,10 +350,10 @@ fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
     let start = Instant::now();
     let mut positions = beginning(9);
     let is_hung = |it: &Position| leaders[it.partition as usize] == 1;
-    // Today's client returns what came first.
+    // The built-in client returns the data of the other leaders.
     while !positions.iter().all(|it| it.next == i64::from(!is_hung(it))) {
         let data = client.fetch(topic, &positions, Duration::from_millis(500)).unwrap();
-        // One probe of the bootstrap broker, one of the leader, and no hang.
+        // One probe of the bootstrap broker and one of the leader.
         assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
         for data in data {
             let position = &mut positions[data.partition as usize];
@@ -361,15 +361,14 @@ fn a_hung_broker_does_not_keep_a_new_client_from_the_others() {
             position.next = data.next;
         }
     }
-    // The others elect leaders for its partitions, and all goes on; if it was the controller, and
-    // nobody has an id for a producer left, after the 30 s of their controller.socket.timeout.ms.
+    // The others elect leaders for its partitions, and reading continues; if it was the controller,
+    // and no broker has a producer id left, after the 30 s of their controller.socket.timeout.ms.
     let results = client.produce(&batches, 2 * PATIENCE);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     Reader::new(topic, 9).read(18);
 }
 
-/// A child process that reads `CHILD_TOPIC`, prints what it read and commits it; it doesn't end by
-/// itself.
+/// A child process that reads `CHILD_TOPIC`, prints and commits its records, and does not end.
 #[test]
 #[ignore = "run by the tests below"]
 fn child_reads_and_commits() {
@@ -456,11 +455,11 @@ fn send(records: &[Outgoing]) {
     }
 }
 
-/// The kafka crate's sockets can't be reached, so a process that uses it ends; today's client goes
-/// on.
+/// The kafka crate's sockets can't be reached, so a process that uses it ends; the built-in client
+/// continues.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
+fn reading_continues_after_a_frozen_broker() {
     let brokers = Brokers::new();
     let topic = topic("hung", 1, &[]);
     send(&numbered(topic, 0..100));
@@ -472,9 +471,9 @@ fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
     if !built_in {
         let hung = Instant::now();
         assert_eq!(reading.ended().code(), Some(i32::from(EXIT_TEMPORARY)));
-        // The long poll, the time-out and two ticks of the watchdog, not the crate's two minutes.
+        // The fetch wait, the timeout and two ticks of the watchdog, not the crate's two minutes.
         assert!(hung.elapsed() < Duration::from_secs(5), "{:?}", hung.elapsed());
-        // Started again it finds the new leader, while the old one still hangs.
+        // After a restart it finds the new leader, while the old one is still frozen.
         reading = Reading::start(topic);
     }
     send(&numbered(topic, 100..200));
@@ -484,11 +483,11 @@ fn after_a_broker_that_hangs_reading_goes_on_where_it_was() {
     assert_eq!(reading.offsets_until(300), (200..300).collect::<Vec<_>>());
 }
 
-/// A leader just elected doesn't know yet what the others have (KIP-207). Told an end before its
-/// committed offset, a reader would begin anew.
+/// A new leader does not know the high watermark yet (KIP-207). With an end below its committed
+/// offset, a consumer would start at the earliest offset.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn a_new_leader_tells_no_end_that_is_too_low() {
+fn new_leader_returns_no_end_below_committed() {
     let brokers = Brokers::new();
     let mut client = client();
     for _ in 0..3 {
@@ -498,7 +497,7 @@ fn a_new_leader_tells_no_end_that_is_too_low() {
         let stopped = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                // It hands over its partitions first.
+                // A controlled shutdown moves its partitions first.
                 brokers.stack(&["stop", &format!("kafka-{leader}")]);
                 stopped.store(true, Ordering::Relaxed);
             });
@@ -518,7 +517,7 @@ fn a_new_leader_tells_no_end_that_is_too_low() {
 /// Shorter than `KAFKA_TIMEOUT_MS`: nothing fails, its own partitions just take longer.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
+fn frozen_broker_does_not_delay_other_partitions() {
     let brokers = Brokers::new();
     // Replicated, every write would wait for it: it is among the in-sync replicas until the cluster
     // gives it up.
@@ -541,7 +540,7 @@ fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
         let results = client.produce(&others, PATIENCE);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         written += others.len();
-        // All of it, while the broker is frozen.
+        // All of this while the broker is frozen.
         reader.read(written);
         rounds += 1;
     }
@@ -553,14 +552,14 @@ fn while_a_broker_is_frozen_the_partitions_of_others_go_on() {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn a_process_that_stood_still_itself_goes_on() {
+fn stopped_process_continues() {
     let _brokers = Brokers::new();
     let topic = topic("stopped", 1, &[]);
     send(&numbered(topic, 0..10));
     let mut reading = Reading::start(topic);
     assert_eq!(reading.offsets_until(10).len(), 10);
     reading.signal("STOP");
-    thread::sleep(Duration::from_secs(5)); // Twice the time-out.
+    thread::sleep(Duration::from_secs(5)); // Twice the timeout.
     reading.signal("CONT");
     send(&numbered(topic, 10..20));
     assert_eq!(reading.offsets_until(20), (10..20).collect::<Vec<_>>());
@@ -568,7 +567,7 @@ fn a_process_that_stood_still_itself_goes_on() {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn a_producer_flushes_across_a_broker_that_is_killed() {
+fn producer_flushes_despite_a_killed_broker() {
     let brokers = Brokers::new();
     let topic = topic("flush", 9, REPLICATED);
     let producer = Producer::start(producer_config(), &Shutdown::default());

@@ -1,5 +1,5 @@
-//! Consumer groups by the classic protocol, against a real Kafka, beside Java's client and Kafka's
-//! own tool.
+//! Consumer groups by the classic protocol on a real Kafka, with members of Java's client and with
+//! Kafka's tool.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 const PARTITIONS: i32 = 6;
 
-/// What Kafka's tool says of the group: a map of columns for each line.
+/// The output of Kafka's tool for the group: a map of columns for each line.
 fn tool(group: &str, more: &[&str]) -> Vec<BTreeMap<String, String>> {
     let brokers = config().brokers.join(",");
     let args = ["--bootstrap-server", &brokers, "--describe", "--group", group];
@@ -36,7 +36,7 @@ fn tool(group: &str, more: &[&str]) -> Vec<BTreeMap<String, String>> {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
+fn members_share_partitions_with_java_members() {
     let topic = topic("members", PARTITIONS, &[]);
     if !built_in(topic) {
         let err = client().poll_assignment(topic, &[topic], PATIENCE).unwrap_err();
@@ -53,7 +53,7 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     let second = Member::join(topic);
     shared(&[&first, &second], &[3, 3]);
 
-    // Java's client comes, finds two partitions for itself, and goes.
+    // A member of Java's client joins, is assigned two partitions, and leaves.
     let java = thread::spawn(move || foreign(topic, &["member:6000"]));
     shared(&[&first, &second], &[2, 2]);
     let said = java.join().unwrap();
@@ -73,8 +73,8 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     let counts: Vec<&str> = members.iter().map(|it| &*it["#PARTITIONS"]).collect();
     assert_eq!(counts, ["3", "3"]);
 
-    // The second gives no sign of life from here on: the other gets all, and what it commits then
-    // is refused.
+    // The second sends no heartbeats any more: the first is assigned all partitions, and commits
+    // of the second are refused.
     let (_, partition) = second.assignment().unwrap().partitions[0];
     let mut second = second.end();
     shared(&[&first], &[6]);
@@ -83,11 +83,11 @@ fn members_share_partitions_also_with_javas_and_kafkas_tool_shows_them() {
     assert_eq!(err.kind, ErrorKind::Fenced, "{err}");
     let committed = client().committed(topic, topic, PATIENCE).unwrap();
     assert_eq!(committed[partition as usize], Some(10));
-    // Nor may anybody commit who is no member at all.
+    // A commit without a membership is refused, too.
     let err = client().commit(topic, topic, &position, PATIENCE).unwrap_err();
     assert_eq!(err.kind, ErrorKind::Fenced, "{err}");
 
-    // Who leaves is not waited for.
+    // After a leave, the rebalance does not wait for the session timeout.
     let third = Member::join(topic);
     shared(&[&first, &third], &[3, 3]);
     let left = Instant::now();

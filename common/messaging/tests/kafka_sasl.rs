@@ -1,4 +1,4 @@
-//! Brokers that want to know who speaks: `KAFKA_SASL_BROKERS`, of a stack with SASL_PORT and
+//! Brokers with SASL: `KAFKA_SASL_BROKERS`, of a stack with SASL_PORT and
 //! connections.max.reauth.ms=5000.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -14,11 +14,11 @@ use service::shutdown::Shutdown;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-/// What stack/src/kafka.rs and Foreign.java make.
+/// Mechanism, user and password, as created by stack/src/kafka.rs and Foreign.java.
 const PLAIN: [&str; 3] = ["PLAIN", "bank", "in plain words"];
 const SCRAM_256: [&str; 3] = ["SCRAM-SHA-256", "ann,=", "pencil"];
 const SCRAM_512: [&str; 3] = ["SCRAM-SHA-512", "ann,=", "pencil"];
-/// After so long the broker wants to be told again.
+/// Session lifetime, after which clients must authenticate again.
 const LIFETIME: Duration = Duration::from_secs(5);
 
 fn lookup(who: [&str; 3], name: &str) -> Option<String> {
@@ -42,7 +42,7 @@ fn config(who: [&str; 3]) -> KafkaConfig {
     config
 }
 
-/// Ann, by both hashes.
+/// SCRAM credentials of both hashes.
 fn make_users(topic: &str) {
     static MADE: Once = Once::new();
     MADE.call_once(|| {
@@ -50,7 +50,7 @@ fn make_users(topic: &str) {
     });
 }
 
-/// Waits until all brokers let the user in: they learn of a new one by and by.
+/// Waits until all brokers know the new user.
 fn wait_for(who: [&str; 3], topic: &str) {
     let start = Instant::now();
     for broker in config(who).brokers {
@@ -69,7 +69,7 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
     make_users(topic);
     let all = [PLAIN, SCRAM_256, SCRAM_512];
     all.iter().for_each(|who| wait_for(*who, topic));
-    let mut buses: Vec<Box<dyn KafkaClient>> =
+    let mut clients: Vec<Box<dyn KafkaClient>> =
         all.iter().map(|who| messaging::connect(&config(*who))).collect();
     let end = Instant::now() + LIFETIME + LIFETIME / 5;
     let mut next = 0;
@@ -77,7 +77,7 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
         // A connection that the broker closes would be an error: from the second round on there is
         // no time for another attempt.
         let within = if next < 3 { PATIENCE } else { Duration::ZERO };
-        for (client, [mechanism, ..]) in buses.iter_mut().zip(all) {
+        for (client, [mechanism, ..]) in clients.iter_mut().zip(all) {
             let records =
                 vec![NewRecord { value: Some(mechanism.as_bytes()), ..NewRecord::default() }];
             let written = client.produce(&[Batch { topic, partition: 0, records }], within);
@@ -91,7 +91,7 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
             client.commit(topic, topic, &[position], within).unwrap();
         }
     }
-    for client in &mut buses {
+    for client in &mut clients {
         assert_eq!(client.committed(topic, topic, PATIENCE).unwrap()[0], Some(next));
         assert_eq!(client.log_range(topic, PATIENCE).unwrap()[0], (0, next));
     }
@@ -111,7 +111,7 @@ fn wrong_password_is_a_config_error() {
             assert_eq!(err.kind, ErrorKind::Config, "{err}");
             let words = format!("user {user:?}, SASL {mechanism}: Authentication failed");
             assert!(err.text.contains(&words) && !err.text.contains("not this one"), "{err}");
-            // A sender, too, which otherwise waits for brokers for as long as it lives.
+            // A sender, which retries for ever otherwise, returns the error, too.
             let env = |name: &str| lookup(who, name);
             let producer = ProducerConfig::from_env(&Env::new(&env)).unwrap();
             let mut sender = Sender::new(&producer, &Shutdown::default());

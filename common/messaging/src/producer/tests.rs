@@ -34,7 +34,7 @@ fn records(count: usize) -> Vec<Outgoing> {
     (0..count).map(record).collect()
 }
 
-/// Keys as they must lie in the logs.
+/// The expected keys of each log.
 fn expected(records: &[Outgoing]) -> Vec<Vec<String>> {
     let mut logs = vec![Vec::new(); PARTITIONS as usize];
     for Outgoing { key, .. } in records {
@@ -236,7 +236,7 @@ fn nothing_is_written_after_giving_up() {
     assert!(sender.send_all(&records[1..]).iter().all(Result::is_err));
 }
 
-/// A fake whose calls to produce wait for a permit each, and say how many records they were given.
+/// A fake whose produce calls wait for a permit, and send their number of records.
 fn gated() -> (Fake, mpsc::Sender<()>, mpsc::Receiver<usize>) {
     let fake = fake();
     let (permit, permits) = mpsc::channel();

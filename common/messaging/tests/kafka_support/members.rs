@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A member that lives on a thread until it is told to end.
+/// A member on a thread, until it is stopped.
 pub struct Member {
     assignment: Arc<Mutex<Option<Assignment>>>,
     end: Arc<AtomicBool>,
@@ -16,8 +16,8 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of whatever it
-    /// is given.
+    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of its
+    /// assigned partitions.
     pub fn join(topic: &'static str) -> Self {
         let (assignment, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
         let (now, ending) = (assignment.clone(), end.clone());
@@ -32,7 +32,7 @@ impl Member {
                     let committed =
                         client.commit(topic, topic, &positions.collect::<Vec<_>>(), PATIENCE);
                     if committed.as_ref().is_err_and(|err| err.kind == ErrorKind::Fenced) {
-                        // The group has changed once more.
+                        // The group has rebalanced again.
                         continue;
                     }
                     committed.unwrap();
@@ -49,14 +49,14 @@ impl Member {
         self.assignment.lock().unwrap().clone()
     }
 
-    /// Its connection, with which it is a member still.
+    /// Its client, which is still a member.
     pub fn end(self) -> Box<dyn KafkaClient> {
         self.end.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
 
-/// Waits until the members hold so many partitions, in one generation, and none twice.
+/// Waits until the members are assigned `partitions` in one generation, each once.
 pub fn shared(members: &[&Member], shares: &[usize]) {
     let start = Instant::now();
     loop {

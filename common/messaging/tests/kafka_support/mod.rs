@@ -1,4 +1,4 @@
-//! What the tests against a real Kafka share: topics, records, and reading until all is there.
+//! Shared code of the tests on a real Kafka: topics, records, reading.
 #![allow(clippy::unwrap_used, dead_code, reason = "tests; each test binary uses a part of this")]
 
 pub mod members;
@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Longest wait for anything that should come.
+/// Longest wait for anything expected.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The cluster that the test was started with.
@@ -38,7 +38,7 @@ pub fn producer_config() -> ProducerConfig {
     ProducerConfig::from_env(&environment()).unwrap()
 }
 
-/// Where a group that is named as `topic` goes on.
+/// Start positions of the group that is named as `topic`.
 pub fn start_positions(
     topic: &str,
     partitions: &[i32],
@@ -54,13 +54,13 @@ fn environment() -> Env<'static> {
     Env::new(&|name| std::env::var(name).ok())
 }
 
-/// A topic of this test alone, stored uncompressed as the synchronizer makes them, with more
+/// A topic of this test, stored uncompressed as by the synchronizer, with further
 /// `configs`. All brokers know it when this returns.
 pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static str {
     replicated_topic(name, partitions, controller().1, configs)
 }
 
-/// The same with so many replicas of each partition, instead of as many as there are brokers.
+/// The same with `replication` replicas instead of one on each broker.
 pub fn replicated_topic(
     name: &str,
     partitions: i32,
@@ -100,7 +100,7 @@ pub fn replicated_topic(
     name
 }
 
-/// The broker that coordinates `group`, as the first of the brokers says that is up and knows it.
+/// The broker that coordinates `group`, as the first running broker returns it.
 pub fn coordinator(group: &'static str) -> i32 {
     let request = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str(group));
     let start = Instant::now();
@@ -117,12 +117,12 @@ pub fn coordinator(group: &'static str) -> i32 {
     panic!("no broker of {:?} knows the coordinator of {group}", config().brokers);
 }
 
-/// The brokers that take connections.
+/// The brokers that accept connections.
 fn up() -> impl Iterator<Item = String> {
     config().brokers.into_iter().filter(|broker| TcpStream::connect(broker).is_ok())
 }
 
-/// Where topics are made, and how many brokers the cluster counts as alive: with so many replicas.
+/// A broker for CreateTopics, and the number of live brokers, which is that of the replicas.
 pub fn controller() -> (String, i16) {
     for broker in up() {
         let answer: MetadataResponse = ask(
@@ -165,19 +165,19 @@ fn ask<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
     A::decode(&mut answer, version).unwrap()
 }
 
-/// Records `range`, whose keys and values tell their number.
+/// Records with the numbers in `range` as keys and values.
 pub fn numbered(topic: &'static str, range: std::ops::Range<u32>) -> Vec<Outgoing> {
     range
         .map(|i| Outgoing { topic, key: format!("key-{i}"), value: format!("value-{i}").into() })
         .collect()
 }
 
-/// The beginning of partitions 0 to `partitions`.
+/// Offset 0 of partitions 0 to `partitions`.
 pub fn beginning(partitions: i32) -> Vec<Position> {
     (0..partitions).map(|partition| Position { partition, next: 0 }).collect()
 }
 
-/// Polls until `enough` says so, checking that each partition comes without gap or repetition.
+/// Polls until `enough` returns true. Asserts that no partition has gaps or duplicates.
 pub struct Reader {
     pub consumer: Consumer,
     pub partitions: BTreeMap<i32, Vec<FetchedRecord>>,
@@ -191,7 +191,7 @@ impl Reader {
         }
     }
 
-    /// What comes after all that was read.
+    /// The positions after all records that were read.
     pub fn positions(&self) -> Vec<Position> {
         let next = |records: &Vec<FetchedRecord>| records.last().map_or(0, |last| last.offset + 1);
         let position = |(&partition, records)| Position { partition, next: next(records) };
@@ -239,14 +239,14 @@ pub fn client() -> Box<dyn KafkaClient> {
     messaging::connect(&config())
 }
 
-/// Is it today's protocol that these tests run on?
+/// True if these tests run with the built-in client.
 pub fn built_in(topic: &str) -> bool {
     let mut client = client();
     client.leaders(topic, PATIENCE).unwrap();
     client.fetches_from_all()
 }
 
-/// Lets Java's client do `steps` to `topic`. What it prints.
+/// Runs `steps` of Java's client on `topic`. Returns the output.
 pub fn foreign(topic: &str, steps: &[&str]) -> String {
     said(foreigner(topic, steps))
 }
@@ -258,7 +258,7 @@ fn foreigner(topic: &str, steps: &[&str]) -> Command {
     java
 }
 
-/// A Java program with the jars of the brokers that run.
+/// A Java program with the jars of the running brokers.
 pub fn java(program: &OsStr) -> Command {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
@@ -267,18 +267,18 @@ pub fn java(program: &OsStr) -> Command {
     java
 }
 
-/// What it prints; it must succeed.
+/// The output; asserts success.
 pub fn said(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A transaction of Java's client that is open until it is told to commit.
+/// A transaction of Java's client, open until it is committed.
 pub struct Open(Child);
 
 impl Open {
-    /// Returns when `count` records of it are in the log.
+    /// Returns once `count` of its records are in the log.
     pub fn begin(topic: &str, count: usize) -> Self {
         let step = format!("hold:{count}");
         let mut java = foreigner(topic, &[&step]);
@@ -290,7 +290,7 @@ impl Open {
     }
 
     pub fn commit(mut self) {
-        // The end of its input is what it waits for.
+        // It waits for the end of its input.
         drop(self.0.stdin.take());
         assert!(self.0.wait().unwrap().success());
     }
