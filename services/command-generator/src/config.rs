@@ -8,20 +8,20 @@ use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 pub const SEED: Variable = Variable::new(
     "SEED",
     "",
-    "number that makes kinds and amounts the same for the same beats; without it each beat has its own",
+    "number that makes kinds and amounts the same for the same heartbeats; without it they depend on their ids",
 );
 
 /// `CONSUMER_GROUP_PROTOCOL`: whether instances share the partitions.
 pub const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: this instance reads all beats; classic: the instances share them as a consumer group, with the built-in client",
+    "none: this instance reads all partitions; classic: the instances share them as a consumer group, with the built-in client",
 );
 
 /// Settings of the generator.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster, and how commands are sent.
+    /// The cluster and the producer.
     pub producer: ProducerConfig,
     /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
@@ -29,7 +29,7 @@ pub struct Config {
     pub seed: Option<u64>,
     /// `CONSUMER_GROUP_PROTOCOL` is classic.
     pub is_member: bool,
-    /// What is read and written, and as whom.
+    /// Topics and consumer group.
     pub names: Names,
 }
 
@@ -38,15 +38,15 @@ pub struct Config {
 pub struct Names {
     /// Consumer group.
     pub group: &'static str,
-    /// Beats.
+    /// Heartbeat records.
     pub heartbeat: &'static str,
-    /// Accounts that were opened.
+    /// Opened accounts.
     pub account_creation_confirmed: &'static str,
     /// Commands to open accounts.
     pub confirm_account_creation: &'static str,
     /// Commands to move money.
     pub confirm_money_transfer: &'static str,
-    /// What could not be read.
+    /// Undecodable records.
     pub dead_letter: &'static str,
 }
 
@@ -67,7 +67,7 @@ impl Config {
     /// Reads and checks the environment.
     ///
     /// # Errors
-    /// A variable is missing or does not fit.
+    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let seeded = !env.text(&SEED)?.is_empty();
         let mut producer = ProducerConfig::from_env(env)?;
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_a_number_or_none() {
+    fn seed_is_a_number_or_unset() {
         assert_eq!(seed(""), Ok(None));
         assert_eq!(seed("0"), Ok(Some(0)));
         assert_eq!(seed("18446744073709551615"), Ok(Some(u64::MAX)));

@@ -1,4 +1,4 @@
-//! A topic that is read: records decoded, positions kept.
+//! Reads a topic: decodes records and keeps positions.
 
 use avro::registry::Registry;
 use avro::{Decoder, Record};
@@ -10,114 +10,127 @@ use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Time for retries of a call that can be made again later.
+/// Time for retries of a call that is repeated later anyway.
 const SLICE: Duration = Duration::from_millis(200);
-/// Between two attempts to get a schema.
-const SCHEMA_AGAIN: Duration = Duration::from_millis(500);
+/// Time between two attempts to get a schema.
+const SCHEMA_RETRY: Duration = Duration::from_millis(500);
 
-/// Where to start reading.
+/// Where reading starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum StartAt {
     /// At the committed offsets; at the earliest records where there are none.
     Committed,
     /// At the earliest records.
     Earliest,
 }
 
-/// A record that was read.
+/// A record that was read and decoded.
 #[derive(Debug)]
-pub struct Arrived<R> {
-    /// Where it stands.
+pub struct ConsumedRecord<R> {
+    /// Partition of the record.
     pub partition: i32,
-    /// Where it stands.
+    /// Offset of the record.
     pub offset: i64,
-    /// Its key; empty if it has none.
+    /// Key; empty if the record has none.
     pub key: Vec<u8>,
-    /// Its value; where that can't be read, the bytes and why.
+    /// Value; for an undecodable record its bytes and the reason.
     pub value: Result<R, (Vec<u8>, String)>,
-    /// It was read, and dealt with, before the offsets were last committed, or another member of the group does that.
-    pub seen_before: bool,
+    /// The record was handled before the offsets were last committed, or belongs to another member of the group.
+    pub handled_before: bool,
 }
 
-/// A topic that is read by a group.
-pub struct Source<R> {
+/// What to read, and for which group.
+#[derive(Debug, Clone, Copy)]
+pub struct Subscription {
+    /// Consumer group.
+    pub group: &'static str,
+    /// Topic.
+    pub topic: &'static str,
+    /// Where reading starts.
+    pub start_at: StartAt,
+    /// The group assigns the partitions.
+    pub is_member: bool,
+}
+
+/// Reads a topic for a consumer group.
+pub struct TopicReader<R> {
     group: &'static str,
     topic: &'static str,
-    from: From,
+    start_at: StartAt,
     consumer: Consumer,
     decoder: Decoder<R>,
-    /// Partitions that are this instance's to deal with.
-    mine: BTreeSet<i32>,
-    /// Next offset by what is committed, per partition.
+    /// Partitions that this instance handles.
+    assigned: BTreeSet<i32>,
+    /// Committed offset of each partition.
     committed: BTreeMap<i32, i64>,
-    /// Next offset by what was handed out.
+    /// Next offset of each partition after the records returned so far.
     read: BTreeMap<i32, i64>,
-    /// Ends of the log when the reading began.
+    /// Ends of the log when reading began.
     ends: BTreeMap<i32, i64>,
 }
 
-impl<R: Record> Source<R> {
-    /// Finds the positions and starts to read. All partitions are this instance's, or, if it `is_member` of the group, none until
-    /// [`Self::hold`] says so.
+impl<R: Record> TopicReader<R> {
+    /// Finds the positions and starts to read. All partitions are assigned to this instance; or, if it `is_member` of the group, none
+    /// until [`Self::assign`] is called.
     ///
     /// # Errors
     /// See [`messaging::Error`].
     pub fn open(
         kafka: &KafkaConfig,
-        bus: &mut dyn KafkaClient,
-        group: &'static str,
-        topic: &'static str,
-        from: From,
-        is_member: bool,
+        client: &mut dyn KafkaClient,
         registry: Registry,
+        subscription: Subscription,
     ) -> messaging::Result<Self> {
+        let Subscription { group, topic, start_at, is_member } = subscription;
         let (mut committed, mut read, mut ends) =
             (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for Extent { partition, earliest, next, end } in extents(bus, group, topic)? {
+        for GroupPosition { partition, earliest, next, end } in
+            positions_of_group(client, group, topic)?
+        {
             committed.insert(partition, next);
-            read.insert(partition, if from == From::Earliest { earliest } else { next });
+            read.insert(partition, if start_at == StartAt::Earliest { earliest } else { next });
             ends.insert(partition, end);
         }
-        let mine = if is_member { BTreeSet::new() } else { read.keys().copied().collect() };
-        if from == From::Committed {
-            read.retain(|partition, _| mine.contains(partition));
+        let assigned = if is_member { BTreeSet::new() } else { read.keys().copied().collect() };
+        if start_at == StartAt::Committed {
+            read.retain(|partition, _| assigned.contains(partition));
         }
         let consumer = Consumer::start(kafka, topic, positions(&read));
         let decoder = Decoder::new(registry);
-        Ok(Self { group, topic, from, consumer, decoder, mine, committed, read, ends })
+        Ok(Self { group, topic, start_at, consumer, decoder, assigned, committed, read, ends })
     }
 
-    /// From now on `mine` are this instance's partitions: it goes on in them where they are committed. Of a topic that is read from
-    /// its earliest records all others are read on as well, for what they tell.
+    /// Replaces the assignment: reading continues at the committed offsets of `assigned`. Of a topic that is read from its
+    /// earliest records, the other partitions are read too.
     ///
     /// # Errors
-    /// See [`messaging::Error`]; then all is as it was.
-    pub fn hold(
+    /// See [`messaging::Error`]; then nothing has changed.
+    pub fn assign(
         &mut self,
         kafka: &KafkaConfig,
-        bus: &mut dyn KafkaClient,
-        mine: BTreeSet<i32>,
+        client: &mut dyn KafkaClient,
+        assigned: BTreeSet<i32>,
     ) -> messaging::Result<()> {
-        let extents = extents(bus, self.group, self.topic)?;
-        if self.from == From::Committed {
+        let positions_of_group = positions_of_group(client, self.group, self.topic)?;
+        if self.start_at == StartAt::Committed {
             self.read.clear();
         }
-        for Extent { partition, earliest, next, .. } in extents {
+        for GroupPosition { partition, earliest, next, .. } in positions_of_group {
             self.committed.insert(partition, next);
-            if mine.contains(&partition) {
-                // What somebody else should have dealt with comes again.
+            if assigned.contains(&partition) {
+                // Records that another member should have handled are read again.
                 let read = self.read.entry(partition).or_insert(next);
                 *read = next.min(*read);
-            } else if self.from == From::Earliest {
+            } else if self.start_at == StartAt::Earliest {
                 self.read.entry(partition).or_insert(earliest);
             }
         }
         self.consumer = Consumer::start(kafka, self.topic, positions(&self.read));
-        self.mine = mine;
+        self.assigned = assigned;
         Ok(())
     }
 
-    /// What has arrived; waits at most `wait` for it. `None` if the stop was asked for while a schema could not be had.
+    /// The next records; waits at most `wait` for them. `None` if shutdown was requested while the registry was unavailable.
     ///
     /// # Errors
     /// See [`Consumer::poll`].
@@ -125,24 +138,24 @@ impl<R: Record> Source<R> {
         &mut self,
         wait: Duration,
         shutdown: &Shutdown,
-    ) -> messaging::Result<Option<Vec<Arrived<R>>>> {
-        let chunks = self.consumer.poll(wait)?;
-        let mut arrived = Vec::with_capacity(chunks.iter().map(|chunk| chunk.records.len()).sum());
-        for PartitionData { partition, records, next, .. } in chunks {
+    ) -> messaging::Result<Option<Vec<ConsumedRecord<R>>>> {
+        let fetched = self.consumer.poll(wait)?;
+        let mut consumed = Vec::with_capacity(fetched.iter().map(|data| data.records.len()).sum());
+        for PartitionData { partition, records, next, .. } in fetched {
             let committed = self.committed.get(&partition).copied().unwrap_or(0);
             for FetchedRecord { offset, key, value, .. } in records {
                 let bytes = value.unwrap_or_default();
                 let Some(value) = self.decode(bytes, shutdown) else { return Ok(None) };
                 let key = key.unwrap_or_default();
-                let seen_before = offset < committed || !self.mine.contains(&partition);
-                arrived.push(Arrived { partition, offset, key, value, seen_before });
+                let handled_before = offset < committed || !self.assigned.contains(&partition);
+                consumed.push(ConsumedRecord { partition, offset, key, value, handled_before });
             }
             self.read.insert(partition, next);
         }
-        Ok(Some(arrived))
+        Ok(Some(consumed))
     }
 
-    /// Waits for a registry that is away: what it does not say is not known, and nothing is skipped.
+    /// Waits while the registry is unavailable: no record is skipped.
     fn decode(
         &mut self,
         bytes: Vec<u8>,
@@ -153,9 +166,8 @@ impl<R: Record> Source<R> {
                 Ok(record) => return Some(Ok(record)),
                 Err(avro::Error::Undecodable(reason)) => return Some(Err((bytes, reason))),
                 Err(err @ avro::Error::Registry { .. }) => {
-                    let reason = Chain(&err).to_string();
-                    log::warn!(topic = self.topic, reason = reason.as_str(); "waiting for the schema registry");
-                    if shutdown.wait(SCHEMA_AGAIN) {
+                    log::warn!(topic = self.topic, error:% = Chain(&err); "waiting for the schema registry");
+                    if shutdown.wait(SCHEMA_RETRY) {
                         return None;
                     }
                 }
@@ -163,56 +175,60 @@ impl<R: Record> Source<R> {
         }
     }
 
-    /// True once all is read that was there when the reading began.
+    /// True once the records that existed when reading began are read.
     pub fn has_caught_up(&self) -> bool {
         self.ends.iter().all(|(partition, end)| self.read.get(partition) >= Some(end))
     }
 
-    /// Commits what was read, but nothing from the offsets in `held` on.
+    /// Commits the offsets of the records read, but in each partition at most the offset in `waiting`, of a record not handled yet.
     ///
     /// # Errors
     /// See [`messaging::Error`]; after a retryable one the next call commits as much and more.
     pub fn commit(
         &mut self,
-        bus: &mut dyn KafkaClient,
-        held: &BTreeMap<i32, i64>,
+        client: &mut dyn KafkaClient,
+        waiting: &BTreeMap<i32, i64>,
     ) -> messaging::Result<()> {
         let next = |(&partition, &read): (&i32, &i64)| {
-            let next = held.get(&partition).map_or(read, |&held| held.min(read));
+            let next = waiting.get(&partition).map_or(read, |&waiting| waiting.min(read));
             Position { partition, next }
         };
         let is_new = |position: &Position| {
             self.committed.get(&position.partition).is_none_or(|&done| done < position.next)
         };
-        let mine = self.read.iter().filter(|(partition, _)| self.mine.contains(partition));
-        let positions: Vec<Position> = mine.map(next).filter(is_new).collect();
+        let assigned = self.read.iter().filter(|(partition, _)| self.assigned.contains(partition));
+        let positions: Vec<Position> = assigned.map(next).filter(is_new).collect();
         if positions.is_empty() {
             return Ok(());
         }
-        bus.commit(self.group, self.topic, &positions, SLICE)?;
+        client.commit(self.group, self.topic, &positions, SLICE)?;
         self.committed.extend(positions.iter().map(|it| (it.partition, it.next)));
         Ok(())
     }
 }
 
-/// A partition and where the group is in it.
-struct Extent {
+/// A partition and the position of the group in it.
+struct GroupPosition {
     partition: i32,
     earliest: i64,
     next: i64,
     end: i64,
 }
 
-fn extents(bus: &mut dyn KafkaClient, group: &str, topic: &str) -> messaging::Result<Vec<Extent>> {
-    let bounds = bus.log_range(topic, SLICE)?;
-    let offsets = bus.committed(group, topic, SLICE)?;
-    let extent = |(partition, (earliest, end)): (i32, (i64, i64))| {
+fn positions_of_group(
+    client: &mut dyn KafkaClient,
+    group: &str,
+    topic: &str,
+) -> messaging::Result<Vec<GroupPosition>> {
+    let ranges = client.log_range(topic, SLICE)?;
+    let offsets = client.committed(group, topic, SLICE)?;
+    let position = |(partition, (earliest, end)): (i32, (i64, i64))| {
         let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);
-        // Outside the log: that was deleted, or the topic was made anew.
+        // An offset outside the log: records were deleted, or the topic was recreated.
         let next = offset.filter(|offset| (earliest..=end).contains(offset)).unwrap_or(earliest);
-        Extent { partition, earliest, next, end }
+        GroupPosition { partition, earliest, next, end }
     };
-    Ok((0..).zip(bounds).map(extent).collect())
+    Ok((0..).zip(ranges).map(position).collect())
 }
 
 fn positions(next: &BTreeMap<i32, i64>) -> Vec<Position> {

@@ -1,4 +1,4 @@
-//! What a beat becomes. No Kafka, clock or system randomness: what is drawn comes from the beat's own generator of numbers.
+//! Which command a heartbeat becomes. No I/O, no clock: the random numbers come from a generator that is seeded by the heartbeat.
 
 use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
@@ -8,16 +8,16 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// Beats below this number open accounts, so that the others find some.
+/// Heartbeats below this number open accounts, so that later ones find some.
 const FIRST_ACCOUNTS: i64 = 20;
-/// Later, each beat whose number this divides opens one.
+/// After those, each heartbeat whose number is a multiple opens one.
 const ACCOUNT_EVERY: i64 = 200;
-/// Who sells what is paid by card.
+/// The shop where accounts pay by card.
 const SHOP: &str = "Albert Heijn BV";
 /// Banknotes, in euro: a deposit or withdrawal is a thousand cents times one of these.
 const NOTES: [i64; 8] = [2, 2, 2, 3, 5, 5, 10, 20];
 
-/// What ids are derived from: this bank's own name space.
+/// Name space of derived ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5c7a_7c4b_a11c_5f00_9b1d_2b60_0e4e_7a70);
 
 /// A command to the bank.
@@ -29,7 +29,7 @@ pub enum Command {
     Transfer(Kind, ConfirmMoneyTransfer),
 }
 
-/// Why money moves.
+/// The kind of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// From the company to an account.
@@ -45,7 +45,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Its name, which is the transfer's description.
+    /// Name of the kind, which is the description of the transfer.
     pub fn name(self) -> &'static str {
         match self {
             Self::Salary => "salary",
@@ -77,7 +77,7 @@ impl Kind {
     }
 }
 
-/// The command of beat `number`. `None` if it needs an account and too few are known: it has to wait.
+/// The command of heartbeat `number`. `None` if it needs more accounts than are known: it has to wait.
 pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -> Option<Command> {
     if opens_account(number) {
         let open = ConfirmAccountCreation { id, a_type: Atype::Auto };
@@ -101,7 +101,7 @@ pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -
     Some(Command::Transfer(kind, ConfirmMoneyTransfer { id, token, amount, from, to, description }))
 }
 
-/// True if beat `number` opens an account, for which it never has to wait.
+/// True if heartbeat `number` opens an account; it never has to wait.
 pub fn opens_account(number: i64) -> bool {
     number < FIRST_ACCOUNTS || number % ACCOUNT_EVERY == 0
 }
@@ -124,9 +124,9 @@ fn paid_by(account: &Account, to: String) -> (String, String, String) {
     (account.token(), account.iban(), to)
 }
 
-/// The id of a beat's command: the same whenever and by whomever the beat is read, so that the bank does it once. A topic
-/// made anew begins with the same offsets and numbers, but its keys are other times. Ids ascend with the time of the beat: an index
-/// of the bank takes ascending keys at half the price of scattered ones.
+/// The id of a heartbeat's command: the same in every instance and after every restart, so that the bank handles it once. A
+/// recreated topic starts with the same offsets and numbers, but its keys are other times. Ids ascend with the time of the
+/// heartbeat: an index of the bank takes ascending keys at half the cost of scattered ones.
 pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     let mut name = Vec::with_capacity(32 + key.len());
     name.extend_from_slice(b"beat");
@@ -134,7 +134,7 @@ pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     name.extend_from_slice(&offset.to_be_bytes());
     name.extend_from_slice(&number.to_be_bytes());
     name.extend_from_slice(key);
-    // A key that is no time gives ids that are as good and scattered no less.
+    // A key that is not a time gives valid ids too, but scattered ones.
     let time = str::from_utf8(key).ok().and_then(|ms| ms.parse::<u64>().ok()).unwrap_or_default();
     derived(time, &name)
 }
@@ -146,20 +146,20 @@ fn derived(time_ms: u64, name: &[u8]) -> Uuid {
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// The id of the first salary of the account that command `opened` made: paid once, however often that is read.
+/// The id of the first salary of the account that command `opened` opened: it is paid once, however often the outcome is read.
 pub fn first_salary_id(opened: &Uuid) -> Uuid {
     let time = opened.as_u64_pair().0 >> 16;
     derived(time, &[b"salary", &opened.as_bytes()[..]].concat())
 }
 
-/// Numbers drawn for beat or account `number`: the same with the same `seed`, and without one the same for the same `id`.
+/// The random numbers of heartbeat or account `number`: a function of `seed` and `number`, or without a seed of `id`.
 pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
     // 2^64 divided by the golden ratio: keeps neighbouring seeds from giving neighbouring sequences.
     let from_seed = |seed: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number);
     SmallRng::seed_from_u64(seed.map_or_else(|| id.as_u64_pair().1, from_seed))
 }
 
-/// An account that may be told to pay. Of fixed size: there may be a million.
+/// An account that can pay. Of fixed size: there may be a million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
     iban: [u8; 18],
@@ -185,13 +185,13 @@ impl Account {
         self.token.iter().copied().map(char::from).collect()
     }
 
-    /// What tells it from others in eight bytes.
+    /// The digits of the iban that identify the account, in eight bytes.
     fn number(&self) -> u64 {
         self.iban[8..].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
     }
 }
 
-/// The accounts known, each once, up to a limit: 57 bytes each.
+/// The known accounts, each once, up to a limit: 57 bytes each.
 #[derive(Debug, Default)]
 pub struct Accounts {
     list: Vec<Account>,

@@ -1,8 +1,9 @@
-//! The loop: accounts and beats -> commands -> acknowledged -> offsets committed.
+//! The loop: accounts and heartbeats -> commands -> produced -> offsets committed.
 
 use crate::config::{Config, Names};
+use crate::consume::{ConsumedRecord, StartAt, Subscription, TopicReader};
 use crate::domain::{self, Account, Accounts, Command};
-use crate::source::{Arrived, From, Source};
+use crate::metrics;
 use avro::Encoder;
 use avro::registry::Registry;
 use bank::records::{
@@ -11,86 +12,77 @@ use bank::records::{
 use messaging::consumer::COMMIT_INTERVAL;
 use messaging::producer::{Outgoing, Sender};
 use messaging::{Assignment, ErrorKind, KafkaClient};
-use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
 use service::BoxError;
 use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long a beat or an account may go unseen while the other is waited for.
+/// Wait of a poll for heartbeats or accounts: the other ones are delayed by at most this.
 const WAIT: Duration = Duration::from_millis(20);
-/// Beats that wait for an account at most; then no more are read until there is one. Among so many are fifty that open one.
+/// Most heartbeats that wait for an account; then no more are read. So many contain fifty that open an account.
 const WAITING_MAX: usize = 10_000;
-/// Between two attempts to find the positions at the start.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two attempts to find the positions at the start.
+const OPEN_RETRY: Duration = Duration::from_secs(1);
 
-static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "generator_commands_total",
-        "Commands acknowledged by Kafka.",
-        &["kind"]
-    )
-    .expect("the name is used once")
-});
-static UNREADABLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!(
-        "generator_unreadable_total",
-        "Records sent to dead_letter.",
-        &["topic"]
-    )
-    .expect("the name is used once")
-});
-static ACCOUNTS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("generator_accounts", "Accounts known.").expect("the name is used once")
-});
-static WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("generator_waiting_beats", "Beats that wait for an account.")
-        .expect("the name is used once")
-});
-
-/// Turns beats into commands until the stop is asked for.
+/// Turns heartbeats into commands until shutdown.
 pub struct Generator {
     config: Config,
     shutdown: Shutdown,
-    bus: Box<dyn KafkaClient>,
+    client: Box<dyn KafkaClient>,
     sender: Sender,
     open_account: Encoder<ConfirmAccountCreation>,
     transfer: Encoder<ConfirmMoneyTransfer>,
-    beats: Source<Heartbeat>,
-    confirmed: Source<AccountCreationConfirmed>,
+    heartbeats: TopicReader<Heartbeat>,
+    confirmed: TopicReader<AccountCreationConfirmed>,
     accounts: Accounts,
-    /// By which generation of the group partitions are held.
+    /// Generation of the group that assigned the partitions.
     generation: Option<i32>,
-    /// In order of arrival; those before the first one that waits are done.
-    waiting: VecDeque<Beat>,
-    /// All accounts are known that there were at the start.
+    /// Heartbeats without an account yet, in order of arrival.
+    waiting: VecDeque<WaitingHeartbeat>,
+    /// The accounts that existed at the start are known.
     knows_accounts: bool,
     started: Instant,
     committed: Instant,
 }
 
-struct Beat {
+struct WaitingHeartbeat {
     partition: i32,
     offset: i64,
     number: i64,
     id: Uuid,
 }
 
-/// What goes out next.
+/// Records to send, each with its kind for the metric.
 #[derive(Default)]
-struct Out {
+struct OutgoingBatch {
     records: Vec<Outgoing>,
     kinds: Vec<&'static str>,
 }
 
+/// Starts to read both topics. Accounts are read from the earliest record: they are stored nowhere else.
+fn open_topics(
+    config: &Config,
+    client: &mut dyn KafkaClient,
+    registry: &Registry,
+) -> messaging::Result<(TopicReader<Heartbeat>, TopicReader<AccountCreationConfirmed>)> {
+    let kafka = &config.producer.kafka;
+    let Names { group, heartbeat, account_creation_confirmed, .. } = config.names;
+    let subscription =
+        |topic, start_at| Subscription { group, topic, start_at, is_member: config.is_member };
+    let accounts = subscription(account_creation_confirmed, StartAt::Earliest);
+    let confirmed = TopicReader::open(kafka, client, registry.clone(), accounts)?;
+    let heartbeats = subscription(heartbeat, StartAt::Committed);
+    let heartbeats = TopicReader::open(kafka, client, registry.clone(), heartbeats)?;
+    Ok((heartbeats, confirmed))
+}
+
 impl Generator {
-    /// Waits for the registry and Kafka; `None` if the stop was asked for meanwhile.
+    /// Waits for the registry and Kafka; `None` if shutdown was requested meanwhile.
     ///
     /// # Errors
-    /// Waiting does not help.
+    /// One that is not retryable.
     pub fn open(config: Config, shutdown: &Shutdown) -> Result<Option<Self>, BoxError> {
         let registry = Registry::new(&config.registry_url);
         let (Some(open_account), Some(transfer)) =
@@ -98,40 +90,15 @@ impl Generator {
         else {
             return Ok(None);
         };
-        let kafka = &config.producer.kafka;
-        let mut bus = messaging::connect_until(kafka, shutdown);
-        let names = config.names.clone();
-        let (beats, confirmed) = loop {
-            let bus = &mut *bus;
-            // Accounts from the earliest: they are remembered nowhere else.
-            let opened = Source::open(
-                kafka,
-                bus,
-                names.group,
-                names.account_creation_confirmed,
-                From::Earliest,
-                config.is_member,
-                registry.clone(),
-            )
-            .and_then(|confirmed| {
-                let beats = Source::open(
-                    kafka,
-                    bus,
-                    names.group,
-                    names.heartbeat,
-                    From::Committed,
-                    config.is_member,
-                    registry.clone(),
-                )?;
-                Ok((beats, confirmed))
-            });
-            match opened {
+        let mut client = messaging::connect_until(&config.producer.kafka, shutdown);
+        let (heartbeats, confirmed) = loop {
+            match open_topics(&config, &mut *client, &registry) {
                 Err(err) if err.is_retryable() => {
-                    log::warn!(reason = err.text.as_str(); "waiting for Kafka");
+                    log::warn!(error:% = err; "waiting for Kafka");
                 }
                 opened => break opened?,
             }
-            if shutdown.wait(OPEN_AGAIN) {
+            if shutdown.wait(OPEN_RETRY) {
                 return Ok(None);
             }
         };
@@ -139,10 +106,10 @@ impl Generator {
             sender: Sender::new(&config.producer, shutdown),
             config,
             shutdown: shutdown.clone(),
-            bus,
+            client,
             open_account,
             transfer,
-            beats,
+            heartbeats,
             confirmed,
             accounts: Accounts::default(),
             generation: None,
@@ -153,23 +120,23 @@ impl Generator {
         }))
     }
 
-    /// Runs until the stop is asked for. Calls `ready` once all accounts are known that there were at the start.
+    /// Runs until shutdown. Calls `ready` once the accounts that existed at the start are known.
     ///
     /// # Errors
-    /// Kafka refuses for good.
+    /// One that is not retryable.
     pub fn run(mut self, ready: impl Fn()) -> Result<(), BoxError> {
-        let mut holds = false;
+        let mut has_assignment = false;
         while !self.shutdown.requested() {
-            if !holds || self.committed.elapsed() >= COMMIT_INTERVAL {
-                // In this order: what the group gives to others goes on where it is committed.
+            if !has_assignment || self.committed.elapsed() >= COMMIT_INTERVAL {
+                // Commit first: a member that gets a partition continues at the committed offset.
                 self.commit()?;
-                holds = self.hold()?;
+                has_assignment = self.update_assignment()?;
             }
-            if !holds {
+            if !has_assignment {
                 self.shutdown.wait(WAIT);
-            } else if !self.round(&ready)? {
+            } else if !self.generate_once(&ready)? {
                 log::info!(
-                    "stopped before all that was read was answered: it will be after the next start"
+                    "stopped before all commands were acknowledged: they are sent after the next start"
                 );
                 self.leave();
                 return Ok(());
@@ -183,20 +150,20 @@ impl Generator {
 
     fn leave(&mut self) {
         if self.config.is_member
-            && let Err(err) = self.bus.leave(self.config.names.group)
+            && let Err(err) = self.client.leave(self.config.names.group)
         {
-            log::warn!(err:%; "the group is not told that this member leaves");
+            log::warn!(error:% = err; "could not leave the consumer group");
         }
     }
 
-    /// True if there is something to work on: what the group gives to this instance, or all if it is no member.
-    fn hold(&mut self) -> messaging::Result<bool> {
+    /// True if this instance has an assignment: the one of the group, or all partitions if it is not a member.
+    fn update_assignment(&mut self) -> messaging::Result<bool> {
         if !self.config.is_member {
             return Ok(true);
         }
         let Names { group, heartbeat, account_creation_confirmed: confirmed, .. } =
             self.config.names;
-        match self.try_hold(group, heartbeat, confirmed) {
+        match self.try_update_assignment(group, heartbeat, confirmed) {
             Ok(()) => Ok(true),
             Err(err) if err.is_retryable() => {
                 self.generation = None;
@@ -206,15 +173,15 @@ impl Generator {
         }
     }
 
-    fn try_hold(
+    fn try_update_assignment(
         &mut self,
         group: &str,
         heartbeat: &'static str,
         confirmed: &'static str,
     ) -> messaging::Result<()> {
-        let bus = &mut *self.bus;
-        let held = bus.poll_assignment(group, &[heartbeat, confirmed], Duration::ZERO)?;
-        let Assignment { generation, partitions } = held;
+        let client = &mut *self.client;
+        let assignment = client.poll_assignment(group, &[heartbeat, confirmed], Duration::ZERO)?;
+        let Assignment { generation, partitions } = assignment;
         if self.generation == Some(generation) {
             return Ok(());
         }
@@ -225,103 +192,122 @@ impl Generator {
                 .map(|(_, partition)| *partition)
                 .collect()
         };
-        let (beats, accounts) = (of(heartbeat), of(confirmed));
-        log::info!(generation, beats:? = beats, accounts:? = accounts; "the group has shared out its partitions");
-        // What waits is not committed, so it comes again to whoever has it now.
+        let (heartbeats, accounts) = (of(heartbeat), of(confirmed));
+        log::info!(generation, heartbeats:? = heartbeats, accounts:? = accounts; "partitions assigned");
+        // Waiting heartbeats are not committed: the member with their partition reads them again.
         self.waiting.clear();
         let kafka = &self.config.producer.kafka;
-        self.beats.hold(kafka, bus, beats)?;
-        self.confirmed.hold(kafka, bus, accounts)?;
+        self.heartbeats.assign(kafka, client, heartbeats)?;
+        self.confirmed.assign(kafka, client, accounts)?;
         self.generation = Some(generation);
         Ok(())
     }
 
-    /// Reads and answers what has arrived. False if the stop was asked for before all of it was acknowledged.
-    fn round(&mut self, ready: &impl Fn()) -> Result<bool, messaging::Error> {
-        let mut out = Out::default();
-        let takes_beats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
-        let wait = if takes_beats { Duration::ZERO } else { WAIT };
+    /// Reads new records and sends their commands. False if shutdown was requested before all were acknowledged.
+    fn generate_once(&mut self, ready: &impl Fn()) -> Result<bool, messaging::Error> {
+        let mut batch = OutgoingBatch::default();
+        let reads_heartbeats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
+        let wait = if reads_heartbeats { Duration::ZERO } else { WAIT };
         let Some(confirmed) = self.confirmed.poll(wait, &self.shutdown)? else { return Ok(false) };
-        confirmed.into_iter().for_each(|arrived| self.take_account(arrived, &mut out));
+        confirmed.into_iter().for_each(|record| self.handle_account(record, &mut batch));
         if !self.knows_accounts && self.confirmed.has_caught_up() {
             self.knows_accounts = true;
             let took_ms = self.started.elapsed().as_millis() as u64;
             log::info!(accounts = self.accounts.len(), took_ms; "accounts are known");
             ready();
         }
-        if takes_beats {
-            let wait = if out.records.is_empty() { WAIT } else { Duration::ZERO };
-            let Some(beats) = self.beats.poll(wait, &self.shutdown)? else { return Ok(false) };
-            beats.into_iter().for_each(|arrived| self.take_beat(arrived, &mut out));
+        if reads_heartbeats {
+            let wait = if batch.records.is_empty() { WAIT } else { Duration::ZERO };
+            let Some(heartbeats) = self.heartbeats.poll(wait, &self.shutdown)? else {
+                return Ok(false);
+            };
+            heartbeats.into_iter().for_each(|record| self.handle_heartbeat(record, &mut batch));
         }
-        self.answer_waiting(&mut out);
-        self.send(&out)
+        self.handle_waiting(&mut batch);
+        self.send(&batch)
     }
 
-    fn take_account(&mut self, arrived: Arrived<AccountCreationConfirmed>, out: &mut Out) {
-        let confirmed = match arrived.value {
+    fn handle_account(
+        &mut self,
+        record: ConsumedRecord<AccountCreationConfirmed>,
+        batch: &mut OutgoingBatch,
+    ) {
+        let confirmed = match record.value {
             Ok(confirmed) if confirmed.a_type == Atype::Auto => confirmed,
             Ok(_) => return,
-            Err(unreadable) => {
-                // Read again at each start, but told once.
-                if !arrived.seen_before {
+            Err(undecodable) => {
+                // The topic is read again at each start; a dead letter is sent once.
+                if !record.handled_before {
                     let topic = self.config.names.account_creation_confirmed;
-                    self.bury(topic, arrived.partition, arrived.offset, unreadable, out);
+                    self.push_dead_letter(
+                        topic,
+                        record.partition,
+                        record.offset,
+                        undecodable,
+                        batch,
+                    );
                 }
                 return;
             }
         };
         let Some(account) = Account::new(&confirmed.iban, &confirmed.token) else {
-            log::warn!(offset = arrived.offset; "an account that is none of this bank");
+            log::warn!(offset = record.offset; "account skipped: not of this bank");
             return;
         };
-        if !arrived.seen_before {
+        if !record.handled_before {
             let id = domain::first_salary_id(&confirmed.id);
             // The offset counts accounts well enough for a run to be repeated.
-            let number = arrived.offset.cast_unsigned() | 1 << 63;
+            let number = record.offset.cast_unsigned() | 1 << 63;
             let mut rng = domain::draws(self.config.seed, number, &id);
-            self.push(&domain::first_salary(id, &account, &mut rng), out);
+            self.push(&domain::first_salary(id, &account, &mut rng), batch);
         }
         self.accounts.remember(account);
-        ACCOUNTS.set(self.accounts.len() as i64);
+        metrics::ACCOUNTS.set(self.accounts.len() as i64);
     }
 
-    fn take_beat(&mut self, arrived: Arrived<Heartbeat>, out: &mut Out) {
-        let Arrived { partition, offset, key, value, .. } = arrived;
+    fn handle_heartbeat(&mut self, record: ConsumedRecord<Heartbeat>, batch: &mut OutgoingBatch) {
+        let ConsumedRecord { partition, offset, key, value, .. } = record;
         match value {
             Ok(Heartbeat { beat: number }) => {
                 let id = domain::beat_id(partition, offset, &key, number);
-                let beat = Beat { partition, offset, number, id };
-                // Beats behind one that waits are not held up by it.
-                if !self.answer(&beat, out) {
-                    self.waiting.push_back(beat);
+                let heartbeat = WaitingHeartbeat { partition, offset, number, id };
+                // A waiting heartbeat does not delay those after it.
+                if !self.generate(&heartbeat, batch) {
+                    self.waiting.push_back(heartbeat);
                 }
             }
-            Err(unreadable) => {
-                self.bury(self.config.names.heartbeat, partition, offset, unreadable, out);
+            Err(undecodable) => {
+                self.push_dead_letter(
+                    self.config.names.heartbeat,
+                    partition,
+                    offset,
+                    undecodable,
+                    batch,
+                );
             }
         }
     }
 
-    /// Tries again with the beats that wait, until one still has to.
-    fn answer_waiting(&mut self, out: &mut Out) {
-        while let Some(beat) = self.waiting.pop_front() {
-            if !self.answer(&beat, out) {
-                self.waiting.push_front(beat);
+    /// Retries the waiting heartbeats, until one still has to wait.
+    fn handle_waiting(&mut self, batch: &mut OutgoingBatch) {
+        while let Some(heartbeat) = self.waiting.pop_front() {
+            if !self.generate(&heartbeat, batch) {
+                self.waiting.push_front(heartbeat);
                 break;
             }
         }
-        WAITING.set(self.waiting.len() as i64);
+        metrics::WAITING.set(self.waiting.len() as i64);
     }
 
-    /// True if the beat became a command; else it waits.
-    fn answer(&self, beat: &Beat, out: &mut Out) -> bool {
-        let mut rng = domain::draws(self.config.seed, beat.number.cast_unsigned(), &beat.id);
-        let command = domain::command(beat.number, beat.id, &self.accounts, &mut rng);
-        command.map(|command| self.push(&command, out)).is_some()
+    /// True if the heartbeat became a command; false if it has to wait for an account.
+    fn generate(&self, heartbeat: &WaitingHeartbeat, batch: &mut OutgoingBatch) -> bool {
+        let mut rng =
+            domain::draws(self.config.seed, heartbeat.number.cast_unsigned(), &heartbeat.id);
+        let command = domain::command(heartbeat.number, heartbeat.id, &self.accounts, &mut rng);
+        command.map(|command| self.push(&command, batch)).is_some()
     }
 
-    fn push(&self, command: &Command, out: &mut Out) {
+    fn push(&self, command: &Command, batch: &mut OutgoingBatch) {
         let names = &self.config.names;
         let (kind, topic, id, value) = match command {
             Command::OpenAccount(open) => {
@@ -333,35 +319,35 @@ impl Generator {
                 (kind.name(), names.confirm_money_transfer, transfer.id, value)
             }
         };
-        out.records.push(Outgoing { topic, key: id.to_string(), value });
-        out.kinds.push(kind);
+        batch.records.push(Outgoing { topic, key: id.to_string(), value });
+        batch.kinds.push(kind);
     }
 
-    fn bury(
+    fn push_dead_letter(
         &self,
         topic: &'static str,
         partition: i32,
         offset: i64,
         (value, reason): (Vec<u8>, String),
-        out: &mut Out,
+        batch: &mut OutgoingBatch,
     ) {
-        UNREADABLE.with_label_values(&[topic]).inc();
-        let letter = Outgoing::dead_letter(topic, partition, offset, value, &reason);
-        out.records.push(Outgoing { topic: self.config.names.dead_letter, ..letter });
-        out.kinds.push("dead_letter");
+        metrics::UNDECODABLE.with_label_values(&[topic]).inc();
+        let dead_letter = Outgoing::dead_letter(topic, partition, offset, value, &reason);
+        batch.records.push(Outgoing { topic: self.config.names.dead_letter, ..dead_letter });
+        batch.kinds.push("dead_letter");
     }
 
-    /// False if the stop was asked for before all was acknowledged.
-    fn send(&mut self, out: &Out) -> Result<bool, messaging::Error> {
-        let results = self.sender.send_all(&out.records);
-        for ((result, record), kind) in results.into_iter().zip(&out.records).zip(&out.kinds) {
+    /// False if shutdown was requested before all records were acknowledged.
+    fn send(&mut self, batch: &OutgoingBatch) -> Result<bool, messaging::Error> {
+        let results = self.sender.send_all(&batch.records);
+        for ((result, record), kind) in results.into_iter().zip(&batch.records).zip(&batch.kinds) {
             match result {
-                Ok(()) => COMMANDS.with_label_values(&[kind]).inc(),
+                Ok(()) => metrics::COMMANDS.with_label_values(&[kind]).inc(),
                 Err(err) if err.kind == ErrorKind::Message => {
                     let (topic, key) = (record.topic, record.key.as_str());
-                    log::error!(topic, key, reason = err.text.as_str(); "given up");
+                    log::error!(topic, key, error:% = err; "command dropped: broker rejected it");
                 }
-                // A sender retries for as long as the service lives.
+                // The sender retries until shutdown.
                 Err(_) if self.shutdown.requested() => return Ok(false),
                 Err(err) => return Err(err),
             }
@@ -369,27 +355,27 @@ impl Generator {
         Ok(true)
     }
 
-    /// Commits what is done: all that was read, less the beats that wait. If it fails, the same beats come again after a crash
-    /// and give the same commands.
+    /// Commits the offsets of the records read, except those of waiting heartbeats. If the commit fails, the same heartbeats are
+    /// read again after a crash and give the same commands.
     fn commit(&mut self) -> Result<(), messaging::Error> {
         self.committed = Instant::now();
-        let mut held = BTreeMap::new();
-        for beat in self.waiting.iter().rev() {
-            held.insert(beat.partition, beat.offset);
+        let mut waiting = BTreeMap::new();
+        for heartbeat in self.waiting.iter().rev() {
+            waiting.insert(heartbeat.partition, heartbeat.offset);
         }
-        let bus = &mut *self.bus;
+        let client = &mut *self.client;
         let outcome = self
-            .beats
-            .commit(bus, &held)
-            .and_then(|()| self.confirmed.commit(bus, &BTreeMap::new()));
+            .heartbeats
+            .commit(client, &waiting)
+            .and_then(|()| self.confirmed.commit(client, &BTreeMap::new()));
         match outcome {
             Err(err) if err.is_retryable() => {
-                log::warn!(reason = Chain(&err).to_string().as_str(); "offsets not committed yet");
+                log::warn!(error:% = Chain(&err); "offsets not committed, retrying");
                 Ok(())
             }
-            // Somebody else has the partitions by now, and makes the same commands of the same beats.
+            // Another member has the partitions by now and makes the same commands of the same heartbeats.
             Err(err) if err.kind == ErrorKind::Fenced && self.config.is_member => {
-                log::warn!(reason = err.text.as_str(); "offsets are another member's to commit");
+                log::warn!(error:% = err; "offsets not committed: the partitions belong to another member");
                 self.generation = None;
                 Ok(())
             }

@@ -1,13 +1,14 @@
-//! Turns each beat into a command to the bank, as fast as beats come.
+//! Turns each heartbeat record into a command to the bank.
 //!
-//! One instance is enough: it makes more commands than the bank can do. A second one is harmless, since both derive the same
-//! command ids from the same beats and the bank does each id once. As members of a consumer group they share the partitions of
-//! the beats, and where there is one partition the others stand by.
+//! One instance is enough: it generates more commands than the bank can handle. A second one is harmless, since both derive the
+//! same command ids from the same records, and the bank handles each id once. As members of a consumer group they share the
+//! partitions of the topic; if it has one partition, the others stand by.
 
 pub mod config;
+pub mod consume;
 pub mod domain;
 pub mod generate;
-pub mod source;
+mod metrics;
 
 use config::{CONSUMER_GROUP_PROTOCOL, Config, SEED};
 use generate::Generator;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 /// This service.
 pub const SERVICE: Service = Service {
     name: "command-generator",
-    about: "Turns each beat into a command to the bank",
+    about: "Turns each heartbeat record into a command to the bank",
     variables: &[
         KafkaConfig::VARIABLES,
         ProducerConfig::VARIABLES,

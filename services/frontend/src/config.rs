@@ -1,4 +1,4 @@
-//! Environment -> [`Config`], once.
+//! The environment of the frontend, read once.
 
 use service::env::{self, Env, Variable};
 use std::path::PathBuf;
@@ -20,14 +20,14 @@ const RESULTS_DIR: Variable = Variable::new(
     "folders with results to show, separated by colons: graphs (.svg, .png), raw rows (.csv), figures (.json)",
 );
 
-/// What the service needs to know.
+/// Settings of the frontend.
 #[derive(Debug)]
 pub struct Config {
     /// `FRONTEND_PORT`.
     pub port: u16,
     /// `GRAPHQL_URL`.
     pub graphql_url: GraphqlUrl,
-    /// `RESULTS_DIR`; a folder may come later, or never.
+    /// `RESULTS_DIR`; a folder may be created later, or never.
     pub results_dirs: Vec<PathBuf>,
 }
 
@@ -35,7 +35,7 @@ impl Config {
     /// Reads and checks the environment.
     ///
     /// # Errors
-    /// A variable does not fit.
+    /// A variable is invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let url = env.text(&GRAPHQL_URL)?;
         let Some(graphql_url) = GraphqlUrl::parse(&url) else {
@@ -51,12 +51,12 @@ impl Config {
     }
 }
 
-/// Where the page finds the endpoint. Nothing in it has a meaning in HTML or in a Content-Security-Policy.
+/// The URL by which the page finds the endpoint. No character in it has a meaning in HTML or in a Content-Security-Policy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GraphqlUrl {
-    /// As it was given: what the page is told.
+    /// As configured: what the page contains.
     pub text: String,
-    /// Where it is.
+    /// The host in it.
     pub host: Host,
 }
 
@@ -67,7 +67,7 @@ pub enum Host {
     Other(String),
     /// The host of the page, on this port.
     SamePage(u16),
-    /// The very origin of the page.
+    /// The origin of the page.
     SameOrigin,
 }
 
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_has_a_default() {
+    fn all_variables_have_defaults() {
         let config = read("", "").unwrap();
         assert_eq!(config.port, 8181);
         assert_eq!(config.graphql_url.host, Host::SamePage(8888));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_is_elsewhere_or_beside_the_page_or_behind_the_same_proxy() {
+    fn endpoint_url_is_absolute_or_relative_to_the_page() {
         let host = |url| read("GRAPHQL_URL", url).map(|config| config.graphql_url.host);
         let other = |origin: &str| Ok(Host::Other(origin.to_owned()));
         assert_eq!(host("http://a:8888/graphql"), other("ws://a:8888"));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn results_may_lie_in_several_folders() {
+    fn results_may_be_in_several_folders() {
         let dirs = read("RESULTS_DIR", "/a::b/c:").unwrap().results_dirs;
         assert_eq!(dirs, [PathBuf::from("/a"), PathBuf::from("b/c")]);
     }

@@ -1,30 +1,30 @@
-//! What `/metrics` tells about this service.
+//! Metrics of the frontend.
 
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::sync::LazyLock;
 
-/// Requests by what was asked for.
+/// Requests by kind of response.
 static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("frontend_requests_total", "Requests by what they got", &["got"])
+    register_int_counter_vec!("frontend_requests_total", "Requests by kind of response", &["got"])
         .expect("the only metric of this name")
 });
 
-/// What a visitor got.
+/// The kind of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Got {
+pub enum ResponseKind {
     /// A page.
     Page,
     /// A file that belongs to the pages.
     Asset,
     /// A result, or the list of them.
     Result,
-    /// The news that theirs is the newest version.
+    /// Status 304: the client has the current version.
     Unchanged,
     /// A refusal.
     Refusal,
 }
 
-impl Got {
+impl ResponseKind {
     const ALL: [(Self, &'static str); 5] = [
         (Self::Page, "page"),
         (Self::Asset, "asset"),
@@ -34,18 +34,18 @@ impl Got {
     ];
 
     fn label(self) -> &'static str {
-        Self::ALL.into_iter().find(|(got, _)| *got == self).map_or("", |(_, label)| label)
+        Self::ALL.into_iter().find(|(kind, _)| *kind == self).map_or("", |(_, label)| label)
     }
 }
 
-/// Shows all of them, as 0.
+/// Registers all kinds with the value 0.
 pub fn register() {
-    for (_, label) in Got::ALL {
+    for (_, label) in ResponseKind::ALL {
         REQUESTS.with_label_values(&[label]);
     }
 }
 
 /// Counts a request.
-pub fn count(got: Got) {
-    REQUESTS.with_label_values(&[got.label()]).inc();
+pub fn count(kind: ResponseKind) {
+    REQUESTS.with_label_values(&[kind.label()]).inc();
 }

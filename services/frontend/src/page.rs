@@ -3,12 +3,12 @@
 use crate::config::GraphqlUrl;
 use std::hash::{DefaultHasher, Hasher};
 
-/// Where the same page is found: it shows what the path names.
+/// The paths of the page, which shows the view that the path names.
 pub const PATHS: [&str; 4] = ["/", "/bank-employee", "/client", "/background"];
 
 const INDEX: &str = include_str!("../page/dist/index.html");
 
-/// Name as the index has it, type, content compressed by gzip.
+/// Name in the index, type, content compressed by gzip.
 const FILES: [(&str, &str, &[u8]); 3] = [
     ("app.css", "text/css; charset=utf-8", include_bytes!("../page/dist/app.css.gz")),
     ("app.js", "text/javascript; charset=utf-8", include_bytes!("../page/dist/app.js.gz")),
@@ -47,7 +47,7 @@ pub fn render(graphql_url: &GraphqlUrl) -> (Index, Vec<Asset>) {
     (Index { html, etag }, assets.into())
 }
 
-/// Tells one content from another, in all processes of one build.
+/// A hash of the content, the same in all processes of one build.
 fn hash(bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_names_every_file_once_by_its_content() {
+    fn index_names_every_file_once_by_its_hash() {
         let (index, assets) = rendered("/graphql");
         for asset in &assets {
             assert_eq!(index.html.matches(&asset.path).count(), 1, "{}", index.html);
@@ -77,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn another_endpoint_is_another_index() {
+    fn index_depends_on_the_endpoint() {
         let (one, other) = (rendered("/graphql").0, rendered(":8888/graphql").0);
         assert!(other.html.contains("content=\":8888/graphql\""));
         assert_ne!(one.etag, other.etag);
     }
 
     #[test]
-    fn what_a_first_visit_brings_is_small() {
+    fn files_of_the_page_are_small() {
         let len = |wanted: &str| {
             let found = FILES.iter().find(|(name, ..)| *name == wanted);
             found.map_or(0, |(.., gzip)| gzip.len())
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_nothing_that_its_policy_forbids() {
+    fn page_has_nothing_that_its_policy_forbids() {
         for forbidden in
             ["<style", " style=", "<script>", " onload=", " onclick=", "http:", "https:"]
         {

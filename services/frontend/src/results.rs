@@ -1,4 +1,4 @@
-//! The results of the performance test and of the comparison of footprints: files that others write and the page shows.
+//! The results of the performance test and of the footprint comparison: files that other programs write and the page shows.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::fs::{self, File, Metadata};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-/// What can be shown or downloaded; nothing else in the folders is there for visitors.
+/// The types that are served; no other file of the folders is.
 const TYPES: [(&str, &str); 4] = [
     ("csv", "text/csv; charset=utf-8"),
     ("json", "application/json"),
@@ -16,20 +16,20 @@ const TYPES: [(&str, &str); 4] = [
 const NAME_BYTES_MAX: usize = 100;
 const FILES_MAX: usize = 1000;
 
-/// The folders; the first that has a file of some name has it.
+/// The folders; the first one with a file of the name serves it.
 #[derive(Debug)]
 pub struct Results(pub Vec<PathBuf>);
 
-/// A line of the list.
+/// An entry of the list.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct ListEntry {
     pub name: String,
     pub bytes: u64,
 }
 
-/// A file, open.
+/// An open file.
 #[derive(Debug)]
-pub struct Found {
+pub struct ResultFile {
     pub file: File,
     pub bytes: u64,
     pub content_type: &'static str,
@@ -37,8 +37,8 @@ pub struct Found {
 }
 
 impl Results {
-    /// What there is, by name, at most a thousand. Folders that can't be read have nothing.
-    pub fn list(&self) -> Vec<Entry> {
+    /// The files by name, at most a thousand. An unreadable folder counts as empty.
+    pub fn list(&self) -> Vec<ListEntry> {
         let mut found = BTreeMap::new();
         let entries = self.0.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
         for entry in entries.take(100 * FILES_MAX) {
@@ -49,23 +49,23 @@ impl Results {
             }
         }
         let lines = found.into_iter().take(FILES_MAX);
-        lines.map(|(name, bytes)| Entry { name, bytes }).collect()
+        lines.map(|(name, bytes)| ListEntry { name, bytes }).collect()
     }
 
-    /// The file of this name, if it may be shown. A link is not followed: it can lead anywhere.
-    pub fn open(&self, name: &str) -> Option<Found> {
+    /// The file of this name, if its type is served. Links are not followed: they can lead anywhere.
+    pub fn open(&self, name: &str) -> Option<ResultFile> {
         let content_type = content_type(name)?;
         let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_file());
         let path = self.0.iter().map(|dir| dir.join(name)).find(is_file)?;
         let file = File::open(path).ok()?;
         let metadata = file.metadata().ok()?;
         let (bytes, etag) = (metadata.len(), etag(&metadata));
-        Some(Found { file, bytes, content_type, etag })
+        Some(ResultFile { file, bytes, content_type, etag })
     }
 }
 
-/// The type of a file that may be shown. Its name is one word that can't lead out of a folder and has no other meaning in a
-/// path, in whatever way it is written.
+/// The type of a file that is served. Its name consists of characters that cannot lead out of a folder and have no special
+/// meaning in a path.
 fn content_type(name: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(plain) {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_plain_word_of_a_known_type() {
+    fn served_names_are_plain_with_a_known_type() {
         for name in ["latency.svg", "run-1_a.b.csv", "0.json", "A.png"] {
             assert!(content_type(name).is_some(), "{name}");
         }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_has_nothing() {
+    fn missing_folder_is_empty() {
         let results = Results(vec!["/nowhere/at/all".into()]);
         assert_eq!(results.list(), []);
         assert!(results.open("a.svg").is_none());

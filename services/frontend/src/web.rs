@@ -1,40 +1,41 @@
 //! HTTP: the page, its files, the results.
 
 use crate::config::{GraphqlUrl, Host};
-use crate::metrics::{self, Got};
+use crate::metrics::{self, ResponseKind};
 use crate::page::{self, Asset, Index};
-use crate::results::{Found, Results};
+use crate::results::{ResultFile, Results};
 use service::http::{self, Handler};
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use tiny_http::{Header, Method, Request, Response};
 
-/// Where the list of results is; the files are below it.
+/// Path of the list of results; the files are below it.
 const RESULTS: &str = "/results/";
-/// Results that are on their way at the same time: a large one waits for a slow visitor, so each has a thread.
+/// Results that are sent at the same time: a large one waits for a slow client, so each has a thread.
 const RESULTS_AT_ONCE: usize = 32;
 
-/// Nobody's scripts but our own, and what they may reach is put behind it.
+/// Only scripts of the page; the origins that they may connect to are appended.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; connect-src 'self'";
-/// For a result that is opened by itself. A graph may bring its own styles, but no script and nothing from elsewhere.
+/// For a result that is opened by itself. A graph may contain styles, but no scripts and nothing from other origins.
 const RESULT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
 
-/// Always asked for again, which costs little while it is the same.
+/// Revalidated by every request, which costs little while the file is unchanged.
 const CHECKED: &str = "no-cache";
-/// Never asked for again: another content has another path.
+/// Never requested again: another content has another path.
 const KEPT: &str = "public, max-age=31536000, immutable";
 
-/// Everything there is to visit.
+/// The page, its files and the results.
 pub struct Site {
     index: Index,
     assets: Vec<Asset>,
     endpoint: Host,
     results: Results,
-    /// A clone for each result that is on its way.
-    sending: Arc<()>,
+    /// Number of results that are being sent.
+    sending: Arc<AtomicUsize>,
 }
 
 impl Handler for Site {
@@ -78,7 +79,7 @@ impl Site {
             header("Content-Type", "text/html; charset=utf-8"),
         ];
         let html = self.index.html.as_bytes();
-        send(request, Got::Page, &self.index.etag, CHECKED, headers, html, html.len());
+        send(request, ResponseKind::Page, &self.index.etag, CHECKED, headers, html, html.len());
     }
 
     fn send_list(&self, request: Request) {
@@ -86,46 +87,63 @@ impl Site {
         let reply = http::reply(200, "application/json", list)
             .with_header(header("Cache-Control", CHECKED))
             .with_header(header("X-Content-Type-Options", "nosniff"));
-        metrics::count(Got::Result);
-        // An error means that the visitor left.
+        metrics::count(ResponseKind::Result);
+        // An error means that the client closed the connection.
         let _ = request.respond(reply);
     }
 
     fn send_result(&self, request: Request, name: &str) {
-        let Some(Found { file, bytes, content_type, etag }) = self.results.open(name) else {
+        let Some(ResultFile { file, bytes, content_type, etag }) = self.results.open(name) else {
             return refuse(request, http::text(404, "no such result; /results/ lists them"));
         };
-        let sending = self.sending.clone();
-        if Arc::strong_count(&sending) > RESULTS_AT_ONCE + 1 {
+        let Some(sending) = SendingResult::start(&self.sending) else {
             return refuse(request, http::text(503, "too many want results now, try again"));
-        }
+        };
         let headers = vec![
             header("Content-Type", content_type),
             header("Content-Security-Policy", RESULT_POLICY),
         ];
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-        // A visitor for whom there is no thread loses the connection.
+        // Without a thread the connection is closed.
         let _ = thread::Builder::new().name("result".into()).spawn(move || {
             let _sending = sending;
-            // No more than was announced, should the file grow meanwhile.
-            send(request, Got::Result, &etag, CHECKED, headers, file.take(bytes), len);
+            // At most the announced length, in case the file grows meanwhile.
+            send(request, ResponseKind::Result, &etag, CHECKED, headers, file.take(bytes), len);
         });
+    }
+}
+
+/// Counts a result that is being sent, until it is dropped.
+struct SendingResult(Arc<AtomicUsize>);
+
+impl SendingResult {
+    /// `None` if [`RESULTS_AT_ONCE`] are being sent.
+    fn start(count: &Arc<AtomicUsize>) -> Option<Self> {
+        let below = |count| (count < RESULTS_AT_ONCE).then_some(count + 1);
+        count.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
+        Some(Self(count.clone()))
+    }
+}
+
+impl Drop for SendingResult {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 fn send_asset(request: Request, asset: &Asset) {
     let headers = vec![
         header("Content-Type", asset.content_type),
-        // All browsers take gzip, on every connection; who does not can still unpack it.
+        // Always gzip: all browsers accept it.
         header("Content-Encoding", "gzip"),
     ];
-    send(request, Got::Asset, &asset.etag, KEPT, headers, asset.gzip, asset.gzip.len());
+    send(request, ResponseKind::Asset, &asset.etag, KEPT, headers, asset.gzip, asset.gzip.len());
 }
 
-/// Sends `body`, or that the visitor has it already.
+/// Sends `body`, or status 304 if the client has it already.
 fn send(
     request: Request,
-    got: Got,
+    kind: ResponseKind,
     etag: &str,
     cache: &str,
     mut headers: Vec<Header>,
@@ -140,24 +158,24 @@ fn send(
     // A proxy that compresses marks the tag as weak.
     let is_ours = |tag: &str| tag.trim().trim_start_matches("W/") == etag;
     let known = value(&request, "If-None-Match").is_some_and(|tags| tags.split(',').any(is_ours));
-    // An error means that the visitor left.
+    // An error means that the client closed the connection.
     let _ = if known {
-        metrics::count(Got::Unchanged);
+        metrics::count(ResponseKind::Unchanged);
         request.respond(Response::new(304.into(), headers, io::empty(), None, None))
     } else {
-        metrics::count(got);
+        metrics::count(kind);
         let whole = Response::new(200.into(), headers, body, Some(len), None);
         request.respond(whole.with_chunked_threshold(usize::MAX))
     };
 }
 
 fn refuse(request: Request, reply: Response<io::Cursor<Vec<u8>>>) {
-    metrics::count(Got::Refusal);
-    // An error means that the visitor left.
+    metrics::count(ResponseKind::Refusal);
+    // An error means that the client closed the connection.
     let _ = request.respond(reply);
 }
 
-/// The host that the visitor asked, for a policy; any, where it has no name that a policy can have (an IPv6 address).
+/// The host in the request, for a policy; `*` for a host that a policy cannot name (an IPv6 address).
 fn host_name(request: &Request) -> &str {
     let host = value(request, "Host").unwrap_or_default();
     let name = host.split(':').next().unwrap_or_default();

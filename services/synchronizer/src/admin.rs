@@ -1,6 +1,6 @@
-//! Requests to the cluster that the kafka crate lacks: topics, partitions and configs, over one blocking connection.
+//! Admin requests, which the kafka crate lacks: topics and their configs, over one blocking connection.
 //!
-//! In KRaft mode every broker hands them on to the controller.
+//! In KRaft mode every broker forwards them to the controller.
 
 use kafka_client::protocol::messages::{
     CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
@@ -10,40 +10,40 @@ use kafka_client::{Connection, ConnectionConfig, ConnectionError, Sasl};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-const CONNECT: Duration = Duration::from_secs(2);
-/// Longest time for a request and its reply.
-const CALL: Duration = Duration::from_secs(15);
-/// How long the cluster may take to make a topic before it answers; less than [`CALL`].
-const CREATE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time for a request and its response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time for the cluster to create a topic; less than [`REQUEST_TIMEOUT`].
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Kafka's number for "this topic's own" among the origins of a config.
+/// `ConfigSource` of a config that is set for the topic (DYNAMIC_TOPIC_CONFIG).
 const TOPIC_CONFIG: i8 = 1;
 
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No broker answers, or none in a way that this program understands.
+    /// No broker responds, or its response is invalid.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The cluster can't do it, now or ever.
-    #[error("{what}: {words} ({code})")]
+    /// The cluster refused the request.
+    #[error("{request}: {message} ({code})")]
     Kafka {
-        /// What was asked.
-        what: String,
-        /// The cluster's words.
-        words: String,
+        /// The request, as in "create topic heartbeat".
+        request: String,
+        /// The error message of the cluster.
+        message: String,
         /// Kafka's error code.
         code: i16,
     },
 }
 
 impl Error {
-    /// True if the same request may work later.
+    /// True if the same request can succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connection(ConnectionError::Io { .. }) => true,
             Self::Connection(_) => false,
-            // Brokers that have yet to register make a replication too large.
+            // The replication factor is invalid until enough brokers have registered.
             Self::Kafka { code, .. } => {
                 codes::is_retriable(*code) || *code == codes::INVALID_REPLICATION_FACTOR
             }
@@ -51,38 +51,38 @@ impl Error {
     }
 }
 
-/// What the cluster has of the topics asked for.
+/// The brokers and the requested topics of the cluster.
 #[derive(Debug, Default)]
-pub struct Seen {
-    /// Brokers that are there.
+pub struct ClusterState {
+    /// Number of registered brokers.
     pub brokers: usize,
-    /// By name; a topic that does not exist is missing here.
-    pub topics: BTreeMap<String, SeenTopic>,
+    /// Existing topics, by name.
+    pub topics: BTreeMap<String, TopicState>,
 }
 
-/// A topic as it is.
+/// An existing topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SeenTopic {
+pub struct TopicState {
     /// Number of partitions.
     pub partitions: usize,
-    /// Replicas of the partition that has the fewest.
+    /// Replicas of the partition with the fewest.
     pub replication: usize,
     /// Partitions without a leader.
     pub leaderless: Vec<i32>,
-    /// Configs in force.
-    pub configs: BTreeMap<String, Config>,
+    /// Effective configs.
+    pub configs: BTreeMap<String, ConfigEntry>,
 }
 
-/// A config in force.
+/// An effective config.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Its value.
+pub struct ConfigEntry {
+    /// Value of the config.
     pub value: String,
     /// Set for this topic, not a default of the cluster.
-    pub own: bool,
+    pub is_set: bool,
 }
 
-/// A topic to make.
+/// A topic to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
     /// Name.
@@ -91,7 +91,7 @@ pub struct NewTopic {
     pub partitions: i32,
     /// Replicas of each partition.
     pub replication: i16,
-    /// Its own configs.
+    /// Configs of the topic.
     pub configs: Vec<(&'static str, String)>,
 }
 
@@ -99,10 +99,10 @@ pub struct NewTopic {
 pub struct Admin(Connection);
 
 impl Admin {
-    /// Connects to the first of `brokers` that answers, as `sasl` says.
+    /// Connects to the first of `brokers` that responds.
     ///
     /// # Errors
-    /// That of the last one, if none does.
+    /// The error of the last one, if none does.
     pub fn connect(brokers: &[String], sasl: Option<&Sasl>) -> Result<Self, Error> {
         let mut last = None;
         for broker in brokers {
@@ -117,13 +117,13 @@ impl Admin {
     fn open(broker: &str, sasl: Option<&Sasl>) -> Result<Self, Error> {
         let sasl = sasl.cloned();
         let config = ConnectionConfig {
-            connect_timeout: CONNECT,
+            connect_timeout: CONNECT_TIMEOUT,
             shutdown: None,
             client_id: "synchronizer",
             sasl,
         };
         let mut connection = Connection::open(broker, &config)?;
-        let deadline = Instant::now() + CALL;
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         connection.require_version::<Metadata<'_>>(deadline)?;
         connection.require_version::<CreateTopics<'_>>(deadline)?;
         connection.require_version::<DescribeConfigs<'_>>(deadline)?;
@@ -131,51 +131,51 @@ impl Admin {
         Ok(Self(connection))
     }
 
-    /// What there is of the topics `names`, with their configs.
+    /// The state of the topics `names`, with their configs.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn look(&mut self, names: &[&'static str]) -> Result<Seen, Error> {
+    pub fn describe(&mut self, names: &[&'static str]) -> Result<ClusterState, Error> {
         let metadata = self.call(&Metadata { topics: names })?;
-        let mut seen = Seen { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
+        let mut state = ClusterState { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
         for topic in metadata.topics {
             let name = topic.name;
             if topic.error_code == codes::UNKNOWN_TOPIC_OR_PARTITION {
                 continue;
             }
-            check(topic.error_code, "", || format!("look at topic {name}"))?;
+            check(topic.error_code, "", || format!("describe topic {name}"))?;
             let partitions = &topic.partitions;
             let leaderless = partitions.iter().filter(|partition| partition.leader_id < 0);
             let replicas = partitions.iter().map(|partition| partition.replicas);
-            let topic = SeenTopic {
+            let topic = TopicState {
                 partitions: partitions.len(),
                 replication: replicas.min().unwrap_or(0),
                 leaderless: leaderless.map(|partition| partition.partition_index).collect(),
                 configs: BTreeMap::new(),
             };
-            seen.topics.insert(name, topic);
+            state.topics.insert(name, topic);
         }
-        if !seen.topics.is_empty() {
-            self.add_configs(&mut seen.topics)?;
+        if !state.topics.is_empty() {
+            self.add_configs(&mut state.topics)?;
         }
-        Ok(seen)
+        Ok(state)
     }
 
-    fn add_configs(&mut self, topics: &mut BTreeMap<String, SeenTopic>) -> Result<(), Error> {
+    fn add_configs(&mut self, topics: &mut BTreeMap<String, TopicState>) -> Result<(), Error> {
         let asked = topics.keys().map(String::as_str).collect();
         for found in self.call(&DescribeConfigs { topics: asked })? {
             let TopicResult { error_code, error_message, topic: name } = found.result;
             check(error_code, &error_message, || format!("configs of topic {name}"))?;
             let Some(topic) = topics.get_mut(&name) else { continue };
             for config in found.configs {
-                let own = config.config_source == TOPIC_CONFIG;
-                topic.configs.insert(config.name, Config { value: config.value, own });
+                let is_set = config.config_source == TOPIC_CONFIG;
+                topic.configs.insert(config.name, ConfigEntry { value: config.value, is_set });
             }
         }
         Ok(())
     }
 
-    /// Makes `topics`, each with its own result.
+    /// Creates `topics`, each with its own result.
     ///
     /// # Errors
     /// The request as a whole failed.
@@ -186,17 +186,17 @@ impl Admin {
             replication_factor: topic.replication,
             configs: &topic.configs,
         });
-        let timeout_ms = CREATE.as_millis() as i32;
+        let timeout_ms = CREATE_TIMEOUT.as_millis() as i32;
         let results = self.call(&CreateTopics { topics: wanted.collect(), timeout_ms })?;
         each(topics.iter().map(|topic| topic.name), |name| {
             let TopicResult { error_code, error_message, .. } =
                 results.iter().find(|it| it.topic == name)?;
-            // Another synchronizer was faster: as good as made.
+            // Another synchronizer created it.
             let exists = *error_code == codes::TOPIC_ALREADY_EXISTS;
             let code = if exists { 0 } else { *error_code };
             Some(check(code, error_message, || format!("create topic {name}")))
         })
-        .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
+        .ok_or_else(|| self.protocol("response lacks a topic".to_owned()))
     }
 
     /// Sets configs of topics, each topic with its own result.
@@ -214,11 +214,11 @@ impl Admin {
                 results.iter().find(|it| it.topic == name)?;
             Some(check(*error_code, error_message, || format!("set configs of topic {name}")))
         })
-        .ok_or_else(|| self.protocol("leaves out a topic in its answer".to_owned()))
+        .ok_or_else(|| self.protocol("response lacks a topic".to_owned()))
     }
 
     fn call<R: Request>(&mut self, request: &R) -> Result<R::Response, Error> {
-        Ok(self.0.call(request, Instant::now() + CALL)?)
+        Ok(self.0.call(request, Instant::now() + REQUEST_TIMEOUT)?)
     }
 
     fn protocol(&self, what: String) -> Error {
@@ -234,12 +234,13 @@ fn each<'a, T>(
     names.map(result).collect()
 }
 
-fn check(code: i16, words: &str, what: impl FnOnce() -> String) -> Result<(), Error> {
+fn check(code: i16, message: &str, request: impl FnOnce() -> String) -> Result<(), Error> {
     if code == 0 {
         return Ok(());
     }
-    let words = if words.is_empty() { codes::Name(code).to_string() } else { words.to_owned() };
-    Err(Error::Kafka { what: what(), words, code })
+    let message =
+        if message.is_empty() { codes::Name(code).to_string() } else { message.to_owned() };
+    Err(Error::Kafka { request: request(), message, code })
 }
 
 #[cfg(test)]
@@ -271,11 +272,11 @@ mod tests {
     }
 
     fn refusal(broker: String) -> Error {
-        Admin::connect(&[broker], None).err().expect("no such broker is taken")
+        Admin::connect(&[broker], None).err().expect("the connection is refused")
     }
 
     #[test]
-    fn a_broker_that_lacks_a_request_is_told_apart() {
+    fn broker_without_a_request_version_is_refused() {
         let address = broker(|correlation| {
             // Of Metadata, key 3, versions 0 to 5.
             let body = [0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0, 5];
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_broker_is_refused_before_its_bytes_are_believed() {
+    fn server_that_is_not_a_broker_is_refused() {
         for (reply, words) in [
             (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "response of 1213486160 bytes exceeds"),
             (framed(77, &[0; 6]), "response belongs to another request"),
@@ -300,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_cut_off_may_be_whole_the_next_time() {
+    fn truncated_response_is_retryable() {
         let err = refusal(broker(|correlation| framed(correlation, &[0; 6])[..7].to_vec()));
         assert!(err.is_retryable(), "{err}");
     }
 
     #[test]
-    fn the_next_broker_is_tried() {
+    fn next_broker_is_tried() {
         let second = broker(|_| framed(77, &[]));
         let err = Admin::connect(&["127.0.0.1:1".to_owned(), second.clone()], None).err().unwrap();
         assert!(err.to_string().starts_with(&second), "{err}");

@@ -1,4 +1,4 @@
-//! What is to be done about the schema of a topic, and doing it.
+//! Finds and takes the next step towards the wanted schema of a topic.
 
 use avro::registry::{BACKWARD, Error, Registry};
 use bank::topology::Topic;
@@ -11,10 +11,10 @@ pub enum Step {
     SetCompatibility {
         /// The subject.
         subject: String,
-        /// As it is, if the subject has its own.
+        /// Current level, if set for the subject.
         from: Option<String>,
     },
-    /// Make our schema the newest version of a subject.
+    /// Register our schema as the newest version of a subject.
     Register {
         /// The subject.
         subject: String,
@@ -36,7 +36,7 @@ impl std::fmt::Display for Step {
 }
 
 impl Step {
-    /// Does it.
+    /// Takes the step.
     ///
     /// # Errors
     /// See [`Error`].
@@ -48,19 +48,19 @@ impl Step {
     }
 }
 
-/// What to do next about one topic.
+/// The next action for a topic.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It is as wanted.
+    /// The schema is as wanted.
     Settled,
-    /// A step; then ask again.
+    /// A step, after which the topic is checked again.
     Step(Step),
-    /// What differs and can't be changed, in the registry's words.
+    /// A difference that cannot be changed, with the registry's message.
     Problem(String),
 }
 
-/// What to do next about the schema of `topic`. The compatibility comes first, since the registry checks by it; with
-/// `level_set` it is taken for set, for whoever only wants to know.
+/// The next action for the schema of `topic`. The compatibility level comes first, since the registry checks new versions by it.
+/// With `level_set` the level counts as set, for a dry run.
 ///
 /// # Errors
 /// See [`Error`].
@@ -71,16 +71,16 @@ pub fn next(registry: &Registry, topic: &Topic, level_set: bool) -> Result<Next,
     if !level_set && level.as_deref() != Some(BACKWARD) {
         return Ok(Next::Step(Step::SetCompatibility { subject, from: level }));
     }
-    // Asked even if our schema is there: a newer version that we can't read would fill dead_letter.
-    if let Some(words) = registry.incompatibility(&subject, schema)? {
+    // Checked even if our schema is registered: a newer version that we cannot read would fill dead_letter.
+    if let Some(message) = registry.incompatibility(&subject, schema)? {
         return Ok(Next::Problem(format!(
-            "our schema of {subject} can't read what its newest version writes: {words}"
+            "our schema of {subject} can't read what its newest version writes: {message}"
         )));
     }
-    // The registry would make a new version of other blanks; so compare what the texts say. The same bytes are not enough: defaults
-    // tell readers what to put in place of a missing field.
-    let says = |text: &str| serde_json::from_str::<Value>(text).ok();
-    Ok(match registry.find(&subject, schema, |text| says(text) == says(schema))? {
+    // Compared as JSON, since the registry would register other whitespace as a new version. The canonical form is not enough: it
+    // lacks the defaults, by which readers fill missing fields.
+    let json = |text: &str| serde_json::from_str::<Value>(text).ok();
+    Ok(match registry.find(&subject, schema, |text| json(text) == json(schema))? {
         Some(_) => Next::Settled,
         None => Next::Step(Step::Register { subject, schema }),
     })

@@ -1,12 +1,12 @@
-//! What is to be done about the topics. No I/O: from what is there and what is wanted to steps and problems.
+//! Plans the changes of topics. No I/O: compares the existing topics with the wanted ones.
 
-use crate::admin::{NewTopic, Seen, SeenTopic};
+use crate::admin::{ClusterState, NewTopic, TopicState};
 use bank::topology::{COMMON_CONFIG, MIN_INSYNC_REPLICAS, REPLICATION, Topic};
 
 /// A step towards the wanted topics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Make a topic that is missing.
+    /// Create a missing topic.
     Create(NewTopic),
     /// Set a config that differs.
     Set {
@@ -14,23 +14,23 @@ pub enum Step {
         topic: &'static str,
         /// Config.
         name: &'static str,
-        /// As it is, if it is set at all.
+        /// Current value, if set.
         from: Option<String>,
-        /// As it should be.
+        /// Wanted value.
         to: String,
     },
 }
 
-/// What is to be done.
+/// The steps and problems of a comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// To be done.
+    /// Changes to make.
     pub steps: Vec<Step>,
-    /// What differs and can't or may not be changed.
+    /// Differences that cannot or must not be changed.
     pub problems: Vec<String>,
-    /// What someone else has set, and keeps.
+    /// Configs that are set and not ours; they stay.
     pub foreign: Vec<String>,
-    /// Partitions that have no leader yet.
+    /// Partitions without a leader.
     pub leaderless: Vec<String>,
 }
 
@@ -54,12 +54,12 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// From what is there to what is wanted.
-pub fn plan(seen: &Seen, wanted: &[Topic]) -> Plan {
+/// Compares the cluster with the wanted topics.
+pub fn plan(state: &ClusterState, wanted: &[Topic]) -> Plan {
     let mut plan = Plan::default();
-    let replication = REPLICATION.min(i16::try_from(seen.brokers).unwrap_or(i16::MAX));
+    let replication = REPLICATION.min(i16::try_from(state.brokers).unwrap_or(i16::MAX));
     for topic in wanted {
-        match seen.topics.get(topic.name) {
+        match state.topics.get(topic.name) {
             None => plan.steps.push(Step::Create(NewTopic {
                 name: topic.name,
                 partitions: topic.partitions,
@@ -73,11 +73,11 @@ pub fn plan(seen: &Seen, wanted: &[Topic]) -> Plan {
 }
 
 impl Plan {
-    fn compare(&mut self, topic: &Topic, found: &SeenTopic, replication: i16) {
+    fn compare(&mut self, topic: &Topic, found: &TopicState, replication: i16) {
         let name = topic.name;
         let (has, wanted) = (found.partitions, topic.partitions);
-        // Growing would be one request. But a key's records would go to another partition from then on, and running services
-        // read and write the partitions that they found at their start: what lands in a new one waits for a restart.
+        // Partitions are not added: records of a key would go to another partition, and running services use the partitions that
+        // they found at their start, so records in a new one would wait for a restart.
         if i64::try_from(has) != Ok(i64::from(wanted)) {
             let how = if i64::try_from(has).is_ok_and(|has| has < i64::from(wanted)) {
                 "stop the services, grow it by hand, start them"
@@ -87,7 +87,7 @@ impl Plan {
             self.problems
                 .push(format!("topic {name} has {has} partitions instead of {wanted}: {how}"));
         }
-        // More replicas than wanted are no harm, and a broker that is down for a while makes fewer wanted.
+        // More replicas than wanted do no harm. While a broker is down, fewer are wanted.
         let has = i16::try_from(found.replication).unwrap_or(i16::MAX);
         if has < replication {
             self.problems.push(format!(
@@ -107,7 +107,7 @@ impl Plan {
             }
         }
         for (config, found) in &found.configs {
-            if found.own && !configs.iter().any(|(ours, _)| ours == config) {
+            if found.is_set && !configs.iter().any(|(ours, _)| ours == config) {
                 self.foreign.push(format!(
                     "topic {name} keeps {config}={}, which is not ours",
                     found.value
@@ -122,8 +122,7 @@ impl Plan {
 
 /// All configs that a topic of this replication should have.
 fn configs(topic: &Topic, replication: i16) -> Vec<(&'static str, String)> {
-    // By the topic's own replication, not by the brokers that are there: one that is down for a while must not make the
-    // others acknowledge alone.
+    // By the replication of the topic, not by the number of brokers: while one is down, a single acknowledgement must not suffice.
     let insync = if replication >= REPLICATION { MIN_INSYNC_REPLICAS } else { 1 };
     let fixed = COMMON_CONFIG.iter().chain(topic.config);
     fixed
@@ -135,25 +134,26 @@ fn configs(topic: &Topic, replication: i16) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::Config;
+    use crate::admin::ConfigEntry;
     use bank::topology::{BALANCE_CHANGED, HEARTBEAT, TOPICS};
 
-    /// A cluster where `wanted` is as it should be.
-    fn settled(brokers: usize, wanted: &[Topic]) -> Seen {
-        let mut seen = Seen { brokers, ..Seen::default() };
-        for step in plan(&seen, wanted).steps {
+    /// A cluster with the topics `wanted`.
+    fn settled(brokers: usize, wanted: &[Topic]) -> ClusterState {
+        let mut state = ClusterState { brokers, ..ClusterState::default() };
+        for step in plan(&state, wanted).steps {
             let Step::Create(new) = step else { panic!("{step}") };
-            let own =
-                |(name, value): (&str, String)| (name.to_owned(), Config { value, own: true });
-            let topic = SeenTopic {
+            let own = |(name, value): (&str, String)| {
+                (name.to_owned(), ConfigEntry { value, is_set: true })
+            };
+            let topic = TopicState {
                 partitions: new.partitions as usize,
                 replication: new.replication as usize,
                 leaderless: Vec::new(),
                 configs: new.configs.into_iter().map(own).collect(),
             };
-            seen.topics.insert(new.name.to_owned(), topic);
+            state.topics.insert(new.name.to_owned(), topic);
         }
-        seen
+        state
     }
 
     fn config<'a>(plan: &'a Plan, name: &str) -> Option<&'a str> {
@@ -168,9 +168,9 @@ mod tests {
     }
 
     #[test]
-    fn replication_is_three_where_there_are_brokers_for_it() {
+    fn replication_is_three_if_there_are_three_brokers() {
         for (brokers, replication, insync) in [(1, 1, "1"), (2, 2, "1"), (3, 3, "2"), (5, 3, "2")] {
-            let plan = plan(&Seen { brokers, ..Seen::default() }, &[HEARTBEAT]);
+            let plan = plan(&ClusterState { brokers, ..ClusterState::default() }, &[HEARTBEAT]);
             let [Step::Create(new)] = &*plan.steps else { panic!("{plan:?}") };
             assert_eq!((new.replication, new.partitions), (replication, 1), "{brokers} brokers");
             assert_eq!(config(&plan, "min.insync.replicas"), Some(insync));
@@ -180,19 +180,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_wanted_stays() {
+    fn matching_topics_need_no_change() {
         for brokers in [1, 3] {
             assert_eq!(plan(&settled(brokers, &TOPICS), &TOPICS), Plan::default());
         }
     }
 
     #[test]
-    fn a_config_that_differs_is_set() {
-        let mut seen = settled(1, &[HEARTBEAT]);
-        let configs = &mut seen.topics.get_mut("heartbeat").unwrap().configs;
+    fn differing_config_is_set() {
+        let mut state = settled(1, &[HEARTBEAT]);
+        let configs = &mut state.topics.get_mut("heartbeat").unwrap().configs;
         configs.remove("compression.type");
-        configs.insert("retention.ms".to_owned(), Config { value: "1".to_owned(), own: true });
-        let plan = plan(&seen, &[HEARTBEAT]);
+        configs
+            .insert("retention.ms".to_owned(), ConfigEntry { value: "1".to_owned(), is_set: true });
+        let plan = plan(&state, &[HEARTBEAT]);
         let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
         assert_eq!(
             steps,
@@ -204,12 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn a_config_of_someone_else_is_kept_and_told() {
-        let mut seen = settled(1, &[HEARTBEAT]);
-        let configs = &mut seen.topics.get_mut("heartbeat").unwrap().configs;
-        configs.insert("segment.ms".to_owned(), Config { value: "5".to_owned(), own: true });
-        configs.insert("flush.ms".to_owned(), Config { value: "7".to_owned(), own: false });
-        let plan = plan(&seen, &[HEARTBEAT]);
+    fn foreign_config_is_kept_and_reported() {
+        let mut state = settled(1, &[HEARTBEAT]);
+        let configs = &mut state.topics.get_mut("heartbeat").unwrap().configs;
+        configs
+            .insert("segment.ms".to_owned(), ConfigEntry { value: "5".to_owned(), is_set: true });
+        configs.insert("flush.ms".to_owned(), ConfigEntry { value: "7".to_owned(), is_set: false });
+        let plan = plan(&state, &[HEARTBEAT]);
         assert_eq!(plan.foreign, ["topic heartbeat keeps segment.ms=5, which is not ours"]);
         assert_eq!((plan.steps, plan.problems), (Vec::new(), Vec::new()));
     }
@@ -217,30 +219,30 @@ mod tests {
     #[test]
     fn partitions_are_neither_grown_nor_shrunk() {
         for (partitions, words) in [(3, "grow it by hand"), (18, "can't be taken away")] {
-            let mut seen = settled(1, &[BALANCE_CHANGED]);
-            seen.topics.get_mut("balance_changed").unwrap().partitions = partitions;
-            let plan = plan(&seen, &[BALANCE_CHANGED]);
+            let mut state = settled(1, &[BALANCE_CHANGED]);
+            state.topics.get_mut("balance_changed").unwrap().partitions = partitions;
+            let plan = plan(&state, &[BALANCE_CHANGED]);
             assert!(plan.steps.is_empty());
             assert!(plan.problems[0].contains(words), "{plan:?}");
         }
     }
 
     #[test]
-    fn too_few_replicas_are_told_and_a_broker_that_is_down_changes_nothing() {
-        let mut seen = settled(2, &[HEARTBEAT]);
-        seen.brokers = 3;
-        assert!(plan(&seen, &[HEARTBEAT]).problems[0].contains("replication 2 instead of 3"));
-        let mut seen = settled(3, &[HEARTBEAT]);
-        seen.brokers = 2;
-        assert_eq!(plan(&seen, &[HEARTBEAT]), Plan::default());
+    fn too_few_replicas_are_reported() {
+        let mut state = settled(2, &[HEARTBEAT]);
+        state.brokers = 3;
+        assert!(plan(&state, &[HEARTBEAT]).problems[0].contains("replication 2 instead of 3"));
+        let mut state = settled(3, &[HEARTBEAT]);
+        state.brokers = 2;
+        assert_eq!(plan(&state, &[HEARTBEAT]), Plan::default());
     }
 
     #[test]
-    fn a_partition_without_leader_is_waited_for() {
-        let mut seen = settled(1, &[BALANCE_CHANGED]);
-        seen.topics.get_mut("balance_changed").unwrap().leaderless = vec![4, 8];
+    fn partition_without_leader_is_waited_for() {
+        let mut state = settled(1, &[BALANCE_CHANGED]);
+        state.topics.get_mut("balance_changed").unwrap().leaderless = vec![4, 8];
         assert_eq!(
-            plan(&seen, &[BALANCE_CHANGED]).leaderless,
+            plan(&state, &[BALANCE_CHANGED]).leaderless,
             ["balance_changed/4", "balance_changed/8"]
         );
     }

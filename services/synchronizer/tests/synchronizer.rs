@@ -8,7 +8,7 @@ use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use synchronizer::admin::{Admin, NewTopic, Seen};
+use synchronizer::admin::{Admin, ClusterState, NewTopic};
 use synchronizer::{Config, Summary, synchronize};
 
 fn config() -> Config {
@@ -22,16 +22,16 @@ fn own(like: Topic, label: &str) -> Topic {
     Topic { name: Box::leak(name.into_boxed_str()), ..like }
 }
 
-/// Lines told and the summary.
+/// Lines output and the summary.
 fn run(topics: &[Topic], dry_run: bool) -> (Vec<String>, Summary) {
     let mut out = Vec::new();
     let summary = synchronize(&config(), topics, dry_run, &Shutdown::default(), &mut out).unwrap();
     (String::from_utf8(out).unwrap().lines().map(str::to_owned).collect(), summary)
 }
 
-fn look(topics: &[Topic]) -> Seen {
+fn describe(topics: &[Topic]) -> ClusterState {
     let names: Vec<&'static str> = topics.iter().map(|topic| topic.name).collect();
-    Admin::connect(&config().kafka.brokers, None).unwrap().look(&names).unwrap()
+    Admin::connect(&config().kafka.brokers, None).unwrap().describe(&names).unwrap()
 }
 
 fn registry() -> Registry {
@@ -45,12 +45,12 @@ fn binary(args: &[&str], variables: &[(&str, &str)]) -> Output {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn what_is_missing_is_made_and_a_second_run_changes_nothing() {
+fn missing_topics_are_created_once() {
     let topics = [own(HEARTBEAT, "fresh"), own(BALANCE_CHANGED, "fresh")];
     let (lines, summary) = run(&topics, false);
     // Each topic, its compatibility and its schema.
     assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
-    let seen = look(&topics);
+    let seen = describe(&topics);
     for topic in &topics {
         let found = &seen.topics[topic.name];
         assert_eq!(found.partitions, topic.partitions as usize);
@@ -90,7 +90,7 @@ fn drift_is_repaired() {
         ]
     );
     assert!(!summary.differs());
-    let found = &look(&[topic]).topics[name].configs;
+    let found = &describe(&[topic]).topics[name].configs;
     assert_eq!(found["retention.ms"].value, "900000");
     assert_eq!(found["segment.ms"].value, "100000");
 }
@@ -103,7 +103,7 @@ fn a_dry_run_tells_and_changes_nothing() {
     assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
     assert!(summary.differs());
     assert!(lines.iter().all(|line| line.starts_with("would: ")), "{lines:#?}");
-    assert!(look(&topics).topics.is_empty());
+    assert!(describe(&topics).topics.is_empty());
     for topic in topics {
         assert!(registry().id_of(&topic).is_err());
         assert_eq!(registry().compatibility(&topic.subject()).unwrap(), None);
@@ -112,7 +112,7 @@ fn a_dry_run_tells_and_changes_nothing() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn wrong_partitions_are_told_and_left() {
+fn wrong_partitions_are_reported_and_kept() {
     let topics = [own(BALANCE_CHANGED, "few"), own(HEARTBEAT, "many")];
     let new = topics.map(|topic| NewTopic {
         name: topic.name,
@@ -131,13 +131,13 @@ fn wrong_partitions_are_told_and_left() {
         assert!(lines.iter().any(|line| line.starts_with(&start)), "{lines:#?}");
     }
     for topic in topics {
-        assert_eq!(look(&[topic]).topics[topic.name].partitions, 3);
+        assert_eq!(describe(&[topic]).topics[topic.name].partitions, 3);
     }
 }
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn an_incompatible_schema_is_told_in_the_registrys_words() {
+fn incompatible_schema_is_reported() {
     let topic = own(HEARTBEAT, "clash");
     let theirs = r#"{"type":"record","namespace":"nl.openweb.data","name":"Heartbeat",
         "fields":[{"name":"beat","type":"string"}]}"#;
@@ -145,9 +145,9 @@ fn an_incompatible_schema_is_told_in_the_registrys_words() {
     let (lines, summary) = run(&[topic], false);
     assert!(summary.differs());
     assert_eq!(summary.problems, 1);
-    let told = lines.last().unwrap();
-    assert!(told.starts_with(&format!("wrong: our schema of {}", topic.subject())), "{told}");
-    assert!(told.contains("LONG not compatible with writer type: STRING"), "{told}");
+    let output = lines.last().unwrap();
+    assert!(output.starts_with(&format!("wrong: our schema of {}", topic.subject())), "{output}");
+    assert!(output.contains("LONG not compatible with writer type: STRING"), "{output}");
     assert!(registry().id_of(&topic).is_err(), "it must not be registered");
 }
 
@@ -172,14 +172,14 @@ fn the_talks_schema_and_other_blanks_are_followed_without_a_clash() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn a_config_that_the_cluster_refuses_is_told_with_its_words() {
+fn refused_config_is_reported() {
     let bad = Topic { config: &[("retention.ms", "soon")], ..own(HEARTBEAT, "refused") };
     let good = own(HEARTBEAT, "beside");
     let (lines, summary) = run(&[bad, good], false);
     assert_eq!(summary.problems, 1);
-    let told = lines.iter().find(|line| line.starts_with("wrong: ")).unwrap();
-    assert!(told.contains("refused") && told.contains("retention.ms"), "{told}");
-    assert!(look(&[good]).topics.contains_key(good.name));
+    let output = lines.iter().find(|line| line.starts_with("wrong: ")).unwrap();
+    assert!(output.contains("refused") && output.contains("retention.ms"), "{output}");
+    assert!(describe(&[good]).topics.contains_key(good.name));
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn servers_that_do_not_come_are_waited_for_until_wait_s() {
 }
 
 #[test]
-fn a_wrong_environment_is_told_apart() {
+fn invalid_environment_exits_with_2() {
     let output = binary(&[], &[("KAFKA_BROKERS", "nonsense"), ("SCHEMA_REGISTRY_URL", "x")]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
