@@ -1,7 +1,8 @@
 //! PostgreSQL: connections, migrations, and the ownership of partitions.
 //!
-//! A session owns a partition while it holds its advisory lock, and the same connection runs the transactions of its records. A
-//! process that lost its locks lost the connection too, so it cannot write. docs/decisions/0004-ownership.md says why.
+//! A session owns a partition while it holds its advisory lock, and the same connection runs the
+//! transactions of its records. A process that lost its locks lost the connection too, so it cannot
+//! write. docs/decisions/0004-ownership.md says why.
 
 use crate::shutdown::Shutdown;
 use crate::watchdog::{self, Watch};
@@ -52,24 +53,27 @@ pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| Error::Step { step, source }
 }
 
-/// False if the statement or the data are wrong. All other errors pass: lost connections, restarts, full disks, locks. Source:
-/// PostgreSQL manual, appendix A.
+/// False if the statement or the data are wrong. All other errors pass: lost connections, restarts,
+/// full disks, locks. Source: PostgreSQL manual, appendix A.
 fn is_transient(err: &postgres::Error) -> bool {
     let Some(state) = err.code() else {
         // An error of the connection, not of the server.
         return true;
     };
-    // 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F, 38, 39 functions, 42 syntax or rights, 44 view.
+    // 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F, 38, 39 functions, 42
+    // syntax or rights, 44 view.
     const PERMANENT: [&str; 10] = ["0A", "21", "22", "23", "26", "2F", "38", "39", "42", "44"];
     !PERMANENT.iter().any(|class| state.code().starts_with(class))
 }
 
-/// Ends the process unless the result is dropped in time: a silent server would block the thread for ever.
+/// Ends the process unless the result is dropped in time: a silent server would block the thread
+/// for ever.
 pub fn watch(shutdown: &Shutdown, step: &str) -> Watch {
     watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
 }
 
-/// A connection of `service`, with `settings` as in `-c jit=off`; those in the URL come after them and win.
+/// A connection of `service`, with `settings` as in `-c jit=off`; those in the URL come after them
+/// and win.
 ///
 /// # Errors
 /// The database can't be reached.
@@ -92,8 +96,8 @@ pub fn connect(
         .map_err(step("connect to the database"))
 }
 
-/// Brings the database behind `client` to the version that `migrations` make: version n is the n-th. Safe when several
-/// processes of `service` start at once: one migrates, the others wait.
+/// Brings the database behind `client` to the version that `migrations` make: version n is the
+/// n-th. Safe when several processes of `service` start at once: one migrates, the others wait.
 ///
 /// # Errors
 /// The database is lost, or is of a newer version.
@@ -127,8 +131,8 @@ pub fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Resul
     transaction.commit().map_err(step("migrate the database"))
 }
 
-/// A connection and the partitions of a topic that it owns: its calls fail only if the session is lost, and the partitions
-/// with it.
+/// A connection and the partitions of a topic that it owns: its calls fail only if the session is
+/// lost, and the partitions with it.
 pub struct Ownership {
     client: Client,
     topic: &'static str,
@@ -143,7 +147,8 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Joins the members of `topic`, which has this many `partitions`, with `client`; owns nothing yet.
+    /// Joins the members of `topic`, which has this many `partitions`, with `client`; owns nothing
+    /// yet.
     ///
     /// # Errors
     /// The session is lost.
@@ -192,8 +197,8 @@ impl Ownership {
         watch(&self.shutdown, step)
     }
 
-    /// Releases partitions above an equal share and claims free ones up to it; returns the owned partitions. The caller has
-    /// finished all work on the former ones.
+    /// Releases partitions above an equal share and claims free ones up to it; returns the owned
+    /// partitions. The caller has finished all work on the former ones.
     ///
     /// # Errors
     /// The session is lost.
@@ -204,8 +209,8 @@ impl Ownership {
         Ok(self.owned.iter().copied().collect())
     }
 
-    /// True if the owned partitions change: more are owned than the share, or free ones were claimed just now. Also a heartbeat of
-    /// the session.
+    /// True if the owned partitions change: more are owned than the share, or free ones were
+    /// claimed just now. Also a heartbeat of the session.
     ///
     /// # Errors
     /// The session is lost.
@@ -226,7 +231,8 @@ impl Ownership {
         &self.owned
     }
 
-    /// How many partitions this session should own: an equal share of all, rounded up. Also a heartbeat of the session.
+    /// How many partitions this session should own: an equal share of all, rounded up. Also a
+    /// heartbeat of the session.
     ///
     /// # Errors
     /// The session is lost.

@@ -81,8 +81,9 @@ pub enum Error {
     },
 }
 
-/// Variables of earlier versions, each with its replacement. A start with one of them set is refused, so that nobody believes
-/// that it still has an effect. docs/decisions/0016-variables.md says why they went.
+/// Variables of earlier versions, each with its replacement. A start with one of them set is
+/// refused, so that nobody believes that it still has an effect. docs/decisions/0016-variables.md
+/// says why they went.
 const REMOVED: [(&str, &str); 3] = [
     ("BATCH_RECORDS", "set BATCH_BYTES to bound a batch"),
     ("FETCH_BYTES", "unset it, 32768 bytes are fetched from each partition at a time"),
@@ -112,7 +113,8 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// The text of a variable, or its default. Empty is unset, as Compose files pass unset variables on.
+    /// The text of a variable, or its default. Empty is unset, as Compose files pass unset
+    /// variables on.
     ///
     /// # Errors
     /// [`Error::Missing`].

@@ -17,7 +17,8 @@ use tiny_http::{Header, Method, Request};
 pub const HEALTH_PORT: Variable =
     Variable::new("HEALTH_PORT", "9090", "port of /healthz, /readyz and /metrics, 1 to 65535");
 
-/// Serves the state of this process until it ends; clones share it. `/metrics` shows `prometheus::default_registry()`.
+/// Serves the state of this process until it ends; clones share it. `/metrics` shows
+/// `prometheus::default_registry()`.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<AtomicBool>);
 
@@ -71,7 +72,8 @@ fn metrics() -> tiny_http::Response<io::Cursor<Vec<u8>>> {
     }
 }
 
-/// Asks the service on this machine's `port` whether it is ready: exit code 0, else 1. Takes at most 2 s.
+/// Asks the service on this machine's `port` whether it is ready: exit code 0, else 1. Takes at
+/// most 2 s.
 pub fn check(port: u16) -> ExitCode {
     match ready(port) {
         Ok(status) if status == "200" => ExitCode::SUCCESS,

@@ -1,4 +1,5 @@
-//! What a process needs in addition to its work: environment, logs, health, HTTP, signals, exit codes, database.
+//! What a process needs in addition to its work: environment, logs, health, HTTP, signals, exit
+//! codes, database.
 
 mod exit;
 mod run;

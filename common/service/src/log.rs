@@ -1,4 +1,5 @@
-//! Logs: one line of key=value on stderr for each event, as in `ts=2026-11-23T10:00:00.000Z level=info msg="..." topic=heartbeat`.
+//! Logs: one line of key=value on stderr for each event, as in `ts=2026-11-23T10:00:00.000Z
+//! level=info msg="..." topic=heartbeat`.
 
 use log::kv::{self, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -7,7 +8,8 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::time::SystemTime;
 
-/// Logs everything up to `level`. Called once, at the start of a process; a later call changes the level only.
+/// Logs everything up to `level`. Called once, at the start of a process; a later call changes the
+/// level only.
 pub fn init(level: LevelFilter) {
     // An error means that a logger is set already, which is this one.
     let _ = log::set_logger(&Stderr);
@@ -48,7 +50,8 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Crates whose details may be logged. At `debug` the postgres crate logs the parameters of statements: tokens, that is.
+/// Crates whose details may be logged. At `debug` the postgres crate logs the parameters of
+/// statements: tokens, that is.
 const OURS: [&str; 12] = [
     "avro",
     "bank",
@@ -88,7 +91,8 @@ impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
     }
 }
 
-/// Bare if it has no space, quote, equals sign or control character, else in quotes with escapes: an event stays one line.
+/// Bare if it has no space, quote, equals sign or control character, else in quotes with escapes:
+/// an event stays one line.
 fn quote(line: &mut String, text: &str) {
     let bare = !text.is_empty()
         && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=');

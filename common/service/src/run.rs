@@ -36,7 +36,8 @@ pub struct Start<'a> {
 
 /// Runs `service` with the arguments and environment of this process.
 ///
-/// Exit codes: the result of `run`, 2 for an invalid environment or argument, 1 for any other error.
+/// Exit codes: the result of `run`, 2 for an invalid environment or argument, 1 for any other
+/// error.
 pub fn main(service: &Service) -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     run(service, &args)
@@ -47,7 +48,8 @@ pub fn run(service: &Service, args: &[String]) -> ExitCode {
     exit_code(service.name, start(service, args, &lookup))
 }
 
-/// Checks whether the service on this machine's `HEALTH_PORT` is ready, for `program`: exit code 0, else 1.
+/// Checks whether the service on this machine's `HEALTH_PORT` is ready, for `program`: exit code 0,
+/// else 1.
 pub fn healthcheck(program: &str) -> ExitCode {
     exit_code(program, check(&Env::new(&lookup)))
 }

@@ -9,7 +9,8 @@ use std::{io, process, thread};
 pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
 
 impl Shutdown {
-    /// Requested by the first SIGTERM or SIGINT; a second one ends the process at once with code 130.
+    /// Requested by the first SIGTERM or SIGINT; a second one ends the process at once with code
+    /// 130.
     ///
     /// # Errors
     /// The system refuses the signal handlers.

@@ -1,6 +1,7 @@
-//! Ends the process when a call hangs. For a server that is connected and silent, the kafka crate has a time-out of two minutes
-//! and the postgres crate has none. Neither gives access to its sockets, so a call past its deadline cannot be cancelled. After
-//! a restart the process continues where it was.
+//! Ends the process when a call hangs. For a server that is connected and silent, the kafka crate
+//! has a time-out of two minutes and the postgres crate has none. Neither gives access to its
+//! sockets, so a call past its deadline cannot be cancelled. After a restart the process continues
+//! where it was.
 
 use crate::exit::EXIT_TEMPORARY;
 use crate::shutdown::Shutdown;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(250);
 /// A tick that takes longer than asked by this much means that the whole process was suspended.
 const STALL: Duration = Duration::from_secs(1);
-/// Time that a call may still take after shutdown was requested. A service ends within a second if its brokers respond; if one
-/// hangs, the service does not wait for the whole time-out.
+/// Time that a call may still take after shutdown was requested. A service ends within a second if
+/// its brokers respond; if one hangs, the service does not wait for the whole time-out.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 static WATCHDOG: Watchdog = Watchdog::new();
@@ -21,8 +22,8 @@ static WATCHDOG: Watchdog = Watchdog::new();
 /// Watches one call until it is dropped.
 pub struct Watch(u64);
 
-/// Ends the process with [`EXIT_TEMPORARY`] unless the result is dropped within `limit`, or soon after `stop`. `what` names
-/// the call and its server.
+/// Ends the process with [`EXIT_TEMPORARY`] unless the result is dropped within `limit`, or soon
+/// after `stop`. `what` names the call and its server.
 pub fn watch(limit: Duration, stop: Option<&Shutdown>, what: String) -> Watch {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
@@ -108,8 +109,9 @@ impl Watchdog {
 }
 
 impl Calls {
-    /// A call past its deadline. The tick before this look began at `before`: if it took too long, the process itself stood
-    /// still (SIGSTOP, a suspended machine), replies may be waiting in its sockets, and that time doesn't count.
+    /// A call past its deadline. The tick before this look began at `before`: if it took too long,
+    /// the process itself stood still (SIGSTOP, a suspended machine), replies may be waiting in its
+    /// sockets, and that time doesn't count.
     fn overdue(&mut self, before: Instant, now: Instant) -> Option<String> {
         let stalled = now.duration_since(before).saturating_sub(TICK);
         for call in &mut self.list {

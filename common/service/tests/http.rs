@@ -1,4 +1,5 @@
-//! Attacks on the HTTP listener. Each is on a process of its own, so that its memory, threads and descriptors can be measured.
+//! Attacks on the HTTP listener. Each is on a process of its own, so that its memory, threads and
+//! descriptors can be measured.
 
 // The lints let tests alone, but not their helpers.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
@@ -327,7 +328,8 @@ fn ten_thousand_idle_connections_do_no_harm() {
     for _ in 0..100 {
         // Fewer than ten thousand if this process may not have so many descriptors.
         idle.extend((0..100).map_while(|_| TcpStream::connect(served.addr).ok()));
-        // Who comes after them is answered or turned away at once, which also shows that they have been seen.
+        // Who comes after them is answered or turned away at once, which also shows that they have
+        // been seen.
         match ask(served.addr, b"GET / HTTP/1.1\r\n\r\n") {
             Ok(reply) => assert!(reply.ends_with("hello") || reply.contains(" 503 "), "{reply}"),
             // Turned away before the request was read, and the reset overtook the 503.
@@ -356,8 +358,8 @@ fn listener_with_64_descriptors_refuses_and_stays_open() {
     served.is_well();
 }
 
-/// Descriptors that run out between the listener's check and tiny_http's accept end the process, to be started again: what must
-/// never be is a process that lives and is deaf.
+/// Descriptors that run out between the listener's check and tiny_http's accept end the process, to
+/// be started again: what must never be is a process that lives and is deaf.
 #[test]
 fn process_without_descriptors_recovers_or_ends() {
     let mut served = Served::with_descriptors("64");

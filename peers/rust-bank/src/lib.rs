@@ -1,5 +1,6 @@
-//! The bank of our command-handler without its Kafka client: records in, records out. Decoding, domain and store are the
-//! command-handler's library, so a peer on this differs from our handler in its Kafka client only.
+//! The bank of our command-handler without its Kafka client: records in, records out. Decoding,
+//! domain and store are the command-handler's library, so a peer on this differs from our handler
+//! in its Kafka client only.
 
 pub use command_handler::error::Error;
 pub use messaging::producer::Outgoing;
@@ -40,7 +41,8 @@ pub struct Incoming<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// Decides the commands of both topics, a batch at a time. An error ends a peer with code 1; its supervisor starts it again.
+/// Decides the commands of both topics, a batch at a time. An error ends a peer with code 1; its
+/// supervisor starts it again.
 pub struct BatchDecider {
     session: Session,
     creations: CommandDecoder<AccountCreations>,
@@ -50,7 +52,8 @@ pub struct BatchDecider {
 }
 
 impl BatchDecider {
-    /// Migrates the database, connects, and looks up the schemas; `None` if shutdown was requested meanwhile.
+    /// Migrates the database, connects, and looks up the schemas; `None` if shutdown was requested
+    /// meanwhile.
     ///
     /// # Errors
     /// The database or the registry is not available, or a variable is invalid.

@@ -1,9 +1,10 @@
-//! The bank's command-handler on krafka, an async client in Rust: a consumer group, an idempotent producer, and our own domain
-//! and store.
+//! The bank's command-handler on krafka, an async client in Rust: a consumer group, an idempotent
+//! producer, and our own domain and store.
 //!
-//! A batch is the result of one poll. It is decided and stored on a blocking thread and published by a task, while the next one
-//! is polled and decided. An error ends the process with code 1. After a restart it continues at the committed offsets, and
-//! replayed commands get their stored outcomes.
+//! A batch is the result of one poll. It is decided and stored on a blocking thread and published
+//! by a task, while the next one is polled and decided. An error ends the process with code 1.
+//! After a restart it continues at the committed offsets, and replayed commands get their stored
+//! outcomes.
 
 use ahash::AHashMap;
 use krafka::KrafkaError;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::task::{self, JoinHandle};
 
-/// Least time between commits: each costs the broker as much as a batch, and only bounds what is read again after a crash.
+/// Least time between commits: each costs the broker as much as a batch, and only bounds what is
+/// read again after a crash.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest wait of a poll, and so until a shutdown is seen.
 const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -45,7 +47,8 @@ type Offsets = AHashMap<TopicPartition, OffsetAndMetadata>;
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let brokers = start.env.text(&KAFKA_BROKERS)?;
     let health = Health::serve(&start.env)?;
-    // Shared, so that the runtime does not drop it last: the PostgreSQL client has a runtime of its own, and they do not nest.
+    // Shared, so that the runtime does not drop it last: the PostgreSQL client has a runtime of its
+    // own, and they do not nest.
     let Some(decider) = BatchDecider::open(&start.env, &start.shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -106,7 +109,8 @@ async fn consumer(brokers: &str) -> Result<Consumer, KrafkaError> {
         .enable_auto_commit(false)
         .auto_offset_reset(AutoOffsetReset::Earliest)
         .max_poll_records(i32::try_from(BATCH_MAX).expect("it is 1000"))
-        // The shortest session timeout that brokers allow, so that a killed handler is replaced soon.
+        // The shortest session timeout that brokers allow, so that a killed handler is replaced
+        // soon.
         .session_timeout(Duration::from_secs(6))
         .heartbeat_interval(Duration::from_secs(2))
         .build()

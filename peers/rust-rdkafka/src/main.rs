@@ -1,8 +1,10 @@
-//! The bank's command-handler on librdkafka: a consumer group, an idempotent producer, and our own domain and store.
+//! The bank's command-handler on librdkafka: a consumer group, an idempotent producer, and our own
+//! domain and store.
 //!
-//! One thread takes the records that have arrived, decides them and hands the outcomes over. Another produces them, waits for all
-//! acknowledgements and stores the offsets, which librdkafka commits each 0.1 s. An error ends the process with code 1. After a
-//! restart it continues at the committed offsets, and replayed commands get their stored outcomes.
+//! One thread takes the records that have arrived, decides them and hands the outcomes over.
+//! Another produces them, waits for all acknowledgements and stores the offsets, which librdkafka
+//! commits each 0.1 s. An error ends the process with code 1. After a restart it continues at the
+//! committed offsets, and replayed commands get their stored outcomes.
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
@@ -79,14 +81,17 @@ fn consumer(brokers: &str, group: Group) -> Result<BaseConsumer<Group>, KafkaErr
     ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", GROUP)
-        // The publisher stores the offsets of published batches. A commit for each batch would cost the broker as much as the batch.
+        // The publisher stores the offsets of published batches. A commit for each batch would cost
+        // the broker as much as the batch.
         .set("enable.auto.offset.store", "false")
         .set("auto.commit.interval.ms", "100")
         .set("auto.offset.reset", "earliest")
-        // The shortest session timeout that brokers allow, so that a killed handler is replaced soon.
+        // The shortest session timeout that brokers allow, so that a killed handler is replaced
+        // soon.
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")
-        // A few batches ahead; by default it is 100,000 records and 64 MiB. Then the pause until the next fetch is to be short.
+        // A few batches ahead; by default it is 100,000 records and 64 MiB. Then the pause until
+        // the next fetch is to be short.
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "8192")
         .set("fetch.queue.backoff.ms", "5")
@@ -191,8 +196,9 @@ fn publish(
     Ok(())
 }
 
-/// Produces `records` and waits for their acknowledgements. `flush` would take at least a tenth of a second: it polls for its
-/// whole timeout. Here a thread of the producer polls, and the last acknowledgement wakes this one.
+/// Produces `records` and waits for their acknowledgements. `flush` would take at least a tenth of
+/// a second: it polls for its whole timeout. Here a thread of the producer polls, and the last
+/// acknowledgement wakes this one.
 fn produce(
     producer: &ThreadedProducer<Deliveries>,
     records: &[Outgoing],
@@ -225,7 +231,8 @@ impl ConsumerContext for Group {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(_) = rebalance {
             self.health.set_ready(false);
-            // Decided batches are published before the partitions are revoked; their offsets are committed with the revocation.
+            // Decided batches are published before the partitions are revoked; their offsets are
+            // committed with the revocation.
             self.in_flight.wait();
         }
     }

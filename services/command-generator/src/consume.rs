@@ -35,7 +35,8 @@ pub struct ConsumedRecord<R> {
     pub key: Vec<u8>,
     /// Value; for an undecodable record its bytes and the reason.
     pub value: Result<R, (Vec<u8>, String)>,
-    /// The record was handled before the offsets were last committed, or belongs to another member of the group.
+    /// The record was handled before the offsets were last committed, or belongs to another member
+    /// of the group.
     pub handled_before: bool,
 }
 
@@ -70,8 +71,8 @@ pub struct TopicReader<R> {
 }
 
 impl<R: Record> TopicReader<R> {
-    /// Finds the positions and starts to read. All partitions are assigned to this instance; or, if it `is_member` of the group, none
-    /// until [`Self::assign`] is called.
+    /// Finds the positions and starts to read. All partitions are assigned to this instance; or, if
+    /// it `is_member` of the group, none until [`Self::assign`] is called.
     ///
     /// # Errors
     /// See [`messaging::Error`].
@@ -100,8 +101,8 @@ impl<R: Record> TopicReader<R> {
         Ok(Self { group, topic, start_at, consumer, decoder, assigned, committed, read, ends })
     }
 
-    /// Replaces the assignment: reading continues at the committed offsets of `assigned`. Of a topic that is read from its
-    /// earliest records, the other partitions are read too.
+    /// Replaces the assignment: reading continues at the committed offsets of `assigned`. Of a
+    /// topic that is read from its earliest records, the other partitions are read too.
     ///
     /// # Errors
     /// See [`messaging::Error`]; then nothing has changed.
@@ -130,7 +131,8 @@ impl<R: Record> TopicReader<R> {
         Ok(())
     }
 
-    /// The next records; waits at most `wait` for them. `None` if shutdown was requested while the registry was unavailable.
+    /// The next records; waits at most `wait` for them. `None` if shutdown was requested while the
+    /// registry was unavailable.
     ///
     /// # Errors
     /// See [`Consumer::poll`].
@@ -180,7 +182,8 @@ impl<R: Record> TopicReader<R> {
         self.ends.iter().all(|(partition, end)| self.read.get(partition) >= Some(end))
     }
 
-    /// Commits the offsets of the records read, but in each partition at most the offset in `waiting`, of a record not handled yet.
+    /// Commits the offsets of the records read, but in each partition at most the offset in
+    /// `waiting`, of a record not handled yet.
     ///
     /// # Errors
     /// See [`messaging::Error`]; after a retryable one the next call commits as much and more.

@@ -1,4 +1,5 @@
-//! Which command a heartbeat becomes. No I/O, no clock: the random numbers come from a generator that is seeded by the heartbeat.
+//! Which command a heartbeat becomes. No I/O, no clock: the random numbers come from a generator
+//! that is seeded by the heartbeat.
 
 use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
@@ -77,7 +78,8 @@ impl Kind {
     }
 }
 
-/// The command of heartbeat `number`. `None` if it needs more accounts than are known: it has to wait.
+/// The command of heartbeat `number`. `None` if it needs more accounts than are known: it has to
+/// wait.
 pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -> Option<Command> {
     if opens_account(number) {
         let open = ConfirmAccountCreation { id, a_type: Atype::Auto };
@@ -124,9 +126,10 @@ fn paid_by(account: &Account, to: String) -> (String, String, String) {
     (account.token(), account.iban(), to)
 }
 
-/// The id of a heartbeat's command: the same in every instance and after every restart, so that the bank handles it once. A
-/// recreated topic starts with the same offsets and numbers, but its keys are other times. Ids ascend with the time of the
-/// heartbeat: an index of the bank takes ascending keys at half the cost of scattered ones.
+/// The id of a heartbeat's command: the same in every instance and after every restart, so that the
+/// bank handles it once. A recreated topic starts with the same offsets and numbers, but its keys
+/// are other times. Ids ascend with the time of the heartbeat: an index of the bank takes ascending
+/// keys at half the cost of scattered ones.
 pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     let mut name = Vec::with_capacity(32 + key.len());
     name.extend_from_slice(b"beat");
@@ -139,22 +142,26 @@ pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     derived(time, &name)
 }
 
-/// An id of a name: `time_ms` in the first 48 bits, as in version 7, and a hash behind it. Source: RFC 9562, section 5.8.
+/// An id of a name: `time_ms` in the first 48 bits, as in version 7, and a hash behind it. Source:
+/// RFC 9562, section 5.8.
 fn derived(time_ms: u64, name: &[u8]) -> Uuid {
     let mut bytes = Uuid::new_v5(&NAMESPACE, name).into_bytes();
     bytes[..6].copy_from_slice(&time_ms.to_be_bytes()[2..]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// The id of the first salary of the account that command `opened` opened: it is paid once, however often the outcome is read.
+/// The id of the first salary of the account that command `opened` opened: it is paid once, however
+/// often the outcome is read.
 pub fn first_salary_id(opened: &Uuid) -> Uuid {
     let time = opened.as_u64_pair().0 >> 16;
     derived(time, &[b"salary", &opened.as_bytes()[..]].concat())
 }
 
-/// The random numbers of heartbeat or account `number`: a function of `seed` and `number`, or without a seed of `id`.
+/// The random numbers of heartbeat or account `number`: a function of `seed` and `number`, or
+/// without a seed of `id`.
 pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
-    // 2^64 divided by the golden ratio: keeps neighbouring seeds from giving neighbouring sequences.
+    // 2^64 divided by the golden ratio: keeps neighbouring seeds from giving neighbouring
+    // sequences.
     let from_seed = |seed: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number);
     SmallRng::seed_from_u64(seed.map_or_else(|| id.as_u64_pair().1, from_seed))
 }

@@ -21,7 +21,8 @@ use uuid::Uuid;
 
 /// Wait of a poll for heartbeats or accounts: the other ones are delayed by at most this.
 const WAIT: Duration = Duration::from_millis(20);
-/// Most heartbeats that wait for an account; then no more are read. So many contain fifty that open an account.
+/// Most heartbeats that wait for an account; then no more are read. So many contain fifty that open
+/// an account.
 const WAITING_MAX: usize = 10_000;
 /// Time between two attempts to find the positions at the start.
 const OPEN_RETRY: Duration = Duration::from_secs(1);
@@ -61,7 +62,8 @@ struct OutgoingBatch {
     kinds: Vec<&'static str>,
 }
 
-/// Starts to read both topics. Accounts are read from the earliest record: they are stored nowhere else.
+/// Starts to read both topics. Accounts are read from the earliest record: they are stored nowhere
+/// else.
 fn open_topics(
     config: &Config,
     client: &mut dyn KafkaClient,
@@ -156,7 +158,8 @@ impl Generator {
         }
     }
 
-    /// True if this instance has an assignment: the one of the group, or all partitions if it is not a member.
+    /// True if this instance has an assignment: the one of the group, or all partitions if it is
+    /// not a member.
     fn update_assignment(&mut self) -> messaging::Result<bool> {
         if !self.config.is_member {
             return Ok(true);
@@ -203,7 +206,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Reads new records and sends their commands. False if shutdown was requested before all were acknowledged.
+    /// Reads new records and sends their commands. False if shutdown was requested before all were
+    /// acknowledged.
     fn generate_once(&mut self, ready: &impl Fn()) -> Result<bool, messaging::Error> {
         let mut batch = OutgoingBatch::default();
         let reads_heartbeats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
@@ -355,8 +359,8 @@ impl Generator {
         Ok(true)
     }
 
-    /// Commits the offsets of the records read, except those of waiting heartbeats. If the commit fails, the same heartbeats are
-    /// read again after a crash and give the same commands.
+    /// Commits the offsets of the records read, except those of waiting heartbeats. If the commit
+    /// fails, the same heartbeats are read again after a crash and give the same commands.
     fn commit(&mut self) -> Result<(), messaging::Error> {
         self.committed = Instant::now();
         let mut waiting = BTreeMap::new();
@@ -373,7 +377,8 @@ impl Generator {
                 log::warn!(error:% = Chain(&err); "offsets not committed, retrying");
                 Ok(())
             }
-            // Another member has the partitions by now and makes the same commands of the same heartbeats.
+            // Another member has the partitions by now and makes the same commands of the same
+            // heartbeats.
             Err(err) if err.kind == ErrorKind::Fenced && self.config.is_member => {
                 log::warn!(error:% = err; "offsets not committed: the partitions belong to another member");
                 self.generation = None;

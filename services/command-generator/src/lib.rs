@@ -1,8 +1,9 @@
 //! Turns each heartbeat record into a command to the bank.
 //!
-//! One instance is enough: it generates more commands than the bank can handle. A second one is harmless, since both derive the
-//! same command ids from the same records, and the bank handles each id once. As members of a consumer group they share the
-//! partitions of the topic; if it has one partition, the others stand by.
+//! One instance is enough: it generates more commands than the bank can handle. A second one is
+//! harmless, since both derive the same command ids from the same records, and the bank handles
+//! each id once. As members of a consumer group they share the partitions of the topic; if it has
+//! one partition, the others stand by.
 
 pub mod config;
 pub mod consume;

@@ -1,5 +1,5 @@
-//! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name. Each test has its own topics
-//! and group, and plays the bank itself.
+//! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name.
+//! Each test has its own topics and group, and plays the bank itself.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
@@ -125,7 +125,8 @@ impl World {
         records
     }
 
-    /// After the generator has stopped: there are `transfers` and `accounts` commands, not one more.
+    /// After the generator has stopped: there are `transfers` and `accounts` commands, not one
+    /// more.
     fn made(&self, transfers: i64, accounts: i64) {
         let names = &self.config.names;
         let mut bus = messaging::connect(&self.config.producer.kafka);
@@ -333,7 +334,8 @@ fn members_of_a_group_share_the_beats_and_one_stands_in_for_another() {
     world.wait_for_committed([Some(120), Some(4)]);
     second.stop();
     let transfers = world.transfers(4 + 120);
-    // A beat that was read by both gives one id, so there are as many transfers as ids here only if none was.
+    // A beat that was read by both gives one id, so there are as many transfers as ids here only if
+    // none was.
     assert_eq!(ids(&transfers).len(), 124);
     world.made(124, 0);
 }
@@ -341,7 +343,8 @@ fn members_of_a_group_share_the_beats_and_one_stands_in_for_another() {
 /// CPU seconds that this process has used.
 fn cpu_s() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    // proc(5): behind the name in parentheses, user and system time are the 12th and 13th, in hundredths.
+    // proc(5): behind the name in parentheses, user and system time are the 12th and 13th, in
+    // hundredths.
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11..=12].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
 }

@@ -1,4 +1,5 @@
-//! The two command topics of the bank: the command, the transaction that decides it, and the records of its outcome.
+//! The two command topics of the bank: the command, the transaction that decides it, and the
+//! records of its outcome.
 
 use crate::domain::{Change, CompletedTransfer, CreationOutcome, TransferOutcome};
 use crate::error::Error;
@@ -20,7 +21,8 @@ pub trait CommandTopic: Sized + Send + 'static {
     /// What the bank stores for each command.
     type Outcome: Send + 'static;
 
-    /// Looks up the schema ids of the outcome records; waits for the registry. `None` if shutdown was requested first.
+    /// Looks up the schema ids of the outcome records; waits for the registry. `None` if shutdown
+    /// was requested first.
     ///
     /// # Errors
     /// The registry does not have a schema.

@@ -18,7 +18,8 @@ use std::{mem, thread};
 /// Largest command, bytes: twenty times what the longest sensible description takes.
 const COMMAND_BYTES_MAX: usize = 64 << 10;
 
-/// Longest wait of a poll, and so how long the thread lives after its [`CommandReader`] was dropped.
+/// Longest wait of a poll, and so how long the thread lives after its [`CommandReader`] was
+/// dropped.
 const POLL_WAIT: Duration = Duration::from_millis(500);
 
 /// Commands of a topic: what one transaction decides.

@@ -70,7 +70,8 @@ pub struct Account {
     pub sequence: i64,
 }
 
-/// The accounts that a batch touches, by iban. A party that is missing here has no balance at this bank.
+/// The accounts that a batch touches, by iban. A party that is missing here has no balance at this
+/// bank.
 pub type Accounts = HashMap<String, Account>;
 
 /// An account after a transfer.
@@ -82,7 +83,8 @@ pub struct Change {
     pub sequence: i64,
 }
 
-/// The changes of a transfer. A counterparty outside this bank has no change; at least one side has one.
+/// The changes of a transfer. A counterparty outside this bank has no change; at least one side has
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
     /// The debited account.
@@ -143,7 +145,8 @@ pub fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfe
     TransferOutcome { id: command.id, result }
 }
 
-/// Decides `order` and changes the balances and sequences in `accounts`; a rejection changes nothing.
+/// Decides `order` and changes the balances and sequences in `accounts`; a rejection changes
+/// nothing.
 pub fn transfer(
     order: &ConfirmMoneyTransfer,
     accounts: &mut Accounts,

@@ -3,7 +3,8 @@
 use avro::registry;
 use service::{database, env};
 
-/// A failed step of this service. A refused command is not an error: see [`crate::domain::Rejection`].
+/// A failed step of this service. A refused command is not an error: see
+/// [`crate::domain::Rejection`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A variable is missing or invalid.
@@ -30,7 +31,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if the same batch can succeed later: the worker backs off and reads it again from the committed offset.
+    /// True if the same batch can succeed later: the worker backs off and reads it again from the
+    /// committed offset.
     pub fn is_retryable(&self) -> bool {
         // No `_` arm: a new variant does not compile until someone has decided.
         match self {

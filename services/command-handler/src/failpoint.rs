@@ -1,6 +1,8 @@
-//! Places where a test kills the handler as by `kill -9`. They are compiled in by feature `failpoints` only.
+//! Places where a test kills the handler as by `kill -9`. They are compiled in by feature
+//! `failpoints` only.
 
-/// An effect right before which the handler can be killed (docs: ARCHITECTURE.md, "Effects in order").
+/// An effect right before which the handler can be killed (docs: ARCHITECTURE.md, "Effects in
+/// order").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// Outcomes are written, the transaction is open.
@@ -11,7 +13,8 @@ pub enum Point {
     Offsets,
 }
 
-/// Kills the process if `FAILPOINT` names `point` and it is reached for the `FAILPOINT_COUNT`-th time (default 1).
+/// Kills the process if `FAILPOINT` names `point` and it is reached for the `FAILPOINT_COUNT`-th
+/// time (default 1).
 #[cfg(feature = "failpoints")]
 pub fn reach(point: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};

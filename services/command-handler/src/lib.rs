@@ -1,7 +1,8 @@
 //! The bank: decides each command once, stores the outcome and publishes it.
 //!
-//! Config -> database -> one worker per command topic. Each worker has three threads: one reads and decodes, one decides and
-//! stores, one publishes. The modules stand in the order in which a record meets them.
+//! Config -> database -> one worker per command topic. Each worker has three threads: one reads and
+//! decodes, one decides and stores, one publishes. The modules stand in the order in which a record
+//! meets them.
 
 mod config;
 mod worker;
@@ -65,7 +66,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
                 ready[worker] = served;
                 health.set_ready(ready == [true; 2]);
             }
-            // The first error stops the service: a handler that serves one topic only would look healthy.
+            // The first error stops the service: a handler that serves one topic only would look
+            // healthy.
             Event::Stopped(result) => {
                 result?;
                 running -= 1;
@@ -98,7 +100,8 @@ fn spawn<T: CommandTopic>(
     let registry = Registry::new(&config.registry_url);
     let work = Worker { config: config.clone(), registry, shutdown: shutdown.clone() };
     let run = move || {
-        // `run` may have returned with the other worker's error: then the channel is closed, and the process ends.
+        // `run` may have returned with the other worker's error: then the channel is closed, and
+        // the process ends.
         let ready = |ready| drop(events.send(Event::Ready(worker, ready)));
         let result = work.run::<T>(&ready);
         let _ = events.send(Event::Stopped(result));

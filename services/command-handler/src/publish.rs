@@ -1,5 +1,5 @@
-//! The last stage, on a thread of its own: outcomes become records and are produced with acks=all; after that the offsets of
-//! their commands are committed. All in the order of the batches.
+//! The last stage, on a thread of its own: outcomes become records and are produced with acks=all;
+//! after that the offsets of their commands are committed. All in the order of the batches.
 
 use crate::command_topic::CommandTopic;
 use crate::error::Error;
@@ -18,7 +18,8 @@ use std::{mem, thread};
 /// Consumer group of the handler's offsets.
 pub const GROUP: &str = "command-handler";
 
-/// Time for retries of a commit in each call to the client, which bounds how late a shutdown is noticed.
+/// Time for retries of a commit in each call to the client, which bounds how late a shutdown is
+/// noticed.
 const COMMIT_SLICE: Duration = Duration::from_millis(200);
 /// Time for retries of a commit after shutdown was requested.
 const COMMIT_GRACE: Duration = Duration::from_millis(300);
@@ -78,7 +79,8 @@ impl<O: Send + 'static> Publisher<O> {
         Self { tasks, done, in_flight: 0, uncommitted: false, failed: false }
     }
 
-    /// Hands over a batch, once fewer than [`IN_FLIGHT_MAX`] are in flight; calls `waiting` each second until then.
+    /// Hands over a batch, once fewer than [`IN_FLIGHT_MAX`] are in flight; calls `waiting` each
+    /// second until then.
     ///
     /// # Errors
     /// Those of `waiting`, or the error that ended the thread.
@@ -103,13 +105,14 @@ impl<O: Send + 'static> Publisher<O> {
         let _ = self.tasks.send(task);
     }
 
-    /// True after a batch could not be published. No later batch may be published then: its offsets would move past those of
-    /// the failed one.
+    /// True after a batch could not be published. No later batch may be published then: its offsets
+    /// would move past those of the failed one.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Waits until all batches are published and their offsets committed, or until `deadline`. False at the deadline.
+    /// Waits until all batches are published and their offsets committed, or until `deadline`.
+    /// False at the deadline.
     ///
     /// # Errors
     /// The error that ended the thread.
@@ -151,7 +154,8 @@ struct OutcomeWriter<T> {
     encoders: T,
     producer: KafkaSender,
     offsets: Box<dyn KafkaClient>,
-    /// Next offset of each partition whose outcomes are published and whose offset is not committed yet.
+    /// Next offset of each partition whose outcomes are published and whose offset is not committed
+    /// yet.
     published: BTreeMap<i32, i64>,
     committed: Instant,
     shutdown: Shutdown,
@@ -203,7 +207,8 @@ impl<T: CommandTopic> OutcomeWriter<T> {
         for (result, record) in self.producer.send_all(&records).into_iter().zip(&records) {
             match result {
                 Ok(()) => {}
-                // The record is too large. Only a dead letter can be, since the size of commands is bounded.
+                // The record is too large. Only a dead letter can be, since the size of commands is
+                // bounded.
                 Err(err) if err.kind == ErrorKind::Message => {
                     log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped: too large for its topic");
                 }
@@ -227,8 +232,9 @@ impl<T: CommandTopic> OutcomeWriter<T> {
     }
 }
 
-/// Commits, with retries until shutdown: the next batch would only move the offsets further. After shutdown was requested it
-/// gives up within a second. The client spaces the attempts and logs them.
+/// Commits, with retries until shutdown: the next batch would only move the offsets further. After
+/// shutdown was requested it gives up within a second. The client spaces the attempts and logs
+/// them.
 fn commit(
     client: &mut dyn KafkaClient,
     topic: &str,

@@ -1,7 +1,9 @@
-//! All SQL of the service: migrations, ownership of partitions, and the transactions that decide commands.
+//! All SQL of the service: migrations, ownership of partitions, and the transactions that decide
+//! commands.
 //!
-//! A [`Session`] is one connection. It holds an advisory lock for each partition it owns and runs the transactions of their
-//! commands. A handler that lost its locks lost the connection too, so it cannot write.
+//! A [`Session`] is one connection. It holds an advisory lock for each partition it owns and runs
+//! the transactions of their commands. A handler that lost its locks lost the connection too, so it
+//! cannot write.
 
 use crate::domain::{
     self, Account, Accounts, Change, Changes, CompletedTransfer, CreationOutcome, OpenedAccount,
@@ -28,15 +30,17 @@ const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
 const SERVICE: &str = "command-handler";
 
 /// Settings of each connection.
-/// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open. The idle time-outs end its session and
-///   its locks, so that another handler takes over. A live session sends a statement every second.
-/// - Every statement finds its rows by key. Right after the first start the statistics describe empty tables, and a plan made
-///   then would scan tables that grow by 20,000 rows a second.
+/// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open. The idle
+///   time-outs end its session and its locks, so that another handler takes over. A live session
+///   sends a statement every second.
+/// - Every statement finds its rows by key. Right after the first start the statistics describe
+///   empty tables, and a plan made then would scan tables that grow by 20,000 rows a second.
 const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s \
      -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
      -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
 
-/// Brings the database to this version. Safe when several handlers start at once: one migrates, the others wait.
+/// Brings the database to this version. Safe when several handlers start at once: one migrates, the
+/// others wait.
 ///
 /// # Errors
 /// The database can't be reached, or is of a newer version.
@@ -80,7 +84,8 @@ impl Session {
         })
     }
 
-    /// Opens accounts: one transaction, one outcome for each command, in order. Known ids get their first outcome again.
+    /// Opens accounts: one transaction, one outcome for each command, in order. Known ids get their
+    /// first outcome again.
     ///
     /// # Errors
     /// Nothing was written.
@@ -109,7 +114,8 @@ impl Session {
         Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
     }
 
-    /// Moves money: one transaction, one outcome for each command, in order. Known ids get their first outcome again.
+    /// Moves money: one transaction, one outcome for each command, in order. Known ids get their
+    /// first outcome again.
     ///
     /// # Errors
     /// Nothing was written.
@@ -224,12 +230,14 @@ fn store_creations(
     all_stored(stored, rows.len())
 }
 
-/// The statement skips an outcome that conflicts with a stored one: another handler decided that command first.
+/// The statement skips an outcome that conflicts with a stored one: another handler decided that
+/// command first.
 fn all_stored(stored: u64, wanted: usize) -> Result<(), Error> {
     if usize::try_from(stored) == Ok(wanted) { Ok(()) } else { Err(Error::Claimed) }
 }
 
-/// Locks the accounts that `commands` name, in iban order, which rules out a deadlock of two handlers.
+/// Locks the accounts that `commands` name, in iban order, which rules out a deadlock of two
+/// handlers.
 fn lock_accounts<'a>(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
@@ -368,7 +376,8 @@ const fn a_type_text(a_type: Atype) -> &'static str {
     }
 }
 
-/// The statements of a session, prepared once. Each takes arrays: a batch costs a constant number of round trips.
+/// The statements of a session, prepared once. Each takes arrays: a batch costs a constant number
+/// of round trips.
 struct Statements {
     creations: Statement,
     open_accounts: Statement,
@@ -410,8 +419,9 @@ impl Statements {
                  FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (iban, balance, sequence)
                  WHERE account.iban = new.iban COLLATE \"C\"",
             )?,
-            // Without ON CONFLICT, which costs a search and a WAL record more for each row. `transfers` has just found no rows
-            // with these ids. If another handler inserted them since, the insert fails with a duplicate key.
+            // Without ON CONFLICT, which costs a search and a WAL record more for each row.
+            // `transfers` has just found no rows with these ids. If another handler inserted them
+            // since, the insert fails with a duplicate key.
             store_transfers: prepare(
                 "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
                                        from_balance, from_sequence, to_balance, to_sequence)

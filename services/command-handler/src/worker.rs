@@ -1,5 +1,6 @@
-//! The loop of a command topic: own partitions -> take a batch -> decide and store it -> hand it to the publisher. Reading,
-//! deciding and publishing overlap, each on its own thread, each in the order of the batches.
+//! The loop of a command topic: own partitions -> take a batch -> decide and store it -> hand it to
+//! the publisher. Reading, deciding and publishing overlap, each on its own thread, each in the
+//! order of the batches.
 
 use crate::command_topic::CommandTopic;
 use crate::config::Config;
@@ -15,14 +16,15 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// Interval at which a session counts the members of the topic and claims free partitions. Also its heartbeat: a session that
-/// is idle for longer loses its locks.
+/// Interval at which a session counts the members of the topic and claims free partitions. Also its
+/// heartbeat: a session that is idle for longer loses its locks.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest wait for a batch, and so until an idle worker sees that shutdown was requested.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
 
-/// Most commands decided in one transaction. More is hardly faster and takes more memory: docs/decisions/0008-batch-sizes.md.
+/// Most commands decided in one transaction. More is hardly faster and takes more memory:
+/// docs/decisions/0008-batch-sizes.md.
 const TRANSACTION_COMMANDS: usize = 1000;
 
 /// Time for the last batch: what is left of the second that a shutdown may take.
@@ -89,7 +91,8 @@ impl Worker {
         Ok(())
     }
 
-    /// One session: owns a share of the partitions and serves them until shutdown, or an error that ends the session.
+    /// One session: owns a share of the partitions and serves them until shutdown, or an error that
+    /// ends the session.
     fn own_and_serve<T: CommandTopic>(
         &self,
         publisher: &mut Publisher<T::Outcome>,
@@ -98,8 +101,8 @@ impl Worker {
         let topic = T::Command::TOPIC;
         let mut session = Session::open(&self.config.database, topic, &self.shutdown)?;
         while !self.shutdown.requested() {
-            // Batches in flight belong to partitions that may go to another handler, or be read again from their committed
-            // offset: both require that they are published first.
+            // Batches in flight belong to partitions that may go to another handler, or be read
+            // again from their committed offset: both require that they are published first.
             while !publisher.flush(Some(Instant::now() + BATCH_WAIT))? {
                 session.ownership.share()?;
                 if self.shutdown.requested() {

@@ -1,5 +1,6 @@
-//! All services of the bank in one binary, since they share most of their code: one file to copy to a node and to keep in the
-//! page cache. The name it is called by (a link), or else its first argument, chooses the service.
+//! All services of the bank in one binary, since they share most of their code: one file to copy to
+//! a node and to keep in the page cache. The name it is called by (a link), or else its first
+//! argument, chooses the service.
 
 #![warn(unused_crate_dependencies)]
 

@@ -51,7 +51,8 @@ impl Config {
     }
 }
 
-/// The URL by which the page finds the endpoint. No character in it has a meaning in HTML or in a Content-Security-Policy.
+/// The URL by which the page finds the endpoint. No character in it has a meaning in HTML or in a
+/// Content-Security-Policy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GraphqlUrl {
     /// As configured: what the page contains.

@@ -1,5 +1,5 @@
-//! The bank in a browser: serves a page that sends requests to the GraphQL endpoint, and the results of the performance test
-//! that the page shows. It needs no other server.
+//! The bank in a browser: serves a page that sends requests to the GraphQL endpoint, and the
+//! results of the performance test that the page shows. It needs no other server.
 
 mod config;
 mod metrics;
@@ -23,7 +23,8 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// A browser opens about six connections, each for a moment. The Compose file and the unit allow as many threads.
+/// A browser opens about six connections, each for a moment. The Compose file and the unit allow as
+/// many threads.
 const CAPACITY: Capacity = Capacity { workers: 4, connections: 200 };
 
 /// Config -> ports, until shutdown.

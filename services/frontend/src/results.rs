@@ -1,4 +1,5 @@
-//! The results of the performance test and of the footprint comparison: files that other programs write and the page shows.
+//! The results of the performance test and of the footprint comparison: files that other programs
+//! write and the page shows.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -52,7 +53,8 @@ impl Results {
         lines.map(|(name, bytes)| ListEntry { name, bytes }).collect()
     }
 
-    /// The file of this name, if its type is served. Links are not followed: they can lead anywhere.
+    /// The file of this name, if its type is served. Links are not followed: they can lead
+    /// anywhere.
     pub fn open(&self, name: &str) -> Option<ResultFile> {
         let content_type = content_type(name)?;
         let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_file());
@@ -64,8 +66,8 @@ impl Results {
     }
 }
 
-/// The type of a file that is served. Its name consists of characters that cannot lead out of a folder and have no special
-/// meaning in a path.
+/// The type of a file that is served. Its name consists of characters that cannot lead out of a
+/// folder and have no special meaning in a path.
 fn content_type(name: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(plain) {

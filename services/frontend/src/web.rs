@@ -14,13 +14,15 @@ use tiny_http::{Header, Method, Request, Response};
 
 /// Path of the list of results; the files are below it.
 const RESULTS: &str = "/results/";
-/// Results that are sent at the same time: a large one waits for a slow client, so each has a thread.
+/// Results that are sent at the same time: a large one waits for a slow client, so each has a
+/// thread.
 const RESULTS_AT_ONCE: usize = 32;
 
 /// Only scripts of the page; the origins that they may connect to are appended.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; connect-src 'self'";
-/// For a result that is opened by itself. A graph may contain styles, but no scripts and nothing from other origins.
+/// For a result that is opened by itself. A graph may contain styles, but no scripts and nothing
+/// from other origins.
 const RESULT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
 
 /// Revalidated by every request, which costs little while the file is unchanged.
@@ -175,7 +177,8 @@ fn refuse(request: Request, reply: Response<io::Cursor<Vec<u8>>>) {
     let _ = request.respond(reply);
 }
 
-/// The host in the request, for a policy; `*` for a host that a policy cannot name (an IPv6 address).
+/// The host in the request, for a policy; `*` for a host that a policy cannot name (an IPv6
+/// address).
 fn host_name(request: &Request) -> &str {
     let host = value(request, "Host").unwrap_or_default();
     let name = host.split(':').next().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The account service: a user name and a password return an iban and its token, the same ones each time.
+//! The account service: a user name and a password return an iban and its token, the same ones each
+//! time.
 
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;

@@ -47,7 +47,8 @@ pub struct CommandClient {
 }
 
 impl CommandClient {
-    /// Looks up the schema ids of the commands; waits for the registry. `None` if shutdown was requested first.
+    /// Looks up the schema ids of the commands; waits for the registry. `None` if shutdown was
+    /// requested first.
     ///
     /// # Errors
     /// The registry does not have a schema.
@@ -81,7 +82,8 @@ impl CommandClient {
         self.send(ConfirmAccountCreation::TOPIC.name, command.id, value, wait)
     }
 
-    /// Sends a command to transfer money, whose record has this `value`; `None` if no outcome has arrived within `wait`.
+    /// Sends a command to transfer money, whose record has this `value`; `None` if no outcome has
+    /// arrived within `wait`.
     pub fn transfer(&self, id: Uuid, value: Vec<u8>, wait: Duration) -> Option<CommandOutcome> {
         self.send(ConfirmMoneyTransfer::TOPIC.name, id, value, wait)
     }
@@ -225,7 +227,8 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
         Ok(None)
     }
 
-    /// Completes pending commands until shutdown. A restart loses no outcome: the command is sent again and gets the same one.
+    /// Completes pending commands until shutdown. A restart loses no outcome: the command is sent
+    /// again and gets the same one.
     ///
     /// # Errors
     /// One that is not retryable.
@@ -234,7 +237,8 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
             for data in self.consumer.poll(POLL_WAIT)? {
                 for record in data.records {
                     let key = record.key.as_deref().and_then(|key| str::from_utf8(key).ok());
-                    // Most outcomes belong to commands of other programs: their keys show that, and their values are not decoded.
+                    // Most outcomes belong to commands of other programs: their keys show that, and
+                    // their values are not decoded.
                     let Some(id) = key.and_then(|key| Uuid::try_parse(key).ok()) else { continue };
                     if !pending.contains(id) {
                         continue;

@@ -1,4 +1,5 @@
-//! The loop: own partitions of balance_changed -> take a batch -> store it -> publish it to subscribers -> commit offsets.
+//! The loop: own partitions of balance_changed -> take a batch -> store it -> publish it to
+//! subscribers -> commit offsets.
 
 use crate::config::Config;
 use crate::error::Error;
@@ -26,12 +27,13 @@ const GROUP: &str = "graphql-endpoint";
 
 /// Most transactions stored at once.
 const BATCH_MAX: usize = 2000;
-/// Interval at which a session counts the members and claims free partitions. Also its heartbeat: a session that is idle for
-/// longer loses its locks.
+/// Interval at which a session counts the members and claims free partitions. Also its heartbeat: a
+/// session that is idle for longer loses its locks.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait of a poll, and so until an idle thread sees that shutdown was requested.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Time between two commits of offsets: records that are read again after a crash are found in the store.
+/// Time between two commits of offsets: records that are read again after a crash are found in the
+/// store.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 /// Time for a request to a broker that is repeated later anyway.
 const BROKER_WAIT: Duration = Duration::from_millis(800);
@@ -79,7 +81,8 @@ impl Worker {
         result
     }
 
-    /// One session: owns a share of the partitions and serves them until shutdown, or an error that ends the session.
+    /// One session: owns a share of the partitions and serves them until shutdown, or an error that
+    /// ends the session.
     fn own_and_serve(
         &self,
         client: &mut dyn KafkaClient,
@@ -111,7 +114,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes the share of this endpoint, by locks of the database or from the group; `None` if shutdown was requested meanwhile.
+    /// Takes the share of this endpoint, by locks of the database or from the group; `None` if
+    /// shutdown was requested meanwhile.
     fn take_share(
         &self,
         writer: &mut TransactionWriter,
@@ -155,7 +159,8 @@ struct Share {
     generation: Option<i32>,
 }
 
-/// Repeats `work` with backoff until it returns without a retryable error, or shutdown is requested.
+/// Repeats `work` with backoff until it returns without a retryable error, or shutdown is
+/// requested.
 ///
 /// # Errors
 /// One that is not retryable.
@@ -189,7 +194,8 @@ struct ServedPartitions<'a> {
     generation: Option<i32>,
     consumer: Consumer,
     decoder: Decoder<BalanceChanged>,
-    /// Next offset of each partition whose records are stored and whose offset is not committed yet.
+    /// Next offset of each partition whose records are stored and whose offset is not committed
+    /// yet.
     stored: BTreeMap<i32, i64>,
     committed: Instant,
 }
@@ -279,8 +285,8 @@ impl ServedPartitions<'_> {
         Ok(())
     }
 
-    /// The change in a record, or why the record is undecodable. An error while the registry is unavailable starts over, since
-    /// skipping the record would lose it.
+    /// The change in a record, or why the record is undecodable. An error while the registry is
+    /// unavailable starts over, since skipping the record would lose it.
     fn decode(&mut self, record: &FetchedRecord) -> Result<Result<BalanceChanged, String>, Error> {
         let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
         match self.decoder.decode(value) {
@@ -349,7 +355,8 @@ pub fn follow_other_endpoints(
     let mut reconnects = false;
     retry(shutdown, "notifications of other endpoints interrupted, reconnecting", || {
         let mut listener = NotificationListener::open(&config.database, endpoint, shutdown)?;
-        // Notifications were missed: subscribers are told, so that they query the transactions in between.
+        // Notifications were missed: subscribers are told, so that they query the transactions in
+        // between.
         if mem::replace(&mut reconnects, true) && others.load(Ordering::Relaxed) {
             hub.end_all(Ending::Interrupted);
         }

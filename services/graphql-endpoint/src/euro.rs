@@ -3,7 +3,8 @@
 use bank::money::Cents;
 use std::fmt::Write;
 
-/// Euros with a comma before the cents and a dot before each three digits: `€10,00`, `€1.234,56`, `-€0,05`.
+/// Euros with a comma before the cents and a dot before each three digits: `€10,00`, `€1.234,56`,
+/// `-€0,05`.
 pub fn format(amount: Cents) -> String {
     let cents = amount.get().unsigned_abs();
     let euros = (cents / 100).to_string();

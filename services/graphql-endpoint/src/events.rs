@@ -42,7 +42,8 @@ impl EventWriter {
         write!(self.out, "event: next\ndata: {json}\n\n")
     }
 
-    /// Ends the stream. An EventSource drops an event without data, so there is an empty line of it.
+    /// Ends the stream. An EventSource drops an event without data, so there is an empty line of
+    /// it.
     pub fn complete(&mut self) -> io::Result<()> {
         self.send("event: complete\ndata:\n\n")
     }

@@ -1,5 +1,5 @@
-//! Delivers stored transactions to subscriptions. The publisher never waits: each subscriber has a bounded queue, and a
-//! subscriber whose queue is full is cut off.
+//! Delivers stored transactions to subscriptions. The publisher never waits: each subscriber has a
+//! bounded queue, and a subscriber whose queue is full is cut off.
 
 use crate::metrics;
 use crate::transaction::{Filter, Transaction};
@@ -7,7 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Transactions that may wait for a subscriber: a few batches of the store, each of which arrives at once.
+/// Transactions that may wait for a subscriber: a few batches of the store, each of which arrives
+/// at once.
 pub const QUEUE_MAX: usize = 8192;
 
 /// Why a subscription ended.
@@ -140,7 +141,8 @@ impl Drop for Subscription {
     }
 }
 
-/// Transactions that wait for one subscriber. Unlike a channel it takes no memory while it is empty.
+/// Transactions that wait for one subscriber. Unlike a channel it takes no memory while it is
+/// empty.
 #[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,

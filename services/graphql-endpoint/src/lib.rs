@@ -1,6 +1,7 @@
 //! The bank for browsers: queries, mutations and live subscriptions over GraphQL.
 //!
-//! Config -> database -> Kafka -> threads that store and publish transactions and read outcomes -> the HTTP listener.
+//! Config -> database -> Kafka -> threads that store and publish transactions and read outcomes ->
+//! the HTTP listener.
 
 mod config;
 
@@ -115,7 +116,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the threads that store and publish transactions: those of this endpoint's partitions, and those of other endpoints.
+/// Starts the threads that store and publish transactions: those of this endpoint's partitions, and
+/// those of other endpoints.
 fn store_transactions(
     threads: &mut Threads,
     config: &Config,
@@ -220,12 +222,14 @@ impl Threads {
         self.running += 1;
         thread::Builder::new()
             .name(name.into())
-            // `run` may have returned with another thread's error: then the channel is closed, and the process ends.
+            // `run` may have returned with another thread's error: then the channel is closed, and
+            // the process ends.
             .spawn(move || drop(events.send(Event::Stopped(work()))))
             .expect("a thread can be started: the service has a handful");
     }
 
-    /// Waits until all have stopped. The first error stops the service: a part of it would look healthy.
+    /// Waits until all have stopped. The first error stops the service: a part of it would look
+    /// healthy.
     fn wait(mut self, health: &Health) -> Result<(), Error> {
         while self.running > 0 {
             match self.received.recv().expect("`self.events` is a sender") {

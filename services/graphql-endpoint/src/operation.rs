@@ -24,8 +24,8 @@ pub const PATH: &str = "/graphql";
 /// Time between two [`Step::Idle`] of a stream without transactions.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// What an operation emits: responses (one for a query or mutation), possibly with time between them, and then an end unless the
-/// transport has disconnected.
+/// What an operation emits: responses (one for a query or mutation), possibly with time between
+/// them, and then an end unless the transport has disconnected.
 pub enum Step<'a> {
     /// A response.
     Response(&'a GraphQLResponse),
@@ -69,8 +69,8 @@ impl Executor {
         ValidatedOperation::new(&request.query, name, &self.schema)
     }
 
-    /// Runs the result of [`Self::parse`] to its end, or until `emit` fails or `running` is cancelled. A stream waits on the
-    /// caller's thread.
+    /// Runs the result of [`Self::parse`] to its end, or until `emit` fails or `running` is
+    /// cancelled. A stream waits on the caller's thread.
     ///
     /// # Errors
     /// Those of `emit`.

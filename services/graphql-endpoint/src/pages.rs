@@ -1,4 +1,5 @@
-//! GraphiQL at `/`, without any other server: its files are in this binary, compressed as they are sent.
+//! GraphiQL at `/`, without any other server: its files are in this binary, compressed as they are
+//! sent.
 
 use crate::response::header;
 use service::http;

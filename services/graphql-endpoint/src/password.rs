@@ -1,5 +1,5 @@
-//! Password hashes, by PBKDF2-HMAC-SHA256: it needs no memory, so it fits a small container. One hash per core is computed at a
-//! time, so that logins do not delay all other requests.
+//! Password hashes, by PBKDF2-HMAC-SHA256: it needs no memory, so it fits a small container. One
+//! hash per core is computed at a time, so that logins do not delay all other requests.
 
 use crate::error::Error;
 use pbkdf2::pbkdf2_hmac;

@@ -1,4 +1,5 @@
-//! Parses GraphQL requests: JSON bodies and query strings. Source: GraphQL over HTTP (graphql.github.io/graphql-over-http).
+//! Parses GraphQL requests: JSON bodies and query strings. Source: GraphQL over HTTP
+//! (graphql.github.io/graphql-over-http).
 
 use juniper::InputValue;
 use juniper::http::GraphQLRequest;

@@ -15,7 +15,8 @@ pub struct RunningOperation {
 }
 
 impl RunningOperation {
-    /// An operation on a thread that serves other clients as well: its resolvers must not wait for the bank.
+    /// An operation on a thread that serves other clients as well: its resolvers must not wait for
+    /// the bank.
     pub fn without_waiting() -> Self {
         Self { must_not_wait: true, ..Self::default() }
     }
@@ -53,8 +54,8 @@ impl RunningOperation {
         }
     }
 
-    /// For a resolver that has to wait for the bank: true if it may. If not, the operation runs again on a thread of its own and
-    /// this result is discarded.
+    /// For a resolver that has to wait for the bank: true if it may. If not, the operation runs
+    /// again on a thread of its own and this result is discarded.
     pub fn may_wait(&self) -> bool {
         if self.must_not_wait {
             self.would_wait.store(true, Ordering::Relaxed);

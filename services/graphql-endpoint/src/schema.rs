@@ -1,4 +1,5 @@
-//! The GraphQL schema. Names, arguments and nullability are those of the talk; other fields are additions.
+//! The GraphQL schema. Names, arguments and nullability are those of the talk; other fields are
+//! additions.
 
 use crate::access::ReadAccess;
 use crate::app::App;
@@ -315,7 +316,8 @@ fn once<T: Send + 'static>(result: FieldResult<Option<T>>) -> ResultStream<T> {
     Box::pin(juniper::futures::stream::iter([result]))
 }
 
-/// The transactions of a subscription. `Pending` registers no waker: [`RunningOperation::wait`] returns when to poll again.
+/// The transactions of a subscription. `Pending` registers no waker: [`RunningOperation::wait`]
+/// returns when to poll again.
 struct TransactionStream(hub::Subscription);
 
 impl Stream for TransactionStream {

@@ -19,8 +19,9 @@ const OTHER_CONTENT: &str = "uuid was used for another transfer";
 const NO_ANSWER: &str = "the bank has not answered yet, ask transfer_by_uuid later";
 const UNKNOWN: &str = "uuid is not known";
 
-/// Name space of command ids. Commands that come through GraphQL get ids of their own, since the bank finds an outcome by the id
-/// alone: with the clients' uuids as ids, a client that sends the id of another client's command would get its outcome.
+/// Name space of command ids. Commands that come through GraphQL get ids of their own, since the
+/// bank finds an outcome by the id alone: with the clients' uuids as ids, a client that sends the
+/// id of another client's command would get its outcome.
 const COMMAND_NAMESPACE: Uuid = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_5c1e_77b4);
 
 /// The arguments of a transfer.
@@ -109,8 +110,8 @@ impl Transfers<'_> {
         self.finish(given, transfer)
     }
 
-    /// The result of a transfer. If its outcome is unknown, the command is sent again. `None` if that needs a wait for the bank
-    /// and `may_wait` returns false.
+    /// The result of a transfer. If its outcome is unknown, the command is sent again. `None` if
+    /// that needs a wait for the bank and `may_wait` returns false.
     ///
     /// # Errors
     /// The database did not answer.
@@ -134,8 +135,8 @@ impl Transfers<'_> {
         }
     }
 
-    /// The result of `transfer`. A command without an outcome is sent again, the same bytes: the bank handles an id once and
-    /// publishes the same outcome for each replay.
+    /// The result of `transfer`. A command without an outcome is sent again, the same bytes: the
+    /// bank handles an id once and publishes the same outcome for each replay.
     fn finish(self, given: &str, transfer: StoredTransfer) -> Result<TransferResult, Error> {
         if let Some(result) = transfer.result {
             return Ok(TransferResult::new(given, result));
@@ -158,7 +159,8 @@ fn command_id(uuid: Uuid) -> Uuid {
     Uuid::new_v5(&COMMAND_NAMESPACE, uuid.as_bytes())
 }
 
-/// A digest of all arguments except the uuid. Each text follows its length, so that different arguments never give the same bytes.
+/// A digest of all arguments except the uuid. Each text follows its length, so that different
+/// arguments never give the same bytes.
 fn content(input: &TransferInput<'_>) -> Vec<u8> {
     let mut digest = Sha256::new();
     digest.update(input.amount.get().to_be_bytes());

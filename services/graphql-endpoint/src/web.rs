@@ -1,7 +1,7 @@
 //! HTTP: GraphQL by POST and GET, and its streams as server-sent events.
 //!
-//! Sources: GraphQL over HTTP (graphql.github.io/graphql-over-http), graphql-sse's "distinct connections mode" (its
-//! PROTOCOL.md), Fetch standard (CORS).
+//! Sources: GraphQL over HTTP (graphql.github.io/graphql-over-http), graphql-sse's "distinct
+//! connections mode" (its PROTOCOL.md), Fetch standard (CORS).
 
 use crate::access::ReadAccess;
 use crate::app::App;
@@ -49,7 +49,8 @@ fn answer(executor: &Arc<Executor>, mut request: Request) {
         Method::Options => return send(request, preflight(), cors),
         Method::Post => {
             let content_type = value(&request, "Content-Type").unwrap_or_default();
-            // This also refuses forms of foreign pages, which cannot send this type without a preflight request.
+            // This also refuses forms of foreign pages, which cannot send this type without a
+            // preflight request.
             if !is_media_type(content_type, JSON) {
                 return refuse(request, cors, 415, "Content-Type: expected application/json");
             }
@@ -104,8 +105,9 @@ impl HttpOperation {
     }
 }
 
-/// Chooses the thread of an operation: one of its own if it waits for the bank or for transactions, else this one. If there are
-/// too many such threads, the connection is closed without a response, as by a listener at its limit.
+/// Chooses the thread of an operation: one of its own if it waits for the bank or for transactions,
+/// else this one. If there are too many such threads, the connection is closed without a response,
+/// as by a listener at its limit.
 fn dispatch(executor: &Arc<Executor>, http: HttpOperation) {
     if accepts(&http.request, EVENTS) {
         let executor = executor.clone();
@@ -201,7 +203,8 @@ fn stream(executor: &Executor, http: HttpOperation) {
         executor.run(access, &running, &http.graphql, operation, &mut |step| {
             let sent = match step {
                 Step::Response(response) => events.next(&json(response)),
-                // Status 200 and an event here too: a browser's EventSource hides the body of any other status.
+                // Status 200 and an event here too: a browser's EventSource hides the body of any
+                // other status.
                 Step::Refused(err) => {
                     events.next(&json(&errors_of(err))).and_then(|()| events.complete())
                 }

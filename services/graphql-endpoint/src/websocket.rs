@@ -1,6 +1,7 @@
 //! GraphQL over a websocket: the protocol `graphql-transport-ws`. Source: graphql-ws, PROTOCOL.md.
 //!
-//! The thread of the connection reads; each operation has a thread that writes. They share the frames of the socket behind a lock.
+//! The thread of the connection reads; each operation has a thread that writes. They share the
+//! frames of the socket behind a lock.
 
 mod frames;
 mod handshake;
@@ -27,7 +28,8 @@ use tungstenite::{Bytes, Message};
 const OPERATIONS_MAX: usize = 32;
 /// Time for the client's `connection_init`.
 const INIT_TIME: Duration = Duration::from_secs(3);
-/// Silence after which a ping is sent. After as long again without a message the connection is closed.
+/// Silence after which a ping is sent. After as long again without a message the connection is
+/// closed.
 const PING_AFTER: Duration = Duration::from_secs(10);
 /// Time for the client to close its side.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
@@ -73,7 +75,8 @@ fn refuse(client: &TcpStream, (status, reason): handshake::Refusal) {
     let _ = (&*client).write_all(response.as_bytes());
 }
 
-/// Reads and discards until the client has closed its side, for at most [`CLOSE_TIME`]: a reset could overtake the close frame.
+/// Reads and discards until the client has closed its side, for at most [`CLOSE_TIME`]: a reset
+/// could overtake the close frame.
 fn drain(client: &TcpStream) {
     let _ = client.shutdown(Shutdown::Write);
     let deadline = Instant::now() + CLOSE_TIME;
@@ -144,7 +147,8 @@ enum ReadEvent {
 }
 
 impl Connection {
-    /// Handles messages until the client closes the connection, or until the error with which to close it.
+    /// Handles messages until the client closes the connection, or until the error with which to
+    /// close it.
     fn read_messages(&mut self, client: &TcpStream) -> Result<(), Close> {
         let opened = Instant::now();
         let mut last_message = Instant::now();
@@ -314,7 +318,8 @@ impl Operations {
         Ok(running)
     }
 
-    /// Removes an operation, so that its id may be used again. False if the client has completed it before.
+    /// Removes an operation, so that its id may be used again. False if the client has completed it
+    /// before.
     fn remove(&self, id: &str, running: &Arc<RunningOperation>) -> bool {
         let mut operations = self.lock();
         let is_same = operations.get(id).is_some_and(|it| Arc::ptr_eq(it, running));

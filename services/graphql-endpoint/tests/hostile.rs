@@ -1,4 +1,5 @@
-//! Visitors who want no good, and visitors who don't listen: the service stays up and serves the others.
+//! Visitors who want no good, and visitors who don't listen: the service stays up and serves the
+//! others.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -207,7 +208,8 @@ fn hostile_requests_get_errors_and_the_service_stays() {
     );
     assert_eq!(send(deep.as_bytes()).unwrap().0, 400);
     assert_eq!(send(b"{\"query\":\"\xff\xfe\"}").unwrap().0, 400);
-    // 10 MB, and a hundred thousand levels: more than a body may have. Who goes on sending may find the connection closed.
+    // 10 MB, and a hundred thousand levels: more than a body may have. Who goes on sending may find
+    // the connection closed.
     for large in
         [vec![b'x'; 10 << 20], document(&"{a".repeat(100_000)), document(&"a:b ".repeat(100_000))]
     {
@@ -264,8 +266,8 @@ fn hostile_requests_get_errors_and_the_service_stays() {
         fine(&endpoint);
         endpoint.rss_mib()
     };
-    // The system's allocator keeps stacks and arenas of threads that have ended, and takes them for the next ones: what a first crowd
-    // left is enough for a second.
+    // The system's allocator keeps stacks and arenas of threads that have ended, and takes them for
+    // the next ones: what a first crowd left is enough for a second.
     let (first, second) = (crowd(), crowd());
     assert!(second < first + 4.0, "{first} MiB, then {second} MiB");
     assert!(endpoint.is_alive());

@@ -51,7 +51,8 @@ impl Control {
         Self { state, changed: Condvar::new(), sent: AtomicU64::new(0) }
     }
 
-    /// Waits until the next heartbeat is due, by the load of that moment; returns its number of records. `None` after [`Self::stop`].
+    /// Waits until the next heartbeat is due, by the load of that moment; returns its number of
+    /// records. `None` after [`Self::stop`].
     pub fn wait(&self, schedule: &mut Schedule) -> Option<u64> {
         let mut state = self.state();
         while !state.stopped {

@@ -1,5 +1,5 @@
-//! Sends the heartbeat records that drive the load of the bank: `batch_size` records each `sleep_ms`, both changeable while it
-//! runs.
+//! Sends the heartbeat records that drive the load of the bank: `batch_size` records each
+//! `sleep_ms`, both changeable while it runs.
 
 pub mod config;
 pub mod control;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// How far the schedule may lag before heartbeats are skipped: after an outage, no more than this is caught up at once.
+/// How far the schedule may lag before heartbeats are skipped: after an outage, no more than this
+/// is caught up at once.
 const LAG_MAX: Duration = Duration::from_secs(1);
 
 /// Absolute times at which heartbeats are due, so that a late one does not delay those after it.
@@ -21,8 +22,8 @@ impl Schedule {
         Self { last: now, sleep: Duration::ZERO, behind: false }
     }
 
-    /// Time until the next heartbeat at this interval. With another `sleep` than before the schedule starts again: a heartbeat
-    /// that would have been due is due now.
+    /// Time until the next heartbeat at this interval. With another `sleep` than before the
+    /// schedule starts again: a heartbeat that would have been due is due now.
     pub fn left(&mut self, sleep: Duration, now: Instant) -> Duration {
         if sleep != self.sleep {
             self.sleep = sleep;
@@ -85,7 +86,8 @@ mod tests {
             beats(&mut schedule, start, 10, outage, 11);
             let after = start + (10 + outage) * MS;
             let times = beats(&mut schedule, after, 10, 0, 11);
-            // Those at once, including the one of this moment, and one 10 ms later. The first is sent however late it is.
+            // Those at once, including the one of this moment, and one 10 ms later. The first is
+            // sent however late it is.
             assert_eq!(times.iter().filter(|&&at| at == 0).count(), caught_up, "{outage}");
             assert_eq!(times.last(), Some(&10), "{outage}");
         }

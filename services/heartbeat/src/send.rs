@@ -1,4 +1,5 @@
-//! Sends heartbeat records: on schedule, with numbers that continue from the last record in the topic.
+//! Sends heartbeat records: on schedule, with numbers that continue from the last record in the
+//! topic.
 
 use crate::config::Config;
 use crate::control::Control;
@@ -98,7 +99,8 @@ impl HeartbeatSender {
     }
 }
 
-/// Waits for Kafka and returns the number of the next record; `None` if shutdown was requested meanwhile.
+/// Waits for Kafka and returns the number of the next record; `None` if shutdown was requested
+/// meanwhile.
 fn next_number(
     client: &mut dyn KafkaClient,
     registry: &Registry,
@@ -119,8 +121,8 @@ fn next_number(
     }
 }
 
-/// One more than the number of the last record in the topic. If that was deleted or is undecodable, the end of the log: each
-/// record has taken an offset, so no number comes twice.
+/// One more than the number of the last record in the topic. If that was deleted or is undecodable,
+/// the end of the log: each record has taken an offset, so no number comes twice.
 fn after_last(
     client: &mut dyn KafkaClient,
     decoder: &mut Decoder<Heartbeat>,

@@ -1,5 +1,5 @@
-//! The service as it is started in earnest, on the Kafka and schema registry that `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL`
-//! name. Nobody else may beat meanwhile.
+//! The service as it is started in earnest, on the Kafka and schema registry that `KAFKA_BROKERS`
+//! and `SCHEMA_REGISTRY_URL` name. Nobody else may beat meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use avro::Decoder;

@@ -1,4 +1,5 @@
-//! Admin requests, which the kafka crate lacks: topics and their configs, over one blocking connection.
+//! Admin requests, which the kafka crate lacks: topics and their configs, over one blocking
+//! connection.
 //!
 //! In KRaft mode every broker forwards them to the controller.
 

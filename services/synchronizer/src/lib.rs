@@ -1,5 +1,5 @@
-//! Brings the topics and schemas of the bank to the wanted state: compares, changes what may be changed, reports the rest. Runs
-//! once and exits.
+//! Brings the topics and schemas of the bank to the wanted state: compares, changes what may be
+//! changed, reports the rest. Runs once and exits.
 
 pub mod admin;
 pub mod config;

@@ -59,8 +59,8 @@ pub enum Next {
     Problem(String),
 }
 
-/// The next action for the schema of `topic`. The compatibility level comes first, since the registry checks new versions by it.
-/// With `level_set` the level counts as set, for a dry run.
+/// The next action for the schema of `topic`. The compatibility level comes first, since the
+/// registry checks new versions by it. With `level_set` the level counts as set, for a dry run.
 ///
 /// # Errors
 /// See [`Error`].
@@ -71,14 +71,15 @@ pub fn next(registry: &Registry, topic: &Topic, level_set: bool) -> Result<Next,
     if !level_set && level.as_deref() != Some(BACKWARD) {
         return Ok(Next::Step(Step::SetCompatibility { subject, from: level }));
     }
-    // Checked even if our schema is registered: a newer version that we cannot read would fill dead_letter.
+    // Checked even if our schema is registered: a newer version that we cannot read would fill
+    // dead_letter.
     if let Some(message) = registry.incompatibility(&subject, schema)? {
         return Ok(Next::Problem(format!(
             "our schema of {subject} can't read what its newest version writes: {message}"
         )));
     }
-    // Compared as JSON, since the registry would register other whitespace as a new version. The canonical form is not enough: it
-    // lacks the defaults, by which readers fill missing fields.
+    // Compared as JSON, since the registry would register other whitespace as a new version. The
+    // canonical form is not enough: it lacks the defaults, by which readers fill missing fields.
     let json = |text: &str| serde_json::from_str::<Value>(text).ok();
     Ok(match registry.find(&subject, schema, |text| json(text) == json(schema))? {
         Some(_) => Next::Settled,

@@ -76,7 +76,8 @@ impl std::fmt::Display for Summary {
     }
 }
 
-/// Brings `topics` and their schemas to the wanted state; writes every change and difference to `out`, a line each.
+/// Brings `topics` and their schemas to the wanted state; writes every change and difference to
+/// `out`, a line each.
 ///
 /// # Errors
 /// See [`Error`]; a retryable one after [`Config::wait`], or after shutdown was requested.
@@ -131,7 +132,8 @@ impl Run<'_> {
         }
     }
 
-    /// Compares the topics and takes the steps. `refused` are steps that the cluster refused, which are problems by now.
+    /// Compares the topics and takes the steps. `refused` are steps that the cluster refused, which
+    /// are problems by now.
     fn topics_once(
         &mut self,
         connection: &mut Option<Admin>,
@@ -187,7 +189,8 @@ impl Run<'_> {
         }
         let mut results = BTreeMap::new();
         if !new.is_empty() {
-            // A topic keeps the replication factor that it is created with, so all brokers in the environment must have registered.
+            // A topic keeps the replication factor that it is created with, so all brokers in the
+            // environment must have registered.
             let (registered, named) = (state.brokers, self.config.kafka.brokers.len());
             if registered < named {
                 let text =

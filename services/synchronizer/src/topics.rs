@@ -76,8 +76,9 @@ impl Plan {
     fn compare(&mut self, topic: &Topic, found: &TopicState, replication: i16) {
         let name = topic.name;
         let (has, wanted) = (found.partitions, topic.partitions);
-        // Partitions are not added: records of a key would go to another partition, and running services use the partitions that
-        // they found at their start, so records in a new one would wait for a restart.
+        // Partitions are not added: records of a key would go to another partition, and running
+        // services use the partitions that they found at their start, so records in a new one would
+        // wait for a restart.
         if i64::try_from(has) != Ok(i64::from(wanted)) {
             let how = if i64::try_from(has).is_ok_and(|has| has < i64::from(wanted)) {
                 "stop the services, grow it by hand, start them"
@@ -122,7 +123,8 @@ impl Plan {
 
 /// All configs that a topic of this replication should have.
 fn configs(topic: &Topic, replication: i16) -> Vec<(&'static str, String)> {
-    // By the replication of the topic, not by the number of brokers: while one is down, a single acknowledgement must not suffice.
+    // By the replication of the topic, not by the number of brokers: while one is down, a single
+    // acknowledgement must not suffice.
     let insync = if replication >= REPLICATION { MIN_INSYNC_REPLICAS } else { 1 };
     let fixed = COMMON_CONFIG.iter().chain(topic.config);
     fixed

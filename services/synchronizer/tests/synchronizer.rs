@@ -1,4 +1,5 @@
-//! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name. Each test has its own topics.
+//! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name.
+//! Each test has its own topics.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 use avro::registry::Registry;

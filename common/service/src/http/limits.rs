@@ -22,7 +22,8 @@ pub const RESPONSE_PART_TIME: Duration = Duration::from_secs(10);
 pub const PART_BYTES: usize = 8 << 10;
 /// Stack of the thread of a connection, bytes.
 pub const STACK_BYTES: usize = 256 << 10;
-/// A connection costs its socket, our end of the unix socket, and two descriptors at tiny_http's end.
+/// A connection costs its socket, our end of the unix socket, and two descriptors at tiny_http's
+/// end.
 pub const DESCRIPTORS_PER_CONNECTION: usize = 4;
 /// Reserved for everything that is not a connection.
 const DESCRIPTORS_RESERVED: usize = 64;
@@ -36,8 +37,8 @@ pub struct ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    /// At most `wanted` connections, fewer where the process has too few descriptors. They are taken from those of the listeners
-    /// that open later.
+    /// At most `wanted` connections, fewer where the process has too few descriptors. They are
+    /// taken from those of the listeners that open later.
     pub fn reserve(wanted: usize) -> Arc<Self> {
         Arc::new(Self { open: AtomicUsize::new(0), max: reserve_connections(wanted) })
     }

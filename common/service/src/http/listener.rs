@@ -20,13 +20,15 @@ use uuid::Uuid;
 
 /// What a service does with its requests. Any `Fn(Request)` is a handler that refuses websockets.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request, whose body has been read; many threads do so at once. A response written through
-    /// [`Request::into_writer`] is flushed part by part. A failed write means that the client closed the connection.
+    /// Answers a request, whose body has been read; many threads do so at once. A response written
+    /// through [`Request::into_writer`] is flushed part by part. A failed write means that the
+    /// client closed the connection.
     fn answer(&self, request: Request);
 
-    /// Takes over a connection whose client sent the handshake of a websocket, before any response, on the thread of that
-    /// connection with 256 KiB of stack. The connection counts until this returns. A write that takes longer than
-    /// [`RESPONSE_PART_TIME`] fails; reads have no time-out.
+    /// Takes over a connection whose client sent the handshake of a websocket, before any response,
+    /// on the thread of that connection with 256 KiB of stack. The connection counts until this
+    /// returns. A write that takes longer than [`RESPONSE_PART_TIME`] fails; reads have no
+    /// time-out.
     fn websocket(&self, _handshake: Handshake, client: TcpStream) {
         response::refuse(&client, &NO_WEBSOCKETS);
     }
@@ -41,10 +43,11 @@ impl<F: Fn(Request) + Send + Sync + 'static> Handler for F {
 /// How much a listener does at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
-    /// Threads that answer requests. A response of more than about 200 kB, what the sockets buffer, occupies one until the
-    /// client has taken the rest.
+    /// Threads that answer requests. A response of more than about 200 kB, what the sockets buffer,
+    /// occupies one until the client has taken the rest.
     pub workers: usize,
-    /// Open connections; fewer where the process has too few descriptors for all its listeners. Further ones get status 503.
+    /// Open connections; fewer where the process has too few descriptors for all its listeners.
+    /// Further ones get status 503.
     pub connections: usize,
 }
 
@@ -56,14 +59,17 @@ pub struct Error {
     source: io::Error,
 }
 
-/// `port` on every address of this machine: IPv6 and IPv4 with one socket, or IPv4 alone where there is no IPv6.
+/// `port` on every address of this machine: IPv6 and IPv4 with one socket, or IPv4 alone where
+/// there is no IPv6.
 pub fn everywhere(port: u16) -> [SocketAddr; 2] {
     [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
 }
 
-/// Listens on the first of `addrs` that can be bound, until the process ends. Returns the address, with the real port for port 0.
+/// Listens on the first of `addrs` that can be bound, until the process ends. Returns the address,
+/// with the real port for port 0.
 ///
-/// If tiny_http stops serving, the process exits with code 75 and is started again: half a service would look healthy.
+/// If tiny_http stops serving, the process exits with code 75 and is started again: half a service
+/// would look healthy.
 ///
 /// # Errors
 /// None of `addrs` can be bound, or the system refuses a thread or a socket.
@@ -95,7 +101,8 @@ fn start_workers(workers: usize, handler: &Arc<impl Handler>) -> io::Result<unix
         unix::SocketAddr::from_abstract_name(format!("scratchbank-http-{}", Uuid::new_v4()))?;
     let server =
         Server::from_listener(UnixListener::bind_addr(&inside)?, None).map_err(io::Error::other)?;
-    // Never dropped, since the workers never end: tiny_http panics when it drops a server without a path.
+    // Never dropped, since the workers never end: tiny_http panics when it drops a server without a
+    // path.
     let server = Arc::new(server);
     for _ in 0..workers.max(1) {
         let (server, handler) = (server.clone(), handler.clone());
@@ -125,7 +132,8 @@ fn accept(
     loop {
         let client = match listener.accept() {
             Ok((client, _)) => client,
-            // Most likely no descriptors are left. The connection waits in the kernel's backlog until there are some.
+            // Most likely no descriptors are left. The connection waits in the kernel's backlog
+            // until there are some.
             Err(err) => {
                 refusals.log(&err);
                 thread::sleep(Duration::from_millis(100));
@@ -151,7 +159,8 @@ fn accept(
     }
 }
 
-/// Logs why connections are refused, at most each ten seconds: an attack must not fill the log. Holds the time of the last line.
+/// Logs why connections are refused, at most each ten seconds: an attack must not fill the log.
+/// Holds the time of the last line.
 struct RefusalLog(Option<Instant>);
 
 impl RefusalLog {
@@ -194,9 +203,10 @@ fn serve_connection(
     Ok(())
 }
 
-/// Connects to tiny_http, which panics or stops accepting if it finds no descriptors for its side. So this connects only if
-/// there are enough, one connection after the other, since the check takes them for a moment. Should another part of the process
-/// take the last ones before tiny_http does, the process ends and is started again.
+/// Connects to tiny_http, which panics or stops accepting if it finds no descriptors for its side.
+/// So this connects only if there are enough, one connection after the other, since the check takes
+/// them for a moment. Should another part of the process take the last ones before tiny_http does,
+/// the process ends and is started again.
 fn connect(client: &TcpStream, inside: &unix::SocketAddr) -> io::Result<UnixStream> {
     static ONE_BY_ONE: Mutex<()> = Mutex::new(());
     let _lock = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);

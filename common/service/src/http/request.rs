@@ -99,7 +99,8 @@ fn read_part(client: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
 /// An accepted head.
 #[derive(Debug)]
 struct Head {
-    /// For tiny_http: the same request line, one Content-Length, `Connection: close`, no hop-by-hop headers.
+    /// For tiny_http: the same request line, one Content-Length, `Connection: close`, no hop-by-hop
+    /// headers.
     rebuilt: Vec<u8>,
     body_len: usize,
     expects_continue: bool,
@@ -111,8 +112,9 @@ fn check(head: &[u8]) -> Result<Head, &'static Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
-        // ASCII only, since tiny_http closes the connection on anything else. A head that ends sooner for httparse than for us
-        // (bare line feeds) would let the rest be taken for a second request.
+        // ASCII only, since tiny_http closes the connection on anything else. A head that ends
+        // sooner for httparse than for us (bare line feeds) would let the rest be taken for a
+        // second request.
         Ok(httparse::Status::Complete(len)) if len == head.len() && head.is_ascii() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(&HEAD_TOO_LARGE),
         _ => return Err(&MALFORMED),
@@ -350,7 +352,8 @@ mod tests {
                     _ => prop_assert!(false, "several lengths"),
                 }
             }
-            // The outcome does not depend on how the bytes were cut; only `more` does, which describes bytes already received.
+            // The outcome does not depend on how the bytes were cut; only `more` does, which
+            // describes bytes already received.
             let whole = read_in_pieces(&bytes, usize::MAX);
             prop_assert_eq!(verdict(&outcome), verdict(&whole));
         }

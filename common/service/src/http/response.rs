@@ -1,4 +1,5 @@
-//! Responses: those that services build, those of the listener itself, and the copy of tiny_http's to the client.
+//! Responses: those that services build, those of the listener itself, and the copy of tiny_http's
+//! to the client.
 
 use super::limits::{PART_BYTES, RESPONSE_PART_TIME, Timed};
 use std::io::{self, Read, Write};
@@ -22,7 +23,8 @@ pub fn text(status: u16, line: &str) -> Response<io::Cursor<Vec<u8>>> {
     reply(status, "text/plain; charset=utf-8", format!("{line}\n"))
 }
 
-/// Copies a response of tiny_http to the client, with `Connection: close` after its status line, which tiny_http always omits.
+/// Copies a response of tiny_http to the client, with `Connection: close` after its status line,
+/// which tiny_http always omits.
 pub fn relay(server: &mut UnixStream, client: &TcpStream) -> io::Result<()> {
     let mut part = [0; PART_BYTES];
     let mut len = 0;
@@ -61,8 +63,9 @@ pub fn refuse(client: &TcpStream, refusal: &Refusal) {
     }
 }
 
-/// Reads and discards for at most a second what the client still sends, until it has closed its side. Closing a socket with
-/// unread bytes resets the connection, and the reset can overtake the response.
+/// Reads and discards for at most a second what the client still sends, until it has closed its
+/// side. Closing a socket with unread bytes resets the connection, and the reset can overtake the
+/// response.
 pub fn drain(client: &TcpStream) {
     if client.shutdown(Shutdown::Write).is_ok() {
         let rest = Timed::new(client, Duration::from_secs(1)).take(1 << 20);

@@ -5,7 +5,8 @@ use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use std::thread;
 
-/// A database of the test's own, migrated, on the server of `BALANCE_DATABASE_URL`; dropped with it.
+/// A database of the test's own, migrated, on the server of `BALANCE_DATABASE_URL`; dropped with
+/// it.
 struct Database {
     server: postgres::Config,
     config: postgres::Config,

@@ -16,16 +16,18 @@ const MIGRATIONS: [&str; 2] = [
 /// Application name in PostgreSQL, and name of the lock on the migrations.
 const SERVICE: &str = "graphql-endpoint";
 
-/// Every statement finds its rows by an index, also right after the first start, when the statistics still describe empty tables.
+/// Every statement finds its rows by an index, also right after the first start, when the
+/// statistics still describe empty tables.
 const SETTINGS: &str = "-c lock_timeout=10s -c enable_seqscan=off -c jit=off -c plan_cache_mode=force_generic_plan \
      -c client_min_messages=warning";
-/// A stopped process keeps its connection open. The idle time-outs end its session and its locks, so that another endpoint takes
-/// over. A live session sends a statement every second.
+/// A stopped process keeps its connection open. The idle time-outs end its session and its locks,
+/// so that another endpoint takes over. A live session sends a statement every second.
 pub const WRITER_SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s";
 /// Queries of clients are quick or fail.
 pub const READER_SETTINGS: &str = "-c statement_timeout=5s";
 
-/// Brings the database to this version. Safe when several endpoints start at once: one migrates, the others wait.
+/// Brings the database to this version. Safe when several endpoints start at once: one migrates,
+/// the others wait.
 ///
 /// # Errors
 /// The database can't be reached, or is of a newer version.

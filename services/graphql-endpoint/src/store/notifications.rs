@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 /// The channel of the notifications.
 pub const CHANNEL: &str = "transaction_stored";
-/// Longest list of ranges in a notification, bytes: the limit of PostgreSQL less the id of the endpoint.
+/// Longest list of ranges in a notification, bytes: the limit of PostgreSQL less the id of the
+/// endpoint.
 pub const PAYLOAD_BYTES_MAX: usize = 7900;
 
 /// Receives the transactions that other endpoints store.

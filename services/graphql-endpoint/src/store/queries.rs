@@ -71,7 +71,8 @@ impl Store {
     /// # Errors
     /// The database did not answer.
     pub fn last_of_each(&self, after: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
-        // Jumps from iban to iban in the index: as many steps as items, however many transactions there are.
+        // Jumps from iban to iban in the index: as many steps as items, however many transactions
+        // there are.
         let sql = format!(
             "WITH RECURSIVE last AS (
                  (SELECT * FROM transaction WHERE iban > $1
@@ -94,7 +95,8 @@ impl Store {
         Ok(self.query(sql, &[&digest.as_slice()])?.first().map(|row| row.get(0)))
     }
 
-    /// Begins a login, which counts as failed until [`Self::logged_in`], so that concurrent logins are all counted.
+    /// Begins a login, which counts as failed until [`Self::logged_in`], so that concurrent logins
+    /// are all counted.
     ///
     /// # Errors
     /// The database did not answer.
@@ -153,7 +155,8 @@ impl Store {
         self.query(sql, &[&creation, &iban, &token, &digest.as_slice()]).map(drop)
     }
 
-    /// Replaces the refused command `creation`: returns `next`, or the one that another client of the same user stored meanwhile.
+    /// Replaces the refused command `creation`: returns `next`, or the one that another client of
+    /// the same user stored meanwhile.
     ///
     /// # Errors
     /// The database did not answer.
@@ -220,7 +223,8 @@ impl Store {
         self.query(sql, &[&uuid, &result.is_ok(), &result.as_ref().err()]).map(drop)
     }
 
-    /// Runs a statement on a free connection, and again on a new one if the first was closed by the server.
+    /// Runs a statement on a free connection, and again on a new one if the first was closed by the
+    /// server.
     fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
         let _watch = database::watch(&self.shutdown, "answer a request");
         let mut slot = self.free_connection();
@@ -304,7 +308,8 @@ pub struct StoredTransfer {
     pub result: Option<Result<(), String>>,
 }
 
-/// A connection with prepared statements: parsing and planning take the server longer than the query.
+/// A connection with prepared statements: parsing and planning take the server longer than the
+/// query.
 struct PreparedConnection {
     client: Client,
     /// By their SQL text.

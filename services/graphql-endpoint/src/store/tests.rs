@@ -11,7 +11,8 @@ use service::shutdown::Shutdown;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A database of the test's own, migrated, on the server of `TRANSACTION_DATABASE_URL`; dropped with it.
+/// A database of the test's own, migrated, on the server of `TRANSACTION_DATABASE_URL`; dropped
+/// with it.
 pub(crate) struct Database {
     server: postgres::Config,
     pub(crate) config: postgres::Config,

@@ -80,14 +80,15 @@ impl TransactionWriter {
         Ok(Self { ownership, insert, insert_missing, notify, endpoint })
     }
 
-    /// Stores `batch` in one transaction and notifies the other endpoints. Returns the new transactions, in order; those stored
-    /// before stay as they are.
+    /// Stores `batch` in one transaction and notifies the other endpoints. Returns the new
+    /// transactions, in order; those stored before stay as they are.
     ///
     /// # Errors
     /// Nothing was written.
     pub fn store(&mut self, batch: &[ChangeRecord]) -> Result<Vec<Transaction>, Error> {
         match self.try_store(batch, false) {
-            // Records that are read again after a crash. A check in every batch would double the cost of a row.
+            // Records that are read again after a crash. A check in every batch would double the
+            // cost of a row.
             Err(Error::Database(err)) if err.is_duplicate() => self.try_store(batch, true),
             stored => stored,
         }

@@ -10,7 +10,8 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext}
 
 /// Largest message of a client, bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Buffer for messages to a client, bytes: a handful of transactions, which the store delivers in batches.
+/// Buffer for messages to a client, bytes: a handful of transactions, which the store delivers in
+/// batches.
 const WRITE_BUFFER_BYTES: usize = 2 << 10;
 
 /// Websocket frames on a socket that several threads write to. The lock is held for one message.
@@ -70,7 +71,8 @@ impl Socket {
         })
     }
 
-    /// Buffers `message` for the next [`Self::send`] or [`Self::flush`]; sends it if the buffer is full.
+    /// Buffers `message` for the next [`Self::send`] or [`Self::flush`]; sends it if the buffer is
+    /// full.
     pub fn buffer(&self, message: Message) -> Result<(), Disconnected> {
         self.output(|context, stream| context.write(stream, message))
     }
@@ -87,7 +89,8 @@ impl Socket {
         let mut frames = self.frames();
         let Frames { context, stream } = &mut *frames;
         work(context, stream).map_err(|_| {
-            // A frame may be half written, so the connection is unusable. The reading thread sees its end.
+            // A frame may be half written, so the connection is unusable. The reading thread sees
+            // its end.
             let _ = stream.out.shutdown(Shutdown::Both);
             Disconnected
         })

@@ -68,7 +68,8 @@ pub fn accept(origins: &Origins, handshake: &Handshake) -> Result<Accepted, Refu
     })
 }
 
-/// True for a page of this endpoint. Browsers let every page open websockets to any server and send the page's origin.
+/// True for a page of this endpoint. Browsers let every page open websockets to any server and send
+/// the page's origin.
 fn is_same_origin(origin: &str, host: Option<&str>) -> bool {
     let own = origin.split_once("://").map(|(_, host)| host);
     own.is_some_and(|own| host.is_some_and(|host| host.eq_ignore_ascii_case(own)))
