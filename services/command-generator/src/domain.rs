@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_twenty_beats_and_each_two_hundredth_open_accounts() {
+    fn first_20_heartbeats_and_each_200th_open_accounts() {
         for (number, opens) in [
             (i64::MIN, true),
             (-1, true),
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_an_account_waits_for_one() {
+    fn command_waits_for_the_accounts_it_needs() {
         let none = accounts(0);
         for n in 0..200 {
             assert_eq!(command(21, Uuid::nil(), &none, &mut draws(Some(n), 0, &Uuid::nil())), None);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_read_again_gives_the_same_command() {
+    fn replayed_heartbeat_gives_the_same_command() {
         let accounts = accounts(100);
         let id = beat_id(0, 77, b"1700000000000", 21);
         let again = || command(21, id, &accounts, &mut draws(None, 21, &id));
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_the_kinds_and_amounts_of_a_run() {
+    fn seed_repeats_kinds_and_amounts() {
         let accounts = accounts(10);
         let run = |seed, offset: i64| -> Vec<(Kind, Cents)> {
             (20..120)
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_first_salary_has_one_id_per_account() {
+    fn first_salary_has_one_id_per_account() {
         let opened = Uuid::from_u128(3);
         assert_eq!(first_salary_id(&opened), first_salary_id(&opened));
         assert_ne!(first_salary_id(&opened), first_salary_id(&Uuid::from_u128(4)));
@@ -442,14 +442,14 @@ mod tests {
     }
 
     #[test]
-    fn an_account_is_remembered_once() {
+    fn account_is_remembered_once() {
         let mut accounts = accounts(3);
         accounts.remember(accounts.list[1]);
         assert_eq!(accounts.len(), 3);
     }
 
     #[test]
-    fn an_iban_or_token_of_another_bank_is_no_account() {
+    fn iban_or_token_of_another_bank_is_refused() {
         let token = "01234567890123456789";
         assert!(Account::new(COMPANY_IBAN, token).is_some());
         for (iban, token) in [

@@ -231,7 +231,7 @@ fn beats_open_accounts_pay_them_and_move_their_money() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn a_restart_knows_the_accounts_and_pays_no_salary_twice() {
+fn restart_pays_no_salary_twice() {
     let mut world = World::new("restart");
     let opened: Vec<Uuid> = (0..3).map(Uuid::from_u128).collect();
     let generator = world.start();
@@ -256,7 +256,7 @@ fn a_restart_knows_the_accounts_and_pays_no_salary_twice() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn a_crash_between_sending_and_committing_gives_the_same_commands_again() {
+fn crash_before_the_commit_repeats_the_same_commands() {
     let mut world = World::new("crash");
     let opened: Vec<Uuid> = (0..5).map(Uuid::from_u128).collect();
     world.confirm(opened, Atype::Auto);
@@ -281,7 +281,7 @@ fn a_crash_between_sending_and_committing_gives_the_same_commands_again() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn what_can_not_be_read_goes_to_dead_letter_once_and_the_rest_goes_on() {
+fn undecodable_record_goes_to_dead_letter_once() {
     let mut world = World::new("poison");
     let names = world.config.names.clone();
     for topic in [names.heartbeat, names.account_creation_confirmed] {
@@ -351,7 +351,7 @@ fn cpu_s() -> f64 {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn a_core_makes_twenty_thousand_commands_a_second() {
+fn one_core_makes_20_000_commands_per_second() {
     const BEATS: i64 = 100_000;
     let mut world = World::new("speed");
     world.confirm((0..1_000).map(Uuid::from_u128), Atype::Auto);

@@ -102,13 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn the_first_argument_chooses() {
+    fn first_argument_chooses_the_service() {
         let run = chosen(&["/service", "synchronizer", "--dry-run"]);
         assert_eq!(run, "synchronizer [\"--dry-run\"]");
     }
 
     #[test]
-    fn the_name_it_is_called_by_chooses() {
+    fn name_of_the_link_chooses_the_service() {
         assert_eq!(chosen(&["/usr/bin/heartbeat", "--help"]), "heartbeat [\"--help\"]");
     }
 

@@ -172,7 +172,7 @@ fn files_are_kept_for_ever_and_pages_asked_for_again() {
 }
 
 #[test]
-fn the_page_is_told_where_the_endpoint_is_and_may_reach_only_that() {
+fn page_may_connect_to_the_endpoint_only() {
     for (url, host, reached) in [
         (":8888/graphql", "localhost:8181", " ws://localhost:8888"),
         (":9999/graphql", "10.0.0.7", " ws://10.0.0.7:9999"),
@@ -315,19 +315,19 @@ fn nothing_else_in_any_folder_can_be_had() {
 }
 
 #[test]
-fn visitors_who_take_nothing_keep_nobody_waiting() {
+fn stalled_clients_do_not_delay_others() {
     let folders = Folders::new("slow");
     fs::write(folders.0.join("one/large.csv"), vec![b'1'; 16 << 20]).unwrap();
     let frontend = Frontend::start(&[("RESULTS_DIR", &folders.variable())]);
     let slow: Vec<TcpStream> = (0..40)
         .map(|_| {
-            let mut visitor = TcpStream::connect((Ipv4Addr::LOCALHOST, frontend.port)).unwrap();
-            visitor.write_all(b"GET /results/large.csv HTTP/1.1\r\n\r\n").unwrap();
-            visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, frontend.port)).unwrap();
+            client.write_all(b"GET /results/large.csv HTTP/1.1\r\n\r\n").unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut start = [0; "HTTP/1.1 200".len()];
-            visitor.read_exact(&mut start).unwrap();
+            client.read_exact(&mut start).unwrap();
             assert!([b"HTTP/1.1 200", b"HTTP/1.1 503"].contains(&&start));
-            visitor
+            client
         })
         .collect();
     assert_eq!(frontend.get("/results/large.csv").status, 503);
@@ -359,7 +359,7 @@ fn it_counts_what_it_sends_and_stops_at_once() {
 }
 
 #[test]
-fn what_does_not_fit_is_said_in_a_line() {
+fn invalid_environment_is_one_line() {
     let run = |variables: &[(&str, &str)], args: &[&str]| -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_frontend"));
         command.env_clear().envs(variables.iter().copied()).args(args).output().unwrap()

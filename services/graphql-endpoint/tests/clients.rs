@@ -78,7 +78,7 @@ fn clients_from_npm_query_and_subscribe() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_client_from_pypi_queries_and_subscribes() {
+fn python_client_queries_and_subscribes() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);

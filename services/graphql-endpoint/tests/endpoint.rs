@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn an_account_is_opened_and_money_moves() {
+fn account_is_opened_and_money_moves() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
@@ -87,7 +87,7 @@ fn an_account_is_opened_and_money_moves() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_password_opens_the_same_account_again_and_no_other_does() {
+fn only_the_password_returns_the_account() {
     let stack = Stack::shared();
     let handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
@@ -136,7 +136,7 @@ fn a_password_opens_the_same_account_again_and_no_other_does() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn an_account_that_the_bank_opens_late_is_had_by_asking_again() {
+fn late_account_is_returned_by_a_retry() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "300")]);
     let user = name();
@@ -150,7 +150,7 @@ fn an_account_that_the_bank_opens_late_is_had_by_asking_again() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_known_uuid_gives_the_same_result_and_moves_nothing() {
+fn known_uuid_returns_the_same_result() {
     let stack = Stack::shared();
     let handler = Handler::start(&stack);
     let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "2000")]);
@@ -224,7 +224,7 @@ fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn what_is_told_twice_is_stored_once_and_what_cannot_be_read_is_a_dead_letter() {
+fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
     let stack = Stack::shared();
     let mut bus = stack.kafka_client();
     let iban = bank_tests::nobody();
@@ -277,7 +277,7 @@ fn what_is_told_twice_is_stored_once_and_what_cannot_be_read_is_a_dead_letter() 
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_private_ledger_is_read_by_its_owner_and_by_employees() {
+fn private_ledger_is_read_by_owner_and_employees() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let employee = "employee-0123456789";
@@ -463,7 +463,7 @@ fn examples() -> Vec<String> {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn the_examples_of_the_docs_work() {
+fn examples_of_the_docs_work() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);

@@ -1,5 +1,4 @@
-//! Visitors who want no good, and visitors who don't listen: the service stays up and serves the
-//! others.
+//! Malicious clients and clients that do not read: the service stays up and serves the others.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -74,7 +73,7 @@ fn changes(stack: &Stack, iban: &str, count: usize) -> Vec<Post> {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_subscriber_who_does_not_read_is_cut_off_and_others_do_not_notice() {
+fn slow_subscriber_is_cut_off_and_no_other() {
     // More than the sockets between them buffer.
     const COUNT: usize = 40_000;
     const STEP: usize = 1000;

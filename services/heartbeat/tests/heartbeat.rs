@@ -178,7 +178,7 @@ fn assert_without_gaps(records: &[(u128, i64)]) {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn the_control_changes_the_load_from_the_next_beat_on() {
+fn control_changes_the_load_from_the_next_heartbeat() {
     let topic = Topic::open();
     let heart = Running::start_ready(&[("SLEEP_MS", HOUR_MS)]);
     let from_ms = now_ms();

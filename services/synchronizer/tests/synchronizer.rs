@@ -98,7 +98,7 @@ fn drift_is_repaired() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn a_dry_run_tells_and_changes_nothing() {
+fn dry_run_reports_and_changes_nothing() {
     let topics = [own(HEARTBEAT, "dry"), own(BALANCE_CHANGED, "dry")];
     let (lines, summary) = run(&topics, true);
     assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
@@ -154,7 +154,7 @@ fn incompatible_schema_is_reported() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn the_talks_schema_and_other_blanks_are_followed_without_a_clash() {
+fn talks_schema_and_other_whitespace_are_compatible() {
     let talks = own(BALANCE_CHANGED, "talk");
     let mut old: serde_json::Value = serde_json::from_str(talks.schema.unwrap()).unwrap();
     old["fields"].as_array_mut().unwrap().truncate(5);
@@ -185,7 +185,7 @@ fn refused_config_is_reported() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn the_binary_settles_the_bank_and_says_so_with_its_exit_code() {
+fn binary_synchronizes_and_reports_by_exit_code() {
     let first = binary(&[], &[]);
     assert_eq!(first.status.code(), Some(0), "{first:?}");
     let second = binary(&[], &[]);

@@ -1,4 +1,4 @@
-//! Endpoints that a test starts and stops, and a plain visitor.
+//! Endpoints that a test starts and stops, and a plain HTTP client.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use bank_tests::stack::{PATIENCE, Stack, binary};
