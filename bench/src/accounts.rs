@@ -12,6 +12,7 @@ use bank::records::{
     ConfirmMoneyTransfer,
 };
 use messaging::producer::{Outgoing, Sender};
+use observer::rule_cases::Account;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use service::shutdown::Shutdown;
@@ -27,13 +28,6 @@ const AMOUNT_MAX: i64 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Accounts asked for at once.
 const ASKED_MAX: usize = 1000;
-
-/// An account and the right to use it.
-#[derive(Debug, Clone)]
-pub struct Account {
-    pub iban: String,
-    pub token: String,
-}
 
 /// The accounts of this run.
 pub struct Accounts {

@@ -1,12 +1,9 @@
-//! `bench demo`: the whole bank at work for a minute, and then its books are checked.
+//! `bench demo`: the whole bank at work for a minute, and then an observer's report of the
+//! contract.
 
-mod books;
-mod readers;
 mod tables;
 
-use self::books::{Balance, Books, News};
-use self::readers::{EventBatch, Readers};
-use self::tables::{DemoStep, Outcome, books_text, table, users_fault, users_text};
+use self::tables::{DemoStep, Outcome, report_text, table, users_fault, users_text, violations};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
@@ -14,16 +11,13 @@ use crate::options::{self, number, seconds};
 use crate::output;
 use crate::simulated_users::{Driver, SimulatedUsers, UserSteps};
 use crate::start::Start;
-use crate::topic_reader::{Cluster, ends, is_done};
-use bank::topology::{
-    CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, HEARTBEAT, TOPICS, Topic,
-};
-use messaging::KafkaConfig;
-use messaging::{KafkaClient, Position};
+use crate::topic_reader::{Cluster, WITHIN, is_done};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT, TOPICS};
+use messaging::{KafkaClient, KafkaConfig};
+use observer::{Accounts, History, News, Observer, Positions, Reader, log_ends, stored_accounts};
 use postgres::{Client, NoTls};
 use service::env::{SCHEMA_REGISTRY_URL, Variable};
 use service::shutdown::Shutdown;
-use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -67,11 +61,6 @@ pub struct DemoOptions {
     loads: Vec<u32>,
 }
 
-/// The end of each topic.
-type Ends = HashMap<Topic, Vec<Position>>;
-/// Balances by iban.
-type Balances = HashMap<String, Balance>;
-
 /// How long nothing may come before the bank counts as silent.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long answers may stay away before they are given up.
@@ -104,8 +93,8 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     let sum_before = sum(&before);
     output::progress(&format!("{} accounts hold {sum_before} cents", before.len()));
     let mut demo = Demo {
-        books: Books::open(before),
-        readers: Readers::start(&cluster, &ends),
+        observer: Observer::new(before, History::Settled),
+        reader: Reader::start(&cluster.kafka, &cluster.registry, &ends),
         waiting_since: Instant::now(),
     };
     let mut steps = Vec::new();
@@ -121,25 +110,24 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     demo.finish(&mut *bus, &start.shutdown)?;
 
     let after = balances(&mut client)?;
-    let dead_letters = count(&ends[&DEAD_LETTER], &self::ends(&mut *bus, &DEAD_LETTER)?);
-    let Demo { mut books, .. } = demo;
-    let mut faults = match books.unanswered() {
-        0 => books.close(&after),
+    let report = demo.observer.report();
+    let mut faults = match report.unanswered {
+        0 => violations(&report, demo.observer.differences(&after)),
         // The bank still works on them: what differs now may be right in the end.
-        _ => vec!["commands are unanswered, so the books can't be compared".to_owned()],
+        _ => vec!["commands are unanswered, so the balances can't be compared".to_owned()],
     };
-    if dead_letters > 0 {
-        faults.push(format!("{dead_letters} records went to dead_letter"));
+    if report.counts.dead_letters > 0 {
+        faults.push(format!("{} records went to dead_letter", report.counts.dead_letters));
     }
     faults.extend(users_fault(&user_steps));
     let sums = (sum_before, sum(&after));
     output::print(&table(&steps));
-    output::print(&books_text(&books, sums));
+    output::print(&report_text(&report, sums));
     output::print(&users_text(USERS, &user_steps, &graphql_url));
     for fault in &faults {
         output::print(&format!("WRONG: {fault}\n"));
     }
-    let outcome = Outcome::new(&books, sums, &steps, &user_steps);
+    let outcome = Outcome::new(&report, sums, &steps, &user_steps);
     output::print_json(&outcome);
     let right = outcome.balance_sum_ok && faults.is_empty() && outcome.commands > 0;
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -150,7 +138,7 @@ fn stand_still(
     bus: &mut dyn KafkaClient,
     client: &mut Client,
     shutdown: &Shutdown,
-) -> Result<(Ends, Balances), Error> {
+) -> Result<(Positions, Accounts), Error> {
     let mut started = Instant::now();
     let mut before = all_ends(bus)?;
     loop {
@@ -180,8 +168,9 @@ fn stand_still(
     }
 }
 
-fn all_ends(bus: &mut dyn KafkaClient) -> Result<Ends, Error> {
-    TOPICS.iter().map(|topic| Ok((*topic, ends(bus, topic)?))).collect()
+fn all_ends(bus: &mut dyn KafkaClient) -> Result<Positions, Error> {
+    let step = || "look up the ends of the topics".to_owned();
+    log_ends(bus, &TOPICS, WITHIN).map_err(|source| Error::Kafka { step: step(), source })
 }
 
 /// True if the handler has done all commands there are.
@@ -190,27 +179,18 @@ fn is_answered(bus: &mut dyn KafkaClient) -> Result<bool, Error> {
         && is_done(bus, HANDLER, &CONFIRM_MONEY_TRANSFER)?)
 }
 
-fn balances(client: &mut Client) -> Result<Balances, Error> {
-    let rows = client
-        .query("SELECT iban, balance, sequence FROM account", &[])
-        .map_err(|source| Error::Database { step: "read the accounts", source })?;
-    let balance = |row: &postgres::Row| Balance { cents: row.get(1), sequence: row.get(2) };
-    Ok(rows.iter().map(|row| (row.get(0), balance(row))).collect())
+fn balances(client: &mut Client) -> Result<Accounts, Error> {
+    stored_accounts(client).map_err(|source| Error::Database { step: "read the accounts", source })
 }
 
-fn sum(accounts: &Balances) -> i128 {
-    accounts.values().map(|balance| i128::from(balance.cents)).sum()
-}
-
-/// Records between two sets of positions.
-fn count(before: &[Position], after: &[Position]) -> i64 {
-    after.iter().zip(before).map(|(after, before)| after.next - before.next).sum()
+fn sum(accounts: &Accounts) -> i128 {
+    accounts.values().map(|it| i128::from(it.balance)).sum()
 }
 
 /// The running demo.
 struct Demo {
-    books: Books,
-    readers: Readers,
+    observer: Observer,
+    reader: Reader,
     /// When a command was last read or answered.
     waiting_since: Instant,
 }
@@ -241,19 +221,19 @@ impl Demo {
                     second.note(news);
                 })?;
                 if Instant::now() >= line {
-                    second.end(&self.books);
+                    second.end(&self.observer);
                     output::progress(&second.line());
                     second = self.step(load);
                 }
             }
-            step.end(&self.books);
+            step.end(&self.observer);
             steps.push(step);
         }
         Ok(())
     }
 
     fn step(&self, load: u32) -> DemoStep {
-        DemoStep::new(load, self.books.asked)
+        DemoStep::new(load, self.observer.counts().commands)
     }
 
     /// Reads until all commands are answered and no more come, or until nothing has come of them
@@ -265,7 +245,7 @@ impl Demo {
             self.read(Instant::now() + ASK, |_| {})?;
             let silence = self.waiting_since.elapsed();
             if silence > QUIET
-                && self.books.unanswered() == 0
+                && self.observer.unanswered() == 0
                 && is_done(bus, GENERATOR, &HEARTBEAT)?
                 && is_answered(bus)?
             {
@@ -285,7 +265,7 @@ impl Demo {
             }
             if printed_at.elapsed() > QUIET {
                 printed_at = Instant::now();
-                let unanswered = self.books.unanswered();
+                let unanswered = self.observer.unanswered();
                 output::progress(&format!(
                     "the load has stopped; {unanswered} commands wait for their outcome"
                 ));
@@ -295,11 +275,12 @@ impl Demo {
 
     /// Takes what is read until `end`.
     fn read(&mut self, end: Instant, mut take: impl FnMut(News)) -> Result<(), Error> {
-        while let Some(EventBatch { at, events }) = self.readers.next(end)? {
-            for event in events {
-                let news = self.books.note(event, at);
+        // Under a load that never lets the channel run dry, the end still comes.
+        while Instant::now() < end {
+            for record in self.reader.next(end)?.into_iter().flat_map(|batch| batch.records) {
+                let news = self.observer.take(&record);
                 if news != News::None {
-                    self.waiting_since = at;
+                    self.waiting_since = record.read_at;
                     take(news);
                 }
             }

@@ -1,6 +1,7 @@
 //! What ends a run before its time.
 
 use avro::registry;
+use observer::ReadError;
 use service::env;
 use std::io;
 use std::path::PathBuf;
@@ -46,4 +47,15 @@ pub enum Error {
     Bank(String),
     #[error("stopped")]
     Stopped,
+}
+
+impl From<ReadError> for Error {
+    fn from(err: ReadError) -> Self {
+        match err {
+            ReadError::Kafka { topic, source } => {
+                Self::Kafka { step: format!("read {topic}"), source }
+            }
+            ReadError::Registry { topic, source, .. } => Self::Registry { topic, source },
+        }
+    }
 }

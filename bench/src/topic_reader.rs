@@ -14,7 +14,7 @@ use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
 /// How long the cluster may take to return offsets.
-const WITHIN: Duration = Duration::from_secs(10);
+pub const WITHIN: Duration = Duration::from_secs(10);
 
 /// Where records are, and what they look like.
 #[derive(Debug, Clone)]

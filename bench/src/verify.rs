@@ -4,7 +4,6 @@
 pub mod findings;
 pub mod scenarios;
 mod verification;
-pub mod witness;
 
 use self::findings::Findings;
 use self::scenarios::Kills;

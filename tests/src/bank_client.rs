@@ -31,7 +31,8 @@ const COMPANY_CENTS: i128 = observer::model::COMPANY_CENTS as i128;
 /// Outcomes and changes that are kept.
 const RECORDS_MAX: usize = 10_000;
 
-/// Sends commands, reads all that the bank publishes from now on, and ends the test at the first violation of the contract.
+/// Sends commands, reads all that the bank publishes from now on, and ends the test at the first
+/// violation of the contract.
 pub struct BankClient<'a> {
     stack: &'a Stack,
     kafka: Box<dyn KafkaClient>,
@@ -136,7 +137,8 @@ impl<'a> BankClient<'a> {
         self.observer.outcome_of(id)
     }
 
-    /// Sends one transfer and waits for its outcome, which must be what the model decides: `None`, or why it was refused.
+    /// Sends one transfer and waits for its outcome, which must be what the model decides: `None`,
+    /// or why it was refused.
     #[track_caller]
     pub fn decide(&mut self, command: &ConfirmMoneyTransfer) -> Option<String> {
         let decision = self.observer.decide(command).err().map(|reason| reason.text());
@@ -280,8 +282,8 @@ fn is_command(event: &Event) -> bool {
     matches!(event, Event::OpenAccount(_) | Event::Transfer(_))
 }
 
-/// No money was made or lost, in the database alone: all balances together are what the company had, and what came from outside,
-/// less what went there.
+/// No money was made or lost, in the database alone: all balances together are what the company
+/// had, and what came from outside, less what went there.
 ///
 /// # Panics
 /// They are not.

@@ -87,7 +87,8 @@ fn postgresql_restarts_under_load() {
     bank.close();
 }
 
-/// What it has decided and can't tell, the next one tells. One that has yet to begin doesn't wait for the server either.
+/// What it has decided and can't tell, the next one tells. One that has yet to begin doesn't wait
+/// for the server either.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_handler_is_stopped_while_a_server_is_away() {
@@ -115,7 +116,8 @@ fn a_handler_is_stopped_while_a_server_is_away() {
     bank.close();
 }
 
-/// A call that hangs doesn't hold up the stop. The exit code says that something was left to be done.
+/// A call that hangs doesn't hold up the stop. The exit code says that something was left to be
+/// done.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_handler_is_stopped_while_a_server_is_frozen() {
@@ -152,7 +154,8 @@ fn a_handler_waits_for_a_registry_that_is_down_at_its_start() {
     client.check();
 }
 
-/// What it needs for the bank's own schemas it has learned. A command in another schema waits until it can be read.
+/// What it needs for the bank's own schemas it has learned. A command in another schema waits until
+/// it can be read.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn the_registry_goes_away_and_comes_back() {
@@ -197,8 +200,9 @@ fn in_newer_schema(stack: &Stack, id: u32, order: &ConfirmMoneyTransfer) -> Vec<
     value
 }
 
-/// Its socket stays open and says nothing: only a deadline helps. The kafka crate's sockets can't be reached, so that only a new
-/// process gets rid of the call; today's client takes a new connection.
+/// Its socket stays open and says nothing: only a deadline helps. The kafka crate's sockets can't
+/// be reached, so that only a new process gets rid of the call; today's client takes a new
+/// connection.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_broker_freezes_for_longer_than_a_call_may_take() {

@@ -21,7 +21,8 @@ fn owners(stack: &Stack, topic: &Topic) -> BTreeMap<i32, usize> {
     owners
 }
 
-/// Waits until the transfers' partitions are shared as said, largest share first; the sessions that own them.
+/// Waits until the transfers' partitions are shared as said, largest share first; the sessions that
+/// own them.
 #[track_caller]
 fn wait_shares(stack: &Stack, shares: &[usize], limit: Duration) -> Vec<i32> {
     until(&format!("partitions are shared as {shares:?}"), limit, || {
@@ -83,8 +84,8 @@ fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
     client.check();
 }
 
-/// The replacement has decided what the frozen one had in its hands. It must not decide, tell otherwise or own anything when
-/// it wakes up.
+/// The replacement has decided what the frozen one had in its hands. It must not decide, tell
+/// otherwise or own anything when it wakes up.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn a_handler_that_was_frozen_for_half_a_minute_does_no_harm_beside_its_replacement() {

@@ -26,7 +26,8 @@ fn books(stack: &Stack) -> Vec<String> {
     lines
 }
 
-/// All outcomes and changes that the bank ever published: how many records, and the different ones among them.
+/// All outcomes and changes that the bank ever published: how many records, and the different ones
+/// among them.
 fn published(stack: &Stack) -> (usize, HashSet<u64>) {
     let mut kafka = stack.kafka_client();
     let starts = log_starts(&mut *kafka, &OUTCOMES, PATIENCE).expect("topics are there");

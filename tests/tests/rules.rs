@@ -90,7 +90,8 @@ fn account_is_opened_once_for_each_command() {
     client.check();
 }
 
-/// Of a thousand million numbers two are never equal within a test, so a trigger in the database sees to it.
+/// Of a thousand million numbers two are never equal within a test, so a trigger in the database
+/// sees to it.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn existing_iban_is_not_given_out_again() {

@@ -9,7 +9,7 @@ use bank_tests::wait::until;
 use bank_tests::{Account, SHOP, creation};
 use messaging::partitioner::partition;
 use observer::ObservedRecord;
-use observer::undecodable::{COMMAND_BYTES_MAX, UndecodableCase, cases};
+use observer::undecodable::{COMMAND_BYTES_MAX, UndecodableCase, cases, transfers};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -20,31 +20,12 @@ fn all_cases(stack: &Stack, account: &Account) -> Vec<UndecodableCase> {
     let payment = || account.pays(1, SHOP);
     let mut all = cases(CONFIRM_ACCOUNT_CREATION, &creation, heartbeat);
     all.extend(cases(CONFIRM_MONEY_TRANSFER, &stack.transfers.encode(&payment()), heartbeat));
-    let transfer = |what, reason, order: &ConfirmMoneyTransfer, change: fn(&mut Vec<u8>)| {
-        let mut value = stack.transfers.encode(order);
-        change(&mut value);
-        let key = Some(order.id.to_string().into_bytes());
-        let case = UndecodableCase::new(what, reason, CONFIRM_MONEY_TRANSFER, value);
-        UndecodableCase { key, ..case }
-    };
-    for (what, change) in [
-        (
-            "NUL in the description",
-            (|it| it.description.push('\0')) as fn(&mut ConfirmMoneyTransfer),
-        ),
-        ("NUL in to", |it| it.to.push('\0')),
-        ("NUL in from", |it| it.from = "\0".to_owned()),
-    ] {
-        let mut order = payment();
-        change(&mut order);
-        all.push(transfer(what, "NUL", &order, |_| {}));
-    }
-    let not_text: fn(&mut Vec<u8>) = |value| *value.last_mut().expect("it has bytes") = 0xff;
-    all.push(transfer("not UTF-8", "description", &payment(), not_text));
+    all.extend(transfers(&payment(), |order| stack.transfers.encode(order)));
     all
 }
 
-/// Sends undecodable records, each followed by a good command in the same partition: both are dealt with.
+/// Sends undecodable records, each followed by a good command in the same partition: both are dealt
+/// with.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn undecodable_record_goes_to_dead_letter() {
@@ -54,7 +35,7 @@ fn undecodable_record_goes_to_dead_letter() {
     let [account] = client.open_accounts(1, 1_000).try_into().unwrap();
     let mut kafka = stack.kafka_client();
     let cases = all_cases(&stack, &account);
-    let transfers = cases.iter().filter(|it| it.topic == CONFIRM_MONEY_TRANSFER).count();
+    let count_of_transfers = cases.iter().filter(|it| it.topic == CONFIRM_MONEY_TRANSFER).count();
     let count = cases.len();
     for (index, case) in cases.into_iter().enumerate() {
         let UndecodableCase { what, reason, topic, key, value } = case;
@@ -82,7 +63,7 @@ fn undecodable_record_goes_to_dead_letter() {
     }
     assert!(handler.exits().is_empty());
     let counted = r#"bank_commands_total{outcome="dead_letter",topic="confirm_money_transfer"}"#;
-    assert_eq!(handler.metric(counted), Some(transfers as f64));
+    assert_eq!(handler.metric(counted), Some(count_of_transfers as f64));
     client.read_to_the_end();
     client.check();
     assert_eq!((client.counts().repeated, client.dead_letters.len()), (0, count));

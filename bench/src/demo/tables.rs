@@ -1,11 +1,14 @@
 //! The figures of a demo, for people and as the last line.
 
-use super::books::{Books, News};
 use crate::measure::Latencies;
 use crate::output::{self, short};
 use crate::simulated_users::UserSteps;
+use observer::{News, Observer, Report, Violation};
 use serde::Serialize;
 use std::time::{Duration, Instant};
+
+/// Violations that are printed; the rest are counted.
+const VIOLATIONS_MAX: usize = 20;
 
 /// The last line.
 #[derive(Serialize)]
@@ -29,18 +32,18 @@ struct UserOutcome {
 
 impl Outcome {
     pub fn new(
-        books: &Books,
+        report: &Report,
         (sum_before, sum_now): (i128, i128),
         steps: &[DemoStep],
         user_steps: &UserSteps,
     ) -> Self {
         let max = steps.iter().map(|step| step.done_per_s()).fold(0.0, f64::max);
         Self {
-            commands: books.asked,
-            confirmed: books.confirmed,
-            failed: books.failed,
-            unanswered: books.unanswered(),
-            balance_sum_ok: sum_before + books.flow == sum_now && books.unanswered() == 0,
+            commands: report.counts.commands,
+            confirmed: report.counts.confirmed,
+            failed: report.counts.failed,
+            unanswered: report.unanswered,
+            balance_sum_ok: sum_before + report.inflow == sum_now && report.unanswered == 0,
             max_per_s: max.round() as u64,
             graphql: UserOutcome {
                 transfers: user_steps.count(),
@@ -52,23 +55,35 @@ impl Outcome {
 }
 
 /// Commands, outcomes and the sum of all balances, for people.
-pub fn books_text(books: &Books, (sum_before, sum_now): (i128, i128)) -> String {
-    let expected = sum_before + books.flow;
+pub fn report_text(report: &Report, (sum_before, sum_now): (i128, i128)) -> String {
+    let (counts, inflow) = (report.counts, report.inflow);
+    let expected = sum_before + inflow;
     format!(
         "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\
-         Balances before {sum_before} + from outside {} = {expected}; in the database {sum_now}: {}\n",
-        books.asked,
-        books.confirmed,
-        books.failed,
-        books.unanswered(),
-        books.repeated,
-        books.flow,
-        match (expected == sum_now, books.unanswered()) {
+         Balances before {sum_before} + from outside {inflow} = {expected}; in the database {sum_now}: {}\n",
+        counts.commands,
+        counts.confirmed,
+        counts.failed,
+        report.unanswered,
+        counts.repeated + counts.commands_repeated,
+        match (expected == sum_now, report.unanswered) {
             (true, 0) => "no cent is lost",
             (false, 0) => "MONEY WAS LOST OR MADE",
             _ => "not known yet",
         },
     )
+}
+
+/// What is wrong, in words.
+pub fn violations(report: &Report, differences: Vec<Violation>) -> Vec<String> {
+    let all = report.violations.iter().chain(&differences);
+    let mut texts: Vec<String> = all.map(Violation::to_string).collect();
+    let more = texts.len().saturating_sub(VIOLATIONS_MAX) as u64 + report.violations_more;
+    texts.truncate(VIOLATIONS_MAX);
+    if more > 0 {
+        texts.push(format!("and {more} more like these"));
+    }
+    texts
 }
 
 /// What happened in a step of load, or in a second of it.
@@ -92,16 +107,16 @@ impl DemoStep {
     }
 
     pub fn note(&mut self, news: News) {
-        if let News::Answered(latency, yes) = news {
+        if let News::Outcome(latency, confirmed) = news {
             self.latencies.record(latency);
-            self.failed += u64::from(!yes);
+            self.failed += u64::from(!confirmed);
         }
     }
 
-    pub fn end(&mut self, books: &Books) {
+    pub fn end(&mut self, observer: &Observer) {
         self.took = self.started.elapsed();
-        self.asked = books.asked - self.asked;
-        self.waiting = books.unanswered();
+        self.asked = observer.counts().commands - self.asked;
+        self.waiting = observer.unanswered();
     }
 
     pub fn done_per_s(&self) -> f64 {
@@ -174,21 +189,19 @@ pub fn table(steps: &[DemoStep]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use observer::{Accounts, History};
 
     #[test]
-    fn a_step_tells_what_was_asked_done_and_refused() {
-        let mut books = Books::default();
-        books.asked = 7;
-        let mut step = DemoStep::new(100, books.asked);
+    fn step_counts_commands_and_outcomes() {
+        let mut step = DemoStep::new(100, 0);
         for _ in 0..3 {
-            step.note(News::Answered(Duration::from_millis(8), true));
+            step.note(News::Outcome(Duration::from_millis(8), true));
         }
-        step.note(News::Answered(Duration::from_millis(8), false));
-        step.note(News::Asked);
+        step.note(News::Outcome(Duration::from_millis(8), false));
+        step.note(News::Command);
         step.note(News::None);
-        (books.asked, books.confirmed) = (13, 11);
-        step.end(&books);
-        step.took = Duration::from_secs(2);
+        step.end(&Observer::new(Accounts::new(), History::Settled));
+        (step.took, step.asked, step.waiting) = (Duration::from_secs(2), 6, 2);
         let table = table(&[step]);
         assert_eq!(table.lines().count(), 2);
         let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();

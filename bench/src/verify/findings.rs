@@ -1,6 +1,8 @@
 //! What holds of the contract and what does not.
 
 use crate::output;
+use observer::Kind;
+use observer::model::Reason;
 
 /// Faults of a point in words; the rest are counted.
 const FAULTS_MAX: usize = 3;
@@ -29,6 +31,55 @@ pub enum Point {
     Offsets,
     Kills,
     Stops,
+}
+
+impl Point {
+    /// Where a violation counts.
+    pub fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::WrongAccount { .. } | Kind::EqualTokens { .. } => Self::Accounts,
+            // The model's reason, or the one that the model does not find.
+            Kind::WrongOutcome { found, expected, .. } => (Reason::ALL.into_iter())
+                .find(|reason| expected == reason.text() || found.contains(reason.text()))
+                .map_or(Self::Accounts, Self::from),
+            Kind::NoTransferId { .. }
+            | Kind::MissingChange { .. }
+            | Kind::UnexpectedChange { .. }
+            | Kind::WrongChange { .. }
+            | Kind::UnknownCommand(_)
+            | Kind::UnknownAccount { .. }
+            | Kind::WrongSum { .. }
+            | Kind::WrongDatabase { .. } => Self::Changes,
+            Kind::Undecodable(_) | Kind::WrongKey { .. } | Kind::WrongPartition { .. } => {
+                Self::Records
+            }
+            Kind::OldSequence { .. } | Kind::MissingSequence { .. } | Kind::WrongBalance { .. } => {
+                Self::Order
+            }
+            Kind::TwoOutcomes(_) | Kind::TwoChanges { .. } | Kind::AnotherChange { .. } => {
+                Self::Replays
+            }
+            Kind::NoOutcome(_)
+            | Kind::NoDeadLetter(_)
+            | Kind::WrongDeadLetter { .. }
+            | Kind::OutcomeAndDeadLetter(_) => Self::Undecodable,
+        }
+    }
+}
+
+impl From<Reason> for Point {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::AmountNotPositive => Self::NotPositive,
+            Reason::FromInvalid => Self::FromInvalid,
+            Reason::SameAccount => Self::Same,
+            Reason::BothUnknown => Self::BothUnknown,
+            Reason::FromUnknown => Self::FromUnknown,
+            Reason::TokenInvalid => Self::Token,
+            Reason::InsufficientFunds => Self::Funds,
+            Reason::AmountTooLarge => Self::TooLarge,
+        }
+    }
 }
 
 /// All of them.

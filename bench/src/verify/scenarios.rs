@@ -1,15 +1,14 @@
 //! The scenarios of a verification, in their order.
 
-mod audit;
 mod replays;
 mod restarts;
-mod rules;
 mod undecodable;
 
 pub use self::restarts::Kills;
 use super::findings::{Findings, Point};
 use super::verification::Verification;
 use crate::error::Error;
+use observer::rule_cases::{self, RuleCase};
 
 /// Puts the handler of `verification` through everything.
 pub fn run(mut verification: Verification<'_>, kills: Kills) -> Result<Findings, Error> {
@@ -21,17 +20,17 @@ pub fn run(mut verification: Verification<'_>, kills: Kills) -> Result<Findings,
 
 fn all(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Error> {
     verification.say("accounts and rules");
-    let accounts = verification.open_accounts(6)?;
-    let [a, b, .., rich, poor] = &accounts[..] else {
+    let accounts = verification.open_accounts(7)?;
+    let [a, b, poor, rich, other, overdrawn, full] = &accounts[..] else {
         // Without accounts nothing more can be asked.
         return Ok(());
     };
-    rules::rules(verification, [a, b], poor)?;
-    rules::limits(verification, rich, a)?;
-    rules::precedence(verification, rich, a)?;
-    let disordered = std::mem::take(&mut verification.witness.disordered);
-    let ordered = if disordered.is_empty() { Ok(()) } else { Err(disordered.join("; ")) };
-    verification.findings.note(Point::Order, ordered);
+    rules(verification, rule_cases::boundaries(a, b, poor), None)?;
+    rules(verification, rule_cases::range(rich, other), None)?;
+    rules(verification, rule_cases::precedence(overdrawn, full), Some(Point::Precedence))?;
+    let disordered = verification.observer.counts().disordered;
+    let fault = || format!("{disordered} changes came after one with a higher sequence");
+    verification.findings.note(Point::Order, (disordered == 0).then_some(()).ok_or_else(fault));
 
     verification.say("replays");
     replays::twins(verification, a)?;
@@ -44,6 +43,27 @@ fn all(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Error> {
     restarts::kills(verification, kills)?;
     verification.say("SIGTERM");
     restarts::stops(verification)?;
-    audit::audit(verification);
+    audit(verification);
     Ok(())
+}
+
+/// Sends the transfers one after the other; each counts at the point of its rule, or at `point`.
+fn rules(
+    verification: &mut Verification<'_>,
+    cases: Vec<RuleCase>,
+    point: Option<Point>,
+) -> Result<(), Error> {
+    for RuleCase { rule, command, holds } in cases {
+        let point = point.unwrap_or(rule.into());
+        verification.decide(point, command, holds.then_some(rule.text()))?;
+    }
+    Ok(())
+}
+
+/// All records once more: no account has a gap, no change without its order, no order without its
+/// changes.
+fn audit(verification: &mut Verification<'_>) {
+    let report = verification.observer.report();
+    verification.findings.good(Point::Order);
+    report.violations.iter().for_each(|violation| verification.fault(violation));
 }

@@ -1,23 +1,22 @@
 //! One verification: the handler and its restarts, the commands sent to it, and what it answered.
 
 use super::findings::{Findings, Point};
-use super::witness::{Answer, Witness, first_balance};
-use crate::accounts::{self, Account, outgoing};
+use crate::accounts::{self, outgoing};
 use crate::error::Error;
 use crate::handler_process::{FreshBank, HandlerProcess};
 use crate::handlers::Handler;
 use crate::output;
-use crate::topic_reader::Cluster;
+use crate::topic_reader::{Cluster, WITHIN};
 use avro::Encoder;
-use bank::iban::{self, CASH, COMPANY_IBAN};
-use bank::money::Cents;
-use bank::records::{Atype, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer};
-use bank::topology::CONFIRM_MONEY_TRANSFER;
+use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::topology::{CONFIRM_MONEY_TRANSFER, TOPICS};
 use messaging::partitioner::partition;
 use messaging::producer::{Outgoing, Sender};
+use observer::model::new_bank;
+use observer::rule_cases::Account;
+use observer::{Event, History, ObservedRecord, Observer, Outcome, Reader, Violation, log_ends};
 use service::shutdown::Shutdown;
-use std::collections::{BTreeMap, HashSet};
-use std::thread;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -25,34 +24,10 @@ use uuid::Uuid;
 /// stopped working.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 const PATIENCE_LATER: Duration = Duration::from_secs(2);
-/// Time between two looks at the topics.
+/// How long a read waits for the next record.
 const LOOK: Duration = Duration::from_millis(2);
 /// How often a handler is started in all: one that ends by itself is restarted.
 const STARTS_MAX: u32 = 5;
-
-impl Account {
-    /// A transfer from it.
-    pub fn pays(&self, cents: i64, to: &str) -> ConfirmMoneyTransfer {
-        order(cents, &self.iban, &self.token, to)
-    }
-
-    /// A deposit on it.
-    pub fn gets(&self, cents: i64) -> ConfirmMoneyTransfer {
-        order(cents, CASH, CASH, &self.iban)
-    }
-}
-
-/// A transfer with a new id.
-pub fn order(cents: i64, from: &str, token: &str, to: &str) -> ConfirmMoneyTransfer {
-    ConfirmMoneyTransfer {
-        id: Uuid::new_v4(),
-        token: token.to_owned(),
-        amount: Cents::new(cents),
-        from: from.to_owned(),
-        to: to.to_owned(),
-        description: "café € 𝄞".to_owned(),
-    }
-}
 
 /// One verification.
 pub struct Verification<'a> {
@@ -66,12 +41,15 @@ pub struct Verification<'a> {
     sender: Sender,
     creations: Encoder<ConfirmAccountCreation>,
     transfers: Encoder<ConfirmMoneyTransfer>,
-    pub witness: Witness,
+    reader: Reader,
+    pub observer: Observer,
+    /// Records of dead_letter.
+    pub dead_letters: Vec<ObservedRecord>,
+    /// How often the outcome of each command was published, and each of its changes by iban.
+    pub times: HashMap<Uuid, BTreeMap<String, u32>>,
     pub findings: Findings,
     pub patience: Duration,
-    /// Ibans of accounts of this bank.
-    pub known: HashSet<String>,
-    /// All that was asked for, in order; of two with the same id the first counts.
+    /// All that was sent, in order; of two with the same id the first counts.
     pub asked: Vec<ConfirmAccountCreation>,
     pub ordered: Vec<ConfirmMoneyTransfer>,
 }
@@ -84,6 +62,9 @@ impl<'a> Verification<'a> {
         handler: &'a Handler,
         shutdown: &'a Shutdown,
     ) -> Result<Self, Error> {
+        let ends = log_ends(&mut *cluster.bus(), &TOPICS, WITHIN);
+        let step = || "look up the ends of the topics".to_owned();
+        let ends = ends.map_err(|source| Error::Kafka { step: step(), source })?;
         Ok(Self {
             bank,
             cluster,
@@ -94,10 +75,12 @@ impl<'a> Verification<'a> {
             sender: cluster.sender(shutdown),
             creations: cluster.encoder()?,
             transfers: cluster.encoder()?,
-            witness: Witness::listen(cluster)?,
+            reader: Reader::start(&cluster.kafka, &cluster.registry, &ends),
+            observer: Observer::new(new_bank(), History::Settled),
+            dead_letters: Vec::new(),
+            times: HashMap::new(),
             findings: Findings::default(),
             patience: PATIENCE,
-            known: HashSet::from([COMPANY_IBAN.to_owned()]),
             asked: Vec::new(),
             ordered: Vec::new(),
         })
@@ -162,7 +145,7 @@ impl<'a> Verification<'a> {
     pub fn wait(&mut self, done: impl Fn(&Self) -> bool) -> Result<bool, Error> {
         let mut news_at = Instant::now();
         loop {
-            if self.witness.read(&mut self.findings)? > 0 {
+            if self.read()? > 0 {
                 news_at = Instant::now();
                 continue;
             }
@@ -177,91 +160,82 @@ impl<'a> Verification<'a> {
                 return Err(Error::Stopped);
             }
             self.watch()?;
-            thread::sleep(LOOK);
         }
+    }
+
+    /// Reads what was published; how many records that was.
+    pub fn read(&mut self) -> Result<usize, Error> {
+        let mut count = 0;
+        while let Some(batch) = self.reader.next(Instant::now() + LOOK)? {
+            count += batch.records.len();
+            batch.records.into_iter().for_each(|record| self.take(record));
+        }
+        for violation in self.observer.take_violations() {
+            self.fault(&violation);
+        }
+        Ok(count)
+    }
+
+    fn take(&mut self, record: ObservedRecord) {
+        self.observer.take(&record);
+        let (id, iban) = match &record.event {
+            Event::AccountOpened(it) => (it.id, ""),
+            Event::AccountNotOpened(it) => (it.id, ""),
+            Event::TransferConfirmed(it) => (it.id, ""),
+            Event::TransferFailed(it) => (it.id, ""),
+            Event::BalanceChanged(it) => (it.transfer_id.unwrap_or_default(), it.iban.as_str()),
+            Event::DeadLetter => return self.dead_letters.push(record),
+            Event::OpenAccount(_) | Event::Transfer(_) | Event::Undecodable(_) => return,
+        };
+        self.findings.good(Point::Records);
+        *self.times.entry(id).or_default().entry(iban.to_owned()).or_default() += 1;
+    }
+
+    /// Notes a violation of the contract at its point.
+    pub fn fault(&mut self, violation: &Violation) {
+        self.findings.fault(Point::of(&violation.kind), violation.to_string());
     }
 
     /// True if the command was answered, and all changes that belong to it were published.
-    pub fn is_told(&self, id: Uuid, order: Option<&ConfirmMoneyTransfer>) -> bool {
-        self.tellings(id, order).iter().all(|times| *times > 0)
+    pub fn is_answered(&self, id: Uuid) -> bool {
+        self.observer.is_answered(id)
     }
 
-    /// How often the answer to a command was published, and each of the changes that belong to it.
-    pub fn tellings(&self, id: Uuid, order: Option<&ConfirmMoneyTransfer>) -> Vec<u32> {
-        let Some(told) = self.witness.told(id) else { return vec![0] };
-        let mut times = vec![told.times];
-        if let (Some(Answer::Moved), Some(order)) = (&told.answer, order) {
-            let changes = self.sides(order).map(|(side, ..)| told.changes.get(side));
-            times.extend(changes.map(|change| change.map_or(0, |(_, times)| *times)));
-        }
-        times
+    /// True if all of `orders` were answered.
+    pub fn are_answered(&self, orders: &[ConfirmMoneyTransfer]) -> bool {
+        orders.iter().all(|order| self.is_answered(order.id))
     }
 
-    /// The accounts that `order` touches: iban, change of its balance, the other side.
-    pub fn sides<'o>(
-        &self,
-        order: &'o ConfirmMoneyTransfer,
-    ) -> impl Iterator<Item = (&'o str, i64, &'o str)> + use<'o, '_, 'a> {
-        let (from, to, cents) = (order.from.as_str(), order.to.as_str(), order.amount.get());
-        [(from, cents.wrapping_neg(), to), (to, cents, from)]
-            .into_iter()
-            .filter(|(side, ..)| self.known.contains(*side))
-    }
-
-    /// The changes that `order` should make now, if it is carried out.
-    pub fn foretell(&self, order: &ConfirmMoneyTransfer) -> BTreeMap<String, BalanceChanged> {
-        let change = |(iban, by, other): (&str, i64, &str)| {
-            let (balance, sequence) = self.witness.balance(iban);
-            let change = BalanceChanged {
-                iban: iban.to_owned(),
-                new_balance: Cents::new(balance.wrapping_add(by)),
-                changed_by: Cents::new(by),
-                from_to: other.to_owned(),
-                description: order.description.clone(),
-                transfer_id: Some(order.id),
-                sequence: sequence + 1,
-            };
-            (iban.to_owned(), change)
-        };
-        self.sides(order).map(change).collect()
-    }
-
-    /// Sends one transfer and waits for its answer, which should be this reason, or none: then its
-    /// changes must be right too.
+    /// Sends one transfer and waits for its answer, which should be this reason, or none: then the
+    /// balances and sequences must be those that the model decides.
     pub fn decide(
         &mut self,
         point: Point,
         order: ConfirmMoneyTransfer,
         reason: Option<&str>,
     ) -> Result<(), Error> {
-        let foretold = self.foretell(&order);
+        let decision = self.observer.decide(&order);
         self.order(std::slice::from_ref(&order))?;
-        self.wait(|it| it.is_told(order.id, Some(&order)))?;
-        let expected = reason.map_or(Answer::Moved, |reason| Answer::Refused(reason.to_owned()));
-        let asked = format!(
-            "{} from {:?} to {:?} with token {:?}",
-            order.amount.get(),
-            order.from,
-            order.to,
-            order.token
-        );
-        let case = match self.witness.answer(order.id) {
-            Some(answer) if *answer == expected => Ok(()),
-            answer => Err(format!("{asked}: {expected:?} expected, got {answer:?}")),
+        self.wait(|it| it.is_answered(order.id))?;
+        let (amount, from, to, token) = (order.amount, order.from, order.to, order.token);
+        let asked = format!("{amount} from {from:?} to {to:?} with token {token:?}");
+        let fits = |outcome: &Outcome| match (outcome, reason) {
+            (Outcome::Confirmed, None) => true,
+            (Outcome::Failed(found), Some(reason)) => found == reason,
+            _ => false,
         };
+        let outcome = self.observer.outcome_of(order.id);
+        let wrong = || format!("{asked}: {reason:?} expected, got {outcome:?}");
+        let case = outcome.is_some_and(fits).then_some(()).ok_or_else(wrong);
         self.findings.note(point, case);
-        if expected == Answer::Moved {
-            let told = self.witness.told(order.id);
-            let told: BTreeMap<&String, &BalanceChanged> = told
-                .into_iter()
-                .flat_map(|it| it.changes.iter().map(|(iban, (change, _))| (iban, change)))
-                .collect();
-            let case = if told == foretold.iter().collect() {
-                Ok(())
-            } else {
-                Err(format!("{asked}: expected {:?}, got {:?}", foretold.values(), told.values()))
-            };
-            self.findings.note(Point::Changes, case);
+        if reason.is_none() {
+            let wrong = decision.unwrap_or_default().into_iter().find(|change| {
+                let state = self.observer.state(&change.iban);
+                state.map(|it| (it.balance, it.sequence))
+                    != Some((change.new_balance.get(), change.sequence))
+            });
+            let wrong = wrong.map(|change| format!("{asked}: not followed by {change:?}"));
+            self.findings.note(Point::Changes, wrong.map_or(Ok(()), Err));
         }
         Ok(())
     }
@@ -274,75 +248,41 @@ impl<'a> Verification<'a> {
         self.asked.extend(commands.iter().cloned());
         let records: Vec<Outgoing> = commands.iter().map(|it| self.creation(it)).collect();
         self.send(&records)?;
-        self.wait(|it| commands.iter().all(|command| it.is_told(command.id, None)))?;
+        self.wait(|it| commands.iter().all(|command| it.is_answered(command.id)))?;
         let mut accounts = Vec::new();
         for command in &commands {
-            let case = match self.witness.answer(command.id) {
-                Some(Answer::Opened(opened)) => {
+            let case = match self.observer.outcome_of(command.id) {
+                Some(Outcome::AccountOpened(opened)) => {
                     let (iban, token) = (opened.iban.clone(), opened.token.clone());
-                    let digits = |text: &str| text.bytes().all(|it| it.is_ascii_digit());
-                    let new = self.known.insert(iban.clone());
-                    accounts.push(Account { iban: iban.clone(), token: token.clone() });
-                    if !iban::is_well_formed(&iban) || !iban[8..].starts_with('0') {
-                        Err(format!("iban {iban:?} is none of this bank's"))
-                    } else if !new {
-                        Err(format!("iban {iban} was given out before"))
-                    } else if token.len() != 20 || !digits(&token) {
-                        Err(format!("token {token:?} is not 20 digits"))
-                    } else if opened.a_type != command.a_type {
-                        Err(format!("a_type {:?}, asked for {:?}", opened.a_type, command.a_type))
-                    } else {
-                        Ok(())
-                    }
+                    accounts.push(Account { iban, token });
+                    Ok(())
                 }
                 // One iban in a thousand million: it does not happen here.
-                answer => Err(format!("an account was asked for, the answer is {answer:?}")),
+                outcome => Err(format!("an account was asked for, the answer is {outcome:?}")),
             };
             self.findings.note(Point::Accounts, case);
-        }
-        let tokens: HashSet<&str> = accounts.iter().map(|it| it.token.as_str()).collect();
-        if tokens.len() < accounts.len() {
-            self.findings.fault(Point::Accounts, "two accounts have one token".to_owned());
         }
         Ok(accounts)
     }
 
     /// Sees to it that all that was sent to the partitions is done: a transfer more in each,
-    /// answered.
-    pub fn settle(&mut self, account: &Account) -> Result<(), Error> {
+    /// answered. What the account gets by it, cents.
+    pub fn settle(&mut self, account: &Account) -> Result<i64, Error> {
         let partitions = CONFIRM_MONEY_TRANSFER.partitions;
         let orders: Vec<_> =
             (0..partitions).map(|wanted| in_partition(wanted, || account.gets(1))).collect();
         self.order(&orders)?;
-        self.wait(|it| orders.iter().all(|order| it.is_told(order.id, Some(order))))?;
-        Ok(())
-    }
-
-    /// The changes of an account count 1, 2, 3 ... and add up.
-    pub fn chain(&self, iban: &str) -> Result<(), String> {
-        let mut balance = first_balance(iban);
-        for (expected, change) in (1..).zip(self.witness.changes(iban)) {
-            if change.sequence != expected {
-                return Err(format!("{iban}: sequence {} is missing", expected));
-            }
-            balance = balance.wrapping_add(change.changed_by.get());
-            if change.new_balance.get() != balance {
-                let told = change.new_balance.get();
-                return Err(format!(
-                    "{iban}: balance {told} at sequence {expected}, not {balance}"
-                ));
-            }
-        }
-        Ok(())
+        self.wait(|it| it.are_answered(&orders))?;
+        Ok(i64::from(partitions))
     }
 
     /// A cent to each account: its change has the balance and the sequence that the handler has
     /// stored, and they must follow on what was published before.
     pub fn balances(&mut self, accounts: &[Account], point: Point) -> Result<(), Error> {
         for account in accounts {
-            let gaps = self.chain(&account.iban);
-            self.findings.note(point, gaps);
             self.decide(point, account.gets(1), None)?;
+            let gap = self.observer.gap(&account.iban).map(|violation| violation.to_string());
+            self.findings.note(point, gap.map_or(Ok(()), Err));
         }
         Ok(())
     }
@@ -350,7 +290,7 @@ impl<'a> Verification<'a> {
 
 /// How many of `orders` have an answer.
 pub fn answered_of(verification: &Verification<'_>, orders: &[ConfirmMoneyTransfer]) -> usize {
-    orders.iter().filter(|order| verification.witness.answer(order.id).is_some()).count()
+    orders.iter().filter(|order| verification.observer.outcome_of(order.id).is_some()).count()
 }
 
 /// An order whose id goes to this partition.

@@ -1,5 +1,6 @@
-//! One command with its outcome and changes, compared with the model. The state before a confirmed transfer is the one that its
-//! changes state themselves: that those of each account follow on each other is checked there.
+//! One command with its outcome and changes, compared with the model. The state before a confirmed
+//! transfer is the one that its changes state themselves: that those of each account follow on each
+//! other is checked there.
 
 use crate::account::ObservedAccount;
 use crate::model::{AccountState, IBAN_EXISTS, Reason, decide, is_iban};
@@ -102,8 +103,8 @@ pub fn has_all_changes<'a>(
     [&command.from, &command.to].into_iter().all(|side| account(side).is_none() || has(side))
 }
 
-/// What the model decides. Of a refused transfer the balances at that moment are not known: a reason holds if it does with the
-/// last, the lowest or the highest balances.
+/// What the model decides. Of a refused transfer the balances at that moment are not known: a
+/// reason holds if it does with the last, the lowest or the highest balances.
 fn decision<'a>(
     command: &ConfirmMoneyTransfer,
     outcome: &Outcome,
@@ -151,7 +152,7 @@ fn compare_changes(
             None => violate(at, Kind::MissingChange { id, iban: expected.iban.clone() }),
         }
         for (at, change) in of_iban {
-            violate(*at, Kind::UnexpectedChange { id, iban: change.iban.clone() });
+            violate(*at, Kind::AnotherChange { id, iban: change.iban.clone() });
         }
     }
     let unexpected = |change: &BalanceChanged| expected.iter().all(|it| it.iban != change.iban);

@@ -1,5 +1,5 @@
-//! The checks. Works record by record: once a command, its outcome and its changes are compared with the model, only the
-//! outcome is kept, and of each change eight bytes.
+//! The checks. Works record by record: once a command, its outcome and its changes are compared
+//! with the model, only the outcome is kept, and of each change eight bytes.
 
 use crate::account::{ObservedAccount, Seen};
 use crate::comparison::{self, Comparison};
@@ -33,7 +33,8 @@ pub enum History {
 pub enum News {
     /// A command that was not read before.
     Command,
-    /// A command and its outcome were both read, the outcome so much later; true if it was carried out.
+    /// A command and its outcome were both read, the outcome so much later; true if it was carried
+    /// out.
     Outcome(Duration, bool),
     /// Something else.
     None,
@@ -297,10 +298,14 @@ impl Observer {
             return;
         }
         let iban = change.iban.clone();
-        match &mut self.entry(id).pending {
+        let entry = self.entry(id);
+        match &mut entry.pending {
             Some(pending) => {
                 pending.changes.push((at, change.clone()));
                 self.compare(id, false);
+            }
+            None if matches!(entry.outcome, Some((_, Outcome::Confirmed))) => {
+                self.violate(at, Kind::AnotherChange { id, iban });
             }
             None => self.violate(at, Kind::UnexpectedChange { id, iban }),
         }
@@ -315,7 +320,13 @@ impl Observer {
         self.account(iban).map(|account| &account.state)
     }
 
-    /// What the model decides about `command` after all that was read: exact if nothing else is under way.
+    /// The first change of an account that is not in sequence, if there is one.
+    pub fn gap(&self, iban: &str) -> Option<Violation> {
+        self.account(iban)?.gap(iban)
+    }
+
+    /// What the model decides about `command` after all that was read: exact if nothing else is
+    /// under way.
     pub fn decide(&self, command: &ConfirmMoneyTransfer) -> Result<Vec<BalanceChanged>, Reason> {
         model::decide(command, |iban| self.state(iban).cloned())
     }
@@ -355,8 +366,8 @@ impl Observer {
         std::mem::take(&mut self.violations)
     }
 
-    /// Compares a command with the model once all of it is read; unless `at_end`, not before nothing that is still to be read
-    /// can change the result.
+    /// Compares a command with the model once all of it is read; unless `at_end`, not before
+    /// nothing that is still to be read can change the result.
     fn compare(&mut self, id: Uuid, at_end: bool) {
         let Some(comparison) = self.comparison(id) else { return };
         if !at_end && !comparison.is_final {
@@ -387,7 +398,8 @@ impl Observer {
         })
     }
 
-    /// What holds now. Commands without a complete outcome are violations too, but only of this report.
+    /// What holds now. Commands without a complete outcome are violations too, but only of this
+    /// report.
     pub fn report(&mut self) -> Report {
         let mut found = Vec::new();
         for id in self.pending.clone() {

@@ -1,5 +1,5 @@
-//! Checks the contract of the bank from its topics: reads commands, outcomes and balance changes, and compares them with a
-//! plain model of the rules. Knows nothing of the command-handler.
+//! Checks the contract of the bank from its topics: reads commands, outcomes and balance changes,
+//! and compares them with a plain model of the rules. Knows nothing of the command-handler.
 
 mod account;
 mod comparison;

@@ -1,5 +1,5 @@
-//! The rules of the bank, restated from its specification in the plainest form: the model that decisions are compared with.
-//! All sums are in 128 bits, so none overflows.
+//! The rules of the bank, restated from its specification in the plainest form: the model that
+//! decisions are compared with. All sums are in 128 bits, so none overflows.
 
 use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
@@ -91,7 +91,8 @@ impl Reason {
     }
 }
 
-/// The balance changes of `command`, from first, or the first reason that holds. `account` finds the account of an iban.
+/// The balance changes of `command`, from first, or the first reason that holds. `account` finds
+/// the account of an iban.
 pub fn decide(
     command: &ConfirmMoneyTransfer,
     account: impl Fn(&str) -> Option<AccountState>,
@@ -136,7 +137,8 @@ pub fn decide(
     Ok(paid.into_iter().chain(received).collect())
 }
 
-/// True for "NL", two check digits, "OPEN" and ten digits: check = 98 - (number("24251423" + ten digits + "232100") mod 97).
+/// True for "NL", two check digits, "OPEN" and ten digits: check = 98 - (number("24251423" + ten
+/// digits + "232100") mod 97).
 pub fn is_iban(text: &str) -> bool {
     let digits = text.strip_prefix("NL").and_then(|rest| rest.split_once("OPEN"));
     let Some((check, account)) = digits else { return false };

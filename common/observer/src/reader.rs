@@ -59,7 +59,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads commands, outcomes, balance changes and dead letters from `positions`; topics without a position are not read.
+    /// Reads commands, outcomes, balance changes and dead letters from `positions`; topics without
+    /// a position are not read.
     pub fn start(kafka: &KafkaConfig, registry: &Registry, positions: &Positions) -> Self {
         let (sender, batches) = sync_channel(BATCHES_MAX);
         let start = Start { kafka, registry, positions, sender };

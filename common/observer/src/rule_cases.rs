@@ -1,5 +1,5 @@
-//! Each rule of the bank on both sides of its boundary: transfers, and whether the rule refuses them. To be sent one after the
-//! other: in different partitions they could overtake each other.
+//! Each rule of the bank on both sides of its boundary: transfers, and whether the rule refuses
+//! them. To be sent one after the other: in different partitions they could overtake each other.
 
 use crate::model::{Reason, unused_iban};
 use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
@@ -167,7 +167,8 @@ fn funds(poor: &Account, other: &str) -> Vec<RuleCase> {
     ]
 }
 
-/// The range of a long. Both accounts are new; `rich` reaches the end, and all of it can leave again.
+/// The range of a long. Both accounts are new; `rich` reaches the end, and all of it can leave
+/// again.
 pub fn range(rich: &Account, other: &Account) -> Vec<RuleCase> {
     let rule = Reason::AmountTooLarge;
     vec![

@@ -61,7 +61,8 @@ fn send(log: &mut Log, accounts: &mut Accounts, number: u128, mut command: Confi
     }
 }
 
-/// Two accounts, six transfers of which two are refused, and a dead letter. The accounts at its end.
+/// Two accounts, six transfers of which two are refused, and a dead letter. The accounts at its
+/// end.
 fn good() -> (Log, Accounts) {
     let (mut log, mut accounts) = (Log::new(), new_bank());
     for number in [1, 2] {
@@ -195,7 +196,7 @@ const PLANTED: &[(&str, Plant)] = &[
     ("UnknownAccount", |log| drop(remove(log, |it| matches!(it, Event::AccountOpened(_))))),
     ("MissingChange", |log| drop(remove(log, |it| is_change(it, 12, 2)))),
     ("UnexpectedChange", |log| alter(log, 13, 1, |it| it.transfer_id = Some(Uuid::from_u128(14)))),
-    ("UnexpectedChange", |log| {
+    ("AnotherChange", |log| {
         again(
             log,
             |it| is_change(it, 12, 2),

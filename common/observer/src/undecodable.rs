@@ -1,6 +1,7 @@
 //! Records that are not commands, for tests of a command-handler: each must go to dead_letter.
 
-use bank::topology::Topic;
+use bank::records::ConfirmMoneyTransfer;
+use bank::topology::{CONFIRM_MONEY_TRANSFER, Topic};
 
 /// Largest value of a command that a command-handler must read, bytes.
 pub const COMMAND_BYTES_MAX: usize = 64 << 10;
@@ -28,7 +29,8 @@ impl UndecodableCase {
     }
 }
 
-/// What can be wrong with a record of `topic`, made of the value of a command and the id of another topic's schema.
+/// What can be wrong with a record of `topic`, made of the value of a command and the id of another
+/// topic's schema.
 pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCase> {
     let with = |what, reason, change: &dyn Fn(&mut Vec<u8>)| {
         let mut value = good.to_vec();
@@ -57,6 +59,29 @@ pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCas
         UndecodableCase { value: None, ..whole("no value", "no value") },
         UndecodableCase { key: None, ..whole("no key", "no key") },
         UndecodableCase { key: None, value: None, ..whole("neither key nor value", "no ") },
+    ]
+}
+
+/// What can be wrong with the texts of a transfer, made of `good`, which ends with a text.
+pub fn transfers(
+    good: &ConfirmMoneyTransfer,
+    encode: impl Fn(&ConfirmMoneyTransfer) -> Vec<u8>,
+) -> Vec<UndecodableCase> {
+    let with = |what, reason, change: &dyn Fn(&mut ConfirmMoneyTransfer)| {
+        let mut command = good.clone();
+        command.id = uuid::Uuid::new_v4();
+        change(&mut command);
+        UndecodableCase::new(what, reason, CONFIRM_MONEY_TRANSFER, encode(&command))
+    };
+    let mut not_text = with("a description that is not UTF-8", "description", &|_| {});
+    if let Some(last) = not_text.value.as_mut().and_then(|value| value.last_mut()) {
+        *last = 0xff;
+    }
+    vec![
+        with("a NUL in its description", "NUL", &|it| it.description.push('\0')),
+        with("a NUL in its to", "NUL", &|it| it.to.push('\0')),
+        with("a NUL in its from", "NUL", &|it| it.from = "\0".to_owned()),
+        not_text,
     ]
 }
 

@@ -61,6 +61,8 @@ pub enum Kind {
     MissingChange { id: Uuid, iban: String },
     #[error("transfer {id} must not change {iban}")]
     UnexpectedChange { id: Uuid, iban: String },
+    #[error("transfer {id} changes {iban} once more")]
+    AnotherChange { id: Uuid, iban: String },
     #[error("{found:?} instead of {expected:?}")]
     WrongChange { found: Box<BalanceChanged>, expected: Box<BalanceChanged> },
     #[error("the balances are {found} together; {expected} were there or came from outside")]

@@ -1,20 +1,20 @@
 //! Commands that come again.
 
-use crate::accounts::Account;
 use crate::error::Error;
 use crate::verify::findings::Point;
 use crate::verify::verification::Verification;
 use bank::money::Cents;
 use bank::records::ConfirmMoneyTransfer;
 use messaging::producer::Outgoing;
-use std::collections::HashMap;
+use observer::Outcome;
+use observer::rule_cases::Account;
 use uuid::Uuid;
 
 /// The same id twice at once, and with another amount: the first counts.
 pub fn twins(verification: &mut Verification<'_>, account: &Account) -> Result<(), Error> {
     let first = account.gets(5);
     let second = ConfirmMoneyTransfer { amount: Cents::new(7), ..first.clone() };
-    let foretold = verification.foretell(&first);
+    let before = verification.observer.state(&account.iban).map_or(0, |state| state.balance);
     let records = [
         verification.transfer(&first),
         verification.transfer(&second),
@@ -22,14 +22,13 @@ pub fn twins(verification: &mut Verification<'_>, account: &Account) -> Result<(
     ];
     verification.ordered.push(first.clone());
     verification.send(&records)?;
-    verification.wait(|it| it.is_told(first.id, Some(&first)))?;
-    verification.settle(account)?;
-    let told = verification.witness.told(first.id);
-    let told = told.and_then(|it| it.changes.get(&account.iban)).map(|(change, _)| change);
-    let case = match told {
-        Some(change) if Some(change) == foretold.get(&account.iban) => Ok(()),
-        told => Err(format!("of two orders with one id the first counts: {told:?}")),
-    };
+    verification.wait(|it| it.is_answered(first.id))?;
+    let settled = verification.settle(account)?;
+    let found = verification.observer.state(&account.iban).map_or(0, |state| state.balance);
+    let expected = before + first.amount.get() + settled;
+    let fault = || format!("of two orders with one id the first counts: {found}, not {expected}");
+    let confirmed = verification.observer.outcome_of(first.id) == Some(&Outcome::Confirmed);
+    let case = (confirmed && found == expected).then_some(()).ok_or_else(fault);
     verification.findings.note(Point::Replays, case);
     Ok(())
 }
@@ -37,12 +36,9 @@ pub fn twins(verification: &mut Verification<'_>, account: &Account) -> Result<(
 /// All commands so far once more, and some with another amount. Then one cent to each account shows
 /// what the database has.
 pub fn replays(verification: &mut Verification<'_>, accounts: &[Account]) -> Result<(), Error> {
-    let before: HashMap<Uuid, Vec<u32>> = (verification.asked.iter())
-        .map(|command| (command.id, verification.tellings(command.id, None)))
-        .chain(
-            verification.ordered.iter().map(|it| (it.id, verification.tellings(it.id, Some(it)))),
-        )
-        .collect();
+    let before = verification.times.clone();
+    let asked = verification.asked.iter().map(|command| command.id);
+    let ids: Vec<Uuid> = asked.chain(verification.ordered.iter().map(|it| it.id)).collect();
     let mut records: Vec<Outgoing> =
         verification.asked.iter().map(|it| verification.creation(it)).collect();
     records.extend(verification.ordered.iter().map(|it| verification.transfer(it)));
@@ -51,21 +47,16 @@ pub fn replays(verification: &mut Verification<'_>, accounts: &[Account]) -> Res
         records.push(verification.transfer(&ConfirmMoneyTransfer { amount, ..order.clone() }));
     }
     verification.send(&records)?;
-    let again = |it: &Verification<'_>, order: Option<&ConfirmMoneyTransfer>, id: Uuid| {
-        let (before, now) = (&before[&id], it.tellings(id, order));
-        before.iter().zip(&now).all(|(before, now)| *before > 0 && now > before)
+    // The outcome and every change.
+    let again = |it: &Verification<'_>, id: &Uuid| {
+        let Some(before) = before.get(id) else { return false };
+        before.iter().all(|(iban, times)| it.times[id][iban] > *times)
     };
-    verification.wait(|it| {
-        it.asked.iter().all(|command| again(it, None, command.id))
-            && it.ordered.iter().all(|order| again(it, Some(order), order.id))
-    })?;
-    let cases: Vec<(Uuid, bool)> = (verification.asked.iter())
-        .map(|command| (command.id, again(verification, None, command.id)))
-        .chain(verification.ordered.iter().map(|it| (it.id, again(verification, Some(it), it.id))))
-        .collect();
-    for (id, told) in cases {
+    verification.wait(|it| ids.iter().all(|id| again(it, id)))?;
+    for id in &ids {
         let fault = || format!("command {id} came again, not all that it was answered did");
-        verification.findings.note(Point::Replays, told.then_some(()).ok_or_else(fault));
+        let case = again(verification, id).then_some(()).ok_or_else(fault);
+        verification.findings.note(Point::Replays, case);
     }
     for account in accounts {
         verification.decide(Point::Replays, account.gets(1), None)?;

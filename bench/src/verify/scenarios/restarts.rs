@@ -4,7 +4,7 @@ use super::replays::replays;
 use crate::error::Error;
 use crate::verify::findings::Point;
 use crate::verify::verification::{PATIENCE, Verification, answered_of};
-use crate::verify::witness::Answer;
+use observer::Outcome;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -35,7 +35,7 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
     }
     let deposits: Vec<_> = payers.iter().map(|payer| payer.gets(PAYERS_CENTS)).collect();
     verification.order(&deposits)?;
-    verification.wait(|it| deposits.iter().all(|order| it.is_told(order.id, Some(order))))?;
+    verification.wait(|it| it.are_answered(&deposits))?;
 
     let mut rng = SmallRng::seed_from_u64(1);
     let mut all = Vec::new();
@@ -56,7 +56,7 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
         if let Some(process) = &mut verification.process {
             process.kill();
         }
-        verification.witness.read(&mut verification.findings)?;
+        verification.read()?;
         amid += usize::from(answered_of(verification, &orders) < count);
         all.extend(orders);
         if !verification.start(false)? {
@@ -65,13 +65,13 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
         }
     }
     verification.say(&format!("{amid} of {} kills came in the midst of work", kills.count));
-    verification.wait(|it| all.iter().all(|order| it.is_told(order.id, Some(order))))?;
+    verification.wait(|it| it.are_answered(&all))?;
     for order in &all {
-        let told = verification.is_told(order.id, Some(order));
-        let case = match verification.witness.answer(order.id) {
-            Some(Answer::Moved) if told => Ok(()),
-            Some(Answer::Moved) => Err(format!("{order:?}: not all changes were published")),
-            answer => Err(format!("{order:?}: {answer:?}")),
+        let answered = verification.is_answered(order.id);
+        let case = match verification.observer.outcome_of(order.id) {
+            Some(Outcome::Confirmed) if answered => Ok(()),
+            Some(Outcome::Confirmed) => Err(format!("{order:?}: not all changes were published")),
+            outcome => Err(format!("{order:?}: {outcome:?}")),
         };
         verification.findings.note(Point::Kills, case);
     }
@@ -89,7 +89,7 @@ pub fn stops(verification: &mut Verification<'_>) -> Result<(), Error> {
         verification.order(&more)?;
         orders.extend(more);
         verification.wait(|it| answered_of(it, &orders) > 0)?;
-        let repeats = verification.witness.repeats;
+        let repeats = verification.observer.counts().repeated;
         let Some(process) = &mut verification.process else { return Ok(()) };
         let case = match process.terminate()? {
             None => Err("it goes on after SIGTERM".to_owned()),
@@ -101,13 +101,12 @@ pub fn stops(verification: &mut Verification<'_>) -> Result<(), Error> {
             verification.findings.fault(Point::Stops, "it does not start again".to_owned());
             return Ok(());
         }
-        let all =
-            verification.wait(|it| orders.iter().all(|order| it.is_told(order.id, Some(order))))?;
+        let all = verification.wait(|it| it.are_answered(&orders))?;
         let fault = || "not all orders are answered after the next start".to_owned();
         verification.findings.note(Point::Stops, all.then_some(()).ok_or_else(fault));
         verification.patience = PATIENCE;
         verification.settle(&account)?;
-        let again = verification.witness.repeats - repeats;
+        let again = verification.observer.counts().repeated - repeats;
         let case = if count > 0 || again == 0 {
             Ok(())
         } else {
