@@ -8,6 +8,7 @@ pub mod model;
 mod outcome;
 mod reader;
 mod record;
+mod report;
 pub mod rule_cases;
 pub mod undecodable;
 mod violation;
@@ -15,11 +16,12 @@ mod violation;
 #[cfg(test)]
 mod tests;
 
-pub use contract::{Counts, History, News, Observer, Report};
+pub use contract::Observer;
 pub use model::{AccountState, Accounts};
 pub use outcome::Outcome;
 pub use reader::{Batch, Positions, ReadError, Reader, log_ends, log_starts};
 pub use record::{Event, ObservedRecord, RecordPosition};
+pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
 
 /// The accounts in the command-handler's database.
