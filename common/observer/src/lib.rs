@@ -24,12 +24,16 @@ pub use record::{Event, ObservedRecord, RecordPosition};
 pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
 
-/// The accounts in the command-handler's database.
+/// The accounts in the command-handler's database; of a new bank if no handler was started on it.
 ///
 /// # Errors
 /// The database does not answer, or is not the command-handler's.
 #[cfg(feature = "postgres")]
 pub fn stored_accounts(client: &mut postgres::Client) -> Result<Accounts, postgres::Error> {
+    let new = client.query_one("SELECT to_regclass('account') IS NULL", &[])?.get(0);
+    if new {
+        return Ok(model::new_bank());
+    }
     let sql = "SELECT iban, token, balance, overdraft_limit, sequence FROM account";
     let state = |row: &postgres::Row| AccountState {
         token: row.get(1),
