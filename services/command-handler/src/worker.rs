@@ -16,8 +16,8 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// Interval at which a session counts the members of the topic and claims free partitions. Also its
-/// heartbeat: a session that is idle for longer loses its locks.
+/// Interval at which a session counts the members of the topic and claims free partitions. Also
+/// its heartbeat: PostgreSQL ends a session that is idle for 10 s.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest wait for a batch, and so until an idle worker sees that shutdown was requested.

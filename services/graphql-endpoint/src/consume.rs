@@ -27,8 +27,8 @@ const GROUP: &str = "graphql-endpoint";
 
 /// Most transactions stored at once.
 const BATCH_MAX: usize = 2000;
-/// Interval at which a session counts the members and claims free partitions. Also its heartbeat: a
-/// session that is idle for longer loses its locks.
+/// Interval at which a session counts the members of the topic and claims free partitions. Also
+/// its heartbeat: PostgreSQL ends a session that is idle for 10 s.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait of a poll, and so until an idle thread sees that shutdown was requested.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
