@@ -83,58 +83,25 @@ pub trait KafkaClient: Send {
     }
 }
 
+/// Methods that call the inherent ones of the same name.
+macro_rules! forward {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
+        $(fn $name(&mut self, $($argument: $type),*) -> $result {
+            Client::$name(self, $($argument),*)
+        })*
+    };
+}
+
 impl KafkaClient for Client {
-    fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
-        self.leaders(topic, within)
-    }
-
-    fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
-        self.produce(batches, within)
-    }
-
-    fn fetch(
-        &mut self,
-        topic: &str,
-        positions: &[Position],
-        wait: Duration,
-    ) -> Result<Vec<PartitionData>> {
-        self.fetch(topic, positions, wait)
-    }
-
-    fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
-        self.log_range(topic, within)
-    }
-
-    fn committed(
-        &mut self,
-        group: &str,
-        topic: &str,
-        within: Duration,
-    ) -> Result<Vec<Option<i64>>> {
-        self.committed(group, topic, within)
-    }
-
-    fn commit(
-        &mut self,
-        group: &str,
-        topic: &str,
-        positions: &[Position],
-        within: Duration,
-    ) -> Result<()> {
-        self.commit(group, topic, positions, within)
-    }
-
-    fn poll_assignment(
-        &mut self,
-        group: &str,
-        topics: &[&str],
-        within: Duration,
-    ) -> Result<Assignment> {
-        self.poll_assignment(group, topics, within)
-    }
-
-    fn leave(&mut self, group: &str) -> Result<()> {
-        self.leave(group)
+    forward! {
+        leaders(topic: &str, within: Duration) -> Result<Vec<i32>>;
+        produce(batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>>;
+        fetch(topic: &str, positions: &[Position], wait: Duration) -> Result<Vec<PartitionData>>;
+        log_range(topic: &str, within: Duration) -> Result<Vec<(i64, i64)>>;
+        committed(group: &str, topic: &str, within: Duration) -> Result<Vec<Option<i64>>>;
+        commit(group: &str, topic: &str, positions: &[Position], within: Duration) -> Result<()>;
+        poll_assignment(group: &str, topics: &[&str], within: Duration) -> Result<Assignment>;
+        leave(group: &str) -> Result<()>;
     }
 
     fn fetches_from_all(&self) -> bool {

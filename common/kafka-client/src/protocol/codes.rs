@@ -10,6 +10,9 @@ macro_rules! codes {
     ($($name:ident = $code:literal;)*) => {
         $(#[allow(missing_docs, reason = "Kafka's own names")]
         pub const $name: i16 = $code;)*
+
+        #[cfg(test)]
+        const ALL: &[(&str, i16)] = &[$((stringify!($name), $code)),*];
     };
 }
 
@@ -122,49 +125,9 @@ mod tests {
             assert_eq!(Name(code).to_string(), expected.to_string());
             assert_eq!(is_retriable(code), expected.is_retriable(), "{code}");
         }
-        for (code, expected) in [
-            (UNKNOWN_SERVER_ERROR, ResponseError::UnknownServerError),
-            (OFFSET_OUT_OF_RANGE, ResponseError::OffsetOutOfRange),
-            (CORRUPT_MESSAGE, ResponseError::CorruptMessage),
-            (UNKNOWN_TOPIC_OR_PARTITION, ResponseError::UnknownTopicOrPartition),
-            (LEADER_NOT_AVAILABLE, ResponseError::LeaderNotAvailable),
-            (REQUEST_TIMED_OUT, ResponseError::RequestTimedOut),
-            (MESSAGE_TOO_LARGE, ResponseError::MessageTooLarge),
-            (OFFSET_METADATA_TOO_LARGE, ResponseError::OffsetMetadataTooLarge),
-            (INVALID_TOPIC_EXCEPTION, ResponseError::InvalidTopicException),
-            (RECORD_LIST_TOO_LARGE, ResponseError::RecordListTooLarge),
-            (NOT_ENOUGH_REPLICAS_AFTER_APPEND, ResponseError::NotEnoughReplicasAfterAppend),
-            (INVALID_REQUIRED_ACKS, ResponseError::InvalidRequiredAcks),
-            (ILLEGAL_GENERATION, ResponseError::IllegalGeneration),
-            (INCONSISTENT_GROUP_PROTOCOL, ResponseError::InconsistentGroupProtocol),
-            (INVALID_GROUP_ID, ResponseError::InvalidGroupId),
-            (UNKNOWN_MEMBER_ID, ResponseError::UnknownMemberId),
-            (INVALID_SESSION_TIMEOUT, ResponseError::InvalidSessionTimeout),
-            (REBALANCE_IN_PROGRESS, ResponseError::RebalanceInProgress),
-            (INVALID_COMMIT_OFFSET_SIZE, ResponseError::InvalidCommitOffsetSize),
-            (TOPIC_AUTHORIZATION_FAILED, ResponseError::TopicAuthorizationFailed),
-            (GROUP_AUTHORIZATION_FAILED, ResponseError::GroupAuthorizationFailed),
-            (CLUSTER_AUTHORIZATION_FAILED, ResponseError::ClusterAuthorizationFailed),
-            (INVALID_TIMESTAMP, ResponseError::InvalidTimestamp),
-            (UNSUPPORTED_SASL_MECHANISM, ResponseError::UnsupportedSaslMechanism),
-            (ILLEGAL_SASL_STATE, ResponseError::IllegalSaslState),
-            (UNSUPPORTED_VERSION, ResponseError::UnsupportedVersion),
-            (TOPIC_ALREADY_EXISTS, ResponseError::TopicAlreadyExists),
-            (INVALID_REPLICATION_FACTOR, ResponseError::InvalidReplicationFactor),
-            (UNSUPPORTED_FOR_MESSAGE_FORMAT, ResponseError::UnsupportedForMessageFormat),
-            (OUT_OF_ORDER_SEQUENCE_NUMBER, ResponseError::OutOfOrderSequenceNumber),
-            (DUPLICATE_SEQUENCE_NUMBER, ResponseError::DuplicateSequenceNumber),
-            (INVALID_PRODUCER_EPOCH, ResponseError::InvalidProducerEpoch),
-            (INVALID_PRODUCER_ID_MAPPING, ResponseError::InvalidProducerIdMapping),
-            (SASL_AUTHENTICATION_FAILED, ResponseError::SaslAuthenticationFailed),
-            (UNKNOWN_PRODUCER_ID, ResponseError::UnknownProducerId),
-            (UNSUPPORTED_COMPRESSION_TYPE, ResponseError::UnsupportedCompressionType),
-            (MEMBER_ID_REQUIRED, ResponseError::MemberIdRequired),
-            (FENCED_INSTANCE_ID, ResponseError::FencedInstanceId),
-            (INVALID_RECORD, ResponseError::InvalidRecord),
-            (PRODUCER_FENCED, ResponseError::ProducerFenced),
-        ] {
-            assert_eq!(code, expected.code(), "{expected}");
+        for (name, code) in ALL {
+            let words = name.split('_').map(|it| it[..1].to_owned() + &it[1..].to_lowercase());
+            assert_eq!(Name(*code).to_string(), words.collect::<String>());
         }
     }
 }

@@ -80,15 +80,20 @@ fn metadata(leaders: &[u16]) -> MetadataResponse {
 /// Responses to metadata and producer id requests.
 fn usual(incoming: &Incoming, leaders: &[u16]) -> Option<Answer> {
     match incoming.key {
-        MetadataRequest::KEY => {
-            Some(Answer::Send(incoming.response::<MetadataRequest>(&metadata(leaders))))
-        }
+        MetadataRequest::KEY => Some(incoming.answer::<MetadataRequest>(&metadata(leaders))),
         InitProducerIdRequest::KEY => {
             let response = InitProducerIdResponse::default().with_producer_id(ProducerId(77));
-            Some(Answer::Send(incoming.response::<InitProducerIdRequest>(&response)))
+            Some(incoming.answer::<InitProducerIdRequest>(&response))
         }
         _ => None,
     }
+}
+
+/// This broker is the group's coordinator.
+fn coordinator_at(incoming: &Incoming, port: u16) -> Answer {
+    let host = StrBytes::from_static_str("127.0.0.1");
+    let response = FindCoordinatorResponse::default().with_host(host).with_port(i32::from(port));
+    incoming.answer::<FindCoordinatorRequest>(&response)
 }
 
 fn leaders(host: &String) -> Result<Vec<i32>> {
@@ -105,7 +110,7 @@ fn failed_init_producer_id_is_retried_with_backoff() {
             count.fetch_add(1, Ordering::Relaxed);
             let code = ResponseError::CoordinatorLoadInProgress.code();
             let response = InitProducerIdResponse::default().with_error_code(code);
-            Answer::Send(incoming.response::<InitProducerIdRequest>(&response))
+            incoming.answer::<InitProducerIdRequest>(&response)
         }
         _ => usual(incoming, &[port]).expect("nothing else is asked"),
     });
@@ -187,9 +192,9 @@ fn late_response_is_not_matched_to_the_next_request() {
     let host = broker(move |incoming, port| {
         if first.swap(false, Ordering::Relaxed) {
             std::thread::sleep(2 * TIMEOUT);
-            return Answer::Send(incoming.response::<MetadataRequest>(&metadata(&[port, port])));
+            return incoming.answer::<MetadataRequest>(&metadata(&[port, port]));
         }
-        Answer::Send(incoming.response::<MetadataRequest>(&metadata(&[port])))
+        incoming.answer::<MetadataRequest>(&metadata(&[port]))
     });
     let mut client = client(&host);
     let err = client.leaders("t", Duration::ZERO).unwrap_err();
@@ -248,8 +253,7 @@ fn closed_idle_connection_is_replaced_silently() {
 #[test]
 fn throttle_time_is_obeyed() {
     let throttled = metadata(&[1]).with_throttle_time_ms(250);
-    let host =
-        broker(move |incoming, _| Answer::Send(incoming.response::<MetadataRequest>(&throttled)));
+    let host = broker(move |incoming, _| incoming.answer::<MetadataRequest>(&throttled));
     let mut client = client(&host);
     let start = Instant::now();
     client.leaders("t", PATIENCE).unwrap();
@@ -513,7 +517,7 @@ fn quota_delays_only_its_broker() {
             .with_name(topic_name("t"))
             .with_partition_responses(vec![PartitionProduceResponse::default()]);
         let response = ProduceResponse::default().with_throttle_time_ms(60_000);
-        Answer::Send(incoming.response::<ProduceRequest>(&response.with_responses(vec![topic])))
+        incoming.answer::<ProduceRequest>(&response.with_responses(vec![topic]))
     });
     let port = port_of(&throttling);
     let host = broker(move |incoming, own| {
@@ -542,7 +546,7 @@ fn backoff_applies_across_calls() {
             match incoming.key {
                 InitProducerIdRequest::KEY if incoming.key == failing => {
                     let response = InitProducerIdResponse::default().with_error_code(14);
-                    Answer::Send(incoming.response::<InitProducerIdRequest>(&response))
+                    incoming.answer::<InitProducerIdRequest>(&response)
                 }
                 ProduceRequest::KEY => Answer::Send(produced(incoming, &[(0, 6, -1)])),
                 _ => usual(incoming, &[port]).unwrap(),
@@ -561,9 +565,9 @@ fn backoff_applies_across_calls() {
 }
 
 fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Answer {
-    Answer::Send(incoming.response::<FetchRequest>(&FetchResponse::default().with_responses(vec![
+    incoming.answer::<FetchRequest>(&FetchResponse::default().with_responses(vec![
         FetchableTopicResponse::default().with_topic(topic_name("t")).with_partitions(parts),
-    ])))
+    ]))
 }
 
 /// One record at `offset`.
@@ -718,13 +722,8 @@ fn commit_missing_in_the_response_is_retryable() {
     ] {
         let host = broker(move |incoming, port| {
             usual(incoming, &[port]).unwrap_or_else(|| match incoming.key {
-                FindCoordinatorRequest::KEY => {
-                    let here = FindCoordinatorResponse::default()
-                        .with_host(StrBytes::from_static_str("127.0.0.1"))
-                        .with_port(i32::from(port));
-                    Answer::Send(incoming.response::<FindCoordinatorRequest>(&here))
-                }
-                _ => Answer::Send(incoming.response::<OffsetCommitRequest>(
+                FindCoordinatorRequest::KEY => coordinator_at(incoming, port),
+                _ => incoming.answer::<OffsetCommitRequest>(
                     &OffsetCommitResponse::default().with_topics(vec![
                         OffsetCommitResponseTopic::default()
                             .with_name(topic_name("t"))
@@ -734,7 +733,7 @@ fn commit_missing_in_the_response_is_retryable() {
                                     .with_error_code(code),
                             ]),
                     ]),
-                )),
+                ),
             })
         });
         let result = client(&host).commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
@@ -755,11 +754,11 @@ fn authenticating(
         SaslHandshakeRequest::KEY => {
             let mechanisms = vec![StrBytes::from_static_str("GSSAPI")];
             let response = SaslHandshakeResponse::default().with_mechanisms(mechanisms);
-            Answer::Send(incoming.response::<SaslHandshakeRequest>(&response.with_error_code(code)))
+            incoming.answer::<SaslHandshakeRequest>(&response.with_error_code(code))
         }
         SaslAuthenticateRequest::KEY => {
             let request: SaslAuthenticateRequest = incoming.read().unwrap();
-            Answer::Send(incoming.response::<SaslAuthenticateRequest>(&script(&request.auth_bytes)))
+            incoming.answer::<SaslAuthenticateRequest>(&script(&request.auth_bytes))
         }
         _ => usual(incoming, &[port]).unwrap(),
     })
@@ -778,17 +777,17 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
     let host = broker(move |incoming, port| {
         seen.lock().unwrap().push(incoming.key);
         match incoming.key {
-            SaslHandshakeRequest::KEY => Answer::Send(
-                incoming.response::<SaslHandshakeRequest>(&SaslHandshakeResponse::default()),
-            ),
+            SaslHandshakeRequest::KEY => {
+                incoming.answer::<SaslHandshakeRequest>(&SaslHandshakeResponse::default())
+            }
             SaslAuthenticateRequest::KEY => {
                 let request: SaslAuthenticateRequest = incoming.read().unwrap();
                 assert_eq!(&request.auth_bytes[..], b"\0ann\0hunter2");
                 // The first session expires at once.
                 let lifetime_ms = i64::from(first.swap(false, Ordering::Relaxed));
-                Answer::Send(incoming.response::<SaslAuthenticateRequest>(
+                incoming.answer::<SaslAuthenticateRequest>(
                     &SaslAuthenticateResponse::default().with_session_lifetime_ms(lifetime_ms),
-                ))
+                )
             }
             _ => usual(incoming, &[port]).unwrap(),
         }
@@ -871,12 +870,7 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
         let mut it = shared.lock().unwrap();
         let id = |text: &str| StrBytes::from_string(text.to_owned());
         match incoming.key {
-            FindCoordinatorRequest::KEY => {
-                let here = FindCoordinatorResponse::default()
-                    .with_host(StrBytes::from_static_str("127.0.0.1"))
-                    .with_port(i32::from(port));
-                Answer::Send(incoming.response::<FindCoordinatorRequest>(&here))
-            }
+            FindCoordinatorRequest::KEY => coordinator_at(incoming, port),
             JoinGroupRequest::KEY => {
                 let request: JoinGroupRequest = incoming.read().unwrap();
                 it.joined.push(request.member_id.to_string());
@@ -892,18 +886,18 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                         .with_leader(id("m"))
                         .with_members(vec![member.with_metadata(told)])
                 };
-                Answer::Send(incoming.response::<JoinGroupRequest>(&response))
+                incoming.answer::<JoinGroupRequest>(&response)
             }
             SyncGroupRequest::KEY => {
                 let request: SyncGroupRequest = incoming.read().unwrap();
                 let mine = request.assignments[0].assignment.clone();
                 let response = SyncGroupResponse::default().with_assignment(mine);
-                Answer::Send(incoming.response::<SyncGroupRequest>(&response))
+                incoming.answer::<SyncGroupRequest>(&response)
             }
             LeaveGroupRequest::KEY => {
                 let request: LeaveGroupRequest = incoming.read().unwrap();
                 it.left.extend(request.members.iter().map(|it| it.member_id.to_string()));
-                Answer::Send(incoming.response::<LeaveGroupRequest>(&LeaveGroupResponse::default()))
+                incoming.answer::<LeaveGroupRequest>(&LeaveGroupResponse::default())
             }
             OffsetCommitRequest::KEY => {
                 let request: OffsetCommitRequest = incoming.read().unwrap();
@@ -911,13 +905,13 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                 it.committed.push((request.member_id.to_string(), generation));
                 let done = OffsetCommitResponsePartition::default();
                 let done = done.with_error_code(std::mem::take(&mut it.commit_code));
-                Answer::Send(incoming.response::<OffsetCommitRequest>(
+                incoming.answer::<OffsetCommitRequest>(
                     &OffsetCommitResponse::default().with_topics(vec![
                         OffsetCommitResponseTopic::default()
                             .with_name(topic_name("t"))
                             .with_partitions(vec![done]),
                     ]),
-                ))
+                )
             }
             _ => usual(incoming, &[port, port]).unwrap(),
         }
@@ -971,15 +965,10 @@ fn member_commits_until_fenced_and_rejoins() {
 fn failed_join_returns_its_reason() {
     for (code, kind) in [(23, ErrorKind::Config), (30, ErrorKind::Config), (15, ErrorKind::Retry)] {
         let host = broker(move |incoming, port| match incoming.key {
-            FindCoordinatorRequest::KEY => {
-                let here = FindCoordinatorResponse::default()
-                    .with_host(StrBytes::from_static_str("127.0.0.1"))
-                    .with_port(i32::from(port));
-                Answer::Send(incoming.response::<FindCoordinatorRequest>(&here))
-            }
+            FindCoordinatorRequest::KEY => coordinator_at(incoming, port),
             JoinGroupRequest::KEY => {
                 let response = JoinGroupResponse::default().with_error_code(code);
-                Answer::Send(incoming.response::<JoinGroupRequest>(&response))
+                incoming.answer::<JoinGroupRequest>(&response)
             }
             _ => usual(incoming, &[port]).unwrap(),
         });

@@ -31,6 +31,11 @@ impl Incoming {
         self.framed::<R>(&bytes)
     }
 
+    /// [`Self::response`] as an answer.
+    pub fn answer<R: Request>(&self, body: &R::Response) -> Answer {
+        Answer::Send(self.response::<R>(body))
+    }
+
     /// A response with any body.
     pub fn framed<R: Request>(&self, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 4];
