@@ -285,7 +285,7 @@ impl Open {
         let mut open = Self(java.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let mut line = String::new();
         BufReader::new(open.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "assignment\n");
+        assert_eq!(line, "held\n");
         open
     }
 
