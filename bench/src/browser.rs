@@ -28,7 +28,7 @@ pub struct Tab {
     socket: Socket,
     /// Of the last command.
     id: u64,
-    /// What the page called [`Tab::HEARD`] with while something else was waited for.
+    /// What the page called [`Tab::RECEIVED`] with while something else was waited for.
     received: VecDeque<String>,
 }
 
@@ -79,7 +79,7 @@ impl Chromium {
         let mut tab = Tab::connect(&format!("ws://{}/devtools/page/{target}", self.address))?;
         tab.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }))?;
         tab.call("Runtime.enable", &json!({}))?;
-        tab.call("Runtime.addBinding", &json!({ "name": Tab::HEARD }))?;
+        tab.call("Runtime.addBinding", &json!({ "name": Tab::RECEIVED }))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             // While it goes there, what is asked for may have no page to run in.
@@ -107,7 +107,7 @@ impl Drop for Chromium {
 
 impl Tab {
     /// A function that the page has: what it is called with is received here.
-    pub const HEARD: &'static str = "received";
+    pub const RECEIVED: &'static str = "received";
 
     fn connect(url: &str) -> Result<Self, Error> {
         Ok(Self { socket: Socket::open(url, None)?, id: 0, received: VecDeque::new() })

@@ -220,7 +220,7 @@ fn a_broker_freezes_for_longer_than_a_call_may_take() {
         let end = bank.handler.wait_exits(1, PATIENCE);
         assert_eq!(end.code(), Some(75), "{end:?}");
         until("the next one finds no broker", PATIENCE, || {
-            bank.handler.log().contains("does not answer").then_some(())
+            bank.handler.log().contains("does not respond").then_some(())
         });
     }
     fault.end();

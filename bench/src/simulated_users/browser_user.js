@@ -36,13 +36,13 @@ async ({ name, password, company }) => {
       const amount = box.querySelector("p:nth-child(1) > span.icon + span").textContent;
       const cents = Number(amount.replace(/[^0-9-]/g, ""));
       const at = waiting.findIndex((step) => step.cents === cents);
-      if (at >= 0) heard(String(waiting.splice(at, 1)[0].number));
+      if (at >= 0) received(String(waiting.splice(at, 1)[0].number));
     }
   };
   // What it says when the bank says no.
   const said = (changed) => {
     const refusal = changed.some((it) => it.target.closest?.("#said")) && document.querySelector("#said .is-danger");
-    if (refusal) heard(refusal.textContent);
+    if (refusal) received(refusal.textContent);
   };
   const changes = { subtree: true, childList: true, attributes: true, attributeFilter: ["id"] };
   new MutationObserver((changed) => {
@@ -67,6 +67,6 @@ async ({ name, password, company }) => {
     // Those that have timed out.
     while (waiting.length > 9) waiting.shift();
     if (cents > 0) document.querySelector(`#deposit-${cents}`).click();
-    else last = last.then(() => transfer(-cents)).catch((err) => heard(String(err)));
+    else last = last.then(() => transfer(-cents)).catch((err) => received(String(err)));
   };
 }
