@@ -246,14 +246,20 @@ pub fn kill(stack: &Stack, name: &str, signal: Signal) -> Result<()> {
     const KILL_LIMIT: Duration = Duration::from_secs(20);
     let part = known(stack, name)?;
     let process = stack.process(part).ok_or_else(|| not_running(part))?;
-    for member in process.family() {
+    let family = process.family();
+    for member in &family {
         member.signal(signal);
     }
-    // A large process takes a moment to end.
+    // A large process takes a moment to end, and many threads a moment to stop.
     let since = Instant::now();
-    while signal == Signal::KILL && process.is_alive() {
+    let takes_effect = || match signal {
+        Signal::KILL => !process.is_alive(),
+        Signal::STOP => family.iter().all(|member| member.is_stopped()),
+        _ => true,
+    };
+    while !takes_effect() {
         if since.elapsed() > KILL_LIMIT {
-            return Err(failed(format!("{part} still runs after SIGKILL")));
+            return Err(failed(format!("{part} still runs after the signal")));
         }
         thread::sleep(interrupt::POLL_INTERVAL);
     }

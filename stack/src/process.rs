@@ -41,6 +41,18 @@ impl Process {
         }
     }
 
+    /// True once SIGSTOP has reached every thread: they stop one after the other, some time after
+    /// the signal was sent.
+    pub fn is_stopped(self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return true };
+        threads.filter_map(std::result::Result::ok).all(|thread| {
+            let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
+            let stat = String::from_utf8_lossy(&stat);
+            // A thread that has just ended has no state.
+            stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['T', 'Z', 'X']))
+        })
+    }
+
     /// The process and its children, which only PostgreSQL has.
     pub fn family(self) -> Vec<Self> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid);
@@ -212,6 +224,23 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         fs::remove_dir_all(files.dir()).unwrap();
+    }
+
+    #[test]
+    fn stopped_process_is_told_from_a_running_one() {
+        let mut child = sleep();
+        let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(!process.is_stopped());
+        process.signal(Signal::STOP);
+        while !process.is_stopped() {
+            std::thread::yield_now();
+        }
+        process.signal(Signal::CONT);
+        while process.is_stopped() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
