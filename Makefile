@@ -46,6 +46,7 @@ lint: ## checks format, lints and module cycles, warnings denied
 	cargo fmt --all --check
 	for other in peers/rust-*/ common/kafka-client/fuzz/; do cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --locked --workspace --lib --bins -- -D warnings -W clippy::too_many_lines
 	cargo clippy --locked -p messaging --no-default-features -- -D warnings
 	cargo clippy --locked -p service -p kafka-client --no-default-features -- -D warnings
 	cargo clippy --locked -p frontend --all-targets -- -D warnings
