@@ -68,7 +68,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let mut transfers = reader::<ConfirmMoneyTransfer>(&kafka)?;
     let mut creation_decoder = Decoder::<ConfirmAccountCreation>::new(registry.clone());
     let mut transfer_decoder = Decoder::<ConfirmMoneyTransfer>::new(registry);
-    let mut bus = messaging::connect(&kafka);
+    let mut kafka_client = messaging::connect(&kafka);
     health.set_ready(true);
     while !start.shutdown.requested() {
         let mut told = Vec::new();
@@ -91,7 +91,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         }
         sender.send_all(&told).into_iter().collect::<Result<(), _>>()?;
         for (topic, position) in done {
-            bus.commit(GROUP, topic, &[position], WITHIN)?;
+            kafka_client.commit(GROUP, topic, &[position], WITHIN)?;
         }
     }
     Ok(ExitCode::SUCCESS)

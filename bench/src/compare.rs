@@ -99,7 +99,7 @@ struct Plan {
     step: Duration,
     warm: Duration,
     accounts: usize,
-    pace: Duration,
+    batch_interval: Duration,
 }
 
 impl Plan {
@@ -118,7 +118,7 @@ impl Plan {
             step: options.step_s.unwrap_or(step),
             warm: options.warm_s.unwrap_or(warm),
             accounts: options.accounts,
-            pace: options.pace_ms,
+            batch_interval: options.pace_ms,
         }
     }
 
@@ -132,7 +132,7 @@ impl Plan {
             self.step.as_secs(),
             self.warm.as_secs(),
             self.accounts,
-            self.pace.as_millis()
+            self.batch_interval.as_millis()
         )
     }
 }
@@ -251,7 +251,7 @@ fn measure(
     let mapped = handler_process.process.mapped_files().map_err(part)?;
     let image_bytes = handler.image_bytes(&mapped)?;
     let bank = BankUnderTest::with_handler(start, &handler_process)?;
-    let mut load = DirectLoad::new(bank, plan.pace)?;
+    let mut load = DirectLoad::new(bank, plan.batch_interval)?;
     load.open_accounts(plan.accounts)?;
     load.warm_up(WARM_UP, plan.warm)?;
     let mut rows = Vec::new();

@@ -35,7 +35,7 @@ pub struct Records {
 impl ConsumerLag {
     /// No I/O yet.
     pub fn new(cluster: &Cluster) -> Self {
-        Self(cluster.bus())
+        Self(cluster.kafka_client())
     }
 
     /// Beats, transfers and changes that are yet to be consumed: fewer requests than for

@@ -86,10 +86,10 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     let mut client = database
         .connect(NoTls)
         .map_err(|source| Error::Database { step: "connect to balancedb", source })?;
-    let mut bus = cluster.bus();
+    let mut kafka_client = cluster.kafka_client();
 
     heartbeat.set_load(0)?;
-    let (ends, before) = stand_still(&mut *bus, &mut client, &start.shutdown)?;
+    let (ends, before) = stand_still(&mut *kafka_client, &mut client, &start.shutdown)?;
     let sum_before = sum(&before);
     output::progress(&format!("{} accounts hold {sum_before} cents", before.len()));
     let mut demo = Demo {
@@ -107,7 +107,7 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     loaded?;
     let mut user_steps = UserSteps::default();
     users.stop()?.iter().for_each(|step| user_steps.note(step));
-    demo.finish(&mut *bus, &start.shutdown)?;
+    demo.finish(&mut *kafka_client, &start.shutdown)?;
 
     let after = balances(&mut client)?;
     let report = demo.observer.report();
@@ -135,23 +135,23 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
 
 /// Waits until no command is on its way. Where each topic ends then, and the accounts.
 fn stand_still(
-    bus: &mut dyn KafkaClient,
+    kafka_client: &mut dyn KafkaClient,
     client: &mut Client,
     shutdown: &Shutdown,
 ) -> Result<(Positions, Accounts), Error> {
     let mut started = Instant::now();
-    let mut before = all_ends(bus)?;
+    let mut before = all_ends(kafka_client)?;
     loop {
         if shutdown.wait(QUIET) {
             return Err(Error::Stopped);
         }
-        let now = all_ends(bus)?;
+        let now = all_ends(kafka_client)?;
         let moved = now != before;
         before = now;
-        if !moved && is_answered(bus)? {
+        if !moved && is_answered(kafka_client)? {
             let accounts = balances(client)?;
             // Nothing has come while the database was read: both are of the same moment.
-            if all_ends(bus)? == before {
+            if all_ends(kafka_client)? == before {
                 return Ok((before, accounts));
             }
         }
@@ -168,15 +168,15 @@ fn stand_still(
     }
 }
 
-fn all_ends(bus: &mut dyn KafkaClient) -> Result<Positions, Error> {
+fn all_ends(kafka_client: &mut dyn KafkaClient) -> Result<Positions, Error> {
     let step = || "look up the ends of the topics".to_owned();
-    log_ends(bus, &TOPICS, WITHIN).map_err(|source| Error::Kafka { step: step(), source })
+    log_ends(kafka_client, &TOPICS, WITHIN).map_err(|source| Error::Kafka { step: step(), source })
 }
 
 /// True if the handler has done all commands there are.
-fn is_answered(bus: &mut dyn KafkaClient) -> Result<bool, Error> {
-    Ok(is_done(bus, HANDLER, &CONFIRM_ACCOUNT_CREATION)?
-        && is_done(bus, HANDLER, &CONFIRM_MONEY_TRANSFER)?)
+fn is_answered(kafka_client: &mut dyn KafkaClient) -> Result<bool, Error> {
+    Ok(is_done(kafka_client, HANDLER, &CONFIRM_ACCOUNT_CREATION)?
+        && is_done(kafka_client, HANDLER, &CONFIRM_MONEY_TRANSFER)?)
 }
 
 fn balances(client: &mut Client) -> Result<Accounts, Error> {
@@ -238,7 +238,11 @@ impl Demo {
 
     /// Reads until all commands are answered and no more come, or until nothing has come of them
     /// for too long.
-    fn finish(&mut self, bus: &mut dyn KafkaClient, shutdown: &Shutdown) -> Result<(), Error> {
+    fn finish(
+        &mut self,
+        kafka_client: &mut dyn KafkaClient,
+        shutdown: &Shutdown,
+    ) -> Result<(), Error> {
         self.waiting_since = Instant::now();
         let (began, mut printed_at) = (Instant::now(), Instant::now());
         loop {
@@ -246,8 +250,8 @@ impl Demo {
             let silence = self.waiting_since.elapsed();
             if silence > QUIET
                 && self.observer.unanswered() == 0
-                && is_done(bus, GENERATOR, &HEARTBEAT)?
-                && is_answered(bus)?
+                && is_done(kafka_client, GENERATOR, &HEARTBEAT)?
+                && is_answered(kafka_client)?
             {
                 return Ok(());
             }

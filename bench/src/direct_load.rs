@@ -32,7 +32,7 @@ const DEPOSITS: u64 = 1000;
 pub struct DirectLoad {
     pub bank: BankUnderTest,
     /// Least time between two batches of commands.
-    pace: Duration,
+    batch_interval: Duration,
     ids: Ids,
     sender: Sender,
     answers: Answers,
@@ -45,13 +45,13 @@ pub struct DirectLoad {
 
 impl DirectLoad {
     /// Connects to the bank's topics.
-    pub fn new(bank: BankUnderTest, pace: Duration) -> Result<Self, Error> {
+    pub fn new(bank: BankUnderTest, batch_interval: Duration) -> Result<Self, Error> {
         let ids = Ids::new(&mut rand::rng());
         Ok(Self {
             sender: bank.cluster.sender(&bank.shutdown),
             answers: Answers::open(&bank.cluster, ids)?,
             bank,
-            pace,
+            batch_interval,
             ids,
             accounts: None,
             first: 0,
@@ -170,10 +170,12 @@ impl DirectLoad {
             done: 0,
             memory: 0,
         };
-        let (sender, pace, stop) = (&mut self.sender, self.pace, AtomicBool::new(false));
+        let (sender, batch_interval, stop) =
+            (&mut self.sender, self.batch_interval, AtomicBool::new(false));
         let (cpu, broken) = thread::scope(|scope| {
             let command = |index| accounts.transfer(first + index);
-            let sending = scope.spawn(|| schedule::send(schedule, pace, sender, command, &stop));
+            let sending =
+                scope.spawn(|| schedule::send(schedule, batch_interval, sender, command, &stop));
             let measured = watch.measure(&stop, || sending.is_finished());
             // An error ends the load too.
             stop.store(true, Ordering::Relaxed);

@@ -128,11 +128,13 @@ impl Drop for FreshBank {
 /// Moves the group past every command there is. Kafka refuses that as long as the group has
 /// members.
 fn skip_commands(cluster: &Cluster, shutdown: &Shutdown) -> Result<(), Error> {
-    let mut bus = cluster.bus();
+    let mut kafka_client = cluster.kafka_client();
     let deadline = Instant::now() + GROUP_PATIENCE;
     for topic in [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER] {
-        let positions = ends(&mut *bus, &topic)?;
-        while let Err(source) = bus.commit(GROUP, topic.name, &positions, Duration::from_secs(1)) {
+        let positions = ends(&mut *kafka_client, &topic)?;
+        while let Err(source) =
+            kafka_client.commit(GROUP, topic.name, &positions, Duration::from_secs(1))
+        {
             if Instant::now() >= deadline {
                 let step = format!("move group {GROUP} to the end of {}", topic.name);
                 return Err(Error::Kafka { step, source });

@@ -105,8 +105,8 @@ pub fn run(start: &Start<'_>, options: &ScaleOptions) -> Result<ExitCode, Error>
         ("STEP_S", options.step_s.as_secs().to_string()),
         ("STEPS", options.steps.to_string()),
     ];
-    let pace = Duration::from_millis(10);
-    let mut load = DirectLoad::new(BankUnderTest::open(start)?, pace)?;
+    let batch_interval = Duration::from_millis(10);
+    let mut load = DirectLoad::new(BankUnderTest::open(start)?, batch_interval)?;
     let columns = format!("accounts,history,{}", direct_load::COLUMNS);
     let mut csv = Csv::create(&options.out, "scale", &settings, &columns)?;
     let mut done = Vec::new();

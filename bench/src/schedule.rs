@@ -48,10 +48,10 @@ impl Schedule {
 }
 
 /// Sends the commands of `schedule` as they fall due, until the last one or until `stop`: in
-/// batches of what is due, at most one each `pace`. Gives how many were sent.
+/// batches of what is due, at most one each `batch_interval`. Gives how many were sent.
 pub fn send(
     schedule: Schedule,
-    pace: Duration,
+    batch_interval: Duration,
     sender: &mut Sender,
     mut command: impl FnMut(u64) -> Outgoing,
     stop: &AtomicBool,
@@ -68,7 +68,7 @@ pub fn send(
             sent = due;
         }
         if sent < schedule.count {
-            let next = schedule.due(sent).max(now + pace);
+            let next = schedule.due(sent).max(now + batch_interval);
             thread::sleep(next.saturating_duration_since(Instant::now()));
         }
     }

@@ -31,7 +31,7 @@ impl Cluster {
     }
 
     /// A client for offsets.
-    pub fn bus(&self) -> Box<dyn KafkaClient> {
+    pub fn kafka_client(&self) -> Box<dyn KafkaClient> {
         messaging::connect(&self.kafka)
     }
 
@@ -55,8 +55,8 @@ impl Cluster {
 }
 
 /// The end of each partition of `topic`.
-pub fn ends(bus: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, Error> {
-    let bounds = bus.log_range(topic.name, WITHIN).map_err(|source| Error::Kafka {
+pub fn ends(kafka_client: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, Error> {
+    let bounds = kafka_client.log_range(topic.name, WITHIN).map_err(|source| Error::Kafka {
         step: format!("look up the offsets of {}", topic.name),
         source,
     })?;
@@ -65,11 +65,14 @@ pub fn ends(bus: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, E
 }
 
 /// True if `group` has read and committed all there is in `topic`.
-pub fn is_done(bus: &mut dyn KafkaClient, group: &str, topic: &Topic) -> Result<bool, Error> {
-    let ends = ends(bus, topic)?;
-    let committed = bus.committed(group, topic.name, WITHIN).map_err(|source| Error::Kafka {
-        step: format!("look up the offsets of group {group}"),
-        source,
+pub fn is_done(
+    kafka_client: &mut dyn KafkaClient,
+    group: &str,
+    topic: &Topic,
+) -> Result<bool, Error> {
+    let ends = ends(kafka_client, topic)?;
+    let committed = kafka_client.committed(group, topic.name, WITHIN).map_err(|source| {
+        Error::Kafka { step: format!("look up the offsets of group {group}"), source }
     })?;
     let done = |(end, committed): (&Position, &Option<i64>)| committed.unwrap_or(0) >= end.next;
     Ok(ends.iter().zip(&committed).all(done))
@@ -84,7 +87,7 @@ pub struct TopicReader<R> {
 impl<R: Record> TopicReader<R> {
     /// Reads what comes from now on.
     pub fn from_end(cluster: &Cluster) -> Result<Self, Error> {
-        let positions = ends(&mut *cluster.bus(), &R::TOPIC)?;
+        let positions = ends(&mut *cluster.kafka_client(), &R::TOPIC)?;
         Ok(Self::from(cluster, positions))
     }
 

@@ -51,10 +51,11 @@ impl RunningServices {
 /// crate or the built-in client.
 fn modes<'a>(kafka_crate: &'a [&str], built_in: &'a [&str]) -> &'a [&'a str] {
     let config = KafkaConfig::from_env(&Env::new(&|name| std::env::var(name).ok()));
-    let mut bus = messaging::connect(&config.expect("the stack is up: make test-integration"));
-    let asked = bus.leaders(HEARTBEAT.name, Duration::from_secs(30));
+    let mut kafka_client =
+        messaging::connect(&config.expect("the stack is up: make test-integration"));
+    let asked = kafka_client.leaders(HEARTBEAT.name, Duration::from_secs(30));
     asked.expect("the synchronizer has made the topic");
-    if bus.fetches_from_all() { built_in } else { kafka_crate }
+    if kafka_client.fetches_from_all() { built_in } else { kafka_crate }
 }
 
 impl Drop for RunningServices {

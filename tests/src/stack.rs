@@ -118,9 +118,11 @@ impl Stack {
     /// # Panics
     /// The cluster does not answer.
     pub fn built_in(&self) -> bool {
-        let mut bus = self.kafka_client();
-        bus.leaders(ConfirmMoneyTransfer::TOPIC.name, PATIENCE).expect("the topic is there");
-        bus.fetches_from_all()
+        let mut kafka_client = self.kafka_client();
+        kafka_client
+            .leaders(ConfirmMoneyTransfer::TOPIC.name, PATIENCE)
+            .expect("the topic is there");
+        kafka_client.fetches_from_all()
     }
 
     /// A command as a record.
@@ -289,7 +291,7 @@ impl Post {
 ///
 /// # Panics
 /// Not all could be written within [`PATIENCE`].
-pub fn post(bus: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
+pub fn post(kafka_client: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
     let mut left: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
     for (at, post) in posts.iter().enumerate() {
         left.entry((post.topic, post.partition)).or_default().push(at);
@@ -308,7 +310,7 @@ pub fn post(bus: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
                 Batch { topic, partition, records }
             })
             .collect();
-        let results = bus.produce(&batches, Duration::from_secs(10));
+        let results = kafka_client.produce(&batches, Duration::from_secs(10));
         let places: Vec<(&str, i32)> = left.keys().copied().collect();
         for (place, result) in places.into_iter().zip(results) {
             if let Ok(first) = result {

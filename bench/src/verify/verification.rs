@@ -62,7 +62,7 @@ impl<'a> Verification<'a> {
         handler: &'a Handler,
         shutdown: &'a Shutdown,
     ) -> Result<Self, Error> {
-        let ends = log_ends(&mut *cluster.bus(), &TOPICS, WITHIN);
+        let ends = log_ends(&mut *cluster.kafka_client(), &TOPICS, WITHIN);
         let step = || "look up the ends of the topics".to_owned();
         let ends = ends.map_err(|source| Error::Kafka { step: step(), source })?;
         Ok(Self {

@@ -110,8 +110,8 @@ impl World {
 
     /// All records of `topic`, once there are `count`.
     fn read(&self, topic: &'static str, count: usize) -> Vec<FetchedRecord> {
-        let mut bus = messaging::connect(&self.config.producer.kafka);
-        let bounds = bus.log_range(topic, SOON).unwrap();
+        let mut kafka_client = messaging::connect(&self.config.producer.kafka);
+        let bounds = kafka_client.log_range(topic, SOON).unwrap();
         let start = (0..).zip(bounds).map(|(partition, (next, _))| Position { partition, next });
         let mut consumer = Consumer::start(&self.config.producer.kafka, topic, start.collect());
         let deadline = Instant::now() + SOON;
@@ -129,9 +129,14 @@ impl World {
     /// more.
     fn made(&self, transfers: i64, accounts: i64) {
         let names = &self.config.names;
-        let mut bus = messaging::connect(&self.config.producer.kafka);
+        let mut kafka_client = messaging::connect(&self.config.producer.kafka);
         let mut count = |topic| -> i64 {
-            bus.log_range(topic, SOON).unwrap().iter().map(|(earliest, end)| end - earliest).sum()
+            kafka_client
+                .log_range(topic, SOON)
+                .unwrap()
+                .iter()
+                .map(|(earliest, end)| end - earliest)
+                .sum()
         };
         let found = [names.confirm_money_transfer, names.confirm_account_creation].map(&mut count);
         assert_eq!(found, [transfers, accounts]);
@@ -161,9 +166,9 @@ impl World {
     /// The group's next offset in the heartbeat and in the confirmed accounts.
     fn committed(&self) -> [Option<i64>; 2] {
         let names = &self.config.names;
-        let mut bus = messaging::connect(&self.config.producer.kafka);
+        let mut kafka_client = messaging::connect(&self.config.producer.kafka);
         [names.heartbeat, names.account_creation_confirmed]
-            .map(|topic| bus.committed(names.group, topic, SOON).unwrap()[0])
+            .map(|topic| kafka_client.committed(names.group, topic, SOON).unwrap()[0])
     }
 
     fn wait_for_committed(&self, wanted: [Option<i64>; 2]) {

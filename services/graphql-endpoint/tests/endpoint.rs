@@ -226,9 +226,9 @@ fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -
 #[ignore = "needs the stack: make test-integration"]
 fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
     let stack = Stack::shared();
-    let mut bus = stack.kafka_client();
+    let mut kafka_client = stack.kafka_client();
     let iban = bank_tests::nobody();
-    let letters_from = bus.log_range(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
+    let dead_letters_from = kafka_client.log_range(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
     let twice = Some(Uuid::new_v4());
     let mut posts = vec![
         change(&stack, &iban, 2, Some(Uuid::new_v4())),
@@ -244,7 +244,7 @@ fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
     posts.push(Post::keyed(&topic, iban.clone(), vec![0, 0, 0, 0, 99, 1]));
     posts.push(change(&stack, &"x".repeat(65), 1, Some(Uuid::new_v4())));
     posts.push(change(&stack, "NL\0", 1, Some(Uuid::new_v4())));
-    let offsets = post(&mut *bus, &posts);
+    let offsets = post(&mut *kafka_client, &posts);
     let endpoint = Endpoint::start(&stack);
     until("all is stored", PATIENCE, || (endpoint.transactions(&iban).len() == 4).then_some(()));
     let shown: Vec<Value> =
@@ -254,10 +254,12 @@ fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
     let wanted: BTreeSet<String> = (good..posts.len())
         .map(|at| format!("{}/{}/{}: ", topic.name, posts[at].partition, offsets[at]))
         .collect();
-    let (mut next, mut found) = (letters_from, BTreeSet::new());
+    let (mut next, mut found) = (dead_letters_from, BTreeSet::new());
     until("the letters are there", PATIENCE, || {
         let position = Position { partition: 0, next };
-        for chunk in bus.fetch(DEAD_LETTER.name, &[position], Duration::from_millis(500)).unwrap() {
+        for chunk in
+            kafka_client.fetch(DEAD_LETTER.name, &[position], Duration::from_millis(500)).unwrap()
+        {
             next = chunk.next;
             for record in chunk.records {
                 let key = String::from_utf8(record.key.unwrap()).unwrap();
@@ -269,7 +271,7 @@ fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
     // After a restart nothing comes again.
     assert!(endpoint.stop() < Duration::from_secs(1));
     let endpoint = Endpoint::start(&stack);
-    post(&mut *bus, &[change(&stack, &iban, 3, Some(Uuid::new_v4()))]);
+    post(&mut *kafka_client, &[change(&stack, &iban, 3, Some(Uuid::new_v4()))]);
     until("the next is stored", PATIENCE, || {
         (endpoint.transactions(&iban).len() == 5).then_some(())
     });
@@ -406,13 +408,13 @@ fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
     let first = Endpoint::start_with(&stack, env);
     let second = Endpoint::start_with(&stack, env);
     let ibans: Vec<String> = (0..40).map(|_| bank_tests::nobody()).collect();
-    let mut bus = stack.kafka_client();
+    let mut kafka_client = stack.kafka_client();
     let mut round = 0;
     let mut tell = || {
         round += 1;
         let posts: Vec<Post> =
             ibans.iter().map(|iban| change(&stack, iban, round, Some(Uuid::new_v4()))).collect();
-        post(&mut *bus, &posts);
+        post(&mut *kafka_client, &posts);
         round as usize
     };
     let all_have = |endpoint: &Endpoint, count: usize| {

@@ -97,11 +97,11 @@ fn slow_subscriber_is_cut_off_and_no_other() {
         }
         quick
     });
-    let mut bus = stack.kafka_client();
+    let mut kafka_client = stack.kafka_client();
     for batch in changes(&stack, &iban, COUNT).chunks(STEP) {
         // As fast as the quick one reads.
         heard.recv_timeout(PATIENCE).unwrap();
-        post(&mut *bus, batch);
+        post(&mut *kafka_client, batch);
     }
     until("the slow one is cut off", PATIENCE, || {
         (metric(&endpoint, "graphql_subscribers_cut_off_total") == 1.0).then_some(())

@@ -149,11 +149,11 @@ impl Topic {
     /// Keys and beats of the records since the opening.
     fn records(&self) -> Vec<(u128, i64)> {
         let mut decoder = Decoder::<Heartbeat>::new(self.registry.clone());
-        let mut bus = messaging::connect(&self.kafka);
+        let mut kafka_client = messaging::connect(&self.kafka);
         let (mut records, mut next, end) = (Vec::new(), self.end, self.log_range().1);
         while next < end {
             let position = Position { partition: 0, next };
-            for chunk in bus.fetch(HEARTBEAT.name, &[position], PATIENCE).unwrap() {
+            for chunk in kafka_client.fetch(HEARTBEAT.name, &[position], PATIENCE).unwrap() {
                 next = chunk.next;
                 for record in chunk.records {
                     let key = String::from_utf8(record.key.unwrap()).unwrap().parse().unwrap();

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 /// Sends records that are wrong in one thing each, to both topics of commands.
 pub fn undecodable(verification: &mut Verification<'_>, account: &Account) -> Result<(), Error> {
-    let mut client = verification.cluster.bus();
+    let mut client = verification.cluster.kafka_client();
     for case in cases(verification, account)? {
         if verification.findings.is_hopeless(Point::Undecodable) {
             break;
@@ -95,13 +95,13 @@ fn send_and_check(
 
 /// The group is at the end of both topics of commands.
 pub fn offsets(verification: &mut Verification<'_>) -> Result<(), Error> {
-    let mut bus = verification.cluster.bus();
+    let mut kafka_client = verification.cluster.kafka_client();
     let deadline = Instant::now() + verification.patience;
     for topic in [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER] {
-        let mut done = is_done(&mut *bus, GROUP, &topic)?;
+        let mut done = is_done(&mut *kafka_client, GROUP, &topic)?;
         while !done && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
-            done = is_done(&mut *bus, GROUP, &topic)?;
+            done = is_done(&mut *kafka_client, GROUP, &topic)?;
         }
         let fault = || format!("group {GROUP} is not at the end of {}", topic.name);
         verification.findings.note(Point::Offsets, done.then_some(()).ok_or_else(fault));
