@@ -113,7 +113,7 @@ screenshots: ## pictures of all pages, into docs/screenshots
 CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),built-in,kafka-crate built-in))
 # Of the whole workspace, not of common/ alone or without it: with other features all would be built once more.
 COMMON_TESTS := $(patsubst %.rs,--test %,$(notdir $(wildcard common/*/tests/*.rs)))
-BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,$(notdir $(wildcard services/*/tests/*.rs tests/tests/*.rs)))
+BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,$(notdir $(wildcard bench/tests/*.rs services/*/tests/*.rs tests/tests/*.rs)))
 # Idle connections are closed, and whoever has said who he is has to say so again, after five seconds; deleted segments and compacted ones are
 # found in one.
 TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 connections.max.reauth.ms=5000 log.retention.check.interval.ms=1000 log.cleaner.backoff.ms=1000
