@@ -161,7 +161,7 @@ fn course(
         if !load.step(fill, time)?.held {
             fill = (fill / 4 * 3).max(1);
         }
-        // The load does not wait for the endpoint, which must not fall behind for ever.
+        // The load does not wait for the endpoint, which must not fall behind forever.
         load.bank.settle(0, SETTLED_WITHIN)?;
     }
     if options.history > 0 { measure(load, many) } else { Ok(()) }

@@ -48,7 +48,7 @@ impl Socket {
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
             let wait = until.saturating_duration_since(Instant::now());
-            // Zero would mean: for ever.
+            // Zero would mean: forever.
             let wait = wait.max(Duration::from_millis(1));
             let set = self.socket.get_ref().set_read_timeout(Some(wait));
             set.map_err(|err| failed(&self.url, err.into()))?;

@@ -130,7 +130,7 @@ pub fn append(log: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(log).context(log.display())
 }
 
-/// Renames a log above 10 MiB, so that none grows for ever.
+/// Renames a log above 10 MiB, so that none grows forever.
 pub fn rotate(log: &Path) -> Result<()> {
     match fs::metadata(log) {
         Ok(metadata) if metadata.len() > 10 << 20 => {

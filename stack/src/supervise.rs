@@ -93,7 +93,7 @@ impl Supervisor {
         let pid = i32::try_from(child.id()).unwrap_or(0);
         self.pids.record(&self.name, pid)?;
         loop {
-            // Blocks until a signal: a service may run for ever.
+            // Blocks until a signal: a service may run forever.
             let stopping = self.signals.wait().any(|signal| signal == SIGTERM);
             if stopping {
                 return Ok((stop(&mut child, pid)?, true));

@@ -52,7 +52,7 @@ impl<R: Record> Encoder<R> {
     }
 
     /// As [`Self::new`], but waits, with backoff and a log line, while the registry is not there or lacks the schema; `None`
-    /// if the stop was asked for meanwhile.
+    /// if shutdown was requested meanwhile.
     ///
     /// # Errors
     /// Waiting does not help.

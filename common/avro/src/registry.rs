@@ -307,7 +307,7 @@ pub(crate) mod tests {
     use std::thread;
     use std::time::Instant;
 
-    /// A registry that gives `answers` one after the other, the last one for ever; it keeps the paths it was asked for.
+    /// A registry that gives `answers` one after the other, the last one forever; it keeps the paths it was asked for.
     pub(crate) struct Fake {
         pub(crate) url: String,
         pub(crate) asked: Arc<Mutex<Vec<String>>>,

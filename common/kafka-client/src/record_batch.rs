@@ -642,7 +642,7 @@ mod tests {
         assert_eq!(offsets(&read(&bytes, 10)), [10, 11, 20]);
         let cut = read(&bytes[..bytes.len() - 1], 10);
         assert_eq!((offsets(&cut), cut.next, cut.undecodable), (vec![10, 11], 12, None));
-        // Without an error the same batch would be fetched for ever.
+        // Without an error the same batch would be fetched forever.
         assert!(read(&bytes[..60], 10).undecodable.is_some());
         assert_eq!(read(&[], 10).undecodable, None);
     }

@@ -111,7 +111,7 @@ fn wrong_password_is_a_config_error() {
             assert_eq!(err.kind, ErrorKind::Config, "{err}");
             let words = format!("user {user:?}, SASL {mechanism}: Authentication failed");
             assert!(err.text.contains(&words) && !err.text.contains("not this one"), "{err}");
-            // A sender, which retries for ever otherwise, returns the error, too.
+            // A sender, which retries forever otherwise, returns the error, too.
             let env = |name: &str| lookup(who, name);
             let producer = ProducerConfig::from_env(&Env::new(&env)).unwrap();
             let mut sender = Sender::new(&producer, &Shutdown::default());

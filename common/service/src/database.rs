@@ -67,7 +67,7 @@ fn is_transient(err: &postgres::Error) -> bool {
 }
 
 /// Ends the process unless the result is dropped in time: a silent server would block the thread
-/// for ever.
+/// forever.
 pub fn watch(shutdown: &Shutdown, step: &str) -> Watch {
     watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
 }

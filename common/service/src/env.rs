@@ -82,7 +82,7 @@ pub enum Error {
 }
 
 /// Variables of earlier versions, each with its replacement. A start with one of them set is
-/// refused, so that nobody believes that it still has an effect. docs/decisions/0016-variables.md
+/// refused, so that a setting without effect is not overlooked. docs/decisions/0016-variables.md
 /// says why they went.
 const REMOVED: [(&str, &str); 3] = [
     ("BATCH_RECORDS", "set BATCH_BYTES to bound a batch"),

@@ -87,7 +87,7 @@ impl TransactionObject {
         self.0.id()
     }
 
-    /// Names the transaction for ever: see `transaction_by_ref`.
+    /// Names the transaction forever: see `transaction_by_ref`.
     fn r#ref(&self) -> ID {
         self.0.number.to_string().into()
     }
