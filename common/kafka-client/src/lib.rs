@@ -5,6 +5,8 @@
 //! deadline of each call. Callers keep positions and choose partitions. Each request is encoded in
 //! one version only.
 
+// Other programs can use this crate, so each public item has docs.
+#![warn(missing_docs)]
 // One test has an allocator that counts.
 #![cfg_attr(not(test), forbid(unsafe_code))]
 

@@ -25,7 +25,6 @@ impl fmt::Display for Violation {
 
 /// What is wrong. Amounts are cents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the texts say what the fields are")]
 pub enum Kind {
     #[error("undecodable: {0}")]
     Undecodable(String),
