@@ -5,7 +5,12 @@ import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 
 mkdirSync("dist", { recursive: true });
 const { css } = compile("src/style.scss", { loadPaths: ["node_modules"], quietDeps: true });
-const { code } = await transform(css, { loader: "css", minify: true, target: "es2022", legalComments: "none" });
+const { code } = await transform(css, {
+  loader: "css",
+  minify: true,
+  target: "es2022",
+  legalComments: "none",
+});
 writeFileSync("dist/app.css", code);
 
 const { metafile } = await build({
@@ -29,8 +34,12 @@ for (const path of Object.keys(metafile.inputs)) {
 }
 let licences = "The style sheet and the script in this folder contain parts of these packages.\n";
 for (const name of [...packages].sort()) {
-  const { version, license } = JSON.parse(readFileSync(`node_modules/${name}/package.json`, "utf8"));
-  const text = ["LICENSE", "LICENSE.md"].map((file) => tryRead(`node_modules/${name}/${file}`)).find(Boolean);
+  const { version, license } = JSON.parse(
+    readFileSync(`node_modules/${name}/package.json`, "utf8"),
+  );
+  const text = ["LICENSE", "LICENSE.md"]
+    .map((file) => tryRead(`node_modules/${name}/${file}`))
+    .find(Boolean);
   if (!text) throw new Error(`${name} has no licence`);
   licences += `\n== ${name} ${version}, ${license}\n\n${text.trim()}\n`;
 }

@@ -1,6 +1,15 @@
 // screenshots.js FOLDER: pictures of all pages, of a bank at work, in FOLDER. `make screenshots` runs it.
 import { mkdirSync } from "node:fs";
-import { COMPANY, beat, browser, deposit, logIn, newest, openAccounts, visit } from "./tests/browser.js";
+import {
+  COMPANY,
+  beat,
+  browser,
+  deposit,
+  logIn,
+  newest,
+  openAccounts,
+  visit,
+} from "./tests/browser.js";
 
 const folder = process.argv[2];
 mkdirSync(folder, { recursive: true });
@@ -9,10 +18,19 @@ await beat(3, 200);
 
 const DESKTOP = { viewport: { width: 1280, height: 800 } };
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
-for (const [name, options] of [["desktop", DESKTOP], ["dark", { ...DESKTOP, colorScheme: "dark" }], ["phone", PHONE]]) {
+for (const [name, options] of [
+  ["desktop", DESKTOP],
+  ["dark", { ...DESKTOP, colorScheme: "dark" }],
+  ["phone", PHONE],
+]) {
   const page = await visit("/", options);
   const shot = (what) => page.screenshot({ path: `${folder}/${what}-${name}.png` });
-  for (const [cents, descr] of [[250000, "salary"], [1999, "groceries"], [4250, "a present"]]) await deposit(COMPANY, cents, descr);
+  for (const [cents, descr] of [
+    [250000, "salary"],
+    [1999, "groceries"],
+    [4250, "a present"],
+  ])
+    await deposit(COMPANY, cents, descr);
   await newest(page, "€42,50");
   await shot("home");
   await page.goto("/bank-employee");
@@ -22,7 +40,10 @@ for (const [name, options] of [["desktop", DESKTOP], ["dark", { ...DESKTOP, colo
   await page.goto("/client");
   await page.getByLabel("User name").waitFor();
   await logIn(page, `j.jansen-${Date.now() % 10_000}`);
-  for (const [id, amount] of [["2000", "€20,00"], ["5000", "€50,00"]]) {
+  for (const [id, amount] of [
+    ["2000", "€20,00"],
+    ["5000", "€50,00"],
+  ]) {
     await page.locator(`#deposit-${id}`).click();
     await newest(page, amount);
   }

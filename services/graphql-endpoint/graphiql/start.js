@@ -56,7 +56,9 @@ mutation deposit(
 `;
 
 function kind(document, name) {
-  const operations = (document?.definitions ?? []).filter((it) => it.kind === "OperationDefinition");
+  const operations = (document?.definitions ?? []).filter(
+    (it) => it.kind === "OperationDefinition",
+  );
   return (operations.find((it) => it.name?.value === name) ?? operations[0])?.operation;
 }
 
@@ -86,7 +88,12 @@ async function* events(params, headers) {
       const whole = text.split("\n\n");
       text = whole.pop();
       for (const event of whole) {
-        const field = (name) => event.split("\n").find((line) => line.startsWith(name + ":"))?.slice(name.length + 1).trim();
+        const field = (name) =>
+          event
+            .split("\n")
+            .find((line) => line.startsWith(name + ":"))
+            ?.slice(name.length + 1)
+            .trim();
         if (field("event") === "complete") return;
         if (field("event") === "next") yield JSON.parse(field("data"));
       }
@@ -98,13 +105,18 @@ async function* events(params, headers) {
 
 function fetcher(params, options) {
   const headers = options?.headers ?? {};
-  if (kind(options?.documentAST, params.operationName) === "subscription") return events(params, headers);
+  if (kind(options?.documentAST, params.operationName) === "subscription")
+    return events(params, headers);
   return ask(params, "application/json", headers).then((reply) => reply.json());
 }
 
 if (typeof ReactDOM !== "undefined") {
   ReactDOM.createRoot(document.getElementById("graphiql")).render(
-    React.createElement(GraphiQL, { fetcher, defaultQuery: examples, defaultEditorToolsVisibility: true }),
+    React.createElement(GraphiQL, {
+      fetcher,
+      defaultQuery: examples,
+      defaultEditorToolsVisibility: true,
+    }),
   );
 }
 

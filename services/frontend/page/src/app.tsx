@@ -29,7 +29,8 @@ addEventListener("popstate", () => (path.value = location.pathname));
 // A link to a page of ours is followed without asking the server, unless the visitor wants it elsewhere.
 addEventListener("click", (event) => {
   const link = event.target instanceof Element && event.target.closest("a");
-  const elsewhere = event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
+  const elsewhere =
+    event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey;
   if (!link || elsewhere || link.origin !== location.origin || link.hash) return;
   if (![HOME, ...MENU].some((page) => page.path === link.pathname)) return;
   event.preventDefault();
@@ -53,13 +54,19 @@ function App() {
   const Content = page.content;
   return (
     <>
-      <a class="skip" href="#main">Skip to the content</a>
+      <a class="skip" href="#main">
+        Skip to the content
+      </a>
       <header class="top">
-        <a class="brand" href="/" aria-current={page === HOME ? "page" : undefined}>scratchbank</a>
+        <a class="brand" href="/" aria-current={page === HOME ? "page" : undefined}>
+          scratchbank
+        </a>
         <nav aria-label="Pages">
           <div id="flex-main-menu">
             {MENU.map((it) => (
-              <a key={it.path} href={it.path} aria-current={it === page ? "page" : undefined}>{it.name}</a>
+              <a key={it.path} href={it.path} aria-current={it === page ? "page" : undefined}>
+                {it.name}
+              </a>
             ))}
           </div>
         </nav>
@@ -72,10 +79,13 @@ function App() {
       <main class="container is-fluid" id="main">
         {connection.value === "lost" && (
           <p class="notification is-warning" role="alert" id="connection-lost">
-            The bank does not answer. This page tries again by itself, and goes on where it was. <small>({endpoint})</small>
+            The bank does not answer. This page tries again by itself, and goes on where it was.{" "}
+            <small>({endpoint})</small>
           </p>
         )}
-        <h1 class="title" tabIndex={-1} ref={title}>{page.title}</h1>
+        <h1 class="title" tabIndex={-1} ref={title}>
+          {page.title}
+        </h1>
         <Content />
       </main>
     </>
@@ -86,17 +96,29 @@ const CONNECTIONS = { connecting: "connecting…", connected: "live", lost: "not
 
 function Connection() {
   return (
-    <span id="connection" class={`connection ${connection.value}`} data-state={connection.value} role="status">
+    <span
+      id="connection"
+      class={`connection ${connection.value}`}
+      data-state={connection.value}
+      role="status"
+    >
       {CONNECTIONS[connection.value]}
     </span>
   );
 }
 
 function ThemeButton() {
-  const now: Theme = theme.value ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const now: Theme =
+    theme.value ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   const other = now === "dark" ? "light" : "dark";
   return (
-    <button type="button" class="button is-small" id="theme" aria-label={`Use ${other} colours`} onClick={() => (theme.value = other)}>
+    <button
+      type="button"
+      class="button is-small"
+      id="theme"
+      aria-label={`Use ${other} colours`}
+      onClick={() => (theme.value = other)}
+    >
       {other === "dark" ? "Dark" : "Light"}
     </button>
   );

@@ -88,8 +88,14 @@ effect(() => {
 });
 
 /** Where the websocket is, for an endpoint at an URL, at `:PORT/PATH` on the page's host, or at `/PATH` on its origin. */
-export function socketUrl(given: string, page: { protocol: string; hostname: string; href: string }): string {
-  const url = new URL(given.startsWith(":") ? `${page.protocol}//${page.hostname}${given}` : given, page.href);
+export function socketUrl(
+  given: string,
+  page: { protocol: string; hostname: string; href: string },
+): string {
+  const url = new URL(
+    given.startsWith(":") ? `${page.protocol}//${page.hostname}${given}` : given,
+    page.href,
+  );
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   return url.href;
 }
@@ -97,22 +103,29 @@ export function socketUrl(given: string, page: { protocol: string; hostname: str
 /** The last transaction of each account behind `after`, by iban. */
 export async function accounts(after: string, max: number): Promise<Transaction[]> {
   const query = `query($after: String, $max: Int) { all_last_transactions(after: $after, max_items: $max) ${FIELDS} }`;
-  return (await ask<{ all_last_transactions: Transaction[] }>(query, { after, max })).all_last_transactions;
+  return (await ask<{ all_last_transactions: Transaction[] }>(query, { after, max }))
+    .all_last_transactions;
 }
 
 /** The newest transactions of an account, the newest first. */
 export async function transactions(iban: string, max: number): Promise<Transaction[]> {
   const query = `query($iban: String!, $max: Int!) { transactions_by_iban(iban: $iban, max_items: $max) ${FIELDS} }`;
-  return (await ask<{ transactions_by_iban: Transaction[] }>(query, { iban, max })).transactions_by_iban;
+  return (await ask<{ transactions_by_iban: Transaction[] }>(query, { iban, max }))
+    .transactions_by_iban;
 }
 
 /** Tells `heard` each transaction of an account from now on, until the returned function is called. */
-export function listen(iban: string, heard: (transaction: Transaction) => void, failed: (reason: string) => void): () => void {
+export function listen(
+  iban: string,
+  heard: (transaction: Transaction) => void,
+  failed: (reason: string) => void,
+): () => void {
   const query = `subscription($iban: String) { stream_transactions(iban: $iban) ${FIELDS} }`;
   return client.subscribe<{ stream_transactions: Transaction }>(
     { query, variables: { iban } },
     {
-      next: ({ data, errors }) => (data ? heard(data.stream_transactions) : failed(reasonOf(errors))),
+      next: ({ data, errors }) =>
+        data ? heard(data.stream_transactions) : failed(reasonOf(errors)),
       error: (err) => failed(reasonOf(err)),
       complete: () => {},
     },
@@ -120,9 +133,15 @@ export function listen(iban: string, heard: (transaction: Transaction) => void, 
 }
 
 /** The account of somebody, who is new or knows the password. Throws the reason why there is none. */
-export async function logIn(username: string, password: string): Promise<{ iban: string; token: string }> {
-  const query = "mutation($username: String!, $password: String!) { get_account(username: $username, password: $password) { iban token reason } }";
-  const answer = await ask<{ get_account: { iban: string | null; token: string | null; reason: string | null } }>(query, { username, password });
+export async function logIn(
+  username: string,
+  password: string,
+): Promise<{ iban: string; token: string }> {
+  const query =
+    "mutation($username: String!, $password: String!) { get_account(username: $username, password: $password) { iban token reason } }";
+  const answer = await ask<{
+    get_account: { iban: string | null; token: string | null; reason: string | null };
+  }>(query, { username, password });
   const { iban, token, reason } = answer.get_account;
   if (iban === null || token === null) throw new Error(reason ?? "the bank gave no reason");
   return { iban, token };
@@ -145,7 +164,9 @@ export async function transfer(wanted: Transfer): Promise<void> {
   let reason: string | null = null;
   // While nobody knows, the same uuid asks again and moves nothing twice. Each answer takes as long as the endpoint waits.
   for (let times = 0; times < 6; times++) {
-    const answer = await ask<{ money_transfer: { success: boolean | null; reason: string | null } }>(query, variables);
+    const answer = await ask<{
+      money_transfer: { success: boolean | null; reason: string | null };
+    }>(query, variables);
     reason = answer.money_transfer.reason;
     if (answer.money_transfer.success === true) return;
     if (answer.money_transfer.success === false) break;
@@ -160,7 +181,8 @@ function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
     client.subscribe<T>(
       { query, variables },
       {
-        next: ({ data, errors }) => (data && !errors ? resolve(data) : reject(new Error(reasonOf(errors)))),
+        next: ({ data, errors }) =>
+          data && !errors ? resolve(data) : reject(new Error(reasonOf(errors))),
         error: (err) => reject(new Error(reasonOf(err))),
         complete: () => reject(new Error("the bank gave no answer")),
       },
@@ -172,7 +194,9 @@ function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
 function reasonOf(err: unknown): string {
   if (Array.isArray(err)) return err.map(reasonOf).join("; ");
   if (err instanceof CloseEvent) return err.reason || `the connection was closed (${err.code})`;
-  return err instanceof Object && "message" in err ? String(err.message) : "the bank gave no reason";
+  return err instanceof Object && "message" in err
+    ? String(err.message)
+    : "the bank gave no reason";
 }
 
 /** Random, version 4. The browser's own is only there on https and localhost. */

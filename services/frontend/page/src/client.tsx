@@ -44,15 +44,40 @@ function LogIn() {
   return (
     <div class="narrow">
       <p class="block">
-        A new name opens an account; a known one needs its password. Both have at least 8 characters. It is a simulation: use a password that you
-        use nowhere else.
+        A new name opens an account; a known one needs its password. Both have at least 8
+        characters. It is a simulation: use a password that you use nowhere else.
       </p>
       <Form id="login-form" submit={submit} waiting={waiting}>
-        <Field label="User name"><input class="input" name="username" required minLength={8} maxLength={128} autoComplete="username" autoCapitalize="none" spellcheck={false} /></Field>
-        <Field label="Password"><input class="input" name="password" type="password" required minLength={8} maxLength={128} autoComplete="current-password" /></Field>
+        <Field label="User name">
+          <input
+            class="input"
+            name="username"
+            required
+            minLength={8}
+            maxLength={128}
+            autoComplete="username"
+            autoCapitalize="none"
+            spellcheck={false}
+          />
+        </Field>
+        <Field label="Password">
+          <input
+            class="input"
+            name="password"
+            type="password"
+            required
+            minLength={8}
+            maxLength={128}
+            autoComplete="current-password"
+          />
+        </Field>
         <Submit waiting={waiting}>Log in or register</Submit>
       </Form>
-      {reason && <p class="notification is-danger" role="alert" id="login-reason">Not logged in: {reason}</p>}
+      {reason && (
+        <p class="notification is-danger" role="alert" id="login-reason">
+          Not logged in: {reason}
+        </p>
+      )}
     </div>
   );
 }
@@ -61,7 +86,8 @@ function Account({ account }: { account: Session }) {
   const { iban, token } = account;
   const [said, setSaid] = useState<Said | null>(null);
   const live = useShown(iban);
-  const say = (tone: Said["tone"], text: string): void => setSaid((before) => ({ number: (before?.number ?? 0) + 1, tone, text }));
+  const say = (tone: Said["tone"], text: string): void =>
+    setSaid((before) => ({ number: (before?.number ?? 0) + 1, tone, text }));
   const move = (wanted: Transfer, what: string): Promise<boolean> => {
     const timer = setTimeout(() => say("is-info", `${what} is on its way…`), SOON_MS);
     return transfer(wanted)
@@ -76,10 +102,25 @@ function Account({ account }: { account: Session }) {
       <div class="column is-two-fifths-desktop">
         {/* Under the id of the form that it takes the place of: who is in, and the way out. */}
         <div id="login-form" class="box">
-          <div>Logged in as <strong id="username">{account.username}</strong></div>
-          <div>Account <strong id="iban">{iban}</strong></div>
-          <div>Balance <Balance live={live} /></div>
-          <div><button type="button" class="button is-small" id="logout" onClick={() => (session.value = null)}>Log out</button></div>
+          <div>
+            Logged in as <strong id="username">{account.username}</strong>
+          </div>
+          <div>
+            Account <strong id="iban">{iban}</strong>
+          </div>
+          <div>
+            Balance <Balance live={live} />
+          </div>
+          <div>
+            <button
+              type="button"
+              class="button is-small"
+              id="logout"
+              onClick={() => (session.value = null)}
+            >
+              Log out
+            </button>
+          </div>
         </div>
         <h2 class="subtitle">Deposit</h2>
         <div class="deposits" role="group" aria-label="Deposit cash">
@@ -89,14 +130,23 @@ function Account({ account }: { account: Session }) {
               key={amount}
               class="button"
               id={`deposit-${amount}`}
-              onClick={() => move({ token: "cash", amount, from: "cash", to: iban, descr: "deposit" }, `The deposit of ${euro(amount)}`)}
+              onClick={() =>
+                move(
+                  { token: "cash", amount, from: "cash", to: iban, descr: "deposit" },
+                  `The deposit of ${euro(amount)}`,
+                )
+              }
             >
               €{amount / 100}
             </button>
           ))}
         </div>
         <div aria-live="polite" id="said" class="said">
-          {said && <p key={said.number} class={`notification ${said.tone}`}>{said.text}</p>}
+          {said && (
+            <p key={said.number} class={`notification ${said.tone}`}>
+              {said.text}
+            </p>
+          )}
         </div>
         <h2 class="subtitle">Transfer</h2>
         <TransferForm move={(wanted, what) => move({ ...wanted, from: iban, token }, what)} />
@@ -114,7 +164,11 @@ function Balance({ live }: { live: Signal<Live> }) {
   return <strong id="balance">{list === null ? "…" : (list[0]?.new_balance ?? euro(0))}</strong>;
 }
 
-function TransferForm({ move }: { move: (wanted: Pick<Transfer, "amount" | "to" | "descr">, what: string) => Promise<boolean> }) {
+function TransferForm({
+  move,
+}: {
+  move: (wanted: Pick<Transfer, "amount" | "to" | "descr">, what: string) => Promise<boolean>;
+}) {
   const [waiting, setWaiting] = useState(false);
   const [typed, setTyped] = useState("");
   const cents = parseCents(typed);
@@ -122,13 +176,15 @@ function TransferForm({ move }: { move: (wanted: Pick<Transfer, "amount" | "to" 
     const [to, descr] = texts(form, "to", "descr") as [string, string];
     if (cents === undefined) return;
     setWaiting(true);
-    void move({ amount: cents, to: to.trim(), descr }, `The transfer of ${euro(cents)}`).then((done) => {
-      setWaiting(false);
-      if (done) {
-        form.reset();
-        setTyped("");
-      }
-    });
+    void move({ amount: cents, to: to.trim(), descr }, `The transfer of ${euro(cents)}`).then(
+      (done) => {
+        setWaiting(false);
+        if (done) {
+          form.reset();
+          setTyped("");
+        }
+      },
+    );
   };
   const check = (input: HTMLInputElement): void => {
     setTyped(input.value);
@@ -138,17 +194,41 @@ function TransferForm({ move }: { move: (wanted: Pick<Transfer, "amount" | "to" 
   return (
     <Form id="transfer-form" submit={submit} waiting={waiting}>
       <Field label={cents === undefined ? "Amount in cents" : `Amount in cents (${euro(cents)})`}>
-        <input class="input" name="amount" inputMode="numeric" required autoComplete="off" onInput={(event) => check(event.currentTarget)} />
+        <input
+          class="input"
+          name="amount"
+          inputMode="numeric"
+          required
+          autoComplete="off"
+          onInput={(event) => check(event.currentTarget)}
+        />
       </Field>
-      <Field label="To"><input class="input" name="to" required maxLength={128} autoComplete="off" autoCapitalize="none" spellcheck={false} /></Field>
-      <Field label="Description"><input class="input" name="descr" required maxLength={250} autoComplete="off" /></Field>
+      <Field label="To">
+        <input
+          class="input"
+          name="to"
+          required
+          maxLength={128}
+          autoComplete="off"
+          autoCapitalize="none"
+          spellcheck={false}
+        />
+      </Field>
+      <Field label="Description">
+        <input class="input" name="descr" required maxLength={250} autoComplete="off" />
+      </Field>
       <Submit waiting={waiting}>Transfer</Submit>
     </Form>
   );
 }
 
 /** A form whose fields are its `div`s. Enter goes on to the first field that is empty, and submits when none is. */
-function Form(props: { id: string; waiting: boolean; submit: (form: HTMLFormElement) => void; children: ComponentChildren }) {
+function Form(props: {
+  id: string;
+  waiting: boolean;
+  submit: (form: HTMLFormElement) => void;
+  children: ComponentChildren;
+}) {
   const form = useRef<HTMLFormElement>(null);
   const submit = (event: TargetedEvent<HTMLFormElement, Event>): void => {
     event.preventDefault();
@@ -156,7 +236,9 @@ function Form(props: { id: string; waiting: boolean; submit: (form: HTMLFormElem
   };
   const enter = (event: TargetedKeyboardEvent<HTMLFormElement>): void => {
     if (event.key !== "Enter" || !(event.target instanceof HTMLInputElement)) return;
-    const empty = [...event.currentTarget.querySelectorAll("input")].find((input) => input.value === "");
+    const empty = [...event.currentTarget.querySelectorAll("input")].find(
+      (input) => input.value === "",
+    );
     if (!empty) return;
     event.preventDefault();
     empty.focus();
@@ -187,7 +269,9 @@ function Submit({ waiting, children }: { waiting: boolean; children: string }) {
   return (
     <div class="field">
       <div class="control">
-        <button type="submit" class="button is-link is-fullwidth" aria-disabled={waiting}><a>{waiting ? "Waiting for the bank…" : children}</a></button>
+        <button type="submit" class="button is-link is-fullwidth" aria-disabled={waiting}>
+          <a>{waiting ? "Waiting for the bank…" : children}</a>
+        </button>
       </div>
     </div>
   );

@@ -16,17 +16,33 @@ export function BankEmployee() {
   return (
     <div class="columns is-desktop">
       <div class="column is-narrow-desktop">
-        {reason && <p class="notification is-danger" role="alert">Accounts can’t be shown: {reason}</p>}
-        {page === null && !reason && <p class="notification" role="status">Loading accounts…</p>}
-        {page?.length === 0 && <p class="notification">{before.length ? "No more accounts." : "No account has a transaction yet."}</p>}
+        {reason && (
+          <p class="notification is-danger" role="alert">
+            Accounts can’t be shown: {reason}
+          </p>
+        )}
+        {page === null && !reason && (
+          <p class="notification" role="status">
+            Loading accounts…
+          </p>
+        )}
+        {page?.length === 0 && (
+          <p class="notification">
+            {before.length ? "No more accounts." : "No account has a transaction yet."}
+          </p>
+        )}
         {!!page?.length && (
           <div class="table-container" role="region" aria-label="Accounts" tabIndex={0}>
             <table class="table is-fullwidth is-narrow is-hoverable" id="accounts">
               <thead>
                 <tr>
                   <th scope="col">Account</th>
-                  <th scope="col" class="has-text-right">Balance</th>
-                  <th scope="col" class="has-text-right is-hidden-mobile">Last change</th>
+                  <th scope="col" class="has-text-right">
+                    Balance
+                  </th>
+                  <th scope="col" class="has-text-right is-hidden-mobile">
+                    Last change
+                  </th>
                 </tr>
               </thead>
               <tbody>
@@ -52,11 +68,23 @@ export function BankEmployee() {
           </div>
         )}
         <nav class="bar" aria-label="Pages of accounts">
-          <button type="button" class="button" id="previous-accounts" disabled={before.length === 0} onClick={() => setBefore(before.slice(0, -1))}>
+          <button
+            type="button"
+            class="button"
+            id="previous-accounts"
+            disabled={before.length === 0}
+            onClick={() => setBefore(before.slice(0, -1))}
+          >
             Previous
           </button>
           <span aria-live="polite">Page {before.length + 1}</span>
-          <button type="button" class="button" id="next-accounts" disabled={!more} onClick={() => more && setBefore([...before, last])}>
+          <button
+            type="button"
+            class="button"
+            id="next-accounts"
+            disabled={!more}
+            onClick={() => more && setBefore([...before, last])}
+          >
             Next
           </button>
         </nav>
@@ -77,7 +105,9 @@ function Followed({ iban }: { iban: string }) {
   useEffect(() => title.current?.scrollIntoView({ block: "nearest" }), []);
   return (
     <>
-      <h2 class="subtitle following" ref={title}>Following {iban}</h2>
+      <h2 class="subtitle following" ref={title}>
+        Following {iban}
+      </h2>
       <Transactions iban={iban} live={useShown(iban)} />
     </>
   );
@@ -85,7 +115,11 @@ function Followed({ iban }: { iban: string }) {
 
 /** The accounts behind `after`, one more than a page has where there are more; asked for again while one looks at them. */
 function useAccounts(after: string): { page: Transaction[] | null; reason: string } {
-  const [answer, setAnswer] = useState<{ after: string; page: Transaction[] | null; reason: string }>({ after, page: null, reason: "" });
+  const [answer, setAnswer] = useState<{
+    after: string;
+    page: Transaction[] | null;
+    reason: string;
+  }>({ after, page: null, reason: "" });
   const connection = connections.value;
   useEffect(() => {
     if (connection === 0) return;
@@ -96,7 +130,10 @@ function useAccounts(after: string): { page: Transaction[] | null; reason: strin
     };
     const refresh = (): void => {
       accounts(after, ACCOUNTS + 1)
-        .then((page) => ({ after, page, reason: "" }), (err: Error) => ({ after, page: null, reason: err.message }))
+        .then(
+          (page) => ({ after, page, reason: "" }),
+          (err: Error) => ({ after, page: null, reason: err.message }),
+        )
         .then((given) => {
           if (left) return;
           setAnswer(given);

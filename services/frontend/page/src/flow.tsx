@@ -11,7 +11,12 @@ const NODES: Node[] = [
   { x: 580, y: 20, name: ["confirm_account_creation", "confirm_money_transfer"], kind: "topic" },
   { x: 810, y: 20, name: ["command-", "handler"], kind: "service" },
   { x: 870, y: 125, name: ["balancedb"], kind: "database" },
-  { x: 770, y: 230, name: ["account_creation_*", "money_transfer_*", "balance_changed"], kind: "topic" },
+  {
+    x: 770,
+    y: 230,
+    name: ["account_creation_*", "money_transfer_*", "balance_changed"],
+    kind: "topic",
+  },
   { x: 580, y: 230, name: ["graphql-", "endpoint"], kind: "service" },
   { x: 410, y: 230, name: ["transactiondb"], kind: "database" },
   { x: 410, y: 125, name: ["this page"], kind: "service" },
@@ -39,15 +44,37 @@ export function Flow() {
       <svg viewBox="0 0 990 300" role="img" aria-labelledby="flow-title flow-text">
         <title id="flow-title">How orders and outcomes flow</title>
         <desc id="flow-text">
-          The heartbeat sends beats to the topic heartbeat. The command-generator turns them into orders on confirm_account_creation and
-          confirm_money_transfer. The command-handler decides them with balancedb and announces outcomes on account_creation, money_transfer and
-          balance_changed topics. The graphql-endpoint stores these in transactiondb and serves this page, whose own orders it puts on the same topics.
+          The heartbeat sends beats to the topic heartbeat. The command-generator turns them into
+          orders on confirm_account_creation and confirm_money_transfer. The command-handler decides
+          them with balancedb and announces outcomes on account_creation, money_transfer and
+          balance_changed topics. The graphql-endpoint stores these in transactiondb and serves this
+          page, whose own orders it puts on the same topics.
         </desc>
         <defs>
-          <marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0 0 8 4 0 8z" /></marker>
+          <marker
+            id="tip"
+            viewBox="0 0 8 8"
+            refX="7"
+            refY="4"
+            markerWidth="7"
+            markerHeight="7"
+            orient="auto-start-reverse"
+          >
+            <path d="M0 0 8 4 0 8z" />
+          </marker>
         </defs>
-        {WAYS.map(({ path, both }) => <path class="way" key={path} d={path} marker-end="url(#tip)" marker-start={both ? "url(#tip)" : undefined} />)}
-        {NODES.map((node) => <Shape key={`${node.x},${node.y}`} {...node} />)}
+        {WAYS.map(({ path, both }) => (
+          <path
+            class="way"
+            key={path}
+            d={path}
+            marker-end="url(#tip)"
+            marker-start={both ? "url(#tip)" : undefined}
+          />
+        ))}
+        {NODES.map((node) => (
+          <Shape key={`${node.x},${node.y}`} {...node} />
+        ))}
       </svg>
     </div>
   );
@@ -58,11 +85,19 @@ function Shape({ x, y, name, kind }: Node) {
   const first = y + HEIGHT / 2 + 5 - (name.length - 1) * 8 + (kind === "database" ? 5 : 0);
   return (
     <g class={kind}>
-      {kind === "database"
-        ? <path d={`M${x} ${y + 8}v${HEIGHT - 16}a${width / 2} 8 0 0 0 ${width} 0v${16 - HEIGHT}a${width / 2} 8 0 0 0${-width} 0a${width / 2} 8 0 0 0 ${width} 0`} />
-        : <rect x={x} y={y} width={width} height={HEIGHT} rx={kind === "topic" ? HEIGHT / 2 : 4} />}
+      {kind === "database" ? (
+        <path
+          d={`M${x} ${y + 8}v${HEIGHT - 16}a${width / 2} 8 0 0 0 ${width} 0v${16 - HEIGHT}a${width / 2} 8 0 0 0${-width} 0a${width / 2} 8 0 0 0 ${width} 0`}
+        />
+      ) : (
+        <rect x={x} y={y} width={width} height={HEIGHT} rx={kind === "topic" ? HEIGHT / 2 : 4} />
+      )}
       <text text-anchor="middle">
-        {name.map((line, at) => <tspan key={at} x={x + width / 2} y={first + at * 16}>{line}</tspan>)}
+        {name.map((line, at) => (
+          <tspan key={at} x={x + width / 2} y={first + at * 16}>
+            {line}
+          </tspan>
+        ))}
       </text>
     </g>
   );

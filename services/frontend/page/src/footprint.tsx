@@ -5,7 +5,16 @@ import type { ComponentChildren } from "preact";
 export interface Figures {
   ours?: { image_mb: number; start_ms: number; memory_mib: number };
   sizes?: Record<string, Record<string, { bytes: number; compressed: number }>>;
-  services?: Record<string, { own_ms?: number; ready_ms?: number; rss_idle_mib?: number; rss_max_mib?: number; threads?: number }>;
+  services?: Record<
+    string,
+    {
+      own_ms?: number;
+      ready_ms?: number;
+      rss_idle_mib?: number;
+      rss_max_mib?: number;
+      threads?: number;
+    }
+  >;
   commit?: string;
   machine?: string;
   date?: string;
@@ -15,12 +24,26 @@ export interface Figures {
 export interface Talk {
   source: string;
   conditions: string;
-  implementations: { name: string; image_mb: number; start_ms: number; memory_mib: number; highest_load_per_s: number }[];
+  implementations: {
+    name: string;
+    image_mb: number;
+    start_ms: number;
+    memory_mib: number;
+    highest_load_per_s: number;
+  }[];
 }
 
-export function Footprint({ figures, talk }: { figures: Figures | undefined; talk: Talk | undefined }) {
+export function Footprint({
+  figures,
+  talk,
+}: {
+  figures: Figures | undefined;
+  talk: Talk | undefined;
+}) {
   const { ours, sizes = {}, services = {} } = figures ?? {};
-  const images = Object.entries(sizes).flatMap(([name, archs]) => Object.entries(archs).map(([arch, size]) => ({ name, arch, ...size })));
+  const images = Object.entries(sizes).flatMap(([name, archs]) =>
+    Object.entries(archs).map(([arch, size]) => ({ name, arch, ...size })),
+  );
   return (
     <>
       <Table
@@ -28,24 +51,54 @@ export function Footprint({ figures, talk }: { figures: Figures | undefined; tal
         caption="Beside the talk"
         head={["command handler", "image, MB", "start, ms", "memory, MiB"]}
         rows={[
-          ...(talk?.implementations ?? []).map((it) => [`${it.name} (2019)`, it.image_mb, it.start_ms, it.memory_mib]),
+          ...(talk?.implementations ?? []).map((it) => [
+            `${it.name} (2019)`,
+            it.image_mb,
+            it.start_ms,
+            it.memory_mib,
+          ]),
           ...(ours ? [["scratchbank", ours.image_mb, ours.start_ms, ours.memory_mib]] : []),
         ]}
       />
-      {talk && <p><small>The talk’s figures: {talk.source}. {talk.conditions} Another machine and another year: only sizes compare exactly.</small></p>}
+      {talk && (
+        <p>
+          <small>
+            The talk’s figures: {talk.source}. {talk.conditions} Another machine and another year:
+            only sizes compare exactly.
+          </small>
+        </p>
+      )}
       <Table
         id="footprint-images"
         caption="Images"
         head={["image", "architecture", "MB", "MB compressed"]}
-        rows={images.map(({ name, arch, bytes, compressed }) => [name, arch, bytes / 1e6, compressed / 1e6])}
+        rows={images.map(({ name, arch, bytes, compressed }) => [
+          name,
+          arch,
+          bytes / 1e6,
+          compressed / 1e6,
+        ])}
       />
       <Table
         id="footprint-services"
         caption="At work"
         head={["service", "own start, ms", "ready, ms", "idle, MiB", "most, MiB", "threads"]}
-        rows={Object.entries(services).map(([name, it]) => [name, it.own_ms, it.ready_ms, it.rss_idle_mib, it.rss_max_mib, it.threads])}
+        rows={Object.entries(services).map(([name, it]) => [
+          name,
+          it.own_ms,
+          it.ready_ms,
+          it.rss_idle_mib,
+          it.rss_max_mib,
+          it.threads,
+        ])}
       />
-      {figures?.commit && <p><small>Measured on commit {figures.commit}, {figures.machine}, {figures.date}.</small></p>}
+      {figures?.commit && (
+        <p>
+          <small>
+            Measured on commit {figures.commit}, {figures.machine}, {figures.date}.
+          </small>
+        </p>
+      )}
     </>
   );
 }
@@ -57,18 +110,50 @@ function number(it: number): string {
 
 type Cell = string | number | undefined;
 
-function Table({ id, caption, head, rows }: { id: string; caption: string; head: string[]; rows: Cell[][] }) {
+function Table({
+  id,
+  caption,
+  head,
+  rows,
+}: {
+  id: string;
+  caption: string;
+  head: string[];
+  rows: Cell[][];
+}) {
   if (rows.length === 0) return null;
-  const text = (cell: Cell): ComponentChildren => (typeof cell === "number" ? number(cell) : (cell ?? "–"));
-  const side = (cell: Cell): string | undefined => (typeof cell === "string" ? undefined : "has-text-right");
+  const text = (cell: Cell): ComponentChildren =>
+    typeof cell === "number" ? number(cell) : (cell ?? "–");
+  const side = (cell: Cell): string | undefined =>
+    typeof cell === "string" ? undefined : "has-text-right";
   return (
     <div class="table-container" role="region" aria-label={caption} tabIndex={0}>
       <table class="table is-narrow" id={id}>
         <caption>{caption}</caption>
-        <thead><tr>{head.map((cell, at) => <th scope="col" key={at} class={side(rows[0]?.[at])}>{cell}</th>)}</tr></thead>
+        <thead>
+          <tr>
+            {head.map((cell, at) => (
+              <th scope="col" key={at} class={side(rows[0]?.[at])}>
+                {cell}
+              </th>
+            ))}
+          </tr>
+        </thead>
         <tbody>
           {rows.map((row, number) => (
-            <tr key={number}>{row.map((cell, at) => (at === 0 ? <th scope="row" key={at}>{cell}</th> : <td key={at} class={side(cell)}>{text(cell)}</td>))}</tr>
+            <tr key={number}>
+              {row.map((cell, at) =>
+                at === 0 ? (
+                  <th scope="row" key={at}>
+                    {cell}
+                  </th>
+                ) : (
+                  <td key={at} class={side(cell)}>
+                    {text(cell)}
+                  </td>
+                ),
+              )}
+            </tr>
           ))}
         </tbody>
       </table>

@@ -7,8 +7,9 @@ export function Home() {
   return (
     <>
       <p class="block">
-        A bank that runs on Kafka, in Rust. Below are the transactions of the company’s account <code>{COMPANY_IBAN}</code>, as they
-        happen. A <a href="/bank-employee">bank employee</a> sees all accounts; a <a href="/client">client</a> opens one.
+        A bank that runs on Kafka, in Rust. Below are the transactions of the company’s account{" "}
+        <code>{COMPANY_IBAN}</code>, as they happen. A <a href="/bank-employee">bank employee</a>{" "}
+        sees all accounts; a <a href="/client">client</a> opens one.
       </p>
       <Transactions iban={COMPANY_IBAN} live={live} />
     </>

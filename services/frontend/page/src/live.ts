@@ -40,13 +40,16 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
       if (count === 0) return;
       heard = [];
       const isNewest = (): boolean => count === connections.peek();
-      transactions(iban, max).then((asked) => {
-        // An answer to what an earlier connection asked may be older than what was heard since.
-        if (!isNewest()) return;
-        list = newest([...(heard ?? []), ...asked], max);
-        heard = null;
-        frame ||= requestAnimationFrame(draw);
-      }, (err: Error) => isNewest() && fail(err.message));
+      transactions(iban, max).then(
+        (asked) => {
+          // An answer to what an earlier connection asked may be older than what was heard since.
+          if (!isNewest()) return;
+          list = newest([...(heard ?? []), ...asked], max);
+          heard = null;
+          frame ||= requestAnimationFrame(draw);
+        },
+        (err: Error) => isNewest() && fail(err.message),
+      );
     });
     return () => {
       stop();
@@ -60,5 +63,10 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
 /** Each once, in the order in which the bank decided: they may be told in another one. */
 function newest(all: Transaction[], max: number): Transaction[] {
   const byRef = new Map(all.map((it) => [it.ref, it]));
-  return [...byRef.values()].sort((one, other) => Number(other.sequence) - Number(one.sequence) || Number(other.ref) - Number(one.ref)).slice(0, max);
+  return [...byRef.values()]
+    .sort(
+      (one, other) =>
+        Number(other.sequence) - Number(one.sequence) || Number(other.ref) - Number(one.ref),
+    )
+    .slice(0, max);
 }

@@ -34,7 +34,13 @@ effect(() => write(() => localStorage, "view", view.value));
 
 export type Theme = "light" | "dark";
 /** What the visitor chose; null follows the system. */
-export const theme = signal<Theme | null>(read(() => localStorage, "theme", (it) => it === "light" || it === "dark"));
+export const theme = signal<Theme | null>(
+  read(
+    () => localStorage,
+    "theme",
+    (it) => it === "light" || it === "dark",
+  ),
+);
 effect(() => {
   if (theme.value) document.documentElement.dataset.theme = theme.value;
   else delete document.documentElement.dataset.theme;
@@ -43,12 +49,18 @@ effect(() => {
 
 function isSession(it: unknown): it is Session {
   const keys = ["username", "iban", "token"] as const;
-  return it instanceof Object && keys.every((key) => typeof (it as Partial<Session>)[key] === "string");
+  return (
+    it instanceof Object && keys.every((key) => typeof (it as Partial<Session>)[key] === "string")
+  );
 }
 
 function isView(it: unknown): it is View {
   const { max, fields } = (it ?? {}) as Partial<View>;
-  return MAX_ITEMS.includes(max as number) && Array.isArray(fields) && fields.every((field) => FIELDS.some(([name]) => name === field));
+  return (
+    MAX_ITEMS.includes(max as number) &&
+    Array.isArray(fields) &&
+    fields.every((field) => FIELDS.some(([name]) => name === field))
+  );
 }
 
 // Storage can be forbidden, full, or hold what an older page left: then it is as if nothing were kept.

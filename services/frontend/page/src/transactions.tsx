@@ -34,12 +34,26 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
         </button>
       </div>
       <Fields />
-      {reason && <p class="notification is-danger" role="alert">Transactions can’t be shown: {reason}</p>}
-      {shown?.length === 0 && <p class="notification" id="no-transactions">No transactions yet.</p>}
-      {shown === null && !reason && <p class="notification" role="status">Loading transactions…</p>}
+      {reason && (
+        <p class="notification is-danger" role="alert">
+          Transactions can’t be shown: {reason}
+        </p>
+      )}
+      {shown?.length === 0 && (
+        <p class="notification" id="no-transactions">
+          No transactions yet.
+        </p>
+      )}
+      {shown === null && !reason && (
+        <p class="notification" role="status">
+          Loading transactions…
+        </p>
+      )}
       {/* Boxes stay where they are and change what they say: nothing jumps, however many come in a second. */}
       <div id="transactions" role="list" aria-label="The newest first">
-        {shown?.slice(0, max).map((transaction, at) => <Box key={at} transaction={transaction} fields={view.value.fields} />)}
+        {shown?.slice(0, max).map((transaction, at) => (
+          <Box key={at} transaction={transaction} fields={view.value.fields} />
+        ))}
       </div>
     </section>
   );
@@ -54,20 +68,27 @@ function Box({ transaction, fields }: { transaction: Transaction; fields: Field[
       <div class="columns is-mobile">
         <div class="column amount">
           <p>
-            <span class={credit ? "icon credit" : "icon debit"} role="img" aria-label={credit ? "in" : "out"}>
+            <span
+              class={credit ? "icon credit" : "icon debit"}
+              role="img"
+              aria-label={credit ? "in" : "out"}
+            >
               <Arrow up={credit} />
             </span>
             <span>{changed_by}</span>
           </p>
         </div>
-        {FIELDS.map(([field, label]) => fields.includes(field) && (
-          <div class={`column field-${field}`} key={field}>
-            <p title={`${label}: ${transaction[field]}`}>
-              <span class="is-sr-only">{label}: </span>
-              {transaction[field]}
-            </p>
-          </div>
-        ))}
+        {FIELDS.map(
+          ([field, label]) =>
+            fields.includes(field) && (
+              <div class={`column field-${field}`} key={field}>
+                <p title={`${label}: ${transaction[field]}`}>
+                  <span class="is-sr-only">{label}: </span>
+                  {transaction[field]}
+                </p>
+              </div>
+            ),
+        )}
       </div>
     </div>
   );
@@ -76,7 +97,9 @@ function Box({ transaction, fields }: { transaction: Transaction; fields: Field[
 function Arrow({ up }: { up: boolean }) {
   return (
     <svg viewBox="0 0 16 16" width="16" height="16" aria-hidden="true">
-      <path d={up ? "M8 14V3M3.500 7.500 8 3l4.500 4.500" : "M8 2v11M3.500 8.500 8 13l4.500-4.500"} />
+      <path
+        d={up ? "M8 14V3M3.500 7.500 8 3l4.500 4.500" : "M8 2v11M3.500 8.500 8 13l4.500-4.500"}
+      />
     </svg>
   );
 }
@@ -104,14 +127,23 @@ function Fields() {
   const { fields } = view.value;
   const toggle = (field: Field): void => {
     const others = fields.filter((it) => it !== field);
-    view.value = { ...view.value, fields: others.length < fields.length ? others : [...fields, field] };
+    view.value = {
+      ...view.value,
+      fields: others.length < fields.length ? others : [...fields, field],
+    };
   };
   return (
     <fieldset class="bar fields">
       <legend class="is-sr-only">What to show of each</legend>
       {FIELDS.map(([field, label]) => (
         <label class="checkbox" key={field}>
-          <input type="checkbox" id={`show-${field}`} checked={fields.includes(field)} onChange={() => toggle(field)} /> {label}
+          <input
+            type="checkbox"
+            id={`show-${field}`}
+            checked={fields.includes(field)}
+            onChange={() => toggle(field)}
+          />{" "}
+          {label}
         </label>
       ))}
     </fieldset>

@@ -21,19 +21,30 @@ export const browser = await chromium.launch({
 
 /** A page of a visitor of its own, who complains: `complaints` are errors on the console, exceptions and broken policies. */
 export async function visit(path, options = {}, prepare = async () => {}, ready = connected) {
-  const context = await browser.newContext({ baseURL: FRONTEND_URL, viewport: { width: 1280, height: 900 }, ...options });
+  const context = await browser.newContext({
+    baseURL: FRONTEND_URL,
+    viewport: { width: 1280, height: 900 },
+    ...options,
+  });
   context.setDefaultTimeout(PATIENCE_MS);
   const page = await context.newPage();
   page.complaints = [];
-  page.on("console", (message) => message.type() === "error" && page.complaints.push(message.text()));
+  page.on(
+    "console",
+    (message) => message.type() === "error" && page.complaints.push(message.text()),
+  );
   page.on("pageerror", (err) => page.complaints.push(String(err)));
-  page.on("requestfailed", (request) => page.complaints.push(`${request.url()}: ${request.failure()?.errorText}`));
+  page.on("requestfailed", (request) =>
+    page.complaints.push(`${request.url()}: ${request.failure()?.errorText}`),
+  );
   await page.addInitScript(() => {
     globalThis.shifts = [];
     new PerformanceObserver((list) => {
       for (const { value, hadRecentInput, sources } of list.getEntries()) {
         const what = sources.map(({ node, previousRect, currentRect }) => {
-          const [from, to] = [previousRect, currentRect].map((it) => `${it.x},${it.y} ${it.width}x${it.height}`);
+          const [from, to] = [previousRect, currentRect].map(
+            (it) => `${it.x},${it.y} ${it.width}x${it.height}`,
+          );
           return `${(node?.outerHTML ?? node?.textContent ?? "gone").slice(0, 100)}: ${from} -> ${to}`;
         });
         globalThis.shifts.push({ value, byVisitor: hadRecentInput, what });
@@ -75,12 +86,16 @@ export function amounts(page) {
 
 /** Waits until the newest transaction that is shown has this amount. */
 export function newest(page, amount) {
-  return page.locator("#transactions > div:first-child").getByText(amount, { exact: true }).first().waitFor();
+  return page
+    .locator("#transactions > div:first-child")
+    .getByText(amount, { exact: true })
+    .first()
+    .waitFor();
 }
 
 /** Waits until `condition` gives something that is true, and gives that. */
 export async function until(what, condition) {
-  for (const deadline = Date.now() + PATIENCE_MS; ; ) {
+  for (const deadline = Date.now() + PATIENCE_MS; ;) {
     const found = await condition();
     if (found) return found;
     assert.ok(Date.now() < deadline, `not within ${PATIENCE_MS} ms: ${what}`);
@@ -108,17 +123,23 @@ export async function deposit(iban, amount, descr = "of a test") {
 }
 
 export async function transactions(iban, max = 1000) {
-  const query = "query($iban: String!, $max: Int!) { transactions_by_iban(iban: $iban, max_items: $max) { id ref changed_by new_balance descr } }";
+  const query =
+    "query($iban: String!, $max: Int!) { transactions_by_iban(iban: $iban, max_items: $max) { id ref changed_by new_balance descr } }";
   return (await ask(query, { iban, max })).transactions_by_iban;
 }
 
 export async function accounts() {
-  return (await ask("{ all_last_transactions { iban } }")).all_last_transactions.map(({ iban }) => iban);
+  return (await ask("{ all_last_transactions { iban } }")).all_last_transactions.map(
+    ({ iban }) => iban,
+  );
 }
 
 /** Sets the load: so many beats each `sleep_ms`. */
 export async function beat(batch_size, sleep_ms = 100) {
-  const reply = await fetch(HEARTBEAT_URL, { method: "PUT", body: JSON.stringify({ batch_size, sleep_ms }) });
+  const reply = await fetch(HEARTBEAT_URL, {
+    method: "PUT",
+    body: JSON.stringify({ batch_size, sleep_ms }),
+  });
   assert.equal(reply.status, 200, await reply.text());
 }
 

@@ -17,7 +17,9 @@ async function run(page, name) {
 
 /** This field of the result that is shown, if that has one. */
 async function shown(page, field) {
-  const text = await page.evaluate(() => document.querySelector(".result-window .CodeMirror").CodeMirror.getValue());
+  const text = await page.evaluate(() =>
+    document.querySelector(".result-window .CodeMirror").CodeMirror.getValue(),
+  );
   return text ? JSON.parse(text).data?.[field] : undefined;
 }
 
@@ -28,7 +30,12 @@ function result(page, field) {
 
 test("the examples in GraphiQL work, live ones too, and nothing comes from elsewhere", async () => {
   const requests = [];
-  const page = await visit(`${GRAPHQL_ENDPOINT_URL}/`, {}, (page) => page.on("request", (request) => requests.push(request.url())), ready);
+  const page = await visit(
+    `${GRAPHQL_ENDPOINT_URL}/`,
+    {},
+    (page) => page.on("request", (request) => requests.push(request.url())),
+    ready,
+  );
 
   await run(page, "account");
   const { iban, token } = await result(page, "get_account");
@@ -49,7 +56,10 @@ test("the examples in GraphiQL work, live ones too, and nothing comes from elsew
   });
   assert.deepEqual([live.iban, live.changed_by], [COMPANY, "€47,11"]);
 
-  assert.deepEqual(requests.filter((url) => !url.startsWith(GRAPHQL_ENDPOINT_URL)), []);
+  assert.deepEqual(
+    requests.filter((url) => !url.startsWith(GRAPHQL_ENDPOINT_URL)),
+    [],
+  );
   await leave(page);
 });
 

@@ -3,8 +3,24 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import {
-  COMPANY, PASSWORD, accounts, amounts, beat, beats, browser, connected, deposit, leave, logIn, newName, newest, openAccounts, stack,
-  transactions, until, visit,
+  COMPANY,
+  PASSWORD,
+  accounts,
+  amounts,
+  beat,
+  beats,
+  browser,
+  connected,
+  deposit,
+  leave,
+  logIn,
+  newName,
+  newest,
+  openAccounts,
+  stack,
+  transactions,
+  until,
+  visit,
 } from "./browser.js";
 
 const AXE = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
@@ -38,7 +54,13 @@ test("a client registers, deposits, transfers and hears why not", async () => {
   await page.locator("#deposit-1000").click();
   await newest(page, "€10,00");
   await page.getByText("The deposit of €10,00 is done.").waitFor();
-  for (const [id, amount] of [["2000", "€20,00"], ["5000", "€50,00"], ["10000", "€100,00"], ["20000", "€200,00"], ["50000", "€500,00"]]) {
+  for (const [id, amount] of [
+    ["2000", "€20,00"],
+    ["5000", "€50,00"],
+    ["10000", "€100,00"],
+    ["20000", "€200,00"],
+    ["50000", "€500,00"],
+  ]) {
     await page.locator(`#deposit-${id}`).click();
     await newest(page, amount);
   }
@@ -82,15 +104,30 @@ test("the talk's own browser test drives this page", async () => {
   await fill("#login-form div:nth-child(2) input", "password");
   await page.locator("#deposit-1000").waitFor();
   await page.locator("#login-form div:nth-child(3)").first().click();
-  const shows = (amount) => page
-    .locator("#transactions div:nth-child(1) div div:nth-child(1) p:nth-child(1) span:nth-child(2)").first()
-    .and(page.getByText(amount)).waitFor();
-  for (const [cents, amount] of [[1000, "€10,00"], [2000, "€20,00"], [5000, "€50,00"], [10000, "€100,00"], [20000, "€200,00"]]) {
+  const shows = (amount) =>
+    page
+      .locator(
+        "#transactions div:nth-child(1) div div:nth-child(1) p:nth-child(1) span:nth-child(2)",
+      )
+      .first()
+      .and(page.getByText(amount))
+      .waitFor();
+  for (const [cents, amount] of [
+    [1000, "€10,00"],
+    [2000, "€20,00"],
+    [5000, "€50,00"],
+    [10000, "€100,00"],
+    [20000, "€200,00"],
+  ]) {
     await page.locator(`#deposit-${cents}`).click();
     await shows(amount);
   }
   for (const [cents, descr, amount] of [
-    ["1111", "foo", "€11,11"], ["2323", "bar", "€23,23"], ["3489", "baz", "€34,89"], ["9999", "present", "€99,99"], ["21078", "fine", "€210,78"],
+    ["1111", "foo", "€11,11"],
+    ["2323", "bar", "€23,23"],
+    ["3489", "baz", "€34,89"],
+    ["9999", "present", "€99,99"],
+    ["21078", "fine", "€210,78"],
   ]) {
     await fill("#transfer-form div:nth-child(1) input", cents);
     await fill("#transfer-form div:nth-child(2) input", COMPANY);
@@ -114,7 +151,10 @@ test("a wrong password is refused, a short one not even sent", async () => {
   await page.getByText("Not logged in: incorrect password").waitFor();
   await page.getByLabel("Password").fill("short");
   await page.getByLabel("Password").press("Enter");
-  assert.equal(await page.getByLabel("Password").evaluate((input) => input.validity.tooShort), true);
+  assert.equal(
+    await page.getByLabel("Password").evaluate((input) => input.validity.tooShort),
+    true,
+  );
   await page.getByLabel("Password").fill(PASSWORD);
   await page.getByLabel("Password").press("Enter");
   await page.locator("#iban").waitFor();
@@ -129,7 +169,9 @@ test("a reload keeps the session, another tab has none, and logging out ends it"
   await page.reload();
   assert.equal(await page.locator("#iban").textContent(), iban);
   await newest(page, "€20,00");
-  const kept = await page.evaluate(() => JSON.stringify([localStorage, document.cookie, location.href]));
+  const kept = await page.evaluate(() =>
+    JSON.stringify([localStorage, document.cookie, location.href]),
+  );
   const token = await page.evaluate(() => JSON.parse(sessionStorage.session).token);
   assert.ok(!kept.includes(token));
   const other = await page.context().newPage();
@@ -150,7 +192,10 @@ test("a bank employee pages through all accounts and follows one", async () => {
   for (let number = 1; ; number++) {
     await page.getByText(`Page ${number}`, { exact: true }).waitFor();
     const rows = page.locator("#accounts tbody tr");
-    await until("the page is there", async () => (await rows.first().locator("button").textContent()) === all[shown.length]);
+    await until(
+      "the page is there",
+      async () => (await rows.first().locator("button").textContent()) === all[shown.length],
+    );
     shown.push(...(await rows.locator("button").allTextContents()));
     assert.ok((await rows.count()) <= 20);
     if (await page.locator("#next-accounts").isDisabled()) break;
@@ -168,7 +213,11 @@ test("a bank employee pages through all accounts and follows one", async () => {
   const [last] = await transactions(iban, 1);
   await page.locator(`#transaction-box-${last.id}`).getByText("followed").waitFor();
   const cells = page.locator(`#accounts tr:has(#account-${iban}) td`);
-  await until("its row", async () => (await cells.allTextContents()).join() === [iban, last.new_balance, "€54,32"].join());
+  await until(
+    "its row",
+    async () =>
+      (await cells.allTextContents()).join() === [iban, last.new_balance, "€54,32"].join(),
+  );
   await leave(page);
 });
 
@@ -195,7 +244,10 @@ test("a visitor chooses how many transactions and which fields, for good", async
 
   await page.locator("#pause").click();
   await deposit(iban, 7777);
-  await until("the balance goes on", async () => (await page.locator("#balance").textContent()) === "€78,55");
+  await until(
+    "the balance goes on",
+    async () => (await page.locator("#balance").textContent()) === "€78,55",
+  );
   assert.equal((await amounts(page))[0], "€0,12");
   await page.locator("#pause").click();
   await newest(page, "€77,77");
@@ -225,7 +277,11 @@ test("the page says that the endpoint is away, comes back with it, and loses not
   await client.getByText("The deposit of €20,00 is done.").waitFor();
   await newest(client, "€20,00");
   assert.equal(await client.locator("#balance").textContent(), "€30,00");
-  assert.deepEqual((await transactions(iban)).map(({ changed_by }) => changed_by), ["€20,00", "€10,00"], "once");
+  assert.deepEqual(
+    (await transactions(iban)).map(({ changed_by }) => changed_by),
+    ["€20,00", "€10,00"],
+    "once",
+  );
   await until("home has what happened meanwhile", async () => {
     const stored = (await transactions(COMPANY, 10)).map(({ changed_by }) => changed_by);
     return (await amounts(home)).join() === stored.join();
@@ -246,28 +302,30 @@ test("nothing is lost or out of order, whatever comes first", async () => {
   let socket;
   // Two transactions that are told the wrong way round, while it is an array.
   let swapped;
-  const page = await visit("/", {}, (page) => page.routeWebSocket(/graphql/, (toPage) => {
-    socket = toPage;
-    const server = toPage.connectToServer();
-    server.onMessage((message) => {
-      const { id, type, payload } = JSON.parse(message);
-      if (payload?.data?.transactions_by_iban) {
-        const complete = JSON.stringify({ id, type: "complete" });
-        held.push({ id, letGo: () => [message, complete].forEach((it) => toPage.send(it)) });
-      } else if (type !== "complete" || !held.some((it) => it.id === id)) {
-        const isTransaction = payload?.data?.stream_transactions !== undefined;
-        if (isTransaction) heard++;
-        if (swapped && isTransaction) {
-          swapped.unshift(message);
-          if (swapped.length < 2) return;
-          swapped.forEach((it) => toPage.send(it));
-          swapped = undefined;
-        } else {
-          toPage.send(message);
+  const page = await visit("/", {}, (page) =>
+    page.routeWebSocket(/graphql/, (toPage) => {
+      socket = toPage;
+      const server = toPage.connectToServer();
+      server.onMessage((message) => {
+        const { id, type, payload } = JSON.parse(message);
+        if (payload?.data?.transactions_by_iban) {
+          const complete = JSON.stringify({ id, type: "complete" });
+          held.push({ id, letGo: () => [message, complete].forEach((it) => toPage.send(it)) });
+        } else if (type !== "complete" || !held.some((it) => it.id === id)) {
+          const isTransaction = payload?.data?.stream_transactions !== undefined;
+          if (isTransaction) heard++;
+          if (swapped && isTransaction) {
+            swapped.unshift(message);
+            if (swapped.length < 2) return;
+            swapped.forEach((it) => toPage.send(it));
+            swapped = undefined;
+          } else {
+            toPage.send(message);
+          }
         }
-      }
-    });
-  }));
+      });
+    }),
+  );
   const happens = async (cents) => {
     const before = heard;
     await deposit(COMPANY, cents);
@@ -312,7 +370,10 @@ test("where the ledger is not public, a client reads their own account and nobod
     await page.reload();
     await newest(page, "€50,00");
     await page.getByRole("link", { name: "Bank employee" }).click();
-    await until("only their own", async () => (await page.locator("#accounts tbody tr").count()) === 1);
+    await until(
+      "only their own",
+      async () => (await page.locator("#accounts tbody tr").count()) === 1,
+    );
     await leave(page);
   } finally {
     await stack(["stop", "graphql-endpoint"]);
@@ -327,24 +388,45 @@ test("a thousand transactions in seconds move nothing on the page and are all se
   const shiftsBefore = (await page.evaluate(() => globalThis.shifts)).length;
   const writes = await page.evaluateHandle(() => {
     const counted = { frames: 0, batches: 0 };
-    new MutationObserver(() => counted.batches++).observe(document.querySelector("#transactions"), { subtree: true, childList: true, characterData: true, attributes: true });
+    new MutationObserver(() => counted.batches++).observe(document.querySelector("#transactions"), {
+      subtree: true,
+      childList: true,
+      characterData: true,
+      attributes: true,
+    });
     const frame = () => (counted.frames++, requestAnimationFrame(frame));
     requestAnimationFrame(frame);
     return counted;
   });
   const started = Date.now();
   const cents = Array.from({ length: 1000 }, (_, n) => n + 1);
-  await Promise.all(Array.from({ length: 100 }, async (_, worker) => {
-    for (const amount of cents.filter((it) => it % 100 === worker)) await deposit(COMPANY, amount, `load ${amount}`);
-  }));
+  await Promise.all(
+    Array.from({ length: 100 }, async (_, worker) => {
+      for (const amount of cents.filter((it) => it % 100 === worker))
+        await deposit(COMPANY, amount, `load ${amount}`);
+    }),
+  );
   const seconds = (Date.now() - started) / 1000;
-  await until("all are stored", async () => (await transactions(COMPANY)).filter(({ descr }) => descr.startsWith("load ")).length === cents.length);
+  await until(
+    "all are stored",
+    async () =>
+      (await transactions(COMPANY)).filter(({ descr }) => descr.startsWith("load ")).length ===
+      cents.length,
+  );
   const stored = (await transactions(COMPANY, 25)).map(({ changed_by }) => changed_by);
-  await until("the newest 25 are shown", async () => (await amounts(page)).join() === stored.join());
+  await until(
+    "the newest 25 are shown",
+    async () => (await amounts(page)).join() === stored.join(),
+  );
   const { frames, batches } = await writes.jsonValue();
   const shifts = (await page.evaluate(() => globalThis.shifts)).slice(shiftsBefore);
-  console.log(`${Math.round(cents.length / seconds)} transactions/s, drawn ${batches} times in ${frames} frames, ${shifts.length} layout shifts`);
-  assert.deepEqual(shifts.filter(({ byVisitor }) => !byVisitor), []);
+  console.log(
+    `${Math.round(cents.length / seconds)} transactions/s, drawn ${batches} times in ${frames} frames, ${shifts.length} layout shifts`,
+  );
+  assert.deepEqual(
+    shifts.filter(({ byVisitor }) => !byVisitor),
+    [],
+  );
   assert.ok(batches <= frames, `drawn ${batches} times in ${frames} frames`);
   await leave(page);
 });
@@ -355,7 +437,10 @@ test("axe finds nothing serious on any page, light or dark", async () => {
     const check = async (what) => {
       await page.evaluate(AXE);
       const { violations } = await page.evaluate(() => globalThis.axe.run());
-      const told = violations.map(({ id, impact, nodes }) => `${what}, ${colorScheme}: ${impact}: ${id}: ${nodes.map((it) => `${it.html} ${it.failureSummary}`).join("\n")}`);
+      const told = violations.map(
+        ({ id, impact, nodes }) =>
+          `${what}, ${colorScheme}: ${impact}: ${id}: ${nodes.map((it) => `${it.html} ${it.failureSummary}`).join("\n")}`,
+      );
       assert.deepEqual(told, []);
     };
     await check("log in");
@@ -380,7 +465,10 @@ test("axe finds nothing serious on any page, light or dark", async () => {
 test("everything can be done by keyboard, and focus follows the page", async () => {
   const page = await visit("/");
   await page.keyboard.press("Tab");
-  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
+  assert.equal(
+    await page.evaluate(() => document.activeElement.textContent),
+    "Skip to the content",
+  );
   const tabTo = async (wanted) => {
     for (let times = 0; times < 80; times++) {
       if (await page.locator(wanted).evaluate((it) => it === document.activeElement)) return;
@@ -417,7 +505,10 @@ test("no page is wider than its window, from a small phone to 4K", async () => {
     for (const path of PATHS) {
       if (path !== "/client") await page.goto(path);
       if (path === "/bank-employee") await page.locator("#accounts button").first().click();
-      await page.locator(path === "/background" ? "#rows a" : "#transactions > div").first().waitFor();
+      await page
+        .locator(path === "/background" ? "#rows a" : "#transactions > div")
+        .first()
+        .waitFor();
       const wide = await page.evaluate(() => document.documentElement.scrollWidth);
       assert.ok(wide <= width, `${path} is ${wide} wide at ${width}`);
     }
@@ -427,7 +518,10 @@ test("no page is wider than its window, from a small phone to 4K", async () => {
 
 test("dark and light follow the system until the visitor chooses", async () => {
   const page = await visit("/", { colorScheme: "dark" });
-  const brightness = () => page.evaluate(() => Number(/\d+/.exec(getComputedStyle(document.documentElement).backgroundColor)[0]));
+  const brightness = () =>
+    page.evaluate(() =>
+      Number(/\d+/.exec(getComputedStyle(document.documentElement).backgroundColor)[0]),
+    );
   assert.ok((await brightness()) < 60);
   await page.getByRole("button", { name: "Use light colours" }).click();
   assert.ok((await brightness()) > 200);
@@ -440,19 +534,33 @@ test("dark and light follow the system until the visitor chooses", async () => {
 test("the background has the results: graphs with their rows, and the footprint", async () => {
   const page = await visit("/background");
   const graph = page.getByRole("img", { name: "Latency & load" });
-  await until("the graph is loaded", () => graph.evaluate((img) => img.complete && img.naturalWidth > 0));
+  await until("the graph is loaded", () =>
+    graph.evaluate((img) => img.complete && img.naturalWidth > 0),
+  );
   await page.getByText("For the tests: no figure in it was measured.").waitFor();
   await page.locator("#footprint-talk").getByText("scratchbank").waitFor();
   const raw = await page.locator("#rows a").allTextContents();
-  assert.ok(raw.includes("raw-run.csv (1 kB)") && !raw.some((name) => name.startsWith("latency")), raw.join());
-  const [download] = await Promise.all([page.waitForEvent("download"), page.locator("figure a[download]").first().click()]);
+  assert.ok(
+    raw.includes("raw-run.csv (1 kB)") && !raw.some((name) => name.startsWith("latency")),
+    raw.join(),
+  );
+  const [download] = await Promise.all([
+    page.waitForEvent("download"),
+    page.locator("figure a[download]").first().click(),
+  ]);
   assert.equal(download.suggestedFilename(), "latency.csv");
-  assert.equal(readFileSync(await download.path(), "utf8"), readFileSync("tests/results/latency.csv", "utf8"));
+  assert.equal(
+    readFileSync(await download.path(), "utf8"),
+    readFileSync("tests/results/latency.csv", "utf8"),
+  );
 
   // Opened by itself, a graph shows but does not act.
   await page.goto("/results/latency.svg");
   assert.equal(await page.evaluate(() => document.documentElement.getAttribute("ran")), null);
-  assert.ok(page.complaints.some((it) => /script/i.test(it)), page.complaints.join());
+  assert.ok(
+    page.complaints.some((it) => /script/i.test(it)),
+    page.complaints.join(),
+  );
   page.complaints = [];
   await leave(page);
 });
@@ -470,7 +578,12 @@ test("scripts that are not the page's do not run", async () => {
     return globalThis.ran;
   });
   assert.equal(ran, "refused");
-  const reached = await page.evaluate(() => fetch("https://example.com").then(() => "reached", () => "refused"));
+  const reached = await page.evaluate(() =>
+    fetch("https://example.com").then(
+      () => "reached",
+      () => "refused",
+    ),
+  );
   assert.equal(reached, "refused");
   assert.ok(page.complaints.length > 0);
   page.complaints = [];
@@ -481,11 +594,17 @@ test("a first visit is small", async () => {
   const page = await visit("/");
   await page.locator("#transactions > div").first().waitFor();
   const { files, paint } = await page.evaluate(() => ({
-    files: [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].map(({ name, encodedBodySize }) => ({ name, bytes: encodedBodySize })),
+    files: [
+      ...performance.getEntriesByType("navigation"),
+      ...performance.getEntriesByType("resource"),
+    ].map(({ name, encodedBodySize }) => ({ name, bytes: encodedBodySize })),
     paint: performance.getEntriesByName("first-contentful-paint")[0]?.startTime,
   }));
-  const sum = (wanted) => files.filter(({ name }) => wanted.test(name)).reduce((all, { bytes }) => all + bytes, 0);
-  console.log(`first paint after ${Math.round(paint)} ms; script ${sum(/\.js$/)} bytes, styles ${sum(/\.css$/)}, all ${sum(/./)}`);
+  const sum = (wanted) =>
+    files.filter(({ name }) => wanted.test(name)).reduce((all, { bytes }) => all + bytes, 0);
+  console.log(
+    `first paint after ${Math.round(paint)} ms; script ${sum(/\.js$/)} bytes, styles ${sum(/\.css$/)}, all ${sum(/./)}`,
+  );
   assert.ok(sum(/\.js$/) > 0 && sum(/\.js$/) < 60_000);
   assert.ok(sum(/./) < 100_000);
   assert.ok(paint > 0);

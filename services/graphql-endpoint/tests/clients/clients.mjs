@@ -4,7 +4,12 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { buildClientSchema, buildSchema, findBreakingChanges, getIntrospectionQuery } from "graphql";
+import {
+  buildClientSchema,
+  buildSchema,
+  findBreakingChanges,
+  getIntrospectionQuery,
+} from "graphql";
 import { createClient as createSse } from "graphql-sse";
 import { createClient as createWs } from "graphql-ws";
 import WebSocket from "ws";
@@ -12,7 +17,8 @@ import WebSocket from "ws";
 const { URL: url, SDL: sdl, START: start } = process.env;
 const wsUrl = url.replace("http", "ws");
 
-const GET_ACCOUNT = "($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }";
+const GET_ACCOUNT =
+  "($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }";
 const MONEY_TRANSFER = `($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
   money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { uuid success reason } }`;
 const STREAM = `subscription($iban: String, $min: Int, $direction: dtype) {
@@ -20,7 +26,11 @@ const STREAM = `subscription($iban: String, $min: Int, $direction: dtype) {
 
 async function post(query, variables, headers = {}) {
   const body = JSON.stringify({ query, variables });
-  const reply = await fetch(url, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body });
+  const reply = await fetch(url, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body,
+  });
   return reply.json();
 }
 
@@ -31,21 +41,37 @@ async function all(client, payload) {
   return answers;
 }
 
-const deposit = (iban, amount, descr) => ({ uuid: randomUUID(), token: "cash", amount, from: "cash", to: iban, descr });
+const deposit = (iban, amount, descr) => ({
+  uuid: randomUUID(),
+  token: "cash",
+  amount,
+  from: "cash",
+  to: iban,
+  descr,
+});
 
 async function schema() {
   const { data } = await post(getIntrospectionQuery());
   const ours = buildClientSchema(data);
   assert.deepEqual(findBreakingChanges(buildSchema(readFileSync(sdl, "utf8")), ours), []);
-  for (const type of [ours.getQueryType(), ours.getMutationType(), ours.getSubscriptionType(), ours.getType("Transaction")]) {
-    for (const field of Object.values(type.getFields())) assert.ok(field.description, `${type}.${field.name} has no docs`);
+  for (const type of [
+    ours.getQueryType(),
+    ours.getMutationType(),
+    ours.getSubscriptionType(),
+    ours.getType("Transaction"),
+  ]) {
+    for (const field of Object.values(type.getFields()))
+      assert.ok(field.description, `${type}.${field.name} has no docs`);
   }
 }
 
 // The operations of a bank's customer; `live` gives what a subscription has heard, in order, once it has `count`.
 async function customer(client) {
   const user = { u: `user-${randomUUID()}`, p: "correct horse" };
-  const [opened, ...more] = await all(client, { query: `subscription ${GET_ACCOUNT}`, variables: user });
+  const [opened, ...more] = await all(client, {
+    query: `subscription ${GET_ACCOUNT}`,
+    variables: user,
+  });
   const account = opened.data.get_account;
   assert.equal(more.length, 0);
   assert.match(account.iban, /^NL\d\dOPEN\d{10}$/);
@@ -54,21 +80,34 @@ async function customer(client) {
 
   const every = client.iterate({ query: STREAM, variables: { iban: account.iban } });
   const large = client.iterate({ query: STREAM, variables: { iban: account.iban, min: 1000 } });
-  const debits = client.iterate({ query: STREAM, variables: { iban: account.iban, direction: "DEBIT" } });
+  const debits = client.iterate({
+    query: STREAM,
+    variables: { iban: account.iban, direction: "DEBIT" },
+  });
   const heard = [every.next(), large.next(), debits.next()];
   await subscribed(3);
   const small = deposit(account.iban, 999, "small");
   for (const kind of ["subscription", "mutation"]) {
     const [made] = await all(client, { query: `${kind} ${MONEY_TRANSFER}`, variables: small });
-    assert.deepEqual({ ...made.data.money_transfer }, { uuid: small.uuid, success: true, reason: null });
+    assert.deepEqual(
+      { ...made.data.money_transfer },
+      { uuid: small.uuid, success: true, reason: null },
+    );
   }
-  await all(client, { query: `mutation ${MONEY_TRANSFER}`, variables: deposit(account.iban, 1000, "large") });
+  await all(client, {
+    query: `mutation ${MONEY_TRANSFER}`,
+    variables: deposit(account.iban, 1000, "large"),
+  });
   const out = { ...deposit("cash", 5, "out"), from: account.iban, token: account.token };
   await all(client, { query: `subscription ${MONEY_TRANSFER}`, variables: out });
   const event = ({ value }) => ({ ...value.data.stream_transactions });
   const [first, one, debit] = (await Promise.all(heard)).map(event);
   assert.deepEqual(first, { descr: "small", changed_by: "€9,99", direction: "CREDIT" });
-  assert.deepEqual(event(await every.next()), { descr: "large", changed_by: "€10,00", direction: "CREDIT" });
+  assert.deepEqual(event(await every.next()), {
+    descr: "large",
+    changed_by: "€10,00",
+    direction: "CREDIT",
+  });
   assert.deepEqual(event(await every.next()).descr, "out");
   assert.equal(one.descr, "large");
   assert.deepEqual(debit, { descr: "out", changed_by: "-€0,05", direction: "DEBIT" });
@@ -78,7 +117,7 @@ async function customer(client) {
 
 // Waits until the endpoint has so many subscribers.
 async function subscribed(count) {
-  for (const deadline = Date.now() + 30_000; ; ) {
+  for (const deadline = Date.now() + 30_000; ;) {
     const text = await (await fetch(process.env.METRICS)).text();
     const found = text.match(/^graphql_subscribers (\d+)$/m)?.[1] ?? "0";
     if (Number(found) === count) return;
@@ -88,10 +127,17 @@ async function subscribed(count) {
 }
 
 async function refusals(client) {
-  const [answer] = await all(client, { query: "{ transactions_by_iban(iban: \"a\", max_items: 0) { id } }" });
+  const [answer] = await all(client, {
+    query: '{ transactions_by_iban(iban: "a", max_items: 0) { id } }',
+  });
   assert.match(answer.errors[0].message, /expected 1 to 1000/);
   const two = "subscription { a: stream_transactions { id } b: stream_transactions { id } }";
-  for (const query of ["{ nothing }", "{", "subscription { stream_transactions { nothing } }", two]) {
+  for (const query of [
+    "{ nothing }",
+    "{",
+    "subscription { stream_transactions { nothing } }",
+    two,
+  ]) {
     // graphql-ws throws what the protocol calls an error; graphql-sse gives it as an answer.
     const refused = await all(client, { query }).catch((errors) => [{ errors }]);
     assert.ok(refused[0].errors.length > 0, query);
@@ -99,15 +145,23 @@ async function refusals(client) {
 }
 
 async function manyAtOnce(client) {
-  const queries = Array.from({ length: 10 }, (_, n) => all(client, { query: `{ n${n}: __typename }` }));
-  (await Promise.all(queries)).forEach(([answer], n) => assert.equal(answer.data[`n${n}`], "Query"));
+  const queries = Array.from({ length: 10 }, (_, n) =>
+    all(client, { query: `{ n${n}: __typename }` }),
+  );
+  (await Promise.all(queries)).forEach(([answer], n) =>
+    assert.equal(answer.data[`n${n}`], "Query"),
+  );
 }
 
 // What a socket hears until it is closed, after saying `messages`.
 function closing(messages, protocol = "graphql-transport-ws") {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(wsUrl, protocol === null ? [] : [protocol]);
-    socket.on("open", () => messages.forEach((it) => socket.send(typeof it === "string" || Buffer.isBuffer(it) ? it : JSON.stringify(it))));
+    socket.on("open", () =>
+      messages.forEach((it) =>
+        socket.send(typeof it === "string" || Buffer.isBuffer(it) ? it : JSON.stringify(it)),
+      ),
+    );
     socket.on("error", reject);
     socket.on("close", (code, reason) => resolve({ code, reason: reason.toString() }));
   });
@@ -115,7 +169,11 @@ function closing(messages, protocol = "graphql-transport-ws") {
 
 async function closeCodes() {
   const init = { type: "connection_init" };
-  const subscribe = { type: "subscribe", id: "1", payload: { query: "subscription { stream_transactions { id } }" } };
+  const subscribe = {
+    type: "subscribe",
+    id: "1",
+    payload: { query: "subscription { stream_transactions { id } }" },
+  };
   const started = Date.now();
   for (const [code, messages, protocol] of [
     [4408, []],
@@ -152,7 +210,10 @@ async function graphiql() {
   const events = fetcher({ query: examples, operationName: "live" }, { documentAST });
   const heard = events.next();
   await subscribed(1);
-  const { data: made } = await fetcher({ query: examples, operationName: "deposit", variables: { uuid: randomUUID() } }, { documentAST });
+  const { data: made } = await fetcher(
+    { query: examples, operationName: "deposit", variables: { uuid: randomUUID() } },
+    { documentAST },
+  );
   assert.equal(made.money_transfer.success, true);
   assert.equal((await heard).value.data.stream_transactions.from_to, "cash");
   await events.return();
