@@ -1,28 +1,29 @@
 -- Version 1: the accounts and the outcome of every command. Amounts are euro cents.
--- Collation "C": account numbers are ASCII, and byte order is the cheapest order there is.
+-- Collation "C" compares bytes, which is enough for ASCII account numbers and costs least.
 
 CREATE TABLE account (
     iban            text COLLATE "C" PRIMARY KEY CHECK (length(iban) = 18),
     token           text COLLATE "C" NOT NULL CHECK (length(token) = 20),
     balance         bigint NOT NULL,
     overdraft_limit bigint NOT NULL,
-    -- Number of balance changes so far: the sequence of the last balance_changed record.
+    -- Number of balance changes so far, and the sequence of the last balance_changed record.
     sequence        bigint NOT NULL DEFAULT 0 CHECK (sequence >= 0),
     CHECK (balance >= overdraft_limit)
-    -- Half of each page stays free, so that an update finds room beside the old version and touches no index.
+    -- Half of each page stays free. An update writes the new row version to the same page (HOT),
+    -- so it needs no new index entry.
 ) WITH (fillfactor = 50);
 
 CREATE TABLE account_creation (
     id     uuid PRIMARY KEY,
     a_type text NOT NULL CHECK (a_type IN ('AUTO', 'MANUAL')),
-    -- The account that was opened, or why none was.
+    -- The opened account, or the reason of the rejection.
     iban   text COLLATE "C" UNIQUE REFERENCES account,
     reason text,
     CHECK ((iban IS NULL) <> (reason IS NULL))
 );
 
--- A row holds all that is needed to answer its command again, equal in every field. A side that is not of this bank has
--- no balance and no sequence; a refused transfer has a reason and nothing else.
+-- A row holds the complete outcome: a replayed command gets the same records, equal in every field.
+-- A party outside this bank has no balance and no sequence. A rejected transfer has only a reason.
 CREATE TABLE transfer (
     id            uuid PRIMARY KEY,
     reason        text,
@@ -34,12 +35,15 @@ CREATE TABLE transfer (
     from_sequence bigint CHECK (from_sequence > 0),
     to_balance    bigint,
     to_sequence   bigint CHECK (to_sequence > 0),
-    CHECK (num_nonnulls(amount, from_party, to_party, description) = CASE WHEN reason IS NULL THEN 4 ELSE 0 END),
+    CHECK (
+        num_nonnulls(amount, from_party, to_party, description)
+        = CASE WHEN reason IS NULL THEN 4 ELSE 0 END
+    ),
     CHECK ((reason IS NULL) = (num_nonnulls(from_sequence, to_sequence) > 0)),
     CHECK ((from_balance IS NULL) = (from_sequence IS NULL)),
     CHECK ((to_balance IS NULL) = (to_sequence IS NULL))
 );
 
--- The company: pays salaries, never runs dry.
+-- The company's account pays the salaries. Its balance is larger than any run can spend.
 INSERT INTO account (iban, token, balance, overdraft_limit)
 VALUES ('NL66OPEN0000000000', '00000000000000000000', 100000000000000000, -50000);

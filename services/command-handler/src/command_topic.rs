@@ -14,40 +14,40 @@ use messaging::producer::Outgoing;
 use service::shutdown::Shutdown;
 use uuid::Uuid;
 
-/// One kind of command.
+/// A command topic: how its commands are decided, and the records of their outcomes.
 pub trait CommandTopic: Sized + Send + 'static {
-    /// Record of the topic.
+    /// The record type of the topic.
     type Command: Record + Send + 'static;
-    /// What the bank stores for each command.
+    /// The outcome that the database stores for each command.
     type Outcome: Send + 'static;
 
-    /// Looks up the schema ids of the outcome records; waits for the registry. `None` if shutdown
-    /// was requested first.
+    /// Looks up the schema ids of the outcome records. Waits while the registry is unavailable;
+    /// returns `None` if shutdown is requested first.
     ///
     /// # Errors
-    /// The registry does not have a schema.
+    /// The registry does not have one of the schemas.
     fn open(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, Error>;
 
     /// Why PostgreSQL cannot store `command`, as the reason in dead_letter; `None` if it can.
     fn unstorable(command: &Self::Command) -> Option<&'static str>;
 
-    /// Decides `commands` in one transaction: an outcome each, in order.
+    /// Decides `commands` in one transaction. Returns one outcome per command, in the same order.
     ///
     /// # Errors
-    /// Nothing was written.
+    /// After an error nothing was written.
     fn decide(
         session: &mut Session,
         commands: Vec<Self::Command>,
     ) -> Result<Vec<Self::Outcome>, Error>;
 
-    /// False if the bank refused the command.
+    /// False if the command was rejected.
     fn confirmed(outcome: &Self::Outcome) -> bool;
 
-    /// Appends the records of `outcome`. The same outcome always gives the same records.
+    /// Appends the records of `outcome` to `records`. Equal outcomes produce equal records.
     fn encode(&self, outcome: Self::Outcome, records: &mut Vec<Outgoing>);
 }
 
-/// Commands to open accounts.
+/// The topic `confirm_account_creation`: commands to open accounts.
 pub struct AccountCreations {
     confirmed: Encoder<AccountCreationConfirmed>,
     failed: Encoder<AccountCreationFailed>,
@@ -98,7 +98,7 @@ impl CommandTopic for AccountCreations {
     }
 }
 
-/// Commands to move money.
+/// The topic `confirm_money_transfer`: commands to move money.
 pub struct MoneyTransfers {
     confirmed: Encoder<MoneyTransferConfirmed>,
     failed: Encoder<MoneyTransferFailed>,
@@ -153,7 +153,8 @@ impl CommandTopic for MoneyTransfers {
     }
 }
 
-/// The changes of the debited and the credited account; none for a counterparty outside this bank.
+/// The records of the debited and the credited account; `None` for a counterparty outside this
+/// bank.
 fn balance_changes(id: Uuid, transfer: CompletedTransfer) -> [Option<BalanceChanged>; 2] {
     let CompletedTransfer { amount, from, to, description, changes } = transfer;
     let changed = |change: Change, iban: &str, from_to: &str, changed_by| BalanceChanged {
@@ -165,7 +166,7 @@ fn balance_changes(id: Uuid, transfer: CompletedTransfer) -> [Option<BalanceChan
         transfer_id: Some(id),
         sequence: change.sequence,
     };
-    // An amount is positive, so it has an opposite.
+    // The amount is positive, so its negation does not overflow.
     let debit = changes
         .from
         .zip(amount.checked_neg())

@@ -3,13 +3,12 @@
 use messaging::producer::ProducerConfig;
 use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 
-/// The variables of this service in addition to those of Kafka and the producer.
+/// The variables of this service, in addition to those of Kafka and the producer.
 pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL];
 
-/// Settings of the handler.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster and the producer.
+    /// Kafka cluster and producer.
     pub producer: ProducerConfig,
     /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
@@ -19,9 +18,6 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         Ok(Self {
             producer: ProducerConfig::from_env(env)?,

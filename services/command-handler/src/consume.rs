@@ -1,4 +1,5 @@
-//! The first stage: records from Kafka become commands, or dead letters, on a thread of its own.
+//! The first stage: reads records from Kafka and decodes them to commands or dead letters, on its
+//! own thread.
 
 use crate::command_topic::CommandTopic;
 use crate::error::Error;
@@ -15,20 +16,21 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use std::{mem, thread};
 
-/// Largest command, bytes: twenty times what the longest sensible description takes.
+/// Largest command in bytes; a larger record is a dead letter. It has room for a description of
+/// 64,000 characters.
 const COMMAND_BYTES_MAX: usize = 64 << 10;
 
-/// Longest wait of a poll, and so how long the thread lives after its [`CommandReader`] was
+/// Longest wait of one poll. The thread ends at most this long after its [`CommandReader`] is
 /// dropped.
 const POLL_WAIT: Duration = Duration::from_millis(500);
 
-/// Commands of a topic: what one transaction decides.
+/// The commands that one transaction decides.
 pub struct CommandBatch<C> {
-    /// In offset order within each partition.
+    /// The commands of each partition, in offset order.
     pub commands: Vec<C>,
-    /// Undecodable records, as they go to dead_letter.
+    /// The undecodable records, as records for dead_letter.
     pub dead_letters: Vec<Outgoing>,
-    /// The next offset of each partition after this batch.
+    /// Next offset of each partition after this batch.
     pub positions: BTreeMap<i32, i64>,
 }
 
@@ -44,7 +46,8 @@ impl<C> CommandBatch<C> {
     }
 }
 
-/// Reads and decodes one batch ahead of its owner. Dropping it ends the thread.
+/// The owner's side of the reader thread, which reads and decodes one batch ahead. Dropping it ends
+/// the thread.
 pub struct CommandReader<C> {
     batches: Receiver<Result<CommandBatch<C>, Error>>,
     stop: Arc<AtomicBool>,
@@ -57,14 +60,15 @@ impl<C> Drop for CommandReader<C> {
 }
 
 impl<C: Record + Send + 'static> CommandReader<C> {
-    /// Reads from `positions`; a batch has at most `records_max` records.
+    /// Starts to read at `positions`. A batch has at most `records_max` records.
     pub fn start<T: CommandTopic<Command = C>>(
         kafka: &KafkaConfig,
         registry: &Registry,
         positions: Vec<Position>,
         records_max: usize,
     ) -> Self {
-        // Capacity 0: the next batch waits in `send`, so at most two are in memory here.
+        // Capacity 0: the thread blocks in `send` with the next batch, so at most two batches are
+        // in memory.
         let (sender, batches) = sync_channel(0);
         let stop = Arc::new(AtomicBool::new(false));
         let consumer = Consumer::start(kafka, C::TOPIC.name, positions);
@@ -78,14 +82,14 @@ impl<C: Record + Send + 'static> CommandReader<C> {
         thread::Builder::new()
             .name(format!("in-{}", C::TOPIC.name))
             .spawn(move || reader.run(consumer))
-            .expect("a thread can be started: the service has a handful");
+            .expect("a thread can be started: the service has fewer than ten");
         Self { batches, stop }
     }
 
-    /// The next batch; `None` if there is none within `wait`.
+    /// Returns the next batch, or `None` if there is none within `wait`.
     ///
     /// # Errors
-    /// Kafka or the registry refuse for good.
+    /// The error that ended the thread: one that a retry does not help.
     pub fn next(&self, wait: Duration) -> Result<Option<CommandBatch<C>>, Error> {
         match self.batches.recv_timeout(wait) {
             Ok(batch) => batch.map(Some),
@@ -125,7 +129,7 @@ impl<T: CommandTopic> ReaderThread<T> {
                     self.send_batch();
                 }
             }
-            // Past control records and holes of compaction as well.
+            // The next offset is also past control records and past offsets removed by compaction.
             self.batch.positions.insert(data.partition, data.next);
         }
         if self.batch.records() > 0 {
@@ -134,7 +138,7 @@ impl<T: CommandTopic> ReaderThread<T> {
         Ok(())
     }
 
-    /// An error means that the [`CommandReader`] was dropped: `run` sees `stop` next.
+    /// Ignores an error of `send`: the [`CommandReader`] was dropped, and `run` checks `stop` next.
     fn send_batch(&mut self) {
         let _ = self.sender.send(Ok(mem::take(&mut self.batch)));
     }
@@ -157,7 +161,7 @@ impl<T: CommandTopic> ReaderThread<T> {
         Ok(())
     }
 
-    /// Retries while the registry is unavailable: skipping the record would lose it.
+    /// Retries while the registry is unavailable: a skipped record would be lost.
     fn decode(&mut self, record: &FetchedRecord) -> Result<Result<T::Command, String>, Error> {
         loop {
             match self.decoder.decode(record.key.as_deref(), record.value.as_deref()) {
@@ -175,12 +179,12 @@ impl<T: CommandTopic> ReaderThread<T> {
 pub struct CommandDecoder<T: CommandTopic>(Decoder<T::Command>);
 
 impl<T: CommandTopic> CommandDecoder<T> {
-    /// Takes the writers' schemas from `registry`.
+    /// The writers' schemas come from `registry`.
     pub fn new(registry: Registry) -> Self {
         Self(Decoder::new(registry))
     }
 
-    /// The command in a record, or why the record is not a command.
+    /// Returns the command, or the reason why the record is undecodable.
     ///
     /// # Errors
     /// The registry did not return the writer's schema.

@@ -1,4 +1,4 @@
-//! The rules of the bank: decides, without Kafka, SQL, clock or randomness.
+//! The rules of the bank. No I/O, no clock, no randomness.
 
 use bank::iban::{CASH, is_well_formed};
 use bank::money::Cents;
@@ -7,10 +7,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// Lowest balance of a new account.
+/// Lowest balance that a new account may reach: -500 euro.
 pub const OVERDRAFT_LIMIT: Cents = Cents::new(-50_000);
 
-/// Why an account was not opened.
+/// Reason of a rejected account: the generated iban belongs to another account.
 pub const IBAN_EXISTS: &str = "generated iban already exists, try again";
 
 /// The outcome of a command to open an account.
@@ -18,18 +18,18 @@ pub const IBAN_EXISTS: &str = "generated iban already exists, try again";
 pub struct CreationOutcome {
     /// Id of the command.
     pub id: Uuid,
-    /// Whether a user or the generator opens it.
+    /// `MANUAL` for an account of a user, `AUTO` for one of the command-generator.
     pub a_type: Atype,
-    /// The account, or the reason of the refusal.
+    /// The account, or the reason of the rejection.
     pub result: Result<OpenedAccount, Cow<'static, str>>,
 }
 
 /// A new account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenedAccount {
-    /// International account number, as in NL66OPEN0000000000.
+    /// Account number (ISO 13616), for example NL66OPEN0000000000.
     pub iban: String,
-    /// 20 digits that allow transfers from the account.
+    /// Secret of 20 digits that authorizes transfers from the account.
     pub token: String,
 }
 
@@ -38,29 +38,29 @@ pub struct OpenedAccount {
 pub struct TransferOutcome {
     /// Id of the command.
     pub id: Uuid,
-    /// The transfer, or the reason of the refusal.
+    /// The transfer, or the reason of the rejection.
     pub result: Result<CompletedTransfer, Cow<'static, str>>,
 }
 
-/// A transfer that was made.
+/// An accepted transfer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompletedTransfer {
-    /// The amount that moved, above zero.
+    /// The amount; above zero.
     pub amount: Cents,
-    /// The debited party.
+    /// The debited party: an iban of this bank, or `cash`.
     pub from: String,
-    /// The credited party.
+    /// The credited party: an iban of this bank, `cash`, or the name of a shop.
     pub to: String,
-    /// Text of the command.
+    /// Description from the command.
     pub description: String,
-    /// The accounts after it.
+    /// The accounts after the transfer.
     pub changes: Changes,
 }
 
-/// An account of this bank as a transfer sees it.
+/// An account of this bank, with the fields that a transfer needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// Secret that allows transfers from it.
+    /// Secret that authorizes transfers from the account.
     pub token: String,
     /// Balance before the transfer.
     pub balance: Cents,
@@ -70,21 +70,20 @@ pub struct Account {
     pub sequence: i64,
 }
 
-/// The accounts that a batch touches, by iban. A party that is missing here has no balance at this
-/// bank.
+/// The accounts that a batch names, by iban. A party without an entry has no account at this bank.
 pub type Accounts = HashMap<String, Account>;
 
-/// An account after a transfer.
+/// The change of one account by a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Balance after the transfer.
     pub balance: Cents,
-    /// Number of this change within its account, from 1.
+    /// Number of this change within its account; counts from 1 without gaps.
     pub sequence: i64,
 }
 
-/// The changes of a transfer. A counterparty outside this bank has no change; at least one side has
-/// one.
+/// The changes of a transfer. A party outside this bank has no change. At least one side has a
+/// change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Changes {
     /// The debited account.
@@ -93,29 +92,30 @@ pub struct Changes {
     pub to: Option<Change>,
 }
 
-/// A business refusal. Variants stand in order of precedence: the first that holds is the outcome.
+/// A business rejection. Variants are in order of precedence: the first that applies is the outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
     /// The amount is zero or negative.
     AmountNotPositive,
-    /// Neither cash nor a well-formed iban of this bank.
+    /// `from` is neither `cash` nor a well-formed iban of this bank.
     FromInvalid,
     /// `from` and `to` are equal.
     SameAccount,
-    /// Neither side has a balance here.
+    /// Neither side has an account at this bank.
     BothUnknown,
-    /// A well-formed iban that has no balance here.
+    /// `from` is well-formed but has no account at this bank.
     FromUnknown,
-    /// Not the token of the paying account.
+    /// The token is not that of the debited account.
     TokenInvalid,
-    /// The balance would fall below the limit.
+    /// The debited balance would fall below the limit.
     InsufficientFunds,
-    /// The balance would leave the range of a `long`.
+    /// The credited balance would exceed the range of a `long`.
     AmountTooLarge,
 }
 
 impl Rejection {
-    /// The exact reason text: part of the bank's contract.
+    /// The reason in the `_failed` record. The exact text is part of the contract:
+    /// docs/handler-contract.md.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::AmountNotPositive => "amount must be positive",
@@ -130,7 +130,7 @@ impl Rejection {
     }
 }
 
-/// Decides `command` and changes the balances in `accounts`: its outcome as it is stored.
+/// Decides `command`, changes `accounts`, and returns the outcome that is stored.
 pub fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> TransferOutcome {
     let result = match transfer(&command, accounts) {
         Ok(changes) => Ok(CompletedTransfer {
@@ -145,7 +145,7 @@ pub fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfe
     TransferOutcome { id: command.id, result }
 }
 
-/// Decides `order` and changes the balances and sequences in `accounts`; a rejection changes
+/// Decides `order` and changes the balances and sequences in `accounts`. A rejection changes
 /// nothing.
 pub fn transfer(
     order: &ConfirmMoneyTransfer,
@@ -189,14 +189,15 @@ fn debit(from: &Account, order: &ConfirmMoneyTransfer) -> Result<Cents, Rejectio
     if !same_secret(&from.token, &order.token) {
         return Err(Rejection::TokenInvalid);
     }
-    // A difference below the range of a `long` is below every limit.
+    // A difference below the range of a `long` is also below every limit.
     from.balance
         .checked_sub(order.amount)
         .filter(|debited| *debited >= from.limit)
         .ok_or(Rejection::InsufficientFunds)
 }
 
-/// Compares in constant time for equal lengths, so that a token cannot be guessed digit by digit.
+/// Compares in constant time if the lengths are equal, so that response times do not reveal how many
+/// digits of a token are right.
 fn same_secret(ours: &str, theirs: &str) -> bool {
     let differences = ours
         .bytes()
@@ -340,7 +341,7 @@ mod tests {
 
     #[test]
     fn rejections_follow_their_order_of_precedence() {
-        // The first order breaks every rule; each next one repairs the rule that won.
+        // The first order breaks every rule. Each next order corrects the rule that decided before.
         let mut bank = bank(0, i64::MAX);
         let unknown =
             format!("NL{:02}OPEN0999999999", bank::iban::check_digits("0999999999").unwrap());
@@ -361,7 +362,7 @@ mod tests {
         let mut last = None;
         for (order, expected) in cases {
             assert_eq!(refused(&order, &bank), expected);
-            assert!(last < Some(expected), "variants stand in order of precedence");
+            assert!(last < Some(expected), "variants are in order of precedence");
             last = Some(expected);
         }
         bank.get_mut(&b()).unwrap().balance = Cents::ZERO;

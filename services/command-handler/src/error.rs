@@ -1,40 +1,40 @@
-//! The errors of the handler, and which of them are retryable.
+//! The errors of the handler, and which of them a retry can solve.
 
 use avro::registry;
 use service::{database, env};
 
-/// A failed step of this service. A refused command is not an error: see
-/// [`crate::domain::Rejection`].
+/// A failed step. A rejected command is not an error: see [`crate::domain::Rejection`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A variable is missing or invalid.
+    /// A variable of the environment is missing or invalid.
     #[error(transparent)]
     Environment(#[from] env::Error),
-    /// A statement or a connection of the database.
+    /// A statement failed, or the connection to the database.
     #[error(transparent)]
     Database(#[from] database::Error),
-    /// Another handler stored one of the same commands while this one decided; nothing was written.
-    #[error("another handler decided a command of this batch at the same moment")]
+    /// Another handler stored an outcome for one of the commands during this transaction. Nothing
+    /// was written.
+    #[error("another handler decided a command of this batch first")]
     Claimed,
     /// The system's random number generator failed.
-    #[error("generate a token")]
+    #[error("could not generate a token")]
     Random(#[source] rand::rngs::SysError),
     /// A request to Kafka failed.
-    #[error("kafka")]
+    #[error("Kafka request failed")]
     Kafka(#[from] messaging::Error),
-    /// The registry lacks a schema that the synchronizer registers.
-    #[error("schema registry")]
+    /// The registry does not have a schema of an outcome record. The synchronizer registers it.
+    #[error("could not get a schema")]
     Registry(#[from] registry::Error),
     /// The writer's schema of a record is not available.
-    #[error("decode")]
+    #[error("could not decode a record")]
     Avro(#[from] avro::Error),
 }
 
 impl Error {
-    /// True if the same batch can succeed later: the worker backs off and reads it again from the
-    /// committed offset.
+    /// True if a retry of the same batch can succeed. The worker then reads it again from the
+    /// committed offset, after a backoff.
     pub fn is_retryable(&self) -> bool {
-        // No `_` arm: a new variant does not compile until someone has decided.
+        // No `_` arm: a new variant does not compile until it is listed here.
         match self {
             Self::Database(err) => err.is_retryable(),
             Self::Claimed => true,

@@ -1,6 +1,6 @@
 //! The bank: decides each command once, stores the outcome and publishes it.
 //!
-//! Config -> database -> one worker per command topic. Each worker has three threads: one reads and
+//! The service has one worker per command topic, and a worker has three threads: one reads and
 //! decodes, one decides and stores, one publishes. The modules stand in the order in which a record
 //! meets them.
 
@@ -36,7 +36,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-/// This service.
+/// Name, help text and entry point of the service.
 pub const SERVICE: Service = Service {
     name: "command-handler",
     about: "The bank: decides each command once, stores the outcome and publishes it",
@@ -45,8 +45,9 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// What a worker reports to `run`.
+/// A report of a worker to [`run`].
 enum Event {
+    /// Index of the worker, and whether its topic is served.
     Ready(usize, bool),
     Stopped(Result<(), Error>),
 }
@@ -66,8 +67,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
                 ready[worker] = served;
                 health.set_ready(ready == [true; 2]);
             }
-            // The first error stops the service: a handler that serves one topic only would look
-            // healthy.
+            // The first error stops the service. A handler that serves only one topic would still
+            // be reported as alive.
             Event::Stopped(result) => {
                 result?;
                 running -= 1;
@@ -100,8 +101,8 @@ fn spawn<T: CommandTopic>(
     let registry = Registry::new(&config.registry_url);
     let work = Worker { config: config.clone(), registry, shutdown: shutdown.clone() };
     let run = move || {
-        // `run` may have returned with the other worker's error: then the channel is closed, and
-        // the process ends.
+        // The channel is closed after `run` returned the error of the other worker. The process
+        // ends then, so the result of `send` does not matter.
         let ready = |ready| drop(events.send(Event::Ready(worker, ready)));
         let result = work.run::<T>(&ready);
         let _ = events.send(Event::Stopped(result));
@@ -110,5 +111,5 @@ fn spawn<T: CommandTopic>(
     thread::Builder::new()
         .name(name.into())
         .spawn(run)
-        .expect("a thread can be started: the service has a handful");
+        .expect("a thread can be started: the service has fewer than ten");
 }

@@ -7,21 +7,21 @@ use std::time::Duration;
 static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "bank_commands_total",
-        "Commands with an outcome, replays included",
+        "Commands decided, by outcome; a replayed command counts again",
         &["topic", "outcome"]
     )
-    .expect("the only metric of this name")
+    .expect("no other metric has this name")
 });
 
 static STAGES: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
     register_histogram_vec!(
         "bank_batch_seconds",
-        "Time a batch takes in a stage",
+        "Seconds that a batch takes, by stage: decide or produce",
         &["topic", "stage"],
         buckets
     )
-    .expect("the only metric of this name")
+    .expect("no other metric has this name")
 });
 
 static BATCHES: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -32,10 +32,10 @@ static BATCHES: LazyLock<HistogramVec> = LazyLock::new(|| {
         &["topic"],
         buckets
     )
-    .expect("the only metric of this name")
+    .expect("no other metric has this name")
 });
 
-/// Counts a decided batch.
+/// Counts the records of a decided batch, by outcome.
 pub fn decided(topic: &str, confirmed: usize, failed: usize, dead_letters: usize) {
     for (outcome, count) in
         [("confirmed", confirmed), ("failed", failed), ("dead_letter", dead_letters)]
@@ -49,7 +49,7 @@ pub fn decided(topic: &str, confirmed: usize, failed: usize, dead_letters: usize
         .observe(f64::from(u32::try_from(confirmed + failed).unwrap_or(u32::MAX)));
 }
 
-/// Observes the time of a stage: `decide` or `produce`.
+/// Observes the time of a batch in `stage`: `decide` or `produce`.
 pub fn took(topic: &str, stage: &str, time: Duration) {
     STAGES.with_label_values(&[topic, stage]).observe(time.as_secs_f64());
 }

@@ -1,5 +1,5 @@
-//! The last stage, on a thread of its own: outcomes become records and are produced with acks=all;
-//! after that the offsets of their commands are committed. All in the order of the batches.
+//! The last stage, on its own thread: produces the records of the outcomes with acks=all, then
+//! commits the offsets of their commands. Batches stay in order.
 
 use crate::command_topic::CommandTopic;
 use crate::error::Error;
@@ -15,48 +15,47 @@ use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use std::{mem, thread};
 
-/// Consumer group of the handler's offsets.
+/// The consumer group that the handler commits its offsets for.
 pub const GROUP: &str = "command-handler";
 
-/// Time for retries of a commit in each call to the client, which bounds how late a shutdown is
-/// noticed.
+/// Deadline of one commit call. A shutdown request is noticed at most this late.
 const COMMIT_SLICE: Duration = Duration::from_millis(200);
-/// Time for retries of a commit after shutdown was requested.
+/// Time for further commit attempts after shutdown was requested.
 const COMMIT_GRACE: Duration = Duration::from_millis(300);
 
-/// Batches handed over and not yet published: one is being produced while the next is encoded.
+/// Batches handed over and not yet published: one in production, and the next one queued.
 const IN_FLIGHT_MAX: usize = 2;
 
 /// A batch whose outcomes are committed in the database.
 pub struct DecidedBatch<O> {
-    /// In the order of the commands.
+    /// Outcomes, in the order of their commands.
     pub outcomes: Vec<O>,
-    /// Records for dead_letter.
+    /// Records for the topic dead_letter.
     pub dead_letters: Vec<Outgoing>,
-    /// Offsets to commit, by partition.
+    /// Offset to commit for each partition.
     pub positions: BTreeMap<i32, i64>,
 }
 
-/// A task of the thread.
+/// A task of the publishing thread.
 enum Task<O> {
     Publish(DecidedBatch<O>),
     /// Commits the offsets of all published batches at once.
     Commit,
 }
 
-/// Publishes outcomes in the order they are handed over.
+/// Publishes batches in the order in which they are handed over.
 pub struct Publisher<O> {
     tasks: Sender<Task<O>>,
-    /// One result for each task.
+    /// One result per task.
     done: Receiver<Result<(), Error>>,
     in_flight: usize,
-    /// Batches were handed over after the last [`Task::Commit`].
+    /// A batch was handed over after the last [`Task::Commit`].
     uncommitted: bool,
     failed: bool,
 }
 
 impl<O: Send + 'static> Publisher<O> {
-    /// Starts the thread; it ends when the publisher is dropped.
+    /// Starts the thread, which ends when the publisher is dropped.
     pub fn start<T: CommandTopic<Outcome = O>>(
         encoders: T,
         config: &ProducerConfig,
@@ -75,15 +74,15 @@ impl<O: Send + 'static> Publisher<O> {
         thread::Builder::new()
             .name(format!("out-{}", T::Command::TOPIC.name))
             .spawn(move || writer.run(&inbox, &outbox))
-            .expect("a thread can be started: the service has a handful");
+            .expect("a thread can be started: the service has fewer than ten");
         Self { tasks, done, in_flight: 0, uncommitted: false, failed: false }
     }
 
-    /// Hands over a batch, once fewer than [`IN_FLIGHT_MAX`] are in flight; calls `waiting` each
-    /// second until then.
+    /// Hands over a batch once fewer than [`IN_FLIGHT_MAX`] batches are in flight. Until then it
+    /// calls `waiting` every second.
     ///
     /// # Errors
-    /// Those of `waiting`, or the error that ended the thread.
+    /// The error of `waiting`, or the error that ended the thread.
     pub fn hand_over(
         &mut self,
         decided: DecidedBatch<O>,
@@ -101,18 +100,18 @@ impl<O: Send + 'static> Publisher<O> {
 
     fn send(&mut self, task: Task<O>) {
         self.in_flight += 1;
-        // An error means that the thread has ended: its own error is the next result.
+        // `send` fails only after the thread has ended. Its error is the next result.
         let _ = self.tasks.send(task);
     }
 
-    /// True after a batch could not be published. No later batch may be published then: its offsets
-    /// would move past those of the failed one.
+    /// True after a batch could not be published. No later batch may be published then, because its
+    /// offsets would move past those of the failed batch.
     pub fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Waits until all batches are published and their offsets committed, or until `deadline`.
-    /// False at the deadline.
+    /// Waits until all batches are published and their offsets are committed. Returns false if that
+    /// does not happen before `deadline`.
     ///
     /// # Errors
     /// The error that ended the thread.
@@ -143,7 +142,9 @@ impl<O: Send + 'static> Publisher<O> {
             }
             Err(RecvTimeoutError::Timeout) => Ok(false),
             Err(RecvTimeoutError::Disconnected) => {
-                unreachable!("the thread sends its error before it ends; no call waits after that")
+                unreachable!(
+                    "the thread sends its error before it ends, and no call waits after that"
+                )
             }
         }
     }
@@ -154,8 +155,7 @@ struct OutcomeWriter<T> {
     encoders: T,
     producer: KafkaSender,
     offsets: Box<dyn KafkaClient>,
-    /// Next offset of each partition whose outcomes are published and whose offset is not committed
-    /// yet.
+    /// Next offset of each partition with published outcomes and an uncommitted offset.
     published: BTreeMap<i32, i64>,
     committed: Instant,
     shutdown: Shutdown,
@@ -167,7 +167,7 @@ impl<T: CommandTopic> OutcomeWriter<T> {
             let done = match self.next(inbox) {
                 Ok(Task::Publish(batch)) => self.publish(batch),
                 Ok(Task::Commit) => self.commit(),
-                // A commit is due; its error becomes the result of the next task.
+                // A commit is due. Its error is reported as the result of the next task.
                 Err(RecvTimeoutError::Timeout) => match self.commit() {
                     Ok(()) => continue,
                     failed => failed,
@@ -181,7 +181,7 @@ impl<T: CommandTopic> OutcomeWriter<T> {
         }
     }
 
-    /// The next task; [`RecvTimeoutError::Timeout`] when a commit is due first.
+    /// Returns the next task, or [`RecvTimeoutError::Timeout`] when a commit is due first.
     fn next(
         &self,
         inbox: &Receiver<Task<T::Outcome>>,
@@ -207,8 +207,8 @@ impl<T: CommandTopic> OutcomeWriter<T> {
         for (result, record) in self.producer.send_all(&records).into_iter().zip(&records) {
             match result {
                 Ok(()) => {}
-                // The record is too large. Only a dead letter can be, since the size of commands is
-                // bounded.
+                // The record exceeds `max.message.bytes`. Only a dead letter can, because the size
+                // of commands is limited.
                 Err(err) if err.kind == ErrorKind::Message => {
                     log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped: too large for its topic");
                 }
@@ -232,9 +232,9 @@ impl<T: CommandTopic> OutcomeWriter<T> {
     }
 }
 
-/// Commits, with retries until shutdown: the next batch would only move the offsets further. After
-/// shutdown was requested it gives up within a second. The client spaces the attempts and logs
-/// them.
+/// Commits `positions` and retries until shutdown, because a later commit covers these offsets too.
+/// After a shutdown request it retries for [`COMMIT_GRACE`]. The client has a backoff and logs each
+/// failed attempt.
 fn commit(
     client: &mut dyn KafkaClient,
     topic: &str,
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
     use messaging::{Batch, PartitionData};
 
-    /// A cluster that refuses a number of commits and then accepts them.
+    /// A cluster that rejects the first commits and accepts the later ones.
     struct UnavailableCluster {
         refused_commits: u32,
     }

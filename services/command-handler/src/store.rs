@@ -1,9 +1,8 @@
-//! All SQL of the service: migrations, ownership of partitions, and the transactions that decide
-//! commands.
+//! All SQL of the service: migrations, and the transactions that decide commands.
 //!
-//! A [`Session`] is one connection. It holds an advisory lock for each partition it owns and runs
-//! the transactions of their commands. A handler that lost its locks lost the connection too, so it
-//! cannot write.
+//! A [`Session`] is one connection. It holds an advisory lock for each partition that it owns, and
+//! it runs the transactions of their commands. A handler that loses its locks has lost the
+//! connection too, so it cannot write.
 
 use crate::domain::{
     self, Account, Accounts, Change, Changes, CompletedTransfer, CreationOutcome, OpenedAccount,
@@ -23,33 +22,34 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
-/// The migrations, in order; version n is the n-th.
+/// The migrations in order: migration n brings the database to version n.
 const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
 
-/// Application name in PostgreSQL, and name of the lock on the migrations.
+/// `application_name` in PostgreSQL, and name of the lock for migrations.
 const SERVICE: &str = "command-handler";
 
 /// Settings of each connection.
 /// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open. The idle
-///   time-outs end its session and its locks, so that another handler takes over. A live session
-///   sends a statement every second.
-/// - Every statement finds its rows by key. Right after the first start the statistics describe
-///   empty tables, and a plan made then would scan tables that grow by 20,000 rows a second.
-const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s \
-     -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off \
-     -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
+///   timeouts end its session and release its locks, so that another handler takes over. A running
+///   session sends a statement every second.
+/// - Every statement finds its rows by key. Directly after the first start the statistics describe
+///   empty tables. A plan from these statistics would scan tables that grow by 20,000 rows/s.
+const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s \
+     -c statement_timeout=20s -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off \
+     -c enable_mergejoin=off -c jit=off -c plan_cache_mode=force_generic_plan \
+     -c client_min_messages=warning";
 
-/// Brings the database to this version. Safe when several handlers start at once: one migrates, the
-/// others wait.
+/// Migrates the database to the version of this program. If several handlers start at the same time,
+/// one migrates and the others wait.
 ///
 /// # Errors
-/// The database can't be reached, or is of a newer version.
+/// The database is unavailable, or a newer program migrated it.
 pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
     let _watch = database::watch(shutdown, "migrate the database");
     Ok(database::migrate(&mut connect(config)?, SERVICE, &MIGRATIONS)?)
 }
 
-/// Turns an error of PostgreSQL into one that names the failed step.
+/// Adds the name of the failed step to an error of PostgreSQL.
 fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| database::step(step)(source).into()
 }
@@ -60,16 +60,13 @@ fn connect(config: &postgres::Config) -> Result<Client, Error> {
 
 /// A connection that owns partitions of one topic.
 pub struct Session {
-    /// The connection and the partitions it owns.
+    /// The connection and the partitions that it owns.
     pub ownership: Ownership,
     statements: Statements,
 }
 
 impl Session {
-    /// Connects and joins the members of `topic`; owns no partition yet.
-    ///
-    /// # Errors
-    /// The database can't be reached.
+    /// Connects and joins the members of `topic`. The session owns no partition yet.
     pub fn open(
         config: &postgres::Config,
         topic: Topic,
@@ -84,11 +81,11 @@ impl Session {
         })
     }
 
-    /// Opens accounts: one transaction, one outcome for each command, in order. Known ids get their
-    /// first outcome again.
+    /// Decides `commands` in one transaction. Returns one outcome per command, in the same order. A
+    /// known id gets its stored outcome.
     ///
     /// # Errors
-    /// Nothing was written.
+    /// After an error nothing was written.
     pub fn open_accounts(
         &mut self,
         commands: &[ConfirmAccountCreation],
@@ -114,11 +111,11 @@ impl Session {
         Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
     }
 
-    /// Moves money: one transaction, one outcome for each command, in order. Known ids get their
-    /// first outcome again.
+    /// Decides `commands` in one transaction. Returns one outcome per command, in the same order. A
+    /// known id gets its stored outcome.
     ///
     /// # Errors
-    /// Nothing was written.
+    /// After an error nothing was written.
     pub fn transfer(
         &mut self,
         commands: Vec<ConfirmMoneyTransfer>,
@@ -160,12 +157,13 @@ impl Session {
     }
 
     fn begin(&mut self) -> Result<(Transaction<'_>, &Statements), Error> {
-        let transaction = self.ownership.client().transaction().map_err(step("begin"))?;
+        let transaction =
+            self.ownership.client().transaction().map_err(step("begin a transaction"))?;
         Ok((transaction, &self.statements))
     }
 }
 
-/// The commands whose id has no outcome yet, each id once: its first command.
+/// The first command of each id that has no outcome yet.
 fn first_of_each<'a, C, O>(
     commands: &'a [C],
     id: impl Fn(&C) -> Uuid,
@@ -178,7 +176,7 @@ fn first_of_each<'a, C, O>(
         .collect()
 }
 
-/// Draws an iban and a token for each command and opens the accounts whose iban is free.
+/// Generates an iban and a token for each command and opens the accounts whose iban is free.
 fn create_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
@@ -201,7 +199,7 @@ fn create_accounts(
         .map(|row| row.get(0))
         .collect();
     let outcome = |(command, iban): (&&ConfirmAccountCreation, String)| {
-        // `take`, so that two equal ibans of one batch open one account.
+        // `take` removes the iban: of two equal ibans in one batch only the first opens an account.
         let result = match opened.take(&iban) {
             Some(iban) => Ok(OpenedAccount { token: offers[&iban].clone(), iban }),
             None => Err(Cow::Borrowed(domain::IBAN_EXISTS)),
@@ -230,14 +228,13 @@ fn store_creations(
     all_stored(stored, rows.len())
 }
 
-/// The statement skips an outcome that conflicts with a stored one: another handler decided that
-/// command first.
-fn all_stored(stored: u64, wanted: usize) -> Result<(), Error> {
-    if usize::try_from(stored) == Ok(wanted) { Ok(()) } else { Err(Error::Claimed) }
+/// Returns [`Error::Claimed`] if fewer rows than `expected` were stored. The statement skips an
+/// outcome whose command another handler decided first.
+fn all_stored(stored: u64, expected: usize) -> Result<(), Error> {
+    if usize::try_from(stored) == Ok(expected) { Ok(()) } else { Err(Error::Claimed) }
 }
 
-/// Locks the accounts that `commands` name, in iban order, which rules out a deadlock of two
-/// handlers.
+/// Locks the accounts that `commands` name. The order by iban prevents deadlocks between handlers.
 fn lock_accounts<'a>(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
@@ -280,7 +277,7 @@ fn store_accounts(
         Ok(())
     } else {
         Err(database::Error::Foreign(format!(
-            "{stored} of {} locked accounts could be stored",
+            "only {stored} of {} locked accounts were updated",
             ibans.len()
         ))
         .into())
@@ -338,7 +335,7 @@ fn stored_transfer(row: &Row) -> TransferOutcome {
     let reason: Option<String> = row.get(1);
     let result = match reason {
         Some(reason) => Err(Cow::Owned(reason)),
-        // Not null: the table's checks require it for a row without a reason.
+        // Never null: the table's checks require these columns in a row without a reason.
         None => Ok(CompletedTransfer {
             amount: Cents::new(row.get(2)),
             from: row.get(3),
@@ -356,9 +353,10 @@ fn stored_creation(row: &Row) -> Result<CreationOutcome, Error> {
         "AUTO" => Atype::Auto,
         "MANUAL" => Atype::Manual,
         other => {
-            return Err(
-                database::Error::Foreign(format!("account_creation has a_type {other:?}")).into()
-            );
+            return Err(database::Error::Foreign(format!(
+                "unknown a_type {other:?} in account_creation"
+            ))
+            .into());
         }
     };
     let reason: Option<String> = row.get(4);
@@ -376,8 +374,8 @@ const fn a_type_text(a_type: Atype) -> &'static str {
     }
 }
 
-/// The statements of a session, prepared once. Each takes arrays: a batch costs a constant number
-/// of round trips.
+/// The prepared statements of a session. Each takes arrays, so a batch needs a constant number of
+/// round trips.
 struct Statements {
     creations: Statement,
     open_accounts: Statement,
@@ -394,7 +392,8 @@ impl Statements {
         Ok(Self {
             creations: prepare(
                 "SELECT creation.id, a_type, iban, account.token, reason
-                 FROM account_creation AS creation LEFT JOIN account USING (iban) WHERE creation.id = ANY($1)",
+                 FROM account_creation AS creation LEFT JOIN account USING (iban)
+                 WHERE creation.id = ANY($1)",
             )?,
             open_accounts: prepare(
                 "INSERT INTO account (iban, token, balance, overdraft_limit)
@@ -403,7 +402,8 @@ impl Statements {
             )?,
             store_creations: prepare(
                 "INSERT INTO account_creation (id, a_type, iban, reason)
-                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[]) ON CONFLICT (id) DO NOTHING",
+                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[])
+                 ON CONFLICT (id) DO NOTHING",
             )?,
             transfers: prepare(
                 "SELECT id, reason, amount, from_party, to_party, description,
@@ -419,14 +419,15 @@ impl Statements {
                  FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (iban, balance, sequence)
                  WHERE account.iban = new.iban COLLATE \"C\"",
             )?,
-            // Without ON CONFLICT, which costs a search and a WAL record more for each row.
-            // `transfers` has just found no rows with these ids. If another handler inserted them
-            // since, the insert fails with a duplicate key.
+            // Without ON CONFLICT, which costs one more index search and WAL record per row. The
+            // statement `transfers` found no rows with these ids. If another handler has inserted
+            // one since, this insert fails with a duplicate key.
             store_transfers: prepare(
                 "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
                                        from_balance, from_sequence, to_balance, to_sequence)
-                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[],
-                                      $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])",
+                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[],
+                                      $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
+                                      $10::bigint[])",
             )?,
         })
     }

@@ -1,6 +1,6 @@
-//! The loop of a command topic: own partitions -> take a batch -> decide and store it -> hand it to
-//! the publisher. Reading, deciding and publishing overlap, each on its own thread, each in the
-//! order of the batches.
+//! The loop of a command topic: owns partitions, takes a batch from the reader, decides and stores
+//! it, and hands it over to the publisher. Reading, deciding and publishing run in parallel on three
+//! threads. Each of them keeps the order of the batches.
 
 use crate::command_topic::CommandTopic;
 use crate::config::Config;
@@ -16,38 +16,36 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// Interval at which a session counts the members of the topic and claims free partitions. Also
-/// its heartbeat: PostgreSQL ends a session that is idle for 10 s.
+/// Interval at which a session counts the members of the topic and claims free partitions. The
+/// statement is also the session's heartbeat: PostgreSQL ends a session that is idle for 10 s.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longest wait for a batch, and so until an idle worker sees that shutdown was requested.
+/// Longest wait for a batch. An idle worker notices a shutdown request at most this late.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
 
-/// Most commands decided in one transaction. More is hardly faster and takes more memory:
+/// Most commands in one transaction. A larger batch takes more memory and is hardly faster:
 /// docs/decisions/0008-batch-sizes.md.
 const TRANSACTION_COMMANDS: usize = 1000;
 
-/// Time for the last batch: what is left of the second that a shutdown may take.
+/// Deadline for publishing the last batch after a shutdown request. A shutdown may take 1 s.
 const LAST_BATCH: Duration = Duration::from_millis(900);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Handles the commands of one topic, in the partitions that this handler owns.
+/// Decides the commands of one topic, in the partitions that this handler owns.
 pub struct Worker {
-    /// Settings.
     pub config: Config,
-    /// The schema registry.
     pub registry: Registry,
-    /// Ends the work.
     pub shutdown: Shutdown,
 }
 
 impl Worker {
-    /// Works until shutdown; calls `ready` with whether the topic is served.
+    /// Runs until shutdown. Calls `ready(true)` when the topic is served and `ready(false)` when the
+    /// session is lost.
     ///
     /// # Errors
-    /// One that is not retryable.
+    /// The first error that a retry does not help.
     pub fn run<T: CommandTopic>(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let topic = T::Command::TOPIC.name;
         let Some(encoders) = T::open(&self.registry, &self.shutdown)? else { return Ok(()) };
@@ -62,13 +60,13 @@ impl Worker {
                     if started.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
-                    log::warn!(topic, error:% = Chain(&err), retry_in_ms = backoff.as_millis() as u64; "handling failed, starting over");
+                    log::warn!(topic, error:% = Chain(&err), retry_in_ms = backoff.as_millis() as u64; "session failed, starting over");
                     self.shutdown.wait(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
-                // Kafka did not take the last batch in time.
+                // For example: Kafka did not acknowledge the last batch before the deadline.
                 Err(err) if err.is_retryable() && self.shutdown.requested() => {
-                    log::warn!(topic, error:% = Chain(&err); "stopping");
+                    log::warn!(topic, error:% = Chain(&err); "failed during shutdown, not retrying");
                 }
                 Err(err) => return Err(err),
             }
@@ -84,15 +82,17 @@ impl Worker {
         match publisher.flush(Some(Instant::now() + LAST_BATCH)) {
             Ok(true) => return Ok(()),
             Ok(false) => {}
-            Err(err) if err.is_retryable() => log::warn!(topic, error:% = Chain(&err); "stopping"),
+            Err(err) if err.is_retryable() => {
+                log::warn!(topic, error:% = Chain(&err); "could not publish the last batch");
+            }
             Err(err) => return Err(err),
         }
-        log::warn!(topic; "stopped before the last batch was published: it is published after the next start");
+        log::warn!(topic; "stopped with unpublished outcomes: the next start publishes them");
         Ok(())
     }
 
-    /// One session: owns a share of the partitions and serves them until shutdown, or an error that
-    /// ends the session.
+    /// Runs one database session: owns a share of the partitions and serves them until shutdown or
+    /// an error.
     fn own_and_serve<T: CommandTopic>(
         &self,
         publisher: &mut Publisher<T::Outcome>,
@@ -101,8 +101,8 @@ impl Worker {
         let topic = T::Command::TOPIC;
         let mut session = Session::open(&self.config.database, topic, &self.shutdown)?;
         while !self.shutdown.requested() {
-            // Batches in flight belong to partitions that may go to another handler, or be read
-            // again from their committed offset: both require that they are published first.
+            // Publish the batches in flight first. Their partitions may go to another handler, or
+            // be read again from the committed offset.
             while !publisher.flush(Some(Instant::now() + BATCH_WAIT))? {
                 session.ownership.share()?;
                 if self.shutdown.requested() {
@@ -124,7 +124,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Decides batch after batch until the share of partitions changes.
+    /// Decides batches until the share of partitions changes.
     fn serve<T: CommandTopic>(
         &self,
         session: &mut Session,
@@ -155,7 +155,7 @@ fn decide<T: CommandTopic>(
     let topic = T::Command::TOPIC.name;
     let started = Instant::now();
     let CommandBatch { commands, dead_letters, positions } = batch;
-    // A batch of dead letters only needs no transaction.
+    // A batch without commands has only dead letters and needs no transaction.
     let outcomes = if commands.is_empty() { Vec::new() } else { T::decide(session, commands)? };
     let confirmed = outcomes.iter().filter(|outcome| T::confirmed(outcome)).count();
     metrics::decided(topic, confirmed, outcomes.len() - confirmed, dead_letters.len());

@@ -1,12 +1,12 @@
-//! Tests of the transactions, on a PostgreSQL server.
+//! Tests of the transactions against a PostgreSQL server.
 
 use super::*;
 use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use std::thread;
 
-/// A database of the test's own, migrated, on the server of `BALANCE_DATABASE_URL`; dropped with
-/// it.
+/// A migrated database of one test, on the server of `BALANCE_DATABASE_URL`. Dropping it drops the
+/// database.
 struct Database {
     server: postgres::Config,
     config: postgres::Config,
@@ -14,8 +14,8 @@ struct Database {
 
 impl Database {
     fn new() -> Self {
-        let url =
-            std::env::var("BALANCE_DATABASE_URL").expect("BALANCE_DATABASE_URL: make test sets it");
+        let url = std::env::var("BALANCE_DATABASE_URL")
+            .expect("BALANCE_DATABASE_URL is set by make test-integration");
         let server: postgres::Config = url.parse().unwrap();
         let name = format!("test_{}", Uuid::new_v4().simple());
         connect(&server).unwrap().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
@@ -29,7 +29,7 @@ impl Database {
         Session::open(&self.config, topic, &Shutdown::default()).unwrap()
     }
 
-    /// Opens `count` accounts and gives each `cents` from cash.
+    /// Opens `count` accounts and deposits `cents` in each.
     fn accounts(&self, count: usize, cents: i64) -> Vec<OpenedAccount> {
         let mut session = self.session(CONFIRM_ACCOUNT_CREATION);
         let commands: Vec<_> = (0..count).map(|_| open(Uuid::new_v4())).collect();
@@ -108,7 +108,7 @@ fn concurrent_starts_migrate_once() {
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
-fn newer_database_is_refused() {
+fn newer_database_version_is_rejected() {
     let database = Database::new();
     connect(&database.config)
         .unwrap()
@@ -130,7 +130,7 @@ fn replayed_batch_returns_the_stored_outcomes() {
         order(7, &b.iban, &b.token, "Albert Heijn BV"),
         order(5, COMPANY_IBAN, COMPANY_TOKEN, &a.iban),
     ];
-    // The same id twice in one batch, the second time with another amount: the first one counts.
+    // The batch has one id twice, with different amounts. The first command decides.
     batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
     let first = session.transfer(batch.clone()).unwrap();
     assert_eq!(first[0], first[4]);
@@ -207,7 +207,7 @@ fn partitions_are_shared_and_taken_over() {
     let share = second.ownership.share().unwrap();
     assert_eq!((share, first.ownership.share().unwrap()), (5, 5));
     second.ownership.claim(share).unwrap();
-    assert!(second.ownership.owned().is_empty(), "all are owned");
+    assert!(second.ownership.owned().is_empty(), "no partition is free");
     first.ownership.release(share).unwrap();
     second.ownership.claim(share).unwrap();
     assert_eq!((first.ownership.owned().len(), second.ownership.owned().len()), (5, 4));
@@ -217,7 +217,7 @@ fn partitions_are_shared_and_taken_over() {
     assert_eq!(accounts.ownership.share().unwrap(), 1);
     accounts.ownership.claim(1).unwrap();
     assert_eq!(accounts.ownership.owned().len(), 1);
-    // PostgreSQL frees the locks as soon as it sees that the connection is gone.
+    // PostgreSQL releases the locks once it detects that the connection is closed.
     drop(first);
     while second.ownership.owned().len() < 9 {
         let share = second.ownership.share().unwrap();
@@ -235,7 +235,8 @@ fn constraints_reject_forbidden_rows() {
         ("UPDATE account SET balance = -50001 WHERE sequence = 1", "account_check"),
         ("UPDATE account SET sequence = -1", "account_sequence_check"),
         (
-            "INSERT INTO account (iban, token, balance, overdraft_limit) SELECT iban, token, 0, 0 FROM account",
+            "INSERT INTO account (iban, token, balance, overdraft_limit)
+             SELECT iban, token, 0, 0 FROM account",
             "account_pkey",
         ),
         ("INSERT INTO transfer (id) SELECT id FROM account_creation", "transfer_check1"),
@@ -244,11 +245,13 @@ fn constraints_reject_forbidden_rows() {
             "transfer_check1",
         ),
         (
-            "INSERT INTO account_creation (id, a_type, iban) VALUES (gen_random_uuid(), 'AUTO', 'NL00OPEN0000000000')",
+            "INSERT INTO account_creation (id, a_type, iban)
+             VALUES (gen_random_uuid(), 'AUTO', 'NL00OPEN0000000000')",
             "account_creation_iban_fkey",
         ),
         (
-            "INSERT INTO account_creation SELECT gen_random_uuid(), a_type, iban FROM account_creation",
+            "INSERT INTO account_creation
+             SELECT gen_random_uuid(), a_type, iban FROM account_creation",
             "account_creation_iban_key",
         ),
         ("DELETE FROM account", "account_creation_iban_fkey"),
