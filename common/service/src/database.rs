@@ -1,8 +1,8 @@
 //! PostgreSQL: connections, migrations, and the ownership of partitions.
 //!
-//! A session owns a partition while it holds its advisory lock, and the same connection runs the
-//! transactions of its records. A process that lost its locks lost the connection too, so it cannot
-//! write. docs/decisions/0004-ownership.md says why.
+//! A session owns a partition while it holds the advisory lock of that partition. The transactions
+//! of the partition's records use the same connection. A process that loses its locks also loses
+//! the connection, so it cannot write. See docs/decisions/0004-ownership.md.
 
 use crate::shutdown::Shutdown;
 use crate::watchdog::{self, Watch};
@@ -11,21 +11,21 @@ use postgres::{Client, NoTls, Statement};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Time for a call. Longer than the time-outs of the server itself.
+/// Time limit of a call. It is longer than the timeouts of the server itself.
 const CALL: Duration = Duration::from_secs(30);
 
-/// The object key of the lock that every member of a topic shares; partitions count from 0.
+/// Second key of the advisory lock that all members of a topic share. The keys of partitions are 0
+/// and above.
 const MEMBERS: i32 = -1;
 
-/// A failed step.
+/// A database operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A statement or a connection.
+    /// A statement or a connection failed.
     #[error("{step}")]
     Step {
-        /// The step that failed, as in "connect to the database".
+        /// The failed step, such as "connect to the database".
         step: &'static str,
-        /// The error of PostgreSQL.
         source: postgres::Error,
     },
     /// The database holds a value that this version did not write.
@@ -34,7 +34,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if the same step can succeed later.
+    /// True if a retry of the same step can succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Step { source, .. } => is_transient(source),
@@ -42,41 +42,39 @@ impl Error {
         }
     }
 
-    /// True for a duplicate key.
+    /// True for a violated unique constraint.
     pub fn is_duplicate(&self) -> bool {
-        matches!(self, Self::Step { source, .. } if source.code() == Some(&SqlState::UNIQUE_VIOLATION))
+        let Self::Step { source, .. } = self else { return false };
+        source.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 }
 
-/// Turns an error of PostgreSQL into one that names the failed step.
+/// Adds the name of the failed step to an error of PostgreSQL.
 pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| Error::Step { step, source }
 }
 
-/// False if the statement or the data are wrong. All other errors pass: lost connections, restarts,
-/// full disks, locks. Source: PostgreSQL manual, appendix A.
+/// False if the statement or its data are wrong. All other errors are transient: lost connections,
+/// restarts, full disks, locks. Source: PostgreSQL manual, appendix A.
 fn is_transient(err: &postgres::Error) -> bool {
     let Some(state) = err.code() else {
-        // An error of the connection, not of the server.
+        // The connection failed; the server reported no error.
         return true;
     };
-    // 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F, 38, 39 functions, 42
-    // syntax or rights, 44 view.
+    // Classes of SQLSTATE: 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F,
+    // 38 and 39 functions, 42 syntax or privileges, 44 view.
     const PERMANENT: [&str; 10] = ["0A", "21", "22", "23", "26", "2F", "38", "39", "42", "44"];
     !PERMANENT.iter().any(|class| state.code().starts_with(class))
 }
 
-/// Ends the process unless the result is dropped in time: a silent server would block the thread
-/// forever.
+/// Ends the process unless the result is dropped within 30 s. Otherwise an unresponsive server
+/// would block the thread forever.
 pub fn watch(shutdown: &Shutdown, step: &str) -> Watch {
     watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
 }
 
-/// A connection of `service`, with `settings` as in `-c jit=off`; those in the URL come after them
-/// and win.
-///
-/// # Errors
-/// The database can't be reached.
+/// Connects as the application `service`, with `settings` such as `-c jit=off`. Options in the URL
+/// take precedence.
 pub fn connect(
     database: &postgres::Config,
     service: &str,
@@ -96,11 +94,12 @@ pub fn connect(
         .map_err(step("connect to the database"))
 }
 
-/// Brings the database behind `client` to the version that `migrations` make: version n is the
-/// n-th. Safe when several processes of `service` start at once: one migrates, the others wait.
+/// Applies the `migrations` that the database does not have yet. The n-th one makes version n.
+///
+/// Several processes of `service` may start at once: one migrates, the others wait.
 ///
 /// # Errors
-/// The database is lost, or is of a newer version.
+/// The connection is lost, or the database has a newer version.
 pub fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Result<(), Error> {
     let mut transaction = client.transaction().map_err(step("begin"))?;
     transaction
@@ -117,7 +116,8 @@ pub fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Resul
     let done = usize::try_from(version).unwrap_or(0);
     if done > migrations.len() {
         return Err(Error::Foreign(format!(
-            "the database is of version {version}, this program knows {}: start a newer one",
+            "the database has version {version}, but this program supports versions up to {}: \
+             start a newer program",
             migrations.len()
         )));
     }
@@ -131,14 +131,14 @@ pub fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Resul
     transaction.commit().map_err(step("migrate the database"))
 }
 
-/// A connection and the partitions of a topic that it owns: its calls fail only if the session is
-/// lost, and the partitions with it.
+/// A connection and the partitions of a topic that it owns. If a call fails, the session is lost,
+/// and with it the partitions.
 pub struct Ownership {
     client: Client,
     topic: &'static str,
     partitions: i32,
     owned: BTreeSet<i32>,
-    /// The last count found no other member.
+    /// At the last count there was no other member.
     alone: bool,
     members: Statement,
     claim: Statement,
@@ -147,11 +147,8 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Joins the members of `topic`, which has this many `partitions`, with `client`; owns nothing
-    /// yet.
-    ///
-    /// # Errors
-    /// The session is lost.
+    /// Joins the members of `topic`. `partitions` is the number of its partitions. The new member
+    /// owns no partition yet.
     pub fn join(
         mut client: Client,
         topic: &'static str,
@@ -197,11 +194,8 @@ impl Ownership {
         watch(&self.shutdown, step)
     }
 
-    /// Releases partitions above an equal share and claims free ones up to it; returns the owned
-    /// partitions. The caller has finished all work on the former ones.
-    ///
-    /// # Errors
-    /// The session is lost.
+    /// Releases partitions above an equal share, or claims free ones up to it. Returns the owned
+    /// partitions. The caller must have finished all work on the partitions owned before.
     pub fn take_share(&mut self) -> Result<Vec<i32>, Error> {
         let share = self.share()?;
         self.release(share)?;
@@ -209,11 +203,8 @@ impl Ownership {
         Ok(self.owned.iter().copied().collect())
     }
 
-    /// True if the owned partitions change: more are owned than the share, or free ones were
-    /// claimed just now. Also a heartbeat of the session.
-    ///
-    /// # Errors
-    /// The session is lost.
+    /// Claims free partitions up to an equal share. Returns true if it claimed one, or if this
+    /// session owns more than its share. The query also serves as a heartbeat of the session.
     pub fn share_has_changed(&mut self) -> Result<bool, Error> {
         let owned = self.owned.len();
         let share = self.share()?;
@@ -221,7 +212,7 @@ impl Ownership {
         Ok(owned > share || self.owned.len() > owned)
     }
 
-    /// True if the last count found no other member.
+    /// True if there was no other member at the last count.
     pub fn is_alone(&self) -> bool {
         self.alone
     }
@@ -231,11 +222,8 @@ impl Ownership {
         &self.owned
     }
 
-    /// How many partitions this session should own: an equal share of all, rounded up. Also a
-    /// heartbeat of the session.
-    ///
-    /// # Errors
-    /// The session is lost.
+    /// The number of partitions that this session should own: an equal share, rounded up. The query
+    /// also serves as a heartbeat of the session.
     pub fn share(&mut self) -> Result<usize, Error> {
         let _watch = self.watch("count the members of the topic");
         let members: i64 = self
@@ -248,10 +236,7 @@ impl Ownership {
         Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
     }
 
-    /// Claims free partitions until `share` are owned.
-    ///
-    /// # Errors
-    /// The session is lost.
+    /// Claims free partitions until the session owns `share` of them.
     pub fn claim(&mut self, share: usize) -> Result<(), Error> {
         let _watch = self.watch("claim partitions");
         for partition in 0..self.partitions {
@@ -273,10 +258,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// Releases partitions until `share` are owned. The caller has finished all work on them.
-    ///
-    /// # Errors
-    /// The session is lost.
+    /// Releases partitions until the session owns `share` of them. The caller must have finished
+    /// all work on them.
     pub fn release(&mut self, share: usize) -> Result<(), Error> {
         let _watch = self.watch("release partitions");
         while self.owned.len() > share {

@@ -1,107 +1,107 @@
-//! Configuration from the environment: read once at start, checked, and printed by `--help`.
+//! Configuration from environment variables. They are read and checked once, at startup. `--help`
+//! lists them.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// One variable of the environment.
+/// An environment variable and its documentation.
 #[derive(Debug, Clone, Copy)]
 pub struct Variable {
-    /// Name, as in `LINGER_MS`.
+    /// Name, such as `LINGER_MS`.
     pub name: &'static str,
-    /// What it does, with its unit and limits, for `--help`.
+    /// Meaning, unit, limits and pitfalls, for `--help`.
     pub meaning: &'static str,
-    /// Value if the variable is unset or empty; `None` makes it required.
+    /// Value if the variable is unset or empty. `None`: the variable is required.
     pub default: Option<&'static str>,
-    /// Its value is never printed.
+    /// If true, the value never appears in errors and logs.
     pub secret: bool,
 }
 
 impl Variable {
-    /// A variable with a default.
+    /// Returns an optional variable. An empty default means that there is none.
     pub const fn new(name: &'static str, default: &'static str, meaning: &'static str) -> Self {
         Self { name, meaning, default: Some(default), secret: false }
     }
 
-    /// A variable that must be set.
+    /// Returns a required variable.
     pub const fn required(name: &'static str, meaning: &'static str) -> Self {
         Self { name, meaning, default: None, secret: false }
     }
 
-    /// The same, with a value that is never printed.
+    /// Returns the variable marked as secret.
     pub const fn secret(self) -> Self {
         Self { secret: true, ..self }
     }
 }
 
-/// `LOG`: how much to log.
-pub const LOG: Variable =
-    Variable::new("LOG", "info", "log level: off, error, warn, info, debug or trace");
-/// `DATABASE_URL`: the service's own database.
+/// `LOG`: the log level.
+pub const LOG: Variable = Variable::new(
+    "LOG",
+    "info",
+    "log level: off, error, warn, info, debug or trace; of other crates only warnings and errors \
+     are logged",
+);
+/// `DATABASE_URL`: the database of the service.
 pub const DATABASE_URL: Variable = Variable::required(
     "DATABASE_URL",
-    "PostgreSQL database, as in postgres://user:password@host:5432/balancedb",
+    "URL of the PostgreSQL database of this service, such as \
+     postgres://user:password@host:5432/balancedb; the connection is not encrypted",
 )
 .secret();
-/// `SCHEMA_REGISTRY_URL`: where schemas have their ids.
+/// `SCHEMA_REGISTRY_URL`: the schema registry.
 pub const SCHEMA_REGISTRY_URL: Variable = Variable::required(
     "SCHEMA_REGISTRY_URL",
-    "schema registry with the Confluent API, as in http://host:8081/apis/ccompat/v7",
+    "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7; \
+     https is not supported",
 );
 
-/// A variable that is missing, invalid or removed. The process exits with code 2.
+/// A variable is missing, invalid or removed. The process exits with code 2.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// A required variable is unset or empty.
     #[error("{name} is not set: {meaning}")]
-    Missing {
-        /// Its name.
-        name: &'static str,
-        /// What it is for.
-        meaning: &'static str,
-    },
+    Missing { name: &'static str, meaning: &'static str },
     /// The value is not accepted.
     #[error("{name}={value:?}: expected {expected}")]
     Invalid {
-        /// Its name.
         name: &'static str,
         /// The value; `***` for a secret.
         value: String,
-        /// Which values are accepted.
+        /// The accepted values.
         expected: String,
     },
-    /// A variable that this version no longer reads.
+    /// A variable of an earlier version is set.
     #[error("{name} was removed: {replacement}")]
     Removed {
-        /// Its name.
         name: &'static str,
         /// What to do instead.
         replacement: &'static str,
     },
 }
 
-/// Variables of earlier versions, each with its replacement. A start with one of them set is
-/// refused, so that a setting without effect is not overlooked. docs/decisions/0016-variables.md
-/// says why they went.
+/// Variables of earlier versions, each with its replacement. If one is set, the service does not
+/// start, so that a setting without effect is not overlooked. For the reasons, see
+/// docs/decisions/0016-variables.md.
 const REMOVED: [(&str, &str); 3] = [
     ("BATCH_RECORDS", "set BATCH_BYTES to bound a batch"),
-    ("FETCH_BYTES", "unset it, 32768 bytes are fetched from each partition at a time"),
-    ("TRANSACTION_RECORDS", "unset it, a transaction has at most 1000 commands"),
+    ("FETCH_BYTES", "unset it; each fetch reads up to 32768 bytes per partition"),
+    ("TRANSACTION_RECORDS", "unset it; a transaction has at most 1000 commands"),
 ];
 
-/// The environment, or a test's replacement of it.
+/// The environment variables of the process, or those of a test.
 pub struct Env<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
 }
 
 impl<'a> Env<'a> {
-    /// Variables come from `lookup`.
+    /// `lookup` returns the value of a variable, or `None` if it is unset.
     pub fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
         Self { lookup }
     }
 
-    /// Refuses variables that this version no longer reads.
+    /// Rejects variables that this version no longer reads.
     ///
     /// # Errors
     /// [`Error::Removed`].
@@ -113,8 +113,8 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// The text of a variable, or its default. Empty is unset, as Compose files pass unset
-    /// variables on.
+    /// Returns the value of a variable, or its default. An empty value counts as unset, since
+    /// Compose files pass unset variables as empty ones.
     ///
     /// # Errors
     /// [`Error::Missing`].
@@ -125,7 +125,7 @@ impl<'a> Env<'a> {
             .ok_or(Error::Missing { name: variable.name, meaning: variable.meaning })
     }
 
-    /// A variable as `T`; `expected` describes the accepted values.
+    /// Parses a variable; `expected` describes the accepted values in the error.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Invalid`].
@@ -134,7 +134,7 @@ impl<'a> Env<'a> {
         text.trim().parse().map_err(|_| invalid(variable, text, expected.to_owned()))
     }
 
-    /// A number within `range`.
+    /// Returns a number within `range`.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Invalid`].
@@ -152,7 +152,7 @@ impl<'a> Env<'a> {
         }
     }
 
-    /// A time in milliseconds within `range`.
+    /// Returns a duration given in milliseconds, within `range`.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Invalid`].
@@ -164,7 +164,7 @@ impl<'a> Env<'a> {
         self.number(variable, range).map(Duration::from_millis)
     }
 
-    /// One of the words in `choices`.
+    /// Returns the value of the word in `choices` that equals the variable.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Invalid`].
@@ -177,7 +177,7 @@ impl<'a> Env<'a> {
     }
 }
 
-/// An [`Error::Invalid`] without the value of a secret.
+/// Returns an [`Error::Invalid`]; the value of a secret is replaced by `***`.
 pub fn invalid(variable: &Variable, value: String, expected: String) -> Error {
     let value = if variable.secret { "***".to_owned() } else { value };
     Error::Invalid { name: variable.name, value, expected }
@@ -191,7 +191,7 @@ mod tests {
     const LINGER: Variable = Variable::new("LINGER_MS", "5", "ms");
 
     #[test]
-    fn number_is_accepted_within_its_limits_only() {
+    fn number_outside_its_range_is_rejected() {
         for (text, expected) in
             [("0", Some(0)), ("9", Some(9)), ("10", None), ("-1", None), ("x", None), ("", Some(5))]
         {
@@ -208,19 +208,19 @@ mod tests {
     }
 
     #[test]
-    fn removed_variable_is_refused_with_its_replacement() {
+    fn removed_variable_is_rejected_with_its_replacement() {
         for (name, replacement) in REMOVED {
             let lookup = |it: &str| (it == name).then(|| "1".to_owned());
             let err = Env::new(&lookup).refuse_removed().unwrap_err();
             assert_eq!(err.to_string(), format!("{name} was removed: {replacement}"));
         }
-        // Empty is unset, as Compose files pass unset variables on.
+        // An empty value counts as unset.
         let empty = |_: &str| Some(String::new());
         assert_eq!(Env::new(&empty).refuse_removed(), Ok(()));
     }
 
     #[test]
-    fn secret_is_not_in_the_error() {
+    fn secret_value_is_not_in_the_error() {
         let lookup = |_: &str| Some("hunter2".to_owned());
         let err = Env::new(&lookup).parse::<u16>(&DATABASE_URL, "a URL").unwrap_err();
         assert!(!err.to_string().contains("hunter2"));
@@ -228,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_is_judged_without_panic(value in ".*") {
+        fn arbitrary_value_never_panics(value in ".*") {
             let lookup = |_: &str| Some(value.clone());
             let env = Env::new(&lookup);
             let _ = env.number(&LINGER, 0..=9u64);

@@ -1,11 +1,11 @@
-//! How a service ends.
+//! Exit codes, and the error type of a service.
 
 use std::error::Error;
 
-/// An error that ends a service.
+/// An error that ends the service.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A failure that a restart may cure (sysexits.h, EX_TEMPFAIL).
+/// Exit code of a failure that a restart may fix. Source: sysexits.h, `EX_TEMPFAIL`.
 pub const EXIT_TEMPORARY: u8 = 75;
-/// The environment or the arguments can never work: a restart changes nothing.
+/// Exit code of invalid arguments or environment variables. A restart does not help.
 pub const EXIT_USAGE: u8 = 2;

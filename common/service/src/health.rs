@@ -1,4 +1,4 @@
-//! The state of a service over HTTP: `/healthz`, `/readyz` and `/metrics`.
+//! Health checks and metrics over HTTP: `/healthz`, `/readyz` and `/metrics`.
 
 use crate::env::{Env, Variable};
 use crate::exit::BoxError;
@@ -14,16 +14,20 @@ use std::time::Duration;
 use tiny_http::{Header, Method, Request};
 
 /// `HEALTH_PORT`: port of the health checks and metrics.
-pub const HEALTH_PORT: Variable =
-    Variable::new("HEALTH_PORT", "9090", "port of /healthz, /readyz and /metrics, 1 to 65535");
+pub const HEALTH_PORT: Variable = Variable::new(
+    "HEALTH_PORT",
+    "9090",
+    "TCP port of /healthz, /readyz and /metrics on all addresses, without authentication, 1 to \
+     65535",
+);
 
-/// Serves the state of this process until it ends; clones share it. `/metrics` shows
-/// `prometheus::default_registry()`.
+/// The health of this process, served until the process ends. Clones share the state. `/metrics`
+/// shows `prometheus::default_registry()`.
 #[derive(Debug, Clone)]
 pub struct Health(Arc<AtomicBool>);
 
 impl Health {
-    /// Opens `HEALTH_PORT` on every address of this machine; not ready yet.
+    /// Listens on `HEALTH_PORT` on all addresses. The state is "not ready" at first.
     ///
     /// # Errors
     /// The variable is invalid, or the port is in use.
@@ -33,7 +37,7 @@ impl Health {
         Ok(health)
     }
 
-    /// Sets whether the service is ready: connected, with its partitions.
+    /// Sets whether the service is ready: it is connected and has its partitions.
     pub fn set_ready(&self, ready: bool) {
         self.0.store(ready, Ordering::Relaxed);
     }
@@ -57,7 +61,7 @@ impl Health {
             (Method::Get | Method::Head, "/metrics") => metrics(),
             (_, "/healthz" | "/readyz" | "/metrics") => http::text(405, "only GET and HEAD")
                 .with_header(Header::from_bytes("Allow", "GET, HEAD").expect("it is ASCII")),
-            _ => http::text(404, "there are /healthz, /readyz and /metrics"),
+            _ => http::text(404, "not found; try /healthz, /readyz or /metrics"),
         };
         // An error means that the client closed the connection.
         let _ = request.respond(reply);
@@ -72,23 +76,23 @@ fn metrics() -> tiny_http::Response<io::Cursor<Vec<u8>>> {
     }
 }
 
-/// Asks the service on this machine's `port` whether it is ready: exit code 0, else 1. Takes at
+/// Checks whether the service on the local `port` is ready. Exit code 0 if so, else 1. Takes at
 /// most 2 s.
 pub fn check(port: u16) -> ExitCode {
     match ready(port) {
         Ok(status) if status == "200" => ExitCode::SUCCESS,
         Ok(status) => {
-            eprintln!("port {port} is not ready: status {status:?}");
+            eprintln!("port {port} is not ready: /readyz returned status {status:?}");
             ExitCode::FAILURE
         }
         Err(err) => {
-            eprintln!("port {port} does not answer: {err}");
+            eprintln!("port {port} is not ready: no response from /readyz: {err}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The status of `/readyz`.
+/// The status code of `/readyz`, three characters.
 fn ready(port: u16) -> io::Result<String> {
     const TIME: Duration = Duration::from_secs(1);
     let service = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), TIME)?;
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_return_the_state_of_the_service() {
+    fn endpoints_reflect_the_ready_state() {
         let (health, addr) = Health::open(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
         let get = |path: &str| ask(addr, &format!("GET {path} HTTP/1.1\r\n\r\n"));
 
@@ -135,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_are_those_of_the_default_registry() {
+    fn metrics_come_from_the_default_registry() {
         let counter = prometheus::IntCounter::new("health_test_total", "For this test.").unwrap();
         prometheus::default_registry().register(Box::new(counter.clone())).unwrap();
         counter.inc_by(7);
@@ -158,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn port_in_use_is_named_in_the_error() {
+    fn bind_error_names_the_address() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let err = Health::open(&[taken.local_addr().unwrap()]).unwrap_err();
         assert!(err.to_string().contains(&taken.local_addr().unwrap().to_string()), "{err}");

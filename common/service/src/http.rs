@@ -1,15 +1,18 @@
-//! The HTTP listener: every request from outside is bounded and checked here before tiny_http sees
-//! it.
+//! The HTTP listener. It checks every request and enforces limits before tiny_http receives it.
 //!
-//! tiny_http 0.12 cannot face a network. One request with a huge Content-Length aborts the process,
-//! an accept error closes its listener for good, half-sent bodies block its workers, and heads and
-//! pipelines grow without bound. So clients connect here. A thread per connection reads one whole
-//! request within limits, refuses what is not plain HTTP, and passes the rest to tiny_http over a
-//! unix socket, with a rebuilt head. One connection carries one request.
+//! tiny_http 0.12 must not be exposed to a network:
+//! - One request with a huge Content-Length aborts the process.
+//! - An accept error closes its listener permanently.
+//! - Half-sent bodies block its workers.
+//! - Heads and pipelines grow without bound.
 //!
-//! The unix socket has an abstract name (Linux), since a scratch image has no folder to write to.
-//! Such a name has no permissions: a process in the same network namespace, which reaches the
-//! brokers as well, can bypass the listener.
+//! Therefore clients connect to this listener. One thread per connection reads one whole request
+//! within the limits and rejects everything that is not plain HTTP. It rebuilds the head and passes
+//! the request to tiny_http over a unix socket. One connection carries one request.
+//!
+//! The unix socket has an abstract name (Linux), since a scratch image has no writable folder. Such
+//! a name has no permissions: any process in the same network namespace can bypass the listener. A
+//! process in that namespace can reach the brokers as well.
 
 mod limits;
 mod listener;

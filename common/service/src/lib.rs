@@ -1,5 +1,5 @@
-//! What a process needs in addition to its work: environment, logs, health, HTTP, signals, exit
-//! codes, database.
+//! The runtime that all services share: configuration, logs, health checks, HTTP, signals, exit
+//! codes, PostgreSQL.
 
 mod exit;
 mod run;
@@ -17,7 +17,7 @@ pub mod watchdog;
 pub use exit::{BoxError, EXIT_TEMPORARY, EXIT_USAGE};
 pub use run::{Service, Start, answer, healthcheck, main, run};
 
-// musl's malloc has one lock for all threads: docs/decisions/0009-allocator.md.
+// The malloc of musl has one lock for all threads: docs/decisions/0009-allocator.md.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: allocator::PerThread = allocator::PerThread;

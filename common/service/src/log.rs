@@ -1,5 +1,5 @@
-//! Logs: one line of key=value on stderr for each event, as in `ts=2026-11-23T10:00:00.000Z
-//! level=info msg="..." topic=heartbeat`.
+//! Logs: one line of key=value pairs on stderr for each event, such as
+//! `ts=2026-11-23T10:00:00.000Z level=info msg="..." topic=heartbeat`.
 
 use log::kv::{self, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
@@ -8,10 +8,9 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::time::SystemTime;
 
-/// Logs everything up to `level`. Called once, at the start of a process; a later call changes the
-/// level only.
+/// Installs the logger with the maximum `level`. A second call changes only the level.
 pub fn init(level: LevelFilter) {
-    // An error means that a logger is set already, which is this one.
+    // An error means that this logger is already set.
     let _ = log::set_logger(&Stderr);
     log::set_max_level(level);
 }
@@ -42,7 +41,7 @@ impl Log for Stderr {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = line(SystemTime::now(), record);
-            // There is nowhere left to report that stderr is closed.
+            // A closed stderr cannot be reported anywhere.
             let _ = io::stderr().lock().write_all(line.as_bytes());
         }
     }
@@ -50,8 +49,8 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Crates whose details may be logged. At `debug` the postgres crate logs the parameters of
-/// statements: tokens, that is.
+/// Crates whose records at `info` and below are logged. The postgres crate is not one of them: at
+/// `debug` it logs the parameters of statements, which contain tokens.
 const OURS: [&str; 12] = [
     "avro",
     "bank",
@@ -91,8 +90,8 @@ impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
     }
 }
 
-/// Bare if it has no space, quote, equals sign or control character, else in quotes with escapes:
-/// an event stays one line.
+/// Appends `text`. If it contains a space, quote, equals sign or control character, it is quoted
+/// and escaped, so that an event stays on one line.
 fn quote(line: &mut String, text: &str) {
     let bare = !text.is_empty()
         && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '=');
@@ -108,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn event_is_one_line_of_pairs() {
+    fn event_is_one_line_of_key_value_pairs() {
         let pairs = [("topic", Value::from("heartbeat")), ("reason", Value::from("a \"b\"\nc"))];
         let record = Record::builder()
             .level(log::Level::Warn)
@@ -117,12 +116,13 @@ mod tests {
             .build();
         assert_eq!(
             line(SystemTime::UNIX_EPOCH, &record),
-            "ts=1970-01-01T00:00:00.000Z level=warn msg=\"batch committed\" topic=heartbeat reason=\"a \\\"b\\\"\\nc\"\n"
+            "ts=1970-01-01T00:00:00.000Z level=warn msg=\"batch committed\" topic=heartbeat \
+             reason=\"a \\\"b\\\"\\nc\"\n"
         );
     }
 
     #[test]
-    fn details_of_other_crates_are_not_logged() {
+    fn info_records_of_other_crates_are_dropped() {
         log::set_max_level(LevelFilter::Trace);
         let enabled = |target, level| {
             Stderr.enabled(&Metadata::builder().target(target).level(level).build())
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn chain_names_every_cause() {
+    fn error_chain_contains_every_cause() {
         #[derive(Debug, thiserror::Error)]
         #[error("store outcomes")]
         struct Outer(#[source] io::Error);

@@ -1,4 +1,4 @@
-//! Runs a service: arguments, environment, logs, signals, exit code.
+//! The start of a service: arguments, environment, logs, signals, exit code.
 
 use crate::env::{self, Env, LOG, Variable};
 use crate::exit::{BoxError, EXIT_USAGE};
@@ -10,31 +10,30 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-/// A service as its `main.rs` and the multi-call binary know it.
+/// The description of a service, for its `main.rs` and for the multi-call binary.
 pub struct Service {
     /// Name of the binary.
     pub name: &'static str,
-    /// A line on what it does.
+    /// One line for `--help`.
     pub about: &'static str,
-    /// The variables it reads, in addition to `LOG` and `HEALTH_PORT`.
+    /// The environment variables of the service, in addition to `LOG` and `HEALTH_PORT`.
     pub variables: &'static [&'static [Variable]],
-    /// Its flags, as in `--dry-run`, each with its meaning.
+    /// Command-line flags such as `--dry-run`, each with its meaning.
     pub flags: &'static [(&'static str, &'static str)],
-    /// Runs until the work is done or shutdown is requested.
+    /// Returns once the work is done or shutdown was requested.
     pub run: fn(&Start<'_>) -> Result<ExitCode, BoxError>,
 }
 
 /// The arguments of a service's `run`.
 pub struct Start<'a> {
-    /// The environment.
     pub env: Env<'a>,
-    /// Set by SIGTERM and SIGINT.
+    /// Requested by SIGTERM and SIGINT.
     pub shutdown: Shutdown,
-    /// The flags given, all of them known.
+    /// The given flags, a subset of [`Service::flags`].
     pub flags: Vec<&'static str>,
 }
 
-/// Runs `service` with the arguments and environment of this process.
+/// Runs `service` with the arguments and environment variables of this process.
 ///
 /// Exit codes: the result of `run`, 2 for an invalid environment or argument, 1 for any other
 /// error.
@@ -43,18 +42,18 @@ pub fn main(service: &Service) -> ExitCode {
     run(service, &args)
 }
 
-/// Like [`main`] with these arguments, for a binary with several services.
+/// Like [`main`], with the given arguments, for a binary with several services.
 pub fn run(service: &Service, args: &[String]) -> ExitCode {
     exit_code(service.name, start(service, args, &lookup))
 }
 
-/// Checks whether the service on this machine's `HEALTH_PORT` is ready, for `program`: exit code 0,
-/// else 1.
+/// Checks whether the service on the local `HEALTH_PORT` is ready. Exit code 0 if so, else 1.
+/// `program` is the prefix of error messages.
 pub fn healthcheck(program: &str) -> ExitCode {
     exit_code(program, check(&Env::new(&lookup)))
 }
 
-/// Prints `text` for `program`, as for `--help`; exit code 0 if that worked.
+/// Prints `text` on stdout, as for `--help`. `program` is the prefix of error messages.
 pub fn answer(program: &str, text: &str) -> ExitCode {
     exit_code(program, print(text))
 }
@@ -94,7 +93,7 @@ fn start(
             other => match service.flags.iter().find(|(flag, _)| *flag == other) {
                 Some((flag, _)) => flags.push(*flag),
                 None => {
-                    eprintln!("{}: unknown argument {other:?}; --help lists all", service.name);
+                    eprintln!("{}: unknown argument {other:?}, see --help", service.name);
                     return Ok(ExitCode::from(EXIT_USAGE));
                 }
             },
@@ -122,7 +121,7 @@ fn caused_by_environment(err: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Writes to stdout; a closed pipe (`--help | head -1`) is not an error.
+/// Writes to stdout. A closed pipe (`--help | head -1`) is not an error.
 fn print(text: &str) -> Result<ExitCode, BoxError> {
     match io::Write::write_all(&mut io::stdout(), text.as_bytes()) {
         Err(err) if err.kind() != io::ErrorKind::BrokenPipe => Err(err.into()),
@@ -136,7 +135,7 @@ fn help(service: &Service) -> String {
     for (flag, _) in service.flags {
         text += &format!(" [{flag}]");
     }
-    text += "\n\nhealthcheck checks whether the running service is ready: exit code 0, else 1.\n";
+    text += "\n\nhealthcheck: exit code 0 if the running service is ready, else 1.\n";
     for (flag, meaning) in service.flags {
         text += &format!("{flag}: {meaning}.\n");
     }
@@ -169,7 +168,7 @@ mod tests {
     };
 
     #[test]
-    fn help_names_every_variable_with_its_default() {
+    fn help_lists_every_variable_with_its_default() {
         let help = help(&SERVICE);
         for part in [
             "counter",
@@ -185,20 +184,20 @@ mod tests {
     }
 
     #[test]
-    fn missing_variable_exits_as_a_usage_error() {
+    fn missing_variable_is_a_usage_error() {
         let err = start(&SERVICE, &[], &|_| None).unwrap_err();
         assert!(caused_by_environment(&*err));
     }
 
     #[test]
-    fn removed_variable_exits_as_a_usage_error() {
+    fn removed_variable_is_a_usage_error() {
         let set = |_: &str| Some("1".to_owned());
         let err = start(&SERVICE, &[], &set).unwrap_err();
         assert!(caused_by_environment(&*err) && err.to_string().contains("was removed"), "{err}");
     }
 
     #[test]
-    fn unknown_argument_is_refused() {
+    fn unknown_argument_is_a_usage_error() {
         let code = start(&SERVICE, &["--dryrun".to_owned()], &|_| None).unwrap();
         assert_eq!(code, ExitCode::from(EXIT_USAGE));
     }

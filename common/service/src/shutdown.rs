@@ -4,16 +4,16 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
 
-/// Requested once, by a signal or by [`Shutdown::request`]; clones share it.
+/// A shutdown request, made by a signal or by [`Shutdown::request`]. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
 
 impl Shutdown {
-    /// Requested by the first SIGTERM or SIGINT; a second one ends the process at once with code
-    /// 130.
+    /// Returns a request that the first SIGTERM or SIGINT makes. A second signal ends the process
+    /// immediately, with code 130.
     ///
     /// # Errors
-    /// The system refuses the signal handlers.
+    /// The signal handlers could not be installed.
     pub fn on_signals() -> io::Result<Self> {
         use signal_hook::consts::{SIGINT, SIGTERM};
         let shutdown = Self::default();
@@ -24,14 +24,13 @@ impl Shutdown {
                 if on_signal.requested() {
                     process::exit(130);
                 }
-                log::info!(signal; "stopping");
+                log::info!(signal; "signal received, shutting down");
                 on_signal.request();
             }
         })?;
         Ok(shutdown)
     }
 
-    /// Requests shutdown.
     pub fn request(&self) {
         let (requested, changed) = &*self.0;
         *requested.lock().unwrap_or_else(PoisonError::into_inner) = true;
@@ -43,7 +42,7 @@ impl Shutdown {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps for `time`, but wakes at once when shutdown is requested; true if it was.
+    /// Sleeps for `time`, or until shutdown is requested. Returns true if it was requested.
     pub fn wait(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let (requested, changed) = &*self.0;
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wait_ends_when_shutdown_is_requested() {
+    fn shutdown_request_ends_a_wait() {
         let shutdown = Shutdown::default();
         assert!(!shutdown.wait(Duration::from_millis(1)));
         let requested = shutdown.clone();

@@ -1,7 +1,8 @@
-//! Ends the process when a call hangs. For a server that is connected and silent, the kafka crate
-//! has a time-out of two minutes and the postgres crate has none. Neither gives access to its
-//! sockets, so a call past its deadline cannot be cancelled. After a restart the process continues
-//! where it was.
+//! Ends the process when a call hangs.
+//!
+//! If a server accepts the connection and then sends nothing, the kafka crate waits two minutes and
+//! the postgres crate waits forever. Neither gives access to its sockets, so an overdue call cannot
+//! be cancelled. A restart recovers.
 
 use crate::exit::EXIT_TEMPORARY;
 use crate::shutdown::Shutdown;
@@ -9,31 +10,32 @@ use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Interval at which deadlines are checked while a call runs.
+/// Interval between checks of the deadlines while a call runs.
 const TICK: Duration = Duration::from_millis(250);
-/// A tick that takes longer than asked by this much means that the whole process was suspended.
+/// If a tick is late by more than this, the whole process was suspended.
 const STALL: Duration = Duration::from_secs(1);
-/// Time that a call may still take after shutdown was requested. A service ends within a second if
-/// its brokers respond; if one hangs, the service does not wait for the whole time-out.
+/// Time that a call may still take after shutdown was requested. A service shuts down within a
+/// second if its brokers respond. If one hangs, the service does not wait for the whole timeout.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 static WATCHDOG: Watchdog = Watchdog::new();
 
-/// Watches one call until it is dropped.
+/// A watched call; dropping it ends the watch.
 pub struct Watch(u64);
 
-/// Ends the process with [`EXIT_TEMPORARY`] unless the result is dropped within `limit`, or soon
-/// after `stop`. `what` names the call and its server.
+/// Watches a call. Unless the result is dropped within `limit`, the process ends with
+/// [`EXIT_TEMPORARY`]. After `stop` is requested the limit is 2 s. `what` names the call and its
+/// server, for the log.
 pub fn watch(limit: Duration, stop: Option<&Shutdown>, what: String) -> Watch {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
         let started = thread::Builder::new().name("watchdog".into()).spawn(|| {
             let what = WATCHDOG.wait_for_overdue();
-            log::error!(call = what.as_str(); "call past its deadline, exiting to be restarted");
+            log::error!(call = what.as_str(); "call exceeded its deadline, exiting with code 75");
             std::process::exit(EXIT_TEMPORARY.into());
         });
         if let Err(err) = started {
-            log::error!(error:% = err; "no watchdog: a call that hangs will block its thread");
+            log::error!(error:% = err; "could not start the watchdog, a hung call will block");
         }
     });
     let deadline = Instant::now() + limit;
@@ -89,7 +91,7 @@ impl Watchdog {
         calls.last_id
     }
 
-    /// Waits for a call that misses its deadline and returns its name.
+    /// Waits until a call misses its deadline. Returns its name.
     fn wait_for_overdue(&self) -> String {
         let mut calls = self.calls();
         loop {
@@ -109,9 +111,10 @@ impl Watchdog {
 }
 
 impl Calls {
-    /// A call past its deadline. The tick before this look began at `before`: if it took too long,
-    /// the process itself stood still (SIGSTOP, a suspended machine), replies may be waiting in its
-    /// sockets, and that time doesn't count.
+    /// The name of an overdue call. The last tick lasted from `before` to `now`.
+    ///
+    /// If the tick took too long, the process was suspended (SIGSTOP, a suspended machine).
+    /// Responses may be waiting in its sockets, so that time does not count.
     fn overdue(&mut self, before: Instant, now: Instant) -> Option<String> {
         let stalled = now.duration_since(before).saturating_sub(TICK);
         for call in &mut self.list {
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn call_is_overdue_at_its_deadline_and_not_before() {
+    fn call_is_overdue_from_its_deadline_on() {
         let start = Instant::now();
         let deadline = start + 2 * TICK;
         let mut calls = calls(deadline, &Shutdown::default());

@@ -1,7 +1,7 @@
-//! Attacks on the HTTP listener. Each is on a process of its own, so that its memory, threads and
-//! descriptors can be measured.
+//! Attacks on the HTTP listener. Each test attacks its own server process, so that memory, threads
+//! and file descriptors can be measured.
 
-// The lints let tests alone, but not their helpers.
+// These lints skip test functions, but not their helpers.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use proptest::prelude::*;
@@ -19,21 +19,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tiny_http::{Request, Response};
 
-/// Set in a process that serves for a test in another one.
+/// Set in the server process of a test.
 const SERVES: &str = "LISTENER_TEST_SERVES";
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 const CAPACITY: Capacity = Capacity { workers: 4, connections: 1000 };
-/// An answer that takes longer is none. Generous, as other programs may keep this machine busy.
+/// Time limit for a response. It is generous, since other programs may load this machine.
 const SOON: Duration = Duration::from_secs(2);
-/// Largest memory under attack: 1000 threads and 64 KiB of half a body for each would be 80.
+/// Maximum memory under attack, MiB. 1000 threads with half a body of 64 KiB each would need 80.
 const RSS_MIB_MAX: u64 = 40;
 
-/// A process with a listener that answers `GET /` with "hello" and any other request with its body.
+/// A process with a listener. It responds to `GET /` with "hello" and echoes the body of any other
+/// request.
 struct Served {
     process: Child,
     commands: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
-    /// Memory in use before the listener was opened.
+    /// `RssAnon` before the listener was opened, kB.
     before_kb: u64,
     addr: SocketAddr,
 }
@@ -61,7 +62,7 @@ impl Served {
         served
     }
 
-    /// Waits for a line that starts with `word`; gives what follows it.
+    /// Waits for a line that starts with `word`. Returns the rest of the line.
     fn wait_for_line(&mut self, word: &str) -> String {
         let mut rest =
             self.output.by_ref().map(|line| line.unwrap().strip_prefix(word).map(str::to_owned));
@@ -77,7 +78,7 @@ impl Served {
         status_of(&self.process.id().to_string(), field)
     }
 
-    /// Asks as any client does, and gives the time it took.
+    /// Sends a valid request. Returns the response time.
     fn answers(&self) -> Duration {
         let start = Instant::now();
         let reply = ask(self.addr, b"GET / HTTP/1.1\r\nHost: bank\r\n\r\n").unwrap();
@@ -86,7 +87,8 @@ impl Served {
         start.elapsed()
     }
 
-    /// Asks again and again while `attack` runs; each answer must come soon.
+    /// Sends valid requests while `attack` runs. Asserts that each response arrives within
+    /// [`SOON`].
     fn answers_during<T>(&self, attack: impl FnOnce() -> T) -> T {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -100,12 +102,12 @@ impl Served {
             let result = panic::catch_unwind(AssertUnwindSafe(attack));
             over.store(true, Ordering::Relaxed);
             let slowest = asking.join().unwrap();
-            assert!(slowest < SOON, "an answer took {slowest:?}");
+            assert!(slowest < SOON, "a response took {slowest:?}");
             result.unwrap_or_else(|reason| panic::resume_unwind(reason))
         })
     }
 
-    /// The listener answers, and its memory has not grown beyond its bounds at any time.
+    /// Asserts that the listener responds and that its peak memory is below the limit.
     fn is_well(&self) {
         assert!(self.answers() < SOON);
         let peak_mib = self.status("VmHWM") >> 10;
@@ -120,7 +122,7 @@ impl Drop for Served {
     }
 }
 
-/// A number of `/proc/<pid>/status`: kB, or a count.
+/// A number from `/proc/<pid>/status`: kB, or a count.
 fn status_of(pid: &str, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -146,11 +148,11 @@ fn read_all(mut connection: TcpStream) -> io::Result<String> {
     connection.read_to_string(&mut reply).map(|_| reply)
 }
 
-/// Waits until `done`; fails after `time`.
+/// Waits until `done` returns true. Fails after `time`.
 fn wait_until(time: Duration, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + time;
     while !done() {
-        assert!(Instant::now() < deadline, "waited {time:?} in vain");
+        assert!(Instant::now() < deadline, "condition not met within {time:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -183,7 +185,8 @@ fn request_is_answered() {
     assert!(reply.ends_with("\r\n\r\nworld"), "{reply}");
 }
 
-/// Obeys the test: `leave N` opens files until N more could be opened, `release` closes them.
+/// Executes the commands of the test. `leave N` opens files until only N more can be opened.
+/// `release` closes them.
 fn serve_until_closed() {
     let mut hoard: Vec<File> = Vec::new();
     for line in io::stdin().lines() {
@@ -202,7 +205,7 @@ fn serve_until_closed() {
 }
 
 #[test]
-fn idle_listener_costs_less_than_a_megabyte() {
+fn idle_listener_uses_less_than_a_megabyte() {
     let served = Served::start();
     served.answers();
     let idle_kb = served.status("RssAnon") - served.before_kb;
@@ -210,7 +213,7 @@ fn idle_listener_costs_less_than_a_megabyte() {
 }
 
 #[test]
-fn wrong_content_lengths_are_refused() {
+fn invalid_content_lengths_are_rejected() {
     let served = Served::start();
     for (headers, status) in [
         ("Content-Length: 30000000000000", "413 "),
@@ -244,7 +247,7 @@ fn wrong_content_lengths_are_refused() {
 }
 
 #[test]
-fn half_sent_bodies_delay_no_other_request() {
+fn half_sent_bodies_do_not_delay_other_requests() {
     let served = Served::start();
     let start = Instant::now();
     served.answers_during(|| {
@@ -267,7 +270,7 @@ fn half_sent_bodies_delay_no_other_request() {
 }
 
 #[test]
-fn endless_head_is_cut_off() {
+fn endless_head_is_rejected() {
     let served = Served::start();
     let sent = served.answers_during(|| {
         let mut connection = connect(served.addr);
@@ -289,12 +292,12 @@ fn endless_head_is_cut_off() {
 }
 
 #[test]
-fn one_of_200_000_pipelined_requests_is_answered() {
+fn only_first_of_200_000_pipelined_requests_is_answered() {
     let served = Served::start();
     served.answers_during(|| {
         let connection = connect(served.addr);
         let mut sending = connection.try_clone().unwrap();
-        // It may fail: the listener does not read them all.
+        // The write may fail, since the listener does not read all requests.
         let pipeline = thread::spawn(move || {
             let _ = sending.write_all(&b"GET / HTTP/1.1\r\n\r\n".repeat(200_000));
         });
@@ -306,12 +309,12 @@ fn one_of_200_000_pipelined_requests_is_answered() {
 }
 
 #[test]
-fn slow_request_is_cut_off_in_time() {
+fn slow_request_is_rejected_at_its_deadline() {
     let served = Served::start();
     let start = Instant::now();
     served.answers_during(|| {
         let mut connection = connect(served.addr);
-        // Never silent for long, so that a time-out of a single read would not end it.
+        // The pauses are short, so that a timeout per read would not end the request.
         while connection.write_all(b"G").is_ok() && start.elapsed() < 4 * http::REQUEST_TIME {
             thread::sleep(Duration::from_millis(50));
         }
@@ -322,24 +325,24 @@ fn slow_request_is_cut_off_in_time() {
 }
 
 #[test]
-fn ten_thousand_idle_connections_do_no_harm() {
+fn ten_thousand_idle_connections_block_no_requests() {
     let served = Served::start();
     let mut idle = Vec::new();
     for _ in 0..100 {
-        // Fewer than ten thousand if this process may not have so many descriptors.
+        // There are fewer connections if this process has too few file descriptors.
         idle.extend((0..100).map_while(|_| TcpStream::connect(served.addr).ok()));
-        // Who comes after them is answered or turned away at once, which also shows that they have
-        // been seen.
+        // The next request gets a response or 503 immediately. This also shows that the listener
+        // has accepted the connections before it.
         match ask(served.addr, b"GET / HTTP/1.1\r\n\r\n") {
             Ok(reply) => assert!(reply.ends_with("hello") || reply.contains(" 503 "), "{reply}"),
-            // Turned away before the request was read, and the reset overtook the 503.
+            // The request was rejected before it was read, and the reset overtook the 503.
             Err(err) => assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
         }
     }
     assert!(idle.len() > CAPACITY.connections, "{}", idle.len());
     let threads_max = (CAPACITY.connections + CAPACITY.workers) as u64 + 20;
     assert!(served.status("Threads") < threads_max);
-    // All are let go, though none of them closes its side: first descriptors and threads are back.
+    // The listener closes all connections, although no client closes its side.
     let descriptors = format!("/proc/{}/fd", served.process.id());
     wait_until(http::REQUEST_TIME + 2 * SOON, || fs::read_dir(&descriptors).unwrap().count() < 30);
     served.is_well();
@@ -347,7 +350,7 @@ fn ten_thousand_idle_connections_do_no_harm() {
 }
 
 #[test]
-fn listener_with_64_descriptors_refuses_and_stays_open() {
+fn listener_with_64_descriptors_stays_open() {
     let served = Served::with_descriptors("64");
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(served.addr)).collect();
     let mut refused = 0;
@@ -358,10 +361,10 @@ fn listener_with_64_descriptors_refuses_and_stays_open() {
     served.is_well();
 }
 
-/// Descriptors that run out between the listener's check and tiny_http's accept end the process, to
-/// be started again: what must never be is a process that lives and is deaf.
+/// If the file descriptors run out between the listener's check and tiny_http's accept, the process
+/// exits and is restarted. It must never stay alive without accepting connections.
 #[test]
-fn process_without_descriptors_recovers_or_ends() {
+fn process_without_descriptors_recovers_or_exits() {
     let mut served = Served::with_descriptors("64");
     for left in 0..10 {
         served.tell(&format!("leave {left}"));
@@ -372,7 +375,7 @@ fn process_without_descriptors_recovers_or_ends() {
             let asked = connection.write_all(b"GET / HTTP/1.1\r\n\r\n");
             match asked.and_then(|()| connection.read_exact(&mut start)) {
                 Ok(()) => assert!([b"200", b"503"].contains(&&start[9..].try_into().unwrap())),
-                // It waits in the kernel's queue as nobody could accept it, or was turned away.
+                // The connection waits in the kernel's backlog, or it was refused.
                 Err(err) => assert!(
                     [
                         io::ErrorKind::WouldBlock,
@@ -385,7 +388,7 @@ fn process_without_descriptors_recovers_or_ends() {
                 ),
             }
         }
-        // A process that has ended can't be told.
+        // This fails if the process has ended.
         let _ = writeln!(served.commands, "release");
         let mut ended = None;
         wait_until(SOON, || {
@@ -410,7 +413,7 @@ fn process_without_descriptors_recovers_or_ends() {
     served.is_well();
 }
 
-/// Parts of requests, right and wrong.
+/// Parts of requests, valid and invalid.
 fn parts() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         Just(b"GET / HTTP/1.1\r\n".to_vec()),
@@ -433,12 +436,12 @@ fn tiny_http_survives_all_accepted_requests() {
     let requests = prop::collection::vec(parts(), 0..8).prop_map(|parts| parts.concat());
     let result = runner.run(&requests, |request| {
         let mut connection = connect(served.addr);
-        // The listener may have closed already; it closes in any case, as nothing more will come.
+        // The listener may already have closed the connection. After the shutdown it closes it.
         let _ = connection.write_all(&request).and_then(|()| connection.shutdown(Shutdown::Write));
         let mut reply = Vec::new();
         match connection.read_to_end(&mut reply) {
             Err(err) => prop_assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
-            // Status 500 means that tiny_http closed without a response.
+            // Status 500 means that tiny_http closed the connection without a response.
             Ok(_) => prop_assert!(!reply.starts_with(b"HTTP/1.1 500")),
         }
         Ok(())
@@ -447,10 +450,10 @@ fn tiny_http_survives_all_accepted_requests() {
     served.is_well();
 }
 
-/// Streams, and speaks a protocol of its own on websockets.
-struct Talker;
+/// Streams its responses. On a websocket it sends the target and echoes bytes.
+struct Streamer;
 
-impl Handler for Talker {
+impl Handler for Streamer {
     fn answer(&self, request: Request) {
         let mut reply = request.into_writer();
         let mut write = |part: &str| reply.write_all(part.as_bytes()).and_then(|()| reply.flush());
@@ -468,11 +471,11 @@ impl Handler for Talker {
 }
 
 #[test]
-fn handlers_own_response_streams_until_disconnect() {
+fn handler_streams_a_response_until_disconnect() {
     let over = Arc::new(AtomicBool::new(false));
     let ended = over.clone();
     let addr = http::serve(&[LOCALHOST], CAPACITY, move |request| {
-        Talker.answer(request);
+        Streamer.answer(request);
         ended.store(true, Ordering::Relaxed);
     })
     .unwrap();
@@ -488,20 +491,20 @@ fn handlers_own_response_streams_until_disconnect() {
 }
 
 #[test]
-fn websocket_is_handled_or_refused() {
-    let ask_for_it = b"GET /talk HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let refusing = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
-    assert!(ask(refusing, ask_for_it).unwrap().starts_with("HTTP/1.1 501 "));
+fn websocket_is_rejected_without_a_handler() {
+    let handshake = b"GET /talk HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let rejecting = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
+    assert!(ask(rejecting, handshake).unwrap().starts_with("HTTP/1.1 501 "));
 
-    let talking = http::serve(&[LOCALHOST], CAPACITY, Talker).unwrap();
-    let mut connection = connect(talking);
-    connection.write_all(ask_for_it).unwrap();
-    let mut heard = [0; 5];
-    connection.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"/talk");
+    let streaming = http::serve(&[LOCALHOST], CAPACITY, Streamer).unwrap();
+    let mut connection = connect(streaming);
+    connection.write_all(handshake).unwrap();
+    let mut received = [0; 5];
+    connection.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"/talk");
     connection.write_all(b" back").unwrap();
-    connection.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b" back");
+    connection.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b" back");
     connection.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(connection.read(&mut heard).unwrap(), 0);
+    assert_eq!(connection.read(&mut received).unwrap(), 0);
 }

@@ -1,4 +1,4 @@
-//! The limits of the listener: bytes, times, and connections.
+//! The limits of the listener: bytes, times, connections.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -7,27 +7,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Largest head of a request, bytes.
+/// Maximum size of a request's head, bytes.
 pub const HEAD_BYTES_MAX: usize = 8 << 10;
-/// Largest body of a request, bytes.
+/// Maximum size of a request's body, bytes.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
-/// Most headers of a request.
+/// Maximum number of headers of a request.
 pub const HEADERS_MAX: usize = 64;
-/// Time for a client to send the whole request.
+/// Time limit for a client to send the whole request.
 pub const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// Time for a client to take the next part of the response, at most [`PART_BYTES`].
+/// Time limit for a client to receive the next part of the response, up to [`PART_BYTES`].
 pub const RESPONSE_PART_TIME: Duration = Duration::from_secs(10);
 
-/// Bytes of a response that are copied at once.
+/// Size of the buffer that copies a response, bytes.
 pub const PART_BYTES: usize = 8 << 10;
-/// Stack of the thread of a connection, bytes.
+/// Stack size of a connection's thread, bytes.
 pub const STACK_BYTES: usize = 256 << 10;
-/// A connection costs its socket, our end of the unix socket, and two descriptors at tiny_http's
-/// end.
+/// File descriptors of a connection: the client's socket, the listener's end of the unix socket,
+/// and two at tiny_http's end.
 pub const DESCRIPTORS_PER_CONNECTION: usize = 4;
-/// Reserved for everything that is not a connection.
+/// File descriptors reserved for everything that is not a connection.
 const DESCRIPTORS_RESERVED: usize = 64;
-/// A listener accepts so many connections even where descriptors are few.
+/// Minimum connection limit of a listener, however few file descriptors are left.
 const CONNECTIONS_MIN: usize = 4;
 
 /// Counts the open connections of a listener.
@@ -37,13 +37,13 @@ pub struct ConnectionLimit {
 }
 
 impl ConnectionLimit {
-    /// At most `wanted` connections, fewer where the process has too few descriptors. They are
-    /// taken from those of the listeners that open later.
+    /// Returns a limit of up to `wanted` connections. It is lower if the process has too few file
+    /// descriptors. Listeners that open later share the remaining descriptors.
     pub fn reserve(wanted: usize) -> Arc<Self> {
         Arc::new(Self { open: AtomicUsize::new(0), max: reserve_connections(wanted) })
     }
 
-    /// Counts a connection until the result is dropped; `None` if the limit is reached.
+    /// Counts a connection until the result is dropped. `None` if the limit is reached.
     pub fn acquire(self: &Arc<Self>) -> Option<OpenConnection> {
         let below = |open| (open < self.max).then_some(open + 1);
         self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
@@ -51,7 +51,7 @@ impl ConnectionLimit {
     }
 }
 
-/// One counted connection of a [`ConnectionLimit`].
+/// A counted connection of a [`ConnectionLimit`].
 pub struct OpenConnection(Arc<ConnectionLimit>);
 
 impl Drop for OpenConnection {
@@ -60,7 +60,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The number of connections, at most `wanted`, for which this process has descriptors left.
+/// The number of connections, up to `wanted`, for which this process has file descriptors left.
 fn reserve_connections(wanted: usize) -> usize {
     static RESERVED: AtomicUsize = AtomicUsize::new(0);
     let all = descriptors_max().saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CONNECTION;
@@ -70,7 +70,7 @@ fn reserve_connections(wanted: usize) -> usize {
     connections
 }
 
-/// The soft limit of open files; 1024, the usual value, where it cannot be read.
+/// The soft limit of open files. If it cannot be read: 1024, the usual value.
 fn descriptors_max() -> usize {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -80,14 +80,15 @@ fn descriptors_max() -> usize {
     }
 }
 
-/// A socket with one deadline for all reads and writes; later ones fail as `TimedOut`.
+/// A socket with one deadline for all reads and writes. After the deadline they fail with
+/// `TimedOut`.
 pub struct Timed<'a> {
     socket: &'a TcpStream,
     deadline: Instant,
 }
 
 impl<'a> Timed<'a> {
-    /// The deadline is `time` from now.
+    /// Sets the deadline to `time` from now.
     pub fn new(socket: &'a TcpStream, time: Duration) -> Self {
         Self { socket, deadline: Instant::now() + time }
     }
@@ -116,7 +117,7 @@ impl Write for Timed<'_> {
     }
 }
 
-/// Linux reports a time-out of a socket as `WouldBlock`.
+/// Linux reports the timeout of a socket as `WouldBlock`.
 fn timed_out(err: io::Error) -> io::Error {
     if err.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { err }
 }
@@ -134,12 +135,12 @@ mod tests {
         assert_eq!(
             reserve_connections(5),
             CONNECTIONS_MIN,
-            "the listeners before reserved all others"
+            "earlier listeners reserved all other descriptors"
         );
     }
 
     #[test]
-    fn connection_limit_counts_until_the_guard_is_dropped() {
+    fn dropped_guard_frees_a_connection() {
         let limit = Arc::new(ConnectionLimit { open: AtomicUsize::new(0), max: 2 });
         let first = limit.acquire();
         let second = limit.acquire();

@@ -1,4 +1,4 @@
-//! Accepts connections, passes each request to tiny_http, and the response back.
+//! Accepts connections, passes each request to tiny_http, and returns the response.
 
 use super::limits::{
     ConnectionLimit, DESCRIPTORS_PER_CONNECTION, REQUEST_TIME, RESPONSE_PART_TIME, STACK_BYTES,
@@ -18,17 +18,21 @@ use std::time::{Duration, Instant};
 use tiny_http::{Request, Server};
 use uuid::Uuid;
 
-/// What a service does with its requests. Any `Fn(Request)` is a handler that refuses websockets.
+/// Handles the requests of a service. Any `Fn(Request)` is a handler that rejects websockets.
 pub trait Handler: Send + Sync + 'static {
-    /// Answers a request, whose body has been read; many threads do so at once. A response written
-    /// through [`Request::into_writer`] is flushed part by part. A failed write means that the
-    /// client closed the connection.
+    /// Responds to a request, whose body has already been received. Several threads call this at
+    /// the same time.
+    ///
+    /// A response written through [`Request::into_writer`] is sent part by part. A failed write
+    /// means that the client closed the connection.
     fn answer(&self, request: Request);
 
-    /// Takes over a connection whose client sent the handshake of a websocket, before any response,
-    /// on the thread of that connection with 256 KiB of stack. The connection counts until this
-    /// returns. A write that takes longer than [`RESPONSE_PART_TIME`] fails; reads have no
-    /// time-out.
+    /// Takes over a connection on which the client sent a websocket handshake. No response has been
+    /// sent yet.
+    ///
+    /// This runs on the thread of the connection, with 256 KiB of stack. The connection counts
+    /// against the limit until this returns. A write that takes longer than [`RESPONSE_PART_TIME`]
+    /// fails. Reads have no timeout.
     fn websocket(&self, _handshake: Handshake, client: TcpStream) {
         response::refuse(&client, &NO_WEBSOCKETS);
     }
@@ -40,14 +44,14 @@ impl<F: Fn(Request) + Send + Sync + 'static> Handler for F {
     }
 }
 
-/// How much a listener does at once.
+/// The concurrency limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Capacity {
-    /// Threads that answer requests. A response of more than about 200 kB, what the sockets buffer,
-    /// occupies one until the client has taken the rest.
+    /// Number of threads that respond to requests. A response larger than the socket buffers (about
+    /// 200 kB) occupies its thread until the client has received the rest.
     pub workers: usize,
-    /// Open connections; fewer where the process has too few descriptors for all its listeners.
-    /// Further ones get status 503.
+    /// Maximum number of open connections. It is lower if the process has too few file descriptors
+    /// for all its listeners. Further connections get status 503.
     pub connections: usize,
 }
 
@@ -59,20 +63,19 @@ pub struct Error {
     source: io::Error,
 }
 
-/// `port` on every address of this machine: IPv6 and IPv4 with one socket, or IPv4 alone where
-/// there is no IPv6.
+/// `port` on all addresses: one socket for IPv6 and IPv4. Where there is no IPv6, IPv4 only.
 pub fn everywhere(port: u16) -> [SocketAddr; 2] {
     [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
 }
 
-/// Listens on the first of `addrs` that can be bound, until the process ends. Returns the address,
-/// with the real port for port 0.
+/// Listens on the first of `addrs` that can be bound, until the process ends. Returns the bound
+/// address. For port 0 it contains the assigned port.
 ///
-/// If tiny_http stops serving, the process exits with code 75 and is started again: half a service
-/// would look healthy.
+/// If tiny_http stops serving, the process exits with code 75. Otherwise a service that no longer
+/// responds would look healthy.
 ///
 /// # Errors
-/// None of `addrs` can be bound, or the system refuses a thread or a socket.
+/// None of `addrs` can be bound, or a thread or socket could not be created.
 pub fn serve(
     addrs: &[SocketAddr],
     capacity: Capacity,
@@ -95,14 +98,14 @@ fn open(addrs: &[SocketAddr], capacity: Capacity, handler: impl Handler) -> io::
     Ok(addr)
 }
 
-/// Starts tiny_http on a unix socket and the threads that answer its requests.
+/// Starts tiny_http on a unix socket, and the threads that respond to its requests.
 fn start_workers(workers: usize, handler: &Arc<impl Handler>) -> io::Result<unix::SocketAddr> {
     let inside =
         unix::SocketAddr::from_abstract_name(format!("scratchbank-http-{}", Uuid::new_v4()))?;
     let server =
         Server::from_listener(UnixListener::bind_addr(&inside)?, None).map_err(io::Error::other)?;
-    // Never dropped, since the workers never end: tiny_http panics when it drops a server without a
-    // path.
+    // The workers never end, so the server is never dropped. The drop would panic, since the socket
+    // has no path.
     let server = Arc::new(server);
     for _ in 0..workers.max(1) {
         let (server, handler) = (server.clone(), handler.clone());
@@ -111,7 +114,7 @@ fn start_workers(workers: usize, handler: &Arc<impl Handler>) -> io::Result<unix
                 match server.recv() {
                     Ok(request) => handler.answer(request),
                     Err(err) => {
-                        log::error!(error:% = err; "tiny_http has stopped, ending the process");
+                        log::error!(error:% = err; "tiny_http stopped, exiting with code 75");
                         std::process::exit(EXIT_TEMPORARY.into());
                     }
                 }
@@ -121,7 +124,7 @@ fn start_workers(workers: usize, handler: &Arc<impl Handler>) -> io::Result<unix
     Ok(inside)
 }
 
-/// Accepts until the process ends.
+/// Accepts connections until the process ends.
 fn accept(
     listener: &TcpListener,
     limit: &Arc<ConnectionLimit>,
@@ -132,8 +135,8 @@ fn accept(
     loop {
         let client = match listener.accept() {
             Ok((client, _)) => client,
-            // Most likely no descriptors are left. The connection waits in the kernel's backlog
-            // until there are some.
+            // Most likely no file descriptors are left. Until some are free, the connection waits
+            // in the kernel's backlog.
             Err(err) => {
                 refusals.log(&err);
                 thread::sleep(Duration::from_millis(100));
@@ -142,7 +145,7 @@ fn accept(
         };
         let Some(open) = limit.acquire() else {
             refusals.log(&BUSY.reason);
-            // This fits into the empty buffer of a new socket, so it does not block.
+            // The response fits into the empty send buffer, so the write does not block.
             let _ = (&client).write_all(&BUSY.to_bytes());
             continue;
         };
@@ -159,8 +162,8 @@ fn accept(
     }
 }
 
-/// Logs why connections are refused, at most each ten seconds: an attack must not fill the log.
-/// Holds the time of the last line.
+/// Logs the reason why connections are refused, at most once per 10 s, so that an attack does not
+/// fill the log. Holds the time of the last line.
 struct RefusalLog(Option<Instant>);
 
 impl RefusalLog {
@@ -172,7 +175,7 @@ impl RefusalLog {
     }
 }
 
-/// One connection, one request.
+/// Serves the one request of a connection.
 fn serve_connection(
     client: TcpStream,
     inside: &unix::SocketAddr,
@@ -203,10 +206,11 @@ fn serve_connection(
     Ok(())
 }
 
-/// Connects to tiny_http, which panics or stops accepting if it finds no descriptors for its side.
-/// So this connects only if there are enough, one connection after the other, since the check takes
-/// them for a moment. Should another part of the process take the last ones before tiny_http does,
-/// the process ends and is started again.
+/// Connects to tiny_http.
+///
+/// Without free file descriptors tiny_http panics or stops accepting. Therefore this function first
+/// checks that enough are free, by opening them for a moment. A lock serializes the check. If
+/// another part of the process uses the last descriptors before tiny_http does, the process exits.
 fn connect(client: &TcpStream, inside: &unix::SocketAddr) -> io::Result<UnixStream> {
     static ONE_BY_ONE: Mutex<()> = Mutex::new(());
     let _lock = ONE_BY_ONE.lock().unwrap_or_else(PoisonError::into_inner);

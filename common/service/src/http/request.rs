@@ -7,28 +7,29 @@ use super::response::{
 };
 use std::io::{self, Read, Write};
 
-/// What a client sent.
+/// The result of reading a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// A request with a rebuilt head; `more` bytes followed it, which are discarded.
+    /// A request with a rebuilt head.
     Request {
         /// Head and body.
         bytes: Vec<u8>,
-        /// True if bytes followed.
+        /// True if further bytes followed the request. They are discarded.
         more: bool,
     },
-    /// The handshake of a websocket.
+    /// A websocket handshake.
     WebSocket(Handshake),
-    /// A request that is not accepted.
+    /// The request is rejected.
     Refused(&'static Refusal),
 }
 
-/// The opening request of a websocket. The form of its head is checked, its headers are not.
+/// The opening request of a websocket (RFC 6455, section 4). The syntax of its head is checked, the
+/// values of its headers are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handshake {
     /// Path and query.
     pub target: String,
-    /// Names as sent, and values.
+    /// Names, in the case in which they were sent, and values.
     pub headers: Vec<(String, String)>,
 }
 
@@ -45,7 +46,7 @@ pub fn read_request(client: &mut (impl Read + Write)) -> io::Result<ReadOutcome>
     const HEAD_END: &[u8] = b"\r\n\r\n";
     let mut bytes = Vec::new();
     let head_len = loop {
-        // The end may have begun in the part before.
+        // The end of the head may be split across two reads.
         let from = bytes.len().saturating_sub(HEAD_END.len() - 1);
         read_part(client, &mut bytes)?;
         let end = bytes[from..].windows(HEAD_END.len()).position(|end| end == HEAD_END);
@@ -69,7 +70,7 @@ pub fn read_request(client: &mut (impl Read + Write)) -> io::Result<ReadOutcome>
     }
     let more = bytes.len() > whole;
     Ok(match head.websocket {
-        // Bytes after a handshake cannot be frames: a client waits for the response first.
+        // Bytes after a handshake are not frames: a client waits for the response first.
         Some(_) if more || head.body_len > 0 => ReadOutcome::Refused(&MALFORMED),
         Some(handshake) => ReadOutcome::WebSocket(handshake),
         None => {
@@ -80,7 +81,7 @@ pub fn read_request(client: &mut (impl Read + Write)) -> io::Result<ReadOutcome>
     })
 }
 
-/// Appends the next bytes, at least one.
+/// Appends at least one byte.
 fn read_part(client: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
     let mut part = [0; 4 << 10];
     loop {
@@ -99,8 +100,8 @@ fn read_part(client: &mut impl Read, bytes: &mut Vec<u8>) -> io::Result<()> {
 /// An accepted head.
 #[derive(Debug)]
 struct Head {
-    /// For tiny_http: the same request line, one Content-Length, `Connection: close`, no hop-by-hop
-    /// headers.
+    /// The head for tiny_http: the same request line, one Content-Length, `Connection: close`, and
+    /// no hop-by-hop headers.
     rebuilt: Vec<u8>,
     body_len: usize,
     expects_continue: bool,
@@ -112,9 +113,9 @@ fn check(head: &[u8]) -> Result<Head, &'static Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
-        // ASCII only, since tiny_http closes the connection on anything else. A head that ends
-        // sooner for httparse than for us (bare line feeds) would let the rest be taken for a
-        // second request.
+        // The head must be ASCII, since tiny_http closes the connection otherwise. The length must
+        // match: after bare line feeds httparse ends a head early, and tiny_http would parse the
+        // rest as a second request (request smuggling).
         Ok(httparse::Status::Complete(len)) if len == head.len() && head.is_ascii() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(&HEAD_TOO_LARGE),
         _ => return Err(&MALFORMED),
@@ -152,12 +153,12 @@ fn check(head: &[u8]) -> Result<Head, &'static Refusal> {
     Ok(Head { rebuilt, body_len: length.unwrap_or(0), expects_continue, websocket })
 }
 
-/// The value of Content-Length: digits and nothing else.
+/// Parses the value of Content-Length, which must consist of digits.
 fn body_len(value: &[u8]) -> Result<usize, &'static Refusal> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(&BAD_LENGTH);
     }
-    // Digits only: a number that does not parse is too large.
+    // The value has only digits, so a parse error means overflow.
     match str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()) {
         Some(len) if len <= BODY_BYTES_MAX => Ok(len),
         _ => Err(&BODY_TOO_LARGE),
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A client whose bytes arrive in pieces of `size`, and which then closes its side.
+    /// A client that sends its bytes in pieces of `size` and then closes its side.
     struct Pieces<'a> {
         rest: &'a [u8],
         size: usize,
@@ -207,14 +208,16 @@ mod tests {
 
     #[test]
     fn request_passes_with_a_rebuilt_head() {
-        let sent = b"PUT /a?b=c HTTP/1.1\r\nHost: bank\r\nContent-Length: 3\r\nConnection: keep-alive, x\r\n\
-            TE: identity\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n\r\nabcGET";
-        let passed = b"PUT /a?b=c HTTP/1.1\r\nHost: bank\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
+        let sent = b"PUT /a?b=c HTTP/1.1\r\nHost: bank\r\nContent-Length: 3\r\n\
+            Connection: keep-alive, x\r\nTE: identity\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n\
+            \r\nabcGET";
+        let passed = b"PUT /a?b=c HTTP/1.1\r\nHost: bank\r\nContent-Length: 3\r\n\
+            Connection: close\r\n\r\nabc";
         assert_eq!(read(sent), ReadOutcome::Request { bytes: passed.to_vec(), more: true });
     }
 
     #[test]
-    fn only_one_content_length_of_digits_is_accepted() {
+    fn invalid_content_length_is_rejected() {
         for (headers, refusal) in [
             ("Content-Length: 5\r\n", None),
             ("Content-Length: 0005\r\n", None),
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_of_a_request_may_be_reached_but_not_passed() {
+    fn request_above_a_limit_is_rejected() {
         let head = |len: usize| {
             let around = "GET / HTTP/1.1\r\nX: \r\n\r\n".len();
             format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(len - around)).into_bytes()
@@ -257,7 +260,7 @@ mod tests {
         assert_eq!(
             read(&[b'x'; HEAD_BYTES_MAX]),
             ReadOutcome::Refused(&HEAD_TOO_LARGE),
-            "without end"
+            "no end of the head"
         );
 
         let body = |len: usize| {
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn expect_continue_is_answered_before_the_body() {
+    fn expect_continue_gets_a_response_before_the_body() {
         let sent = b"PUT / HTTP/1.1\r\nContent-Length: 1\r\nExpect: 100-Continue\r\n\r\nx";
         for (size, received) in
             [(sent.len() - 1, "HTTP/1.1 100 Continue\r\n\r\n"), (sent.len(), "")]
@@ -299,10 +302,10 @@ mod tests {
             })
         );
         assert_eq!(read(format!("{sent}frame").as_bytes()), ReadOutcome::Refused(&MALFORMED));
-        assert!(passes(sent.replace("GET", "POST").as_bytes()), "only GET can outcome for it");
+        assert!(passes(sent.replace("GET", "POST").as_bytes()), "only GET can upgrade");
     }
 
-    /// Bytes that look like requests often enough to reach every corner.
+    /// Bytes that are similar enough to requests to reach every branch.
     fn requests() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             Just(b"GET / HTTP/1.1\r\n".to_vec()),
@@ -340,7 +343,8 @@ mod tests {
                 let mut parsed = httparse::Request::new(&mut headers);
                 let head_len = parsed.parse(request).unwrap().unwrap();
                 let values = |name: &str| -> Vec<&[u8]> {
-                    let same = |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
+                    let same =
+                        |header: &&httparse::Header<'_>| header.name.eq_ignore_ascii_case(name);
                     parsed.headers.iter().filter(same).map(|header| header.value).collect()
                 };
                 prop_assert_eq!(values("connection"), [b"close"]);
@@ -352,14 +356,14 @@ mod tests {
                     _ => prop_assert!(false, "several lengths"),
                 }
             }
-            // The outcome does not depend on how the bytes were cut; only `more` does, which
-            // describes bytes already received.
+            // The outcome does not depend on how the bytes were split. Only `more` does, since it
+            // is about bytes that were already received.
             let whole = read_in_pieces(&bytes, usize::MAX);
-            prop_assert_eq!(verdict(&outcome), verdict(&whole));
+            prop_assert_eq!(comparable(&outcome), comparable(&whole));
         }
     }
 
-    fn verdict(outcome: &io::Result<ReadOutcome>) -> String {
+    fn comparable(outcome: &io::Result<ReadOutcome>) -> String {
         match outcome {
             Ok(ReadOutcome::Request { bytes: request, .. }) => format!("{request:?}"),
             &Ok(ReadOutcome::WebSocket(_) | ReadOutcome::Refused(&MALFORMED)) => {
