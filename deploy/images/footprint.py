@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""footprint.py ARCH...: measures images and services on this machine and writes docs/footprint.md, .json and .svg.
+"""footprint.py ARCH...: measures images and services and writes docs/footprint.md, .json and .svg.
 
-Needs dist/ (make images), a Docker engine (engine.sh) and the servers of the stack in whose environment it is run: `make footprint`.
-ARCH are those whose sizes are told; what runs is this machine's.
+Needs dist/ (make images), a Docker engine (engine.sh) and a stack with servers: `make footprint`.
+The page has the sizes for each ARCH. Services run for the architecture of this machine.
 """
 
 import http.client
@@ -13,10 +13,11 @@ import re
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 
 RUNS = 20
-# Somewhat more than 100,000, since a few beats find no account yet.
+# More than 100,000, since the first heartbeat records find no account.
 COMMANDS = 110_000
 LOAD_PER_S = 5_000
 NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "armv7")
@@ -27,7 +28,8 @@ def say(text):
 
 
 def run(*command, **options):
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout.strip()
+    options |= {"check": True, "text": True, "stdout": subprocess.PIPE}
+    return subprocess.run(command, **options).stdout.strip()
 
 
 def port(url):
@@ -55,7 +57,7 @@ def environment(service):
 
 
 def answers(service, path, since):
-    """Milliseconds from `since` until the service answers 200 at `path`."""
+    """Milliseconds from `since` until the service returns 200 at `path`."""
     deadline = since + 30
     while time.monotonic() < deadline:
         try:
@@ -68,7 +70,7 @@ def answers(service, path, since):
         finally:
             connection.close()
         time.sleep(0.0002)
-    sys.exit(f"footprint: {service} does not answer at {path}")
+    sys.exit(f"footprint: {service} did not return 200 at {path} within 30 s")
 
 
 def median(values):
@@ -76,7 +78,7 @@ def median(values):
 
 
 def start_process(service):
-    """Milliseconds until it answers at all, which is its own part, and until it is ready."""
+    """Milliseconds until the first response of the process, and until it is ready."""
     since = time.monotonic()
     process = subprocess.Popen(
         [f"dist/{NATIVE}/{service}"], env=environment(service), stderr=subprocess.DEVNULL
@@ -111,7 +113,7 @@ def start_container(service):
 
 
 def empty_container():
-    """Milliseconds for a container that does nothing: the engine's own time."""
+    """Milliseconds for a container that prints its version: the time of the engine."""
     since = time.monotonic()
     run("docker", "run", "--rm", "--network", "host", f"scratchbank/edge:{VERSION}", "--version")
     return (time.monotonic() - since) * 1000
@@ -135,41 +137,51 @@ def sizes(archs):
                 listing = run("tar", "-tvf", archive)
                 blobs = [int(line.split()[2]) for line in listing.splitlines() if "blobs/" in line]
                 size = os.path.getsize(f"dist/{arch}/{name}")
-                found.setdefault(name, {})[arch] = {"bytes": size, "compressed": max(blobs), "binary": size}
+                found.setdefault(name, {})[arch] = {
+                    "bytes": size,
+                    "compressed": max(blobs),
+                    "binary": size,
+                }
     return found
 
 
 def machine():
-    """What it is, and how busy it is before anything is measured: others may use it too."""
+    """The hardware, and the load average before the measurement: other programs may run too."""
     with open("/proc/cpuinfo") as file:
         model = re.search(r"model name\s*: (.*)", file.read())
     with open("/proc/meminfo") as file:
         memory = int(file.readline().split()[1]) / (1 << 20)
     kernel = platform.release().split("-")[0]
-    return f"{os.cpu_count()} x {model[1] if model else platform.machine()}, {memory:.0f} GiB, Linux {kernel}, load average {os.getloadavg()[0]:.1f} before"
+    processor = model[1] if model else platform.machine()
+    return (
+        f"{os.cpu_count()} x {processor}, {memory:.0f} GiB, Linux {kernel}, "
+        f"load average {os.getloadavg()[0]:.1f} before"
+    )
 
 
 def chart(talk, ours):
-    """Three panels of bars on logarithmic scales."""
+    """Three panels of bars with logarithmic scales."""
     panels = [
         ("image, MB", "image_mb", ours["image_mb"]),
         ("start until ready, ms", "start_ms", ours["start_ms"]),
         ("memory of the handler under load, MiB", "memory_mib", ours["memory_mib"]),
     ]
     rows, width, bar, panel_height = len(talk) + 1, 860, 18, 30 + 24 * (len(talk) + 1) + 18
+    height = 40 + panel_height * len(panels)
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {40 + panel_height * len(panels)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="13">',
         "<title>Command handlers of the talk and of scratchbank</title>",
         '<rect width="100%" height="100%" fill="#fff"/>',
-        '<text x="12" y="24" font-size="16">Command handlers of the talk (2019, another machine) and of scratchbank; '
-        "logarithmic scales</text>",
+        '<text x="12" y="24" font-size="16">Command handlers of the talk (2019, another machine) '
+        "and of scratchbank; logarithmic scales</text>",
     ]
     from math import log10
 
     for index, (title, key, own) in enumerate(panels):
         top = 40 + index * panel_height
-        values = [(it["name"], it[key], "#9aa5b1") for it in talk] + [("scratchbank", own, "#c2410c")]
+        values = [(it["name"], it[key], "#9aa5b1") for it in talk]
+        values.append(("scratchbank", own, "#c2410c"))
         low = 10 ** int(log10(min(value for _, value, _ in values)) - 1)
         high = max(value for _, value, _ in values)
         out.append(f'<text x="12" y="{top + 18}" font-weight="bold">{title}</text>')
@@ -177,42 +189,66 @@ def chart(talk, ours):
             y = top + 28 + row * 24
             length = (width - 330) * log10(value / low) / log10(high / low)
             out.append(f'<text x="200" y="{y + 14}" text-anchor="end">{name}</text>')
-            out.append(f'<rect x="210" y="{y}" width="{length:.1f}" height="{bar}" fill="{colour}"/>')
+            out.append(
+                f'<rect x="210" y="{y}" width="{length:.1f}" height="{bar}" fill="{colour}"/>'
+            )
             out.append(f'<text x="{216 + length:.1f}" y="{y + 14}">{value:g}</text>')
     return "\n".join([*out, "</svg>", ""])
+
+
+def paragraph(text):
+    """Lines of at most 100 columns."""
+    return textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def row(*cells):
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
 
 
 def page(result, talk):
     lines = [
         "# Footprint",
         "",
-        f"Written by `make footprint`: commit {result['commit']}, {result['machine']}, {result['date']}. "
-        f"[footprint.json](footprint.json) has the same figures.",
+        *paragraph(
+            f"Written by `make footprint`: commit {result['commit']}, {result['machine']}, "
+            f"{result['date']}. [footprint.json](footprint.json) has the same figures."
+        ),
         "",
-        "![Image, start and memory beside the talk's](footprint.svg)",
+        "![Image size, start-up time and memory, compared with the talk](footprint.svg)",
         "",
-        "## Beside the talk",
+        "## Compared with the talk",
         "",
-        f"The talk's figures: {talk['source']}. {talk['conditions']} Another machine and another year: only sizes "
-        "compare exactly.",
+        *paragraph(
+            f"The figures of the talk are from: {talk['source']}. {talk['conditions']} "
+            "The machine and the year are different, so only sizes compare exactly."
+        ),
         "",
         "| command-handler | image, MB | start, ms | memory, MiB | highest load, messages/s |",
         "|---|---|---|---|---|",
     ]
     for it in talk["implementations"]:
-        lines.append(
-            f"| {it['name']} | {it['image_mb']} | {it['start_ms']} | {it['memory_mib']} | {it['highest_load_per_s']} |"
-        )
+        keys = ("name", "image_mb", "start_ms", "memory_mib", "highest_load_per_s")
+        lines.append(row(*(it[key] for key in keys)))
     ours = result["ours"]
     lines += [
-        f"| scratchbank | {ours['image_mb']} | {ours['start_ms']} | {ours['memory_mib']} | `make bench-probe` |",
+        row(
+            "scratchbank",
+            *(ours[key] for key in ("image_mb", "start_ms", "memory_mib")),
+            "`make bench-probe`",
+        ),
         "",
-        "Start is the process until ready (Kafka and PostgreSQL up), memory the most resident at "
-        f"{LOAD_PER_S} beats/s.",
+        *paragraph(
+            "Start is the time from the start of the process until it is ready, with Kafka and "
+            "PostgreSQL running. Memory is the highest resident memory at "
+            f"{LOAD_PER_S} heartbeat records/s."
+        ),
         "",
         "## Size",
         "",
-        "An image has one file, so that image and binary are equally large. Compressed is the layer as it is pulled.",
+        *paragraph(
+            "An image contains one file, so image and binary have the same size. Compressed is the "
+            "size of the layer as it is downloaded."
+        ),
         "",
         "| image | architecture | bytes | compressed |",
         "|---|---|---|---|",
@@ -224,9 +260,16 @@ def page(result, talk):
         "",
         "## Start-up",
         "",
-        f"Milliseconds, median of {RUNS}. Own part: from exec until the process answers `/healthz`, which needs no server. "
-        "Ready: until `/readyz` says so, with all connections made. Container: `docker run` until ready; a container that only "
-        f"prints its version takes {result['empty_container_ms']} ms, the engine's own time.",
+        f"Milliseconds, median of {RUNS} runs:",
+        "",
+        "- Own part: from exec until the process responds at `/healthz`, which needs no server.",
+        "- Ready: from exec until `/readyz` returns 200, with all connections open.",
+        "- Container ready: from `docker run` until `/readyz` returns 200.",
+        "",
+        *paragraph(
+            "A container that only prints its version takes "
+            f"{result['empty_container_ms']} ms. That is the time of the engine."
+        ),
         "",
         "| service | own part | ready | container ready |",
         "|---|---|---|---|",
@@ -237,16 +280,18 @@ def page(result, talk):
         "",
         "## Memory",
         "",
-        f"MiB resident in a container limited to 16 MiB (graphql-endpoint: 32): two seconds after it was ready; after {result['commands']:,} commands at "
-        f"{LOAD_PER_S}/s; the most at any time.",
+        "Resident memory in MiB, in a container limited to 16 MiB (graphql-endpoint: 32 MiB):",
+        "",
+        "- Idle: two seconds after the service was ready.",
+        f"- After the load: after {result['commands']:,} commands at {LOAD_PER_S}/s.",
+        "- Most: the highest at any time.",
         "",
         "| service | idle | after the load | most | threads |",
         "|---|---|---|---|---|",
     ]
     for name, it in result["services"].items():
-        lines.append(
-            f"| {name} | {it['rss_idle_mib']} | {it['rss_loaded_mib']} | {it['rss_max_mib']} | {it['threads']} |"
-        )
+        keys = ("rss_idle_mib", "rss_loaded_mib", "rss_max_mib", "threads")
+        lines.append(row(name, *(it[key] for key in keys)))
     return "\n".join([*lines, ""])
 
 
@@ -265,14 +310,14 @@ def main():
 
     measured, found = {name: {} for name in services}, machine()
     for name in services:
-        say(f"{name} starts {RUNS} times as a process and {RUNS} times as a container")
+        say(f"{name}: {RUNS} starts as a process, {RUNS} as a container")
         starts = [start_process(name) for _ in range(RUNS)]
         measured[name]["own_ms"] = median(own for own, _ in starts)
         measured[name]["ready_ms"] = median(ready for _, ready in starts)
         measured[name]["container_ready_ms"] = median(start_container(name) for _ in range(RUNS))
     empty = median(empty_container() for _ in range(RUNS))
 
-    say(f"{COMMANDS} commands")
+    say(f"running a load of {COMMANDS} commands")
     containers = {}
     try:
         for name in services:
