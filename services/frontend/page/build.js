@@ -1,4 +1,5 @@
-// Makes dist/ in the current folder from src/: one style sheet, one script, the page and its icon, and the licences of what is inside.
+// Builds dist/ in the current folder from src/: one style sheet, one script, the page, its icon and
+// the licenses of the bundled packages.
 import { build, transform } from "esbuild";
 import { compile } from "sass";
 import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -40,7 +41,7 @@ for (const name of [...packages].sort()) {
   const text = ["LICENSE", "LICENSE.md"]
     .map((file) => tryRead(`node_modules/${name}/${file}`))
     .find(Boolean);
-  if (!text) throw new Error(`${name} has no licence`);
+  if (!text) throw new Error(`${name} has no license file`);
   licences += `\n== ${name} ${version}, ${license}\n\n${text.trim()}\n`;
 }
 writeFileSync("dist/LICENSES.txt", licences);

@@ -1,20 +1,20 @@
-// screenshots.js FOLDER: pictures of all pages, of a bank at work, in FOLDER. `make screenshots` runs it.
+// screenshots.js FOLDER: takes screenshots of all pages. `make screenshots` runs it.
 import { mkdirSync } from "node:fs";
 import {
   COMPANY,
-  beat,
+  setLoad,
   browser,
   deposit,
   logIn,
   newest,
   openAccounts,
-  visit,
+  openPage,
 } from "./tests/browser.js";
 
 const folder = process.argv[2];
 mkdirSync(folder, { recursive: true });
 await openAccounts();
-await beat(3, 200);
+await setLoad(3, 200);
 
 const DESKTOP = { viewport: { width: 1280, height: 800 } };
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
@@ -23,7 +23,7 @@ for (const [name, options] of [
   ["dark", { ...DESKTOP, colorScheme: "dark" }],
   ["phone", PHONE],
 ]) {
-  const page = await visit("/", options);
+  const page = await openPage("/", options);
   const shot = (what) => page.screenshot({ path: `${folder}/${what}-${name}.png` });
   for (const [cents, descr] of [
     [250000, "salary"],

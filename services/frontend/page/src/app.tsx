@@ -1,4 +1,4 @@
-// The frame around the pages: menu, connection, theme, and which page is shown.
+// The frame around the pages: menu, connection state, theme, and the choice of the page.
 import { signal } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
@@ -17,7 +17,7 @@ interface Page {
 }
 
 const HOME: Page = { path: "/", name: "Home", title: "The company’s account", content: Home };
-/** In the order of the menu; the server has the same paths. */
+/** In the order of the menu. The server serves the same paths: `PATHS` in src/page.rs. */
 const MENU: Page[] = [
   { path: "/bank-employee", name: "Bank employee", title: "All accounts", content: BankEmployee },
   { path: "/client", name: "Client", title: "Your account", content: Client },
@@ -26,7 +26,7 @@ const MENU: Page[] = [
 
 const path = signal(location.pathname);
 addEventListener("popstate", () => (path.value = location.pathname));
-// A link to a page of ours is followed without asking the server, unless the visitor wants it elsewhere.
+// A link between the pages changes the page without a request, unless it opens in another tab.
 addEventListener("click", (event) => {
   const link = event.target instanceof Element && event.target.closest("a");
   const elsewhere =
@@ -42,7 +42,7 @@ function App() {
   const page = MENU.find((it) => it.path === path.value) ?? HOME;
   const title = useRef<HTMLHeadingElement>(null);
   const first = useRef(true);
-  // Who can't see that the page is another one is told by its title, which takes the focus.
+  // The heading of a new page takes the focus, so that screen readers announce the page.
   useLayoutEffect(() => {
     document.title = `${page.name} · scratchbank`;
     if (!first.current) {
@@ -79,7 +79,7 @@ function App() {
       <main class="container is-fluid" id="main">
         {connection.value === "lost" && (
           <p class="notification is-warning" role="alert" id="connection-lost">
-            The bank does not answer. This page tries again by itself, and goes on where it was.{" "}
+            The connection to the bank is lost. This page reconnects and then continues.{" "}
             <small>({endpoint})</small>
           </p>
         )}

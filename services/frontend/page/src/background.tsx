@@ -1,34 +1,80 @@
-// What this is, and how it did: the text, the picture of the flow, and the results that the server has files of.
+// The background page: what the project is, its architecture, and the results on the server.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { Flow } from "./flow";
 import { Footprint, type Figures, type Talk } from "./footprint";
 
 export function Background() {
+  const [results, setResults] = useState<Results | null>(null);
+  const [reason, setReason] = useState("");
+  useEffect(() => {
+    load().then(setResults, (err: Error) => setReason(err.message));
+  }, []);
+  const sections = [ARCHITECTURE, ...resultSections(results, reason)];
+  // The browser looks for the fragment of the URL before the results are loaded.
+  useEffect(() => {
+    const target = location.hash && document.getElementById(location.hash.slice(1));
+    if (results && target) target.scrollIntoView();
+  }, [results]);
   return (
-    <div class="content">
-      <p>
-        scratchbank simulates a bank on Apache Kafka, in small Rust programs that need nothing
-        around them. It answers the talk “Adding some Rust to your Kafka” (Gerard Klijs, 2019), in
-        which a command handler with the pure-Rust Kafka client won on memory, CPU and image size
-        and lost on latency, because it sent every message by itself. This bank sends in batches.
-      </p>
-      <p>
-        Beats drive the load: each becomes an order for an account or a transfer. The command
-        handler decides every order once, stores the outcome and announces it; balances and
-        announcements can’t differ, whatever is killed when. The GraphQL endpoint stores what was
-        announced and tells it to those who listen: this page, over one websocket.
-      </p>
-      <h2>Architecture</h2>
-      <Flow />
-      <p>
-        Services never call each other: they meet on topics of Kafka. Orders go in at the top,
-        outcomes come out at the bottom, and the two databases belong to one service each.
-      </p>
-      <Results />
+    <div class="background">
+      <nav id="contents" aria-label="Contents">
+        <ul>
+          {sections.map(({ title }) => (
+            <li key={title}>
+              <a href={`#${idOf(title)}`}>{title}</a>
+            </li>
+          ))}
+        </ul>
+      </nav>
+      <div class="content">
+        <p>
+          scratchbank simulates a bank on Apache Kafka. Its services are small static Rust programs.
+          It answers the talk “Adding some Rust to your Kafka” (Gerard Klijs, 2019). In that talk, a
+          command-handler with the pure-Rust Kafka client won on memory, CPU and image size. It lost
+          on latency, because it sent each record in a request of its own. This bank sends records
+          in batches.
+        </p>
+        <p>
+          Heartbeat records set the load: each one becomes a command to open an account or to
+          transfer money. The command-handler executes each command once, stores the outcome and
+          publishes it. Stored balances and published outcomes agree, even after a crash of any
+          process. The GraphQL endpoint stores the published balances and streams them to its
+          subscribers, such as this page.
+        </p>
+        {sections.map(({ title, content }) => (
+          <section key={title} id={idOf(title)}>
+            <h2>{title}</h2>
+            {content}
+          </section>
+        ))}
+      </div>
     </div>
   );
 }
+
+/** A part of the page with an entry in the table of contents. */
+interface Section {
+  title: string;
+  content: ComponentChildren;
+}
+
+function idOf(title: string): string {
+  return title.toLowerCase().replace(/[^a-z]+/g, "-");
+}
+
+const ARCHITECTURE: Section = {
+  title: "Architecture",
+  content: (
+    <>
+      <Flow />
+      <p>
+        Services never call each other; they exchange records on Kafka topics. Commands enter at the
+        top, outcomes leave at the bottom. Each of the two databases belongs to one service.
+      </p>
+    </>
+  ),
+};
 
 interface File {
   name: string;
@@ -39,7 +85,7 @@ interface Graph {
   file: File;
   title: string;
   text: string;
-  /** Its own size, so that nothing moves when it is loaded. */
+  /** Size of the image, which prevents a layout shift when it is loaded. */
   width?: number | undefined;
   height?: number | undefined;
 }
@@ -51,74 +97,77 @@ interface Results {
   talk: Talk | undefined;
 }
 
-function Results() {
-  const [results, setResults] = useState<Results | null>(null);
-  const [reason, setReason] = useState("");
-  useEffect(() => {
-    load().then(setResults, (err: Error) => setReason(err.message));
-  }, []);
-  if (reason)
-    return (
-      <Section title="Results">
-        <p class="notification is-danger" role="alert">
-          Results can’t be shown: {reason}
-        </p>
-      </Section>
-    );
-  if (!results)
-    return (
-      <Section title="Results">
-        <p class="notification" role="status">
-          Loading results…
-        </p>
-      </Section>
-    );
-  const { graphs, rows, footprint, talk } = results;
-  const figures = (of: (graph: Graph) => boolean): ComponentChildren => {
-    return graphs
-      .filter(of)
-      .map((graph) => <Figure key={graph.file.name} graph={graph} rows={rowsOf(graph, rows)} />);
-  };
-  const raw = rows.filter((file) => !graphs.some((graph) => rowsOf(graph, [file])));
-  const isFootprint = ({ file }: Graph): boolean => file.name.startsWith("footprint");
-  return (
-    <>
-      <Section title="Performance">
-        {graphs.every(isFootprint) && (
-          <p class="notification" id="no-results">
-            No graphs yet: <code>make bench</code> makes them.
-          </p>
-        )}
-        {figures((graph) => !isFootprint(graph))}
-      </Section>
-      {(footprint ?? talk) && (
-        <Section title="Footprint">
-          {figures(isFootprint)}
-          <Footprint figures={footprint} talk={talk} />
-        </Section>
-      )}
-      {raw.length > 0 && (
-        <Section title="Raw rows">
-          <ul id="rows">
-            {raw.map((file) => (
-              <li key={file.name}>
-                <Download file={file} />
-              </li>
-            ))}
-          </ul>
-        </Section>
-      )}
-    </>
-  );
-}
+/** Groups of graphs by their file names; the first pattern that matches decides. */
+const GROUPS: [title: string, names: RegExp][] = [
+  ["Footprint", /^footprint/],
+  ["Comparison of command-handlers", /^comparison/],
+  ["CPU", /cpu/],
+  ["Memory", /memory/],
+  ["Latency", /latency/],
+  ["Load", /load|records|heartbeats/],
+  ["Other graphs", /./],
+];
+/** The groups as the page shows them; the footprint follows. */
+const ORDER = [
+  "Load",
+  "Latency",
+  "CPU",
+  "Memory",
+  "Other graphs",
+  "Comparison of command-handlers",
+];
 
-function Section({ title, children }: { title: string; children: ComponentChildren }) {
-  return (
-    <section>
-      <h2>{title}</h2>
-      {children}
-    </section>
+function resultSections(results: Results | null, reason: string): Section[] {
+  if (reason) {
+    const content = (
+      <p class="notification is-danger" role="alert">
+        Results cannot be loaded: {reason}
+      </p>
+    );
+    return [{ title: "Results", content }];
+  }
+  if (!results) {
+    const content = (
+      <p class="notification" role="status">
+        Loading results…
+      </p>
+    );
+    return [{ title: "Results", content }];
+  }
+  const { graphs, rows, footprint, talk } = results;
+  const figures = (group: string): ComponentChildren[] =>
+    graphs
+      .filter(({ file }) => GROUPS.find(([, names]) => names.test(file.name))?.[0] === group)
+      .map((graph) => <Figure key={graph.file.name} graph={graph} rows={rowsOf(graph, rows)} />);
+  const sections: Section[] = ORDER.map((title) => ({ title, content: figures(title) })).filter(
+    ({ content }) => content.length > 0,
   );
+  if (sections.length === 0) {
+    const content = (
+      <p class="notification" id="no-results">
+        There are no graphs yet. <code>make bench</code> creates them.
+      </p>
+    );
+    sections.push({ title: "Results", content });
+  }
+  if (footprint ?? talk) {
+    const content = [figures("Footprint"), <Footprint figures={footprint} talk={talk} />];
+    sections.push({ title: "Footprint", content });
+  }
+  const raw = rows.filter((file) => !graphs.some((graph) => rowsOf(graph, [file])));
+  if (raw.length > 0) {
+    const content = (
+      <ul id="rows">
+        {raw.map((file) => (
+          <li key={file.name}>
+            <Download file={file} />
+          </li>
+        ))}
+      </ul>
+    );
+    sections.push({ title: "Raw data", content });
+  }
+  return sections;
 }
 
 function Figure({ graph, rows }: { graph: Graph; rows: File | undefined }) {
@@ -126,11 +175,16 @@ function Figure({ graph, rows }: { graph: Graph; rows: File | undefined }) {
   const url = `/results/${file.name}`;
   return (
     <figure class="graph">
-      <a href={url}>
+      {/* For the mouse only: the keyboard uses the link in the caption. */}
+      <a href={url} target="_blank" tabIndex={-1}>
         <img src={url} alt={title} width={width} height={height} />
       </a>
       <figcaption>
-        <strong>{title}.</strong> {text} {rows && <Download file={rows} />}
+        <strong>{title}.</strong> {text}{" "}
+        <a href={url} target="_blank" class="full-size">
+          Full size<span class="is-sr-only"> of “{title}”, in a new tab</span>
+        </a>{" "}
+        {rows && <Download file={rows} />}
       </figcaption>
     </figure>
   );
@@ -162,7 +216,7 @@ async function load(): Promise<Results> {
   return { graphs: [...svgs, ...pngs], rows: ending(".csv"), footprint, talk };
 }
 
-/** A graph says itself what it shows: in its first `title` and `desc`. */
+/** Title and text of an SVG graph: its first `title` and `desc`. */
 async function describe(file: File): Promise<Graph> {
   const svg = await (await get(file.name)).text();
   const inside = (element: string): string | undefined => {
@@ -187,13 +241,13 @@ async function describe(file: File): Promise<Graph> {
   };
 }
 
-/** The rows that a graph is made of have its name. */
+/** The CSV file of a graph, which has the same name. */
 function rowsOf(graph: Graph, rows: File[]): File | undefined {
   const stem = graph.file.name.replace(/\.[a-z]+$/, "");
   return rows.find((file) => file.name === `${stem}.csv`);
 }
 
-/** A file's name as words: the title of a graph that has none. */
+/** A file name as words: the title of a graph without a `title`. */
 function words(name: string): string {
   const text = name.replace(/\.[a-z]+$/, "").replace(/[-_]+/g, " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
@@ -201,6 +255,6 @@ function words(name: string): string {
 
 async function get(name: string): Promise<Response> {
   const answer = await fetch(`/results/${name}`);
-  if (!answer.ok) throw new Error(`${name || "the list"}: status ${answer.status}`);
+  if (!answer.ok) throw new Error(`${name || "list of results"}: status ${answer.status}`);
   return answer;
 }

@@ -1,5 +1,6 @@
-// The bank as the endpoint offers it. Everything goes over one websocket, which is opened again whenever it is lost;
-// graphql-ws then asks again what had no answer. That is safe for transfers too: the bank handles a uuid once.
+// Client of the GraphQL endpoint. All operations share one websocket. After a loss it is reopened,
+// and graphql-ws repeats the operations without a result. Repeating a transfer is safe, because
+// the bank handles each uuid once.
 import { effect, signal } from "@preact/signals";
 import { createClient } from "graphql-ws";
 import { session } from "./session";
@@ -7,7 +8,7 @@ import { session } from "./session";
 export interface Transaction {
   id: number;
   ref: string;
-  /** Its place among the transactions of the account, a number. */
+  /** Number among the transactions of the account: "1", "2", "3" ... */
   sequence: string;
   iban: string;
   /** As in "€1.234,56" or "-€0,05". */
@@ -25,17 +26,17 @@ export const endpoint = socketUrl(
   location,
 );
 
-/** How it is with the connection, as visitors see it. */
+/** State of the connection, shown in the header. */
 export const connection = signal<"connecting" | "connected" | "lost">("connecting");
-/** Counts connections: what was asked before may be old after each. */
+/** Number of connections so far. Results from before the current one may be outdated. */
 export const connections = signal(0);
 
 const PING_MS = 10_000;
 const PONG_MS = 5_000;
 const RETRY_MS_MAX = 5_000;
-/** We closed it ourselves, to open another one. */
+/** Close code of `client.terminate()`. */
 const TERMINATED = 4499;
-/** The token is nobody's: the bank's data are others now. */
+/** Close code for an unknown token: the bank's data were deleted meanwhile. */
 const FORBIDDEN = 4403;
 
 let pongTimer: ReturnType<typeof setTimeout> | undefined;
@@ -45,11 +46,11 @@ const client = createClient({
   lazy: false,
   retryAttempts: Infinity,
   shouldRetry: () => true,
-  // The time is drawn at random: an endpoint that comes back is not asked by all at the same moment.
+  // Random, so that not all pages reconnect to a restarted endpoint at the same moment.
   retryWait: (retries) => pause(Math.random() * Math.min(RETRY_MS_MAX, 300 * 2 ** retries)),
   connectionAckWaitTimeout: PONG_MS,
   keepAlive: PING_MS,
-  // Where the ledger is not public, an account's token is what allows reading it.
+  // If the ledger is not public, the token of the account allows reading it.
   connectionParams: () => (session.value ? { Authorization: `Bearer ${session.value.token}` } : {}),
   onNonLazyError: () => {},
   on: {
@@ -63,7 +64,7 @@ const client = createClient({
       if (code === FORBIDDEN) session.value = null;
       if (code !== TERMINATED) connection.value = "lost";
     },
-    // A connection that died silently is noticed by the answer that doesn't come.
+    // A lost connection may send no close frame; it shows by a missing pong.
     ping: (received) => {
       if (received) return;
       pongTimer = setTimeout(() => {
@@ -77,7 +78,7 @@ const client = createClient({
   },
 });
 
-// Who somebody is, is said when a connection begins.
+// The token is sent when a connection is opened, so a changed token needs a new connection.
 let known = session.peek()?.token;
 effect(() => {
   const token = session.value?.token;
@@ -87,7 +88,10 @@ effect(() => {
   }
 });
 
-/** Where the websocket is, for an endpoint at an URL, at `:PORT/PATH` on the page's host, or at `/PATH` on its origin. */
+/**
+ * URL of the websocket. `given` is a URL, `:PORT/PATH` on the page's host, or `/PATH` on the page's
+ * origin.
+ */
 export function socketUrl(
   given: string,
   page: { protocol: string; hostname: string; href: string },
@@ -100,24 +104,42 @@ export function socketUrl(
   return url.href;
 }
 
-/** The last transaction of each account behind `after`, by iban. */
-export async function accounts(after: string, max: number): Promise<Transaction[]> {
-  const query = `query($after: String, $max: Int) { all_last_transactions(after: $after, max_items: $max) ${FIELDS} }`;
-  return (await ask<{ all_last_transactions: Transaction[] }>(query, { after, max }))
+/** An account in the list of all accounts: fields of its last transaction. */
+export type Account = Pick<Transaction, "iban" | "new_balance" | "changed_by">;
+
+/** Maximum of `max_items`. */
+export const ITEMS_MAX = 1000;
+
+/** The accounts whose iban is greater than `after`, by iban; at most `max` of them. */
+export async function accounts(after: string, max: number): Promise<Account[]> {
+  const query = `query($after: String, $max: Int) {
+    all_last_transactions(after: $after, max_items: $max) { iban new_balance changed_by } }`;
+  return (await ask<{ all_last_transactions: Account[] }>(query, { after, max }))
     .all_last_transactions;
+}
+
+/** All accounts, by iban; in a large bank the first `max`. */
+export async function allAccounts(max: number): Promise<Account[]> {
+  const all: Account[] = [];
+  for (;;) {
+    const part = await accounts(all.at(-1)?.iban ?? "", Math.min(ITEMS_MAX, max - all.length));
+    all.push(...part);
+    if (part.length < ITEMS_MAX || all.length >= max) return all;
+  }
 }
 
 /** The newest transactions of an account, the newest first. */
 export async function transactions(iban: string, max: number): Promise<Transaction[]> {
-  const query = `query($iban: String!, $max: Int!) { transactions_by_iban(iban: $iban, max_items: $max) ${FIELDS} }`;
+  const query = `query($iban: String!, $max: Int!) {
+    transactions_by_iban(iban: $iban, max_items: $max) ${FIELDS} }`;
   return (await ask<{ transactions_by_iban: Transaction[] }>(query, { iban, max }))
     .transactions_by_iban;
 }
 
-/** Tells `heard` each transaction of an account from now on, until the returned function is called. */
+/** Subscribes to the transactions of an account. The returned function ends the subscription. */
 export function listen(
   iban: string,
-  heard: (transaction: Transaction) => void,
+  received: (transaction: Transaction) => void,
   failed: (reason: string) => void,
 ): () => void {
   const query = `subscription($iban: String) { stream_transactions(iban: $iban) ${FIELDS} }`;
@@ -125,20 +147,23 @@ export function listen(
     { query, variables: { iban } },
     {
       next: ({ data, errors }) =>
-        data ? heard(data.stream_transactions) : failed(reasonOf(errors)),
+        data ? received(data.stream_transactions) : failed(reasonOf(errors)),
       error: (err) => failed(reasonOf(err)),
       complete: () => {},
     },
   );
 }
 
-/** The account of somebody, who is new or knows the password. Throws the reason why there is none. */
+/**
+ * Opens an account for a new user name, or returns the account of a known one. Throws the reason of
+ * a refusal.
+ */
 export async function logIn(
   username: string,
   password: string,
 ): Promise<{ iban: string; token: string }> {
-  const query =
-    "mutation($username: String!, $password: String!) { get_account(username: $username, password: $password) { iban token reason } }";
+  const query = `mutation($username: String!, $password: String!) {
+    get_account(username: $username, password: $password) { iban token reason } }`;
   const answer = await ask<{
     get_account: { iban: string | null; token: string | null; reason: string | null };
   }>(query, { username, password });
@@ -156,22 +181,27 @@ export interface Transfer {
   descr: string;
 }
 
-/** Moves money. Throws the reason why it doesn't. */
-export async function transfer(wanted: Transfer): Promise<void> {
-  const query = `mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
-    money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { success reason } }`;
+/**
+ * Moves money. True if it moved, false if the outcome is still unknown. Throws the reason of a
+ * refusal.
+ */
+export async function transfer(wanted: Transfer): Promise<boolean> {
+  const query = `mutation($uuid: String!, $token: String!, $amount: Int!,
+      $from: String!, $to: String!, $descr: String!) {
+    money_transfer(uuid: $uuid, token: $token, amount: $amount,
+      from: $from, to: $to, descr: $descr) { success reason } }`;
   const variables = { ...wanted, uuid: uuid() };
-  let reason: string | null = null;
-  // While nobody knows, the same uuid asks again and moves nothing twice. Each answer takes as long as the endpoint waits.
+  // `success` is null if the bank has not answered within the endpoint's timeout. A retry with the
+  // same uuid moves no money twice.
   for (let times = 0; times < 6; times++) {
     const answer = await ask<{
       money_transfer: { success: boolean | null; reason: string | null };
     }>(query, variables);
-    reason = answer.money_transfer.reason;
-    if (answer.money_transfer.success === true) return;
-    if (answer.money_transfer.success === false) break;
+    const { success, reason } = answer.money_transfer;
+    if (success === true) return true;
+    if (success === false) throw new Error(reason ?? "the bank gave no reason");
   }
-  throw new Error(reason ?? "the bank gave no reason");
+  return false;
 }
 
 const FIELDS = "{ id ref sequence iban new_balance changed_by from_to descr direction }";
@@ -190,7 +220,7 @@ function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
   });
 }
 
-/** What graphql-ws gives as an error: one, several, or the closing of the socket. */
+/** The text of an error of graphql-ws: one error, several, or the close event of the socket. */
 function reasonOf(err: unknown): string {
   if (Array.isArray(err)) return err.map(reasonOf).join("; ");
   if (err instanceof CloseEvent) return err.reason || `the connection was closed (${err.code})`;
@@ -199,7 +229,7 @@ function reasonOf(err: unknown): string {
     : "the bank gave no reason";
 }
 
-/** Random, version 4. The browser's own is only there on https and localhost. */
+/** A random UUID, version 4. `crypto.randomUUID` exists on https and localhost only. */
 function uuid(): string {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   bytes[6] = (bytes[6]! & 0x0f) | 0x40;

@@ -1,4 +1,4 @@
-// Somebody's own account: log in, get money, pass it on.
+// The client's page: login, deposits, transfers and transactions of one account.
 import type { Signal } from "@preact/signals";
 import type { ComponentChildren, TargetedEvent, TargetedKeyboardEvent } from "preact";
 import { useRef, useState } from "preact/hooks";
@@ -15,15 +15,15 @@ export function Client() {
   return account ? <Account key={account.iban} account={account} /> : <LogIn />;
 }
 
-/** What the bank said last. */
-interface Said {
-  /** Counts, so that the same words are told again. */
+/** The message about the last deposit or transfer. */
+interface Message {
+  /** Changes with each message, so that screen readers announce a repeated text again. */
   number: number;
-  tone: "is-info" | "is-success" | "is-danger";
+  tone: "is-info" | "is-success" | "is-warning" | "is-danger";
   text: string;
 }
 
-/** What takes longer is said to be on its way. */
+/** After this time without a result, the message says that the transfer is on its way. */
 const SOON_MS = 500;
 
 function LogIn() {
@@ -44,8 +44,8 @@ function LogIn() {
   return (
     <div class="narrow">
       <p class="block">
-        A new name opens an account; a known one needs its password. Both have at least 8
-        characters. It is a simulation: use a password that you use nowhere else.
+        A new user name opens an account; a known one needs its password. Both have at least 8
+        characters. This is a simulation: use a password that you use nowhere else.
       </p>
       <Form id="login-form" submit={submit} waiting={waiting}>
         <Field label="User name">
@@ -75,7 +75,7 @@ function LogIn() {
       </Form>
       {reason && (
         <p class="notification is-danger" role="alert" id="login-reason">
-          Not logged in: {reason}
+          Login failed: {reason}
         </p>
       )}
     </div>
@@ -84,15 +84,20 @@ function LogIn() {
 
 function Account({ account }: { account: Session }) {
   const { iban, token } = account;
-  const [said, setSaid] = useState<Said | null>(null);
+  const [message, setMessage] = useState<Message | null>(null);
   const live = useShown(iban);
-  const say = (tone: Said["tone"], text: string): void =>
-    setSaid((before) => ({ number: (before?.number ?? 0) + 1, tone, text }));
+  const say = (tone: Message["tone"], text: string): void =>
+    setMessage((before) => ({ number: (before?.number ?? 0) + 1, tone, text }));
   const move = (wanted: Transfer, what: string): Promise<boolean> => {
     const timer = setTimeout(() => say("is-info", `${what} is on its way…`), SOON_MS);
     return transfer(wanted)
       .then(
-        () => (say("is-success", `${what} is done.`), true),
+        (done) => {
+          if (done) say("is-success", `${what} is done.`);
+          else
+            say("is-warning", `${what} has no result yet. Check your transactions before a retry.`);
+          return done;
+        },
         (err: Error) => (say("is-danger", `${what} was refused: ${err.message}`), false),
       )
       .finally(() => clearTimeout(timer));
@@ -100,7 +105,7 @@ function Account({ account }: { account: Session }) {
   return (
     <div class="columns is-desktop">
       <div class="column is-two-fifths-desktop">
-        {/* Under the id of the form that it takes the place of: who is in, and the way out. */}
+        {/* Has the id of the login form, which it replaces: the talk's browser test uses it. */}
         <div id="login-form" class="box">
           <div>
             Logged in as <strong id="username">{account.username}</strong>
@@ -142,9 +147,9 @@ function Account({ account }: { account: Session }) {
           ))}
         </div>
         <div aria-live="polite" id="said" class="said">
-          {said && (
-            <p key={said.number} class={`notification ${said.tone}`}>
-              {said.text}
+          {message && (
+            <p key={message.number} class={`notification ${message.tone}`}>
+              {message.text}
             </p>
           )}
         </div>
@@ -163,6 +168,8 @@ function Balance({ live }: { live: Signal<Live> }) {
   const { list } = live.value;
   return <strong id="balance">{list === null ? "…" : (list[0]?.new_balance ?? euro(0))}</strong>;
 }
+
+const WRONG_CENTS = `Whole cents, at most ${CENTS_MAX}`;
 
 function TransferForm({
   move,
@@ -189,17 +196,19 @@ function TransferForm({
   const check = (input: HTMLInputElement): void => {
     setTyped(input.value);
     const fits = input.value === "" || parseCents(input.value) !== undefined;
-    input.setCustomValidity(fits ? "" : `Whole cents, at most ${CENTS_MAX}`);
+    input.setCustomValidity(fits ? "" : WRONG_CENTS);
   };
+  const hint = cents === undefined ? WRONG_CENTS : `= ${euro(cents)}`;
   return (
     <Form id="transfer-form" submit={submit} waiting={waiting}>
-      <Field label={cents === undefined ? "Amount in cents" : `Amount in cents (${euro(cents)})`}>
+      <Field label="Amount in cents" hint={{ id: "amount-in-euros", text: typed && hint }}>
         <input
           class="input"
           name="amount"
           inputMode="numeric"
           required
           autoComplete="off"
+          aria-describedby="amount-in-euros"
           onInput={(event) => check(event.currentTarget)}
         />
       </Field>
@@ -222,7 +231,7 @@ function TransferForm({
   );
 }
 
-/** A form whose fields are its `div`s. Enter goes on to the first field that is empty, and submits when none is. */
+/** A form. Enter moves the focus to the first empty field; if none is empty, it submits. */
 function Form(props: {
   id: string;
   waiting: boolean;
@@ -250,8 +259,16 @@ function Form(props: {
   );
 }
 
-// The label is around the input, not beside it: so the n-th `div` among the children of a form has the n-th input and no other.
-function Field({ label, children }: { label: string; children: ComponentChildren }) {
+interface FieldProps {
+  label: string;
+  /** A text below the input that screen readers announce when it changes. */
+  hint?: { id: string; text: string };
+  children: ComponentChildren;
+}
+
+// The n-th `div` child of a form contains the n-th input and no other: the talk's browser test
+// depends on it. So the label encloses the input, and the hint is not a `div`.
+function Field({ label, hint, children }: FieldProps) {
   return (
     <div class="field">
       <div class="control">
@@ -259,12 +276,17 @@ function Field({ label, children }: { label: string; children: ComponentChildren
           <span class="label">{label}</span>
           {children}
         </label>
+        {hint && (
+          <p class="help" id={hint.id} aria-live="polite">
+            {hint.text}
+          </p>
+        )}
       </div>
     </div>
   );
 }
 
-// An `a` without a target is plain text: the talk's browser test clicks on one.
+// The talk's browser test clicks on an `a` in the form. Without `href` it is plain text.
 function Submit({ waiting, children }: { waiting: boolean; children: string }) {
   return (
     <div class="field">

@@ -1,24 +1,51 @@
-// All accounts, a page at a time; one of them is followed.
+// The bank employee's page: all accounts in pages, a search, and the transactions of one account.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { accounts, connections, type Transaction } from "./bank";
+import { ITEMS_MAX, accounts, allAccounts, connections, type Account } from "./bank";
 import { Transactions, useShown } from "./transactions";
 
 const ACCOUNTS = 20;
+/** A search reads all accounts, so it is limited to this many. */
+const SEARCHED_MAX = 10_000;
 const REFRESH_MS = 2_000;
 
 export function BankEmployee() {
   // The last account of each page before this one.
   const [before, setBefore] = useState<string[]>([]);
   const [followed, setFollowed] = useState<string | null>(null);
-  const { page, reason } = useAccounts(before.at(-1) ?? "");
+  const [typed, setTyped] = useState("");
+  // Ibans are often written in groups of four.
+  const search = typed.replace(/\s/g, "").toUpperCase();
+  const after = before.at(-1) ?? "";
+  const { list, reason } = useAccounts(search ? null : after);
+  const matches = list?.filter(({ iban }) => iban.includes(search));
+  const page = matches?.filter(({ iban }) => iban > after) ?? null;
   const last = page?.[ACCOUNTS - 1]?.iban;
   const more = page !== null && page.length > ACCOUNTS && last !== undefined;
   return (
     <div class="columns is-desktop">
       <div class="column is-narrow-desktop">
+        <div class="search">
+          <label>
+            <span class="label">Search by account number</span>
+            <input
+              class="input"
+              type="search"
+              id="search-accounts"
+              autoComplete="off"
+              spellcheck={false}
+              onInput={({ currentTarget }) => {
+                setTyped(currentTarget.value);
+                setBefore([]);
+              }}
+            />
+          </label>
+          <p class="help" id="matches" role="status">
+            {search && list && counted(matches!.length, list.length)}
+          </p>
+        </div>
         {reason && (
           <p class="notification is-danger" role="alert">
-            Accounts can’t be shown: {reason}
+            Accounts cannot be loaded: {reason}
           </p>
         )}
         {page === null && !reason && (
@@ -27,8 +54,12 @@ export function BankEmployee() {
           </p>
         )}
         {page?.length === 0 && (
-          <p class="notification">
-            {before.length ? "No more accounts." : "No account has a transaction yet."}
+          <p class="notification" id="no-accounts">
+            {search
+              ? `No account number contains “${search}”.`
+              : before.length
+                ? "There are no more accounts."
+                : "No account has a transaction yet."}
           </p>
         )}
         {!!page?.length && (
@@ -93,7 +124,7 @@ export function BankEmployee() {
         {followed ? (
           <Followed key={followed} iban={followed} />
         ) : (
-          <p class="notification">Choose an account to follow what happens on it.</p>
+          <p class="notification">Select an account to see its transactions live.</p>
         )}
       </div>
     </div>
@@ -113,31 +144,45 @@ function Followed({ iban }: { iban: string }) {
   );
 }
 
-/** The accounts behind `after`, one more than a page has where there are more; asked for again while one looks at them. */
-function useAccounts(after: string): { page: Transaction[] | null; reason: string } {
-  const [answer, setAnswer] = useState<{
-    after: string;
-    page: Transaction[] | null;
-    reason: string;
-  }>({ after, page: null, reason: "" });
+function counted(matches: number, searched: number): string {
+  const all = searched < SEARCHED_MAX ? searched : `the first ${SEARCHED_MAX}`;
+  return `${matches} of ${all} accounts match`;
+}
+
+interface Answer {
+  /** The argument of the query. */
+  after: string | null;
+  /** Null until the accounts are loaded. */
+  list: Account[] | null;
+  /** Why they cannot be loaded; empty if they can. */
+  reason: string;
+}
+
+/**
+ * The accounts after `after`: a page and, if there are more, one account of the next page. All
+ * accounts if `after` is null. Refreshed while the page is visible, less often if there are many.
+ */
+function useAccounts(after: string | null): Answer {
+  const [answer, setAnswer] = useState<Answer>({ after, list: null, reason: "" });
   const connection = connections.value;
   useEffect(() => {
     if (connection === 0) return;
     let timer: ReturnType<typeof setTimeout>;
     let left = false;
-    const next = (): void => {
-      timer = setTimeout(() => (document.hidden ? next() : refresh()), REFRESH_MS);
+    const wait = (ms: number): void => {
+      timer = setTimeout(() => (document.hidden ? wait(ms) : refresh()), ms);
     };
     const refresh = (): void => {
-      accounts(after, ACCOUNTS + 1)
+      const query = after === null ? allAccounts(SEARCHED_MAX) : accounts(after, ACCOUNTS + 1);
+      query
         .then(
-          (page) => ({ after, page, reason: "" }),
-          (err: Error) => ({ after, page: null, reason: err.message }),
+          (list) => ({ after, list, reason: "" }),
+          (err: Error) => ({ after, list: null, reason: err.message }),
         )
         .then((given) => {
           if (left) return;
           setAnswer(given);
-          next();
+          wait(REFRESH_MS * Math.ceil(((given.list?.length ?? 0) + 1) / ITEMS_MAX));
         });
     };
     refresh();
@@ -146,5 +191,5 @@ function useAccounts(after: string): { page: Transaction[] | null; reason: strin
       clearTimeout(timer);
     };
   }, [after, connection]);
-  return answer.after === after ? answer : { page: null, reason: "" };
+  return answer.after === after ? answer : { after, list: null, reason: "" };
 }

@@ -1,9 +1,9 @@
-// The picture of the flow: services (boxes), topics (rounded, on the way between them) and databases.
+// A diagram of the services (boxes), the topics between them (rounded) and the databases.
 
 type Kind = "service" | "topic" | "database";
 type Node = { x: number; y: number; name: string[]; kind: Kind };
 
-/** `x` and `y` are the left upper corner. */
+/** `x` and `y` are the upper left corner. */
 const NODES: Node[] = [
   { x: 10, y: 20, name: ["heartbeat"], kind: "service" },
   { x: 180, y: 20, name: ["heartbeat"], kind: "topic" },
@@ -24,8 +24,8 @@ const NODES: Node[] = [
 const HEIGHT = 56;
 const WIDTHS: Record<Kind, number> = { service: 130, topic: 190, database: 110 };
 
-/** Ways from one to another, or between both. */
-const WAYS: { path: string; both?: boolean }[] = [
+/** Arrows; `both` for one with two heads. */
+const ARROWS: { path: string; both?: boolean }[] = [
   { path: "M140 48H178" },
   { path: "M370 48H408" },
   { path: "M540 48H578" },
@@ -42,13 +42,14 @@ export function Flow() {
   return (
     <div class="flow" role="region" aria-label="Architecture" tabIndex={0}>
       <svg viewBox="0 0 990 300" role="img" aria-labelledby="flow-title flow-text">
-        <title id="flow-title">How orders and outcomes flow</title>
+        <title id="flow-title">How commands and outcomes flow</title>
         <desc id="flow-text">
-          The heartbeat sends beats to the topic heartbeat. The command-generator turns them into
-          orders on confirm_account_creation and confirm_money_transfer. The command-handler decides
-          them with balancedb and announces outcomes on account_creation, money_transfer and
-          balance_changed topics. The graphql-endpoint stores these in transactiondb and serves this
-          page, whose own orders it puts on the same topics.
+          The heartbeat service sends records to the topic heartbeat. The command-generator turns
+          each into a command on confirm_account_creation or confirm_money_transfer. The
+          command-handler executes the commands on balancedb. It publishes the outcomes on the
+          account_creation and money_transfer topics and the new balances on balance_changed. The
+          graphql-endpoint stores the new balances in transactiondb and serves this page. It sends
+          the commands of this page to the same command topics.
         </desc>
         <defs>
           <marker
@@ -63,9 +64,9 @@ export function Flow() {
             <path d="M0 0 8 4 0 8z" />
           </marker>
         </defs>
-        {WAYS.map(({ path, both }) => (
+        {ARROWS.map(({ path, both }) => (
           <path
-            class="way"
+            class="arrow"
             key={path}
             d={path}
             marker-end="url(#tip)"

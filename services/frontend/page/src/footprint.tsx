@@ -1,7 +1,7 @@
-// Tables of what `make footprint` has measured, beside the talk's figures.
+// Tables with the figures of `make footprint` and of the talk.
 import type { ComponentChildren } from "preact";
 
-/** footprint.json; what is not there is not shown. */
+/** The content of footprint.json; missing parts are not shown. */
 export interface Figures {
   ours?: { image_mb: number; start_ms: number; memory_mib: number };
   sizes?: Record<string, Record<string, { bytes: number; compressed: number }>>;
@@ -20,7 +20,7 @@ export interface Figures {
   date?: string;
 }
 
-/** talk-2019.json. */
+/** The content of talk-2019.json. */
 export interface Talk {
   source: string;
   conditions: string;
@@ -48,7 +48,7 @@ export function Footprint({
     <>
       <Table
         id="footprint-talk"
-        caption="Beside the talk"
+        caption="Compared with the talk"
         head={["command handler", "image, MB", "start, ms", "memory, MiB"]}
         rows={[
           ...(talk?.implementations ?? []).map((it) => [
@@ -63,8 +63,8 @@ export function Footprint({
       {talk && (
         <p>
           <small>
-            The talk’s figures: {talk.source}. {talk.conditions} Another machine and another year:
-            only sizes compare exactly.
+            The talk’s figures: {talk.source}. {talk.conditions} The talk used another machine, so
+            only the sizes are directly comparable.
           </small>
         </p>
       )}
@@ -81,8 +81,8 @@ export function Footprint({
       />
       <Table
         id="footprint-services"
-        caption="At work"
-        head={["service", "own start, ms", "ready, ms", "idle, MiB", "most, MiB", "threads"]}
+        caption="Start-up and memory of the services"
+        head={["service", "own start, ms", "ready, ms", "idle, MiB", "max, MiB", "threads"]}
         rows={Object.entries(services).map(([name, it]) => [
           name,
           it.own_ms,

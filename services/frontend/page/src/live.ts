@@ -4,19 +4,19 @@ import { useEffect, useState } from "preact/hooks";
 import { connections, listen, transactions, type Transaction } from "./bank";
 
 export interface Live {
-  /** Null while they are loading; the newest first. */
+  /** The newest first; null until they are loaded. */
   list: Transaction[] | null;
-  /** Why they can't be read, or "". */
+  /** Why they cannot be read; empty if they can. */
   reason: string;
 }
 
-/** At most `max` transactions of `iban`. Changes are drawn together, once a frame, however many there are. */
+/** At most `max` transactions of `iban`. All changes within one frame cause one update. */
 export function useTransactions(iban: string, max: number): Signal<Live> {
   const [live] = useState(() => signal<Live>({ list: null, reason: "" }));
   useEffect(() => {
     let list: Transaction[] = [];
-    // Heard since the connection began, while the list is being asked for.
-    let heard: Transaction[] | null = [];
+    // Transactions that arrive while the list is being queried.
+    let early: Transaction[] | null = [];
     let frame = 0;
     const draw = (): void => {
       frame = 0;
@@ -26,26 +26,27 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
       live.value = { ...live.value, reason };
     };
     const add = (transaction: Transaction): void => {
-      if (heard) {
-        heard = newest([transaction, ...heard], max);
+      if (early) {
+        early = newest([transaction, ...early], max);
         return;
       }
       list = newest([transaction, ...list], max);
-      // No frame comes while the page is hidden, and then one for all.
+      // A hidden page gets no frames; the first frame after that draws all changes.
       frame ||= requestAnimationFrame(draw);
     };
     const stop = listen(iban, add, fail);
-    // The listening begins before the asking, so nothing falls between them. With each new connection both begin anew.
-    const stopAsking = connections.subscribe((count) => {
+    // The subscription starts before the query, so no transaction is missed between them. Both are
+    // repeated on each new connection.
+    const stopQuerying = connections.subscribe((count) => {
       if (count === 0) return;
-      heard = [];
+      early = [];
       const isNewest = (): boolean => count === connections.peek();
       transactions(iban, max).then(
-        (asked) => {
-          // An answer to what an earlier connection asked may be older than what was heard since.
+        (queried) => {
+          // The response to a query of an earlier connection may be outdated.
           if (!isNewest()) return;
-          list = newest([...(heard ?? []), ...asked], max);
-          heard = null;
+          list = newest([...(early ?? []), ...queried], max);
+          early = null;
           frame ||= requestAnimationFrame(draw);
         },
         (err: Error) => isNewest() && fail(err.message),
@@ -53,14 +54,14 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
     });
     return () => {
       stop();
-      stopAsking();
+      stopQuerying();
       cancelAnimationFrame(frame);
     };
   }, [iban, max]);
   return live;
 }
 
-/** Each once, in the order in which the bank decided: they may be told in another one. */
+/** Without duplicates, in the bank's order; they can arrive in another order. */
 function newest(all: Transaction[], max: number): Transaction[] {
   const byRef = new Map(all.map((it) => [it.ref, it]));
   return [...byRef.values()]

@@ -1,10 +1,11 @@
-// What the browser keeps: who is logged in, until the tab is closed; how transactions are shown, for good.
+// State in the browser's storage. The login lasts until the tab is closed. The theme and the view
+// of transactions are permanent.
 import { effect, signal } from "@preact/signals";
 
 export interface Session {
   username: string;
   iban: string;
-  /** Allows transfers: never in an address, never longer than the tab. */
+  /** Allows transfers, so it is in the session storage only. */
   token: string;
 }
 
@@ -13,7 +14,7 @@ effect(() => write(() => sessionStorage, "session", session.value));
 
 export const MAX_ITEMS = [5, 10, 25, 50, 100, 250];
 
-/** What can be shown of a transaction, beside the amount and its direction. */
+/** Fields of a transaction that can be hidden, with their labels. */
 export const FIELDS = [
   ["from_to", "other account"],
   ["descr", "description"],
@@ -33,7 +34,7 @@ export const view = signal<View>(read(() => localStorage, "view", isView) ?? VIE
 effect(() => write(() => localStorage, "view", view.value));
 
 export type Theme = "light" | "dark";
-/** What the visitor chose; null follows the system. */
+/** The user's choice; null follows the system. */
 export const theme = signal<Theme | null>(
   read(
     () => localStorage,
@@ -63,7 +64,7 @@ function isView(it: unknown): it is View {
   );
 }
 
-// Storage can be forbidden, full, or hold what an older page left: then it is as if nothing were kept.
+// Storage can be disabled, full, or contain data of an older page. It then counts as empty.
 function read<T>(storage: () => Storage, key: string, fits: (it: unknown) => it is T): T | null {
   try {
     const kept: unknown = JSON.parse(storage().getItem(key) ?? "null");

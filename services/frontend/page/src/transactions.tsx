@@ -1,20 +1,20 @@
-// A list of transactions that changes while one looks at it.
+// A live list of an account's transactions.
 import type { Signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import type { Transaction } from "./bank";
 import { useTransactions, type Live } from "./live";
 import { FIELDS, MAX_ITEMS, view, type Field } from "./session";
 
-/** The live transactions of an account, as many as the visitor wants to see. */
+/** The live transactions of an account, as many as the user chose. */
 export function useShown(iban: string): Signal<Live> {
   return useTransactions(iban, view.value.max);
 }
 
-/** They, with what chooses how they are shown. */
+/** The list and its controls. */
 export function Transactions({ iban, live }: { iban: string; live: Signal<Live> }) {
   const { max } = view.value;
   const { list, reason } = live.value;
-  // What is shown while the list stands still.
+  // The list at the time of the pause; null while the list is live.
   const [frozen, setFrozen] = useState<Transaction[] | null>(null);
   useEffect(() => setFrozen(null), [iban, max]);
   const shown = frozen ?? list;
@@ -36,7 +36,7 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
       <Fields />
       {reason && (
         <p class="notification is-danger" role="alert">
-          Transactions can’t be shown: {reason}
+          Transactions cannot be loaded: {reason}
         </p>
       )}
       {shown?.length === 0 && (
@@ -49,7 +49,8 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
           Loading transactions…
         </p>
       )}
-      {/* Boxes stay where they are and change what they say: nothing jumps, however many come in a second. */}
+      {/* The key is the position: boxes stay in place and change their text, so no update shifts
+          the layout. */}
       <div id="transactions" role="list" aria-label="The newest first">
         {shown?.slice(0, max).map((transaction, at) => (
           <Box key={at} transaction={transaction} fields={view.value.fields} />
@@ -59,7 +60,7 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
   );
 }
 
-// The first column's first paragraph is what browser tests look at: the icon's span, then the amount's.
+// Browser tests read the first paragraph of the first column: the icon's span, then the amount's.
 function Box({ transaction, fields }: { transaction: Transaction; fields: Field[] }) {
   const { id, direction, changed_by } = transaction;
   const credit = direction === "CREDIT";
@@ -134,7 +135,7 @@ function Fields() {
   };
   return (
     <fieldset class="bar fields">
-      <legend class="is-sr-only">What to show of each</legend>
+      <legend class="is-sr-only">Fields to show</legend>
       {FIELDS.map(([field, label]) => (
         <label class="checkbox" key={field}>
           <input

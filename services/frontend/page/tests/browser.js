@@ -1,4 +1,4 @@
-// What the tests in a browser share: the running bank, visitors, waiting.
+// Shared by the browser tests: pages in Chromium, requests to the running bank, waiting.
 import { execFile } from "node:child_process";
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
@@ -10,17 +10,20 @@ assert.ok(STACK, "STACK is not set: make test-browser sets it");
 
 export const COMPANY = "NL66OPEN0000000000";
 export const PASSWORD = "correct horse";
-/** Longest wait for anything that should come. */
+/** Timeout of every wait. */
 export const PATIENCE_MS = 30_000;
 
 export const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // Root can't have Chromium's sandbox; it sees nothing but this bank.
+  // Chromium's sandbox does not work as root; the browser opens pages of this bank only.
   args: process.getuid() === 0 ? ["--no-sandbox"] : [],
 });
 
-/** A page of a visitor of its own, who complains: `complaints` are errors on the console, exceptions and broken policies. */
-export async function visit(path, options = {}, prepare = async () => {}, ready = connected) {
+/**
+ * Opens `path` in a browser context of its own. `page.errors` collects errors on the console,
+ * exceptions and failed requests.
+ */
+export async function openPage(path, options = {}, prepare = async () => {}, ready = connected) {
   const context = await browser.newContext({
     baseURL: FRONTEND_URL,
     viewport: { width: 1280, height: 900 },
@@ -28,14 +31,11 @@ export async function visit(path, options = {}, prepare = async () => {}, ready 
   });
   context.setDefaultTimeout(PATIENCE_MS);
   const page = await context.newPage();
-  page.complaints = [];
-  page.on(
-    "console",
-    (message) => message.type() === "error" && page.complaints.push(message.text()),
-  );
-  page.on("pageerror", (err) => page.complaints.push(String(err)));
+  page.errors = [];
+  page.on("console", (message) => message.type() === "error" && page.errors.push(message.text()));
+  page.on("pageerror", (err) => page.errors.push(String(err)));
   page.on("requestfailed", (request) =>
-    page.complaints.push(`${request.url()}: ${request.failure()?.errorText}`),
+    page.errors.push(`${request.url()}: ${request.failure()?.errorText}`),
   );
   await page.addInitScript(() => {
     globalThis.shifts = [];
@@ -47,7 +47,7 @@ export async function visit(path, options = {}, prepare = async () => {}, ready 
           );
           return `${(node?.outerHTML ?? node?.textContent ?? "gone").slice(0, 100)}: ${from} -> ${to}`;
         });
-        globalThis.shifts.push({ value, byVisitor: hadRecentInput, what });
+        globalThis.shifts.push({ value, byUser: hadRecentInput, what });
       }
     }).observe({ type: "layout-shift", buffered: true });
   });
@@ -57,10 +57,10 @@ export async function visit(path, options = {}, prepare = async () => {}, ready 
   return page;
 }
 
-/** Ends a visit that gave no reason to complain. */
-export async function leave(page) {
+/** Closes a page and asserts that it had no errors. */
+export async function closePage(page) {
   await page.context().close();
-  assert.deepEqual(page.complaints, []);
+  assert.deepEqual(page.errors, []);
 }
 
 export function connected(page) {
@@ -71,7 +71,7 @@ export function newName() {
   return `user-${randomUUID()}`;
 }
 
-/** Logs a new user in, by the form; gives the iban. */
+/** Logs in by the form; returns the iban. */
 export async function logIn(page, username = newName(), password = PASSWORD) {
   await page.getByLabel("User name").fill(username);
   await page.getByLabel("Password").fill(password);
@@ -79,12 +79,12 @@ export async function logIn(page, username = newName(), password = PASSWORD) {
   return page.locator("#iban").textContent();
 }
 
-/** The amounts that the boxes show, the newest first. */
+/** The shown amounts, the newest first. */
 export function amounts(page) {
   return page.locator("#transactions > div p:nth-child(1) > span.icon + span").allTextContents();
 }
 
-/** Waits until the newest transaction that is shown has this amount. */
+/** Waits until the newest shown transaction has this amount. */
 export function newest(page, amount) {
   return page
     .locator("#transactions > div:first-child")
@@ -93,17 +93,17 @@ export function newest(page, amount) {
     .waitFor();
 }
 
-/** Waits until `condition` gives something that is true, and gives that. */
+/** Waits until `condition` returns a true value, and returns it. */
 export async function until(what, condition) {
   for (const deadline = Date.now() + PATIENCE_MS; ;) {
     const found = await condition();
     if (found) return found;
-    assert.ok(Date.now() < deadline, `not within ${PATIENCE_MS} ms: ${what}`);
+    assert.ok(Date.now() < deadline, `timeout after ${PATIENCE_MS} ms: ${what}`);
     await new Promise((next) => setTimeout(next, 50));
   }
 }
 
-/** Asks the endpoint, past the page. */
+/** Sends a GraphQL request to the endpoint. */
 export async function ask(query, variables) {
   const reply = await fetch(`${GRAPHQL_ENDPOINT_URL}/graphql`, {
     method: "POST",
@@ -115,16 +115,18 @@ export async function ask(query, variables) {
   return data;
 }
 
-export async function deposit(iban, amount, descr = "of a test") {
+export async function deposit(iban, amount, descr = "test deposit") {
   const query = `mutation($uuid: String!, $to: String!, $amount: Int!, $descr: String!) {
-    money_transfer(uuid: $uuid, token: "cash", from: "cash", to: $to, amount: $amount, descr: $descr) { success reason } }`;
+    money_transfer(uuid: $uuid, token: "cash", from: "cash", to: $to, amount: $amount,
+      descr: $descr) { success reason } }`;
   const { money_transfer } = await ask(query, { uuid: randomUUID(), to: iban, amount, descr });
   assert.equal(money_transfer.success, true, money_transfer.reason);
 }
 
 export async function transactions(iban, max = 1000) {
   const query =
-    "query($iban: String!, $max: Int!) { transactions_by_iban(iban: $iban, max_items: $max) { id ref changed_by new_balance descr } }";
+    `query($iban: String!, $max: Int!) {
+      transactions_by_iban(iban: $iban, max_items: $max) { id ref changed_by new_balance descr } }`;
   return (await ask(query, { iban, max })).transactions_by_iban;
 }
 
@@ -134,8 +136,8 @@ export async function accounts() {
   );
 }
 
-/** Sets the load: so many beats each `sleep_ms`. */
-export async function beat(batch_size, sleep_ms = 100) {
+/** Sets the load: `batch_size` heartbeat records each `sleep_ms`. */
+export async function setLoad(batch_size, sleep_ms = 100) {
   const reply = await fetch(HEARTBEAT_URL, {
     method: "PUT",
     body: JSON.stringify({ batch_size, sleep_ms }),
@@ -143,13 +145,13 @@ export async function beat(batch_size, sleep_ms = 100) {
   assert.equal(reply.status, 200, await reply.text());
 }
 
-/** Lets the bank work on so many beats, sent in a second or more. */
-export async function beats(count) {
+/** Sends at least `count` heartbeat records, in a second or more. */
+export async function sendHeartbeats(count) {
   const sent = async () => (await (await fetch(HEARTBEAT_URL)).json()).sent;
   const before = await sent();
-  await beat(Math.ceil(count / 10));
-  await until("the beats are sent", async () => (await sent()) >= before + count);
-  await beat(0, 1000);
+  await setLoad(Math.ceil(count / 10));
+  await until("the heartbeats are sent", async () => (await sent()) >= before + count);
+  await setLoad(0, 1000);
 }
 
 /** Runs a command of stack.sh. */
@@ -157,9 +159,9 @@ export async function stack(words, env = {}) {
   await promisify(execFile)(STACK, words, { env: { ...process.env, ...env } });
 }
 
-/** More accounts than a page has: the first twenty beats open some each. */
+/** Opens more accounts than a page shows: each of the first 20 heartbeats opens some. */
 export async function openAccounts() {
   if ((await accounts()).length > 20) return;
-  await beats(30);
+  await sendHeartbeats(30);
   await until("more than 20 accounts", async () => (await accounts()).length > 20);
 }

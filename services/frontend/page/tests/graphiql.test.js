@@ -1,7 +1,7 @@
-// GraphiQL as the endpoint serves it, in a real Chromium: each of its examples works as it stands.
+// Browser tests of GraphiQL as the endpoint serves it: each example works unchanged.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { COMPANY, browser, deposit, leave, until, visit } from "./browser.js";
+import { COMPANY, browser, deposit, closePage, until, openPage } from "./browser.js";
 
 const { GRAPHQL_ENDPOINT_URL } = process.env;
 
@@ -9,13 +9,13 @@ after(() => browser.close());
 
 const ready = (page) => page.locator("button.graphiql-execute-button").waitFor();
 
-/** Runs an example by its name. */
+/** Runs the example of this name. */
 async function run(page, name) {
   await page.locator("button.graphiql-execute-button").click();
   await page.getByRole("menuitem", { name, exact: true }).click();
 }
 
-/** This field of the result that is shown, if that has one. */
+/** A field of the shown result; undefined if there is none. */
 async function shown(page, field) {
   const text = await page.evaluate(() =>
     document.querySelector(".result-window .CodeMirror").CodeMirror.getValue(),
@@ -23,14 +23,14 @@ async function shown(page, field) {
   return text ? JSON.parse(text).data?.[field] : undefined;
 }
 
-/** The result of an example, by its field. */
+/** Waits for a result with this field. */
 function result(page, field) {
   return until(`a result with ${field}`, () => shown(page, field));
 }
 
-test("the examples in GraphiQL work, live ones too, and nothing comes from elsewhere", async () => {
+test("GraphiQL examples work without other servers", async () => {
   const requests = [];
-  const page = await visit(
+  const page = await openPage(
     `${GRAPHQL_ENDPOINT_URL}/`,
     {},
     (page) => page.on("request", (request) => requests.push(request.url())),
@@ -49,7 +49,7 @@ test("the examples in GraphiQL work, live ones too, and nothing comes from elsew
   assert.ok((await result(page, "all_last_transactions")).length > 0);
 
   await run(page, "live");
-  // The stream may begin after the first of these.
+  // The subscription may start after the first deposit.
   const live = await until("a live transaction", async () => {
     await deposit(COMPANY, 4711);
     return shown(page, "stream_transactions");
@@ -60,13 +60,13 @@ test("the examples in GraphiQL work, live ones too, and nothing comes from elsew
     requests.filter((url) => !url.startsWith(GRAPHQL_ENDPOINT_URL)),
     [],
   );
-  await leave(page);
+  await closePage(page);
 });
 
-test("GraphiQL shows the docs of the schema", async () => {
-  const page = await visit(`${GRAPHQL_ENDPOINT_URL}/`, {}, () => {}, ready);
+test("GraphiQL shows the descriptions of the schema", async () => {
+  const page = await openPage(`${GRAPHQL_ENDPOINT_URL}/`, {}, () => {}, ready);
   await page.getByRole("button", { name: /documentation/i }).click();
   await page.getByRole("link", { name: "Query", exact: true }).click();
   await page.getByText("Transactions of an account, the newest first.").waitFor();
-  await leave(page);
+  await closePage(page);
 });
