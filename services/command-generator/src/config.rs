@@ -1,52 +1,48 @@
-//! The environment of the generator.
+//! The environment of the command-generator, read once.
 
 use bank::topology;
 use messaging::producer::ProducerConfig;
 use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 
-/// `SEED`: makes a run repeatable.
+/// `SEED`: makes the kinds and amounts of a run repeatable.
 pub const SEED: Variable = Variable::new(
     "SEED",
     "",
-    "number that makes kinds and amounts the same for the same heartbeats; without it they depend on their ids",
+    "whole number from 0 to 18446744073709551615 that makes a load repeatable: the numbers of the \
+     heartbeat records then determine the kinds and amounts of the commands, but not their accounts; \
+     unset: the ids of the commands determine them",
 );
 
-/// `CONSUMER_GROUP_PROTOCOL`: whether instances share the partitions.
+/// `CONSUMER_GROUP_PROTOCOL`: whether the instances share the partitions as a consumer group.
 pub const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: this instance reads all partitions; classic: the instances share them as a consumer group, with the built-in client",
+    "none: this instance reads all partitions, so two instances send every command twice; \
+     classic: the instances share the partitions as a consumer group, with the built-in client",
 );
 
-/// Settings of the generator.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster and the producer.
+    /// Kafka cluster and producer.
     pub producer: ProducerConfig,
     /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
-    /// `SEED`.
+    /// `SEED`; `None` if it is unset.
     pub seed: Option<u64>,
-    /// `CONSUMER_GROUP_PROTOCOL` is classic.
+    /// `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
-    /// Topics and consumer group.
+    /// Names of the topics and the consumer group.
     pub names: Names,
 }
 
-/// Topics and group; a test has its own.
+/// Names of the topics and the consumer group. Each test has its own.
 #[derive(Debug, Clone)]
 pub struct Names {
-    /// Consumer group.
     pub group: &'static str,
-    /// Heartbeat records.
     pub heartbeat: &'static str,
-    /// Opened accounts.
     pub account_creation_confirmed: &'static str,
-    /// Commands to open accounts.
     pub confirm_account_creation: &'static str,
-    /// Commands to move money.
     pub confirm_money_transfer: &'static str,
-    /// Undecodable records.
     pub dead_letter: &'static str,
 }
 
@@ -65,9 +61,6 @@ impl Default for Names {
 
 impl Config {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let seeded = !env.text(&SEED)?.is_empty();
         let mut producer = ProducerConfig::from_env(env)?;

@@ -1,4 +1,4 @@
-//! Reads a topic: decodes records and keeps positions.
+//! Reads a topic: decodes its records and keeps the positions of the consumer group.
 
 use avro::registry::Registry;
 use avro::{Decoder, Record};
@@ -10,46 +10,41 @@ use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// Time for retries of a call that is repeated later anyway.
+/// Deadline of one call to Kafka. The caller repeats a call that missed it.
 const SLICE: Duration = Duration::from_millis(200);
-/// Time between two attempts to get a schema.
+/// Time between two attempts to get a schema from the registry.
 const SCHEMA_RETRY: Duration = Duration::from_millis(500);
 
-/// Where reading starts.
+/// The offset at which reading starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
-    /// At the committed offsets; at the earliest records where there are none.
+    /// The committed offset, or the earliest offset of a partition without a committed offset.
     Committed,
-    /// At the earliest records.
+    /// The earliest offset.
     Earliest,
 }
 
-/// A record that was read and decoded.
+/// A fetched and decoded record.
 #[derive(Debug)]
 pub struct ConsumedRecord<R> {
-    /// Partition of the record.
     pub partition: i32,
-    /// Offset of the record.
     pub offset: i64,
     /// Key; empty if the record has none.
     pub key: Vec<u8>,
-    /// Value; for an undecodable record its bytes and the reason.
+    /// The decoded value, or the bytes of an undecodable one with the reason.
     pub value: Result<R, (Vec<u8>, String)>,
-    /// The record was handled before the offsets were last committed, or belongs to another member
-    /// of the group.
+    /// The record needs no command: its offset is committed, or another member of the group has its
+    /// partition.
     pub handled_before: bool,
 }
 
-/// What to read, and for which group.
+/// A topic and the consumer group that reads it.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscription {
-    /// Consumer group.
     pub group: &'static str,
-    /// Topic.
     pub topic: &'static str,
-    /// Where reading starts.
     pub start_at: StartAt,
-    /// The group assigns the partitions.
+    /// The group coordinator assigns the partitions; if false, this instance reads all of them.
     pub is_member: bool,
 }
 
@@ -60,22 +55,19 @@ pub struct TopicReader<R> {
     start_at: StartAt,
     consumer: Consumer,
     decoder: Decoder<R>,
-    /// Partitions that this instance handles.
+    /// Partitions whose records this instance turns into commands.
     assigned: BTreeSet<i32>,
     /// Committed offset of each partition.
     committed: BTreeMap<i32, i64>,
     /// Next offset of each partition after the records returned so far.
     read: BTreeMap<i32, i64>,
-    /// Ends of the log when reading began.
+    /// End offset of each partition when reading started.
     ends: BTreeMap<i32, i64>,
 }
 
 impl<R: Record> TopicReader<R> {
-    /// Finds the positions and starts to read. All partitions are assigned to this instance; or, if
-    /// it `is_member` of the group, none until [`Self::assign`] is called.
-    ///
-    /// # Errors
-    /// See [`messaging::Error`].
+    /// Looks up the offsets and starts to read. All partitions are assigned to this instance. A
+    /// member of the group has none until [`Self::assign`] is called.
     pub fn open(
         kafka: &KafkaConfig,
         client: &mut dyn KafkaClient,
@@ -101,11 +93,11 @@ impl<R: Record> TopicReader<R> {
         Ok(Self { group, topic, start_at, consumer, decoder, assigned, committed, read, ends })
     }
 
-    /// Replaces the assignment: reading continues at the committed offsets of `assigned`. Of a
-    /// topic that is read from its earliest records, the other partitions are read too.
+    /// Replaces the assignment. Reading continues at the committed offsets of `assigned`. With
+    /// [`StartAt::Earliest`] the other partitions are read too.
     ///
     /// # Errors
-    /// See [`messaging::Error`]; then nothing has changed.
+    /// After an error the assignment is unchanged.
     pub fn assign(
         &mut self,
         kafka: &KafkaConfig,
@@ -119,7 +111,8 @@ impl<R: Record> TopicReader<R> {
         for GroupPosition { partition, earliest, next, .. } in positions_of_group {
             self.committed.insert(partition, next);
             if assigned.contains(&partition) {
-                // Records that another member should have handled are read again.
+                // The former member may not have handled the records after its committed offset:
+                // they are read again.
                 let read = self.read.entry(partition).or_insert(next);
                 *read = next.min(*read);
             } else if self.start_at == StartAt::Earliest {
@@ -131,8 +124,8 @@ impl<R: Record> TopicReader<R> {
         Ok(())
     }
 
-    /// The next records; waits at most `wait` for them. `None` if shutdown was requested while the
-    /// registry was unavailable.
+    /// Returns the next records and waits at most `wait` for them. Returns `None` if shutdown was
+    /// requested while the registry was unavailable.
     ///
     /// # Errors
     /// See [`Consumer::poll`].
@@ -157,7 +150,7 @@ impl<R: Record> TopicReader<R> {
         Ok(Some(consumed))
     }
 
-    /// Waits while the registry is unavailable: no record is skipped.
+    /// Retries while the registry is unavailable: a skipped record would be lost.
     fn decode(
         &mut self,
         bytes: Vec<u8>,
@@ -177,16 +170,16 @@ impl<R: Record> TopicReader<R> {
         }
     }
 
-    /// True once the records that existed when reading began are read.
+    /// True once all records that existed when reading started are read.
     pub fn has_caught_up(&self) -> bool {
         self.ends.iter().all(|(partition, end)| self.read.get(partition) >= Some(end))
     }
 
-    /// Commits the offsets of the records read, but in each partition at most the offset in
-    /// `waiting`, of a record not handled yet.
+    /// Commits the offsets of the records read. `waiting` has the offset of the first unhandled
+    /// record of a partition: no later offset of that partition is committed.
     ///
     /// # Errors
-    /// See [`messaging::Error`]; after a retryable one the next call commits as much and more.
+    /// After a retryable error the next call commits these offsets too.
     pub fn commit(
         &mut self,
         client: &mut dyn KafkaClient,
@@ -210,7 +203,7 @@ impl<R: Record> TopicReader<R> {
     }
 }
 
-/// A partition and the position of the group in it.
+/// The position of the group in a partition, and the range of the partition's log.
 struct GroupPosition {
     partition: i32,
     earliest: i64,
@@ -227,7 +220,7 @@ fn positions_of_group(
     let offsets = client.committed(group, topic, SLICE)?;
     let position = |(partition, (earliest, end)): (i32, (i64, i64))| {
         let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);
-        // An offset outside the log: records were deleted, or the topic was recreated.
+        // A committed offset is outside the log if records were deleted or the topic was recreated.
         let next = offset.filter(|offset| (earliest..=end).contains(offset)).unwrap_or(earliest);
         GroupPosition { partition, earliest, next, end }
     };

@@ -1,5 +1,5 @@
-//! Which command a heartbeat becomes. No I/O, no clock: the random numbers come from a generator
-//! that is seeded by the heartbeat.
+//! Derives a command from a heartbeat record. No I/O and no clock. The random numbers come from a
+//! generator that the heartbeat seeds.
 
 use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
@@ -9,24 +9,25 @@ use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use std::collections::HashSet;
 use uuid::Uuid;
 
-/// Heartbeats below this number open accounts, so that later ones find some.
+/// Heartbeats below this number open accounts, so that the later ones have accounts to choose from.
 const FIRST_ACCOUNTS: i64 = 20;
-/// After those, each heartbeat whose number is a multiple opens one.
+/// After those, each heartbeat whose number is a multiple of this opens an account.
 const ACCOUNT_EVERY: i64 = 200;
-/// The shop where accounts pay by card.
+/// The shop that receives card payments.
 const SHOP: &str = "Albert Heijn BV";
-/// Banknotes, in euro: a deposit or withdrawal is a thousand cents times one of these.
-const NOTES: [i64; 8] = [2, 2, 2, 3, 5, 5, 10, 20];
+/// Amounts of deposits and withdrawals in units of 10 euro. An amount that occurs twice is drawn twice
+/// as often.
+const CASH_AMOUNTS: [i64; 8] = [2, 2, 2, 3, 5, 5, 10, 20];
 
-/// Name space of derived ids.
+/// Namespace of the derived ids (RFC 9562, section 5.5).
 const NAMESPACE: Uuid = Uuid::from_u128(0x5c7a_7c4b_a11c_5f00_9b1d_2b60_0e4e_7a70);
 
 /// A command to the bank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// For `confirm_account_creation`.
+    /// For the topic `confirm_account_creation`.
     OpenAccount(ConfirmAccountCreation),
-    /// For `confirm_money_transfer`.
+    /// For the topic `confirm_money_transfer`.
     Transfer(Kind, ConfirmMoneyTransfer),
 }
 
@@ -35,18 +36,18 @@ pub enum Command {
 pub enum Kind {
     /// From the company to an account.
     Salary,
-    /// Cash to an account.
+    /// From cash to an account.
     Deposit,
-    /// Cash from an account.
+    /// From an account to cash.
     Withdraw,
-    /// From an account to a shop.
+    /// A card payment, from an account to a shop.
     Pin,
-    /// From an account to another.
+    /// From an account to another account.
     Transfer,
 }
 
 impl Kind {
-    /// Name of the kind, which is the description of the transfer.
+    /// Name of the kind. It is also the description of the transfer.
     pub fn name(self) -> &'static str {
         match self {
             Self::Salary => "salary",
@@ -71,15 +72,15 @@ impl Kind {
         Cents::new(match self {
             Self::Salary => 220_000 + rng.random_range(0..50_000),
             Self::Deposit | Self::Withdraw => {
-                1_000 * NOTES.choose(rng).expect("there are eight notes")
+                1_000 * CASH_AMOUNTS.choose(rng).expect("the array has eight elements")
             }
             Self::Pin | Self::Transfer => 1_000 + rng.random_range(0..10_000),
         })
     }
 }
 
-/// The command of heartbeat `number`. `None` if it needs more accounts than are known: it has to
-/// wait.
+/// Returns the command of heartbeat `number`, or `None` if it needs more accounts than are known. The
+/// heartbeat then waits.
 pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -> Option<Command> {
     if opens_account(number) {
         let open = ConfirmAccountCreation { id, a_type: Atype::Auto };
@@ -103,12 +104,12 @@ pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -
     Some(Command::Transfer(kind, ConfirmMoneyTransfer { id, token, amount, from, to, description }))
 }
 
-/// True if heartbeat `number` opens an account; it never has to wait.
+/// True if heartbeat `number` opens an account. Such a heartbeat never waits.
 pub fn opens_account(number: i64) -> bool {
     number < FIRST_ACCOUNTS || number % ACCOUNT_EVERY == 0
 }
 
-/// The first salary of an account.
+/// Returns the command that pays the first salary of `account`.
 pub fn first_salary(id: Uuid, account: &Account, rng: &mut impl Rng) -> Command {
     let kind = Kind::Salary;
     let transfer = ConfirmMoneyTransfer {
@@ -126,10 +127,11 @@ fn paid_by(account: &Account, to: String) -> (String, String, String) {
     (account.token(), account.iban(), to)
 }
 
-/// The id of a heartbeat's command: the same in every instance and after every restart, so that the
-/// bank handles it once. A recreated topic starts with the same offsets and numbers, but its keys
-/// are other times. Ids ascend with the time of the heartbeat: an index of the bank takes ascending
-/// keys at half the cost of scattered ones.
+/// Returns the id of a heartbeat's command. It is the same in every instance and after a restart, so
+/// the bank decides the command once.
+/// - A recreated topic has the same offsets and numbers again, but other keys: the times of sending.
+/// - Ids ascend with the time of the heartbeat. In the bank's index an ascending key costs half as
+///   much as a random one.
 pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     let mut name = Vec::with_capacity(32 + key.len());
     name.extend_from_slice(b"beat");
@@ -137,36 +139,36 @@ pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     name.extend_from_slice(&offset.to_be_bytes());
     name.extend_from_slice(&number.to_be_bytes());
     name.extend_from_slice(key);
-    // A key that is not a time gives valid ids too, but scattered ones.
+    // A key that is not a time also results in a valid id, but ids then do not ascend.
     let time = str::from_utf8(key).ok().and_then(|ms| ms.parse::<u64>().ok()).unwrap_or_default();
     derived(time, &name)
 }
 
-/// An id of a name: `time_ms` in the first 48 bits, as in version 7, and a hash behind it. Source:
-/// RFC 9562, section 5.8.
+/// Returns a UUID of version 8 (RFC 9562, section 5.8): `time_ms` in the first 48 bits, as in version
+/// 7, followed by a hash of `name`.
 fn derived(time_ms: u64, name: &[u8]) -> Uuid {
     let mut bytes = Uuid::new_v5(&NAMESPACE, name).into_bytes();
     bytes[..6].copy_from_slice(&time_ms.to_be_bytes()[2..]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// The id of the first salary of the account that command `opened` opened: it is paid once, however
-/// often the outcome is read.
+/// Returns the id of the first salary for the account that command `opened` has opened. The bank pays
+/// the salary once, even if the outcome is read again.
 pub fn first_salary_id(opened: &Uuid) -> Uuid {
     let time = opened.as_u64_pair().0 >> 16;
     derived(time, &[b"salary", &opened.as_bytes()[..]].concat())
 }
 
-/// The random numbers of heartbeat or account `number`: a function of `seed` and `number`, or
-/// without a seed of `id`.
+/// Returns the random numbers of heartbeat or account `number`: a function of `seed` and `number`, or
+/// of `id` without a seed.
 pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
-    // 2^64 divided by the golden ratio: keeps neighbouring seeds from giving neighbouring
-    // sequences.
+    // 2^64 divided by the golden ratio: successive seeds do not result in shifted copies of one
+    // sequence.
     let from_seed = |seed: u64| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number);
     SmallRng::seed_from_u64(seed.map_or_else(|| id.as_u64_pair().1, from_seed))
 }
 
-/// An account that can pay. Of fixed size: there may be a million.
+/// An account with the token to debit it. Without heap allocations, since there may be a million.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
     iban: [u8; 18],
@@ -174,7 +176,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// `None` if these are no iban and token of this bank.
+    /// Returns `None` if `iban` or `token` is not well-formed for this bank.
     pub fn new(iban: &str, token: &str) -> Option<Self> {
         let digits = token.bytes().all(|b| b.is_ascii_digit());
         (iban::is_well_formed(iban) && digits).then_some(())?;
@@ -192,13 +194,13 @@ impl Account {
         self.token.iter().copied().map(char::from).collect()
     }
 
-    /// The digits of the iban that identify the account, in eight bytes.
+    /// The account number: the last ten digits of the iban, in eight bytes.
     fn number(&self) -> u64 {
         self.iban[8..].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
     }
 }
 
-/// The known accounts, each once, up to a limit: 57 bytes each.
+/// The known accounts, each once, at most [`Accounts::MAX`]. An account takes about 57 bytes.
 #[derive(Debug, Default)]
 pub struct Accounts {
     list: Vec<Account>,
@@ -206,22 +208,21 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Most accounts remembered; a load needs no more to choose from.
+    /// Limit of known accounts. Further accounts are ignored: a load needs no larger choice.
     pub const MAX: usize = 1_000_000;
 
-    /// Remembers an account. The topic has it again when its command was replayed.
+    /// Adds an account unless it is known. The topic has an account twice if its command was
+    /// replayed.
     pub fn remember(&mut self, account: Account) {
         if self.list.len() < Self::MAX && self.numbers.insert(account.number()) {
             self.list.push(account);
         }
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// True if none is known.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -230,7 +231,7 @@ impl Accounts {
         self.list.choose(rng)
     }
 
-    /// Two that differ.
+    /// Two different accounts; `None` if fewer than two are known.
     fn draw_two(&self, rng: &mut impl Rng) -> Option<(&Account, &Account)> {
         if self.list.len() < 2 {
             return None;
@@ -256,7 +257,7 @@ mod tests {
         accounts
     }
 
-    /// The commands of `count` beats that move money.
+    /// `count` commands that move money.
     fn transfers(count: u64, accounts: &Accounts) -> Vec<(Kind, ConfirmMoneyTransfer)> {
         let of =
             |n: u64| match command(21, Uuid::nil(), accounts, &mut draws(Some(1), n, &Uuid::nil()))
@@ -292,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn kinds_come_as_often_as_agreed() {
+    fn kinds_have_their_frequencies() {
         let mut counts = BTreeMap::new();
         for (kind, _) in transfers(70_000, &accounts(5)) {
             *counts.entry(kind).or_insert(0) += 1;
         }
-        // Six standard deviations around 1, 3, 10, 40 and 16 of 70.
+        // The ranges are six standard deviations around 1, 3, 10, 40 and 16 of 70.
         for (kind, range) in [
             (Kind::Salary, 810..1_190),
             (Kind::Deposit, 2_680..3_320),
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_sides_token_and_amounts() {
+    fn kind_determines_parties_token_and_amount() {
         let accounts = accounts(3);
         let token_of =
             |iban: &str| accounts.list.iter().find(|a| a.iban() == iban).map(Account::token);
@@ -336,7 +337,7 @@ mod tests {
             let range = ranges.entry(kind).or_insert((amount, amount));
             *range = (range.0.min(amount), range.1.max(amount));
         }
-        // Never outside, and both ends are reached or nearly so.
+        // All amounts are in range, and 200,000 draws come close to both ends.
         let (low, high) = ranges[&Kind::Salary];
         assert!(
             (220_000..220_500).contains(&low) && (269_500..270_000).contains(&high),
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn command_waits_for_the_accounts_it_needs() {
+    fn transfer_without_known_accounts_waits() {
         let none = accounts(0);
         for n in 0..200 {
             assert_eq!(command(21, Uuid::nil(), &none, &mut draws(Some(n), 0, &Uuid::nil())), None);
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn with_one_account_only_transfers_between_two_wait() {
+    fn one_known_account_blocks_only_internal_transfers() {
         let one = accounts(1);
         let (mut waiting, mut made) = (0, 0);
         for n in 0..700 {
@@ -376,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn replayed_heartbeat_gives_the_same_command() {
+    fn replayed_heartbeat_becomes_the_same_command() {
         let accounts = accounts(100);
         let id = beat_id(0, 77, b"1700000000000", 21);
         let again = || command(21, id, &accounts, &mut draws(None, 21, &id));
@@ -393,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_ascend_with_the_time_of_the_beat() {
+    fn ids_ascend_with_the_heartbeats_time() {
         let times = [b"1700000000000", b"1700000000001", b"1800000000000"];
         let ids = times.map(|time| beat_id(0, 7, time, 21));
         assert!(ids.is_sorted(), "{ids:?}");
@@ -421,7 +422,7 @@ mod tests {
         };
         assert_eq!(run(Some(7), 0), run(Some(7), 1_000));
         assert_ne!(run(Some(7), 0), run(Some(8), 0));
-        assert_ne!(run(None, 0), run(None, 1_000), "without a seed each beat has its own numbers");
+        assert_ne!(run(None, 0), run(None, 1_000), "without a seed the ids determine the numbers");
     }
 
     #[test]
@@ -442,14 +443,14 @@ mod tests {
     }
 
     #[test]
-    fn account_is_remembered_once() {
+    fn known_account_is_added_once() {
         let mut accounts = accounts(3);
         accounts.remember(accounts.list[1]);
         assert_eq!(accounts.len(), 3);
     }
 
     #[test]
-    fn iban_or_token_of_another_bank_is_refused() {
+    fn malformed_iban_or_token_is_rejected() {
         let token = "01234567890123456789";
         assert!(Account::new(COMPANY_IBAN, token).is_some());
         for (iban, token) in [

@@ -1,4 +1,4 @@
-//! The loop: accounts and heartbeats -> commands -> produced -> offsets committed.
+//! The loop: reads accounts and heartbeats, produces the commands, and commits the offsets.
 
 use crate::config::{Config, Names};
 use crate::consume::{ConsumedRecord, StartAt, Subscription, TopicReader};
@@ -19,12 +19,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Wait of a poll for heartbeats or accounts: the other ones are delayed by at most this.
+/// Longest wait of one poll. It delays the records of the other topic by at most this.
 const WAIT: Duration = Duration::from_millis(20);
-/// Most heartbeats that wait for an account; then no more are read. So many contain fifty that open
-/// an account.
+/// Most heartbeats that wait for an account. At this limit no more heartbeats are read. 10,000
+/// heartbeats contain fifty that open an account.
 const WAITING_MAX: usize = 10_000;
-/// Time between two attempts to find the positions at the start.
+/// Time between two attempts to look up the offsets at the start.
 const OPEN_RETRY: Duration = Duration::from_secs(1);
 
 /// Turns heartbeats into commands until shutdown.
@@ -38,11 +38,11 @@ pub struct Generator {
     heartbeats: TopicReader<Heartbeat>,
     confirmed: TopicReader<AccountCreationConfirmed>,
     accounts: Accounts,
-    /// Generation of the group that assigned the partitions.
+    /// Group generation of the current assignment.
     generation: Option<i32>,
-    /// Heartbeats without an account yet, in order of arrival.
+    /// Heartbeats that wait for an account, in order of arrival.
     waiting: VecDeque<WaitingHeartbeat>,
-    /// The accounts that existed at the start are known.
+    /// All accounts that existed at the start are read.
     knows_accounts: bool,
     started: Instant,
     committed: Instant,
@@ -55,15 +55,15 @@ struct WaitingHeartbeat {
     id: Uuid,
 }
 
-/// Records to send, each with its kind for the metric.
+/// Records to send, and the kind of each one for the metric.
 #[derive(Default)]
 struct OutgoingBatch {
     records: Vec<Outgoing>,
     kinds: Vec<&'static str>,
 }
 
-/// Starts to read both topics. Accounts are read from the earliest record: they are stored nowhere
-/// else.
+/// Starts to read both topics. Accounts are read from the earliest record, because the generator
+/// stores them nowhere.
 fn open_topics(
     config: &Config,
     client: &mut dyn KafkaClient,
@@ -81,10 +81,10 @@ fn open_topics(
 }
 
 impl Generator {
-    /// Waits for the registry and Kafka; `None` if shutdown was requested meanwhile.
+    /// Waits for the registry and Kafka. Returns `None` if shutdown is requested first.
     ///
     /// # Errors
-    /// One that is not retryable.
+    /// The first error that a retry does not help.
     pub fn open(config: Config, shutdown: &Shutdown) -> Result<Option<Self>, BoxError> {
         let registry = Registry::new(&config.registry_url);
         let (Some(open_account), Some(transfer)) =
@@ -122,24 +122,22 @@ impl Generator {
         }))
     }
 
-    /// Runs until shutdown. Calls `ready` once the accounts that existed at the start are known.
+    /// Runs until shutdown. Calls `ready` once all accounts that existed at the start are read.
     ///
     /// # Errors
-    /// One that is not retryable.
+    /// The first error that a retry does not help.
     pub fn run(mut self, ready: impl Fn()) -> Result<(), BoxError> {
         let mut has_assignment = false;
         while !self.shutdown.requested() {
             if !has_assignment || self.committed.elapsed() >= COMMIT_INTERVAL {
-                // Commit first: a member that gets a partition continues at the committed offset.
+                // Commit before a rebalance: the next member continues at the committed offset.
                 self.commit()?;
                 has_assignment = self.update_assignment()?;
             }
             if !has_assignment {
                 self.shutdown.wait(WAIT);
             } else if !self.generate_once(&ready)? {
-                log::info!(
-                    "stopped before all commands were acknowledged: they are sent after the next start"
-                );
+                log::info!("stopped with unacknowledged commands: the next start sends them again");
                 self.leave();
                 return Ok(());
             }
@@ -158,8 +156,7 @@ impl Generator {
         }
     }
 
-    /// True if this instance has an assignment: the one of the group, or all partitions if it is
-    /// not a member.
+    /// True if this instance has an assignment: that of its group, or all partitions without a group.
     fn update_assignment(&mut self) -> messaging::Result<bool> {
         if !self.config.is_member {
             return Ok(true);
@@ -197,7 +194,8 @@ impl Generator {
         };
         let (heartbeats, accounts) = (of(heartbeat), of(confirmed));
         log::info!(generation, heartbeats:? = heartbeats, accounts:? = accounts; "partitions assigned");
-        // Waiting heartbeats are not committed: the member with their partition reads them again.
+        // The offsets of waiting heartbeats are not committed. The member that is assigned their
+        // partition reads them again.
         self.waiting.clear();
         let kafka = &self.config.producer.kafka;
         self.heartbeats.assign(kafka, client, heartbeats)?;
@@ -206,8 +204,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Reads new records and sends their commands. False if shutdown was requested before all were
-    /// acknowledged.
+    /// Reads new records and sends their commands. Returns false if shutdown was requested before all
+    /// commands were acknowledged.
     fn generate_once(&mut self, ready: &impl Fn()) -> Result<bool, messaging::Error> {
         let mut batch = OutgoingBatch::default();
         let reads_heartbeats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
@@ -217,7 +215,7 @@ impl Generator {
         if !self.knows_accounts && self.confirmed.has_caught_up() {
             self.knows_accounts = true;
             let took_ms = self.started.elapsed().as_millis() as u64;
-            log::info!(accounts = self.accounts.len(), took_ms; "accounts are known");
+            log::info!(accounts = self.accounts.len(), took_ms; "existing accounts read");
             ready();
         }
         if reads_heartbeats {
@@ -240,7 +238,7 @@ impl Generator {
             Ok(confirmed) if confirmed.a_type == Atype::Auto => confirmed,
             Ok(_) => return,
             Err(undecodable) => {
-                // The topic is read again at each start; a dead letter is sent once.
+                // The topic is read again at each start, but the dead letter is sent once.
                 if !record.handled_before {
                     let topic = self.config.names.account_creation_confirmed;
                     self.push_dead_letter(
@@ -255,12 +253,12 @@ impl Generator {
             }
         };
         let Some(account) = Account::new(&confirmed.iban, &confirmed.token) else {
-            log::warn!(offset = record.offset; "account skipped: not of this bank");
+            log::warn!(offset = record.offset; "account skipped: iban or token is not well-formed for this bank");
             return;
         };
         if !record.handled_before {
             let id = domain::first_salary_id(&confirmed.id);
-            // The offset counts accounts well enough for a run to be repeated.
+            // With a seed, the offset stands for the number of the account.
             let number = record.offset.cast_unsigned() | 1 << 63;
             let mut rng = domain::draws(self.config.seed, number, &id);
             self.push(&domain::first_salary(id, &account, &mut rng), batch);
@@ -292,7 +290,7 @@ impl Generator {
         }
     }
 
-    /// Retries the waiting heartbeats, until one still has to wait.
+    /// Retries the waiting heartbeats in order, up to the first one that still waits.
     fn handle_waiting(&mut self, batch: &mut OutgoingBatch) {
         while let Some(heartbeat) = self.waiting.pop_front() {
             if !self.generate(&heartbeat, batch) {
@@ -303,7 +301,7 @@ impl Generator {
         metrics::WAITING.set(self.waiting.len() as i64);
     }
 
-    /// True if the heartbeat became a command; false if it has to wait for an account.
+    /// Returns true if the heartbeat became a command, false if it waits for an account.
     fn generate(&self, heartbeat: &WaitingHeartbeat, batch: &mut OutgoingBatch) -> bool {
         let mut rng =
             domain::draws(self.config.seed, heartbeat.number.cast_unsigned(), &heartbeat.id);
@@ -341,7 +339,7 @@ impl Generator {
         batch.kinds.push("dead_letter");
     }
 
-    /// False if shutdown was requested before all records were acknowledged.
+    /// Returns false if shutdown was requested before all records were acknowledged.
     fn send(&mut self, batch: &OutgoingBatch) -> Result<bool, messaging::Error> {
         let results = self.sender.send_all(&batch.records);
         for ((result, record), kind) in results.into_iter().zip(&batch.records).zip(&batch.kinds) {
@@ -351,7 +349,7 @@ impl Generator {
                     let (topic, key) = (record.topic, record.key.as_str());
                     log::error!(topic, key, error:% = err; "command dropped: broker rejected it");
                 }
-                // The sender retries until shutdown.
+                // The sender retries until shutdown, so this error is one of the shutdown.
                 Err(_) if self.shutdown.requested() => return Ok(false),
                 Err(err) => return Err(err),
             }
@@ -359,8 +357,8 @@ impl Generator {
         Ok(true)
     }
 
-    /// Commits the offsets of the records read, except those of waiting heartbeats. If the commit
-    /// fails, the same heartbeats are read again after a crash and give the same commands.
+    /// Commits the offsets of the records read, up to the first waiting heartbeat. If the commit
+    /// fails, heartbeats are read again after a restart and become the same commands.
     fn commit(&mut self) -> Result<(), messaging::Error> {
         self.committed = Instant::now();
         let mut waiting = BTreeMap::new();
@@ -377,7 +375,7 @@ impl Generator {
                 log::warn!(error:% = Chain(&err); "offsets not committed, retrying");
                 Ok(())
             }
-            // Another member has the partitions by now and makes the same commands of the same
+            // Another member has the partitions and derives the same commands from the same
             // heartbeats.
             Err(err) if err.kind == ErrorKind::Fenced && self.config.is_member => {
                 log::warn!(error:% = err; "offsets not committed: the partitions belong to another member");

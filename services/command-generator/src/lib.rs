@@ -1,9 +1,9 @@
 //! Turns each heartbeat record into a command to the bank.
 //!
-//! One instance is enough: it generates more commands than the bank can handle. A second one is
-//! harmless, since both derive the same command ids from the same records, and the bank handles
-//! each id once. As members of a consumer group they share the partitions of the topic; if it has
-//! one partition, the others stand by.
+//! One instance is enough: it generates more commands than the bank can decide. A second instance
+//! derives the same command ids from the same records, and the bank decides each id once. As members
+//! of a consumer group, instances share the partitions of the topic. If the topic has one partition,
+//! the other members are on standby.
 
 pub mod config;
 pub mod consume;
@@ -20,7 +20,7 @@ use service::health::Health;
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 
-/// This service.
+/// Name, help text and entry point of the service.
 pub const SERVICE: Service = Service {
     name: "command-generator",
     about: "Turns each heartbeat record into a command to the bank",
@@ -33,7 +33,6 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// Config -> connections -> the loop.
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;

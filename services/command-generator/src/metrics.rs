@@ -3,30 +3,31 @@
 use prometheus::{IntCounterVec, IntGauge, register_int_counter_vec, register_int_gauge};
 use std::sync::LazyLock;
 
-/// Commands acknowledged by Kafka, by kind.
+/// Records acknowledged by Kafka, by kind of command; `dead_letter` is a kind too.
 pub static COMMANDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "generator_commands_total",
-        "Commands acknowledged by Kafka.",
+        "Commands and dead letters acknowledged by Kafka, by kind",
         &["kind"]
     )
-    .expect("the name is used once")
+    .expect("no other metric has this name")
 });
-/// Records sent to dead_letter, by topic.
+/// Undecodable records, by the topic that they came from.
 pub static UNDECODABLE: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "generator_unreadable_total",
-        "Records sent to dead_letter.",
+        "Undecodable records sent to dead_letter, by source topic",
         &["topic"]
     )
-    .expect("the name is used once")
+    .expect("no other metric has this name")
 });
-/// Known accounts.
+/// Accounts that commands can use.
 pub static ACCOUNTS: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("generator_accounts", "Known accounts.").expect("the name is used once")
+    register_int_gauge!("generator_accounts", "Accounts that commands can use")
+        .expect("no other metric has this name")
 });
 /// Heartbeats that wait for an account.
 pub static WAITING: LazyLock<IntGauge> = LazyLock::new(|| {
-    register_int_gauge!("generator_waiting_beats", "Heartbeats that wait for an account.")
-        .expect("the name is used once")
+    register_int_gauge!("generator_waiting_beats", "Heartbeats that wait for an account")
+        .expect("no other metric has this name")
 });
