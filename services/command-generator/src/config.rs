@@ -8,17 +8,16 @@ use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 pub const SEED: Variable = Variable::new(
     "SEED",
     "",
-    "whole number from 0 to 18446744073709551615 that makes a load repeatable: the numbers of the \
-     heartbeat records then determine the kinds and amounts of the commands, but not their accounts; \
-     unset: the ids of the commands determine them",
+    "number from 0 to 18446744073709551615; equal heartbeat numbers then get equal kinds and \
+     amounts, but other accounts; unset: the command ids determine kinds and amounts",
 );
 
 /// `CONSUMER_GROUP_PROTOCOL`: whether the instances share the partitions as a consumer group.
 pub const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: this instance reads all partitions, so two instances send every command twice; \
-     classic: the instances share the partitions as a consumer group, with the built-in client",
+    "none: each instance reads all partitions and sends every command; classic: the instances \
+     share the partitions as a consumer group, with the built-in client",
 );
 
 #[derive(Debug, Clone)]

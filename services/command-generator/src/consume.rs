@@ -161,7 +161,10 @@ impl<R: Record> TopicReader<R> {
                 Ok(record) => return Some(Ok(record)),
                 Err(avro::Error::Undecodable(reason)) => return Some(Err((bytes, reason))),
                 Err(err @ avro::Error::Registry { .. }) => {
-                    log::warn!(topic = self.topic, error:% = Chain(&err); "waiting for the schema registry");
+                    log::warn!(
+                        topic = self.topic, error:% = Chain(&err);
+                        "waiting for the schema registry"
+                    );
                     if shutdown.wait(SCHEMA_RETRY) {
                         return None;
                     }

@@ -15,8 +15,8 @@ const FIRST_ACCOUNTS: i64 = 20;
 const ACCOUNT_EVERY: i64 = 200;
 /// The shop that receives card payments.
 const SHOP: &str = "Albert Heijn BV";
-/// Amounts of deposits and withdrawals in units of 10 euro. An amount that occurs twice is drawn twice
-/// as often.
+/// Amounts of deposits and withdrawals in units of 10 euro. An amount that occurs twice is drawn
+/// twice as often.
 const CASH_AMOUNTS: [i64; 8] = [2, 2, 2, 3, 5, 5, 10, 20];
 
 /// Namespace of the derived ids (RFC 9562, section 5.5).
@@ -79,8 +79,8 @@ impl Kind {
     }
 }
 
-/// Returns the command of heartbeat `number`, or `None` if it needs more accounts than are known. The
-/// heartbeat then waits.
+/// Returns the command of heartbeat `number`, or `None` if it needs more accounts than are known.
+/// The heartbeat then waits.
 pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -> Option<Command> {
     if opens_account(number) {
         let open = ConfirmAccountCreation { id, a_type: Atype::Auto };
@@ -127,9 +127,10 @@ fn paid_by(account: &Account, to: String) -> (String, String, String) {
     (account.token(), account.iban(), to)
 }
 
-/// Returns the id of a heartbeat's command. It is the same in every instance and after a restart, so
-/// the bank decides the command once.
-/// - A recreated topic has the same offsets and numbers again, but other keys: the times of sending.
+/// Returns the id of a heartbeat's command. It is the same in every instance and after a restart,
+/// so the bank decides the command once.
+/// - A recreated topic has the same offsets and numbers again, but other keys: the times of
+///   sending.
 /// - Ids ascend with the time of the heartbeat. In the bank's index an ascending key costs half as
 ///   much as a random one.
 pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
@@ -144,23 +145,23 @@ pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     derived(time, &name)
 }
 
-/// Returns a UUID of version 8 (RFC 9562, section 5.8): `time_ms` in the first 48 bits, as in version
-/// 7, followed by a hash of `name`.
+/// Returns a UUID of version 8 (RFC 9562, section 5.8): `time_ms` in the first 48 bits, as in
+/// version 7, followed by a hash of `name`.
 fn derived(time_ms: u64, name: &[u8]) -> Uuid {
     let mut bytes = Uuid::new_v5(&NAMESPACE, name).into_bytes();
     bytes[..6].copy_from_slice(&time_ms.to_be_bytes()[2..]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
-/// Returns the id of the first salary for the account that command `opened` has opened. The bank pays
-/// the salary once, even if the outcome is read again.
+/// Returns the id of the first salary for the account that command `opened` has opened. The bank
+/// pays the salary once, even if the outcome is read again.
 pub fn first_salary_id(opened: &Uuid) -> Uuid {
     let time = opened.as_u64_pair().0 >> 16;
     derived(time, &[b"salary", &opened.as_bytes()[..]].concat())
 }
 
-/// Returns the random numbers of heartbeat or account `number`: a function of `seed` and `number`, or
-/// of `id` without a seed.
+/// Returns the random numbers of heartbeat or account `number`: a function of `seed` and `number`,
+/// or of `id` without a seed.
 pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
     // 2^64 divided by the golden ratio: successive seeds do not result in shifted copies of one
     // sequence.
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn one_known_account_blocks_only_internal_transfers() {
+    fn transfer_between_accounts_waits_for_two_accounts() {
         let one = accounts(1);
         let (mut waiting, mut made) = (0, 0);
         for n in 0..700 {

@@ -156,7 +156,8 @@ impl Generator {
         }
     }
 
-    /// True if this instance has an assignment: that of its group, or all partitions without a group.
+    /// True if this instance has an assignment: that of its group, or all partitions without a
+    /// group.
     fn update_assignment(&mut self) -> messaging::Result<bool> {
         if !self.config.is_member {
             return Ok(true);
@@ -193,7 +194,10 @@ impl Generator {
                 .collect()
         };
         let (heartbeats, accounts) = (of(heartbeat), of(confirmed));
-        log::info!(generation, heartbeats:? = heartbeats, accounts:? = accounts; "partitions assigned");
+        log::info!(
+            generation, heartbeats:? = heartbeats, accounts:? = accounts;
+            "partitions assigned"
+        );
         // The offsets of waiting heartbeats are not committed. The member that is assigned their
         // partition reads them again.
         self.waiting.clear();
@@ -204,8 +208,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Reads new records and sends their commands. Returns false if shutdown was requested before all
-    /// commands were acknowledged.
+    /// Reads new records and sends their commands. Returns false if shutdown was requested before
+    /// all commands were acknowledged.
     fn generate_once(&mut self, ready: &impl Fn()) -> Result<bool, messaging::Error> {
         let mut batch = OutgoingBatch::default();
         let reads_heartbeats = self.knows_accounts && self.waiting.len() < WAITING_MAX;
@@ -253,12 +257,15 @@ impl Generator {
             }
         };
         let Some(account) = Account::new(&confirmed.iban, &confirmed.token) else {
-            log::warn!(offset = record.offset; "account skipped: iban or token is not well-formed for this bank");
+            log::warn!(
+                offset = record.offset;
+                "account skipped: iban or token is not well-formed for this bank"
+            );
             return;
         };
         if !record.handled_before {
             let id = domain::first_salary_id(&confirmed.id);
-            // With a seed, the offset stands for the number of the account.
+            // With a seed, the offset serves as the number of the account.
             let number = record.offset.cast_unsigned() | 1 << 63;
             let mut rng = domain::draws(self.config.seed, number, &id);
             self.push(&domain::first_salary(id, &account, &mut rng), batch);
@@ -378,7 +385,10 @@ impl Generator {
             // Another member has the partitions and derives the same commands from the same
             // heartbeats.
             Err(err) if err.kind == ErrorKind::Fenced && self.config.is_member => {
-                log::warn!(error:% = err; "offsets not committed: the partitions belong to another member");
+                log::warn!(
+                    error:% = err;
+                    "offsets not committed: the partitions belong to another member"
+                );
                 self.generation = None;
                 Ok(())
             }

@@ -1,9 +1,9 @@
 //! Turns each heartbeat record into a command to the bank.
 //!
 //! One instance is enough: it generates more commands than the bank can decide. A second instance
-//! derives the same command ids from the same records, and the bank decides each id once. As members
-//! of a consumer group, instances share the partitions of the topic. If the topic has one partition,
-//! the other members are on standby.
+//! derives the same command ids from the same records, and the bank decides each id once. As
+//! members of a consumer group, instances share the partitions of the topic. If the topic has one
+//! partition, the other members are on standby.
 
 pub mod config;
 pub mod consume;

@@ -356,7 +356,7 @@ fn cpu_s() -> f64 {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn one_core_generates_20k_commands_per_second() {
+fn generator_makes_20k_commands_per_cpu_second() {
     const HEARTBEATS: i64 = 100_000;
     let mut bank = TestBank::new("speed");
     bank.confirm((0..1_000).map(Uuid::from_u128), Atype::Auto);

@@ -86,7 +86,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
         Self { batches, stop }
     }
 
-    /// Returns the next batch, or `None` if there is none within `wait`.
+    /// Returns the next batch, or `None` if no batch arrives within `wait`.
     ///
     /// # Errors
     /// The error that ended the thread: one that a retry does not help.
@@ -166,7 +166,10 @@ impl<T: CommandTopic> ReaderThread<T> {
         loop {
             match self.decoder.decode(record.key.as_deref(), record.value.as_deref()) {
                 Err(err) if err.is_retryable() && !self.stop.load(Ordering::Relaxed) => {
-                    log::warn!(topic = T::Command::TOPIC.name, error:% = Chain(&err); "waiting for the schema registry");
+                    log::warn!(
+                        topic = T::Command::TOPIC.name, error:% = Chain(&err);
+                        "waiting for the schema registry"
+                    );
                     thread::sleep(POLL_WAIT);
                 }
                 result => return result,

@@ -92,7 +92,8 @@ pub struct Changes {
     pub to: Option<Change>,
 }
 
-/// A business rejection. Variants are in order of precedence: the first that applies is the outcome.
+/// A business rejection. Variants are in order of precedence: the first that applies is the
+/// outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
     /// The amount is zero or negative.
@@ -196,8 +197,8 @@ fn debit(from: &Account, order: &ConfirmMoneyTransfer) -> Result<Cents, Rejectio
         .ok_or(Rejection::InsufficientFunds)
 }
 
-/// Compares in constant time if the lengths are equal, so that response times do not reveal how many
-/// digits of a token are right.
+/// Compares in constant time if the lengths are equal, so that response times do not reveal how
+/// many digits of a token are right.
 fn same_secret(ours: &str, theirs: &str) -> bool {
     let differences = ours
         .bytes()
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn one_cent_moves_and_zero_or_less_is_rejected() {
+    fn amount_below_one_cent_is_rejected() {
         let mut accounts = bank(0, 0);
         let changes = transfer(&order(1, A, &b()), &mut accounts).unwrap();
         assert_eq!(changes.from, Some(Change { balance: Cents::new(-1), sequence: 1 }));
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn balance_may_reach_the_limit_but_not_pass_it() {
+    fn balance_may_reach_the_limit_exactly() {
         let changes = transfer(&order(50_100, A, &b()), &mut bank(100, 0)).unwrap();
         assert_eq!(changes.from.unwrap().balance, OVERDRAFT_LIMIT);
         assert_eq!(refused(&order(50_101, A, &b()), &bank(100, 0)), Rejection::InsufficientFunds);

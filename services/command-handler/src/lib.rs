@@ -1,7 +1,7 @@
 //! The bank: decides each command once, stores the outcome and publishes it.
 //!
 //! The service has one worker per command topic, and a worker has three threads: one reads and
-//! decodes, one decides and stores, one publishes. The modules stand in the order in which a record
+//! decodes, one decides and stores, one publishes. The modules are in the order in which a record
 //! meets them.
 
 mod config;

@@ -210,7 +210,10 @@ impl<T: CommandTopic> OutcomeWriter<T> {
                 // The record exceeds `max.message.bytes`. Only a dead letter can, because the size
                 // of commands is limited.
                 Err(err) if err.kind == ErrorKind::Message => {
-                    log::error!(topic = record.topic, key = record.key.as_str(), error:% = err; "record dropped: too large for its topic");
+                    log::error!(
+                        topic = record.topic, key = record.key.as_str(), error:% = err;
+                        "record dropped: too large for its topic"
+                    );
                 }
                 Err(err) => return Err(err.into()),
             }

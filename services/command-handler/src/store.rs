@@ -39,8 +39,8 @@ const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_sessi
      -c enable_mergejoin=off -c jit=off -c plan_cache_mode=force_generic_plan \
      -c client_min_messages=warning";
 
-/// Migrates the database to the version of this program. If several handlers start at the same time,
-/// one migrates and the others wait.
+/// Migrates the database to the version of this program. If several handlers start at the same
+/// time, one migrates and the others wait.
 ///
 /// # Errors
 /// The database is unavailable, or a newer program migrated it.
@@ -416,7 +416,8 @@ impl Statements {
             )?,
             store_accounts: prepare(
                 "UPDATE account SET balance = new.balance, sequence = new.sequence
-                 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS new (iban, balance, sequence)
+                 FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+                      AS new (iban, balance, sequence)
                  WHERE account.iban = new.iban COLLATE \"C\"",
             )?,
             // Without ON CONFLICT, which costs one more index search and WAL record per row. The

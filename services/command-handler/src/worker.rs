@@ -1,6 +1,6 @@
 //! The loop of a command topic: owns partitions, takes a batch from the reader, decides and stores
-//! it, and hands it over to the publisher. Reading, deciding and publishing run in parallel on three
-//! threads. Each of them keeps the order of the batches.
+//! it, and hands it over to the publisher. Reading, deciding and publishing run in parallel on
+//! three threads. Each of them keeps the order of the batches.
 
 use crate::command_topic::CommandTopic;
 use crate::config::Config;
@@ -41,8 +41,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs until shutdown. Calls `ready(true)` when the topic is served and `ready(false)` when the
-    /// session is lost.
+    /// Runs until shutdown. Calls `ready(true)` when the topic is served and `ready(false)` when
+    /// the session is lost.
     ///
     /// # Errors
     /// The first error that a retry does not help.
@@ -60,13 +60,20 @@ impl Worker {
                     if started.elapsed() > BACKOFF_MAX {
                         backoff = BACKOFF_MIN;
                     }
-                    log::warn!(topic, error:% = Chain(&err), retry_in_ms = backoff.as_millis() as u64; "session failed, starting over");
+                    let retry_in_ms = backoff.as_millis() as u64;
+                    log::warn!(
+                        topic, error:% = Chain(&err), retry_in_ms;
+                        "session failed, starting over"
+                    );
                     self.shutdown.wait(backoff);
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
                 // For example: Kafka did not acknowledge the last batch before the deadline.
                 Err(err) if err.is_retryable() && self.shutdown.requested() => {
-                    log::warn!(topic, error:% = Chain(&err); "failed during shutdown, not retrying");
+                    log::warn!(
+                        topic, error:% = Chain(&err);
+                        "failed during shutdown, not retrying"
+                    );
                 }
                 Err(err) => return Err(err),
             }
@@ -160,6 +167,10 @@ fn decide<T: CommandTopic>(
     let confirmed = outcomes.iter().filter(|outcome| T::confirmed(outcome)).count();
     metrics::decided(topic, confirmed, outcomes.len() - confirmed, dead_letters.len());
     metrics::took(topic, "decide", started.elapsed());
-    log::debug!(topic, commands = outcomes.len(), confirmed, dead_letters = dead_letters.len(), took_us = started.elapsed().as_micros() as u64; "batch decided");
+    let took_us = started.elapsed().as_micros() as u64;
+    log::debug!(
+        topic, commands = outcomes.len(), confirmed, dead_letters = dead_letters.len(), took_us;
+        "batch decided"
+    );
     Ok(DecidedBatch { outcomes, dead_letters, positions })
 }
