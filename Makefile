@@ -59,7 +59,7 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 	test-kafka-4 test-peers test-images fuzz verify \
 	bench bench-quick results bench-probe bench-graphql bench-scale compare-handlers footprint \
 	peers binaries images verify-reproducible \
-	schema page graphiql screenshots
+	schema configuration page graphiql screenshots
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
@@ -295,6 +295,10 @@ schema: ## write schema.graphql, after a change of the graphql-endpoint's schema
 	@echo "Writing services/graphql-endpoint/schema.graphql: a few seconds after the build"
 	cargo run --locked --quiet -p graphql-endpoint -- --schema >target/schema.graphql
 	mv target/schema.graphql services/graphql-endpoint/schema.graphql
+
+configuration: ## write docs/configuration.md, after a change of the services' variables
+	@echo "Writing docs/configuration.md: a few seconds after the build"
+	WRITE_CONFIGURATION=1 cargo test --locked --quiet -p edge --test configuration
 
 page: ## build the frontend's page, after a change of its sources; needs npm
 	@echo "Building the frontend's page: about 1 minute"
