@@ -1,5 +1,7 @@
-// Makes a topic that keeps batches as they come, and writes the records of src/golden.rs to it by Java's client:
-// java -cp 'jars/*' Golden.java BROKERS TOPIC CLIENT CODEC. For another CLIENT than java it only makes the topic.
+// Creates a topic that stores batches as they are sent. If CLIENT is "java", it also produces the
+// records of src/tests/golden.rs with the Java client.
+//
+//     java -cp 'jars/*' Golden.java BROKERS TOPIC CLIENT CODEC
 
 import java.nio.charset.StandardCharsets;
 import java.util.List;

@@ -1,4 +1,7 @@
-"""Writes the records of src/golden.rs by librdkafka: golden.py BROKERS TOPIC CODEC."""
+"""Produces the records of src/tests/golden.rs with librdkafka.
+
+golden.py BROKERS TOPIC CODEC
+"""
 
 import sys
 
@@ -18,4 +21,4 @@ for i in range(12):
     headers = [("name", b"one"), ("name", None), ("é", b"\0\xff")] if i % 5 == 0 else []
     producer.produce(topic, value, key, partition=0, timestamp=1_700_000_000_000 + 10 * i, headers=headers)
 if producer.flush(30) > 0:
-    sys.exit("not all was written")
+    sys.exit("some records were not written within 30 s")

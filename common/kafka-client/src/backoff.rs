@@ -1,4 +1,4 @@
-//! Backoff between attempts.
+//! Exponential backoff between attempts.
 
 use crate::error::{Error, Result};
 use std::thread;
@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Delays the attempt after a failed one, also across calls.
+/// An exponential backoff: 100 ms after the first failed attempt, doubling up to 2 s. It lasts
+/// across calls until an attempt succeeds.
 #[derive(Debug)]
 pub struct Backoff {
     failures: u32,
@@ -23,30 +24,30 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Failed attempts since the last successful one.
+    /// The number of failed attempts since the last successful one.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// When the next attempt may start.
+    /// The earliest time of the next attempt.
     pub fn retry_at(&self) -> Instant {
         self.retry_at
     }
 
-    /// True while the next attempt may not start.
+    /// True before [`Backoff::retry_at`].
     pub fn is_waiting(&self) -> bool {
         self.retry_at > Instant::now()
     }
 
-    /// The error of the last attempt, unless it succeeded.
+    /// The error of the last attempt if it failed.
     pub fn last_error(&self) -> Option<&Error> {
         self.last_error.as_ref()
     }
 
-    /// Waits until the next attempt may start.
+    /// Waits until [`Backoff::retry_at`] or `deadline`, whichever is earlier.
     ///
     /// # Errors
-    /// The last attempt's, if the next one may not start before `deadline`.
+    /// The error of the last attempt, if `deadline` is earlier.
     pub fn wait(&self, deadline: Instant) -> Result<()> {
         let now = Instant::now();
         let until = self.retry_at.min(deadline.max(now));
@@ -63,10 +64,13 @@ impl Backoff {
         self.failures += 1;
         self.retry_at = Instant::now() + backoff;
         self.last_error = Some(err.clone());
-        log::warn!(error:% = err, attempt = self.failures, retry_ms = backoff.as_millis(); "Kafka request failed, retrying");
+        log::warn!(
+            error:% = err, attempt = self.failures, retry_ms = backoff.as_millis();
+            "Kafka request failed, retrying"
+        );
     }
 
-    /// Delays the next attempt until `retry_at` though none failed.
+    /// Delays the next attempt until `retry_at`, for example for a throttle time.
     pub fn hold_until(&mut self, retry_at: Instant) {
         self.retry_at = self.retry_at.max(retry_at);
     }
@@ -88,10 +92,10 @@ impl Backoff {
         }
     }
 
-    /// Repeats `attempt` while its error is retryable, until the deadline.
+    /// Repeats `attempt` while its error is retryable and `within` has not passed.
     ///
     /// # Errors
-    /// The last attempt's.
+    /// The error of the last attempt.
     pub fn retry<T>(
         &mut self,
         within: Duration,

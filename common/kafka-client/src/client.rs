@@ -1,4 +1,4 @@
-//! The client: one method for each call to the cluster.
+//! The client, with one method for each call to the cluster.
 
 use crate::backoff::Backoff;
 use crate::config::Config;
@@ -12,21 +12,21 @@ use crate::protocol::messages::{EARLIEST, LATEST, ListOffsets, OffsetCommit, Off
 use crate::types::{Assignment, Batch, PartitionData, Position};
 use std::time::Duration;
 
-/// A client of one cluster, for one thread.
+/// A client of one cluster. It has no threads of its own: all work is done within its calls.
 ///
-/// `within` is the time for retries: an attempt that has begun may take up to [`Config::timeout`]
-/// longer. After a failed attempt the next one waits 100 ms, doubling up to 2 s, also across calls.
+/// `within` is the time for retries. An attempt that has begun may take up to [`Config::timeout`]
+/// longer. The [`Backoff`] between attempts lasts across calls.
 pub struct Client {
     cluster: Cluster,
     producer: Producer,
     fetcher: Fetcher,
     members: Members,
-    /// Of calls that neither produce nor fetch: those have a backoff for each broker.
+    /// For all calls but produce and fetch, which have a backoff for each broker.
     backoff: Backoff,
 }
 
 impl Client {
-    /// No I/O happens before the first call.
+    /// A client that connects in its first call.
     pub fn new(config: &Config) -> Self {
         Self {
             cluster: Cluster::new(config),
@@ -37,10 +37,10 @@ impl Client {
         }
     }
 
-    /// The broker id of each partition's leader, index = partition, from new metadata.
+    /// The broker id of each partition's leader, from new metadata. The index is the partition.
     ///
     /// # Errors
-    /// Retryable while a partition has no leader or no broker responds.
+    /// Retryable if the topic does not exist, a partition has no leader, or no broker responds.
     pub fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
         let Self { cluster, backoff, .. } = self;
         backoff.retry(within, || {
@@ -48,18 +48,23 @@ impl Client {
         })
     }
 
-    /// Writes with acks=all. One result for each batch, in order: its base offset, or -1 if the
-    /// broker no longer knows it. If its result is retryable, the same batch may be given again
-    /// before any other of its partition: the idempotent producer writes it once.
+    /// Writes batches with acks=all. Returns one result for each batch, in order: its base offset,
+    /// or -1 if the batch was written earlier and its offset is no longer known.
+    ///
+    /// After a retryable error, the caller should repeat the same batch before any other batch of
+    /// its partition: the idempotent producer (KIP-98) writes it once. Another batch starts a new
+    /// producer epoch, and the earlier one may have been written.
     pub fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
         self.producer.produce(&mut self.cluster, batches, within)
     }
 
-    /// Reads from `positions` of `topic`. Returns as soon as there are records, or after `wait`
-    /// without records. One [`PartitionData`] for each position.
+    /// Fetches records of `topic` from `positions`. Returns one [`PartitionData`] for each
+    /// position, in order, as soon as one of them has records or an error, or after `wait`.
+    ///
+    /// Requests stay in flight between calls, so `wait` may be short.
     ///
     /// # Errors
-    /// Of the whole call; errors of one partition are in its [`PartitionData`].
+    /// Only [`ErrorKind::Config`]. All other errors are in [`PartitionData::error`].
     pub fn fetch(
         &mut self,
         topic: &str,
@@ -69,20 +74,22 @@ impl Client {
         self.fetcher.fetch(&mut self.cluster, topic, positions, wait)
     }
 
-    /// Log start offset and end (high watermark) of each partition, index = partition.
+    /// The log start offset and the end of each partition. The index is the partition. The end is
+    /// the last stable offset, which is the high watermark unless a transaction is open.
     ///
     /// # Errors
-    /// Retryable while a leader does not respond.
+    /// Retryable if a leader does not respond.
     pub fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
         let Self { cluster, backoff, .. } = self;
         backoff
             .retry(within, || log_range(cluster, topic).inspect_err(|_| cluster.invalidate(topic)))
     }
 
-    /// The group's committed offset of each partition, index = partition.
+    /// The offset that the group has committed for each partition, if any. The index is the
+    /// partition.
     ///
     /// # Errors
-    /// Retryable while the coordinator does not respond.
+    /// Retryable if the group coordinator does not respond.
     pub fn committed(
         &mut self,
         group: &str,
@@ -95,7 +102,9 @@ impl Client {
         })
     }
 
-    /// Commits offsets for the group. A member commits only its assigned partitions.
+    /// Commits `positions` as the offsets of the group. A client that has joined the group may
+    /// commit its assigned partitions only. A client that has not joined may commit if the group
+    /// has no members.
     ///
     /// # Errors
     /// [`ErrorKind::Fenced`] if this client is not a member of the group's current generation.
@@ -120,12 +129,14 @@ impl Client {
             })
     }
 
-    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. To be called about
-    /// once a second, after all records read so far are processed and committed: the call may
-    /// revoke partitions, and waits until a rebalance is over.
+    /// Joins `group` as a consumer of `topics`, and in later calls sends a heartbeat if one is due.
+    /// Returns the assigned partitions.
+    ///
+    /// Call it about once a second, after all fetched records are processed and committed. The call
+    /// may revoke partitions, and it waits until a rebalance is over. The session timeout is 10 s.
     ///
     /// # Errors
-    /// No partition is assigned then.
+    /// After an error, no partition is assigned to this client.
     pub fn poll_assignment(
         &mut self,
         group: &str,
@@ -136,11 +147,11 @@ impl Client {
         members.poll_assignment(cluster, backoff, group, topics, within)
     }
 
-    /// Leaves `group`: its partitions are reassigned at once, not after the session timeout of 10
-    /// s.
+    /// Leaves `group`, so that its partitions are reassigned before the session times out. Does
+    /// nothing if this client has not joined.
     ///
     /// # Errors
-    /// The session timeout applies.
+    /// After an error, the partitions are reassigned after the session timeout of 10 s.
     pub fn leave(&mut self, group: &str) -> Result<()> {
         self.members.leave(&mut self.cluster, group)
     }
@@ -193,7 +204,7 @@ fn committed(cluster: &mut Cluster, group_id: &str, topic: &str) -> Result<Vec<O
             missing = missing.saturating_sub(1);
         }
     }
-    // A missing partition must not be read from the beginning as one without a committed offset.
+    // Without this check, a missing partition would be read from its log start offset.
     if missing > 0 {
         let text = format!("{what} at {host}: partitions are missing in the response");
         return Err(Error::retryable(0, text));

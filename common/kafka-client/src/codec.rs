@@ -1,4 +1,4 @@
-//! Compression of record batches.
+//! Compression codecs of record batches.
 
 use crate::types::Compression;
 #[cfg(any(feature = "gzip", feature = "lz4", feature = "zstd"))]
@@ -6,8 +6,8 @@ use std::io::Read;
 #[cfg(any(feature = "gzip", feature = "lz4"))]
 use std::io::Write;
 
-/// Compresses the records of a batch. Snappy without the framing of Java's client: every client
-/// reads both.
+/// Compresses the records of a batch. Snappy is written without the block format of the Java
+/// client: all clients read both.
 ///
 /// # Errors
 /// The codec is not compiled in.
@@ -27,7 +27,7 @@ pub fn compress(compression: Compression, records: &[u8]) -> Result<Vec<u8>, Str
         }
         #[cfg(feature = "lz4")]
         Compression::Lz4 => {
-            // Java's client reads only independent blocks of at most 64 KiB.
+            // The Java client reads only independent blocks of at most 64 KiB.
             use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
             let info =
                 FrameInfo::new().block_size(BlockSize::Max64KB).block_mode(BlockMode::Independent);
@@ -37,7 +37,7 @@ pub fn compress(compression: Compression, records: &[u8]) -> Result<Vec<u8>, Str
         }
         #[cfg(feature = "zstd")]
         Compression::Zstd => {
-            // The only level of ruzstd.
+            // ruzstd has no other level.
             use ruzstd::encoding::{CompressionLevel, compress_to_vec};
             Ok(compress_to_vec(records, CompressionLevel::Fastest))
         }
@@ -46,11 +46,11 @@ pub fn compress(compression: Compression, records: &[u8]) -> Result<Vec<u8>, Str
     }
 }
 
-/// Decompresses the records of a batch with compression type `codec`, into at most `bytes_max`
-/// bytes.
+/// Decompresses the records of a batch into at most `bytes_max` bytes. `codec` is the compression
+/// type in the attributes of the batch.
 ///
 /// # Errors
-/// The codec is unknown or not compiled in, or the bytes are malformed or too large.
+/// The codec is unknown or not compiled in, or the bytes are malformed or exceed the limit.
 pub fn decompress(codec: u8, compressed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
     match codec {
         #[cfg(feature = "gzip")]
@@ -92,7 +92,8 @@ fn too_large(name: &str, bytes_max: usize) -> String {
     format!("{name}: decompressed records exceed {bytes_max} bytes")
 }
 
-/// Snappy, or the framing of Java's client: a header of 16 bytes, then blocks with their lengths.
+/// Decompresses Snappy, or the block format of the Java client: a header of 16 bytes, and blocks
+/// after their lengths.
 #[cfg(feature = "snappy")]
 fn snappy(compressed: &[u8], bytes_max: usize) -> Result<Vec<u8>, String> {
     const MAGIC: &[u8] = b"\x82SNAPPY\0";

@@ -5,32 +5,56 @@ use crate::types::Compression;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Returns true once shutdown was requested.
+/// Returns true after shutdown was requested. It is called every 100 ms while a call waits.
 pub type ShutdownCheck = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Longest time to connect and to authenticate.
+/// Limit of [`ConnectionConfig::connect_timeout`] in a client.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// Settings of a [`crate::Client`].
+///
+/// ```
+/// use kafka_client::{Compression, Config};
+///
+/// let config = Config {
+///     client_id: "inventory",
+///     compression: Compression::Lz4,
+///     ..Config::new(vec!["kafka-1:9092".to_owned(), "kafka-2:9092".to_owned()])
+/// };
+/// ```
 #[derive(Clone)]
 pub struct Config {
-    /// Bootstrap brokers as host:port, at least one.
+    /// Bootstrap brokers as host:port, at least one. An IPv6 address has brackets: `[::1]:9092`.
     pub brokers: Vec<String>,
-    /// Request timeout.
+    /// Time for a request and its response. Connecting and authenticating take at most 2 s each.
     pub timeout: Duration,
-    /// `partition_max_bytes` of a fetch; a larger batch is returned nevertheless.
+    /// `partition_max_bytes` of a fetch, in bytes. A batch that is larger is returned whole.
     pub fetch_bytes: i32,
-    /// Compression of produced batches.
+    /// Compression of produced batches. Its Cargo feature must be enabled.
     pub compression: Compression,
-    /// `client_id` in request headers: the brokers' logs, metrics and quotas name it.
+    /// `client_id` in request headers. Brokers use it in request logs, metrics and quotas.
     pub client_id: &'static str,
-    /// SASL credentials, if the brokers require them.
+    /// SASL credentials. None if the brokers require no authentication.
     pub sasl: Option<Sasl>,
-    /// Once it returns true, no call waits for a broker for longer than a second.
+    /// After it has returned true, no call waits for a response for more than 1 s.
     pub shutdown: Option<ShutdownCheck>,
 }
 
 impl Config {
+    /// The default settings: a timeout of 10 s, fetches of 1 MiB per partition, no compression, the
+    /// client id `kafka-client`, no SASL, no shutdown check.
+    pub fn new(brokers: Vec<String>) -> Self {
+        Self {
+            brokers,
+            timeout: Duration::from_secs(10),
+            fetch_bytes: 1 << 20,
+            compression: Compression::None,
+            client_id: "kafka-client",
+            sasl: None,
+            shutdown: None,
+        }
+    }
+
     pub(crate) fn connection(&self) -> ConnectionConfig {
         ConnectionConfig {
             connect_timeout: CONNECT_TIMEOUT_MAX.min(self.timeout),
@@ -44,12 +68,12 @@ impl Config {
 /// Settings of a [`crate::Connection`].
 #[derive(Clone)]
 pub struct ConnectionConfig {
-    /// Timeout for each address of the broker, and then for authentication.
+    /// Time to connect to each address of the broker, and again for authentication.
     pub connect_timeout: Duration,
-    /// Once it returns true, no response is awaited for longer than a second.
+    /// After it has returned true, the connection waits for a response for at most 1 s.
     pub shutdown: Option<ShutdownCheck>,
-    /// `client_id` in request headers.
+    /// `client_id` in request headers. Brokers use it in request logs, metrics and quotas.
     pub client_id: &'static str,
-    /// SASL credentials.
+    /// SASL credentials. None if the broker requires no authentication.
     pub sasl: Option<Sasl>,
 }

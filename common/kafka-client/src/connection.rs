@@ -1,5 +1,4 @@
-//! A connection to a broker. Requests are written whole, responses are read without blocking, and
-//! each wait has a deadline.
+//! A connection to a broker. The socket is non-blocking, and each wait has a deadline.
 
 use crate::config::{ConnectionConfig, ShutdownCheck};
 use crate::error::ConnectionError;
@@ -18,21 +17,23 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How much longer a response is awaited after shutdown was requested.
+/// Longest wait for a response after shutdown was requested.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Interval of the shutdown checks.
 const SHUTDOWN_TICK: Duration = Duration::from_millis(100);
-/// A connection that was idle for longer is tested before use: the broker may have closed it.
+/// A connection that was idle for longer is tested before use: the broker may have closed it
+/// (`connections.max.idle.ms`).
 const IDLE: Duration = Duration::from_secs(1);
-/// Longest `throttle_time_ms` that is obeyed.
+/// Limit of `throttle_time_ms`.
 const THROTTLE_MAX: Duration = Duration::from_secs(60);
-/// Smallest and largest buffer of a read, bytes.
+/// Smallest and largest buffer of a read, in bytes.
 const READ_BYTES: std::ops::RangeInclusive<usize> = 8 << 10..=256 << 10;
 
 const AWAIT_RESPONSE: &str = "await a response";
 const SEND_REQUEST: &str = "send a request";
 
-/// A connection to one broker.
+/// A connection to one broker, for requests of [`crate::protocol`]. [`crate::Client`] opens its own
+/// connections.
 pub struct Connection {
     broker: String,
     stream: TcpStream,
@@ -42,23 +43,23 @@ pub struct Connection {
     in_flight: VecDeque<InFlightRequest>,
     /// Bytes received of the next response.
     received: Vec<u8>,
-    /// The first response: the versions that the broker serves.
+    /// The versions that the broker supports, from the first response.
     api_versions: Option<Vec<VersionRange>>,
-    /// No response but that has been received.
+    /// True while ApiVersions is the only response that was received.
     only_api_versions: bool,
     used_at: Instant,
-    /// Before the broker's session expires (KIP-368): it closes a connection that is used after
-    /// that.
+    /// A time before the session expires (KIP-368). The broker closes a connection that is used
+    /// after that.
     reauthenticate_at: Option<Instant>,
-    /// By `throttle_time_ms` of the last response.
+    /// The end of `throttle_time_ms` of the last response.
     throttled_until: Option<Instant>,
 }
 
-/// A response.
+/// A response and its bytes.
 pub struct Response<T> {
     /// The decoded fields.
     pub body: T,
-    /// The response as received, from its length on.
+    /// The bytes of the response, from its length field on.
     pub frame: Vec<u8>,
 }
 
@@ -68,11 +69,12 @@ struct InFlightRequest {
 }
 
 impl Connection {
-    /// Connects to the first reachable address of `broker` (host:port) and sends ApiVersions. That
-    /// response is read before the next one: without SASL, this does not wait for the broker.
+    /// Connects to the first reachable address of `broker` (host:port), sends ApiVersions, and
+    /// authenticates if SASL is configured. Without SASL it does not wait for a response: the
+    /// response to ApiVersions is read before the next one.
     ///
     /// # Errors
-    /// No address is reachable, or authentication fails.
+    /// [`ConnectionError::Io`] if no address is reachable, and [`ConnectionError::Authentication`].
     pub fn open(broker: &str, config: &ConnectionConfig) -> Result<Self, ConnectionError> {
         let failed =
             |step| move |source| ConnectionError::Io { broker: broker.to_owned(), step, source };
@@ -154,12 +156,12 @@ impl Connection {
         }
     }
 
-    /// host:port.
+    /// The broker as host:port, as given to [`Connection::open`].
     pub fn broker(&self) -> &str {
         &self.broker
     }
 
-    /// True if the broker closed the connection while it was idle, or its session expires.
+    /// True if the broker closed the connection while it was idle, or its session expires soon.
     pub(crate) fn is_stale(&self) -> bool {
         let expired = || self.reauthenticate_at.is_some_and(|at| at <= Instant::now());
         let open = |err: io::Error| err.kind() == io::ErrorKind::WouldBlock;
@@ -167,7 +169,7 @@ impl Connection {
         self.in_flight.is_empty() && (expired() || self.used_at.elapsed() > IDLE && closed())
     }
 
-    /// The end of the broker's throttle time, if it is in the future.
+    /// The end of the throttle time, if it is in the future.
     pub(crate) fn throttled_until(&self) -> Option<Instant> {
         self.throttled_until.filter(|until| *until > Instant::now())
     }
@@ -175,7 +177,7 @@ impl Connection {
     /// Sends a request and waits for its response.
     ///
     /// # Errors
-    /// See [`ConnectionError`]; the connection cannot be used after that.
+    /// See [`ConnectionError`]. The connection is not usable after an error.
     pub fn call<R: Request>(
         &mut self,
         request: &R,
@@ -202,10 +204,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for ApiVersions and checks that the broker serves `R`.
+    /// Waits for the response to ApiVersions and checks that the broker supports `R`.
     ///
     /// # Errors
-    /// [`ConnectionError::UnsupportedVersion`], and those of a call.
+    /// [`ConnectionError::UnsupportedVersion`], and the errors of [`Connection::call`].
     pub fn require_version<R: Request>(
         &mut self,
         deadline: Instant,
@@ -220,11 +222,11 @@ impl Connection {
         self.check_version(R::SPEC)
     }
 
-    /// Sends a request. After an error the broker has not received it whole, and so has not
-    /// executed it.
+    /// Sends a request without waiting for its response. After an error, the broker has received
+    /// only a part of the request, which it does not execute.
     ///
     /// # Errors
-    /// See [`ConnectionError`]; the connection cannot be used after that.
+    /// See [`ConnectionError`]. The connection is not usable after an error.
     pub fn send<R: Request>(
         &mut self,
         request: &R,
@@ -266,7 +268,7 @@ impl Connection {
     /// The response to the oldest in-flight request, which was an `R`, if it has been received.
     ///
     /// # Errors
-    /// See [`ConnectionError`]; the connection cannot be used after that.
+    /// See [`ConnectionError`]. The connection is not usable after an error.
     pub(crate) fn try_receive<R: Request>(
         &mut self,
     ) -> Result<Option<Response<R::Response>>, ConnectionError> {
@@ -289,7 +291,10 @@ impl Connection {
             self.only_api_versions = false;
             if let Ok(ms @ 1..) = u64::try_from(throttle_time_ms) {
                 let pause = Duration::from_millis(ms).min(THROTTLE_MAX);
-                log::debug!(broker = self.broker.as_str(), pause_ms = pause.as_millis(); "broker throttles this client");
+                log::debug!(
+                    broker = self.broker.as_str(), pause_ms = pause.as_millis();
+                    "broker throttles this client"
+                );
                 self.throttled_until = Some(Instant::now() + pause);
             }
             self.used_at = Instant::now();
@@ -336,7 +341,7 @@ impl Connection {
         }
         self.api_versions = Some(versions);
         self.only_api_versions = true;
-        // Requests sent in the meantime were not checked yet.
+        // Requests that were sent before this response are not checked yet.
         self.in_flight.iter().try_for_each(|it| self.check_version(it.spec))
     }
 
@@ -348,11 +353,11 @@ impl Connection {
             return Ok(());
         }
         let served = range.map_or_else(|| "no version".to_owned(), ToString::to_string);
-        let request = format!("{name} version {version} (it serves {served})");
+        let request = format!("{name} version {version} (supported: {served})");
         Err(ConnectionError::UnsupportedVersion { broker: self.broker.clone(), request })
     }
 
-    /// The next response with its length, once it has been received whole.
+    /// The next response with its length field, if all of it was received.
     fn try_read_frame(&mut self) -> Result<Option<Vec<u8>>, ConnectionError> {
         loop {
             let mut missing = 4usize.saturating_sub(self.received.len());
@@ -375,7 +380,7 @@ impl Connection {
                     return Ok(Some(mem::replace(&mut self.received, next)));
                 }
             }
-            // The buffer grows with the bytes received, not to the announced length at once.
+            // The buffer grows with the bytes received: the announced length may be wrong.
             let received = self.received.len();
             let bytes = missing.clamp(*READ_BYTES.start(), *READ_BYTES.end());
             self.received.resize(received + bytes, 0);
@@ -421,7 +426,7 @@ impl Connection {
 
     fn closed(&self) -> ConnectionError {
         let source = if self.only_api_versions {
-            // A broker also does this to clients that skip SASL.
+            // A broker with SASL closes the connection of a client without it.
             io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "connection closed on the first request; does this port require SASL?",
@@ -453,7 +458,7 @@ impl Connection {
     }
 }
 
-/// Waits until a connection is readable. False if none is at `deadline`, or soon after shutdown was
+/// Waits until a connection is readable. Returns false at `deadline`, or 1 s after shutdown was
 /// requested.
 pub(crate) fn wait_for_any<'a>(
     connections: impl Iterator<Item = &'a Connection>,
@@ -478,7 +483,7 @@ fn poll_until(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let slice = if shutdown.is_some() { left.min(SHUTDOWN_TICK) } else { left };
-        // A duration that does not fit waits without a timeout.
+        // A duration that does not fit into `Timespec` waits without a timeout.
         match poll(fds, Timespec::try_from(slice).ok().as_ref()) {
             Ok(1..) => return Ok(true),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}

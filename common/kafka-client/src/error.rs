@@ -1,29 +1,33 @@
-//! Errors of calls, and what Kafka's error codes mean for the caller.
+//! Errors of calls, and the classification of Kafka's error codes.
 
 use crate::protocol::codes;
 use std::{fmt, io};
 
-/// What an error means for the caller.
+/// What the caller can do after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The cluster or the configuration can never serve this call.
+    /// Not retryable: the configuration is wrong, access is denied, or the broker does not support
+    /// the request.
     Config,
-    /// The record is refused, for example because it is too large.
+    /// The broker refuses the batch for its content, for example because it is too large.
     Message,
-    /// Nothing was written or read; a retry may succeed.
+    /// Retryable: nothing was written or read.
     Retry,
-    /// The batch may have been written: a retry may duplicate it.
+    /// Retryable: the batch may have been written. Repeating the same batch with the same client
+    /// writes it once.
     Unknown,
-    /// The position is outside the log: an offset reset is needed.
+    /// The position is outside the log (OFFSET_OUT_OF_RANGE): an offset reset is needed.
     Position,
-    /// This client cannot decode the records of this partition.
+    /// The batch at the position cannot be decoded: it is corrupt, its codec is not compiled in, or
+    /// it exceeds a limit. The caller can skip it or stop.
     Undecodable,
-    /// Another member of the consumer group owns the partition now.
+    /// This client is not a member of the group's current generation. It must join again before it
+    /// commits offsets.
     Fenced,
 }
 
 impl ErrorKind {
-    /// Label value in metrics.
+    /// A short lower-case name, for example as a label of metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -36,7 +40,7 @@ impl ErrorKind {
         }
     }
 
-    /// What Kafka's error code, which is not 0, means in a response of `api`.
+    /// The kind of a protocol error code other than 0 in a response of `api`.
     pub fn of_code(api: Api, code: i16) -> Self {
         match code {
             codes::OFFSET_OUT_OF_RANGE if api == Api::Fetch => Self::Position,
@@ -83,7 +87,7 @@ impl ErrorKind {
             | codes::UNKNOWN_MEMBER_ID
             | codes::REBALANCE_IN_PROGRESS
             | codes::FENCED_INSTANCE_ID => Self::Fenced,
-            // Stale metadata, replicas or a coordinator that are moving: a retry succeeds.
+            // Stale metadata, or a leader or coordinator that is moving: a retry succeeds.
             _ => Self::Retry,
         }
     }
@@ -95,30 +99,30 @@ impl ErrorKind {
 pub struct Error {
     /// What the caller can do.
     pub kind: ErrorKind,
-    /// Kafka's error code, or 0 if no broker sent one.
+    /// The protocol error code of the response (see [`crate::protocol::codes`]), or 0 without one.
     pub code: i16,
-    /// The step that failed, its broker or partition, and the cause.
+    /// The step that failed, the broker or partition, and the cause, on one line.
     pub text: String,
 }
 
 impl Error {
-    /// True if a retry may succeed.
+    /// True for [`ErrorKind::Retry`] and [`ErrorKind::Unknown`].
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, ErrorKind::Retry | ErrorKind::Unknown)
     }
 
-    /// [`ErrorKind::Retry`].
+    /// An error of the kind [`ErrorKind::Retry`].
     pub fn retryable(code: i16, text: String) -> Self {
         Self { kind: ErrorKind::Retry, code, text }
     }
 
-    /// The partition has no leader; retryable.
+    /// A retryable error: the partition has no leader.
     pub fn no_leader(topic: &str, partition: i32) -> Self {
         let text = format!("{topic}/{partition} has no leader");
         Self::retryable(codes::LEADER_NOT_AVAILABLE, text)
     }
 
-    /// `kind` if a retry may succeed.
+    /// An error of `kind`, or of [`ErrorKind::Config`] if no retry can succeed.
     pub(crate) fn from_connection(what: &str, kind: ErrorKind, err: &ConnectionError) -> Self {
         let (kind, code) = match err {
             ConnectionError::UnsupportedVersion { .. } => {
@@ -141,20 +145,20 @@ impl Error {
     }
 }
 
-/// Why a connection cannot be used any more.
+/// The error of a connection, which is not usable afterwards.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
-    /// The connection could not be established or broke, or a request timed out.
+    /// The connection could not be opened, was closed, or timed out.
     #[error("{broker}: {step}")]
     Io {
         /// host:port.
         broker: String,
-        /// The step that failed.
+        /// The step that failed, for example "connect".
         step: &'static str,
-        /// Its error.
+        /// The error of that step.
         source: io::Error,
     },
-    /// The bytes received are not a response of Kafka's protocol to the request.
+    /// The bytes received are not a valid response to the request.
     #[error("{broker}: {what}")]
     Protocol {
         /// host:port.
@@ -162,21 +166,21 @@ pub enum ConnectionError {
         /// How the response violates the protocol.
         what: String,
     },
-    /// The broker is older than Kafka 2.8 or newer than 4.x.
-    #[error("broker {broker} does not serve {request}: Kafka 2.8 to 4.x does")]
+    /// The broker does not support the version of a request that this client sends.
+    #[error("broker {broker} does not serve {request}: Kafka 2.8 to 4.x is needed")]
     UnsupportedVersion {
         /// host:port.
         broker: String,
-        /// API name and version, and the versions that the broker serves.
+        /// API name and version, and the versions that the broker supports.
         request: String,
     },
-    /// The broker refuses the SASL mechanism or the credentials, or cannot prove that it knows the
-    /// password.
+    /// The broker refuses the SASL mechanism or the credentials, or its server signature (SCRAM) is
+    /// wrong.
     #[error("broker {broker}: {what}")]
     Authentication {
         /// host:port.
         broker: String,
-        /// What failed, and the broker's error message.
+        /// What failed, with the broker's error message.
         what: String,
     },
     /// The response exceeds the limit of its API.
@@ -184,9 +188,9 @@ pub enum ConnectionError {
     ResponseTooLarge {
         /// host:port.
         broker: String,
-        /// Length of the response.
+        /// Length of the response in bytes, as announced.
         bytes: usize,
-        /// The limit.
+        /// Limit in bytes ([`crate::protocol::ApiSpec::response_bytes_max`]).
         bytes_max: usize,
     },
 }
@@ -201,15 +205,15 @@ impl ConnectionError {
     }
 }
 
-/// Result of a call.
+/// The result of a call of [`crate::Client`].
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The result of a batch so far, over all attempts to write it.
 pub trait ProduceResult {
-    /// True if another attempt may succeed.
+    /// True if the next attempt may succeed.
     fn is_retryable(&self) -> bool;
-    /// Replaces the error by that of a later attempt. [`ErrorKind::Unknown`] is kept where a later
-    /// attempt was retryable: the earlier one may have written the batch.
+    /// Replaces the error by that of a later attempt. [`ErrorKind::Unknown`] stays if the later
+    /// error is retryable: the earlier attempt may have written the batch.
     fn set_error(&mut self, err: Error);
 }
 
@@ -226,18 +230,18 @@ impl ProduceResult for Result<i64> {
     }
 }
 
-/// The APIs whose error codes differ in meaning.
+/// The APIs in which the same error code has different meanings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Api {
-    /// Produce.
+    /// Produce (API key 0).
     Produce,
-    /// Fetch.
+    /// Fetch (API key 1).
     Fetch,
-    /// All others.
+    /// All other APIs.
     Other,
 }
 
-/// An error unless `code` is 0.
+/// Returns an error unless `code` is 0.
 pub(crate) fn check_code(code: i16, what: fmt::Arguments<'_>) -> Result<()> {
     if code == 0 { Ok(()) } else { Err(Error::from_code(Api::Other, code, what)) }
 }

@@ -1,5 +1,5 @@
-//! Fetches from all leaders at once on one thread: each leader has at most one in-flight request,
-//! which is kept between calls. A broker that hangs delays only its own partitions.
+//! Fetches from all leaders at once on one thread. Each leader has at most one in-flight request,
+//! which is kept between calls. An unresponsive broker delays only its own partitions.
 
 use crate::backoff::Backoff;
 use crate::connection::{Connection, Response, wait_for_any};
@@ -11,25 +11,25 @@ use crate::record_batch;
 use crate::types::{PartitionData, Position};
 use std::time::{Duration, Instant};
 
-/// Limit of the decoded records of one response, bytes. Further partitions are returned by the next
-/// response.
+/// Limit of the decoded records of one response, in bytes. Further partitions of the response are
+/// dropped and fetched again.
 const MEMORY_MAX: usize = 64 << 20;
-/// `max_bytes` of a request; the first batch may be larger.
+/// Limit of `max_bytes`. The first batch of a response may be larger.
 const FETCH_BYTES_MAX: i32 = 32 << 20;
-/// Key of the backoff for metadata, which no leader serves.
+/// Key of the backoff for metadata requests, which go to any broker.
 const NO_LEADER: i32 = -1;
 
 #[derive(Default)]
 pub struct Fetcher {
     leaders: Map<i32, LeaderConnection>,
-    /// By leader: a failed broker does not delay the others.
+    /// By leader id, so that a failed broker does not delay the others.
     backoffs: Map<i32, Backoff>,
-    /// By topic and partition, as of the last response.
+    /// By topic and partition, from the last response.
     high_watermarks: Map<String, Map<i32, i64>>,
-    /// When the last call returned: the time until the next call does not count as a broker's.
+    /// The end of the last call. The time until the next call is not part of a request timeout.
     returned_at: Option<Instant>,
-    /// Rotates the partitions of requests: a broker that reaches `max_bytes` returns the first
-    /// ones.
+    /// Rotates the partitions of requests: a broker returns the first ones until it reaches
+    /// `max_bytes`.
     rotation: usize,
 }
 
@@ -37,7 +37,7 @@ struct LeaderConnection {
     leader: Leader,
     connection: Connection,
     in_flight: Option<InFlightFetch>,
-    /// After a response that was too large: how many requests are for one partition only.
+    /// The number of requests that are limited to one partition, after an oversized response.
     single_partition_fetches: usize,
 }
 
@@ -47,7 +47,7 @@ struct InFlightFetch {
     deadline: Instant,
 }
 
-/// One call, and the data so far, by partition.
+/// A call and its data so far, by partition.
 struct FetchCall<'a> {
     topic: &'a str,
     positions: &'a [Position],
@@ -62,7 +62,7 @@ impl FetchCall<'_> {
         }
     }
 
-    /// The positions of an earlier request that this call still asks for.
+    /// The positions of an earlier request that this call has, too.
     fn current(&self, positions: Vec<Position>) -> Vec<Position> {
         positions.into_iter().filter(|it| self.positions.contains(it)).collect()
     }
@@ -98,7 +98,8 @@ impl Fetcher {
         Ok(positions.iter().map(data_of).collect())
     }
 
-    /// Sends requests and receives responses until a partition has data or an error, or `deadline`.
+    /// Sends requests and receives responses until a partition has data or an error, or until
+    /// `deadline`.
     fn fetch_until(
         &mut self,
         cluster: &mut Cluster,
@@ -114,7 +115,7 @@ impl Fetcher {
                 if call.data.0.is_empty() { self.next_event(deadline) } else { Instant::now() };
             let waiting = self.leaders.values().filter(|it| it.in_flight.is_some());
             let shutdown = cluster.config.shutdown.clone();
-            // After an error of poll(2), reading returns the error of each connection.
+            // After an error of poll(2), reading from each connection returns its error.
             let _ = wait_for_any(waiting.map(|it| &it.connection), until, shutdown.as_ref());
             self.receive(cluster, call)?;
             let over = Instant::now() >= deadline || shutdown.is_some_and(|check| check());
@@ -124,7 +125,7 @@ impl Fetcher {
         }
     }
 
-    /// The positions by leader; those without a known leader are left out.
+    /// The positions by leader, without those that have no known leader.
     fn group_by_leader(
         &mut self,
         cluster: &mut Cluster,
@@ -160,8 +161,8 @@ impl Fetcher {
         Ok(by_leader)
     }
 
-    /// Sends a request to `leader` unless one is in flight, or it is in backoff or throttles this
-    /// client.
+    /// Sends a request to `leader`, unless one is in flight or the leader is in backoff or
+    /// throttles this client.
     fn send(
         &mut self,
         cluster: &mut Cluster,
@@ -198,7 +199,7 @@ impl Fetcher {
         }
     }
 
-    /// The next deadline, end of a backoff or end of a throttle time.
+    /// The next deadline or the end of a backoff or throttle time, whichever is earliest.
     fn next_event(&self, deadline: Instant) -> Instant {
         let now = Instant::now();
         let in_flight = self.leaders.values().filter_map(|it| it.in_flight.as_ref());
@@ -208,7 +209,7 @@ impl Fetcher {
         in_flight.map(|it| it.deadline).chain(retries).chain(throttled).fold(deadline, Instant::min)
     }
 
-    /// Takes the responses received so far.
+    /// Handles the responses that were received.
     fn receive(&mut self, cluster: &mut Cluster, call: &mut FetchCall<'_>) -> Result<()> {
         let now = Instant::now();
         let in_flight = self.leaders.0.iter().filter(|(_, it)| it.in_flight.is_some());
@@ -218,7 +219,7 @@ impl Fetcher {
             match it.try_receive(now) {
                 Ok(None) => {}
                 Ok(Some((request, response))) => {
-                    // After a change of topic or positions the rest of the response is dropped.
+                    // After a change of topic or positions, data for the former ones is dropped.
                     if request.topic == call.topic {
                         let leader = it.leader.clone();
                         cluster.broker_responded(&leader.host);
@@ -237,7 +238,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// The connection failed.
+    /// Handles a failed connection.
     fn request_failed(
         &mut self,
         cluster: &mut Cluster,
@@ -247,8 +248,7 @@ impl Fetcher {
         err: &ConnectionError,
     ) -> Result<()> {
         let too_large = matches!(err, ConnectionError::ResponseTooLarge { .. });
-        // A batch exceeds the limit of responses: fetching each partition by itself shows which one
-        // has it.
+        // One batch exceeds the limit of responses. Fetching each partition by itself finds it.
         let single = too_large && positions.len() == 1;
         let kind = if single { ErrorKind::Undecodable } else { ErrorKind::Retry };
         let what = format!("fetch {} at {}", call.topic, leader.host);
@@ -382,7 +382,7 @@ fn decode(
     let batches = &frame[fetched.records];
     let aborted = fetched.aborted_transactions;
     let decoded = record_batch::decode(batches, position.next, aborted, budget, MEMORY_MAX);
-    // After some records, the undecodable batch is reported by the next fetch.
+    // If records precede the undecodable batch, the next fetch reports it.
     let undecodable = decoded.undecodable.filter(|_| decoded.next == position.next);
     let error = undecodable.map(|why| {
         let text = format!("{}, offset {}: {why}", what(), position.next);

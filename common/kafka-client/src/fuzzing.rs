@@ -1,6 +1,5 @@
-//! Entry points of the fuzz targets in common/kafka-client/fuzz: each decodes bytes that a broker
-//! or another member of a consumer group may send. None may panic; libFuzzer bounds time and
-//! memory.
+//! Entry points of the fuzz targets in `fuzz/`. Each decodes bytes that a broker or another member
+//! of a consumer group may send. None of them may panic. libFuzzer limits time and memory.
 
 use crate::protocol::messages::{self, RequestVisitor};
 use crate::protocol::{Reader, Request};
@@ -9,7 +8,7 @@ use crate::sasl::{Mechanism, Sasl};
 use crate::{codec, group, record_batch};
 use std::sync::LazyLock;
 
-/// Limit of decompressed records, bytes.
+/// Limit of decompressed records, in bytes.
 const DECOMPRESSED_MAX: usize = 1 << 20;
 
 /// Number of kinds of responses.
@@ -45,15 +44,15 @@ impl RequestVisitor for Nth<'_> {
     }
 }
 
-/// A response from its header on; the first byte chooses the API.
+/// Decodes a response from its header on. The first byte selects the API.
 pub fn response(bytes: &[u8]) {
     if let Some((kind, frame)) = bytes.split_first() {
         messages::visit_all(&mut Nth { left: usize::from(*kind) % *KINDS, frame });
     }
 }
 
-/// Record batches as they are, and the first one with the right length and checksum, which hardly
-/// any input has.
+/// Decodes record batches, and again after a correct length and checksum are set in the first one:
+/// hardly any input has them.
 pub fn batches(bytes: &[u8]) {
     let decode = |bytes: &[u8]| {
         let mut budget = DECOMPRESSED_MAX;
@@ -67,7 +66,7 @@ pub fn batches(bytes: &[u8]) {
     decode(&bytes);
 }
 
-/// Compressed records; the first byte chooses the codec.
+/// Decompresses records. The first byte selects the codec.
 pub fn compressed(bytes: &[u8]) {
     if let Some((codec, compressed)) = bytes.split_first() {
         let decompressed = codec::decompress(codec % 5, compressed, DECOMPRESSED_MAX);
@@ -75,14 +74,14 @@ pub fn compressed(bytes: &[u8]) {
     }
 }
 
-/// Subscriptions and assignments of consumer groups.
+/// Decodes an assignment and a subscription of a consumer group.
 pub fn group_messages(bytes: &[u8]) {
     drop(group::decode_assignment(bytes));
     drop(group::decode_subscription(bytes));
 }
 
-/// SCRAM: the server's first message after a valid nonce, up to a zero byte, and then its final
-/// message.
+/// Continues a SCRAM exchange with the server's first message and, after a zero byte, its final
+/// message. The first message begins with a valid nonce, which the input leaves out.
 pub fn scram_messages(bytes: &[u8]) {
     const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
     let (first, last) = bytes.split_at(bytes.iter().position(|it| *it == 0).unwrap_or(bytes.len()));

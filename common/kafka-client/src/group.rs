@@ -1,7 +1,8 @@
-//! Membership in consumer groups by the classic rebalance protocol (join, sync, heartbeat, leave),
-//! on the caller's thread. Subscriptions and assignments are those of Java's "consumer" protocol,
-//! and partitions are assigned as by its range assignor: members with other clients can share a
-//! group.
+//! Membership in consumer groups by the classic rebalance protocol (JoinGroup, SyncGroup,
+//! Heartbeat, LeaveGroup), on the caller's thread.
+//!
+//! Subscriptions and assignments have the format of the Java client's protocol type "consumer".
+//! Partitions are assigned by its range assignor, so members with other clients can share a group.
 
 use crate::backoff::Backoff;
 use crate::error::{Error, ErrorKind, Result, check_code};
@@ -13,36 +14,36 @@ use crate::types::Assignment;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// The coordinator removes a member without a heartbeat for this long.
+/// The coordinator removes a member that sends no heartbeat for this time.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long members may take to join again in a rebalance.
+/// Time for members to rejoin in a rebalance.
 const REBALANCE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// Interval after a failed heartbeat.
 const HEARTBEAT_RETRY: Duration = Duration::from_secs(1);
-/// Timeout of heartbeats and of leaving.
+/// Timeout of Heartbeat and LeaveGroup requests.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the leader checks the number of partitions.
+/// Interval in which the group leader checks the number of partitions.
 const PARTITIONS_CHECK: Duration = Duration::from_secs(60);
-/// Attempts to join: further rebalances may begin meanwhile.
+/// Attempts to join. Another rebalance may begin during each of them.
 const JOIN_ATTEMPTS: usize = 5;
-/// Limit of a group's topics: the leader requests metadata of each.
+/// Limit of the topics of a group. The group leader requests metadata of each.
 const TOPICS_MAX: usize = 1000;
-/// Source: org.apache.kafka.common.internals.Topic.
+/// Limit of a topic name, in bytes. Source: org.apache.kafka.common.internals.Topic.
 const TOPIC_BYTES_MAX: usize = 249;
 
 const PROTOCOL_TYPE: &str = "consumer";
 const ASSIGNOR: &str = "range";
 
-/// This client's memberships, by group id.
+/// The memberships of this client, by group id.
 #[derive(Default)]
 pub struct Members(Map<String, Member>);
 
 #[derive(Default)]
 struct Member {
-    /// Empty until the coordinator has given one.
+    /// Empty until the coordinator assigns one.
     member_id: String,
-    /// `None` unless it is a member of the current generation.
+    /// `None` unless this client is a member of the current generation.
     membership: Option<Membership>,
 }
 
@@ -50,7 +51,7 @@ struct Membership {
     assignment: Assignment,
     last_heartbeat: Instant,
     next_heartbeat: Instant,
-    /// Of the leader: the number of partitions of each topic, and when it was checked.
+    /// For the group leader: the number of partitions of each topic, and the time of that check.
     partition_counts: Option<(Map<String, i32>, Instant)>,
 }
 
@@ -98,10 +99,10 @@ impl Members {
         check_code(code, format_args!("{what} at {host}"))
     }
 
-    /// `None` if the group was never joined.
+    /// The identity for commits, or `None` if this client has not joined the group.
     ///
     /// # Errors
-    /// It was joined, but this client is no longer a member.
+    /// [`ErrorKind::Fenced`] if this client was a member and no longer is.
     pub fn identity(&self, group_id: &str) -> Result<Option<MemberIdentity>> {
         let Some(Member { member_id, membership }) = self.0.get(group_id) else { return Ok(None) };
         let Some(membership) = membership else {
@@ -112,7 +113,7 @@ impl Members {
         Ok(Some(MemberIdentity { member_id: member_id.clone(), generation_id }))
     }
 
-    /// After an error that says that the partitions were reassigned.
+    /// Ends the membership after an error of the kind [`ErrorKind::Fenced`].
     pub fn fenced(&mut self, group_id: &str, err: &Error) {
         if let Some(member) = self.0.get_mut(group_id) {
             member.fenced(err);
@@ -128,7 +129,7 @@ impl Member {
         }
     }
 
-    /// Ends the membership if a rebalance has begun or the session timed out.
+    /// Sends a heartbeat. Ends the membership if a rebalance has begun or the session timed out.
     fn send_heartbeat(&mut self, cluster: &mut Cluster, group_id: &str) {
         let Some(membership) = &mut self.membership else { return };
         let generation_id = membership.assignment.generation;
@@ -143,14 +144,17 @@ impl Member {
                 }
             }
             Err(err) if err.kind == ErrorKind::Fenced => {
-                log::info!(group = group_id, error:% = err; "consumer group rebalances, joining again");
+                log::info!(
+                    group = group_id, error:% = err;
+                    "consumer group rebalances, joining again"
+                );
                 self.fenced(&err);
             }
             Err(err) => {
                 log::warn!(group = group_id, error:% = err; "heartbeat failed, retrying");
                 cluster.invalidate_coordinator(group_id);
                 membership.next_heartbeat = now + HEARTBEAT_RETRY;
-                // Until then the coordinator does not reassign the partitions.
+                // Before the session timeout, the coordinator does not reassign the partitions.
                 if now >= membership.last_heartbeat + SESSION_TIMEOUT {
                     self.membership = None;
                 }
@@ -158,7 +162,7 @@ impl Member {
         }
     }
 
-    /// Joins until a rebalance completes.
+    /// Joins the group, again if another rebalance begins.
     fn join(
         &mut self,
         cluster: &mut Cluster,
@@ -180,7 +184,7 @@ impl Member {
         Err(Error::retryable(0, format!("join group {group_id}: the group keeps rebalancing")))
     }
 
-    /// `None` if the coordinator gave a member id, to be sent with the next attempt (KIP-394).
+    /// Returns `None` if the coordinator assigned a member id for the next attempt (KIP-394).
     fn try_join(
         &mut self,
         cluster: &mut Cluster,
@@ -216,7 +220,7 @@ impl Member {
         let member_id = &self.member_id;
         let request = SyncGroup { group_id, generation_id, member_id, assignments: &assignments };
         let response = cluster.call(&what, &host, &request, within)?;
-        check_code(response.error_code, format_args!("{what}, await its leader, at {host}"))?;
+        check_code(response.error_code, format_args!("{what}, wait for its leader, at {host}"))?;
         let unreadable = || Error::retryable(0, format!("{what}: the assignment is unreadable"));
         let partitions = decode_assignment(&response.assignment).ok_or_else(unreadable)?;
         let now = Instant::now();
@@ -230,7 +234,7 @@ impl Member {
 }
 
 impl Membership {
-    /// Of the leader: true if a topic has another number of partitions than were assigned.
+    /// For the group leader: true if the number of partitions of a topic has changed.
     fn partitions_changed(&mut self, cluster: &mut Cluster) -> bool {
         let Some((counts, checked_at)) = &mut self.partition_counts else { return false };
         if checked_at.elapsed() < PARTITIONS_CHECK {
@@ -258,7 +262,8 @@ fn heartbeat(
     check_code(code, format_args!("{what} at {host}"))
 }
 
-/// The number of partitions of all topics that members subscribe to; 0 if a topic does not exist.
+/// The number of partitions of each topic that members subscribe to. It is 0 if the topic does not
+/// exist.
 fn count_partitions(
     cluster: &mut Cluster,
     members: &[JoinGroupMember],
@@ -282,10 +287,10 @@ fn count_partitions(
     Ok(counts)
 }
 
-/// Topics and the partitions of each that one member is assigned.
+/// The partitions that one member is assigned, by topic.
 type Ranges<'a> = Vec<(&'a str, Range<i32>)>;
 
-/// Divides each topic's partitions into one range for each subscribed member, in the order of
+/// Divides the partitions of each topic into one range for each subscribed member, in the order of
 /// member ids.
 fn assign_ranges<'a>(
     members: &'a [JoinGroupMember],
@@ -343,7 +348,7 @@ fn encode_assignment(ranges: &Ranges<'_>) -> Vec<u8> {
     to.0
 }
 
-/// The topics of a subscription. Fields of later versions follow them and are not read.
+/// The topics of a subscription. The fields after them differ between versions and are not read.
 pub fn decode_subscription(bytes: &[u8]) -> Option<Vec<String>> {
     let mut reader = Reader::new(bytes);
     reader.skip(2); // version
@@ -353,7 +358,7 @@ pub fn decode_subscription(bytes: &[u8]) -> Option<Vec<String>> {
     Some(topics)
 }
 
-/// The partitions of an assignment, which may be empty.
+/// The partitions of an assignment. It may have no bytes if no partition is assigned.
 pub fn decode_assignment(bytes: &[u8]) -> Option<Vec<(String, i32)>> {
     let mut partitions = Vec::new();
     if bytes.is_empty() {
@@ -417,7 +422,8 @@ mod tests {
         assert_eq!(assigned.iter().map(|(_, it)| it.len()).collect::<Vec<_>>(), [1, 0, 0]);
     }
 
-    /// Version 1 by Java's client: topics "a" and "bc", no user data, partition 7 of "a" owned.
+    /// A subscription of the Java client in version 1: topics "a" and "bc", no user data, and
+    /// partition 7 of "a" as an owned partition.
     #[test]
     fn subscriptions_of_later_versions_are_decoded() {
         let bytes =

@@ -1,9 +1,9 @@
-//! A map with few entries in a sorted vector. The standard library's maps take more code for each
-//! type of key and value, and save no time at this size.
+//! A map in a sorted vector, for few entries. The standard library's maps add more code for each
+//! pair of types and are not faster at this size.
 
 use std::borrow::Borrow;
 
-/// In the order of the keys.
+/// Entries in the order of their keys.
 #[derive(Debug, Clone)]
 pub struct Map<K, V>(pub Vec<(K, V)>);
 
@@ -49,7 +49,7 @@ impl<K: Ord, V> Map<K, V> {
         self.find(key).ok().map(|index| self.0.remove(index).1)
     }
 
-    /// Replaces the value of an equal key.
+    /// Inserts an entry or replaces the value of an equal key.
     pub fn insert(&mut self, key: K, value: V) -> &mut V {
         let index = match self.find(&key) {
             Ok(index) => {
@@ -64,7 +64,7 @@ impl<K: Ord, V> Map<K, V> {
         &mut self.0[index].1
     }
 
-    /// The value, inserted if there is none.
+    /// The value of `key`, after a default value was inserted for a missing key.
     pub fn or_default(&mut self, key: K) -> &mut V
     where
         V: Default,

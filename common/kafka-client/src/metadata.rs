@@ -1,5 +1,5 @@
-//! Metadata of the cluster (brokers, partition leaders, group coordinators) and a connection to
-//! each broker for all requests but fetches.
+//! Metadata of the cluster: brokers, partition leaders and group coordinators. It also has a
+//! connection to each broker for all requests but fetches.
 
 use crate::config::{Config, ConnectionConfig};
 use crate::connection::Connection;
@@ -9,24 +9,24 @@ use crate::protocol::messages::{self, FindCoordinator, Metadata, MetadataRespons
 use crate::protocol::{ApiSpec, Reader, Request, Writer, codes};
 use std::time::{Duration, Instant};
 
-/// Longest wait for a response that another broker could send as well.
+/// Longest wait for a response that any broker could send. The next broker is tried after it.
 const ANY_BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The cluster as one client knows it.
+/// The metadata and the connections of one client.
 pub struct Cluster {
     pub config: Config,
     pub connection_config: ConnectionConfig,
-    /// host:port by node id.
+    /// Brokers as host:port, by node id.
     addresses: Map<i32, String>,
     /// Leader of each partition, by topic.
     leaders: Map<String, Vec<Option<i32>>>,
-    /// Topics whose leaders may have moved.
+    /// Topics whose metadata may be stale.
     stale_topics: Map<String, ()>,
     coordinators: Map<String, String>,
     connections: Map<String, Connection>,
-    /// Brokers whose last request failed: tried last where any broker could respond.
+    /// Brokers whose last request failed. They are tried last for a request to any broker.
     failed_brokers: Map<String, ()>,
-    /// Index in `config.brokers` of the one that is tried first.
+    /// Index in `config.brokers` of the broker that is tried first.
     first_broker: usize,
 }
 
@@ -53,7 +53,7 @@ impl Cluster {
         }
     }
 
-    /// A connection to the broker at `host`, opened if there is none.
+    /// The connection to the broker at `host`, which is opened if needed.
     pub fn connection(
         &mut self,
         host: &str,
@@ -68,7 +68,7 @@ impl Cluster {
             })?;
             self.connections.insert(host.to_owned(), connection);
         }
-        Ok(self.connections.get_mut(host).expect("it was there or has been inserted"))
+        Ok(self.connections.get_mut(host).expect("it was found or inserted above"))
     }
 
     /// The open connections among those to `hosts`.
@@ -81,13 +81,13 @@ impl Cluster {
         self.connections.get(host)?.throttled_until()
     }
 
-    /// After a failed request: drops the connection.
+    /// Drops the connection after a failed request.
     pub fn broker_failed(&mut self, host: &str) {
         self.connections.remove(host);
         self.failed_brokers.insert(host.to_owned(), ());
     }
 
-    /// After a response.
+    /// Ends the state of a failed broker after a response.
     pub fn broker_responded(&mut self, host: &str) {
         self.failed_brokers.remove(host);
     }
@@ -95,7 +95,8 @@ impl Cluster {
     /// Sends a request to the broker at `host` and waits for the response.
     ///
     /// # Errors
-    /// Retryable unless the broker can never serve it. Their text begins with `what`.
+    /// Retryable, unless the broker does not support the request or refuses the credentials. The
+    /// text begins with `what`.
     pub fn call<R: Request>(
         &mut self,
         what: &str,
@@ -127,8 +128,8 @@ impl Cluster {
         result
     }
 
-    /// Sends a request to one broker after the other until one responds. Returns that broker's
-    /// host:port, too.
+    /// Sends a request to one broker after the other until one responds. Returns its host:port and
+    /// the response.
     pub fn call_any<R: Request>(
         &mut self,
         what: &str,
@@ -166,12 +167,12 @@ impl Cluster {
         Err(Error::retryable(0, errors.join("; ")))
     }
 
-    /// The next request to any broker goes to another one first.
+    /// Selects another broker as the first one for the next request to any broker.
     pub fn rotate_brokers(&mut self) {
         self.first_broker = (self.first_broker + 1) % self.config.brokers.len().max(1);
     }
 
-    /// All known brokers, failed ones last.
+    /// All brokers: bootstrap brokers first, failed ones last.
     fn hosts(&self) -> Vec<String> {
         let brokers = &self.config.brokers;
         let bootstrap =
@@ -183,7 +184,7 @@ impl Cluster {
         hosts
     }
 
-    /// Requests metadata of `topic`. Returns the leader of each partition.
+    /// Requests metadata of `topic`. Returns the leader of each partition, if it has one.
     pub fn load_metadata(&mut self, topic: &str) -> Result<&[Option<i32>]> {
         let what = format!("load metadata of {topic}");
         let (host, response) = self.call_any(&what, &Metadata { topics: &[topic] })?;
@@ -195,8 +196,7 @@ impl Cluster {
         match found.error_code {
             codes::LEADER_NOT_AVAILABLE => {}
             code @ codes::UNKNOWN_TOPIC_OR_PARTITION => {
-                let text =
-                    format!("topic {topic} does not exist at {host}; the synchronizer creates it");
+                let text = format!("topic {topic} does not exist on broker {host}");
                 return Err(Error::retryable(code, text));
             }
             code => check_code(code, format_args!("{what} at {host}"))?,
@@ -229,14 +229,14 @@ impl Cluster {
         }
     }
 
-    /// The leader of a partition by the last metadata.
+    /// The leader of a partition in the last metadata.
     pub fn known_leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         let index = usize::try_from(partition).ok()?;
         let id = (*self.leaders.get(topic)?.get(index)?)?;
         Some(Leader { id, host: self.addresses.get(&id)?.clone() })
     }
 
-    /// Marks the leaders of `topic` as perhaps moved: metadata is loaded before the next use.
+    /// Marks the metadata of `topic` as stale. It is loaded before the next use.
     pub fn invalidate(&mut self, topic: &str) {
         self.stale_topics.insert(topic.to_owned(), ());
     }
@@ -248,7 +248,7 @@ impl Cluster {
     /// Requests metadata of `topic`. Returns the leader of each partition.
     ///
     /// # Errors
-    /// A partition has no leader.
+    /// Retryable if a partition has no leader.
     pub fn all_leaders(&mut self, topic: &str) -> Result<Vec<Leader>> {
         let count = self.load_metadata(topic)?.len();
         let leader = |partition| {
@@ -257,7 +257,7 @@ impl Cluster {
         (0..).take(count).map(leader).collect()
     }
 
-    /// The group's coordinator as host:port.
+    /// The group coordinator as host:port.
     pub fn coordinator(&mut self, group_id: &str) -> Result<String> {
         if let Some(host) = self.coordinators.get(group_id) {
             return Ok(host.clone());
@@ -270,7 +270,7 @@ impl Cluster {
         Ok(coordinator)
     }
 
-    /// Marks the group's coordinator as perhaps moved.
+    /// Removes the coordinator, which may have moved, so that the next use requests it again.
     pub fn invalidate_coordinator(&mut self, group_id: &str) {
         self.coordinators.remove(group_id);
     }

@@ -1,5 +1,5 @@
-//! The idempotent producer: brokers recognise a batch that is sent again by its producer id and
-//! sequence.
+//! The idempotent producer (KIP-98). A broker recognises a batch that is sent again by its producer
+//! id and sequence.
 
 use crate::backoff::Backoff;
 use crate::connection::wait_for_any;
@@ -13,19 +13,20 @@ use crate::types::{Batch, Compression};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// `timeout_ms`: how long the leader waits for in-sync replicas.
+/// Limit of `timeout_ms`: the time that the leader waits for in-sync replicas.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Brokers refuse requests above 100 MB.
+/// Limit of the encoded records of a batch. Brokers refuse requests above 100 MiB by default
+/// (`socket.request.max.bytes`).
 const BATCH_BYTES_MAX: usize = 64 << 20;
-/// Key of the backoff for metadata and producer ids, which no leader serves.
+/// Key of the backoff for metadata and producer id requests, which go to any broker.
 const NO_LEADER: i32 = -1;
 
 #[derive(Default)]
 pub struct Producer {
-    /// The same for all partitions.
+    /// One producer id for all partitions.
     producer_id: Option<i64>,
     sequences: Map<String, Map<i32, PartitionSequence>>,
-    /// By leader: a failed broker does not delay the others.
+    /// By leader id, so that a failed broker does not delay the others.
     backoffs: Map<i32, Backoff>,
 }
 
@@ -34,7 +35,7 @@ pub struct Producer {
 struct PartitionSequence {
     epoch: i16,
     sequence: i32,
-    /// Encoded, and perhaps written: a retry sends the same bytes.
+    /// An encoded batch that may have been written. A retry sends the same bytes.
     pending: Option<PendingBatch>,
 }
 
@@ -64,15 +65,15 @@ impl Producer {
         within: Duration,
     ) -> Vec<Result<i64>> {
         let deadline = Instant::now() + within;
-        let untried = Error::retryable(0, "not tried".to_owned());
+        let untried = Error::retryable(0, "no attempt was made".to_owned());
         let mut call = ProduceCall { batches, results: vec![Err(untried); batches.len()] };
         loop {
             let now = Instant::now();
             let (ready, retry_at) = self.ready_batches(cluster, &mut call, now);
             if ready.is_empty() {
                 let Some(retry_at) = retry_at else { return call.results };
-                // Also if that is after the deadline: a caller that repeats the call at once would
-                // spin.
+                // Sleeps until the deadline even if the retry is later: otherwise a caller that
+                // repeats the call would use a whole core.
                 thread::sleep(retry_at.min(deadline).saturating_duration_since(now));
                 if retry_at > deadline {
                     return call.results;
@@ -87,7 +88,7 @@ impl Producer {
         }
     }
 
-    /// Batches to send now, and the end of the first backoff that others wait for.
+    /// The batches to send now, and the earliest end of a backoff that others wait for.
     fn ready_batches(
         &self,
         cluster: &Cluster,
@@ -120,7 +121,7 @@ impl Producer {
         backoffs.max_by_key(|it| it.retry_at())
     }
 
-    /// One attempt to write the `ready` batches; each gets a result.
+    /// Makes one attempt to write the `ready` batches and sets their results.
     fn attempt(
         &mut self,
         cluster: &mut Cluster,
@@ -128,7 +129,7 @@ impl Producer {
         ready: Vec<usize>,
     ) {
         if self.sequences.values().flat_map(Map::values).any(|it| it.epoch == i16::MAX) {
-            // There is no higher epoch: continue with another producer id.
+            // No higher epoch exists: the producer continues with another producer id.
             self.producer_id = None;
             self.sequences = Map::default();
         }
@@ -143,7 +144,7 @@ impl Producer {
                 .and_then(|connection| connection.send(&body, deadline));
             match sent {
                 Ok(()) => in_flight.push(request),
-                // The broker has not received it whole.
+                // The broker has received only a part of the request and does not execute it.
                 Err(err) => self.request_failed(cluster, call, &request, ErrorKind::Retry, &err),
             }
         }
@@ -166,7 +167,7 @@ impl Producer {
             let batch = &call.batches[index];
             let Batch { topic, partition, .. } = *batch;
             let unknown = cluster.known_leader(topic, partition).is_none();
-            // Once for each topic, and not for the next one after a failure.
+            // Once for each topic, until a failure.
             if (unknown || cluster.is_stale(topic)) && failure.is_none() && !loaded.contains(&topic)
             {
                 loaded.push(topic);
@@ -189,7 +190,8 @@ impl Producer {
         by_leader
     }
 
-    /// The last known leader, also if metadata could not be loaded, unless it is in backoff.
+    /// The last known leader, unless it is in backoff. A failed metadata request does not matter if
+    /// a leader is known.
     fn usable_leader(
         &self,
         cluster: &Cluster,
@@ -210,24 +212,25 @@ impl Producer {
         if let Some(id) = self.producer_id {
             return Ok(id);
         }
-        let what = "get a producer id";
+        let what = "request a producer id";
         let (host, response) = cluster.call_any(what, &InitProducerId)?;
-        // A broker gets blocks of 1,000 ids from the controller, and waits 30 s for one that hangs.
-        // Other brokers may have ids left.
+        // A broker requests blocks of 1,000 ids from the controller, with a timeout of 30 s. Other
+        // brokers may have ids left.
         check_code(response.error_code, format_args!("{what} at {host}"))
             .inspect_err(|_| cluster.rotate_brokers())?;
         self.producer_id = Some(response.producer_id);
         Ok(response.producer_id)
     }
 
-    /// Encodes a batch, unless the same records are pending already.
+    /// Encodes a batch, unless the pending batch has the same records.
     fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<()> {
         let sequence =
             self.sequences.or_default(batch.topic.to_owned()).or_default(batch.partition);
         let records = record_batch::encode_records(&batch.records);
         if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
             let text = format!(
-                "batch of {} records and {} bytes refused: 1 record to {BATCH_BYTES_MAX} bytes fit",
+                "batch of {} records and {} bytes refused: it must have records, at most \
+                 {BATCH_BYTES_MAX} bytes",
                 batch.records.len(),
                 records.len()
             );
@@ -238,8 +241,8 @@ impl Producer {
             if pending.records == records {
                 return Ok(());
             }
-            // The pending batch may have used its sequence, so another batch cannot.
-            sequence.start_epoch(batch, "another batch follows one that may have been written");
+            // The pending batch may have used the sequence: another batch needs another epoch.
+            sequence.start_epoch(batch, "the last batch may have been written and is not repeated");
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_ms = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(0));
@@ -273,7 +276,7 @@ impl Producer {
         Produce { timeout_ms: ack_timeout.as_millis() as i32, topics }
     }
 
-    /// Waits for responses. Returns the requests that have none yet.
+    /// Waits for responses. Returns the requests without a response.
     fn receive(
         &mut self,
         cluster: &mut Cluster,
@@ -305,7 +308,8 @@ impl Producer {
         waiting
     }
 
-    /// The connection failed; `kind` says whether the broker may have written the batches.
+    /// Handles a failed connection. `kind` is [`ErrorKind::Unknown`] if the broker may have written
+    /// the batches.
     fn request_failed(
         &mut self,
         cluster: &mut Cluster,
@@ -366,7 +370,7 @@ impl Producer {
     }
 }
 
-/// The broker does not know the producer id, its epoch or the sequence of the batch before.
+/// True if the broker does not have the producer id, its epoch or the sequence of the last batch.
 fn is_sequence_error(code: i16) -> bool {
     matches!(
         code,
@@ -378,14 +382,14 @@ fn is_sequence_error(code: i16) -> bool {
     )
 }
 
-/// Why a leader is in backoff.
+/// The error that a leader's backoff began with.
 fn backoff_error(backoff: &Backoff) -> Error {
     let throttled = || Error::retryable(0, "throttled by the broker's quota".to_owned());
     backoff.last_error().cloned().unwrap_or_else(throttled)
 }
 
 impl PartitionSequence {
-    /// The base offset of the pending batch, -1 if the broker no longer knows it.
+    /// The base offset of the pending batch, or -1 if the broker no longer has it.
     fn responded(
         &mut self,
         batch: &Batch<'_>,
@@ -404,9 +408,9 @@ impl PartitionSequence {
         }
         let kind = ErrorKind::of_code(Api::Produce, code);
         if is_sequence_error(code) {
-            self.start_epoch(batch, "the broker has lost the producer's state or its last batches");
+            self.start_epoch(batch, "the broker has lost the producer state or the last batches");
         } else if kind == ErrorKind::Message {
-            // Refused for its content: its sequence is still free.
+            // The batch was refused for its content: its sequence is not used.
             self.pending = None;
         }
         let text = format!("{}: {} {}", what(), codes::Name(code), produced.error_message);
@@ -414,18 +418,21 @@ impl PartitionSequence {
     }
 
     fn written(&mut self, records: usize) {
-        // i32::MAX is followed by 0.
+        // Sequences wrap from i32::MAX to 0.
         let next = (i64::from(self.sequence) + records as i64) % (i64::from(i32::MAX) + 1);
         self.sequence = next as i32;
         self.pending = None;
     }
 
-    /// Continues at sequence 0 of the next epoch, as Java's client does: the broker does not
-    /// compare it with the sequence before.
+    /// Continues at sequence 0 of the next epoch, as the Java client does (KIP-360). The broker
+    /// does not compare it with the last sequence.
     fn start_epoch(&mut self, batch: &Batch<'_>, why: &str) {
         let Batch { topic, partition, .. } = batch;
         let (epoch, sequence) = (self.epoch, self.sequence);
-        log::error!(topic, partition, epoch, sequence, why; "producer starts a new epoch, the last batch may be duplicated");
+        log::error!(
+            topic, partition, epoch, sequence, why;
+            "producer starts a new epoch, the last batch may be duplicated"
+        );
         self.epoch = self.epoch.saturating_add(1);
         self.sequence = 0;
         self.pending = None;

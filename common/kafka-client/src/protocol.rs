@@ -1,4 +1,7 @@
-//! The part of Kafka's wire protocol that this client implements.
+//! The part of Kafka's wire protocol that this client implements. [`crate::Connection`] sends these
+//! requests to a broker.
+//!
+//! Source: <https://kafka.apache.org/protocol>.
 
 pub mod codes;
 mod fields;

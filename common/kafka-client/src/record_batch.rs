@@ -1,4 +1,5 @@
-//! Record batches, magic 2 (Kafka 0.11 and newer).
+//! Record batches with magic 2, which Kafka 0.11 and later write. Source: the documentation of
+//! Kafka, "Message Format", and KIP-98.
 
 use crate::codec;
 use crate::protocol::Writer;
@@ -8,14 +9,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
 use std::mem;
 
-/// Bytes before the records.
+/// Length of the batch header, in bytes.
 const HEADER_BYTES: usize = 61;
-/// `base_offset` and `batch_length`: `batch_length` counts the bytes after them.
+/// Length of `base_offset` and `batch_length`. The value of `batch_length` does not include them.
 const LOG_OVERHEAD: usize = 12;
-/// The checksum covers `attributes` and what follows.
+/// The checksum covers the batch from this byte on, which begins with `attributes`.
 const CHECKSUM_FROM: usize = 21;
 
-/// Limit of a record's headers: an empty one takes two bytes in the batch and 48 in memory.
+/// Limit of the headers of a record. An empty header takes 2 bytes in the batch and 48 in memory.
 const HEADERS_MAX: i64 = 10_000;
 
 // Bits of `attributes`.
@@ -24,13 +25,13 @@ const LOG_APPEND_TIME: i16 = 0x08;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
 
-/// Identifies a batch of an idempotent producer: the broker writes it once, however often it is
-/// sent.
+/// Identifies a batch of an idempotent producer. The broker writes it once, even if it is sent
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSequence {
     pub producer_id: i64,
     pub producer_epoch: i16,
-    /// Sequence of the first record.
+    /// The sequence of the first record.
     pub base_sequence: i32,
 }
 
@@ -61,8 +62,8 @@ pub fn encode_records(records: &[NewRecord<'_>]) -> Vec<u8> {
     to
 }
 
-/// A whole batch of the `count` records that [`encode_records`] encoded, compressed if that makes
-/// it smaller.
+/// Encodes a batch of `count` records from [`encode_records`]. Compresses them if that makes the
+/// batch smaller.
 ///
 /// # Errors
 /// The codec is not compiled in.
@@ -107,7 +108,7 @@ fn set_checksum(batch: &mut [u8]) {
     batch[CHECKSUM_FROM - 4..CHECKSUM_FROM].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Sets the length, the magic and the checksum of changed bytes.
+/// Sets the length, the magic and the checksum of a changed batch.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn fix_length_and_checksum(bytes: &mut [u8]) {
     if bytes.len() > CHECKSUM_FROM {
@@ -121,22 +122,22 @@ pub fn fix_length_and_checksum(bytes: &mut [u8]) {
 /// The decoded batches of one partition.
 #[derive(Debug, Default)]
 pub struct Decoded {
-    /// In offset order, none below the fetch offset.
+    /// Records in offset order, from the fetch offset on.
     pub records: Vec<FetchedRecord>,
     /// Next offset to fetch.
     pub next: i64,
-    /// Why the batch at `next` cannot be decoded.
+    /// The reason that the batch at `next` cannot be decoded, if so.
     pub undecodable: Option<String>,
 }
 
-/// Aborted transactions: producer id and first offset.
+/// Producer ids and first offsets of aborted transactions.
 pub type Aborted = Vec<(i64, i64)>;
 
-/// Decodes the batches in `bytes` from offset `next` on, without control batches and records of
+/// Decodes the batches in `bytes` from offset `next` on. Leaves out control batches and records of
 /// aborted transactions.
 ///
-/// `budget` is the memory for decoded records, bytes: decoding stops before the batch that finds it
-/// used up. A batch whose records take more than `batch_max` is refused.
+/// `budget` is the memory for decoded records, in bytes. Decoding ends between two batches after it
+/// is used up. A batch whose records take more than `batch_max` bytes is undecodable.
 pub fn decode(
     bytes: &[u8],
     next: i64,
@@ -176,7 +177,7 @@ pub fn decode(
             }
         }
     }
-    // The first batch is always complete.
+    // Brokers send the first batch complete.
     let no_batch = !rest.is_empty() && rest.len() == bytes.len();
     if no_batch && decoded.undecodable.is_none() && *budget > 0 {
         decoded.undecodable = Some(TRUNCATED.to_owned());
@@ -189,7 +190,7 @@ const TRUNCATED: &str = "truncated batch";
 /// The first batch, if it is complete, and the bytes after it.
 fn split_batch(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = i32::from_be_bytes(*bytes.get(8..LOG_OVERHEAD)?.first_chunk()?);
-    // A negative length is left to `BatchHeader::decode`.
+    // After a negative length, `BatchHeader::decode` returns the error.
     let length = usize::try_from(length).unwrap_or(0);
     bytes.split_at_checked(LOG_OVERHEAD + length)
 }
@@ -243,9 +244,9 @@ impl BatchHeader {
     }
 }
 
-/// Which producers have an aborted transaction at the current offset.
+/// The producers that have an aborted transaction at the current offset.
 struct Transactions {
-    /// First offset and producer id of later aborted transactions, the first one on top.
+    /// First offsets and producer ids of later aborted transactions, the next one on top.
     later: BinaryHeap<Reverse<(i64, i64)>>,
     aborted: HashSet<i64>,
 }
@@ -269,7 +270,7 @@ impl Transactions {
 struct DecodedBatch {
     records: Vec<FetchedRecord>,
     next: i64,
-    /// Memory of the records, bytes.
+    /// Memory of the records, in bytes.
     memory: usize,
 }
 
@@ -317,7 +318,7 @@ impl DecodedBatch {
     ) -> Result<Self, String> {
         let mut reader = RecordReader(bytes);
         let mut previous = None;
-        // `count` is not trusted for allocations: a record takes at least seven bytes.
+        // Nothing is allocated by `count`, which may be wrong.
         for _ in 0..header.count {
             let (offset_delta, record) = reader.record(header).ok_or("truncated record")?;
             let in_order = previous.is_none_or(|previous| offset_delta > previous);
@@ -341,7 +342,7 @@ impl DecodedBatch {
     }
 }
 
-/// Memory of a record, bytes.
+/// Memory of a record, in bytes.
 fn memory(record: &FetchedRecord) -> usize {
     let bytes = |it: &Option<Vec<u8>>| it.as_ref().map_or(0, Vec::len);
     let header = |(key, value): &Header| mem::size_of::<Header>() + key.len() + bytes(value);
@@ -351,7 +352,7 @@ fn memory(record: &FetchedRecord) -> usize {
         + record.headers.iter().map(header).sum::<usize>()
 }
 
-/// True if a control batch says that its producer's transaction was aborted.
+/// True if the records of a control batch are an abort marker.
 fn is_abort_marker(records: &[u8]) -> bool {
     let mut reader = RecordReader(records);
     let mut control_type = || {
@@ -364,8 +365,8 @@ fn is_abort_marker(records: &[u8]) -> bool {
     control_type() == Some(0)
 }
 
-/// Unlike [`crate::protocol::Reader`], inlined: it runs for each field of each record, and images
-/// build this crate for size.
+/// Reads the fields of records. Unlike [`crate::protocol::Reader`] it is inlined, also with
+/// `opt-level = "z"`: it runs for each field of each record.
 struct RecordReader<'a>(&'a [u8]);
 
 impl<'a> RecordReader<'a> {
@@ -396,7 +397,7 @@ impl<'a> RecordReader<'a> {
     #[inline(always)]
     fn varint(&mut self) -> Option<i64> {
         let value = match self.0 {
-            // Nearly all.
+            // Most values have one byte.
             [byte @ ..0x80, rest @ ..] => {
                 self.0 = rest;
                 u64::from(*byte)
@@ -418,7 +419,7 @@ impl<'a> RecordReader<'a> {
         None
     }
 
-    /// Bytes after their length; null has length -1.
+    /// Bytes after their length. The length of null is -1.
     fn bytes(&mut self) -> Option<Option<&'a [u8]>> {
         match self.varint()? {
             -1 => Some(None),
@@ -456,14 +457,14 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// Length of [`encode_varint`], bytes.
+/// Length of the output of [`encode_varint`], in bytes.
 #[inline(always)]
 fn varint_length(value: i64) -> usize {
-    // Bits divided by seven, rounded up, without a division.
+    // The number of bits divided by 7 and rounded up, without a division.
     ((zigzag(value) | 1).ilog2() as usize * 9 + 73) / 64
 }
 
-/// Length of [`encode_bytes`], bytes.
+/// Length of the output of [`encode_bytes`], in bytes.
 #[inline(always)]
 fn bytes_length(bytes: Option<&[u8]>) -> usize {
     bytes.map_or(1, |it| varint_length(it.len() as i64) + it.len())
@@ -472,7 +473,7 @@ fn bytes_length(bytes: Option<&[u8]>) -> usize {
 #[inline(always)]
 fn encode_varint(to: &mut Vec<u8>, value: i64) {
     let value = zigzag(value);
-    // Nearly all.
+    // Most values have one byte.
     if value < 0x80 { to.push(value as u8) } else { encode_long_varint(to, value) }
 }
 
@@ -500,7 +501,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PLENTY: usize = 1 << 20;
+    const LARGE_BUDGET: usize = 1 << 20;
 
     fn sequence(producer_id: i64) -> BatchSequence {
         BatchSequence { producer_id, producer_epoch: 0, base_sequence: 0 }
@@ -526,7 +527,7 @@ mod tests {
         batch
     }
 
-    /// The batch with `bytes` at `at`, and the right checksum.
+    /// The batch with `bytes` at `at` and a correct checksum.
     fn with(batch: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
         let mut batch = batch.to_vec();
         batch[at..at + bytes.len()].copy_from_slice(bytes);
@@ -544,7 +545,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], next: i64) -> Decoded {
-        decode(bytes, next, Vec::new(), &mut PLENTY.clone(), PLENTY)
+        decode(bytes, next, Vec::new(), &mut LARGE_BUDGET.clone(), LARGE_BUDGET)
     }
 
     fn offsets(decoded: &Decoded) -> Vec<i64> {
@@ -565,12 +566,17 @@ mod tests {
         ) {
             let headers: Vec<Vec<_>> = records
                 .iter()
-                .map(|it| it.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect())
+                .map(|it| {
+                    it.headers.iter().map(|(name, value)| (&**name, value.as_deref())).collect()
+                })
                 .collect();
             let out: Vec<NewRecord<'_>> = records
                 .iter()
                 .zip(&headers)
-                .map(|(it, headers)| NewRecord { key: it.key.as_deref(), value: it.value.as_deref(), headers })
+                .map(|(it, headers)| {
+                    let (key, value) = (it.key.as_deref(), it.value.as_deref());
+                    NewRecord { key, value, headers }
+                })
                 .collect();
             let bytes = encode_records(&out);
             let batch = encode(&bytes, out.len(), 1_700_000_000_000, sequence(5), compression);
@@ -599,13 +605,14 @@ mod tests {
             changes in prop::collection::vec((0..400usize, any::<u8>()), 0..6),
             checksum in any::<bool>(),
         ) {
-            let mut bytes = [at(0, &values(&["one", "two", "three"])), at(3, &values(&["four"; 9]))].concat();
+            let (three, nine) = (values(&["one", "two", "three"]), values(&["four"; 9]));
+            let mut bytes = [at(0, &three), at(3, &nine)].concat();
             for (at, byte) in changes {
                 let at = at % bytes.len();
                 bytes[at] = byte;
             }
             if checksum {
-                // The checksum would refuse nearly all.
+                // A wrong checksum would make nearly all changes undecodable.
                 bytes = with(&bytes, 0, &[]);
             }
             let mut budget = 4096;
@@ -613,7 +620,8 @@ mod tests {
             let taken: usize = decoded.records.iter().map(memory).sum();
             prop_assert!(taken <= 4096 + 4096);
             prop_assert!(offsets(&decoded).is_sorted_by(|a, b| a < b));
-            prop_assert!(decoded.next > 0 || decoded.undecodable.is_some() || decoded.records.is_empty());
+            let progress = decoded.next > 0 || decoded.undecodable.is_some();
+            prop_assert!(progress || decoded.records.is_empty());
         }
 
         #[test]
@@ -642,7 +650,7 @@ mod tests {
         assert_eq!(offsets(&read(&bytes, 10)), [10, 11, 20]);
         let cut = read(&bytes[..bytes.len() - 1], 10);
         assert_eq!((offsets(&cut), cut.next, cut.undecodable), (vec![10, 11], 12, None));
-        // Without an error the same batch would be fetched forever.
+        // Without an error, the same batch would be fetched repeatedly.
         assert!(read(&bytes[..60], 10).undecodable.is_some());
         assert_eq!(read(&[], 10).undecodable, None);
     }
@@ -652,7 +660,7 @@ mod tests {
         let batch = with(&values(&["a", "b"]), LAST_DELTA, &9i32.to_be_bytes());
         let decoded = read(&at(5, &batch), 5);
         assert_eq!((offsets(&decoded), decoded.next), (vec![5, 6], 15));
-        // All of them.
+        // Compaction has removed all records.
         let empty = [&values(&[])[..HEADER_BYTES], &[]].concat();
         let empty = with(&with(&empty, LAST_DELTA, &3i32.to_be_bytes()), COUNT, &[0; 4]);
         let decoded = read(&at(5, &empty), 5);
@@ -682,12 +690,12 @@ mod tests {
             marker(1, 1, 6),
         ]
         .concat();
-        let decoded = decode(&bytes, 0, vec![(1, 0)], &mut PLENTY.clone(), PLENTY);
+        let decoded = decode(&bytes, 0, vec![(1, 0)], &mut LARGE_BUDGET.clone(), LARGE_BUDGET);
         assert_eq!((offsets(&decoded), decoded.next), (vec![1, 2, 4], 7));
     }
 
     #[test]
-    fn timestamp_is_the_producers_or_the_brokers() {
+    fn timestamp_is_that_of_producer_or_broker() {
         let batch = with(&values(&["x"]), 35, &99i64.to_be_bytes());
         assert_eq!(read(&at(0, &batch), 0).records[0].timestamp_ms, 7);
         let stamped = with(&batch, ATTRIBUTES, &LOG_APPEND_TIME.to_be_bytes());
@@ -749,7 +757,7 @@ mod tests {
         std::io::Read::read_to_end(&mut gzip, &mut bytes).unwrap();
         let batch = at(0, &compressed(&batch, 1, &bytes));
         assert_eq!(read(&batch, 0).records[0].value.as_deref(), Some(&*text));
-        let decoded = decode(&batch, 0, Vec::new(), &mut PLENTY.clone(), 1 << 16);
+        let decoded = decode(&batch, 0, Vec::new(), &mut LARGE_BUDGET.clone(), 1 << 16);
         assert!(decoded.undecodable.unwrap().contains("exceed 65536"));
     }
 
@@ -781,7 +789,7 @@ mod tests {
     fn budget_ends_decoding_between_batches() {
         let bytes =
             [at(0, &values(&["a"])), at(1, &values(&["b"])), at(2, &values(&["c"]))].concat();
-        let decoded = decode(&bytes, 0, Vec::new(), &mut 150, PLENTY);
+        let decoded = decode(&bytes, 0, Vec::new(), &mut 150, LARGE_BUDGET);
         assert_eq!((offsets(&decoded), decoded.next, decoded.undecodable), (vec![0, 1], 2, None));
     }
 

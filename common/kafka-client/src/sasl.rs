@@ -1,20 +1,21 @@
-//! The client's side of SASL PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677).
+//! The client side of SASL PLAIN (RFC 4616) and SCRAM (RFC 5802, RFC 7677).
 
 use std::fmt;
 
-/// SASL mechanism.
+/// A SASL mechanism. SCRAM does not send the password, and the broker proves that it has the stored
+/// key of the user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// Sends the password in clear text.
+    /// PLAIN (RFC 4616). Sends the password in clear text.
     Plain,
-    /// Does not send the password, and the broker proves that it knows it. Feature `scram`.
+    /// SCRAM-SHA-256 (RFC 7677). Feature `scram`.
     ScramSha256,
-    /// Feature `scram`.
+    /// SCRAM-SHA-512 (KIP-84). Feature `scram`.
     ScramSha512,
 }
 
 impl Mechanism {
-    /// Compiled-in mechanisms by Kafka's names.
+    /// The mechanisms that are compiled in, by their names.
     pub const ALL: &'static [(&'static str, Self)] = &[
         ("PLAIN", Self::Plain),
         #[cfg(feature = "scram")]
@@ -23,7 +24,7 @@ impl Mechanism {
         ("SCRAM-SHA-512", Self::ScramSha512),
     ];
 
-    /// Kafka's name.
+    /// The name in `sasl.mechanism` of other clients.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
@@ -33,15 +34,14 @@ impl Mechanism {
     }
 }
 
-/// SASL credentials. `Debug` leaves out the password.
+/// SASL credentials. The output of `Debug` leaves out the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sasl {
-    /// Mechanism.
+    /// A mechanism that is enabled on the broker's port.
     pub mechanism: Mechanism,
-    /// User name without NUL.
+    /// User name. It must not contain NUL.
     pub user: String,
-    /// Password without NUL. It is not normalized by SASLprep (RFC 4013): Kafka does not do that
-    /// either.
+    /// Password. It must not contain NUL. It is not normalized (RFC 4013), as in Kafka.
     pub password: String,
 }
 
@@ -63,10 +63,10 @@ pub enum Exchange {
 }
 
 impl Exchange {
-    /// The exchange and its first message.
+    /// Begins an exchange and returns its first message.
     ///
     /// # Errors
-    /// The system's random number generator fails, or the mechanism is not compiled in.
+    /// The random number generator of the system failed, or the mechanism is not compiled in.
     pub fn start(sasl: &Sasl) -> Result<(Self, Vec<u8>), String> {
         match sasl.mechanism {
             Mechanism::Plain => {
@@ -83,13 +83,13 @@ impl Exchange {
         }
     }
 
-    /// The next message; `None` once the exchange is complete.
+    /// Returns the next message, or `None` at the end of the exchange.
     ///
     /// # Errors
-    /// The broker's message is invalid, or does not prove that it knows the password.
+    /// The server message is invalid, or its signature is wrong.
     pub fn respond(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
         match self {
-            // The broker sends no message: the error code is its result.
+            // PLAIN has no server message: the result is the error code of the response.
             Self::Plain => {
                 let _ = message;
                 Ok(None)
@@ -112,10 +112,10 @@ pub mod scram {
     use sha2::{Digest, Sha256, Sha512};
     use std::ops::RangeInclusive;
 
-    /// Accepted iteration counts. Fewer make guessing the password cheap (RFC 7677, section 4);
-    /// more take half a second of a core. Kafka's brokers ask for 4,096 to 16,384.
+    /// Accepted iteration counts. Fewer make it cheap to guess the password (RFC 7677, section 4).
+    /// The maximum takes half a second of a core. Kafka stores users with 4,096 to 16,384.
     const ITERATIONS: RangeInclusive<u32> = 4096..=500_000;
-    /// Limit of a server message, bytes; Kafka's take a few hundred.
+    /// Limit of a server message, in bytes. Kafka's messages have a few hundred bytes.
     const MESSAGE_BYTES_MAX: usize = 4096;
     /// GS2 header: no channel binding, no authorization identity.
     const GS2_HEADER: &str = "n,,";
@@ -129,14 +129,15 @@ pub mod scram {
         nonce: String,
         /// `client-first-message-bare`.
         first_bare: String,
-        /// Expected in the server's final message, once the client's final message was sent.
+        /// The signature that the server's final message must have. `None` until the client's final
+        /// message is sent.
         server_signature: Option<Vec<u8>>,
     }
 
     /// A nonce of 144 random bits.
     pub fn nonce() -> Result<String, String> {
         let mut bytes = [0; 18];
-        SysRng.try_fill_bytes(&mut bytes).map_err(|err| format!("no random numbers: {err}"))?;
+        SysRng.try_fill_bytes(&mut bytes).map_err(|err| format!("read random numbers: {err}"))?;
         Ok(BASE64.encode(bytes))
     }
 
@@ -179,7 +180,7 @@ pub mod scram {
             }
         }
 
-        /// The client's final message, after the server's first one.
+        /// The client's final message in response to the server's first message.
         fn final_message(&mut self, message: &str) -> Result<Vec<u8>, String> {
             let mut parts = message.split(',');
             let mut part = |name: &str| {
@@ -211,7 +212,7 @@ pub mod scram {
         }
     }
 
-    /// In constant time.
+    /// Compares in constant time.
     fn equal(a: &[u8], b: &[u8]) -> bool {
         a.len() == b.len() && a.iter().zip(b).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0
     }
@@ -242,7 +243,7 @@ pub mod scram {
             }
         }
 
-        /// Hi() of RFC 5802.
+        /// The function Hi() of RFC 5802.
         fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
             match self {
                 Self::Sha256 => {
@@ -276,9 +277,10 @@ pub mod scram {
             }
         }
 
-        /// RFC 7677, section 3.
+        /// The example of RFC 7677, section 3.
         const NONCE: &str = "rOprNGfwEbeRWgbNEkqO";
-        const FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        const FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+             s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
         const VERIFIER: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
         fn exchange() -> Scram {
@@ -340,18 +342,20 @@ pub mod scram {
             assert_eq!(client.first(), b"n,,n=a=3Db=2Cc,r=x");
         }
 
-        /// No RFC has an example with SHA-512: this is the exchange above, computed with Python's
-        /// hashlib and hmac.
+        /// No RFC has an example with SHA-512. The expected values are those of the same exchange,
+        /// computed with the Python modules hashlib and hmac.
         #[test]
-        fn sha_512_exchange_matches_pythons() {
+        fn sha_512_exchange_matches_python() {
             let mut client = scram(Mechanism::ScramSha512, "user", "pencil", NONCE);
             assert_eq!(text_of(client.respond(FIRST.as_bytes())), SHA_512_FINAL);
             assert_eq!(text_of(client.respond(SHA_512_VERIFIER.as_bytes())), "done");
         }
 
         const SHA_512_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
-             p=gMGXRcevScNtxZ6/8lQYpGtnsNAc3mGcmNomv+xnoOMw+3R2xNJdMNnzMlTN8PPC6wdp6dybEmDYXYTxwnYPJQ==";
-        const SHA_512_VERIFIER: &str = "v=ZQnYEgWQMFmmsM8aQMF0nDDCy/AgCzkwk8CmMZYcMg0vSVlKDanekLtifDSeVGT4+5ZxXnJq199RVG2rR7N7Zw==";
+             p=gMGXRcevScNtxZ6/8lQYpGtnsNAc3mGcmNomv+xnoOMw+3R2xNJdMNnzMlTN8PPC6wdp6dybEmDYXYTxw\
+             nYPJQ==";
+        const SHA_512_VERIFIER: &str = "v=ZQnYEgWQMFmmsM8aQMF0nDDCy/AgCzkwk8CmMZYcMg0vSVlKDanek\
+             LtifDSeVGT4+5ZxXnJq199RVG2rR7N7Zw==";
 
         #[test]
         fn nonces_differ() {

@@ -1,5 +1,5 @@
-//! Tests of the client against scripted brokers, and of the codecs against the `kafka-protocol`
-//! crate.
+//! Tests of the client with scripted brokers, and of the codecs by comparison with the crate
+//! `kafka-protocol`.
 
 mod client;
 mod fake;

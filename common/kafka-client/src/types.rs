@@ -2,25 +2,25 @@
 
 use crate::error::Error;
 
-/// Compression of produced batches. Consumers need the same codec, unless the topic's
-/// `compression.type` says otherwise.
+/// Compression of produced batches. Consumers need the same codec, unless the topic's config
+/// `compression.type` makes the broker recompress them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Compression {
-    /// No compression.
+    /// Records are sent as they are.
     #[default]
     None,
-    /// Feature `gzip`.
+    /// gzip, level 6. Feature `gzip`.
     Gzip,
-    /// Feature `snappy`.
+    /// Snappy without the block format of the Java client. Feature `snappy`.
     Snappy,
-    /// Kafka 0.10 and newer; feature `lz4`.
+    /// LZ4 frames with blocks of 64 KiB. Feature `lz4`.
     Lz4,
-    /// Kafka 2.1 and newer; feature `zstd`.
+    /// zstd, at about level 1 (KIP-110). Feature `zstd`.
     Zstd,
 }
 
 impl Compression {
-    /// By Kafka's names.
+    /// All variants by the names of the producer config `compression.type`.
     pub const ALL: [(&'static str, Self); 5] = [
         ("none", Self::None),
         ("gzip", Self::Gzip),
@@ -29,7 +29,7 @@ impl Compression {
         ("zstd", Self::Zstd),
     ];
 
-    /// Kafka's name.
+    /// The name in the producer config `compression.type`.
     pub fn name(self) -> &'static str {
         Self::ALL[self as usize].0
     }
@@ -43,38 +43,39 @@ impl Compression {
 /// A record to write.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NewRecord<'a> {
-    /// Key bytes.
+    /// The key, or null. The client does not choose partitions by it.
     pub key: Option<&'a [u8]>,
-    /// Value bytes.
+    /// The value, or null: a tombstone in a compacted topic.
     pub value: Option<&'a [u8]>,
-    /// Record headers. The kafka crate cannot send them.
+    /// Record headers (KIP-82): keys, and values that may be null.
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
-/// Records for one partition. A produce call has at most one batch for each partition.
+/// Records for one partition. A call of [`crate::Client::produce`] takes at most one batch for each
+/// partition.
 #[derive(Debug, Clone)]
 pub struct Batch<'a> {
-    /// Topic name.
+    /// An existing topic: the client creates none.
     pub topic: &'a str,
     /// Partition index, from 0.
     pub partition: i32,
-    /// Records in the order of their offsets.
+    /// At least one record, in the order of their offsets.
     pub records: Vec<NewRecord<'a>>,
 }
 
-/// A record read. The kafka crate cannot tell null from empty: both are `None`.
+/// A record that was fetched.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchedRecord {
     /// Offset in the partition.
     pub offset: i64,
-    /// Key bytes.
+    /// The key, or null.
     pub key: Option<Vec<u8>>,
-    /// Value bytes.
+    /// The value, or null: a tombstone in a compacted topic.
     pub value: Option<Vec<u8>>,
-    /// Milliseconds since 1970, of the producer's or the broker's clock (`message.timestamp.type`);
-    /// -1 from the kafka crate, which drops it.
+    /// Milliseconds since 1970-01-01 UTC. The clock is the producer's or the broker's, by the topic
+    /// config `message.timestamp.type`. -1 if the record has none.
     pub timestamp_ms: i64,
-    /// Record headers in order, with duplicates. Empty from the kafka crate, which drops them.
+    /// Record headers (KIP-82) in order, duplicate keys included.
     pub headers: Vec<Header>,
 }
 
@@ -86,41 +87,43 @@ pub type Header = (String, Option<Vec<u8>>);
 pub struct Position {
     /// Partition index, from 0.
     pub partition: i32,
-    /// Next offset.
+    /// The offset of the next record.
     pub next: i64,
 }
 
 /// The partitions that a member of a consumer group is assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
-    /// Increases with each rebalance. In a new generation, reading starts at the committed offsets.
+    /// Increases with each rebalance. In a new generation, fetching starts at the committed
+    /// offsets.
     pub generation: i32,
-    /// Topic and partition index.
+    /// Topics and partition indexes. Empty if the group has more members than partitions.
     pub partitions: Vec<(String, i32)>,
 }
 
-/// What a fetch returned for one partition.
+/// The result of a fetch for one partition.
 #[derive(Debug, Clone)]
 pub struct PartitionData {
     /// Partition index, from 0.
     pub partition: i32,
-    /// In offset order, none below the requested position.
+    /// Records in offset order, from the requested position on.
     pub records: Vec<FetchedRecord>,
-    /// Next offset to fetch.
+    /// The next offset to fetch. Larger than the last record's offset + 1 where offsets have gaps.
     pub next: i64,
-    /// End of the log (high watermark): `end - next` is the lag.
+    /// The high watermark, which is the end of the log: `end - next` is the lag in offsets.
     pub end: i64,
-    /// Why this partition has no records; other partitions of the fetch are not affected.
+    /// The error of this partition, if it has one. It has no records then, and `next` is the
+    /// requested position. Other partitions of the fetch are not affected.
     pub error: Option<Error>,
 }
 
 impl PartitionData {
-    /// No records because of `err`.
+    /// A result without records because of `err`.
     pub fn failed(position: Position, err: Error) -> Self {
         Self { error: Some(err), ..Self::empty(position) }
     }
 
-    /// No new records.
+    /// A result without new records.
     pub fn empty(position: Position) -> Self {
         let Position { partition, next } = position;
         Self { partition, records: Vec::new(), next, end: next, error: None }

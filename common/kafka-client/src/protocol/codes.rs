@@ -1,14 +1,14 @@
-//! Kafka's error codes.
+//! Error codes of the protocol. Source: the protocol guide, "Error Codes".
 
 use std::fmt;
 
-/// An error code; `Display` writes its name.
+/// An error code. `Display` writes its name, for example "NotLeaderOrFollower".
 #[derive(Debug, Clone, Copy)]
 pub struct Name(pub i16);
 
 macro_rules! codes {
     ($($name:ident = $code:literal;)*) => {
-        $(#[allow(missing_docs, reason = "Kafka's own names")]
+        $(#[doc = concat!("Protocol error code ", $code, ".")]
         pub const $name: i16 = $code;)*
 
         #[cfg(test)]
@@ -59,43 +59,50 @@ codes! {
     PRODUCER_FENCED = 90;
 }
 
-/// Names of the codes from 1 on, in one string: a table would have a pointer for each.
+/// The names of the codes from 1 on, in one string: a table would add a pointer for each name.
 const NAMES: &str = "\
-    OffsetOutOfRange|CorruptMessage|UnknownTopicOrPartition|InvalidFetchSize|LeaderNotAvailable|NotLeaderOrFollower|\
-    RequestTimedOut|BrokerNotAvailable|ReplicaNotAvailable|MessageTooLarge|StaleControllerEpoch|OffsetMetadataTooLarge|\
-    NetworkException|CoordinatorLoadInProgress|CoordinatorNotAvailable|NotCoordinator|InvalidTopicException|\
-    RecordListTooLarge|NotEnoughReplicas|NotEnoughReplicasAfterAppend|InvalidRequiredAcks|IllegalGeneration|\
-    InconsistentGroupProtocol|InvalidGroupId|UnknownMemberId|InvalidSessionTimeout|RebalanceInProgress|\
-    InvalidCommitOffsetSize|TopicAuthorizationFailed|GroupAuthorizationFailed|ClusterAuthorizationFailed|\
-    InvalidTimestamp|UnsupportedSaslMechanism|IllegalSaslState|UnsupportedVersion|TopicAlreadyExists|InvalidPartitions|\
-    InvalidReplicationFactor|InvalidReplicaAssignment|InvalidConfig|NotController|InvalidRequest|\
-    UnsupportedForMessageFormat|PolicyViolation|OutOfOrderSequenceNumber|DuplicateSequenceNumber|InvalidProducerEpoch|\
-    InvalidTxnState|InvalidProducerIdMapping|InvalidTransactionTimeout|ConcurrentTransactions|\
-    TransactionCoordinatorFenced|TransactionalIdAuthorizationFailed|SecurityDisabled|OperationNotAttempted|\
-    KafkaStorageError|LogDirNotFound|SaslAuthenticationFailed|UnknownProducerId|ReassignmentInProgress|\
-    DelegationTokenAuthDisabled|DelegationTokenNotFound|DelegationTokenOwnerMismatch|DelegationTokenRequestNotAllowed|\
-    DelegationTokenAuthorizationFailed|DelegationTokenExpired|InvalidPrincipalType|NonEmptyGroup|GroupIdNotFound|\
-    FetchSessionIdNotFound|InvalidFetchSessionEpoch|ListenerNotFound|TopicDeletionDisabled|FencedLeaderEpoch|\
-    UnknownLeaderEpoch|UnsupportedCompressionType|StaleBrokerEpoch|OffsetNotAvailable|MemberIdRequired|\
-    PreferredLeaderNotAvailable|GroupMaxSizeReached|FencedInstanceId|EligibleLeadersNotAvailable|ElectionNotNeeded|\
-    NoReassignmentInProgress|GroupSubscribedToTopic|InvalidRecord|UnstableOffsetCommit|ThrottlingQuotaExceeded|\
-    ProducerFenced|ResourceNotFound|DuplicateResource|UnacceptableCredential|InconsistentVoterSet|InvalidUpdateVersion|\
-    FeatureUpdateFailed|PrincipalDeserializationFailure|SnapshotNotFound|PositionOutOfRange|UnknownTopicId|\
-    DuplicateBrokerRegistration|BrokerIdNotRegistered|InconsistentTopicId|InconsistentClusterId|TransactionalIdNotFound|\
-    FetchSessionTopicIdError|IneligibleReplica|NewLeaderElected|OffsetMovedToTieredStorage|FencedMemberEpoch|\
-    UnreleasedInstanceId|UnsupportedAssignor|StaleMemberEpoch|MismatchedEndpointType|UnsupportedEndpointType|\
-    UnknownControllerId|UnknownSubscriptionId|TelemetryTooLarge|InvalidRegistration|TransactionAbortable|\
-    InvalidRecordState|ShareSessionNotFound|InvalidShareSessionEpoch|FencedStateEpoch|InvalidVoterKey|DuplicateVoter|\
-    VoterNotFound|InvalidRegularExpression|RebootstrapRequired|StreamsInvalidTopology|StreamsInvalidTopologyEpoch|\
-    StreamsTopologyFenced|ShareSessionLimitReached";
+    OffsetOutOfRange|CorruptMessage|UnknownTopicOrPartition|InvalidFetchSize|LeaderNotAvailable|\
+    NotLeaderOrFollower|RequestTimedOut|BrokerNotAvailable|ReplicaNotAvailable|MessageTooLarge|\
+    StaleControllerEpoch|OffsetMetadataTooLarge|NetworkException|CoordinatorLoadInProgress|\
+    CoordinatorNotAvailable|NotCoordinator|InvalidTopicException|RecordListTooLarge|\
+    NotEnoughReplicas|NotEnoughReplicasAfterAppend|InvalidRequiredAcks|IllegalGeneration|\
+    InconsistentGroupProtocol|InvalidGroupId|UnknownMemberId|InvalidSessionTimeout|\
+    RebalanceInProgress|InvalidCommitOffsetSize|TopicAuthorizationFailed|GroupAuthorizationFailed|\
+    ClusterAuthorizationFailed|InvalidTimestamp|UnsupportedSaslMechanism|IllegalSaslState|\
+    UnsupportedVersion|TopicAlreadyExists|InvalidPartitions|InvalidReplicationFactor|\
+    InvalidReplicaAssignment|InvalidConfig|NotController|InvalidRequest|\
+    UnsupportedForMessageFormat|PolicyViolation|OutOfOrderSequenceNumber|DuplicateSequenceNumber|\
+    InvalidProducerEpoch|InvalidTxnState|InvalidProducerIdMapping|InvalidTransactionTimeout|\
+    ConcurrentTransactions|TransactionCoordinatorFenced|TransactionalIdAuthorizationFailed|\
+    SecurityDisabled|OperationNotAttempted|KafkaStorageError|LogDirNotFound|\
+    SaslAuthenticationFailed|UnknownProducerId|ReassignmentInProgress|DelegationTokenAuthDisabled|\
+    DelegationTokenNotFound|DelegationTokenOwnerMismatch|DelegationTokenRequestNotAllowed|\
+    DelegationTokenAuthorizationFailed|DelegationTokenExpired|InvalidPrincipalType|NonEmptyGroup|\
+    GroupIdNotFound|FetchSessionIdNotFound|InvalidFetchSessionEpoch|ListenerNotFound|\
+    TopicDeletionDisabled|FencedLeaderEpoch|UnknownLeaderEpoch|UnsupportedCompressionType|\
+    StaleBrokerEpoch|OffsetNotAvailable|MemberIdRequired|PreferredLeaderNotAvailable|\
+    GroupMaxSizeReached|FencedInstanceId|EligibleLeadersNotAvailable|ElectionNotNeeded|\
+    NoReassignmentInProgress|GroupSubscribedToTopic|InvalidRecord|UnstableOffsetCommit|\
+    ThrottlingQuotaExceeded|ProducerFenced|ResourceNotFound|DuplicateResource|\
+    UnacceptableCredential|InconsistentVoterSet|InvalidUpdateVersion|FeatureUpdateFailed|\
+    PrincipalDeserializationFailure|SnapshotNotFound|PositionOutOfRange|UnknownTopicId|\
+    DuplicateBrokerRegistration|BrokerIdNotRegistered|InconsistentTopicId|InconsistentClusterId|\
+    TransactionalIdNotFound|FetchSessionTopicIdError|IneligibleReplica|NewLeaderElected|\
+    OffsetMovedToTieredStorage|FencedMemberEpoch|UnreleasedInstanceId|UnsupportedAssignor|\
+    StaleMemberEpoch|MismatchedEndpointType|UnsupportedEndpointType|UnknownControllerId|\
+    UnknownSubscriptionId|TelemetryTooLarge|InvalidRegistration|TransactionAbortable|\
+    InvalidRecordState|ShareSessionNotFound|InvalidShareSessionEpoch|FencedStateEpoch|\
+    InvalidVoterKey|DuplicateVoter|VoterNotFound|InvalidRegularExpression|RebootstrapRequired|\
+    StreamsInvalidTopology|StreamsInvalidTopologyEpoch|StreamsTopologyFenced|\
+    ShareSessionLimitReached";
 
-/// Retriable codes by Kafka's definition.
+/// The codes that the protocol guide lists as retriable.
 const RETRIABLE: &[i16] = &[
     2, 3, 5, 6, 7, 9, 13, 14, 15, 16, 19, 20, 41, 56, 70, 71, 72, 74, 75, 78, 80, 83, 84, 88, 89,
     100, 103, 106, 122, 123, 133,
 ];
 
-/// True if Kafka calls the error retriable.
+/// True if the protocol guide lists the error as retriable.
 pub fn is_retriable(code: i16) -> bool {
     RETRIABLE.contains(&code)
 }

@@ -1,39 +1,39 @@
-//! Primitive types of requests and responses. Source: Kafka protocol guide, "Protocol Primitive
+//! Primitive types of requests and responses. Source: the protocol guide, "Protocol Primitive
 //! Types", and KIP-482.
 //!
-//! Nothing here is generic or returns an error for each field: a binary contains this code once,
-//! and the codecs in `messages` compile to calls of it.
+//! For small binaries, no method is generic and none returns a `Result`: the codecs in `messages`
+//! compile to plain calls.
 
 /// Limit of array elements and tagged fields in one response. A decoded element takes less than 200
-/// bytes, plus its strings.
+/// bytes in addition to its strings.
 const ELEMENTS_MAX: usize = 100_000;
 
-/// Why a response cannot be decoded.
+/// The reason that a response cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
-    /// A length or count exceeds the bytes that are left.
+    /// A length or a count exceeds the remaining bytes.
     Truncated,
-    /// Bytes are left at the end.
+    /// Bytes follow the last field.
     TrailingBytes,
-    /// It has more than 100,000 elements.
+    /// The response has more than 100,000 array elements and tagged fields.
     TooManyElements,
-    /// A string is not UTF-8, or too long for what it names.
+    /// A string is not UTF-8, or a topic name has more than 249 bytes.
     InvalidString,
 }
 
-/// Reads the fields of a response. Missing fields are read as 0, empty or null; [`Reader::finish`]
-/// returns the error.
+/// Reads the fields of a response. After an error, all fields are 0, empty or null, and
+/// [`Reader::finish`] returns the error.
 pub struct Reader<'a> {
     rest: &'a [u8],
     length: usize,
     elements: usize,
     error: Option<DecodeError>,
-    /// `throttle_time_ms` of the response.
+    /// `throttle_time_ms` of the response, in milliseconds.
     pub throttle_time_ms: i32,
 }
 
-#[allow(missing_docs, reason = "the names are those of the protocol guide")]
 impl<'a> Reader<'a> {
+    /// A reader of the bytes after the length field of a response.
     pub fn new(response: &'a [u8]) -> Self {
         Self {
             rest: response,
@@ -44,17 +44,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Ends reading.
+    ///
     /// # Errors
-    /// The response is malformed: none of its fields is valid.
+    /// The first error, or [`DecodeError::TrailingBytes`]. The decoded fields are not valid then.
     pub fn finish(&self) -> Result<(), DecodeError> {
         self.so_far()?;
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::TrailingBytes) }
     }
 
-    /// The same, but bytes may be left.
+    /// Checks the fields that were read. Bytes may follow.
     ///
     /// # Errors
-    /// See [`Reader::finish`].
+    /// The first error.
     pub fn so_far(&self) -> Result<(), DecodeError> {
         self.error.map_or(Ok(()), Err)
     }
@@ -80,26 +82,32 @@ impl<'a> Reader<'a> {
         self.raw(bytes).iter().fold(0, |number, byte| number << 8 | i64::from(*byte))
     }
 
+    /// Skips a field of `bytes` bytes.
     pub fn skip(&mut self, bytes: usize) {
         self.raw(bytes);
     }
 
+    /// INT8, or BOOLEAN as 0 or 1.
     pub fn i8(&mut self) -> i8 {
         self.number(1) as i8
     }
 
+    /// INT16, big-endian.
     pub fn i16(&mut self) -> i16 {
         self.number(2) as i16
     }
 
+    /// INT32, big-endian.
     pub fn i32(&mut self) -> i32 {
         self.number(4) as i32
     }
 
+    /// INT64, big-endian.
     pub fn i64(&mut self) -> i64 {
         self.number(8)
     }
 
+    /// INT32 `throttle_time_ms`, which is kept in [`Reader::throttle_time_ms`].
     pub fn throttle_time(&mut self) {
         self.throttle_time_ms = self.i32();
     }
@@ -119,28 +127,28 @@ impl<'a> Reader<'a> {
         0
     }
 
-    /// COMPACT_BYTES; null is read as empty.
+    /// COMPACT_BYTES. Null is read as empty.
     #[inline(never)]
     pub fn compact_bytes(&mut self) -> &'a [u8] {
         let length = self.varint();
         self.raw(length.saturating_sub(1))
     }
 
-    /// COMPACT_BYTES: their range in the response.
+    /// The range of COMPACT_BYTES in the response.
     pub fn compact_bytes_range(&mut self) -> std::ops::Range<usize> {
         let length = self.compact_bytes().len();
         let end = self.length - self.rest.len();
         end - length..end
     }
 
-    /// COMPACT_STRING; null is read as empty.
+    /// COMPACT_STRING. Null is read as empty.
     #[inline(never)]
     pub fn compact_string(&mut self) -> String {
         let bytes = self.compact_bytes();
         self.utf8(bytes)
     }
 
-    /// STRING.
+    /// STRING. Null is read as empty.
     pub fn string(&mut self) -> String {
         let length = usize::try_from(self.i16()).unwrap_or(0);
         let bytes = self.raw(length);
@@ -157,21 +165,21 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// COMPACT_ARRAY; null is read as empty.
+    /// COMPACT_ARRAY. Calls `element` to read each element. Null is read as empty.
     #[inline(never)]
     pub fn compact_array(&mut self, element: &mut dyn FnMut(&mut Self)) {
         let count = self.varint();
         self.elements(count.saturating_sub(1), element);
     }
 
-    /// COMPACT_ARRAY, collected.
+    /// COMPACT_ARRAY as a vector.
     pub fn compact_vec<T>(&mut self, element: fn(&mut Self) -> T) -> Vec<T> {
         let mut all = Vec::new();
         self.compact_array(&mut |it| all.push(element(it)));
         all
     }
 
-    /// ARRAY; null is read as empty.
+    /// ARRAY. Calls `element` to read each element. Null is read as empty.
     pub fn array(&mut self, element: &mut dyn FnMut(&mut Self)) {
         let count = self.i32();
         self.elements(usize::try_from(count).unwrap_or(0), element);
@@ -184,8 +192,8 @@ impl<'a> Reader<'a> {
             self.fail(DecodeError::TooManyElements);
         }
         for _ in 0..count {
-            // An element takes at least one byte: memory is allocated only for elements that are
-            // there.
+            // An element takes at least one byte: without this check, a wrong count would allocate
+            // memory for elements that do not exist.
             if self.rest.is_empty() {
                 self.fail(DecodeError::Truncated);
                 return;
@@ -194,7 +202,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips tagged fields: this client uses none.
+    /// Skips tagged fields, because this client uses none.
     #[inline(never)]
     pub fn tagged_fields(&mut self) {
         let count = self.varint();
@@ -206,29 +214,33 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Writes the fields of a request.
+/// Writes the fields of a request into its buffer.
 #[derive(Debug, Default)]
 pub struct Writer(pub Vec<u8>);
 
-#[allow(missing_docs, reason = "the names are those of the protocol guide")]
 impl Writer {
+    /// Bytes without a length.
     #[inline(never)]
     pub fn raw(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
+    /// INT8, or BOOLEAN as 0 or 1.
     pub fn i8(&mut self, value: i8) {
         self.raw(&value.to_be_bytes());
     }
 
+    /// INT16, big-endian.
     pub fn i16(&mut self, value: i16) {
         self.raw(&value.to_be_bytes());
     }
 
+    /// INT32, big-endian.
     pub fn i32(&mut self, value: i32) {
         self.raw(&value.to_be_bytes());
     }
 
+    /// INT64, big-endian.
     pub fn i64(&mut self, value: i64) {
         self.raw(&value.to_be_bytes());
     }
@@ -243,25 +255,25 @@ impl Writer {
         self.0.push(value as u8);
     }
 
-    /// COMPACT_BYTES.
+    /// COMPACT_BYTES, not null.
     #[inline(never)]
     pub fn compact_bytes(&mut self, bytes: &[u8]) {
         self.compact_array(bytes.len());
         self.raw(bytes);
     }
 
-    /// COMPACT_STRING.
+    /// COMPACT_STRING, not null.
     pub fn compact_string(&mut self, string: &str) {
         self.compact_bytes(string.as_bytes());
     }
 
-    /// STRING.
+    /// STRING, not null.
     pub fn string(&mut self, string: &str) {
         self.i16(string.len() as i16);
         self.raw(string.as_bytes());
     }
 
-    /// The length of a COMPACT_ARRAY.
+    /// The length of a COMPACT_ARRAY, before its elements.
     pub fn compact_array(&mut self, elements: usize) {
         self.varint(elements + 1);
     }
@@ -271,7 +283,7 @@ impl Writer {
         self.varint(0);
     }
 
-    /// No tagged fields.
+    /// An empty section of tagged fields.
     pub fn tagged_fields(&mut self) {
         self.varint(0);
     }
@@ -289,19 +301,19 @@ mod tests {
 
     #[test]
     fn elements_are_limited_before_allocation() {
-        let old = |count: usize| (count as u32).to_be_bytes();
-        let none = |reader: &mut Reader<'_>| reader.array(&mut |_| panic!("there is none"));
-        assert_eq!(finish(&old(0), none), Ok(()));
-        assert_eq!(finish(&old(ELEMENTS_MAX), none), Err(DecodeError::Truncated));
-        assert_eq!(finish(&old(usize::MAX), none), Ok(()), "null");
-        let bytes = [&old(ELEMENTS_MAX)[..], &[0; ELEMENTS_MAX]].concat();
+        let array_length = |count: usize| (count as u32).to_be_bytes();
+        let none = |reader: &mut Reader<'_>| reader.array(&mut |_| panic!("the array is empty"));
+        assert_eq!(finish(&array_length(0), none), Ok(()));
+        assert_eq!(finish(&array_length(ELEMENTS_MAX), none), Err(DecodeError::Truncated));
+        assert_eq!(finish(&array_length(usize::MAX), none), Ok(()), "null");
+        let bytes = [&array_length(ELEMENTS_MAX)[..], &[0; ELEMENTS_MAX]].concat();
         let one = |reader: &mut Reader<'_>| reader.array(&mut |it| it.skip(1));
         assert_eq!(finish(&bytes, one), Ok(()));
-        let bytes = [&old(ELEMENTS_MAX + 1)[..], &[0; ELEMENTS_MAX + 1]].concat();
+        let bytes = [&array_length(ELEMENTS_MAX + 1)[..], &[0; ELEMENTS_MAX + 1]].concat();
         assert_eq!(finish(&bytes, one), Err(DecodeError::TooManyElements));
-        // Those of arrays in arrays, together.
+        // Elements of nested arrays count, too.
         let nested = |reader: &mut Reader<'_>| reader.compact_array(&mut |it| one(it));
-        let inner = [&old(ELEMENTS_MAX / 2)[..], &[0; ELEMENTS_MAX / 2]].concat();
+        let inner = [&array_length(ELEMENTS_MAX / 2)[..], &[0; ELEMENTS_MAX / 2]].concat();
         assert_eq!(finish(&[&[2][..], &inner].concat(), nested), Ok(()));
         let twice = [&[3][..], &inner, &inner].concat();
         assert_eq!(finish(&twice, nested), Err(DecodeError::TooManyElements));
@@ -315,7 +327,7 @@ mod tests {
             (reader.compact_string(), reader.compact_bytes().len(), reader.compact_bytes_range()),
             (String::new(), 0, 3..3)
         );
-        reader.compact_array(&mut |_| panic!("there is none"));
+        reader.compact_array(&mut |_| panic!("the array is empty"));
         assert_eq!(reader.finish(), Err(DecodeError::Truncated));
     }
 

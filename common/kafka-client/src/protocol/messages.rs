@@ -1,10 +1,10 @@
 //! Requests and responses, each in one version. Source: the message definitions of Apache Kafka
-//! (clients/src/main/resources/common/message); tests compare all of them with the `kafka-protocol`
-//! crate.
+//! (clients/src/main/resources/common/message). Tests compare all of them with the crate
+//! `kafka-protocol`.
 //!
-//! Fields that this client always sends with the same value are written in `encode`. Response
-//! fields that nothing uses are skipped. Comments are Kafka's field names.
-#![allow(missing_docs, reason = "the names are Kafka's")]
+//! Fields have the names of the definitions. Fields that always have the same value are not part of
+//! a request: `encode` writes them, with their names as comments. Response fields that no caller
+//! uses are skipped. All `error_code` fields are 0 without an error; see [`super::codes`].
 
 use super::fields::{Reader, Writer};
 use super::request::{ApiSpec, Request, VersionRange};
@@ -12,19 +12,22 @@ use crate::map::Map;
 use crate::types::Position;
 use std::ops;
 
-/// `isolation_level`: records of open and aborted transactions are not read.
+/// `isolation_level`: records of open and aborted transactions are not fetched.
 const READ_COMMITTED: i8 = 1;
 /// `replica_id` of a consumer.
 const CONSUMER: i32 = -1;
-/// `leader_epoch` that is not known.
+/// A `leader_epoch` that is not known.
 const NO_EPOCH: i32 = -1;
 
-/// In version 0, which every broker serves.
+/// ApiVersions (API key 18), version 0, which every broker supports (KIP-35).
 pub struct ApiVersions;
 
+/// Response to [`ApiVersions`].
 #[derive(Debug, Default)]
 pub struct ApiVersionsResponse {
+    /// UNSUPPORTED_VERSION, or 0.
     pub error_code: i16,
+    /// The supported versions of each API.
     pub api_versions: Vec<VersionRange>,
 }
 
@@ -43,36 +46,51 @@ impl Request for ApiVersions {
     }
 }
 
+/// Metadata (API key 3), version 9. It does not create missing topics.
 pub struct Metadata<'a> {
+    /// Topic names. The response has all brokers even without a topic.
     pub topics: &'a [&'a str],
 }
 
+/// Response to [`Metadata`].
 #[derive(Debug, Default)]
 pub struct MetadataResponse {
+    /// All registered brokers.
     pub brokers: Vec<Broker>,
+    /// One entry for each requested topic.
     pub topics: Vec<Topic>,
 }
 
+/// A broker and its advertised address.
 #[derive(Debug, Default)]
 pub struct Broker {
+    /// Broker id.
     pub node_id: i32,
+    /// Host name or address, without brackets for IPv6.
     pub host: String,
+    /// TCP port.
     pub port: i32,
 }
 
+/// A topic and its partitions.
 #[derive(Debug, Default)]
 pub struct Topic {
+    /// UNKNOWN_TOPIC_OR_PARTITION for a missing topic.
     pub error_code: i16,
+    /// The requested name.
     pub name: String,
+    /// In any order. Empty after an error.
     pub partitions: Vec<Partition>,
 }
 
+/// A partition, its leader and its replicas.
 #[derive(Debug, Default)]
 pub struct Partition {
+    /// From 0.
     pub partition_index: i32,
-    /// -1 if there is none.
+    /// Node id of the leader, or -1 without a leader.
     pub leader_id: i32,
-    /// Number of `replica_nodes`.
+    /// The number of `replica_nodes`.
     pub replicas: usize,
 }
 
@@ -133,24 +151,32 @@ impl Partition {
     }
 }
 
-/// With acks=all.
+/// Produce (API key 0), version 9, with acks=all and without a transaction.
 #[derive(Default)]
 pub struct Produce<'a> {
+    /// Time that the leader waits for in-sync replicas, in milliseconds.
     pub timeout_ms: i32,
-    /// Partition index and record batch, by topic.
+    /// Partition indexes and encoded record batches, by topic.
     pub topics: Map<&'a str, Vec<(i32, &'a [u8])>>,
 }
 
+/// Response to [`Produce`].
 #[derive(Debug, Default)]
 pub struct ProduceResponse {
+    /// Topic names and the results of their partitions.
     pub topics: Vec<(String, Vec<ProducedPartition>)>,
 }
 
+/// The result of one batch.
 #[derive(Debug, Default)]
 pub struct ProducedPartition {
+    /// From 0.
     pub partition_index: i32,
+    /// Classified by [`crate::ErrorKind::of_code`].
     pub error_code: i16,
+    /// Offset of the first record of the batch, or -1 after an error.
     pub base_offset: i64,
+    /// The broker's error message (KIP-467), which may be empty.
     pub error_message: String,
 }
 
@@ -201,32 +227,46 @@ impl Request for Produce<'_> {
     }
 }
 
-/// A fetch returns the first batch whatever its size: up to 100 MB, if a topic's
-/// `max.message.bytes` allows it.
+/// A broker returns the first batch whatever its size (KIP-74). A batch may have up to 100 MiB if
+/// the topic's `max.message.bytes` allows it.
 const FETCH_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
+/// Fetch (API key 1), version 12, of one topic and without a fetch session. Version 12 is the last
+/// one that names topics instead of topic ids (KIP-516).
 pub struct Fetch<'a> {
+    /// Time that the broker waits for a record, in milliseconds.
     pub max_wait_ms: i32,
+    /// Limit of the response, in bytes. The first batch may exceed it (KIP-74).
     pub max_bytes: i32,
+    /// Limit for each partition, in bytes. The first batch may exceed it.
     pub partition_max_bytes: i32,
+    /// Topic name.
     pub topic: &'a str,
+    /// Partition indexes and fetch offsets.
     pub positions: &'a [Position],
 }
 
+/// Response to [`Fetch`].
 #[derive(Debug, Default)]
 pub struct FetchResponse {
+    /// The error of the whole request.
     pub error_code: i16,
+    /// Topic names and the data of their partitions.
     pub topics: Vec<(String, Vec<FetchedPartition>)>,
 }
 
+/// The data of one partition.
 #[derive(Debug, Default)]
 pub struct FetchedPartition {
+    /// From 0.
     pub partition_index: i32,
+    /// Classified by [`crate::ErrorKind::of_code`].
     pub error_code: i16,
+    /// The offset after the last record that all in-sync replicas have.
     pub high_watermark: i64,
-    /// `producer_id` and `first_offset`.
+    /// Producer ids and first offsets of aborted transactions.
     pub aborted_transactions: Vec<(i64, i64)>,
-    /// Their range in the response.
+    /// The range of the record batches in the response, in bytes.
     pub records: ops::Range<usize>,
 }
 
@@ -293,19 +333,23 @@ impl FetchedPartition {
     }
 }
 
-/// Responses with one result for each partition of one topic.
+/// A response with one result for each partition of one topic.
 #[derive(Debug, Default)]
 pub struct PartitionResults {
-    /// Of the whole request, where the API has one.
+    /// The error of the whole request. Only OffsetFetch has it.
     pub error_code: i16,
+    /// In any order.
     pub partitions: Vec<PartitionResult>,
 }
 
+/// The result for one partition.
 #[derive(Debug, Default)]
 pub struct PartitionResult {
+    /// From 0.
     pub partition_index: i32,
+    /// The error of this partition.
     pub error_code: i16,
-    /// 0 from OffsetCommit.
+    /// The requested or committed offset, or -1 without one. 0 from OffsetCommit.
     pub offset: i64,
 }
 
@@ -327,12 +371,17 @@ impl PartitionResults {
 
 /// `timestamp` of [`ListOffsets`]: the log start offset.
 pub const EARLIEST: i64 = -2;
-/// `timestamp` of [`ListOffsets`]: the end of the log.
+/// `timestamp` of [`ListOffsets`]: the last stable offset, which is the high watermark unless a
+/// transaction is open.
 pub const LATEST: i64 = -1;
 
+/// ListOffsets (API key 2), version 6, with isolation level `read_committed`.
 pub struct ListOffsets<'a> {
+    /// Topic name.
     pub topic: &'a str,
+    /// Partition indexes that the broker leads.
     pub partitions: &'a [i32],
+    /// [`EARLIEST`], [`LATEST`], or a time in milliseconds since 1970-01-01 UTC.
     pub timestamp: i64,
 }
 
@@ -369,12 +418,16 @@ impl Request for ListOffsets<'_> {
     }
 }
 
-/// For an idempotent producer without transactions.
+/// InitProducerId (API key 22), version 4, for an idempotent producer without transactions
+/// (KIP-98).
 pub struct InitProducerId;
 
+/// Response to [`InitProducerId`].
 #[derive(Debug, Default)]
 pub struct InitProducerIdResponse {
+    /// COORDINATOR_LOAD_IN_PROGRESS while the broker starts.
     pub error_code: i16,
+    /// A producer id that no other producer has.
     pub producer_id: i64,
 }
 
@@ -399,14 +452,20 @@ impl Request for InitProducerId {
     }
 }
 
+/// FindCoordinator (API key 10), version 3, for a group.
 pub struct FindCoordinator<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
 }
 
+/// Response to [`FindCoordinator`].
 #[derive(Debug, Default)]
 pub struct FindCoordinatorResponse {
+    /// COORDINATOR_NOT_AVAILABLE while the internal topic of offsets is created.
     pub error_code: i16,
+    /// Host name or address of the coordinator, without brackets for IPv6.
     pub host: String,
+    /// TCP port.
     pub port: i32,
 }
 
@@ -431,10 +490,13 @@ impl Request for FindCoordinator<'_> {
     }
 }
 
+/// OffsetFetch (API key 9), version 7, of one topic.
 pub struct OffsetFetch<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
+    /// Topic name.
     pub topic: &'a str,
-    /// Their number: all indexes from 0 are requested.
+    /// The number of partitions: all indexes below it are requested.
     pub partitions: usize,
 }
 
@@ -451,7 +513,7 @@ impl Request for OffsetFetch<'_> {
             to.i32(partition as i32);
         }
         to.tagged_fields();
-        to.i8(0); // require_stable: nothing here commits in transactions
+        to.i8(0); // require_stable: offsets committed in open transactions are not waited for
         to.tagged_fields();
     }
 
@@ -468,12 +530,17 @@ impl Request for OffsetFetch<'_> {
     }
 }
 
+/// OffsetCommit (API key 8), version 8, of one topic.
 pub struct OffsetCommit<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
-    /// -1 if it is not a member.
+    /// The generation of the member, or -1 from a client that has not joined.
     pub generation_id: i32,
+    /// The id of the member, or empty from a client that has not joined.
     pub member_id: &'a str,
+    /// Topic name.
     pub topic: &'a str,
+    /// Partition indexes and the next offsets to read.
     pub positions: &'a [Position],
 }
 
@@ -514,32 +581,45 @@ fn encode_member(to: &mut Writer, group_id: &str, generation_id: i32, member_id:
     to.compact_null(); // group_instance_id: no static membership
 }
 
+/// JoinGroup (API key 11), version 7, with one protocol and without static membership.
 pub struct JoinGroup<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
+    /// Time without a heartbeat after which the member is removed, in milliseconds.
     pub session_timeout_ms: i32,
+    /// Time for members to rejoin in a rebalance, in milliseconds.
     pub rebalance_timeout_ms: i32,
-    /// Empty in the first request.
+    /// Empty in the first request. Then the member id that the coordinator has assigned (KIP-394).
     pub member_id: &'a str,
+    /// "consumer" for consumer groups.
     pub protocol_type: &'a str,
-    /// Name of the one protocol.
+    /// The name of the only protocol, which is the assignor.
     pub protocol_name: &'a str,
-    /// The subscription, for the leader.
+    /// The encoded subscription, which the coordinator sends to the group leader.
     pub metadata: &'a [u8],
 }
 
+/// Response to [`JoinGroup`], sent after all members have joined.
 #[derive(Debug, Default)]
 pub struct JoinGroupResponse {
+    /// MEMBER_ID_REQUIRED in response to an empty member id.
     pub error_code: i16,
+    /// Increases with each rebalance.
     pub generation_id: i32,
+    /// Member id of the group leader, which assigns the partitions.
     pub leader: String,
+    /// The id of this member.
     pub member_id: String,
-    /// Empty unless this member is the leader.
+    /// All members if this member is the group leader, else empty.
     pub members: Vec<JoinGroupMember>,
 }
 
+/// A member of the group.
 #[derive(Debug, Default)]
 pub struct JoinGroupMember {
+    /// Unique in the group.
     pub member_id: String,
+    /// The encoded subscription.
     pub metadata: Vec<u8>,
 }
 
@@ -579,17 +659,24 @@ impl Request for JoinGroup<'_> {
     }
 }
 
+/// SyncGroup (API key 14), version 4.
 pub struct SyncGroup<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
+    /// From [`JoinGroupResponse`].
     pub generation_id: i32,
+    /// From [`JoinGroupResponse`].
     pub member_id: &'a str,
-    /// By member id; empty unless this member is the leader.
+    /// Encoded assignments by member id from the group leader. Empty from other members.
     pub assignments: &'a [(&'a str, Vec<u8>)],
 }
 
+/// Response to [`SyncGroup`], sent after the group leader has sent the assignments.
 #[derive(Debug, Default)]
 pub struct SyncGroupResponse {
+    /// REBALANCE_IN_PROGRESS if another rebalance has begun.
     pub error_code: i16,
+    /// The encoded assignment of this member.
     pub assignment: Vec<u8>,
 }
 
@@ -616,15 +703,19 @@ impl Request for SyncGroup<'_> {
     }
 }
 
+/// Heartbeat (API key 12), version 4, of a member of a consumer group.
 pub struct Heartbeat<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
+    /// From [`JoinGroupResponse`].
     pub generation_id: i32,
+    /// From [`JoinGroupResponse`].
     pub member_id: &'a str,
 }
 
 impl Request for Heartbeat<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(12, "Heartbeat", 4);
-    /// `error_code`.
+    /// The `error_code`.
     type Response = i16;
 
     fn encode(&self, to: &mut Writer) {
@@ -640,14 +731,17 @@ impl Request for Heartbeat<'_> {
     }
 }
 
+/// LeaveGroup (API key 13), version 4, of one member.
 pub struct LeaveGroup<'a> {
+    /// Consumer group.
     pub group_id: &'a str,
+    /// From [`JoinGroupResponse`].
     pub member_id: &'a str,
 }
 
 impl Request for LeaveGroup<'_> {
     const SPEC: &'static ApiSpec = &ApiSpec::new(13, "LeaveGroup", 4);
-    /// `error_code`.
+    /// The `error_code`.
     type Response = i16;
 
     fn encode(&self, to: &mut Writer) {
@@ -665,7 +759,7 @@ impl Request for LeaveGroup<'_> {
         from.compact_array(&mut |it| {
             it.compact_bytes(); // member_id
             it.compact_bytes(); // group_instance_id
-            it.skip(2); // error_code: an unknown member has left, too
+            it.skip(2); // error_code: also set if the member had left before
             it.tagged_fields();
         });
         from.tagged_fields();
@@ -673,14 +767,18 @@ impl Request for LeaveGroup<'_> {
     }
 }
 
+/// SaslHandshake (API key 17), version 1, which is followed by [`SaslAuthenticate`] (KIP-152).
 pub struct SaslHandshake<'a> {
+    /// The name of a SASL mechanism, for example "PLAIN".
     pub mechanism: &'a str,
 }
 
+/// Response to [`SaslHandshake`].
 #[derive(Debug, Default)]
 pub struct SaslHandshakeResponse {
+    /// UNSUPPORTED_SASL_MECHANISM, or ILLEGAL_SASL_STATE on a port without SASL.
     pub error_code: i16,
-    /// Those that are enabled.
+    /// The mechanisms that are enabled on this port.
     pub mechanisms: Vec<String>,
 }
 
@@ -699,15 +797,22 @@ impl Request for SaslHandshake<'_> {
     }
 }
 
+/// SaslAuthenticate (API key 36), version 2.
 pub struct SaslAuthenticate<'a> {
+    /// A client message of the mechanism.
     pub auth_bytes: &'a [u8],
 }
 
+/// Response to [`SaslAuthenticate`].
 #[derive(Debug, Default)]
 pub struct SaslAuthenticateResponse {
+    /// SASL_AUTHENTICATION_FAILED, or 0.
     pub error_code: i16,
+    /// The broker's error message, which may be empty.
     pub error_message: String,
+    /// A server message of the mechanism.
     pub auth_bytes: Vec<u8>,
+    /// Time until the session expires, in milliseconds (KIP-368). 0 if it does not expire.
     pub session_lifetime_ms: i64,
 }
 
@@ -728,27 +833,37 @@ impl Request for SaslAuthenticate<'_> {
     }
 }
 
-/// `resource_type` of a topic.
+/// The `resource_type` of a topic.
 const TOPIC_RESOURCE: i8 = 2;
 
-/// The result of a request for one topic.
+/// The result of an admin request for one topic.
 #[derive(Debug, Default)]
 pub struct TopicResult {
+    /// The error for this topic.
     pub error_code: i16,
-    /// May be empty.
+    /// The broker's error message, which may be empty.
     pub error_message: String,
+    /// The requested name.
     pub topic: String,
 }
 
+/// CreateTopics (API key 19), version 5. In KRaft mode, every broker forwards it to the controller.
 pub struct CreateTopics<'a> {
+    /// Each topic is created or refused by itself.
     pub topics: Vec<CreateTopic<'a>>,
+    /// Time to wait until the topics exist on the controller, in milliseconds.
     pub timeout_ms: i32,
 }
 
+/// A topic to create. The cluster assigns its replicas.
 pub struct CreateTopic<'a> {
+    /// Topic name.
     pub name: &'a str,
+    /// Number of partitions, or -1 for the default of the cluster.
     pub num_partitions: i32,
+    /// Replicas of each partition, or -1 for the default of the cluster.
     pub replication_factor: i16,
+    /// Names and values of topic configs.
     pub configs: &'a [(&'a str, String)],
 }
 
@@ -797,21 +912,29 @@ impl Request for CreateTopics<'_> {
     }
 }
 
-/// All configs of topics.
+/// DescribeConfigs (API key 32), version 4, for all configs of topics.
 pub struct DescribeConfigs<'a> {
+    /// Topic names.
     pub topics: Vec<&'a str>,
 }
 
+/// The configs of one topic.
 #[derive(Debug, Default)]
 pub struct TopicConfigs {
+    /// The topic and its error, if any.
     pub result: TopicResult,
+    /// All configs, defaults included.
     pub configs: Vec<ConfigEntry>,
 }
 
+/// A topic config.
 #[derive(Debug, Default)]
 pub struct ConfigEntry {
+    /// For example "retention.ms".
     pub name: String,
+    /// Empty for a null or sensitive value.
     pub value: String,
+    /// 1 if it is set for the topic (DYNAMIC_TOPIC_CONFIG); other values are defaults.
     pub config_source: i8,
 }
 
@@ -872,8 +995,9 @@ impl TopicResult {
     }
 }
 
-/// Sets configs of topics.
+/// IncrementalAlterConfigs (API key 44), version 1, to set configs of topics (KIP-339).
 pub struct IncrementalAlterConfigs<'a> {
+    /// Topic names, each with names and values of configs.
     pub topics: Vec<(&'a str, &'a [(&'a str, String)])>,
 }
 
@@ -911,12 +1035,14 @@ impl Request for IncrementalAlterConfigs<'_> {
     }
 }
 
-/// What tests and fuzz targets do with each kind of request.
+/// An action for each kind of request, in tests and fuzz targets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub trait RequestVisitor {
+    /// Called once for each kind of request.
     fn visit<R: Request>(&mut self);
 }
 
+/// Calls [`RequestVisitor::visit`] for each kind of request.
 #[cfg(any(test, feature = "fuzzing"))]
 pub fn visit_all(visitor: &mut impl RequestVisitor) {
     visitor.visit::<ApiVersions>();

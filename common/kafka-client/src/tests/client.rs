@@ -1,11 +1,11 @@
-//! The client against brokers that send malformed responses, hang and close connections.
+//! The client with brokers that send malformed responses, do not respond or close connections.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::codec;
 use crate::protocol::Request as OwnRequest;
 use crate::protocol::messages::Fetch;
 use crate::record_batch;
-use crate::tests::fake::{Answer, Incoming, broker, raw_broker};
+use crate::tests::fake::{Action, Incoming, broker, raw_broker};
 use crate::{Batch, Compression, Error, ErrorKind, Mechanism, NewRecord, Position, Result, Sasl};
 use crate::{Client, Config};
 use bytes::Bytes;
@@ -27,8 +27,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Request timeout: brokers that hang cost this long.
+/// Time for retries that are expected to succeed.
+const RETRY_TIME: Duration = Duration::from_secs(10);
+/// Request timeout. A test waits this long for each unresponsive broker.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn topic_name(topic: &str) -> TopicName {
@@ -77,48 +78,48 @@ fn metadata(leaders: &[u16]) -> MetadataResponse {
     )
 }
 
-/// Responses to metadata and producer id requests.
-fn usual(incoming: &Incoming, leaders: &[u16]) -> Option<Answer> {
+/// The responses to Metadata and InitProducerId. `None` for all other requests.
+fn default_response(incoming: &Incoming, leaders: &[u16]) -> Option<Action> {
     match incoming.key {
-        MetadataRequest::KEY => Some(incoming.answer::<MetadataRequest>(&metadata(leaders))),
+        MetadataRequest::KEY => Some(incoming.respond::<MetadataRequest>(&metadata(leaders))),
         InitProducerIdRequest::KEY => {
             let response = InitProducerIdResponse::default().with_producer_id(ProducerId(77));
-            Some(incoming.answer::<InitProducerIdRequest>(&response))
+            Some(incoming.respond::<InitProducerIdRequest>(&response))
         }
         _ => None,
     }
 }
 
-/// This broker is the group's coordinator.
-fn coordinator_at(incoming: &Incoming, port: u16) -> Answer {
+/// The response that names this broker as the group coordinator.
+fn coordinator_at(incoming: &Incoming, port: u16) -> Action {
     let host = StrBytes::from_static_str("127.0.0.1");
     let response = FindCoordinatorResponse::default().with_host(host).with_port(i32::from(port));
-    incoming.answer::<FindCoordinatorRequest>(&response)
+    incoming.respond::<FindCoordinatorRequest>(&response)
 }
 
 fn leaders(host: &String) -> Result<Vec<i32>> {
     client(host).leaders("t", Duration::ZERO)
 }
 
-/// As after the start of a broker.
+/// As during the start of a broker.
 #[test]
 fn failed_init_producer_id_is_retried_with_backoff() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = asked.clone();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = requests.clone();
     let host = broker(move |incoming, port| match incoming.key {
         InitProducerIdRequest::KEY => {
             count.fetch_add(1, Ordering::Relaxed);
             let code = ResponseError::CoordinatorLoadInProgress.code();
             let response = InitProducerIdResponse::default().with_error_code(code);
-            incoming.answer::<InitProducerIdRequest>(&response)
+            incoming.respond::<InitProducerIdRequest>(&response)
         }
-        _ => usual(incoming, &[port]).expect("nothing else is asked"),
+        _ => default_response(incoming, &[port]).expect("no other request is expected"),
     });
     let mut client = client(&host);
     let records = vec![NewRecord { value: Some(b"x"), ..NewRecord::default() }];
     let batch = [Batch { topic: "t", partition: 0, records }];
-    // Short deadlines, as of callers that check for shutdown: no call may return early, or the
-    // caller would spin.
+    // Callers that check for shutdown have short deadlines. A call that returned early would make
+    // them repeat it in a loop without a pause.
     let slice = Duration::from_millis(50);
     for _ in 0..10 {
         let started = Instant::now();
@@ -126,8 +127,8 @@ fn failed_init_producer_id_is_retried_with_backoff() {
         assert_eq!(result.unwrap_err().kind, ErrorKind::Retry);
         assert!(started.elapsed() >= slice, "{:?}", started.elapsed());
     }
-    // At once, after 100 ms and after 200 ms more; 400 ms later at the earliest.
-    assert!((1..=4).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+    // The requests are sent after 0, 100, 300 and 700 ms.
+    assert!((1..=4).contains(&requests.load(Ordering::Relaxed)), "{requests:?}");
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn truncated_response_is_retryable() {
         let host = broker(move |incoming, port| {
             let response = incoming.response::<MetadataRequest>(&metadata(&[port]));
             length.store(response.len(), Ordering::Relaxed);
-            Answer::Last(response[..cut.min(response.len())].to_vec())
+            Action::RespondAndClose(response[..cut.min(response.len())].to_vec())
         });
         let result = leaders(&host);
         if cut == whole.load(Ordering::Relaxed) {
@@ -154,7 +155,7 @@ fn truncated_api_versions_response_is_retryable() {
     for cut in 0..20 {
         let host = raw_broker(move |incoming, _| {
             let bytes = incoming.framed::<ApiVersionsRequest>(&[0; 12]);
-            Answer::Last(bytes[..cut].to_vec())
+            Action::RespondAndClose(bytes[..cut].to_vec())
         });
         assert_eq!(leaders(&host).unwrap_err().kind, ErrorKind::Retry, "cut at {cut}");
     }
@@ -162,8 +163,8 @@ fn truncated_api_versions_response_is_retryable() {
 
 #[test]
 fn malformed_responses_are_refused_with_their_reason() {
-    type Lie = fn(&Incoming) -> Vec<u8>;
-    let lies: [(&str, Lie); 6] = [
+    type Encode = fn(&Incoming) -> Vec<u8>;
+    let malformed: [(&str, Encode); 6] = [
         ("response belongs to another request", |it| {
             let mut bytes = it.response::<MetadataRequest>(&metadata(&[1]));
             bytes[7] ^= 1;
@@ -178,8 +179,8 @@ fn malformed_responses_are_refused_with_their_reason() {
         }),
         ("unreadable response to Metadata", |_| vec![0, 0, 0, 0]),
     ];
-    for (expected, lie) in lies {
-        let host = broker(move |incoming, _| Answer::Send(lie(incoming)));
+    for (expected, encode) in malformed {
+        let host = broker(move |incoming, _| Action::Respond(encode(incoming)));
         let err = leaders(&host).unwrap_err();
         assert_eq!(err.kind, ErrorKind::Retry);
         assert!(err.text.contains(expected) && err.text.contains(&host), "{expected}: {err}");
@@ -187,32 +188,32 @@ fn malformed_responses_are_refused_with_their_reason() {
 }
 
 #[test]
-fn late_response_is_not_matched_to_the_next_request() {
+fn late_response_is_not_matched_to_another_request() {
     let first = AtomicBool::new(true);
     let host = broker(move |incoming, port| {
         if first.swap(false, Ordering::Relaxed) {
             std::thread::sleep(2 * TIMEOUT);
-            return incoming.answer::<MetadataRequest>(&metadata(&[port, port]));
+            return incoming.respond::<MetadataRequest>(&metadata(&[port, port]));
         }
-        incoming.answer::<MetadataRequest>(&metadata(&[port]))
+        incoming.respond::<MetadataRequest>(&metadata(&[port]))
     });
     let mut client = client(&host);
     let err = client.leaders("t", Duration::ZERO).unwrap_err();
     assert!(err.text.contains("timed out"), "{err}");
-    assert_eq!(client.leaders("t", PATIENCE).unwrap().len(), 1);
+    assert_eq!(client.leaders("t", RETRY_TIME).unwrap().len(), 1);
 }
 
 #[test]
 fn missing_api_version_is_named() {
     let host = raw_broker(|incoming, _| {
-        // It closes the connection on unsupported requests, after ApiVersions.
+        // A broker closes the connection after an unsupported request.
         if incoming.key != ApiVersionsRequest::KEY {
-            return Answer::Last(Vec::new());
+            return Action::RespondAndClose(Vec::new());
         }
         let metadata = ApiVersion::default().with_api_key(MetadataRequest::KEY).with_max_version(5);
         let mut body = Vec::new();
         ApiVersionsResponse::default().with_api_keys(vec![metadata]).encode(&mut body, 0).unwrap();
-        Answer::Send(incoming.framed::<ApiVersionsRequest>(&body))
+        Action::Respond(incoming.framed::<ApiVersionsRequest>(&body))
     });
     let err = leaders(&host).unwrap_err();
     assert_eq!((err.kind, err.code), (ErrorKind::Config, 35));
@@ -222,12 +223,12 @@ fn missing_api_version_is_named() {
 }
 
 #[test]
-fn silent_broker_is_skipped() {
-    let hung = broker(|_, _| Answer::Silence);
-    let host = broker(|incoming, port| usual(incoming, &[port]).unwrap());
-    let mut client = Client::new(&config(&[&hung, &host]));
+fn unresponsive_broker_is_skipped() {
+    let unresponsive = broker(|_, _| Action::Ignore);
+    let host = broker(|incoming, port| default_response(incoming, &[port]).unwrap());
+    let mut client = Client::new(&config(&[&unresponsive, &host]));
     assert_eq!(client.leaders("t", Duration::ZERO).unwrap(), [i32::from(port_of(&host))]);
-    // Then it is tried last.
+    // Now the unresponsive broker is tried last.
     let start = Instant::now();
     client.leaders("t", Duration::ZERO).unwrap();
     assert!(start.elapsed() < TIMEOUT);
@@ -239,9 +240,9 @@ fn closed_idle_connection_is_replaced_silently() {
     let host = broker(move |incoming, port| {
         let response = incoming.response::<MetadataRequest>(&metadata(&[port]));
         if closing.swap(false, Ordering::Relaxed) {
-            Answer::Last(response)
+            Action::RespondAndClose(response)
         } else {
-            Answer::Send(response)
+            Action::Respond(response)
         }
     });
     let mut client = client(&host);
@@ -253,29 +254,29 @@ fn closed_idle_connection_is_replaced_silently() {
 #[test]
 fn throttle_time_is_obeyed() {
     let throttled = metadata(&[1]).with_throttle_time_ms(250);
-    let host = broker(move |incoming, _| incoming.answer::<MetadataRequest>(&throttled));
+    let host = broker(move |incoming, _| incoming.respond::<MetadataRequest>(&throttled));
     let mut client = client(&host);
     let start = Instant::now();
-    client.leaders("t", PATIENCE).unwrap();
-    client.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", RETRY_TIME).unwrap();
+    client.leaders("t", RETRY_TIME).unwrap();
     assert!(start.elapsed() >= Duration::from_millis(250));
 }
 
 #[test]
-fn shutdown_ends_waiting_for_a_broker() {
-    let hung = broker(|_, _| Answer::Silence);
+fn shutdown_ends_the_wait_for_a_broker() {
+    let unresponsive = broker(|_, _| Action::Ignore);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let config = Config {
-        timeout: PATIENCE,
+        timeout: RETRY_TIME,
         shutdown: Some(Arc::new(move || stopped.load(Ordering::Relaxed))),
-        ..config(&[&hung])
+        ..config(&[&unresponsive])
     };
     let mut client = Client::new(&config);
     stop.store(true, Ordering::Relaxed);
     let start = Instant::now();
     client.leaders("t", Duration::ZERO).unwrap_err();
-    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    assert!(start.elapsed() < RETRY_TIME / 2, "{:?}", start.elapsed());
 }
 
 fn value(value: &str) -> NewRecord<'_> {
@@ -286,7 +287,7 @@ fn batch<'a>(partition: i32, records: &[&'a str]) -> Batch<'a> {
     Batch { topic: "t", partition, records: records.iter().map(|it| value(it)).collect() }
 }
 
-/// A log that deduplicates batches by producer id, epoch and sequence, as a broker does.
+/// A log that deduplicates batches by producer id, epoch and sequence, like the log of a broker.
 #[derive(Default)]
 struct Log {
     values: Vec<String>,
@@ -294,7 +295,7 @@ struct Log {
 }
 
 impl Log {
-    /// (error code, base offset)
+    /// Returns the error code and the base offset.
     fn append(&mut self, bytes: &[u8]) -> (i16, i64) {
         let number = |place: usize| i64::from_be_bytes(bytes[place..place + 8].try_into().unwrap());
         let (producer, epoch) = (number(43), i16::from_be_bytes(bytes[51..53].try_into().unwrap()));
@@ -317,8 +318,8 @@ impl Log {
     }
 }
 
-fn produced(incoming: &Incoming, answers: &[(i32, i16, i64)]) -> Vec<u8> {
-    let answer = |&(partition, code, offset): &(i32, i16, i64)| {
+fn produced(incoming: &Incoming, results: &[(i32, i16, i64)]) -> Vec<u8> {
+    let partition = |&(partition, code, offset): &(i32, i16, i64)| {
         PartitionProduceResponse::default()
             .with_index(partition)
             .with_error_code(code)
@@ -327,7 +328,7 @@ fn produced(incoming: &Incoming, answers: &[(i32, i16, i64)]) -> Vec<u8> {
     incoming.response::<ProduceRequest>(&ProduceResponse::default().with_responses(vec![
         TopicProduceResponse::default()
             .with_name(topic_name("t"))
-            .with_partition_responses(answers.iter().map(answer).collect()),
+            .with_partition_responses(results.iter().map(partition).collect()),
     ]))
 }
 
@@ -337,24 +338,24 @@ fn batches_of(request: &ProduceRequest) -> Vec<(i32, Bytes)> {
     partitions.map(|it| (it.index, it.records.clone().unwrap())).collect()
 }
 
-/// A broker with a log for partition 0; `fate` decides about its responses.
+/// A broker with a log for partition 0; `respond` can change its responses.
 fn logging(
-    fate: impl Fn(usize, Vec<u8>) -> Answer + Send + Sync + 'static,
+    respond: impl Fn(usize, Vec<u8>) -> Action + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Log>>) {
     let log = Arc::new(Mutex::new(Log::default()));
     let (kept, calls) = (log.clone(), AtomicUsize::new(0));
     let host = broker(move |incoming, port| {
-        usual(incoming, &[port]).unwrap_or_else(|| {
+        default_response(incoming, &[port]).unwrap_or_else(|| {
             let request: ProduceRequest = incoming.read().unwrap();
             assert_eq!(request.acks, -1);
-            let answers: Vec<(i32, i16, i64)> = batches_of(&request)
+            let results: Vec<(i32, i16, i64)> = batches_of(&request)
                 .iter()
                 .map(|(partition, bytes)| {
                     let (code, offset) = kept.lock().unwrap().append(bytes);
                     (*partition, code, offset)
                 })
                 .collect();
-            fate(calls.fetch_add(1, Ordering::Relaxed), produced(incoming, &answers))
+            respond(calls.fetch_add(1, Ordering::Relaxed), produced(incoming, &results))
         })
     });
     (host, log)
@@ -362,14 +363,14 @@ fn logging(
 
 #[test]
 fn batch_with_lost_response_is_written_once() {
-    // Lost: truncated, timed out, and truncated again, in three calls.
+    // Three responses are lost: one is truncated, one times out, and one is truncated again.
     let (host, log) = logging(|call, response| match call {
-        1 | 3 => Answer::Last(response[..7].to_vec()),
-        2 => Answer::Silence,
-        _ => Answer::Send(response),
+        1 | 3 => Action::RespondAndClose(response[..7].to_vec()),
+        2 => Action::Ignore,
+        _ => Action::Respond(response),
     });
     let mut client = client(&host);
-    assert_eq!(client.produce(&[batch(0, &["a", "b"])], PATIENCE)[0].clone().unwrap(), 0);
+    assert_eq!(client.produce(&[batch(0, &["a", "b"])], RETRY_TIME)[0].clone().unwrap(), 0);
     let mut unknown = 0;
     let offset = loop {
         match client.produce(&[batch(0, &["c", "d"])], Duration::ZERO).remove(0) {
@@ -379,7 +380,7 @@ fn batch_with_lost_response_is_written_once() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert_eq!((offset, unknown > 0), (2, true));
-    assert_eq!(client.produce(&[batch(0, &["e"])], PATIENCE)[0].clone().unwrap(), 4);
+    assert_eq!(client.produce(&[batch(0, &["e"])], RETRY_TIME)[0].clone().unwrap(), 4);
     assert_eq!(log.lock().unwrap().values, ["a", "b", "c", "d", "e"]);
 }
 
@@ -389,19 +390,19 @@ fn compressed_batch_is_retried_unchanged() {
         let sent = Arc::new(Mutex::new(Vec::new()));
         let seen = sent.clone();
         let host = broker(move |incoming, port| {
-            usual(incoming, &[port]).unwrap_or_else(|| {
+            default_response(incoming, &[port]).unwrap_or_else(|| {
                 let (_, bytes) = batches_of(&incoming.read().unwrap()).remove(0);
                 let mut sent = seen.lock().unwrap();
                 sent.push(bytes);
                 match sent.len() {
-                    1 => Answer::Last(Vec::new()),
-                    _ => Answer::Send(produced(incoming, &[(0, 0, 0)])),
+                    1 => Action::RespondAndClose(Vec::new()),
+                    _ => Action::Respond(produced(incoming, &[(0, 0, 0)])),
                 }
             })
         });
         let mut client = Client::new(&Config { compression, ..config(&[&host]) });
         let text = "many times ".repeat(100);
-        let result = client.produce(&[batch(0, &[&text])], PATIENCE).remove(0);
+        let result = client.produce(&[batch(0, &[&text])], RETRY_TIME).remove(0);
         if let Err(expected) = codec::compress(compression, &[]) {
             let err = result.unwrap_err();
             assert_eq!((err.kind, err.text), (ErrorKind::Config, expected));
@@ -417,50 +418,50 @@ fn compressed_batch_is_retried_unchanged() {
 #[test]
 fn different_batch_after_unknown_result_starts_an_epoch() {
     let (host, log) = logging(|call, response| match call {
-        0 => Answer::Last(Vec::new()),
-        _ => Answer::Send(response),
+        0 => Action::RespondAndClose(Vec::new()),
+        _ => Action::Respond(response),
     });
     let mut client = client(&host);
-    let doubtful = client.produce(&[batch(0, &["a"])], Duration::ZERO).remove(0);
-    assert_eq!(doubtful.unwrap_err().kind, ErrorKind::Unknown);
-    assert_eq!(client.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 1);
+    let unknown = client.produce(&[batch(0, &["a"])], Duration::ZERO).remove(0);
+    assert_eq!(unknown.unwrap_err().kind, ErrorKind::Unknown);
+    assert_eq!(client.produce(&[batch(0, &["b"])], RETRY_TIME)[0].clone().unwrap(), 1);
     assert_eq!(log.lock().unwrap().values, ["a", "b"]);
 }
 
 #[test]
 fn lost_producer_state_starts_an_epoch() {
-    let (host, log) = logging(|_, response| Answer::Send(response));
+    let (host, log) = logging(|_, response| Action::Respond(response));
     let mut client = client(&host);
-    client.produce(&[batch(0, &["a"])], PATIENCE)[0].clone().unwrap();
-    // As if it had lost its log: sequence 1 follows no batch.
+    client.produce(&[batch(0, &["a"])], RETRY_TIME)[0].clone().unwrap();
+    // The broker has lost its log, so that sequence 1 follows no batch.
     *log.lock().unwrap() = Log::default();
-    assert_eq!(client.produce(&[batch(0, &["b"])], PATIENCE)[0].clone().unwrap(), 0);
+    assert_eq!(client.produce(&[batch(0, &["b"])], RETRY_TIME)[0].clone().unwrap(), 0);
     assert_eq!(log.lock().unwrap().values, ["b"]);
 }
 
 #[test]
 fn refused_batch_leaves_no_sequence_gap() {
     let refused = AtomicBool::new(true);
-    let (host, log) = logging(|_, response| Answer::Send(response));
+    let (host, log) = logging(|_, response| Action::Respond(response));
     drop((host, log));
     let log = Arc::new(Mutex::new(Log::default()));
     let kept = log.clone();
     let host = broker(move |incoming, port| {
-        usual(incoming, &[port]).unwrap_or_else(|| {
+        default_response(incoming, &[port]).unwrap_or_else(|| {
             let (_, bytes) = batches_of(&incoming.read().unwrap()).remove(0);
             let (code, offset) = if refused.swap(false, Ordering::Relaxed) {
                 (10, -1)
             } else {
                 kept.lock().unwrap().append(&bytes)
             };
-            Answer::Send(produced(incoming, &[(0, code, offset)]))
+            Action::Respond(produced(incoming, &[(0, code, offset)]))
         })
     });
     let mut client = client(&host);
-    let results = client.produce(&[batch(0, &["a", "b"])], PATIENCE);
+    let results = client.produce(&[batch(0, &["a", "b"])], RETRY_TIME);
     assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Message);
     for half in ["a", "b"] {
-        client.produce(&[batch(0, &[half])], PATIENCE)[0].clone().unwrap();
+        client.produce(&[batch(0, &[half])], RETRY_TIME)[0].clone().unwrap();
     }
     let log = log.lock().unwrap();
     assert_eq!(
@@ -483,8 +484,8 @@ fn produce_error_codes_are_classified() {
         (9999, ErrorKind::Retry),
     ] {
         let host = broker(move |incoming, port| {
-            usual(incoming, &[port])
-                .unwrap_or_else(|| Answer::Send(produced(incoming, &[(0, code, -1)])))
+            default_response(incoming, &[port])
+                .unwrap_or_else(|| Action::Respond(produced(incoming, &[(0, code, -1)])))
         });
         let err = client(&host).produce(&[batch(0, &["a"])], Duration::ZERO).remove(0).unwrap_err();
         assert_eq!((err.kind, err.code), (kind, code), "{err}");
@@ -492,18 +493,18 @@ fn produce_error_codes_are_classified() {
 }
 
 #[test]
-fn hanging_leader_delays_only_its_partitions() {
-    let hung = broker(|_, _| Answer::Silence);
-    let port = port_of(&hung);
+fn unresponsive_leader_delays_only_its_partitions() {
+    let unresponsive = broker(|_, _| Action::Ignore);
+    let port = port_of(&unresponsive);
     let host = broker(move |incoming, own| {
-        usual(incoming, &[port, own])
-            .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
+        default_response(incoming, &[port, own])
+            .unwrap_or_else(|| Action::Respond(produced(incoming, &[(1, 0, 5)])))
     });
     let mut client = client(&host);
     let results = client.produce(&[batch(0, &["a"]), batch(1, &["b"])], Duration::ZERO);
     assert_eq!(results[0].as_ref().unwrap_err().kind, ErrorKind::Unknown);
     assert_eq!(results[1].clone().unwrap(), 5);
-    // Its backoff does not delay the other leader, and no request is sent to it.
+    // During its backoff, only the other leader receives a request.
     let start = Instant::now();
     let results = client.produce(&[batch(0, &["a"]), batch(1, &["c"])], Duration::ZERO);
     assert!(results[0].is_err() && results[1].is_ok());
@@ -517,16 +518,16 @@ fn quota_delays_only_its_broker() {
             .with_name(topic_name("t"))
             .with_partition_responses(vec![PartitionProduceResponse::default()]);
         let response = ProduceResponse::default().with_throttle_time_ms(60_000);
-        incoming.answer::<ProduceRequest>(&response.with_responses(vec![topic]))
+        incoming.respond::<ProduceRequest>(&response.with_responses(vec![topic]))
     });
     let port = port_of(&throttling);
     let host = broker(move |incoming, own| {
-        usual(incoming, &[port, own])
-            .unwrap_or_else(|| Answer::Send(produced(incoming, &[(1, 0, 5)])))
+        default_response(incoming, &[port, own])
+            .unwrap_or_else(|| Action::Respond(produced(incoming, &[(1, 0, 5)])))
     });
     let mut client = client(&host);
     let both = [batch(0, &["a"]), batch(1, &["b"])];
-    assert!(client.produce(&both, PATIENCE).iter().all(Result::is_ok));
+    assert!(client.produce(&both, RETRY_TIME).iter().all(Result::is_ok));
     let results = client.produce(&both, Duration::from_millis(200));
     let err = results[0].as_ref().unwrap_err();
     assert!(err.kind == ErrorKind::Retry && err.text.contains("quota"), "{err}");
@@ -546,10 +547,10 @@ fn backoff_applies_across_calls() {
             match incoming.key {
                 InitProducerIdRequest::KEY if incoming.key == failing => {
                     let response = InitProducerIdResponse::default().with_error_code(14);
-                    incoming.answer::<InitProducerIdRequest>(&response)
+                    incoming.respond::<InitProducerIdRequest>(&response)
                 }
-                ProduceRequest::KEY => Answer::Send(produced(incoming, &[(0, 6, -1)])),
-                _ => usual(incoming, &[port]).unwrap(),
+                ProduceRequest::KEY => Action::Respond(produced(incoming, &[(0, 6, -1)])),
+                _ => default_response(incoming, &[port]).unwrap(),
             }
         });
         let mut client = client(&host);
@@ -564,8 +565,8 @@ fn backoff_applies_across_calls() {
     }
 }
 
-fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Answer {
-    incoming.answer::<FetchRequest>(&FetchResponse::default().with_responses(vec![
+fn fetched(incoming: &Incoming, parts: Vec<PartitionData>) -> Action {
+    incoming.respond::<FetchRequest>(&FetchResponse::default().with_responses(vec![
         FetchableTopicResponse::default().with_topic(topic_name("t")).with_partitions(parts),
     ]))
 }
@@ -584,8 +585,8 @@ fn part(partition: i32, offset: i64) -> PartitionData {
         .with_records(Some(Bytes::from(bytes)))
 }
 
-/// Partition and fetch offset of the request.
-fn asked(request: &FetchRequest) -> Vec<(i32, i64)> {
+/// The partitions and fetch offsets of a request.
+fn positions_of(request: &FetchRequest) -> Vec<(i32, i64)> {
     let partitions = request.topics.iter().flat_map(|it| &it.partitions);
     partitions.map(|it| (it.partition, it.fetch_offset)).collect()
 }
@@ -600,12 +601,12 @@ fn kinds(data: &[crate::PartitionData]) -> Vec<Option<ErrorKind>> {
 }
 
 #[test]
-fn hanging_leader_does_not_delay_other_fetches() {
-    let hung = broker(|_, _| Answer::Silence);
-    let port = port_of(&hung);
+fn unresponsive_leader_does_not_delay_other_fetches() {
+    let unresponsive = broker(|_, _| Action::Ignore);
+    let port = port_of(&unresponsive);
     let host = broker(move |incoming, own| {
-        usual(incoming, &[port, own]).unwrap_or_else(|| {
-            let (_, offset) = asked(&incoming.read().unwrap())[0];
+        default_response(incoming, &[port, own]).unwrap_or_else(|| {
+            let (_, offset) = positions_of(&incoming.read().unwrap())[0];
             fetched(incoming, vec![part(1, offset)])
         })
     });
@@ -613,29 +614,29 @@ fn hanging_leader_does_not_delay_other_fetches() {
     let mut next = 0;
     let (start, mut longest, mut errors) = (Instant::now(), Duration::ZERO, 0);
     while errors < 2 {
-        assert!(start.elapsed() < 3 * PATIENCE);
+        assert!(start.elapsed() < 3 * RETRY_TIME);
         let call = Instant::now();
         let data = client.fetch("t", &at(&[(0, 0), (1, next)]), TIMEOUT).unwrap();
         longest = longest.max(call.elapsed());
         errors += usize::from(data[0].error.is_some());
         next = data[1].next;
     }
-    // In two timeouts. A client that waits for the hanging broker reads one record in each.
+    // Two timeouts have passed. A client that waited for both brokers would have two records.
     assert!(next > 20, "{next} records");
     assert!(longest < TIMEOUT, "{longest:?}");
 }
 
 #[test]
-fn in_flight_fetch_is_kept_and_stale_data_dropped() {
+fn pending_fetch_is_kept_and_stale_data_dropped() {
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
     let requests = Arc::new(AtomicUsize::new(0));
     let count = requests.clone();
     let host = broker(move |incoming, port| {
-        usual(incoming, &[port]).unwrap_or_else(|| {
+        default_response(incoming, &[port]).unwrap_or_else(|| {
             count.fetch_add(1, Ordering::Relaxed);
             released.lock().unwrap().recv().unwrap();
-            let (partition, offset) = asked(&incoming.read().unwrap())[0];
+            let (partition, offset) = positions_of(&incoming.read().unwrap())[0];
             fetched(incoming, vec![part(partition, offset)])
         })
     });
@@ -648,19 +649,19 @@ fn in_flight_fetch_is_kept_and_stale_data_dropped() {
     assert_eq!(requests.load(Ordering::Relaxed), 1);
     release.send(()).unwrap();
     release.send(()).unwrap();
-    // The caller seeks: the response for offset 0 is stale.
+    // The caller seeks, so that the response for offset 0 is stale.
     let start = Instant::now();
     let mut next = 40;
-    while next == 40 && start.elapsed() < PATIENCE {
+    while next == 40 && start.elapsed() < RETRY_TIME {
         next = client.fetch("t", &at(&[(0, next)]), short).unwrap()[0].next;
     }
     assert_eq!((next, requests.load(Ordering::Relaxed)), (41, 2));
 }
 
 #[test]
-fn each_partition_has_its_own_error() {
+fn partitions_of_a_fetch_have_separate_errors() {
     let host = broker(|incoming, port| {
-        usual(incoming, &[port; 4]).unwrap_or_else(|| {
+        default_response(incoming, &[port; 4]).unwrap_or_else(|| {
             let mut corrupt = part(2, 0);
             corrupt.records = Some(Bytes::from(vec![9; 80]));
             fetched(
@@ -685,14 +686,14 @@ fn each_partition_has_its_own_error() {
 #[test]
 fn oversized_response_is_traced_to_its_partition() {
     let host = broker(|incoming, port| {
-        usual(incoming, &[port; 3]).unwrap_or_else(|| {
-            let asked = asked(&incoming.read().unwrap());
-            if asked.iter().any(|(partition, _)| *partition == 1) {
-                return Answer::Send(
+        default_response(incoming, &[port; 3]).unwrap_or_else(|| {
+            let requested = positions_of(&incoming.read().unwrap());
+            if requested.iter().any(|(partition, _)| *partition == 1) {
+                return Action::Respond(
                     (Fetch::SPEC.response_bytes_max as u32 + 1).to_be_bytes().to_vec(),
                 );
             }
-            fetched(incoming, asked.into_iter().map(|(it, offset)| part(it, offset)).collect())
+            fetched(incoming, requested.into_iter().map(|(it, offset)| part(it, offset)).collect())
         })
     });
     let mut client = client(&host);
@@ -700,7 +701,7 @@ fn oversized_response_is_traced_to_its_partition() {
     let mut undecodable = 0;
     let start = Instant::now();
     while undecodable == 0 || next[0] == 0 || next[2] == 0 {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < RETRY_TIME);
         let positions = at(&[(0, next[0]), (1, next[1]), (2, next[2])]);
         for data in client.fetch("t", &positions, TIMEOUT).unwrap() {
             next[data.partition as usize] = data.next;
@@ -721,9 +722,9 @@ fn commit_missing_in_the_response_is_retryable() {
         (0, 16, Some(ErrorKind::Retry)),
     ] {
         let host = broker(move |incoming, port| {
-            usual(incoming, &[port]).unwrap_or_else(|| match incoming.key {
+            default_response(incoming, &[port]).unwrap_or_else(|| match incoming.key {
                 FindCoordinatorRequest::KEY => coordinator_at(incoming, port),
-                _ => incoming.answer::<OffsetCommitRequest>(
+                _ => incoming.respond::<OffsetCommitRequest>(
                     &OffsetCommitResponse::default().with_topics(vec![
                         OffsetCommitResponseTopic::default()
                             .with_name(topic_name("t"))
@@ -745,7 +746,8 @@ fn sasl(mechanism: Mechanism) -> Option<Sasl> {
     Some(Sasl { mechanism, user: "ann".to_owned(), password: "hunter2".to_owned() })
 }
 
-/// A broker that responds to SaslHandshake with `code` and to SaslAuthenticate with `script`.
+/// Starts a broker that responds to SaslHandshake with `code` and to SaslAuthenticate with
+/// `script`.
 fn authenticating(
     code: i16,
     script: impl Fn(&[u8]) -> SaslAuthenticateResponse + Send + Sync + 'static,
@@ -754,19 +756,19 @@ fn authenticating(
         SaslHandshakeRequest::KEY => {
             let mechanisms = vec![StrBytes::from_static_str("GSSAPI")];
             let response = SaslHandshakeResponse::default().with_mechanisms(mechanisms);
-            incoming.answer::<SaslHandshakeRequest>(&response.with_error_code(code))
+            incoming.respond::<SaslHandshakeRequest>(&response.with_error_code(code))
         }
         SaslAuthenticateRequest::KEY => {
             let request: SaslAuthenticateRequest = incoming.read().unwrap();
-            incoming.answer::<SaslAuthenticateRequest>(&script(&request.auth_bytes))
+            incoming.respond::<SaslAuthenticateRequest>(&script(&request.auth_bytes))
         }
-        _ => usual(incoming, &[port]).unwrap(),
+        _ => default_response(incoming, &[port]).unwrap(),
     })
 }
 
 fn leaders_as(host: &String, mechanism: Mechanism) -> Result<Vec<i32>> {
     let config = Config { sasl: sasl(mechanism), ..config(&[host]) };
-    Client::new(&config).leaders("t", PATIENCE)
+    Client::new(&config).leaders("t", RETRY_TIME)
 }
 
 #[test]
@@ -778,25 +780,25 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
         seen.lock().unwrap().push(incoming.key);
         match incoming.key {
             SaslHandshakeRequest::KEY => {
-                incoming.answer::<SaslHandshakeRequest>(&SaslHandshakeResponse::default())
+                incoming.respond::<SaslHandshakeRequest>(&SaslHandshakeResponse::default())
             }
             SaslAuthenticateRequest::KEY => {
                 let request: SaslAuthenticateRequest = incoming.read().unwrap();
                 assert_eq!(&request.auth_bytes[..], b"\0ann\0hunter2");
-                // The first session expires at once.
+                // The first session expires immediately.
                 let lifetime_ms = i64::from(first.swap(false, Ordering::Relaxed));
-                incoming.answer::<SaslAuthenticateRequest>(
+                incoming.respond::<SaslAuthenticateRequest>(
                     &SaslAuthenticateResponse::default().with_session_lifetime_ms(lifetime_ms),
                 )
             }
-            _ => usual(incoming, &[port]).unwrap(),
+            _ => default_response(incoming, &[port]).unwrap(),
         }
     });
     let mut client = Client::new(&Config { sasl: sasl(Mechanism::Plain), ..config(&[&host]) });
-    client.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", RETRY_TIME).unwrap();
     std::thread::sleep(Duration::from_millis(2));
-    client.leaders("t", PATIENCE).unwrap();
-    client.leaders("t", PATIENCE).unwrap();
+    client.leaders("t", RETRY_TIME).unwrap();
+    client.leaders("t", RETRY_TIME).unwrap();
     assert_eq!(*order.lock().unwrap(), [17, 36, 3, 17, 36, 3, 3]);
 }
 
@@ -826,14 +828,14 @@ fn refused_authentication_is_not_retried() {
 fn broker_with_invalid_server_signature_is_refused() {
     let host = authenticating(0, |message| {
         let message = std::str::from_utf8(message).unwrap();
-        let answer = match message.strip_prefix("n,,n=ann,r=") {
+        let response = match message.strip_prefix("n,,n=ann,r=") {
             Some(nonce) => format!("r={nonce}more,s=c2FsdA==,i=4096"),
             None => {
                 assert!(message.starts_with("c=biws,r="), "{message}");
                 "v=bm90aGluZw==".to_owned()
             }
         };
-        SaslAuthenticateResponse::default().with_auth_bytes(answer.into_bytes().into())
+        SaslAuthenticateResponse::default().with_auth_bytes(response.into_bytes().into())
     });
     for mechanism in [Mechanism::ScramSha256, Mechanism::ScramSha512] {
         let err = leaders_as(&host, mechanism).unwrap_err();
@@ -844,7 +846,7 @@ fn broker_with_invalid_server_signature_is_refused() {
 
 #[test]
 fn connection_closed_on_first_request_suggests_sasl() {
-    let host = broker(|_, _| Answer::Last(Vec::new()));
+    let host = broker(|_, _| Action::RespondAndClose(Vec::new()));
     let err = leaders(&host).unwrap_err();
     assert!(
         err.kind == ErrorKind::Retry && err.text.contains("does this port require SASL"),
@@ -852,13 +854,14 @@ fn connection_closed_on_first_request_suggests_sasl() {
     );
 }
 
-/// A group coordinator with one member, and the requests it received.
+/// A group coordinator with one member, and the requests that it received.
 #[derive(Default)]
 struct Coordinator {
     generation: i32,
-    /// Member ids that joined and left, and member id and generation of commits.
+    /// Member ids of JoinGroup and LeaveGroup.
     joined: Vec<String>,
     left: Vec<String>,
+    /// Member ids and generations of OffsetCommit.
     committed: Vec<(String, i32)>,
     /// Error code of the next commit.
     commit_code: i16,
@@ -879,25 +882,25 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                     response.with_error_code(79)
                 } else {
                     it.generation += 1;
-                    let told = request.protocols[0].metadata.clone();
+                    let metadata = request.protocols[0].metadata.clone();
                     let member = JoinGroupResponseMember::default().with_member_id(id("m"));
                     response
                         .with_generation_id(it.generation)
                         .with_leader(id("m"))
-                        .with_members(vec![member.with_metadata(told)])
+                        .with_members(vec![member.with_metadata(metadata)])
                 };
-                incoming.answer::<JoinGroupRequest>(&response)
+                incoming.respond::<JoinGroupRequest>(&response)
             }
             SyncGroupRequest::KEY => {
                 let request: SyncGroupRequest = incoming.read().unwrap();
-                let mine = request.assignments[0].assignment.clone();
-                let response = SyncGroupResponse::default().with_assignment(mine);
-                incoming.answer::<SyncGroupRequest>(&response)
+                let assignment = request.assignments[0].assignment.clone();
+                let response = SyncGroupResponse::default().with_assignment(assignment);
+                incoming.respond::<SyncGroupRequest>(&response)
             }
             LeaveGroupRequest::KEY => {
                 let request: LeaveGroupRequest = incoming.read().unwrap();
                 it.left.extend(request.members.iter().map(|it| it.member_id.to_string()));
-                incoming.answer::<LeaveGroupRequest>(&LeaveGroupResponse::default())
+                incoming.respond::<LeaveGroupRequest>(&LeaveGroupResponse::default())
             }
             OffsetCommitRequest::KEY => {
                 let request: OffsetCommitRequest = incoming.read().unwrap();
@@ -905,7 +908,7 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                 it.committed.push((request.member_id.to_string(), generation));
                 let done = OffsetCommitResponsePartition::default();
                 let done = done.with_error_code(std::mem::take(&mut it.commit_code));
-                incoming.answer::<OffsetCommitRequest>(
+                incoming.respond::<OffsetCommitRequest>(
                     &OffsetCommitResponse::default().with_topics(vec![
                         OffsetCommitResponseTopic::default()
                             .with_name(topic_name("t"))
@@ -913,7 +916,7 @@ fn coordinating(coordinator: &Arc<Mutex<Coordinator>>) -> String {
                     ]),
                 )
             }
-            _ => usual(incoming, &[port, port]).unwrap(),
+            _ => default_response(incoming, &[port, port]).unwrap(),
         }
     })
 }
@@ -924,32 +927,32 @@ fn member_commits_until_fenced_and_rejoins() {
     let host = coordinating(&coordinator);
     let mut client = client(&host);
     let commit = |client: &mut Client| client.commit("g", "t", &at(&[(0, 3)]), Duration::ZERO);
-    let answer = |code| coordinator.lock().unwrap().commit_code = code;
+    let set_commit_code = |code| coordinator.lock().unwrap().commit_code = code;
     let both: Vec<(String, i32)> = [0, 1].map(|it| ("t".to_owned(), it)).into();
 
     // Without a membership, generation -1 is sent.
     commit(&mut client).unwrap();
-    let assignment = client.poll_assignment("g", &["t"], PATIENCE).unwrap();
+    let assignment = client.poll_assignment("g", &["t"], RETRY_TIME).unwrap();
     assert_eq!((assignment.generation, &assignment.partitions), (1, &both));
     commit(&mut client).unwrap();
     assert_eq!(
-        client.poll_assignment("g", &["t"], PATIENCE).unwrap(),
+        client.poll_assignment("g", &["t"], RETRY_TIME).unwrap(),
         assignment,
         "no request is sent"
     );
 
     // ILLEGAL_GENERATION
-    answer(22);
+    set_commit_code(22);
     assert_eq!(commit(&mut client).unwrap_err().kind, ErrorKind::Fenced);
     assert_eq!(commit(&mut client).unwrap_err().kind, ErrorKind::Fenced, "no request is sent");
-    let assignment = client.poll_assignment("g", &["t"], PATIENCE).unwrap();
+    let assignment = client.poll_assignment("g", &["t"], RETRY_TIME).unwrap();
     assert_eq!((assignment.generation, &assignment.partitions), (2, &both));
     commit(&mut client).unwrap();
 
     // UNKNOWN_MEMBER_ID
-    answer(25);
+    set_commit_code(25);
     assert_eq!(commit(&mut client).unwrap_err().kind, ErrorKind::Fenced);
-    assert_eq!(client.poll_assignment("g", &["t"], PATIENCE).unwrap().generation, 3);
+    assert_eq!(client.poll_assignment("g", &["t"], RETRY_TIME).unwrap().generation, 3);
     client.leave("g").unwrap();
     commit(&mut client).unwrap();
 
@@ -968,9 +971,9 @@ fn failed_join_returns_its_reason() {
             FindCoordinatorRequest::KEY => coordinator_at(incoming, port),
             JoinGroupRequest::KEY => {
                 let response = JoinGroupResponse::default().with_error_code(code);
-                incoming.answer::<JoinGroupRequest>(&response)
+                incoming.respond::<JoinGroupRequest>(&response)
             }
-            _ => usual(incoming, &[port]).unwrap(),
+            _ => default_response(incoming, &[port]).unwrap(),
         });
         let mut client = client(&host);
         let err = client.poll_assignment("g", &["t"], Duration::ZERO).unwrap_err();

@@ -1,4 +1,4 @@
-//! A scripted broker.
+//! A broker whose responses a test chooses.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-/// A request as received.
+/// A received request.
 pub struct Incoming {
     pub key: i16,
     pub version: i16,
@@ -19,24 +19,24 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The request, if it is an `R`.
+    /// The decoded request, or `None` if it is not an `R`.
     pub fn read<R: Request>(&self) -> Option<R> {
         (self.key == R::KEY).then(|| R::decode(&mut self.body.clone(), self.version).unwrap())
     }
 
-    /// A response to this request.
+    /// Encodes a response to this request.
     pub fn response<R: Request>(&self, body: &R::Response) -> Vec<u8> {
         let mut bytes = Vec::new();
         body.encode(&mut bytes, self.version).unwrap();
         self.framed::<R>(&bytes)
     }
 
-    /// [`Self::response`] as an answer.
-    pub fn answer<R: Request>(&self, body: &R::Response) -> Answer {
-        Answer::Send(self.response::<R>(body))
+    /// Responds with [`Self::response`].
+    pub fn respond<R: Request>(&self, body: &R::Response) -> Action {
+        Action::Respond(self.response::<R>(body))
     }
 
-    /// A response with any body.
+    /// Encodes a response with any body.
     pub fn framed<R: Request>(&self, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; 4];
         ResponseHeader::default()
@@ -50,20 +50,20 @@ impl Incoming {
     }
 }
 
-/// What a broker does with a request.
-pub enum Answer {
+/// The action of a broker for one request.
+pub enum Action {
     /// Sends these bytes.
-    Send(Vec<u8>),
+    Respond(Vec<u8>),
     /// Sends these bytes, then closes the connection.
-    Last(Vec<u8>),
+    RespondAndClose(Vec<u8>),
     /// Sends nothing and keeps the connection open.
-    Silence,
+    Ignore,
 }
 
-/// Starts a broker and returns its host:port. It serves all versions, and `script` responds to all
-/// but ApiVersions.
-pub fn broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
-    let any = |incoming: &Incoming| {
+/// Starts a broker and returns its host:port. It supports all versions. `script` responds to all
+/// requests but ApiVersions.
+pub fn broker(script: impl Fn(&Incoming, u16) -> Action + Send + Sync + 'static) -> String {
+    let api_versions = |incoming: &Incoming| {
         let all = (0..60).map(|key| ApiVersion::default().with_api_key(key).with_max_version(99));
         let response = ApiVersionsResponse::default().with_api_keys(all.collect());
         let mut body = Vec::new();
@@ -71,13 +71,13 @@ pub fn broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static)
         incoming.framed::<kafka_protocol::messages::ApiVersionsRequest>(&body)
     };
     raw_broker(move |incoming, port| match incoming.key {
-        18 => Answer::Send(any(incoming)),
+        18 => Action::Respond(api_versions(incoming)),
         _ => script(incoming, port),
     })
 }
 
-/// The same, but `script` also responds to ApiVersions.
-pub fn raw_broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'static) -> String {
+/// Starts a broker and returns its host:port. `script` responds to all requests.
+pub fn raw_broker(script: impl Fn(&Incoming, u16) -> Action + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let script = Arc::new(script);
@@ -90,7 +90,7 @@ pub fn raw_broker(script: impl Fn(&Incoming, u16) -> Answer + Send + Sync + 'sta
     format!("127.0.0.1:{port}")
 }
 
-fn serve(mut stream: TcpStream, script: impl Fn(&Incoming) -> Answer) {
+fn serve(mut stream: TcpStream, script: impl Fn(&Incoming) -> Action) {
     let mut length = [0; 4];
     while stream.read_exact(&mut length).is_ok() {
         let mut request = vec![0; u32::from_be_bytes(length) as usize];
@@ -104,16 +104,16 @@ fn serve(mut stream: TcpStream, script: impl Fn(&Incoming) -> Answer) {
         let header = RequestHeader::decode(&mut body, api.request_header_version(version)).unwrap();
         let correlation_id = header.correlation_id;
         match script(&Incoming { key, version, correlation_id, body }) {
-            Answer::Send(bytes) => {
+            Action::Respond(bytes) => {
                 if stream.write_all(&bytes).is_err() {
                     return;
                 }
             }
-            Answer::Last(bytes) => {
+            Action::RespondAndClose(bytes) => {
                 let _ = stream.write_all(&bytes);
                 return;
             }
-            Answer::Silence => {}
+            Action::Ignore => {}
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Batches of other clients: golden/make.sh has Java's client and librdkafka write the same records
-//! with each codec.
+//! Record batches of the Java client and of librdkafka, which golden/make.sh has recorded: the same
+//! records with each codec.
 
 use crate::record_batch::{self, Decoded};
 use crate::{Compression, FetchedRecord, Header};
@@ -24,7 +24,7 @@ fn golden() -> [(&'static str, Compression, &'static [u8]); 10] {
     ]
 }
 
-/// The records of golden.py and Golden.java.
+/// The records that golden.py and Golden.java produce.
 fn written(compression: Compression) -> Vec<FetchedRecord> {
     let times = if compression == Compression::None { 10 } else { 3000 };
     let text = |text: String| Some(text.into_bytes());
@@ -56,7 +56,7 @@ fn decode(bytes: &[u8], from: i64) -> Decoded {
 fn batches_of_java_and_librdkafka_are_decoded() {
     for (name, compression, bytes) in golden() {
         let attributes = u16::from_be_bytes([bytes[21], bytes[22]]);
-        assert_eq!(attributes & 7, compression as u16, "{name}: one batch, compressed so");
+        assert_eq!(attributes & 7, compression as u16, "{name}: codec of the batch");
         let decoded = decode(bytes, 0);
         if let Err(why) = crate::codec::compress(compression, &[]) {
             assert_eq!(decoded.undecodable, Some(why), "{name}");
@@ -78,8 +78,8 @@ fn truncated_or_changed_batches_are_undecodable() {
             let decoded = decode(&bytes[..cut], 0);
             assert!(decoded.records.is_empty() && decoded.undecodable.is_some(), "{name} at {cut}");
         }
-        // After base_offset, batch_length and partition_leader_epoch come magic and what the
-        // checksum covers.
+        // The magic follows base_offset, batch_length and partition_leader_epoch. The checksum
+        // covers the bytes after it.
         for at in (16..bytes.len()).step_by(step) {
             let mut changed = bytes.to_vec();
             changed[at] ^= 1;

@@ -1,7 +1,8 @@
-//! Hostile input: responses of every kind, record batches of every codec, and messages of SASL and
-//! consumer groups, changed in thousands of ways. All are decoded or refused without a panic, in
-//! memory proportional to their length. `MUTATIONS` sets the number for each kind; a failure names
-//! its seed, which `SEED` repeats.
+//! Malformed input: mutations of all kinds of responses, of record batches with each codec, and of
+//! SASL and group messages. Each is decoded or refused without a panic, in memory proportional to
+//! its length.
+//!
+//! `MUTATIONS` sets the number for each kind. A failure names its seed, and `SEED` repeats it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::protocol::Request;
@@ -13,61 +14,61 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 
-/// For each kind, unless `MUTATIONS` is set.
+/// The number for each kind, unless `MUTATIONS` is set.
 const MUTATIONS: u64 = 3000;
 
-/// Counts this thread's current and peak memory.
-struct Counting;
+/// Counts the current and the peak memory of this thread.
+struct CountingAllocator;
 
 thread_local! {
-    static NOW: Cell<usize> = const { Cell::new(0) };
-    static MOST: Cell<usize> = const { Cell::new(0) };
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
 }
 
 fn count(more: usize, less: usize) {
-    NOW.set((NOW.get() + more).saturating_sub(less));
-    MOST.set(MOST.get().max(NOW.get()));
+    CURRENT.set((CURRENT.get() + more).saturating_sub(less));
+    PEAK.set(PEAK.get().max(CURRENT.get()));
 }
 
 #[allow(unsafe_code, reason = "a GlobalAlloc; it forwards to the system allocator")]
 // SAFETY: Forwards each call unchanged to the system allocator.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 0);
-        // SAFETY: As this call's.
+        // SAFETY: The caller upholds the same contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(0, layout.size());
-        // SAFETY: As this call's.
+        // SAFETY: The caller upholds the same contract.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both may exist for a moment.
+        // Both allocations may exist at the same time.
         count(size, 0);
         count(0, layout.size());
-        // SAFETY: As this call's.
+        // SAFETY: The caller upholds the same contract.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Peak memory of `work`, in addition to what was allocated before, bytes.
-fn most(work: impl FnOnce()) -> usize {
-    let before = NOW.get();
-    MOST.set(before);
+/// The peak memory of `work` in bytes, without earlier allocations.
+fn peak_memory(work: impl FnOnce()) -> usize {
+    let before = CURRENT.get();
+    PEAK.set(before);
     work();
-    MOST.get() - before
+    PEAK.get() - before
 }
 
-/// Numbers that repeat with their seed. Source: Marsaglia, Xorshift RNGs (2003).
-struct Numbers(u64);
+/// A random number generator with a seed. Source: Marsaglia, Xorshift RNGs (2003).
+struct Xorshift(u64);
 
-impl Numbers {
+impl Xorshift {
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -80,8 +81,8 @@ impl Numbers {
     }
 }
 
-/// Changes `bytes` one to six times: wrong counts and lengths, missing and repeated parts.
-fn mutated(bytes: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+/// Makes one to six changes in `bytes`: wrong counts and lengths, missing and repeated parts.
+fn mutated(bytes: &[u8], numbers: &mut Xorshift) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for _ in 0..=numbers.below(6) {
         let at = numbers.below(bytes.len());
@@ -132,8 +133,9 @@ fn variable(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().unwrap())
 }
 
-/// Has `parse` decode changes of `sample`, within `memory_max` of their length.
-fn try_all(
+/// Calls `parse` with mutations of `sample`. Asserts that it does not panic, and that its memory is
+/// at most `memory_max` of the length.
+fn check_mutations(
     kind: &str,
     sample: &[u8],
     memory_max: impl Fn(usize) -> usize,
@@ -141,27 +143,27 @@ fn try_all(
 ) {
     let seed = variable("SEED", 1);
     for seed in seed..seed + variable("MUTATIONS", MUTATIONS) {
-        // Consecutive seeds would give similar first numbers.
-        let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        // Without the multiplication, the first numbers of consecutive seeds would be similar.
+        let mut numbers = Xorshift(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let bytes = mutated(sample, &mut numbers);
         let length = bytes.len();
         let mut outcome = Ok(());
-        let most = most(|| {
+        let peak = peak_memory(|| {
             outcome = panic::catch_unwind(AssertUnwindSafe(|| parse(bytes))).map_err(drop);
         });
         assert!(outcome.is_ok(), "{kind}: SEED={seed} panics");
         let limit = memory_max(length);
-        assert!(most <= limit, "{kind}: SEED={seed}: {most} bytes for {length}, not {limit}");
+        assert!(peak <= limit, "{kind}: SEED={seed}: {peak} bytes for {length} exceed {limit}");
     }
 }
 
-/// Limit of memory for each byte: that of a decoded element of one byte.
+/// Limit of memory for each byte of input: an element of one byte takes this when decoded.
 const MEMORY_PER_BYTE: usize = 1024;
-/// Memory of error texts and the like.
-const MEMORY_BESIDE: usize = 8 << 10;
+/// Limit of memory for any input, for example for error texts.
+const MEMORY_BASE: usize = 8 << 10;
 
 fn in_proportion(length: usize) -> usize {
-    length * MEMORY_PER_BYTE + MEMORY_BESIDE
+    length * MEMORY_PER_BYTE + MEMORY_BASE
 }
 
 struct Responses;
@@ -172,7 +174,7 @@ impl ResponseVisitor for Responses {
         let head: &[u8] = if R::SPEC.flexible { &[0, 0, 0, 1, 0] } else { &[0, 0, 0, 1] };
         let frame = [head, response].concat();
         assert_eq!(read::<R>(&frame), Ok(()), "{name}");
-        try_all(name, &frame, in_proportion, |bytes| {
+        check_mutations(name, &frame, in_proportion, |bytes| {
             let _ = read::<R>(&bytes);
         });
     }
@@ -190,7 +192,7 @@ fn mutated_responses_do_not_panic() {
     samples::responses(&mut Responses);
 }
 
-/// Largest zstd window, bytes: ruzstd's limit.
+/// Largest zstd window in bytes, the limit of ruzstd.
 const WINDOW: usize = 128 << 20;
 
 #[test]
@@ -213,7 +215,7 @@ fn mutated_batches_do_not_panic() {
         let limit = |length: usize| {
             let window =
                 if compression == Compression::Zstd { WINDOW + (8 << 20) } else { 8 << 20 };
-            // Decompressed, as records, and both while a vector grows.
+            // The decompressed bytes and the records, and copies of both while a vector grows.
             6 * MEMORY_MAX + in_proportion(length) + window
         };
         let decode = |bytes: &[u8]| {
@@ -222,19 +224,19 @@ fn mutated_batches_do_not_panic() {
             assert!(decoded.records.is_sorted_by(|a, b| a.offset < b.offset));
         };
         let two = [&batch[..], &batch].concat();
-        try_all(name, &two, limit, |bytes| decode(&bytes));
-        // With a valid checksum: a wrong one refuses nearly all.
-        try_all(name, &batch, limit, |mut bytes| {
+        check_mutations(name, &two, limit, |bytes| decode(&bytes));
+        // With a correct checksum: without it nearly all mutations are refused early.
+        check_mutations(name, &batch, limit, |mut bytes| {
             record_batch::fix_length_and_checksum(&mut bytes);
             decode(&bytes);
         });
         // The compressed and the encoded records.
         if let (Ok(compressed), 1..) = (codec::compress(compression, &encoded), compression as u8) {
-            try_all(name, &compressed, limit, |bytes| {
+            check_mutations(name, &compressed, limit, |bytes| {
                 drop(codec::decompress(compression as u8, &bytes, MEMORY_MAX));
             });
         }
-        try_all(name, &encoded, limit, |bytes| {
+        check_mutations(name, &encoded, limit, |bytes| {
             let batch =
                 record_batch::encode(&bytes, records.len(), 7, sequence, compression).unwrap();
             decode(&batch);
@@ -244,14 +246,15 @@ fn mutated_batches_do_not_panic() {
 
 #[test]
 fn mutated_group_messages_do_not_panic() {
-    let assignment = b"\0\0\0\0\0\x02\0\x05topic\0\0\0\x02\0\0\0\0\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\x05\xff\xff\xff\xff";
+    let assignment = b"\0\0\0\0\0\x02\0\x05topic\0\0\0\x02\0\0\0\0\0\0\0\x01\
+        \0\x01t\0\0\0\x01\0\0\0\x05\xff\xff\xff\xff";
     assert!(group::decode_assignment(assignment).is_some());
-    try_all("assignment", assignment, in_proportion, |bytes| {
+    check_mutations("assignment", assignment, in_proportion, |bytes| {
         drop(group::decode_assignment(&bytes));
     });
     let subscription = b"\0\x01\0\0\0\x02\0\x05topic\0\x01t\xff\xff\xff\xff\0\0\0\0";
     assert!(group::decode_subscription(subscription).is_some());
-    try_all("subscription", subscription, in_proportion, |bytes| {
+    check_mutations("subscription", subscription, in_proportion, |bytes| {
         drop(group::decode_subscription(&bytes));
     });
 }
@@ -260,21 +263,21 @@ fn mutated_group_messages_do_not_panic() {
 #[cfg(feature = "scram")]
 fn mutated_sasl_messages_do_not_panic() {
     use crate::sasl::{Mechanism, Sasl, scram::Scram};
-    // Of RFC 7677, with few iterations, which are refused: hashing would take too long.
+    // The message of RFC 7677 with too few iterations, which are refused: hashing takes too long.
     let first: &[u8] =
         b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=40";
     let sasl = |mechanism| Sasl { mechanism, user: "user".into(), password: "pencil".into() };
     for mechanism in [Mechanism::ScramSha256, Mechanism::ScramSha512] {
         let sasl = sasl(mechanism);
-        try_all(mechanism.name(), first, in_proportion, |bytes| {
+        check_mutations(mechanism.name(), first, in_proportion, |bytes| {
             drop(Scram::new(&sasl, "rOprNGfwEbeRWgbNEkqO").respond(&bytes));
         });
-        let mut asked = Scram::new(&sasl, "rOprNGfwEbeRWgbNEkqO");
-        asked.respond(&[first, b"96"].concat()).unwrap();
-        let asked = std::cell::RefCell::new(asked);
+        let mut exchange = Scram::new(&sasl, "rOprNGfwEbeRWgbNEkqO");
+        exchange.respond(&[first, b"96"].concat()).unwrap();
+        let exchange = std::cell::RefCell::new(exchange);
         let last = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
-        try_all(mechanism.name(), last, in_proportion, |bytes| {
-            drop(asked.borrow_mut().respond(&bytes));
+        check_mutations(mechanism.name(), last, in_proportion, |bytes| {
+            drop(exchange.borrow_mut().respond(&bytes));
         });
     }
 }

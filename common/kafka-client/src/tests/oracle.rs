@@ -1,5 +1,5 @@
-//! The codecs against those of `kafka-protocol`: each decodes what the other encodes, field by
-//! field, to the last byte.
+//! The codecs compared with those of the crate `kafka-protocol`. Each decodes the output of the
+//! other, field by field, to the last byte.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::map::Map;
@@ -104,7 +104,7 @@ fn requests_match_kafka_protocol() {
             .with_topics(Some(vec![named("a"), named("bc")]))
             .with_allow_auto_topic_creation(false),
     );
-    // Its length takes two bytes.
+    // The length of this name takes two bytes.
     const BATCH: [u8; 300] = [7; 300];
     let mut topics: Map<&str, Vec<(i32, &[u8])>> = Map::default();
     topics.or_default("t").extend([(5, &BATCH[..]), (6, b"x")]);
@@ -315,7 +315,7 @@ fn sasl_and_admin_requests_match_kafka_protocol() {
     );
 }
 
-/// The frame from the header on, with `body` as `kafka-protocol` writes it.
+/// A response from its header on, with `body` as encoded by `kafka-protocol`.
 fn framed<R: OwnRequest>(body: &impl Encodable) -> Vec<u8> {
     let mut frame = Vec::new();
     let version = i16::from(R::SPEC.flexible);
@@ -324,7 +324,7 @@ fn framed<R: OwnRequest>(body: &impl Encodable) -> Vec<u8> {
     frame
 }
 
-/// As this crate decodes it, and its throttle time.
+/// The response as decoded by this crate, and its throttle time in milliseconds.
 fn read<R: OwnRequest>(body: &impl Encodable) -> (R::Response, i32) {
     let frame = framed::<R>(body);
     let mut reader = Reader::new(&frame);
@@ -599,10 +599,11 @@ fn sasl_and_admin_responses_match_kafka_protocol() {
     is_no(&response[0]);
 }
 
-/// A complete response is decoded to its last byte; a truncated or longer one is refused.
-struct Proof;
+/// Asserts that a complete response is decoded to its last byte, and a truncated or longer one is
+/// refused.
+struct LengthCheck;
 
-impl ResponseVisitor for Proof {
+impl ResponseVisitor for LengthCheck {
     fn visit<R: OwnRequest>(&mut self, response: &[u8]) {
         let name = R::SPEC.name;
         let end = |bytes: &[u8]| {
@@ -620,10 +621,10 @@ impl ResponseVisitor for Proof {
 
 #[test]
 fn truncated_and_longer_responses_are_refused() {
-    samples::responses(&mut Proof);
+    samples::responses(&mut LengthCheck);
 }
 
-/// Strings, bytes and numbers of many lengths, encoded and decoded.
+/// Encodes and decodes strings, bytes and numbers of many lengths.
 #[test]
 fn fields_match_kafka_protocol() {
     let strategy = (".{0,200}", prop::collection::vec(any::<u8>(), 0..20_000), any::<i32>());

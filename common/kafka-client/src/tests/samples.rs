@@ -1,5 +1,5 @@
-//! A response of each kind by `kafka-protocol`, with a value in each field that can be empty or
-//! null.
+//! Sample responses of all kinds, encoded by `kafka-protocol`. Fields that can be empty or null
+//! have a value.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::protocol::Request;
@@ -36,7 +36,7 @@ use kafka_protocol::messages::produce_response::{
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Encodable, StrBytes};
 
-/// What a test does with each kind of response, given its body.
+/// An action for each kind of response, which is called with the encoded body.
 pub trait ResponseVisitor {
     fn visit<R: Request>(&mut self, response: &[u8]);
 }
@@ -55,7 +55,7 @@ fn topic() -> TopicName {
     TopicName(text("a_topic"))
 }
 
-/// Visits a response of each kind.
+/// Calls [`ResponseVisitor::visit`] with a response of each kind.
 pub fn responses(all: &mut impl ResponseVisitor) {
     visit::<own::ApiVersions>(
         all,
