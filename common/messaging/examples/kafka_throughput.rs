@@ -1,6 +1,6 @@
-//! Records per second through Sender, Producer and Consumer, and the latency of single records, on
-//! the cluster at `KAFKA_BROKERS`: `cargo run --release -p messaging --example kafka_throughput`.
-//! It does not delete its topic.
+//! Measures records per second of Sender, Producer and Consumer, and the latency of single records.
+//! It uses the cluster at `KAFKA_BROKERS` and does not delete its topic:
+//! `cargo run --release -p messaging --example kafka_throughput`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
 
@@ -44,7 +44,7 @@ fn main() {
     });
 
     let before = status_kib("VmRSS");
-    fs::write("/proc/self/clear_refs", "5").unwrap(); // Resets the peak of memory.
+    fs::write("/proc/self/clear_refs", "5").unwrap(); // Resets the peak memory.
     let mut consumer = Consumer::start(&config(), topic, beginning(PARTITIONS));
     let mut read = 0;
     measure("Consumer", 2 * RECORDS, || {

@@ -3,25 +3,26 @@
 use kafka_client::{Assignment, Batch, Client, Error, ErrorKind, PartitionData, Position, Result};
 use std::time::Duration;
 
-/// The calls to Kafka that this bank needs. Implemented by the built-in client and by the adapter
-/// of the `kafka` crate.
+/// The Kafka requests that the bank needs. The built-in client and the adapter of the `kafka` crate
+/// implement it.
 ///
-/// `within` is the time for retries: an attempt that has begun may take up to `KAFKA_TIMEOUT_MS`
-/// longer. After a failed attempt the next one waits 100 ms, doubling up to 2 s, also across calls.
+/// `within` limits the time for retries. A started attempt may take up to `KAFKA_TIMEOUT_MS`
+/// longer. The backoff between attempts is 100 ms, doubling up to 2 s. It also applies across
+/// calls.
 pub trait KafkaClient: Send {
-    /// The broker id of each partition's leader, index = partition, from new metadata.
+    /// Returns the broker id of each partition's leader, index = partition. Refreshes the metadata.
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>>;
 
-    /// Writes with acks=all. One result for each batch, in order: its base offset, or -1 if the
-    /// broker no longer knows it.
+    /// Writes with acks=all. Returns the base offset of each batch, in order. It is -1 if the batch
+    /// was already written and the broker no longer has its offset.
     ///
-    /// If its result is retryable, the same batch may be given again to the same client, before any
-    /// other of its partition. The built-in client writes it once; the kafka crate may duplicate
-    /// it.
+    /// If a result is retryable, pass the same batch to the same client again, before any other
+    /// batch of that partition. The built-in client (an idempotent producer) writes it once. The
+    /// kafka crate may duplicate it.
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>>;
 
     /// Reads from `positions` of `topic`. Returns as soon as there are records, or after `wait`
-    /// without records. One [`PartitionData`] for each position.
+    /// without records. Returns one [`PartitionData`] for each position.
     fn fetch(
         &mut self,
         topic: &str,
@@ -29,14 +30,14 @@ pub trait KafkaClient: Send {
         wait: Duration,
     ) -> Result<Vec<PartitionData>>;
 
-    /// Log start offset and end of each partition, index = partition.
+    /// Returns the log start offset and the end of each partition, index = partition.
     fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>>;
 
-    /// The group's committed offset of each partition, index = partition.
+    /// Returns the group's committed offset of each partition, index = partition.
     fn committed(&mut self, group: &str, topic: &str, within: Duration)
     -> Result<Vec<Option<i64>>>;
 
-    /// Commits offsets for the group. A member commits only its assigned partitions.
+    /// Commits offsets for the group. A member may only commit its assigned partitions.
     ///
     /// # Errors
     /// [`ErrorKind::Fenced`] if this client is not a member of the group's current generation.
@@ -48,13 +49,15 @@ pub trait KafkaClient: Send {
         within: Duration,
     ) -> Result<()>;
 
-    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. To be called about
-    /// once a second, after all records read so far are processed and committed: the call may
-    /// revoke partitions, and waits until a rebalance is over.
+    /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. Returns the
+    /// assignment.
+    ///
+    /// Call it about once per second. Before the call, all records read so far must be processed
+    /// and committed: the call may revoke partitions, and it waits until a rebalance is complete.
     ///
     /// # Errors
-    /// No partition is assigned then. [`ErrorKind::Config`] from the kafka crate, which has no
-    /// groups.
+    /// After an error no partition is assigned. The kafka crate has no consumer groups and returns
+    /// [`ErrorKind::Config`].
     fn poll_assignment(
         &mut self,
         group: &str,
@@ -66,24 +69,23 @@ pub trait KafkaClient: Send {
         Err(Error { kind: ErrorKind::Config, code: 0, text })
     }
 
-    /// Leaves `group`: its partitions are reassigned at once, not after the session timeout of 10
-    /// s.
+    /// Leaves `group`, so that its partitions are reassigned immediately.
     ///
     /// # Errors
-    /// The session timeout applies.
+    /// The partitions are reassigned only after the session timeout of 10 s.
     fn leave(&mut self, group: &str) -> Result<()> {
         let _ = group;
         Ok(())
     }
 
-    /// True if one fetch waits for all leaders at once and follows moved ones, so that one thread
-    /// is enough. False if it fetches from one leader after the other.
+    /// True if one fetch reads from all leaders at the same time and follows leader changes: then
+    /// one thread is enough. False if a fetch reads from one leader after the other.
     fn fetches_from_all(&self) -> bool {
         false
     }
 }
 
-/// Methods that call the inherent ones of the same name.
+/// Trait methods that call the inherent methods of the same name.
 macro_rules! forward {
     ($($name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {
         $(fn $name(&mut self, $($argument: $type),*) -> $result {

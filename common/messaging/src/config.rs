@@ -11,59 +11,66 @@ pub const CLIENT_ID: &str = "scratchbank";
 /// `KAFKA_BROKERS`.
 pub const KAFKA_BROKERS: Variable = Variable::required(
     "KAFKA_BROKERS",
-    "bootstrap brokers, host:port separated by commas; one that answers is enough",
+    "bootstrap brokers, host:port separated by commas; one reachable broker is enough",
 );
 
 /// `KAFKA_CLIENT`.
 pub const KAFKA_CLIENT: Variable = Variable::new(
     "KAFKA_CLIENT",
     "auto",
-    "kafka-crate: the kafka crate, for Kafka up to 3.9; built-in: the built-in client, for Kafka 2.8 to 4.x; auto: the kafka crate \
-     where the brokers serve its protocol version, else the built-in client",
+    "auto, kafka-crate (Kafka up to 3.9) or built-in (Kafka 2.8 and later). auto selects the kafka \
+     crate if the brokers support its protocol version, else the built-in client. The kafka crate \
+     may duplicate records on retries, and has no SASL and no consumer groups",
 );
 /// `KAFKA_TIMEOUT_MS`.
 pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "KAFKA_TIMEOUT_MS",
     "10000",
-    "request timeout, 1000 to 110000 ms; after that the built-in client retries on a new connection; with \
-     the kafka crate the service exits with code 75, to be restarted",
+    "request timeout, 1000 to 110000 ms. After it the built-in client retries on a new connection. \
+     With the kafka crate the service exits with code 75 and must be restarted",
 );
-/// Bytes fetched from each partition at a time; a larger record still passes.
-/// docs/decisions/0008-batch-sizes.md has the figures.
+/// `partition_max_bytes` of a fetch, bytes. A larger record is still returned. For measurements,
+/// see docs/decisions/0008-batch-sizes.md.
 const FETCH_BYTES: i32 = 32 << 10;
 
 /// `COMPRESSION`.
 pub const COMPRESSION: Variable = Variable::new(
     "COMPRESSION",
     "none",
-    "compression of batches sent to the brokers: none, gzip or snappy; lz4 or zstd with the built-in client in builds with the \
-     feature codecs",
+    "compression of produced batches: none, gzip, snappy, lz4 or zstd. lz4 and zstd require the \
+     built-in client and a build with the feature codecs. Topics of the bank store all batches \
+     uncompressed, so this only reduces the traffic to the brokers",
 );
 
 /// `KAFKA_SASL_MECHANISM`.
 pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
     "KAFKA_SASL_MECHANISM",
     "none",
-    "SASL mechanism, with the built-in client: none; PLAIN, which sends the password in clear; in builds with the feature scram \
-     SCRAM-SHA-256 or SCRAM-SHA-512, which do not",
+    "SASL mechanism: none, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. SASL requires the built-in \
+     client, and SCRAM a build with the feature scram. PLAIN sends the password unencrypted",
 );
 /// `KAFKA_SASL_USERNAME`.
 pub const KAFKA_SASL_USERNAME: Variable =
-    Variable::new("KAFKA_SASL_USERNAME", "", "user, where KAFKA_SASL_MECHANISM is not none");
+    Variable::new("KAFKA_SASL_USERNAME", "", "SASL user, required with KAFKA_SASL_MECHANISM");
 /// `KAFKA_SASL_PASSWORD`.
-pub const KAFKA_SASL_PASSWORD: Variable =
-    Variable::new("KAFKA_SASL_PASSWORD", "", "the user's password").secret();
+pub const KAFKA_SASL_PASSWORD: Variable = Variable::new(
+    "KAFKA_SASL_PASSWORD",
+    "",
+    "SASL password; KAFKA_SASL_MECHANISM requires either this or KAFKA_SASL_PASSWORD_FILE",
+)
+.secret();
 /// `KAFKA_SASL_PASSWORD_FILE`.
 pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD_FILE",
     "",
-    "file with the password, instead of KAFKA_SASL_PASSWORD; a line break at its end is removed",
+    "path of a file with the SASL password, instead of KAFKA_SASL_PASSWORD; read once at startup; \
+     one line break at its end is removed",
 );
 
-/// Which Kafka client to use.
+/// A choice of the Kafka client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientChoice {
-    /// The kafka crate where the brokers serve its protocol version, else the built-in client.
+    /// The kafka crate if the brokers support its protocol version, else the built-in client.
     Auto,
     /// The kafka crate (protocol version 0, Kafka up to 3.9).
     KafkaCrate,
@@ -72,7 +79,7 @@ pub enum ClientChoice {
 }
 
 impl ClientChoice {
-    /// The compiled-in choices.
+    /// The choices of this build.
     const CHOICES: &'static [(&'static str, Self)] = &[
         ("auto", Self::Auto),
         #[cfg(feature = "kafka-crate")]
@@ -82,7 +89,7 @@ impl ClientChoice {
 
     fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         match &*env.text(&KAFKA_CLIENT)? {
-            // The names in version 0.1.
+            // The names of version 0.1.
             #[cfg(feature = "kafka-crate")]
             "kafka" => Ok(Self::KafkaCrate),
             "modern" => Ok(Self::BuiltIn),
@@ -104,22 +111,22 @@ impl fmt::Display for ClientChoice {
 /// Settings of a Kafka client.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {
-    /// `KAFKA_BROKERS`, as host:port, at least one.
+    /// `KAFKA_BROKERS`: at least one host:port.
     pub brokers: Vec<String>,
     /// `KAFKA_CLIENT`.
     pub client: ClientChoice,
     /// `KAFKA_TIMEOUT_MS`.
     pub timeout: Duration,
-    /// Bytes fetched from each partition at a time.
+    /// `partition_max_bytes` of a fetch, bytes.
     pub fetch_bytes: i32,
     /// `COMPRESSION`.
     pub compression: Compression,
-    /// `KAFKA_SASL_...`.
+    /// SASL credentials from `KAFKA_SASL_*`. `None`: no authentication.
     pub sasl: Option<Sasl>,
 }
 
 impl KafkaConfig {
-    /// The variables of [`Self::from_env`].
+    /// The variables that [`Self::from_env`] reads.
     pub const VARIABLES: &'static [Variable] = &[
         KAFKA_BROKERS,
         KAFKA_CLIENT,
@@ -131,10 +138,7 @@ impl KafkaConfig {
         KAFKA_SASL_PASSWORD_FILE,
     ];
 
-    /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or invalid.
+    /// Reads and checks the variables.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let text = env.text(&KAFKA_BROKERS)?;
         let brokers: Vec<String> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
@@ -163,18 +167,18 @@ impl KafkaConfig {
             config.require_built_in(&COMPRESSION, codec.name())?;
             if cfg!(not(feature = "codecs")) {
                 let expected =
-                    "none, gzip or snappy: this program was built without the feature codecs";
+                    "none, gzip or snappy, since this program was built without the feature codecs";
                 return Err(env::invalid(&COMPRESSION, codec.name().into(), expected.into()));
             }
         }
         Ok(config)
     }
 
-    /// Whether `variable` (`CONSUMER_GROUP_PROTOCOL`) makes the service a member of a consumer
-    /// group; then the built-in client is used.
+    /// True if `variable` (`CONSUMER_GROUP_PROTOCOL`) makes the service a member of a consumer
+    /// group. In that case this selects the built-in client.
     ///
     /// # Errors
-    /// It is invalid, or `KAFKA_CLIENT` selects the kafka crate.
+    /// The value is invalid, or `KAFKA_CLIENT` selects the kafka crate.
     pub fn joins_group(&mut self, env: &Env<'_>, variable: &Variable) -> Result<bool, env::Error> {
         let joins = env.choice(variable, &[("none", false), ("classic", true)])?;
         if joins {
@@ -183,7 +187,7 @@ impl KafkaConfig {
         Ok(joins)
     }
 
-    /// Selects the built-in client, the only one that supports `value` of `variable`.
+    /// Selects the built-in client, since the kafka crate does not support `value` of `variable`.
     ///
     /// # Errors
     /// `KAFKA_CLIENT` selects the kafka crate.
@@ -198,7 +202,7 @@ impl KafkaConfig {
     }
 }
 
-/// SASL credentials.
+/// Reads the SASL credentials.
 fn sasl(env: &Env<'_>) -> Result<Option<Sasl>, env::Error> {
     let mechanisms = Mechanism::ALL.iter().map(|&(name, it)| (name, Some(it)));
     let choices: Vec<(&str, Option<Mechanism>)> =
@@ -217,7 +221,7 @@ fn sasl(env: &Env<'_>) -> Result<Option<Sasl>, env::Error> {
                 text.strip_suffix('\n').map_or(&*text, |it| it.trim_end_matches('\r')).to_owned()
             }
             Err(err) => {
-                let expected = format!("a file to read: {err}");
+                let expected = format!("a readable file: {err}");
                 return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
             }
         },
@@ -226,7 +230,7 @@ fn sasl(env: &Env<'_>) -> Result<Option<Sasl>, env::Error> {
             return Err(env::Error::Missing { name, meaning });
         }
         (false, false) => {
-            let expected = "nothing, since KAFKA_SASL_PASSWORD is set".to_owned();
+            let expected = "no value, since KAFKA_SASL_PASSWORD is set".to_owned();
             return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
         }
     };
@@ -274,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn sasl_needs_a_user_and_one_password() {
+    fn sasl_requires_a_user_and_one_password() {
         const MECHANISM: (&str, &str) = ("KAFKA_SASL_MECHANISM", "PLAIN");
         const USER: (&str, &str) = ("KAFKA_SASL_USERNAME", "ann");
         const PASSWORD: (&str, &str) = ("KAFKA_SASL_PASSWORD", "hunter2");
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "kafka-crate")]
-    fn sasl_with_the_kafka_crate_is_refused() {
+    fn sasl_with_the_kafka_crate_is_rejected() {
         let variables = [
             ("KAFKA_CLIENT", "kafka-crate"),
             ("KAFKA_SASL_MECHANISM", "PLAIN"),
@@ -317,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn brokers_are_hosts_with_ports() {
+    fn broker_without_a_port_is_rejected() {
         let read = |text: &str| read(&[(KAFKA_BROKERS.name, text)]).map(|config| config.brokers);
         assert_eq!(read("kafka-1:9092").unwrap(), ["kafka-1:9092"]);
         assert_eq!(read("a:1, [::1]:65535").unwrap(), ["a:1", "[::1]:65535"]);

@@ -1,4 +1,4 @@
-//! Selects the Kafka client: `KAFKA_CLIENT`, or what the brokers serve.
+//! Selects the Kafka client by `KAFKA_CLIENT` and by the versions that the brokers support.
 
 use crate::client::KafkaClient;
 use crate::config::{CLIENT_ID, ClientChoice, KafkaConfig};
@@ -9,17 +9,18 @@ use service::shutdown::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A client of the cluster. No I/O happens before the first call.
+/// Returns a client of the cluster. No I/O happens before the first call.
 pub fn connect(config: &KafkaConfig) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, None))
 }
 
-/// The same. A call that hangs when shutdown is requested delays it by at most two seconds.
+/// Like [`connect`]. After `stop` is requested, a call that hangs delays the shutdown by at most 2
+/// s.
 pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, Some(stop.clone())))
 }
 
-/// The client for `KAFKA_CLIENT` and the cluster, selected by the first call.
+/// The client of the cluster. The first call selects it.
 struct SelectedClient {
     config: KafkaConfig,
     stop: Option<Shutdown>,
@@ -38,7 +39,7 @@ impl SelectedClient {
             let choice = backoff.retry(within, || choose(config))?;
             *client = Some(open(choice, config, stop.clone()));
         }
-        Ok(&mut **client.as_mut().expect("it was there or has just been put there"))
+        Ok(&mut **client.as_mut().expect("it is set above if it was None"))
     }
 }
 
@@ -104,12 +105,12 @@ impl KafkaClient for SelectedClient {
     }
 }
 
-/// The client for this cluster. [`ClientChoice::Auto`] probes its brokers, once in a process.
+/// Selects the client for this cluster. [`ClientChoice::Auto`] probes the brokers once per process.
 fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
     static KNOWN: Mutex<Vec<(Vec<String>, ClientChoice, ClientChoice)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let same = |(brokers, asked, _): &&(Vec<String>, ClientChoice, ClientChoice)| {
-        *brokers == config.brokers && *asked == config.client
+    let same = |(brokers, choice, _): &&(Vec<String>, ClientChoice, ClientChoice)| {
+        *brokers == config.brokers && *choice == config.client
     };
     if let Some((_, _, client)) = known.iter().find(same) {
         return Ok(*client);
@@ -123,7 +124,7 @@ fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
     Ok(client)
 }
 
-/// The kafka crate if a broker serves its protocol version.
+/// Selects the kafka crate if the first reachable broker supports its protocol version.
 #[cfg(feature = "kafka-crate")]
 fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
     // The probe has timeouts, but name resolution has none.
@@ -131,16 +132,17 @@ fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
     let _watch = service::watchdog::watch(
         limit,
         None,
-        "probe the versions that the brokers serve".to_owned(),
+        "probe the versions that the brokers support".to_owned(),
     );
     let mut errors = Vec::new();
     for host in &config.brokers {
         match crate::kafka_crate::lowest_fetch_version(host) {
             Ok(0) => {
-                return Ok((ClientChoice::KafkaCrate, format!("{host} serves protocol version 0")));
+                let why = format!("broker {host} supports protocol version 0");
+                return Ok((ClientChoice::KafkaCrate, why));
             }
             Ok(lowest) => {
-                let why = format!("{host} serves Fetch from version {lowest} on");
+                let why = format!("broker {host} only supports Fetch from version {lowest} on");
                 return Ok((ClientChoice::BuiltIn, why));
             }
             Err(err) => errors.push(format!("broker {host} does not respond: {err}")),
@@ -149,7 +151,7 @@ fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
     Err(Error { kind: ErrorKind::Retry, code: 0, text: errors.join("; ") })
 }
 
-/// The only one compiled in.
+/// Selects the only client of this build.
 #[cfg(not(feature = "kafka-crate"))]
 fn probe_brokers(_config: &KafkaConfig) -> Result<(ClientChoice, String)> {
     Ok((ClientChoice::BuiltIn, "the only client in this program".to_owned()))

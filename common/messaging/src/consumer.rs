@@ -1,5 +1,5 @@
-//! The consumer: partitions assigned by hand, and one fetch thread for each leader, or one for all
-//! of them if the client fetches from all leaders at once.
+//! The consumer. The caller assigns partitions. There is one fetch thread per leader, or a single
+//! one if the client fetches from all leaders at the same time.
 
 mod fetcher;
 mod metrics;
@@ -21,16 +21,17 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// Shortest time between two commits of offsets: a commit costs the broker as much as a batch, and
-/// only bounds what is read again after a crash.
+/// Minimum time between two commits of offsets. For the broker a commit is as expensive as a batch.
+/// It only limits how many records are read again after a crash.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Fetched data that waits for the caller, in addition to one in each thread.
+/// Number of fetch results that are buffered for the caller, in addition to one in each thread.
 const FETCHES_AHEAD: usize = 2;
 
-/// Reads partitions of one topic on its own threads, a bounded amount ahead of its caller. Broker
-/// restarts, leader moves, closed connections, deleted offsets and oversized records are handled
-/// inside. Dropping it stops the threads.
+/// Reads partitions of one topic on its own threads, and buffers a bounded number of fetch results.
+///
+/// It handles broker restarts, leader changes, closed connections, deleted offsets and oversized
+/// records. Dropping it stops the threads.
 pub struct Consumer {
     fetched: Receiver<Result<Vec<PartitionData>, Error>>,
     shared: Arc<Shared>,
@@ -38,7 +39,7 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Reads `topic` from `positions`.
+    /// Starts to read `topic` from `positions`.
     pub fn start(config: &KafkaConfig, topic: &'static str, positions: Vec<Position>) -> Self {
         let config = config.clone();
         Self::with_connect(Box::new(move || connect::connect(&config)), topic, positions)
@@ -51,11 +52,13 @@ impl Consumer {
         Self { fetched, shared, failed: None }
     }
 
-    /// The data received so far; waits at most `wait` if there is none. Data without records moves
-    /// the position to its `next`, for example at the end of a transaction.
+    /// Returns the buffered data. If the buffer is empty, waits up to `wait`.
+    ///
+    /// Data without records moves the position to its `next`, for example at the end of a
+    /// transaction.
     ///
     /// # Errors
-    /// Only [`ErrorKind::Config`]: all other errors are retried, with a log line.
+    /// Only [`ErrorKind::Config`]. All other errors are logged and retried.
     pub fn poll(&mut self, wait: Duration) -> Result<Vec<PartitionData>, Error> {
         if let Some(err) = &self.failed {
             return Err(err.clone());
@@ -70,7 +73,10 @@ impl Consumer {
             Err(RecvTimeoutError::Disconnected) => Err(Error {
                 kind: ErrorKind::Config,
                 code: 0,
-                text: format!("no thread reads {} any more", self.shared.topic),
+                text: format!(
+                    "read {}: all fetch threads ended, restart the service",
+                    self.shared.topic
+                ),
             }),
         };
         while let Ok(all) = &mut result
@@ -78,7 +84,7 @@ impl Consumer {
         {
             match more {
                 Ok(more) => all.extend(more),
-                // The next call returns it, after the data before it.
+                // The next call returns the error, after the data that precedes it.
                 Err(err) => {
                     self.failed = Some(err);
                     break;
@@ -102,12 +108,12 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // The threads end when their fetch returns, or at once if they wait for room in the
-        // channel.
+        // A thread ends when its fetch returns. If it waits for space in the channel, it ends
+        // immediately.
         for partition in self.shared.stop() {
             let partition = partition.to_string();
             for gauges in [&LAG, &PARKED_PARTITIONS] {
-                // Err if it was never set.
+                // An error means that the gauge was never set.
                 let _ = gauges.remove_label_values(&[self.shared.topic, &partition]);
             }
         }

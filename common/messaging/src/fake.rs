@@ -1,4 +1,4 @@
-//! A cluster in memory, for tests of code that uses a [`KafkaClient`].
+//! An in-memory cluster, for tests of code that uses a [`KafkaClient`].
 
 use crate::client::KafkaClient;
 use kafka_client::{Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result};
@@ -6,21 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A client of a cluster with one topic of any name. Clones are further clients.
+/// A client of a cluster with one topic, which has any name. Clones are further clients.
 pub struct Fake {
     cluster: Arc<Mutex<Cluster>>,
-    /// Counts the clients.
+    /// Its reference count is the number of clients.
     alive: Arc<()>,
 }
 
-type OnProduce = Box<dyn FnMut(&[Batch<'_>]) -> Vec<Verdict> + Send>;
+type OnProduce = Box<dyn FnMut(&[Batch<'_>]) -> Vec<ProduceOutcome> + Send>;
 type OnFetch =
     Box<dyn FnMut(&[Position], &Reading<'_>) -> Option<Result<Vec<PartitionData>>> + Send>;
 
-/// What happens to a batch.
-pub enum Verdict {
+/// The outcome of a produce call for a batch.
+pub enum ProduceOutcome {
     Written,
-    /// Written, but this is the result.
+    /// The batch is written, but the call returns this error.
     WrittenBut(Error),
     NotWritten(Error),
 }
@@ -53,7 +53,7 @@ impl Clone for Fake {
 }
 
 impl Fake {
-    /// Partition `i` is led by broker `leaders[i]`.
+    /// Returns a cluster in which broker `leaders[i]` leads partition `i`.
     pub fn new(leaders: &[i32]) -> Self {
         let logs = leaders.iter().map(|_| Log::default()).collect();
         let leaders = leaders.to_vec();
@@ -65,7 +65,7 @@ impl Fake {
         self.cluster.lock().unwrap()
     }
 
-    /// Clients, without the test's own and the one that is cloned.
+    /// The number of clients, without that of the test and the one that is cloned.
     pub fn connections(&self) -> usize {
         Arc::strong_count(&self.alive).saturating_sub(2)
     }
@@ -97,18 +97,21 @@ impl Fake {
         self.cluster().logs[partition].committed
     }
 
-    /// Keys in the order of the log.
+    /// The keys of a partition, in the order of the log.
     pub fn keys(&self, partition: usize) -> Vec<String> {
         let key = |it: &FetchedRecord| String::from_utf8(it.key.clone().unwrap()).unwrap();
         self.cluster().logs[partition].records.iter().map(key).collect()
     }
 
-    /// Decides about each batch of each call.
-    pub fn on_produce(&self, decide: impl FnMut(&[Batch<'_>]) -> Vec<Verdict> + Send + 'static) {
+    /// Sets the function that returns the outcome of each batch.
+    pub fn on_produce(
+        &self,
+        decide: impl FnMut(&[Batch<'_>]) -> Vec<ProduceOutcome> + Send + 'static,
+    ) {
         self.cluster().on_produce = Some(Box::new(decide));
     }
 
-    /// Returns the result of a fetch, or `None` to read the log.
+    /// Sets the function that returns the result of a fetch, or `None` to read the log.
     pub fn on_fetch(
         &self,
         answer: impl FnMut(&[Position], &Reading<'_>) -> Option<Result<Vec<PartitionData>>>
@@ -125,7 +128,7 @@ impl Fake {
 }
 
 impl Reading<'_> {
-    /// At most ten records of each partition.
+    /// Returns up to ten records of each partition.
     pub fn read(&self, positions: &[Position]) -> Vec<PartitionData> {
         let data = |position: &Position| {
             let log = &self.0[position.partition as usize];
@@ -150,13 +153,13 @@ impl KafkaClient for Fake {
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], _within: Duration) -> Vec<Result<i64>> {
-        // Without the lock: a test's decision may block.
+        // The lock is not held here, since the function of a test may block.
         let mut decide = self.cluster().on_produce.take();
-        let verdicts = decide.as_mut().map(|decide| decide(batches));
+        let outcomes = decide.as_mut().map(|decide| decide(batches));
         let mut cluster = self.cluster();
         cluster.on_produce = cluster.on_produce.take().or(decide);
-        let verdicts =
-            verdicts.unwrap_or_else(|| batches.iter().map(|_| Verdict::Written).collect());
+        let outcomes =
+            outcomes.unwrap_or_else(|| batches.iter().map(|_| ProduceOutcome::Written).collect());
         let mut write = |batch: &Batch<'_>| {
             let log = &mut cluster.logs[batch.partition as usize].records;
             let first = log.len() as i64;
@@ -167,15 +170,15 @@ impl KafkaClient for Fake {
             }
             first
         };
-        let result = |(batch, verdict)| match verdict {
-            Verdict::Written => Ok(write(batch)),
-            Verdict::WrittenBut(err) => {
+        let result = |(batch, outcome)| match outcome {
+            ProduceOutcome::Written => Ok(write(batch)),
+            ProduceOutcome::WrittenBut(err) => {
                 write(batch);
                 Err(err)
             }
-            Verdict::NotWritten(err) => Err(err),
+            ProduceOutcome::NotWritten(err) => Err(err),
         };
-        batches.iter().zip(verdicts).map(result).collect()
+        batches.iter().zip(outcomes).map(result).collect()
     }
 
     fn fetch(

@@ -1,4 +1,5 @@
-//! Kafka as the bank uses it: one trait for both clients, the batching producer and the consumer.
+//! The bank's access to Kafka: one trait for both Kafka clients, the batching producer and the
+//! consumer.
 
 mod client;
 mod config;

@@ -20,7 +20,7 @@ pub fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
     registered(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
 }
 
-/// Cannot fail: each metric is a `static` with a unique name.
+/// Registers a metric. This cannot fail, since each metric is a `static` with a unique name.
 fn registered<M: Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     let metric = metric.expect("name and labels are valid");
     prometheus::register(Box::new(metric.clone())).expect("the name is used once");

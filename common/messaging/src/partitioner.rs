@@ -1,15 +1,16 @@
-//! The partition of a key, by Java's murmur2 as in JVM clients and librdkafka's "murmur2_random".
+//! The partition of a key, by murmur2. The Java client and librdkafka's `murmur2_random`
+//! partitioner select the same partition.
 
-/// The partition of `key` in a topic with `partitions` partitions, at least one.
+/// Returns the partition of `key`. `partitions` is the topic's number of partitions, at least 1.
 pub fn partition(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions
 }
 
-/// Austin Appleby's MurmurHash2 with the seed that Kafka's Java client uses (`Utils.murmur2`).
+/// MurmurHash2 with the seed of the Java client. Source: `Utils.murmur2` in Apache Kafka.
 fn murmur2(data: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     let (words, tail) = data.as_chunks::<4>();
-    // Keys are shorter than 4 GiB; Java's length is an int, too.
+    // Keys are shorter than 4 GiB. In Java the length is also a 32-bit number.
     let mut h = 0x9747_b28c ^ data.len() as u32;
     for word in words {
         let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
@@ -54,7 +55,7 @@ mod tests {
     ];
 
     #[test]
-    fn partitions_match_the_java_client() {
+    fn partition_equals_that_of_the_java_client() {
         for &(key, hash, partition_of_9) in OF_THE_JAVA_CLIENT {
             assert_eq!(murmur2(key), hash, "{key:?}");
             assert_eq!(partition(key, 9), partition_of_9, "{key:?}");

@@ -1,4 +1,4 @@
-//! Producers: [`Sender`] writes a batch and waits for acks=all; [`Producer`] gathers batches from
+//! Producers. [`Sender`] writes records and waits for acks=all. [`Producer`] collects batches from
 //! many threads.
 
 mod batching;

@@ -1,11 +1,11 @@
-//! Clients, producers and the consumer on a real Kafka, at `KAFKA_BROKERS`.
+//! Tests of clients, producers and the consumer with the real Kafka cluster at `KAFKA_BROKERS`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod kafka_support;
 
 use kafka_support::{
-    Open, PATIENCE, Reader, beginning, built_in, client, config, foreign, numbered,
+    OpenTransaction, PATIENCE, Reader, beginning, built_in, client, config, java_client, numbered,
     producer_config, start_positions, topic,
 };
 use messaging::consumer::{Consumer, OffsetReset};
@@ -38,7 +38,7 @@ fn sent_records_are_read_once_and_in_order() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn producer_delivers_and_flushes() {
+fn dropped_producer_flushes_its_records() {
     let topic = topic("producer", 3, &[]);
     let producer = Producer::start(producer_config(), &Shutdown::default());
     let first = numbered(topic, 0..1).remove(0);
@@ -53,7 +53,7 @@ fn producer_delivers_and_flushes() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn group_keeps_committed_offsets() {
+fn committed_offset_is_the_next_start_position() {
     let topic = topic("group", 3, &[]);
     let mut sender = Sender::new(&producer_config(), &Shutdown::default());
     assert!(sender.send_all(&numbered(topic, 0..300)).iter().all(Result::is_ok));
@@ -67,7 +67,7 @@ fn group_keeps_committed_offsets() {
     let from_end = start(OffsetReset::End);
     assert_eq!(from_end[1], moved);
     assert_eq!(from_end[0].next, bounds[0].1);
-    // The end was committed: records written before the next start are read.
+    // The end was committed. Therefore records written before the next start are read.
     assert!(sender.send_all(&numbered(topic, 300..600)).iter().all(Result::is_ok));
     assert_eq!(start(OffsetReset::End), from_end);
 }
@@ -85,10 +85,10 @@ fn values(range: std::ops::Range<u32>) -> Vec<String> {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn keys_have_the_java_clients_partitions() {
-    let theirs = topic("keys-theirs", 9, &[]);
-    foreign(theirs, &["keys:500"]);
-    let ours = topic("keys-ours", 9, &[]);
+fn partitions_of_keys_equal_the_java_clients() {
+    let theirs = topic("keys-java", 9, &[]);
+    java_client(theirs, &["keys:500"]);
+    let ours = topic("keys", 9, &[]);
     send(&numbered(ours, 0..500));
     let keys = |topic| {
         let mut reader = Reader::new(topic, 9);
@@ -104,18 +104,19 @@ fn keys_have_the_java_clients_partitions() {
 #[ignore = "needs Kafka: make test-integration"]
 fn records_of_every_codec_are_read() {
     let topic = topic("codecs", 1, &[]);
-    foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "lz4:3", "zstd:3", "none:3"]);
+    java_client(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "lz4:3", "zstd:3", "none:3"]);
     let mut reader = Reader::new(topic, 1);
     reader.read(21);
     assert_eq!(reader.values(), values(0..21));
 }
 
-/// Protocol version 0 has no headers. The kafka crate drops timestamps and reads empty as null.
+/// Protocol version 0 has no headers. The kafka crate drops timestamps and returns empty values as
+/// null.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn built_in_client_keeps_headers_timestamps_and_nulls() {
     let topic = topic("headers", 1, &[("message.timestamp.type", "CreateTime")]);
-    foreign(topic, &["headers:1"]);
+    java_client(topic, &["headers:1"]);
     let headers: [(&str, Option<&[u8]>); 2] = [("name", Some(b"two")), ("name", None)];
     let records = vec![
         NewRecord { key: Some(b""), value: None, headers: &headers },
@@ -145,7 +146,7 @@ fn built_in_client_keeps_headers_timestamps_and_nulls() {
     assert!(first.timestamp_ms > java.timestamp_ms);
 }
 
-/// The codecs of the batches in the log, in order, from the broker's segment files.
+/// Returns the codecs of the batches in the log, in order. Reads a segment file of the broker.
 fn stored_codecs(topic: &str) -> Vec<Compression> {
     let stack = std::env::var("STACK_DATA_DIR").expect("STACK_DATA_DIR is set by stack.sh with");
     let log = format!("{stack}/kafka-1/data/{topic}-0/00000000000000000000.log");
@@ -164,9 +165,9 @@ fn stored_codecs(topic: &str) -> Vec<Compression> {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn compressed_batches_are_stored_and_read_by_java() {
-    let kept = topic("packed", 1, &[("compression.type", "producer")]);
-    let unpacked = topic("unpacked", 1, &[]);
+fn compressed_batches_are_readable_by_the_java_client() {
+    let kept = topic("compressed", 1, &[("compression.type", "producer")]);
+    let uncompressed = topic("uncompressed", 1, &[]);
     let mut codecs = Vec::new();
     let mut sent = 0;
     for (name, compression) in Compression::ALL {
@@ -179,30 +180,30 @@ fn compressed_batches_are_stored_and_read_by_java() {
             continue;
         };
         let mut sender = Sender::new(&config, &Shutdown::default());
-        for topic in [kept, unpacked] {
+        for topic in [kept, uncompressed] {
             assert!(sender.send_all(&numbered(topic, sent..sent + 500)).iter().all(Result::is_ok));
         }
         codecs.push(compression);
         sent += 500;
     }
     assert_eq!(stored_codecs(kept), codecs);
-    // As in the bank's topics.
-    assert!(stored_codecs(unpacked).iter().all(|it| *it == Compression::None));
-    let java = foreign(kept, &[&format!("read:{sent}")]);
+    // The topics of the bank have the same config.
+    assert!(stored_codecs(uncompressed).iter().all(|it| *it == Compression::None));
+    let java = java_client(kept, &[&format!("read:{sent}")]);
     assert_eq!(java.lines().collect::<Vec<_>>(), values(0..sent));
-    for topic in [kept, unpacked] {
+    for topic in [kept, uncompressed] {
         let mut reader = Reader::new(topic, 1);
         reader.read(sent as usize);
         assert_eq!(reader.values(), values(0..sent));
     }
 }
 
-/// Without the repair, the kafka crate silently drops the uncompressed records here.
+/// Without the workaround, the kafka crate silently drops the uncompressed records here.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn records_before_a_compressed_batch_are_read() {
     let topic = topic("stored-compressed", 1, &[("compression.type", "producer")]);
-    foreign(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "gzip:3", "none:3"]);
+    java_client(topic, &["none:3", "gzip:3", "none:3", "snappy:3", "gzip:3", "none:3"]);
     let mut reader = Reader::new(topic, 1);
     reader.read(18);
     assert_eq!(reader.values(), values(0..18));
@@ -210,17 +211,17 @@ fn records_before_a_compressed_batch_are_read() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn undecodable_batch_stops_only_its_partition() {
+fn undecodable_batch_blocks_only_its_partition() {
     for codec in ["lz4:3", "zstd:3"] {
         let topic = topic("undecodable", 9, &[("compression.type", "producer")]);
-        foreign(topic, &["none:2", codec]);
+        java_client(topic, &["none:2", codec]);
         let records = numbered(topic, 0..900);
         send(&records);
         let in_partition_0 = client().log_range(topic, PATIENCE).unwrap()[0].1 - 5;
         assert!(in_partition_0 > 10);
         let mut reader = Reader::new(topic, 9);
         if built_in(topic) {
-            // This client reads all codecs.
+            // The built-in client supports all codecs.
             reader.read(5 + 900);
             continue;
         }
@@ -231,7 +232,7 @@ fn undecodable_batch_stops_only_its_partition() {
         let positions: Vec<Position> = positions.collect();
         let mut client = client();
         let wait = Duration::from_millis(500);
-        // The first fetch finds the partition, the second the batch.
+        // The first fetch finds the partition, the second one finds the batch.
         client.fetch(topic, &positions, wait).unwrap();
         for data in client.fetch(topic, &positions, wait).unwrap() {
             let kind = data.error.map(|err| err.kind);
@@ -242,18 +243,18 @@ fn undecodable_batch_stops_only_its_partition() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn transaction_markers_are_passed() {
+fn transaction_markers_are_skipped() {
     let topic = topic("transactions", 1, &[]);
-    // 3 records, marker, 2 aborted records, marker, 1 record, marker.
-    foreign(topic, &["commit:3", "abort:2", "commit:1"]);
-    // Protocol version 0 returns aborted records, too.
+    // The log: 3 records, marker, 2 aborted records, marker, 1 record, marker.
+    java_client(topic, &["commit:3", "abort:2", "commit:1"]);
+    // Protocol version 0 also returns aborted records.
     let expected: &[i64] = if built_in(topic) { &[0, 1, 2, 7] } else { &[0, 1, 2, 4, 5, 7] };
     let mut reader = Reader::new(topic, 1);
     reader.read(expected.len());
     let offsets: Vec<i64> = reader.partitions[&0].iter().map(|it| it.offset).collect();
     assert_eq!(offsets, expected);
 
-    // The log ends with a marker: the position reaches the end, and then fetches are empty.
+    // The log ends with a marker. The position reaches the end, and further fetches are empty.
     let mut client = client();
     let mut position = Position { partition: 0, next: 8 };
     let wait = Duration::from_millis(500);
@@ -269,14 +270,14 @@ fn transaction_markers_are_passed() {
     reader.read(expected.len() + 1);
 }
 
-/// Later records of the partition are read after it, too.
+/// Records of the partition after the open transaction are also read only after the commit.
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
 fn open_transaction_is_read_after_commit() {
     let topic = topic("open-transaction", 1, &[]);
-    foreign(topic, &["none:2"]);
-    let open = Open::begin(topic, 3);
-    foreign(topic, &["none:2"]);
+    java_client(topic, &["none:2"]);
+    let open = OpenTransaction::begin(topic, 3);
+    java_client(topic, &["none:2"]);
     let mut reader = Reader::new(topic, 1);
     if !built_in(topic) {
         // Protocol version 0 has no transactions.
@@ -293,7 +294,7 @@ fn open_transaction_is_read_after_commit() {
         let data = client.fetch(topic, &[position], Duration::from_millis(500)).unwrap().remove(0);
         assert!(data.error.is_none(), "{data:?}");
         assert_eq!((data.next, data.records.len()), (2, 0));
-        // The fetch returned, although the log has more records.
+        // The fetch returned although the log has more records.
         if data.end == 7 {
             break;
         }
@@ -337,7 +338,7 @@ fn batches_above_fetch_size_are_read() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn refused_record_is_returned_and_the_rest_written() {
+fn rejected_record_does_not_fail_the_others() {
     let topic = topic("small", 1, &[("max.message.bytes", "2000")]);
     let mut records = numbered(topic, 0..100);
     records[60].value = vec![b'x'; 3000];
@@ -357,7 +358,7 @@ fn deleted_records_are_skipped() {
     let topic = topic("deleted", 2, &[]);
     send(&numbered(topic, 0..200));
     let bounds = client().log_range(topic, PATIENCE).unwrap();
-    foreign(topic, &["delete:50"]);
+    java_client(topic, &["delete:50"]);
     let mut reader = Reader::new(topic, 2);
     reader.read(150);
     assert_eq!(reader.partitions[&0][0].offset, 50);
@@ -374,18 +375,18 @@ fn deleted_records_are_skipped() {
 #[ignore = "needs Kafka: make test-integration"]
 fn records_deleted_by_retention_are_skipped() {
     let topic = topic("retention", 1, &[("segment.ms", "1"), ("retention.bytes", "1")]);
-    // Each call writes a batch with its own segment.
+    // Each call writes a batch into a new segment.
     send(&numbered(topic, 0..100));
     client().commit(topic, topic, &[Position { partition: 0, next: 50 }], PATIENCE).unwrap();
     send(&numbered(topic, 100..200));
     send(&numbered(topic, 200..210));
     let start = Instant::now();
     while client().log_range(topic, PATIENCE).unwrap() != [(200, 210)] {
-        // The first check is 30 s after the start of a broker.
+        // A broker checks retention for the first time 30 s after its start.
         assert!(start.elapsed() < 3 * PATIENCE);
         thread::sleep(Duration::from_millis(500));
     }
-    // A consumer that starts at a deleted offset, and one that was reading.
+    // Both start positions and a consumer's own position may be at a deleted offset.
     let offset_reset = OffsetReset::End;
     let start = start_positions(topic, &[0], offset_reset, PATIENCE);
     assert_eq!(start, [Position { partition: 0, next: 200 }]);
@@ -406,7 +407,7 @@ fn compaction_gaps_are_skipped() {
     ];
     let topic = topic("compacted", 1, &configs);
     let record = |key: &str| Outgoing { topic, key: key.into(), value: b"x".to_vec() };
-    // Each call writes a batch with its own segment.
+    // Each call writes a batch into a new segment.
     send(&[record("a"), record("b"), record("c")]);
     send(&[record("b"), record("c")]);
     send(&[record("d")]);
@@ -420,13 +421,13 @@ fn compaction_gaps_are_skipped() {
         }
         offsets
     };
-    // The cleaner runs every log.cleaner.backoff.ms, 15 s by default.
+    // The log cleaner runs every `log.cleaner.backoff.ms`, by default 15 s.
     let start = Instant::now();
     while offsets(0) != [0, 3, 4, 5] {
         assert!(start.elapsed() < 3 * PATIENCE);
         thread::sleep(Duration::from_millis(500));
     }
-    // Inside the first batch, which has only offset 0 left.
+    // These offsets are inside the first batch, of which only offset 0 is left.
     assert_eq!(offsets(1), [3, 4, 5]);
     assert_eq!(offsets(2), [3, 4, 5]);
 }

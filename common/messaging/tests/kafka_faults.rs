@@ -1,6 +1,6 @@
-//! Clients, producers and the consumer while brokers are killed, stopped and started. `STACK`
-//! is the script that controls the three brokers; KAFKA_TIMEOUT_MS of the processes
-//! under test is 2000.
+//! Tests of clients, producers and the consumer while brokers are killed, stopped and started.
+//! `STACK` is the script that controls the three brokers. `KAFKA_TIMEOUT_MS` of the processes under
+//! test is 2000.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 /// Tests that change brokers run one at a time.
 static CLUSTER: Mutex<()> = Mutex::new(());
 
-/// The three brokers. Dropping it starts all of them again.
+/// Exclusive control of the three brokers. Dropping it restarts all of them.
 struct Brokers {
     _mine: MutexGuard<'static, ()>,
 }
@@ -36,7 +36,7 @@ impl Brokers {
     fn new() -> Self {
         let brokers = Self { _mine: CLUSTER.lock().unwrap_or_else(PoisonError::into_inner) };
         assert_eq!(config().brokers.len(), 3, "these tests need BROKERS=3");
-        // A broker that the last test froze or killed stays fenced for a while.
+        // A broker that the previous test suspended or killed stays fenced for a while.
         let start = Instant::now();
         while controller().1 < 3 {
             assert!(start.elapsed() < PATIENCE, "a broker is missing in the cluster");
@@ -77,7 +77,7 @@ impl Drop for Brokers {
     }
 }
 
-/// A producer that sends until it is stopped; then all acknowledged records must be read.
+/// A producer that sends until it is stopped. After that all acknowledged records must be readable.
 struct Load {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<Vec<String>>,
@@ -109,8 +109,8 @@ impl Load {
         Self { stop, thread, topic }
     }
 
-    /// Stops. Asserts that all acknowledged records are read once; with the built-in client also
-    /// that none was duplicated or reordered.
+    /// Stops the producer. Asserts that all acknowledged records are read once. For the built-in
+    /// client it also asserts that no record was duplicated or reordered.
     fn check(self, reader: &mut Reader) {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.thread.join().unwrap();
@@ -129,9 +129,9 @@ impl Load {
         let missing: Vec<&String> = sent.iter().filter(|it| !distinct.contains(it)).collect();
         assert!(missing.is_empty(), "{} of {} missing: {missing:?}", missing.len(), sent.len());
         let in_log: i64 = ends.iter().sum();
-        assert_eq!(read.len() as i64, in_log, "read once, however often it was sent");
+        assert_eq!(read.len() as i64, in_log, "each record in the log is read once");
         if built_in(self.topic) {
-            assert_eq!(read.len(), sent.len(), "written once, however often it was sent");
+            assert_eq!(read.len(), sent.len(), "retries do not duplicate records");
             for records in reader.partitions.values() {
                 let number = |it: &FetchedRecord| {
                     String::from_utf8(it.value.clone()?).ok()?[6..].parse().ok()
@@ -163,7 +163,7 @@ fn leader_kill_and_restart_loses_nothing() {
     load.check(&mut reader);
 }
 
-/// `KILLS` leaders, each started again before the next kill.
+/// Kills `KILLS` leaders. Each one is restarted before the next is killed.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn repeated_leader_kills_lose_nothing() {
@@ -185,14 +185,14 @@ fn repeated_leader_kills_lose_nothing() {
     load.check(&mut reader);
 }
 
-/// Frozen for longer than a call may take, but not long enough for the others to notice: it
-/// responds to no attempt, receives all of them when it continues, and stays leader. The kafka
-/// crate would end the process, so its timeout is longer.
+/// The leader is suspended for longer than the timeout of a call, but for less than the session
+/// timeout of brokers, so it stays leader. It receives all attempts when it resumes. The timeout is
+/// longer with the kafka crate, which would otherwise end the process.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn frozen_leader_loses_nothing() {
+fn suspended_leader_loses_nothing() {
     let brokers = Brokers::new();
-    let topic = topic("frozen-leader", 9, REPLICATED);
+    let topic = topic("suspended-leader", 9, REPLICATED);
     let mut config = producer_config();
     if built_in(topic) {
         config.kafka.timeout = Duration::from_secs(2);
@@ -209,8 +209,7 @@ fn frozen_leader_loses_nothing() {
     load.check(&mut reader);
 }
 
-/// A client that continues a group finds its committed offsets, and commits, while the
-/// coordinator is down.
+/// While the coordinator is down, a client reads the group's committed offsets and commits.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn offsets_survive_the_coordinators_kill() {
@@ -224,7 +223,7 @@ fn offsets_survive_the_coordinators_kill() {
         reader.read(before + 500);
         let positions = reader.positions();
         committing.commit(topic, topic, &positions, PATIENCE).unwrap();
-        // Records that were read and not committed are read again.
+        // Records that were read but not committed are read again.
         let all: Vec<i32> = (0..9).collect();
         let offset_reset = OffsetReset::Earliest;
         let start = start_positions(topic, &all, offset_reset, PATIENCE);
@@ -241,15 +240,15 @@ fn offsets_survive_the_coordinators_kill() {
     load.check(&mut reader);
 }
 
-/// The next coordinator knows the members: they keep their assignments, share them with another
-/// member, and commit.
+/// The members continue with the next coordinator. They keep their assignments, share them with a
+/// new member, and commit.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn memberships_survive_the_coordinators_kill() {
     let brokers = Brokers::new();
     let topic = topic("killed-coordinator-of-members", 6, REPLICATED);
     if !built_in(topic) {
-        return; // The kafka crate has no groups: kafka_groups.rs tests that error.
+        return; // The kafka crate has no consumer groups. kafka_groups.rs tests that error.
     }
     let (first, second) = (Member::join(topic), Member::join(topic));
     shared(&[&first, &second], &[3, 3]);
@@ -308,7 +307,7 @@ fn closed_idle_connections_are_replaced() {
     }
 }
 
-/// Number of this process's connections to brokers that are open on both sides.
+/// The number of established connections from this process to brokers.
 fn connections() -> usize {
     const ESTABLISHED: &str = "01";
     let mine: HashSet<String> = std::fs::read_dir("/proc/self/fd")
@@ -334,9 +333,9 @@ fn connections() -> usize {
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn new_client_skips_a_frozen_broker() {
+fn new_client_skips_a_suspended_broker() {
     let brokers = Brokers::new();
-    let topic = topic("hung-at-start", 9, &[]);
+    let topic = topic("suspended-at-start", 9, &[]);
     let record = NewRecord { value: Some(b"x"), ..NewRecord::default() };
     let batches: Vec<Batch<'_>> =
         (0..9).map(|partition| Batch { topic, partition, records: vec![record] }).collect();
@@ -349,26 +348,26 @@ fn new_client_skips_a_frozen_broker() {
     let mut client = messaging::connect(&config);
     let start = Instant::now();
     let mut positions = beginning(9);
-    let is_hung = |it: &Position| leaders[it.partition as usize] == 1;
-    // The built-in client returns the data of the other leaders.
-    while !positions.iter().all(|it| it.next == i64::from(!is_hung(it))) {
+    let is_suspended = |it: &Position| leaders[it.partition as usize] == 1;
+    // The data of the other leaders is returned.
+    while !positions.iter().all(|it| it.next == i64::from(!is_suspended(it))) {
         let data = client.fetch(topic, &positions, Duration::from_millis(500)).unwrap();
-        // One probe of the bootstrap broker and one of the leader.
+        // There are two probes: of the bootstrap broker and of the leader.
         assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
         for data in data {
             let position = &mut positions[data.partition as usize];
-            assert!(data.error.is_none() || is_hung(position), "{data:?}");
+            assert!(data.error.is_none() || is_suspended(position), "{data:?}");
             position.next = data.next;
         }
     }
-    // The others elect leaders for its partitions, and reading continues; if it was the controller,
-    // and no broker has a producer id left, after the 30 s of their controller.socket.timeout.ms.
+    // The other brokers elect new leaders for the partitions. If the suspended broker was the
+    // controller and producer ids are exhausted, this takes `controller.socket.timeout.ms`, 30 s.
     let results = client.produce(&batches, 2 * PATIENCE);
     assert!(results.iter().all(Result::is_ok), "{results:?}");
     Reader::new(topic, 9).read(18);
 }
 
-/// A child process that reads `CHILD_TOPIC`, prints and commits its records, and does not end.
+/// A child process. It reads `CHILD_TOPIC`, prints and commits the records, and runs until killed.
 #[test]
 #[ignore = "run by the tests below"]
 fn child_reads_and_commits() {
@@ -408,7 +407,7 @@ impl Reading {
         Self { child, lines }
     }
 
-    /// The offsets read until `next` is committed.
+    /// Returns the offsets that are read until `next` is committed.
     fn offsets_until(&mut self, next: i64) -> Vec<i64> {
         let mut offsets = Vec::new();
         let committed = format!("committed {next}");
@@ -419,7 +418,7 @@ impl Reading {
                 return offsets;
             }
         }
-        panic!("it ended: {:?}", self.child.wait());
+        panic!("the child ended: {:?}", self.child.wait());
     }
 
     fn ended(mut self) -> ExitStatus {
@@ -428,7 +427,7 @@ impl Reading {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(start.elapsed() < PATIENCE, "it lives");
+            assert!(start.elapsed() < PATIENCE, "the child is still running");
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -455,13 +454,13 @@ fn send(records: &[Outgoing]) {
     }
 }
 
-/// The kafka crate's sockets can't be reached, so a process that uses it ends; the built-in client
-/// continues.
+/// The built-in client continues. The sockets of the kafka crate are not accessible, so a process
+/// that uses it exits.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn reading_continues_after_a_frozen_broker() {
+fn reading_continues_after_a_suspended_broker() {
     let brokers = Brokers::new();
-    let topic = topic("hung", 1, &[]);
+    let topic = topic("suspended-while-reading", 1, &[]);
     send(&numbered(topic, 0..100));
     let mut reading = Reading::start(topic);
     assert_eq!(reading.offsets_until(100), (0..100).collect::<Vec<_>>());
@@ -469,11 +468,11 @@ fn reading_continues_after_a_frozen_broker() {
     let built_in = built_in(topic);
     brokers.signal(leader, "STOP");
     if !built_in {
-        let hung = Instant::now();
+        let suspended_at = Instant::now();
         assert_eq!(reading.ended().code(), Some(i32::from(EXIT_TEMPORARY)));
-        // The fetch wait, the timeout and two ticks of the watchdog, not the crate's two minutes.
-        assert!(hung.elapsed() < Duration::from_secs(5), "{:?}", hung.elapsed());
-        // After a restart it finds the new leader, while the old one is still frozen.
+        // This is the sum of fetch wait, timeout and two watchdog ticks, not the crate's 2 minutes.
+        assert!(suspended_at.elapsed() < Duration::from_secs(5), "{:?}", suspended_at.elapsed());
+        // After a restart it finds the new leader while the old one is still suspended.
         reading = Reading::start(topic);
     }
     send(&numbered(topic, 100..200));
@@ -483,8 +482,8 @@ fn reading_continues_after_a_frozen_broker() {
     assert_eq!(reading.offsets_until(300), (200..300).collect::<Vec<_>>());
 }
 
-/// A new leader does not know the high watermark yet (KIP-207). With an end below its committed
-/// offset, a consumer would start at the earliest offset.
+/// A new leader may not have the current high watermark yet (KIP-207). If it returned an end below
+/// the committed offset, a consumer would reset to the earliest offset.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
 fn new_leader_returns_no_end_below_committed() {
@@ -497,7 +496,7 @@ fn new_leader_returns_no_end_below_committed() {
         let stopped = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                // A controlled shutdown moves its partitions first.
+                // A controlled shutdown first moves the partitions to other leaders.
                 brokers.stack(&["stop", &format!("kafka-{leader}")]);
                 stopped.store(true, Ordering::Relaxed);
             });
@@ -508,20 +507,21 @@ fn new_leader_returns_no_end_below_committed() {
             }
         });
         assert_ne!(client.leaders(topic, PATIENCE).unwrap()[0], leader);
-        // With fewer replicas in sync than the topic wants, the new leader may not know before.
+        // Below `min.insync.replicas` the high watermark may not advance before this restart.
         brokers.start(leader);
         assert_eq!(client.log_range(topic, PATIENCE).unwrap(), [(0, 100)]);
     }
 }
 
-/// Shorter than `KAFKA_TIMEOUT_MS`: nothing fails, its own partitions just take longer.
+/// The broker is suspended for less than `KAFKA_TIMEOUT_MS`, so no call fails. Only its own
+/// partitions take longer.
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn frozen_broker_does_not_delay_other_partitions() {
+fn suspended_broker_does_not_delay_other_partitions() {
     let brokers = Brokers::new();
-    // Replicated, every write would wait for it: it is among the in-sync replicas until the cluster
-    // gives it up.
-    let topic = replicated_topic("frozen", 9, 1, &[]);
+    // The topic has one replica. With more, each write would wait for the suspended broker until it
+    // leaves the in-sync replicas.
+    let topic = replicated_topic("suspended", 9, 1, &[]);
     let leaders = client().leaders(topic, PATIENCE).unwrap();
     let mut reader = Reader::new(topic, 9);
     let mut client = client();
@@ -530,31 +530,31 @@ fn frozen_broker_does_not_delay_other_partitions() {
     let all: Vec<Batch<'_>> = (0..9).map(batch).collect();
     assert!(client.produce(&all, PATIENCE).iter().all(Result::is_ok));
     reader.read(9);
-    let frozen = leaders[0];
+    let suspended = leaders[0];
     let others: Vec<Batch<'_>> =
-        (0..9).filter(|it| leaders[*it as usize] != frozen).map(batch).collect();
-    brokers.signal(frozen, "STOP");
+        (0..9).filter(|it| leaders[*it as usize] != suspended).map(batch).collect();
+    brokers.signal(suspended, "STOP");
     let start = Instant::now();
     let (mut rounds, mut written) = (0, 9);
     while start.elapsed() < Duration::from_secs(6) || rounds < 20 {
         let results = client.produce(&others, PATIENCE);
         assert!(results.iter().all(Result::is_ok), "{results:?}");
         written += others.len();
-        // All of this while the broker is frozen.
+        // The broker is still suspended.
         reader.read(written);
         rounds += 1;
     }
-    println!("{rounds} rounds of {} partitions while a broker was frozen", others.len());
-    brokers.signal(frozen, "CONT");
+    println!("{rounds} rounds of {} partitions while a broker was suspended", others.len());
+    brokers.signal(suspended, "CONT");
     assert!(client.produce(&all, PATIENCE).iter().all(Result::is_ok));
     reader.read(written + 9);
 }
 
 #[test]
 #[ignore = "needs three brokers: make test-integration"]
-fn stopped_process_continues() {
+fn suspended_process_resumes() {
     let _brokers = Brokers::new();
-    let topic = topic("stopped", 1, &[]);
+    let topic = topic("suspended-process", 1, &[]);
     send(&numbered(topic, 0..10));
     let mut reading = Reading::start(topic);
     assert_eq!(reading.offsets_until(10).len(), 10);

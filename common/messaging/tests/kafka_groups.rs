@@ -1,5 +1,5 @@
-//! Consumer groups by the classic protocol on a real Kafka, with members of Java's client and with
-//! Kafka's tool.
+//! Tests of consumer groups (classic protocol) with a real Kafka cluster, with members of the Java
+//! client, and with Kafka's command-line tool.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -7,7 +7,8 @@ mod kafka_support;
 
 use kafka_support::members::{Member, shared};
 use kafka_support::{
-    PATIENCE, built_in, client, config, foreign, java, numbered, producer_config, said, topic,
+    PATIENCE, built_in, client, config, java, java_client, numbered, output_of, producer_config,
+    topic,
 };
 use messaging::producer::Sender;
 use messaging::{ErrorKind, Position};
@@ -18,14 +19,14 @@ use std::time::{Duration, Instant};
 
 const PARTITIONS: i32 = 6;
 
-/// The output of Kafka's tool for the group: a map of columns for each line.
+/// Describes the group with Kafka's command-line tool. Returns a map of columns for each line.
 fn tool(group: &str, more: &[&str]) -> Vec<BTreeMap<String, String>> {
     let brokers = config().brokers.join(",");
     let args = ["--bootstrap-server", &brokers, "--describe", "--group", group];
     let mut tool = java("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand".as_ref());
     tool.args(args).args(more);
-    let said = said(tool);
-    let mut lines = said.lines().filter(|line| !line.trim().is_empty());
+    let output = output_of(tool);
+    let mut lines = output.lines().filter(|line| !line.trim().is_empty());
     let names: Vec<&str> = lines.next().unwrap().split_whitespace().collect();
     let row = |line: &str| {
         let columns = line.split_whitespace().map(str::to_owned);
@@ -53,11 +54,11 @@ fn members_share_partitions_with_java_members() {
     let second = Member::join(topic);
     shared(&[&first, &second], &[3, 3]);
 
-    // A member of Java's client joins, is assigned two partitions, and leaves.
-    let java = thread::spawn(move || foreign(topic, &["member:6000"]));
+    // A member of the Java client joins, is assigned two partitions, and leaves.
+    let java = thread::spawn(move || java_client(topic, &["member:6000"]));
     shared(&[&first, &second], &[2, 2]);
-    let said = java.join().unwrap();
-    assert_eq!(said.lines().last(), Some("2"), "{said}");
+    let output = java.join().unwrap();
+    assert_eq!(output.lines().last(), Some("2"), "{output}");
     shared(&[&first, &second], &[3, 3]);
 
     let bounds = client().log_range(topic, PATIENCE).unwrap();
@@ -73,8 +74,8 @@ fn members_share_partitions_with_java_members() {
     let counts: Vec<&str> = members.iter().map(|it| &*it["#PARTITIONS"]).collect();
     assert_eq!(counts, ["3", "3"]);
 
-    // The second sends no heartbeats any more: the first is assigned all partitions, and commits
-    // of the second are refused.
+    // The second member stops sending heartbeats. The first one is assigned all partitions, and
+    // commits of the second one are rejected.
     let (_, partition) = second.assignment().unwrap().partitions[0];
     let mut second = second.end();
     shared(&[&first], &[6]);
@@ -83,11 +84,11 @@ fn members_share_partitions_with_java_members() {
     assert_eq!(err.kind, ErrorKind::Fenced, "{err}");
     let committed = client().committed(topic, topic, PATIENCE).unwrap();
     assert_eq!(committed[partition as usize], Some(10));
-    // A commit without a membership is refused, too.
+    // A commit by a client that is not a member is also rejected.
     let err = client().commit(topic, topic, &position, PATIENCE).unwrap_err();
     assert_eq!(err.kind, ErrorKind::Fenced, "{err}");
 
-    // After a leave, the rebalance does not wait for the session timeout.
+    // After a member leaves, the rebalance does not wait for the session timeout.
     let third = Member::join(topic);
     shared(&[&first, &third], &[3, 3]);
     let left = Instant::now();

@@ -1,11 +1,11 @@
-//! Brokers with SASL: `KAFKA_SASL_BROKERS`, of a stack with SASL_PORT and
-//! connections.max.reauth.ms=5000.
+//! Tests with SASL on the brokers at `KAFKA_SASL_BROKERS`. They need a stack with `SASL_PORT` and
+//! `connections.max.reauth.ms=5000`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod kafka_support;
 
-use kafka_support::{PATIENCE, foreign, numbered, topic};
+use kafka_support::{PATIENCE, java_client, numbered, topic};
 use messaging::producer::{ProducerConfig, Sender};
 use messaging::{Batch, ErrorKind, KafkaClient, NewRecord, Position};
 use messaging::{ClientChoice, KafkaConfig};
@@ -14,11 +14,11 @@ use service::shutdown::Shutdown;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-/// Mechanism, user and password, as created by stack/src/kafka.rs and Foreign.java.
+/// Mechanism, user and password. stack/src/kafka.rs and JavaClient.java create them.
 const PLAIN: [&str; 3] = ["PLAIN", "bank", "in plain words"];
 const SCRAM_256: [&str; 3] = ["SCRAM-SHA-256", "ann,=", "pencil"];
 const SCRAM_512: [&str; 3] = ["SCRAM-SHA-512", "ann,=", "pencil"];
-/// Session lifetime, after which clients must authenticate again.
+/// Session lifetime, after which clients must reauthenticate.
 const LIFETIME: Duration = Duration::from_secs(5);
 
 fn lookup(who: [&str; 3], name: &str) -> Option<String> {
@@ -42,15 +42,15 @@ fn config(who: [&str; 3]) -> KafkaConfig {
     config
 }
 
-/// SCRAM credentials of both hashes.
+/// Creates SCRAM credentials with both hashes.
 fn make_users(topic: &str) {
     static MADE: Once = Once::new();
     MADE.call_once(|| {
-        foreign(topic, &["user:4096"]);
+        java_client(topic, &["user:4096"]);
     });
 }
 
-/// Waits until all brokers know the new user.
+/// Waits until the user can authenticate on all brokers.
 fn wait_for(who: [&str; 3], topic: &str) {
     let start = Instant::now();
     for broker in config(who).brokers {
@@ -74,8 +74,8 @@ fn authenticates_and_reauthenticates_after_session_expiry() {
     let end = Instant::now() + LIFETIME + LIFETIME / 5;
     let mut next = 0;
     while Instant::now() < end {
-        // A connection that the broker closes would be an error: from the second round on there is
-        // no time for another attempt.
+        // From the second round on there is no time for a retry. A connection closed by the broker
+        // would be an error.
         let within = if next < 3 { PATIENCE } else { Duration::ZERO };
         for (client, [mechanism, ..]) in clients.iter_mut().zip(all) {
             let records =
@@ -104,14 +104,14 @@ fn wrong_password_is_a_config_error() {
     make_users(topic);
     wait_for(SCRAM_512, topic);
     for [mechanism, user, _] in [PLAIN, SCRAM_256, SCRAM_512] {
-        for user in [user, "nobody"] {
+        for user in [user, "unknown"] {
             let who = [mechanism, user, "not this one"];
             let start = Instant::now();
             let err = messaging::connect(&config(who)).leaders(topic, PATIENCE).unwrap_err();
             assert_eq!(err.kind, ErrorKind::Config, "{err}");
             let words = format!("user {user:?}, SASL {mechanism}: Authentication failed");
             assert!(err.text.contains(&words) && !err.text.contains("not this one"), "{err}");
-            // A sender, which retries forever otherwise, returns the error, too.
+            // A sender retries other errors forever, but returns this one.
             let env = |name: &str| lookup(who, name);
             let producer = ProducerConfig::from_env(&Env::new(&env)).unwrap();
             let mut sender = Sender::new(&producer, &Shutdown::default());
@@ -124,16 +124,16 @@ fn wrong_password_is_a_config_error() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn sasl_mismatch_with_the_listener_is_named() {
+fn sasl_mismatch_with_the_listener_is_reported() {
     let topic = topic("sasl-none", 1, &[]);
-    let asked = KafkaConfig { brokers: kafka_support::config().brokers, ..config(PLAIN) };
-    let err = messaging::connect(&asked).leaders(topic, PATIENCE).unwrap_err();
+    let with_sasl = KafkaConfig { brokers: kafka_support::config().brokers, ..config(PLAIN) };
+    let err = messaging::connect(&with_sasl).leaders(topic, PATIENCE).unwrap_err();
     assert!(
         err.kind == ErrorKind::Config && err.text.contains("no SASL is configured on this port"),
         "{err}"
     );
-    let silent = KafkaConfig { sasl: None, ..config(PLAIN) };
-    let err = messaging::connect(&silent).leaders(topic, Duration::ZERO).unwrap_err();
+    let without_sasl = KafkaConfig { sasl: None, ..config(PLAIN) };
+    let err = messaging::connect(&without_sasl).leaders(topic, Duration::ZERO).unwrap_err();
     assert!(
         err.kind == ErrorKind::Retry && err.text.contains("does this port require SASL"),
         "{err}"

@@ -20,7 +20,7 @@ pub struct Variable {
 }
 
 impl Variable {
-    /// Returns an optional variable. An empty default means that there is none.
+    /// Returns an optional variable. An empty default means "no default".
     pub const fn new(name: &'static str, default: &'static str, meaning: &'static str) -> Self {
         Self { name, meaning, default: Some(default), secret: false }
     }
@@ -40,20 +40,20 @@ impl Variable {
 pub const LOG: Variable = Variable::new(
     "LOG",
     "info",
-    "log level: off, error, warn, info, debug or trace; of other crates only warnings and errors \
+    "log level: off, error, warn, info, debug or trace. Of other crates only warnings and errors \
      are logged",
 );
 /// `DATABASE_URL`: the database of the service.
 pub const DATABASE_URL: Variable = Variable::required(
     "DATABASE_URL",
     "URL of the PostgreSQL database of this service, such as \
-     postgres://user:password@host:5432/balancedb; the connection is not encrypted",
+     postgres://user:password@host:5432/balancedb. The connection is not encrypted",
 )
 .secret();
 /// `SCHEMA_REGISTRY_URL`: the schema registry.
 pub const SCHEMA_REGISTRY_URL: Variable = Variable::required(
     "SCHEMA_REGISTRY_URL",
-    "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7; \
+    "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7. \
      https is not supported",
 );
 

@@ -1,4 +1,4 @@
-//! Fetch threads.
+//! The fetch threads of a consumer.
 
 use super::metrics::PARKED_PARTITIONS;
 use super::shared::{CALL_SLICE, Connect, no_such_partition, warn_outside_log};
@@ -13,19 +13,19 @@ use std::time::{Duration, Instant};
 
 /// `max_wait_ms` of fetches.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
-/// How long an undecodable partition is not fetched.
+/// Time for which an undecodable partition is not fetched.
 const PARKED: Duration = Duration::from_secs(30);
-/// Shortest time between two fetches without data.
+/// Minimum time between two fetches without data.
 pub(super) const EMPTY_FETCH_MIN: Duration = Duration::from_millis(20);
 
-/// Leader of partitions whose leader is not known.
+/// The leader of a partition is unknown.
 const NO_LEADER: i32 = -1;
-/// Leader of all partitions for a client that fetches from all leaders at once.
+/// The client fetches from all leaders at the same time.
 const ALL_LEADERS: i32 = -2;
 
 type Fetches = SyncSender<Result<Vec<PartitionData>, Error>>;
 
-/// State of a consumer and its threads.
+/// State shared by a consumer and its threads.
 pub(super) struct Shared {
     pub topic: &'static str,
     connect: Connect,
@@ -35,16 +35,16 @@ pub(super) struct Shared {
 
 struct State {
     partitions: BTreeMap<i32, PartitionState>,
-    /// Leaders that have a thread; [`NO_LEADER`] for the first thread, which looks for the leaders.
+    /// Leaders that have a thread. The first thread has [`NO_LEADER`] until it finds the leaders.
     leaders: HashSet<i32>,
 }
 
 struct PartitionState {
     next: i64,
-    /// Whose thread reads it. Only that thread changes this, between two fetches: with two threads
-    /// its records would be duplicated or reordered.
+    /// The leader whose thread reads the partition. Only that thread changes this field, between
+    /// two fetches. With two threads, records would be duplicated or reordered.
     leader: i32,
-    /// Undecodable: not fetched until then.
+    /// Set if the partition is undecodable. It is not fetched until then.
     parked_until: Option<Instant>,
 }
 
@@ -74,7 +74,7 @@ impl Shared {
         self.start_thread(fetches, NO_LEADER);
     }
 
-    /// Starts the thread of `leader` unless it has one.
+    /// Starts a thread for `leader`, unless there is already one.
     fn start_thread(self: &Arc<Self>, fetches: &Fetches, leader: i32) {
         if self.state().leaders.insert(leader) {
             let fetcher = Fetcher {
@@ -89,7 +89,7 @@ impl Shared {
     }
 }
 
-/// Fetches the partitions of one leader.
+/// A thread that fetches the partitions of one leader.
 struct Fetcher {
     client: Box<dyn KafkaClient>,
     shared: Arc<Shared>,
@@ -97,9 +97,9 @@ struct Fetcher {
     leader: i32,
 }
 
-/// Why a thread ends.
+/// The reason why a thread ends.
 enum End {
-    /// The consumer was dropped, or all partitions moved to other leaders.
+    /// The consumer was dropped, or other leaders have all partitions.
     Stopped,
     Failed(Error),
 }
@@ -112,8 +112,9 @@ impl Fetcher {
                 Ok(stale) => leaders_stale = stale,
                 Err(End::Stopped) => return,
                 Err(End::Failed(err)) => {
-                    log::error!(topic = self.shared.topic, error:% = err; "consumer failed, reading ends");
-                    // Err if the consumer was dropped.
+                    let topic = self.shared.topic;
+                    log::error!(topic, error:% = err; "consumer failed, no longer reading");
+                    // An error means that the consumer was dropped.
                     let _ = self.fetches.send(Err(err));
                     return;
                 }
@@ -121,7 +122,8 @@ impl Fetcher {
         }
     }
 
-    /// One fetch, after finding the leaders if they are stale. True if they are stale after it.
+    /// Fetches once. If the leaders are stale, refreshes them first. Returns true if they are stale
+    /// after the fetch.
     fn fetch(&mut self, leaders_stale: bool) -> Result<bool, End> {
         if leaders_stale && self.leader != ALL_LEADERS {
             match self.find_leaders() {
@@ -146,19 +148,20 @@ impl Fetcher {
             positions.iter().any(|it| it.partition == data.partition && it.next != data.next)
         });
         if good.is_empty() {
-            // Brokers delay empty responses; this limits the load should one not do so.
+            // Brokers delay empty responses. This limits the load if one does not.
             thread::sleep(EMPTY_FETCH_MIN.saturating_sub(started.elapsed()));
         } else {
             self.hand_over(good)?;
         }
         let mut leaders_stale = false;
         for data in failed {
-            leaders_stale |= self.handle_error(data)?;
+            leaders_stale |= self.handle_partition_error(data)?;
         }
         Ok(leaders_stale)
     }
 
-    /// Assigns each partition of this thread to its leader's thread, which may be this one.
+    /// Assigns each partition of this thread to the thread of its current leader, which may be this
+    /// one.
     fn find_leaders(&mut self) -> Result<(), Error> {
         let topic = self.shared.topic;
         let mut leaders = self.client.leaders(topic, CALL_SLICE)?;
@@ -186,8 +189,8 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Positions of this thread's partitions that are not parked. Ends the thread if it has no
-    /// partition any more, but not if the consumer never had one.
+    /// The positions of this thread's partitions, without undecodable ones. Ends the thread if it
+    /// has no partitions left, unless the consumer never had any.
     fn positions(&self) -> Result<Vec<Position>, End> {
         let now = Instant::now();
         let mut state = self.shared.state();
@@ -200,8 +203,8 @@ impl Fetcher {
         Ok(ready.map(|(&partition, it)| Position { partition, next: it.next }).collect())
     }
 
-    /// Hands data to the caller, then moves the positions: in another order, another thread could
-    /// overtake.
+    /// Passes data to the caller, then advances the positions. In the reverse order, the thread of
+    /// a new leader could pass later records first.
     fn hand_over(&self, fetched: Vec<PartitionData>) -> Result<(), End> {
         let topic = self.shared.topic;
         let positions: Vec<Position> =
@@ -213,14 +216,14 @@ impl Fetcher {
             it.next = next;
             if it.parked_until.take().is_some() {
                 PARKED_PARTITIONS.with_label_values(&[topic, &partition.to_string()]).set(0);
-                log::info!(topic, partition, offset = next; "partition is decodable again");
+                log::info!(topic, partition, offset = next; "partition decodable again, resuming");
             }
         }
         Ok(())
     }
 
-    /// Handles the error of one partition. True if its leader may have moved.
-    fn handle_error(&mut self, data: PartitionData) -> Result<bool, End> {
+    /// Handles the error of one partition. Returns true if its leader may have changed.
+    fn handle_partition_error(&mut self, data: PartitionData) -> Result<bool, End> {
         let topic = self.shared.topic;
         let PartitionData { partition, next: offset, .. } = data;
         let Some(err) = data.error else { return Ok(false) };
@@ -238,7 +241,10 @@ impl Fetcher {
                 Err(err) => return Err(End::Failed(err)),
             },
             ErrorKind::Undecodable => {
-                log::error!(topic, partition, offset, error:% = err, retry_s = PARKED.as_secs(); "partition is undecodable, the others are read");
+                log::error!(
+                    topic, partition, offset, error:% = err, retry_s = PARKED.as_secs();
+                    "partition is undecodable, reading only the others"
+                );
                 PARKED_PARTITIONS.with_label_values(&[topic, &partition.to_string()]).set(1);
                 if let Some(it) = self.shared.state().partitions.get_mut(&partition) {
                     it.parked_until = Some(Instant::now() + PARKED);

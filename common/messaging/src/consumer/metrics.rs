@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 pub static RECORDS: LazyLock<IntCounterVec> =
     LazyLock::new(|| metrics::counters("kafka_consumer_records_total", "Records read", &["topic"]));
 pub static SKIPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    let help = "Offsets that were deleted before they were read";
+    let help = "Offsets deleted before they were read";
     metrics::counters("kafka_consumer_skipped_offsets_total", help, &["topic"])
 });
 pub static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
@@ -15,6 +15,6 @@ pub static LAG: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     metrics::gauges("kafka_consumer_lag", help, &["topic", "partition"])
 });
 pub static PARKED_PARTITIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
-    let help = "1 while this client cannot read the partition";
+    let help = "1 while the partition is undecodable and not read, else 0";
     metrics::gauges("kafka_consumer_parked", help, &["topic", "partition"])
 });

@@ -1,4 +1,4 @@
-//! What the consumer, its threads and the search for start positions share.
+//! Code shared by the consumer, its fetch threads and the start positions.
 
 use super::metrics::SKIPPED;
 use crate::client::KafkaClient;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 pub type Connect = Box<dyn Fn() -> Box<dyn KafkaClient> + Send + Sync>;
 
-/// Deadline of each call to the client but fetches: bounds how late a drop or a shutdown is
-/// noticed.
+/// Time limit of each call to the client, except for fetches. After at most this time a drop or a
+/// shutdown request is noticed.
 pub const CALL_SLICE: Duration = Duration::from_millis(200);
 
 pub fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Error {
@@ -20,6 +20,9 @@ pub fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Erro
 /// Logs and counts an offset reset.
 pub fn warn_outside_log(topic: &str, partition: i32, offset: i64, (earliest, end): (i64, i64)) {
     let lost = (earliest - offset).max(0);
-    log::warn!(topic, partition, offset, earliest, end, lost; "position is outside of the log, reading from the earliest offset");
+    log::warn!(
+        topic, partition, offset, earliest, end, lost;
+        "offset out of range, resetting to the earliest offset"
+    );
     SKIPPED.with_label_values(&[topic]).inc_by(lost.unsigned_abs());
 }

@@ -1,4 +1,4 @@
-//! Where a consumer starts.
+//! The start positions of a consumer.
 
 use super::shared::{CALL_SLICE, no_such_partition, warn_outside_log};
 use crate::client::KafkaClient;
@@ -8,20 +8,23 @@ use kafka_client::{Error, Position};
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// Where to start in a partition without a committed offset.
+/// The start position in a partition without a committed offset, as in `auto.offset.reset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffsetReset {
-    /// At the earliest record.
+    /// The log start offset.
     Earliest,
-    /// At the end of the log, which is committed at once.
+    /// The end of the log, which is committed immediately.
     End,
 }
 
-/// Where `group` continues in `partitions` of `topic`: at its committed offsets, or at the earliest
-/// offset if those are outside of the log. After `shutdown` is requested nothing is retried.
+/// Returns the positions from which `group` continues to read `partitions` of `topic`.
+///
+/// The position is the committed offset. If that is out of range, it is the earliest offset. After
+/// `shutdown` is requested, calls are not retried.
 ///
 /// # Errors
-/// No broker responds within `within`.
+/// [`ErrorKind::Config`](kafka_client::ErrorKind::Config) if a partition does not exist. A
+/// retryable error if no broker responds within `within`.
 pub fn start_positions(
     config: &KafkaConfig,
     group: &str,
@@ -56,8 +59,8 @@ pub(super) fn find_positions(
         let committed = index.and_then(|index| committed.get(index).copied()).flatten();
         let next = match committed {
             Some(next) if (earliest..=end).contains(&next) => next,
-            // An offset after the end: the log was lost or recreated, and its records were never
-            // read.
+            // The offset was deleted, or it is after the end because the log was recreated. In both
+            // cases no record of the present log was read.
             Some(next) => {
                 warn_outside_log(topic, partition, next, (earliest, end));
                 earliest
@@ -71,20 +74,21 @@ pub(super) fn find_positions(
         positions.push(Position { partition, next });
     }
     if !new.is_empty() {
-        // Now, or after a restart the records up to the new end would never be read.
+        // Without this commit, a restart would skip the records written since now.
         until.retry(|slice| client.commit(group, topic, &new, slice))?;
     }
     Ok(positions)
 }
 
-/// How long calls are retried.
+/// The limit of retries: a deadline and a shutdown request.
 pub(super) struct RetryUntil<'a> {
     pub deadline: Instant,
     pub shutdown: &'a Shutdown,
 }
 
 impl RetryUntil<'_> {
-    /// Repeats a call, which has a backoff of its own, with short deadlines, to notice a shutdown.
+    /// Repeats a call until it succeeds. Each attempt has a short time limit, so that a shutdown
+    /// request is noticed. The call has its own backoff.
     pub fn retry<T>(&self, mut call: impl FnMut(Duration) -> Result<T, Error>) -> Result<T, Error> {
         loop {
             let left = self.deadline.saturating_duration_since(Instant::now());

@@ -19,7 +19,7 @@ fn consumer(fake: &Fake, partitions: i32) -> Consumer {
     Consumer::with_connect(Box::new(move || Box::new(fake.clone())), "t", positions.collect())
 }
 
-/// Polls until `count` records are there. Asserts that those of each partition are in order,
+/// Polls until it has `count` records. Asserts that those of each partition are in order and
 /// without duplicates.
 fn read(consumer: &mut Consumer, count: usize) -> BTreeMap<i32, Vec<i64>> {
     let mut offsets: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
@@ -45,7 +45,7 @@ fn consumer_without_partitions_returns_no_records() {
 }
 
 #[test]
-fn moved_partition_is_read_by_the_new_leaders_thread() {
+fn moved_partition_changes_to_its_leaders_thread() {
     let fake = Fake::new(&[1, 2, 2]);
     let threads = Arc::new(Mutex::new(BTreeMap::<i32, HashSet<ThreadId>>::new()));
     let seen = threads.clone();
@@ -73,7 +73,7 @@ fn moved_partition_is_read_by_the_new_leaders_thread() {
             let mut seen = seen.lock().unwrap();
             seen.entry(it.partition).or_default().insert(thread::current().id());
         }
-        // The response of the old leader, once.
+        // The old leader responds one last time.
         let lost = positions.iter().position(|it| it.partition == 1)?;
         (moved.fetch_add(1, Ordering::Relaxed) == 0).then(|| {
             let mut data: Vec<PartitionData> =
@@ -91,7 +91,7 @@ fn moved_partition_is_read_by_the_new_leaders_thread() {
 }
 
 #[test]
-fn one_leader_needs_one_thread() {
+fn partitions_of_one_leader_share_a_thread() {
     let fake = Fake::new(&[7, 7, 7]);
     fake.fill(10);
     let mut consumer = consumer(&fake, 3);
@@ -130,7 +130,7 @@ fn fetching_stops_until_the_caller_polls() {
         assert!(start.elapsed() < PATIENCE);
         thread::sleep(Duration::from_millis(1));
     }
-    thread::sleep(Duration::from_millis(50)); // No further fetch may happen in this time.
+    thread::sleep(Duration::from_millis(50)); // There must be no further fetch in this time.
     assert_eq!(fetches.load(Ordering::Relaxed), FETCHES_AHEAD + 1);
     drop(consumer);
 }
@@ -235,7 +235,7 @@ fn calls_are_retried_until_success_or_shutdown() {
 }
 
 #[test]
-fn reading_starts_at_committed_offsets_inside_the_log() {
+fn committed_offset_outside_the_log_is_reset() {
     let start = |committed: Option<i64>, offset_reset| {
         let mut fake = Fake::new(&[1]);
         fake.fill(100);

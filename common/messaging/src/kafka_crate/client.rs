@@ -1,4 +1,5 @@
-//! The [`KafkaClient`] of the kafka crate: retries with backoff, each on a healthy session.
+//! The [`KafkaClient`] that uses the kafka crate. It retries with backoff, each time on a usable
+//! session.
 
 use super::error::no_leader;
 use super::fetch_size::FetchSize;
@@ -13,23 +14,23 @@ use service::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// The [`KafkaClient`] of the kafka crate.
-///
-/// After any error of a whole call the session is dropped: the crate keeps dead connections and
-/// matches late responses to the next request. It uses only brokers that respond to a probe, since
-/// it waits for others for minutes. A watchdog limits each call.
+/// The [`KafkaClient`] that uses the kafka crate. It works around these defects of the crate:
+/// - It keeps dead connections and matches late responses to the next request. Therefore the
+///   session is dropped after an error of a whole call.
+/// - It waits minutes for a broker that does not respond. Therefore each broker is probed first,
+///   and a watchdog limits each call.
 pub struct KafkaCrateClient {
     pub(super) config: KafkaConfig,
     limits: CallLimits,
     session: Option<Session>,
-    /// Index in `config.brokers` of the next session's first choice.
+    /// Index in `config.brokers` of the broker that the next session tries first.
     first_broker: usize,
     pub(super) backoff: Backoff,
     pub(super) repairs: HashMap<(String, i32), FetchSize>,
 }
 
 impl KafkaCrateClient {
-    /// No I/O happens before the first call.
+    /// Returns a client. No I/O happens before the first call.
     pub fn new(config: &KafkaConfig, shutdown: Option<Shutdown>) -> Self {
         Self {
             config: config.clone(),
@@ -41,15 +42,16 @@ impl KafkaCrateClient {
         }
     }
 
-    /// After a retryable error: drops the session and delays the next attempt.
+    /// Drops the session and delays the next attempt, after a retryable error.
     fn failed(&mut self, err: &Error) {
         self.session = None;
         self.backoff.failed(err);
     }
 
-    /// Repeats `attempt` while its error is retryable, until the deadline. Success does not end the
-    /// backoff: with one dead leader, finding the leaders succeeds every other time, and the
-    /// backoff would never grow.
+    /// Repeats `attempt` while its error is retryable, until the deadline.
+    ///
+    /// Success does not reset the backoff. With one dead leader, finding the leaders succeeds every
+    /// second time, and the backoff would never grow.
     fn retry<T>(
         &mut self,
         within: Duration,
@@ -71,7 +73,7 @@ impl KafkaCrateClient {
         }
     }
 
-    /// [`Self::retry`] of a call whose success ends the backoff.
+    /// Like [`Self::retry`], for a call whose success resets the backoff.
     fn retry_call<T>(
         &mut self,
         within: Duration,
@@ -84,7 +86,7 @@ impl KafkaCrateClient {
         })
     }
 
-    /// The session, or a new one with the first broker that responds.
+    /// Returns the session. If necessary, opens one with the first broker that responds.
     pub(super) fn session(&mut self) -> Result<&mut Session> {
         let usable = self.session.take().filter(Session::is_usable);
         let session = usable.map_or_else(|| self.new_session(), Ok)?;
@@ -98,8 +100,8 @@ impl KafkaCrateClient {
             let host = &brokers[(self.first_broker + i) % brokers.len()];
             match self.limits.probe(host) {
                 Ok(()) => {
-                    // A broker may respond to the probe and fail later: the next session starts
-                    // with another one.
+                    // A broker may respond to the probe and fail later. Therefore the next session
+                    // starts with another broker.
                     self.first_broker = (self.first_broker + i + 1) % brokers.len();
                     return Ok(Session::new(host, self.limits.clone(), self.config.compression));
                 }
@@ -110,15 +112,15 @@ impl KafkaCrateClient {
         Err(Error::retryable(0, errors.join("; ")))
     }
 
-    /// One attempt to write the batches with indexes `todo`; each gets a result.
+    /// Attempts once to write the batches with the indexes `todo`, and sets the result of each.
     fn try_produce(
         &mut self,
         batches: &[Batch<'_>],
         mut todo: Vec<usize>,
         results: &mut [Result<i64>],
     ) {
-        // All batches of one broker per call: the results of other brokers' batches are then known
-        // despite its I/O error, and they are sent at once in a new session.
+        // Each call writes the batches of one broker. After its I/O error the results of the other
+        // brokers are still known, and their batches are sent in a new session.
         while let Some(&first) = todo.first() {
             let session = match self.session() {
                 Ok(session) => session,
@@ -159,7 +161,7 @@ impl KafkaClient for KafkaCrateClient {
 
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
         let deadline = Instant::now() + within;
-        let untried = Error::retryable(0, "not tried".into());
+        let untried = Error::retryable(0, "not sent".into());
         let mut results: Vec<Result<i64>> = vec![Err(untried); batches.len()];
         loop {
             let todo: Vec<usize> =

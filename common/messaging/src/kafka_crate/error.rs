@@ -1,9 +1,9 @@
-//! What errors of the kafka crate mean for the caller.
+//! The classification of the kafka crate's errors.
 
 use kafka_client::{Api, Error, ErrorKind, Result};
 use std::{fmt, io};
 
-/// The calls of the kafka crate.
+/// A call of the kafka crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     Metadata,
@@ -37,13 +37,13 @@ pub(super) fn no_leader(topic: &str, partition: i32) -> Error {
     Error::no_leader(topic, partition)
 }
 
-/// The error of `call` for `target` (topic or topic/partition) at `host`.
+/// Returns the error of `call` for `target` (topic or topic/partition) at `host`.
 pub(super) fn from_crate(call: Call, err: &kafka::Error, target: &str, host: &str) -> Error {
     let (kind, code) = classify(call, err);
     Error { kind, code, text: format!("{} {target} at {host}: {err}", call.name()) }
 }
 
-/// The result of a raw request, whose failures are all retryable.
+/// Returns the result of a raw request. All its errors are retryable.
 pub(super) fn from_raw<T>(
     response: io::Result<std::result::Result<T, i16>>,
     what: &dyn fmt::Display,
@@ -53,7 +53,7 @@ pub(super) fn from_raw<T>(
         .map_err(|code| Error::retryable(code, format!("{what}: error code {code}")))
 }
 
-/// The kind of an error, and Kafka's error code.
+/// Returns the kind of an error, and the error code of Kafka or 0.
 pub(super) fn classify(call: Call, err: &kafka::Error) -> (ErrorKind, i16) {
     use kafka::Error::{
         ArcSelf, InvalidSnappy, Io, Kafka, NoHostReachable, TopicPartitionError,
@@ -71,7 +71,7 @@ pub(super) fn classify(call: Call, err: &kafka::Error) -> (ErrorKind, i16) {
             ErrorKind::Undecodable
         }
         Io(err) => match err.kind() {
-            // From decompression: sockets do not return these two.
+            // These two come from decompression; sockets do not return them.
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput if fetch => {
                 ErrorKind::Undecodable
             }

@@ -3,17 +3,17 @@
 use super::raw_requests::StoredBatch;
 use kafka_client::FetchedRecord;
 
-/// The size of a partition's next fetch, if it is not `config.fetch_bytes`.
+/// The size of a partition's next fetch, if it differs from `config.fetch_bytes`.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FetchSize {
-    /// For partitions with large batches.
+    /// For a partition with large batches.
     Bytes(i32),
-    /// Exactly the batch at `offset`: a larger fetch returned none of its records.
+    /// The exact size of the batch at `offset`, since a larger fetch returned none of its records.
     Batch { offset: i64, batch: StoredBatch },
 }
 
 impl FetchSize {
-    /// Partitions with large batches have large fetches until their batches are smaller.
+    /// The size of the next fetch: large after large batches, halved after smaller ones.
     pub fn bytes_after(size: Option<FetchSize>, records: &[FetchedRecord]) -> i32 {
         let received: usize = records.iter().map(bytes_of).sum();
         match size {
@@ -25,7 +25,7 @@ impl FetchSize {
     }
 }
 
-/// Size of a record in a response, bytes.
+/// The size of a record in a response, bytes.
 fn bytes_of(record: &FetchedRecord) -> usize {
     const MESSAGE_OVERHEAD: usize = 34;
     let bytes = |it: &Option<Vec<u8>>| it.as_ref().map_or(0, Vec::len);

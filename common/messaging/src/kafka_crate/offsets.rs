@@ -36,7 +36,7 @@ impl Session {
         (0..).zip(ranges).map(both).collect()
     }
 
-    /// The group's coordinator, after a successful probe.
+    /// Returns the group's coordinator as host:port. It has responded to a probe.
     fn coordinator(&mut self, group: &str) -> Result<String> {
         if let Some(host) = self.coordinators.get(group) {
             return Ok(host.clone());

@@ -1,5 +1,5 @@
-//! Requests that the kafka crate lacks, or sends without timeouts, each on a connection of its own:
-//! version probe, group coordinator, log start and end offsets, and the header of a stored batch.
+//! Requests that the kafka crate lacks or sends without timeouts: version probe, group coordinator,
+//! log start and end offsets, and the header of a stored batch. Each uses a separate connection.
 
 use crate::config::CLIENT_ID;
 use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST};
@@ -8,32 +8,32 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-/// Timeout of connecting, and of each read and write.
+/// Timeout of the connect, and of each read and write.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Limit of a response, bytes; ApiVersions takes less than 1 KiB.
+/// Maximum size of a response, bytes. An ApiVersions response has less than 1 KiB.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
 /// Response header: length and correlation id.
 const HEADER_BYTES: usize = 8;
 
 const FETCH: &ApiSpec = &ApiSpec::inflexible(1, "Fetch", 4);
-// Version 0, which the crate sends, may return an end lower than committed offsets after an
-// election (KIP-207).
+// The crate sends version 0. After a leader election, that version may return an end below
+// committed offsets (KIP-207).
 const LIST_OFFSETS: &ApiSpec = &ApiSpec::inflexible(2, "ListOffsets", 1);
 const FIND_COORDINATOR: &ApiSpec = &ApiSpec::inflexible(10, "FindCoordinator", 0);
 
-/// The lowest version of Fetch that the broker at `host` (host:port) serves.
+/// Returns the lowest version of Fetch that the broker at `host` (host:port) supports.
 pub fn lowest_fetch_version(host: &str) -> io::Result<i16> {
     let frame = send(host, ApiVersions::SPEC, &|_| {}, RESPONSE_BYTES_MAX)?;
     let mut response = Reader::new(&frame);
     let body = ApiVersions::decode(&mut response);
     let fetch = body.api_versions.iter().find(|it| it.key == FETCH.key);
     let missing =
-        || io::Error::other(format!("no version of Fetch (error code {})", body.error_code));
+        || io::Error::other(format!("Fetch is not supported (error code {})", body.error_code));
     check(&response)?;
     fetch.map(|it| it.lowest).ok_or_else(missing)
 }
 
-/// The coordinator of `group` as host:port, or Kafka's error code.
+/// Returns the coordinator of `group` as host:port, or the error code of Kafka.
 pub fn find_coordinator(host: &str, group: &str) -> io::Result<Result<String, i16>> {
     let frame = send(host, FIND_COORDINATOR, &|to| to.string(group), RESPONSE_BYTES_MAX)?;
     let mut response = Reader::new(&frame);
@@ -56,8 +56,8 @@ pub enum Bound {
     End,
 }
 
-/// (partition, offset) of `partitions`, from their leader at `host`; or Kafka's error code for one
-/// of them.
+/// Returns (partition, offset) for each of `partitions`, which the broker at `host` leads. If one
+/// of them fails, returns the error code of Kafka.
 pub fn list_offsets(
     host: &str,
     topic: &str,
@@ -98,14 +98,13 @@ pub fn list_offsets(
 pub struct StoredBatch {
     /// Size in the log, bytes.
     pub bytes: i32,
-    /// Offset of its last record.
     pub last_offset: i64,
-    /// A control batch: it marks the end of a transaction and has no records.
+    /// True for a control batch. It marks the end of a transaction and has no records.
     pub is_control: bool,
 }
 
-/// The batch at `offset`, from the partition's leader at `host`, if there is one. The response has
-/// the whole batch, however large; only its header is read.
+/// Returns the batch at `offset` from the partition's leader at `host`. `None` if there is no batch
+/// at that offset. Only the header of the batch is read, although the response contains all of it.
 pub fn stored_batch(
     host: &str,
     topic: &str,
@@ -145,7 +144,7 @@ pub fn stored_batch(
     response.skip(4); // partition_leader_epoch
     let magic = response.i8();
     if magic < 2 {
-        // Before Kafka 0.11: a single message.
+        // The format before Kafka 0.11: a single message.
         check(&response)?;
         return Ok(Ok(Some(StoredBatch { bytes, last_offset: base_offset, is_control: false })));
     }
@@ -161,8 +160,8 @@ fn check(response: &Reader<'_>) -> io::Result<()> {
     response.so_far().map_err(error)
 }
 
-/// Sends one request. Returns the response after its correlation id, at most `bytes_max` bytes of
-/// it.
+/// Sends one request. Returns up to `bytes_max` bytes of the response, from after the correlation
+/// id.
 fn send(
     host: &str,
     spec: &ApiSpec,
@@ -183,7 +182,7 @@ fn send(
 
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).map_err(|err| match err.kind() {
-        // Linux's name for a read timeout would puzzle the reader of a log.
+        // Linux reports a read timeout as "Resource temporarily unavailable", which is misleading.
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         _ => err,
     })?;
@@ -198,10 +197,10 @@ fn send(
     Ok(frame)
 }
 
-/// Connects to the first address that does not refuse, as the kafka crate does. An address that
-/// times out ends the search: the crate has no timeout and would hang there.
+/// Connects to the first address that accepts, as the kafka crate does. A timeout is returned
+/// without trying further addresses, since the crate has no timeout and would hang at that one.
 fn connect(host: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("the name has no address");
+    let mut last = io::Error::other("the host name has no address");
     for address in host.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, TIMEOUT) {
             Ok(stream) => return Ok(stream),

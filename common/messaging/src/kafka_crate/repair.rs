@@ -1,6 +1,8 @@
-//! Fetches, and the repair of what the kafka crate loses. It returns no record of a batch larger
-//! than the fetch, drops records before a compressed batch, does not pass the end of a transaction,
-//! and fails the whole response for one batch that it cannot decode.
+//! Fetches, and workarounds for these defects of the kafka crate:
+//! - It returns no records of a batch that is larger than the fetch.
+//! - It drops records before a compressed batch.
+//! - It does not skip the control batch at the end of a transaction.
+//! - One undecodable batch fails the whole response.
 
 use super::client::KafkaCrateClient;
 use super::error::{from_raw, no_leader};
@@ -11,12 +13,12 @@ use kafka_client::{Error, ErrorKind, PartitionData, Position, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Largest batch that is fetched: below the 55 MiB that fit into a broker's response. This bank's
-/// topics allow a twelfth.
+/// Maximum size of a batch that is fetched, bytes. A broker's response can have up to 55 MiB. The
+/// topics of the bank allow 4 MiB.
 const BATCH_BYTES_MAX: i32 = 48 << 20;
 
 impl KafkaCrateClient {
-    /// One attempt to read, from one leader after the other.
+    /// Attempts once to read, from one leader after the other.
     pub(super) fn try_fetch(
         &mut self,
         topic: &str,
@@ -38,7 +40,7 @@ impl KafkaCrateClient {
             match self.fetch_from(&host, topic, &positions, wait) {
                 Ok(data) => all.extend(data),
                 Err(err) if err.kind == ErrorKind::Undecodable => {
-                    // One fetch for each partition shows which one has the undecodable batch.
+                    // A separate fetch for each partition finds the one with the undecodable batch.
                     for position in positions {
                         all.push(self.fetch_single(&host, topic, position));
                     }
@@ -52,7 +54,8 @@ impl KafkaCrateClient {
         Ok(all)
     }
 
-    /// Reads from `host`, the leader of all of the partitions. Data for each position, in order.
+    /// Reads from `host`, which leads all of the partitions. Returns data for each position, in
+    /// order.
     fn fetch_from(
         &mut self,
         host: &str,
@@ -84,7 +87,7 @@ impl KafkaCrateClient {
         Ok(all)
     }
 
-    /// Reads one partition after a failed fetch of several.
+    /// Reads one partition, after a fetch of several partitions failed.
     fn fetch_single(&mut self, host: &str, topic: &str, position: Position) -> PartitionData {
         match self.fetch_from(host, topic, &[position], Duration::ZERO) {
             Ok(mut single) => single.remove(0),
@@ -96,8 +99,9 @@ impl KafkaCrateClient {
         }
     }
 
-    /// Before a partition is reported as undecodable, its next batch is fetched alone: a later one
-    /// may be the undecodable one.
+    /// Requests that the next batch of an undecodable partition is fetched alone. Only if that
+    /// fails too is the partition reported as undecodable: a later batch may be the undecodable
+    /// one.
     fn retry_batch_alone(
         &mut self,
         host: &str,
@@ -118,8 +122,8 @@ impl KafkaCrateClient {
                 self.repairs.insert(key, FetchSize::Batch { offset: position.next, batch });
                 data.error = None;
             }
-            // The crate has one error for all codes that it does not know: the broker failed, which
-            // is retryable.
+            // The crate maps all unknown error codes to one error. In this case the broker failed,
+            // which is retryable.
             Err(err) => data.error = Some(err),
         }
     }
@@ -132,8 +136,8 @@ impl KafkaCrateClient {
         }
     }
 
-    /// Ensures that the data starts at the requested position, if there are records. `alone` says
-    /// that the fetch was for this partition only.
+    /// Ensures that the data starts at the requested position if there are records. `alone` is true
+    /// if the fetch was for this partition only.
     fn repair_start(
         &mut self,
         host: &str,
@@ -157,11 +161,11 @@ impl KafkaCrateClient {
             && first > batch.last_offset
         {
             if alone {
-                // Compaction has removed the batch's records at and after this offset.
+                // Compaction removed the records at and after this offset from the batch.
                 data.records.clear();
                 data.next = batch.last_offset + 1;
             } else {
-                // Or the response had no room for it.
+                // Either that, or the batch did not fit into the response.
                 self.repairs.insert(key, FetchSize::Batch { offset, batch });
                 *data = match self.fetch_from(host, topic, &[*position], Duration::ZERO) {
                     Ok(mut single) => single.remove(0),
@@ -176,7 +180,8 @@ impl KafkaCrateClient {
         }
     }
 
-    /// Passes a control batch, or has the next fetch return `batch`, the one at `position`.
+    /// Skips a control batch. Otherwise sets the size of the next fetch so that it returns `batch`,
+    /// the one at `position`.
     fn repair_with(
         &mut self,
         batch: StoredBatch,
@@ -207,11 +212,11 @@ impl KafkaCrateClient {
     }
 }
 
-/// The batch at a position where the crate returned no record.
+/// Returns the batch at a position at which the crate returned no record.
 fn stored_batch(host: &str, topic: &str, position: &Position) -> Result<StoredBatch> {
     let Position { partition, next } = position;
     let what = format!("read the batch header of {topic}/{partition}, offset {next}, at {host}");
     let response = raw_requests::stored_batch(host, topic, *partition, *next);
-    let nothing = || Error::retryable(0, format!("{what}: no batch there"));
+    let nothing = || Error::retryable(0, format!("{what}: the response has no batch"));
     from_raw(response, &what)?.ok_or_else(nothing)
 }

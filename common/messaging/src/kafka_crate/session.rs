@@ -1,4 +1,4 @@
-//! A client of the kafka crate and what is known about its brokers.
+//! A session: a client of the kafka crate and the state of its brokers.
 
 use super::error::{Call, from_crate, no_leader};
 use super::raw_requests;
@@ -18,14 +18,15 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
-/// Brokers close idle connections after ten minutes, and the crate does not notice.
+/// Time after which an idle connection is closed. Brokers close it after 10 minutes, which the
+/// crate does not detect.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4 * 60);
-/// How long the leader waits for in-sync replicas.
+/// Time for which the leader waits for its in-sync replicas.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Limit of a probe's name resolution; its other steps have timeouts of their own.
+/// Time limit of a probe's name resolution. The other steps have their own timeouts.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Runs a call of the kafka crate. A panic becomes an I/O error.
+/// Runs a call of the kafka crate. Converts a panic into an I/O error.
 pub(super) fn guarded<T>(call: impl FnOnce() -> kafka::Result<T>) -> kafka::Result<T> {
     panic_guard::guarded(call)
         .unwrap_or_else(|| Err(io::Error::other("the kafka crate panicked").into()))
@@ -33,15 +34,16 @@ pub(super) fn guarded<T>(call: impl FnOnce() -> kafka::Result<T>) -> kafka::Resu
 
 pub(super) struct Session {
     pub kafka: KafkaClient,
-    /// The broker of metadata requests.
+    /// The broker for metadata requests, host:port.
     pub bootstrap: String,
     limits: CallLimits,
-    /// The first error of a whole call: late responses may follow it.
+    /// The first error of a whole call. The session is unusable after it, since late responses may
+    /// follow.
     error: Option<Error>,
     topics: HashSet<String>,
     /// Results of probes by host:port.
     probed: HashMap<String, Result<()>>,
-    /// host:port by group.
+    /// host:port of the coordinator by group.
     pub coordinators: HashMap<String, String>,
 }
 
@@ -75,8 +77,8 @@ impl Session {
         self.error.is_none()
     }
 
-    /// One call of the crate. `waits` is how long the broker may delay its response. After an
-    /// error, all further calls return it.
+    /// Runs one call of the crate. `waits` is the time for which the broker may delay its response.
+    /// After an error, all further calls return that error.
     pub fn call<T>(
         &mut self,
         call: Call,
@@ -103,9 +105,10 @@ impl Session {
             kafka.load_metadata(&[topic])
         })?;
         if self.kafka.topics().partitions(topic).is_none_or(|it| it.is_empty()) {
-            // The crate drops the topic's error code; this is the most likely one.
-            let text =
-                format!("topic {topic} does not exist at {host}; the synchronizer creates it");
+            // The crate drops the topic's error code. This is the most likely one.
+            let text = format!(
+                "topic {topic} does not exist on broker {host}: run the synchronizer to create it"
+            );
             return Err(Error::retryable(codes::UNKNOWN_TOPIC_OR_PARTITION, text));
         }
         self.topics.insert(topic.to_owned());
@@ -120,7 +123,7 @@ impl Session {
         self.kafka.topics().partitions(topic).map_or(0, |it| it.len())
     }
 
-    /// The leader of a partition as host:port, after a successful probe.
+    /// Returns the leader of a partition as host:port. It has responded to a probe.
     pub fn leader(&mut self, topic: &str, partition: i32) -> Result<String> {
         self.ensure_metadata(topic)?;
         let topics = self.kafka.topics();
@@ -131,13 +134,13 @@ impl Session {
         Ok(host)
     }
 
-    /// Probes the broker, once in a session.
+    /// Probes the broker, once per session.
     pub fn probe(&mut self, host: &str) -> Result<()> {
         let limits = &self.limits;
         self.probed.entry(host.to_owned()).or_insert_with(|| limits.probe(host)).clone()
     }
 
-    /// Writes the batches with `indexes`, which `host` leads.
+    /// Writes the batches with the given `indexes`. The broker at `host` leads their partitions.
     pub fn produce(
         &mut self,
         host: &str,
@@ -180,7 +183,7 @@ impl Session {
         }
     }
 
-    /// Data for each position, in order.
+    /// Returns data for each position, in order.
     pub fn fetch(
         &mut self,
         host: &str,
@@ -231,7 +234,7 @@ fn partition_data(position: Position, data: &Data<'_>) -> PartitionData {
     PartitionData { partition: position.partition, records, next, end, error: None }
 }
 
-/// How long calls may take before the watchdog ends the process.
+/// The limits after which the watchdog ends the process.
 #[derive(Debug, Clone)]
 pub(super) struct CallLimits {
     pub timeout: Duration,
@@ -243,15 +246,16 @@ impl CallLimits {
         watchdog::watch(self.timeout + waits, self.shutdown.as_ref(), what)
     }
 
-    /// Checks that the broker responds and serves protocol version 0.
+    /// Checks that the broker responds and supports protocol version 0.
     pub fn probe(&self, host: &str) -> Result<()> {
         let _watch = self.watch(PROBE_TIMEOUT, format!("probe {host}"));
         match raw_requests::lowest_fetch_version(host) {
             Ok(0) => Ok(()),
             Ok(lowest) => {
                 let text = format!(
-                    "broker {host} serves Fetch from version {lowest} on: Kafka 4 and newer no longer serve protocol \
-                     version 0, which the kafka crate speaks; use Kafka 3.9 or older"
+                    "broker {host} only supports Fetch from version {lowest} on, but the kafka \
+                     crate requires version 0, which Kafka 4 removed. \
+                     Set KAFKA_CLIENT=built-in or use Kafka 3.9 or older"
                 );
                 Err(Error { kind: ErrorKind::Config, code: codes::UNSUPPORTED_VERSION, text })
             }

@@ -1,4 +1,4 @@
-//! The adapter against scripted brokers.
+//! Tests of the adapter with scripted brokers.
 
 use super::client::KafkaCrateClient;
 use super::error::{Call, classify};
@@ -18,18 +18,18 @@ use std::time::{Duration, Instant};
 const API_VERSIONS: i16 = 18;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A broker with the response `answer(api key, port)`, or none for `None`. It closes the connection
-/// after each response.
+/// Starts a broker that sends the response `answer(api key, port)`. For `None` it does not respond.
+/// It closes the connection after each response.
 fn broker(answer: impl Fn(i16, u16) -> Option<Vec<u8>> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
-        let mut hung = Vec::new();
+        let mut unresponsive = Vec::new();
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             match serve(&mut stream, |api| answer(api, port)) {
                 Some(()) => {}
-                None => hung.push(stream),
+                None => unresponsive.push(stream),
             }
         }
     });
@@ -50,12 +50,12 @@ fn serve(stream: &mut TcpStream, answer: impl Fn(i16) -> Option<Vec<u8>>) -> Opt
     Some(())
 }
 
-/// ApiVersions, version 0: Fetch from `lowest` on.
+/// An ApiVersions response, version 0: the lowest version of Fetch is `lowest`.
 fn versions(lowest: u8) -> Option<Vec<u8>> {
     Some([[0, 0, 0, 0, 0, 1].as_slice(), &[0, 1, 0, lowest, 0, 17]].concat())
 }
 
-/// Metadata, version 0: broker 5 at `port` leads the only partition of topic "t".
+/// A Metadata response, version 0: broker 5 at `port` leads the only partition of topic "t".
 fn metadata(port: u16) -> Option<Vec<u8>> {
     let mut body = vec![0, 0, 0, 1, 0, 0, 0, 5, 0, 9];
     body.extend(b"127.0.0.1");
@@ -85,7 +85,7 @@ fn client(brokers: &[String]) -> KafkaCrateClient {
 }
 
 #[test]
-fn broker_without_version_0_is_named_with_a_remedy() {
+fn broker_without_version_0_is_a_config_error() {
     let host = broker(|_, _| versions(4));
     let err = client(slice::from_ref(&host)).leaders("t", PATIENCE).unwrap_err();
     assert_eq!(err.kind, ErrorKind::Config);
@@ -95,16 +95,16 @@ fn broker_without_version_0_is_named_with_a_remedy() {
 }
 
 #[test]
-fn silent_broker_is_skipped() {
-    let hung = broker(|_, _| None);
-    let mut client = client(&[hung, broker(healthy)]);
+fn unresponsive_broker_is_skipped() {
+    let unresponsive = broker(|_, _| None);
+    let mut client = client(&[unresponsive, broker(healthy)]);
     assert_eq!(client.leaders("t", Duration::ZERO).unwrap(), [5]);
 }
 
 #[test]
-fn silent_leader_is_not_used() {
-    let hung = broker(|_, _| None);
-    let port = hung.rsplit_once(':').unwrap().1.parse().unwrap();
+fn unresponsive_leader_is_a_retryable_error() {
+    let unresponsive = broker(|_, _| None);
+    let port = unresponsive.rsplit_once(':').unwrap().1.parse().unwrap();
     let host = broker(move |api, _| healthy(api, port));
     let start = Instant::now();
     let data = client(&[host]).fetch("t", &[Position { partition: 0, next: 0 }], PATIENCE).unwrap();
@@ -118,12 +118,12 @@ fn closed_connection_is_replaced() {
     for _ in 0..3 {
         assert_eq!(client.leaders("t", PATIENCE).unwrap(), [5]);
     }
-    assert_eq!(client.backoff.failures(), 2, "two of three found it closed");
+    assert_eq!(client.backoff.failures(), 2, "the second and third call each fail once");
 }
 
 #[test]
 fn malformed_response_is_retryable() {
-    // No array lengths of billions: the crate would allocate them, which aborts the process.
+    // There are no huge array lengths: the crate would allocate them, which aborts the process.
     for garbage in [&[][..], &[0xff; 3], &[0x00; 100], &[0xff; 100]] {
         let answer = move |api, _| {
             if api == API_VERSIONS { versions(0) } else { Some(garbage.to_vec()) }
@@ -151,7 +151,7 @@ fn backoff_applies_across_calls() {
         client.leaders("t", Duration::from_millis(20)).unwrap_err();
         client.produce(&batch, Duration::from_millis(20)).remove(0).unwrap_err();
     }
-    // A probe is recorded shortly before the backoff after it begins.
+    // The time of a probe is recorded shortly before its backoff begins.
     let waits: Vec<Duration> =
         probes.lock().unwrap().windows(2).map(|pair| pair[1] - pair[0]).collect();
     for (wait, backoff_ms) in waits.iter().zip([100, 200, 400]) {
@@ -160,10 +160,10 @@ fn backoff_applies_across_calls() {
 }
 
 #[test]
-fn panic_of_the_crate_becomes_an_error() {
+fn panic_in_the_crate_becomes_an_error() {
     let result: kafka::Result<()> = guarded(|| {
         assert!(panic_guard::is_guarded());
-        panic!("of the crate");
+        panic!("in the crate");
     });
     assert!(!panic_guard::is_guarded());
     let (kind, _) = classify(Call::Produce, &result.unwrap_err());
@@ -199,7 +199,7 @@ fn errors_are_classified_by_call() {
 }
 
 #[test]
-fn unknown_result_stays_until_the_batch_is_written_or_refused() {
+fn unknown_result_is_kept_until_a_final_one() {
     let error = |kind| Error { kind, code: 0, text: String::new() };
     let mut result: Result<i64> = Err(error(ErrorKind::Retry));
     for (next, kind) in [

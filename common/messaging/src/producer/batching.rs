@@ -1,4 +1,4 @@
-//! The batching producer: a queue and a thread that sends.
+//! The batching producer: a queue, and a thread that sends batches from it.
 
 use super::config::ProducerConfig;
 use super::sender::{Outgoing, REQUEST_BYTES_MAX, Sender};
@@ -12,13 +12,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Limit of records that are queued or in flight, bytes; a larger record is queued alone.
+/// Maximum size of queued and in-flight records, bytes. A larger record is queued alone.
 const QUEUE_BYTES: usize = 8 << 20;
-/// Limit of batches: one in flight, the others queued.
+/// Maximum number of batches, of which one is in flight.
 pub(super) const QUEUE_BATCHES: usize = 4;
 
-/// The batching producer: many threads queue records, one sends them. The next batch gathers while
-/// a request is in flight. Dropping it flushes.
+/// The batching producer. Many threads queue records, and one thread sends them. While a request is
+/// in flight, the next batch is collected. Dropping the producer flushes it.
 pub struct Producer {
     queue: Arc<Queue>,
     closing: Arc<AtomicBool>,
@@ -26,14 +26,14 @@ pub struct Producer {
 }
 
 /// The future result of one record, or of all records of one call.
-#[must_use = "a record may be refused"]
+#[must_use = "a record may be rejected"]
 pub struct Delivery {
     first: QueuedRecords,
     more: Vec<QueuedRecords>,
 }
 
 impl Producer {
-    /// Starts the thread that sends.
+    /// Starts the producer and its thread.
     pub fn start(config: ProducerConfig, shutdown: &Shutdown) -> Self {
         Self::with_sender(Sender::new(&config, shutdown), &config)
     }
@@ -53,12 +53,12 @@ impl Producer {
         Self { queue, closing, thread: Some(thread.expect("a thread can be started at startup")) }
     }
 
-    /// Queues a record; blocks while the queue is full.
+    /// Queues a record. Blocks while the queue is full.
     pub fn send(&self, record: Outgoing) -> Delivery {
         Delivery { first: self.queue.push(record), more: Vec::new() }
     }
 
-    /// Queues records in order; blocks while the queue is full.
+    /// Queues records in order. Blocks while the queue is full.
     pub fn send_all(&self, records: Vec<Outgoing>) -> Delivery {
         let mut delivery = Delivery { first: QueuedRecords::settled(), more: Vec::new() };
         for record in records {
@@ -79,17 +79,17 @@ impl Drop for Producer {
         self.closing.store(true, Ordering::Relaxed);
         self.queue.close();
         if let Some(thread) = self.thread.take() {
-            // Err is a panic of the thread, which ends a service by its panic hook.
+            // An error means that the thread panicked, and the panic hook ends the service.
             let _ = thread.join();
         }
     }
 }
 
 impl Delivery {
-    /// Waits for the results of all its records.
+    /// Waits until all records are written or rejected.
     ///
     /// # Errors
-    /// That of the first record that was not written.
+    /// The error of the first record that was not written.
     pub fn wait(self) -> Result<(), Error> {
         let mut result = self.first.wait();
         for queued in self.more {
@@ -99,9 +99,10 @@ impl Delivery {
     }
 }
 
-/// Records of one batch, by index.
+/// Records of one batch.
 struct QueuedRecords {
     result: Arc<BatchResult>,
+    /// Their indexes in the batch.
     records: Range<usize>,
 }
 
@@ -124,10 +125,10 @@ impl QueuedRecords {
     }
 }
 
-/// The result of a batch, shared by its records: a [`Delivery`] needs no allocation.
+/// The result of a batch. Its records share it, so a [`Delivery`] needs no allocation.
 #[derive(Default)]
 struct BatchResult {
-    /// Index and error of records that were not written; `None` until the batch was sent.
+    /// Index and error of each record that was not written. `None` until the batch was sent.
     failures: Mutex<Option<Vec<(usize, Error)>>>,
     settled: Condvar,
 }
@@ -141,12 +142,12 @@ impl BatchResult {
     }
 }
 
-/// Records of the threads that produce, for the one that sends.
+/// The queue between the threads that produce records and the sending thread.
 struct Queue {
     state: Mutex<QueueState>,
-    /// The sending thread waits for it.
+    /// Wakes the sending thread.
     filled: Condvar,
-    /// Threads that queue records wait for it.
+    /// Wakes threads that wait for free space.
     drained: Condvar,
     linger: Duration,
     batch_records: usize,
@@ -156,7 +157,7 @@ struct Queue {
 struct QueueState {
     full: VecDeque<QueuedBatch>,
     open: QueuedBatch,
-    /// Queued or in flight.
+    /// Number of queued and in-flight records, and their size in bytes.
     records: usize,
     bytes: usize,
     closed: bool,
@@ -211,8 +212,8 @@ impl Queue {
         queued
     }
 
-    /// The next batch: a full one at once, another after `linger`. `None` once the queue is closed
-    /// and empty.
+    /// Returns the next batch: a full batch immediately, another one after `linger`. `None` once
+    /// the queue is closed and empty.
     fn next_batch(&self) -> Option<QueuedBatch> {
         let mut state = self.state();
         loop {
@@ -233,7 +234,7 @@ impl Queue {
         }
     }
 
-    /// Makes room after a batch was sent.
+    /// Frees the space of a sent batch.
     fn done(&self, batch: &QueuedBatch) {
         let mut state = self.state();
         state.records -= batch.records.len();

@@ -8,52 +8,53 @@ use std::time::Duration;
 pub const PRODUCER_MODE: Variable = Variable::new(
     "PRODUCER_MODE",
     "batched",
-    "batched, or single: each record by itself, as the talk's handler sent them",
+    "batched or single; single sends each record in its own request, for comparison, and is slow",
 );
 /// `LINGER_MS`.
 pub const LINGER_MS: Variable = Variable::new(
     "LINGER_MS",
     "0",
-    "longest wait for a fuller batch, 0 to 1000 ms; 0 sends at once what has gathered",
+    "maximum wait for a larger batch, 0 to 1000 ms. 0 sends as soon as no request is in flight. \
+     A higher value adds latency to each record",
 );
-/// Limit of a request of services, records.
+/// Maximum number of records per request.
 const BATCH_RECORDS: usize = 2000;
 /// `BATCH_BYTES`.
-pub const BATCH_BYTES: Variable =
-    Variable::new("BATCH_BYTES", "900000", "most bytes in a partition's batch, 1000 to 4000000");
+pub const BATCH_BYTES: Variable = Variable::new(
+    "BATCH_BYTES",
+    "900000",
+    "maximum size of a batch of one partition before compression, 1000 to 4000000 bytes. A larger \
+     record is sent alone",
+);
 
-/// How records are sent.
+/// The number of records per request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// One record per request, as the handler of the talk did.
+    /// One record per request.
     Single,
-    /// All records that are ready.
+    /// Up to [`ProducerConfig::batch_records`] records per request.
     Batched,
 }
 
 /// Settings of a producer.
 #[derive(Debug, Clone)]
 pub struct ProducerConfig {
-    /// The cluster.
     pub kafka: KafkaConfig,
     /// `PRODUCER_MODE`.
     pub mode: Mode,
     /// `LINGER_MS`.
     pub linger: Duration,
-    /// Limit of a request, records.
+    /// Maximum number of records per request.
     pub batch_records: usize,
     /// `BATCH_BYTES`.
     pub batch_bytes: usize,
 }
 
 impl ProducerConfig {
-    /// The variables in addition to [`KafkaConfig::VARIABLES`].
+    /// The variables that [`Self::from_env`] reads, in addition to [`KafkaConfig::VARIABLES`].
     pub const VARIABLES: &'static [Variable] = &[PRODUCER_MODE, LINGER_MS, BATCH_BYTES];
 
-    /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or invalid.
+    /// Reads and checks the variables.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         Ok(Self {
             kafka: KafkaConfig::from_env(env)?,
@@ -65,7 +66,7 @@ impl ProducerConfig {
         })
     }
 
-    /// Records per request.
+    /// Maximum number of records per request, by mode.
     pub(super) fn request_records(&self) -> usize {
         match self.mode {
             Mode::Single => 1,

@@ -11,38 +11,27 @@ pub static BYTES: LazyLock<IntCounterVec> = LazyLock::new(|| {
     metrics::counters("kafka_producer_bytes_total", "Bytes of records written", &["topic"])
 });
 pub static BATCHES: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    metrics::counters(
-        "kafka_producer_batches_total",
-        "Batches of one partition written",
-        &["topic"],
-    )
+    metrics::counters("kafka_producer_batches_total", "Batches written", &["topic"])
 });
 pub static BATCH_SIZE: LazyLock<Histogram> = LazyLock::new(|| {
     let buckets = [1., 2., 5., 10., 20., 50., 100., 200., 500., 1000., 2000., 5000., 10_000.];
-    metrics::histogram(
-        "kafka_producer_batch_records",
-        "Records per batch of one partition",
-        &buckets,
-    )
+    metrics::histogram("kafka_producer_batch_records", "Records per written batch", &buckets)
 });
 pub static REQUEST_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 2., 5., 10.];
     metrics::histogram(
         "kafka_producer_request_seconds",
-        "Time until a request is acknowledged or fails",
+        "Time until a request is acknowledged or fails, seconds",
         &buckets,
     )
 });
 pub static ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     metrics::counters(
         "kafka_producer_errors_total",
-        "Records not written, by what that means",
+        "Records not written, by kind of error",
         &["kind"],
     )
 });
 pub static RETRIES: LazyLock<IntCounter> = LazyLock::new(|| {
-    metrics::counter(
-        "kafka_producer_retries_total",
-        "Requests that were sent again, in part or whole",
-    )
+    metrics::counter("kafka_producer_retries_total", "Requests retried completely or in part")
 });

@@ -1,4 +1,4 @@
-//! The producer for loops that have a batch: no thread, no queue.
+//! The synchronous producer, for callers that already have a batch. It has no thread and no queue.
 
 use super::config::ProducerConfig;
 use super::metrics::{BATCH_SIZE, BATCHES, BYTES, ERRORS, RECORDS, REQUEST_SECONDS, RETRIES};
@@ -14,33 +14,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Limit of a record's key and value, bytes: `max.message.bytes` without the batch header, which
-/// the broker counts.
+/// Maximum size of a record's key and value, bytes. This is `max.message.bytes` without the batch
+/// header, which counts against that limit.
 pub(super) const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX as usize - 128;
-/// Limit of a request's records, bytes; the kafka crate holds about three times as much while it
-/// sends.
+/// Maximum size of a request's records, bytes. The kafka crate needs about three times that much
+/// memory to send it.
 pub(super) const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// Deadline of each call to the client: bounds how late a shutdown is noticed.
+/// Time limit of each call to the client. After at most this time a shutdown request is noticed.
 const CALL_SLICE: Duration = Duration::from_millis(200);
-/// Time for retries after shutdown was requested.
+/// Time for retries after a shutdown request.
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
-/// How long the number of partitions is cached: a topic may get more.
+/// Time for which a topic's number of partitions is cached. The number may grow.
 const PARTITIONS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
 
 /// A record to write. Its key selects the partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
-    /// Topic name.
     pub topic: &'static str,
-    /// Key, UTF-8.
+    /// Key, as UTF-8.
     pub key: String,
-    /// Encoded value.
+    /// The encoded value.
     pub value: Vec<u8>,
 }
 
 impl Outgoing {
-    /// The dead letter of an undecodable record: its value, and its origin and the reason as key.
-    /// The reason is logged.
+    /// Returns the dead letter of an undecodable record, and logs the reason. Its value is that of
+    /// the record. Its key is `topic/partition/offset: reason`.
     pub fn dead_letter(
         topic: &str,
         partition: i32,
@@ -48,12 +47,15 @@ impl Outgoing {
         value: Vec<u8>,
         reason: &str,
     ) -> Self {
-        log::warn!(topic, partition, offset, reason; "record goes to dead_letter");
+        log::warn!(
+            topic, partition, offset, error = reason;
+            "undecodable record, writing it to dead_letter"
+        );
         let key = format!("{topic}/{partition}/{offset}: {reason}");
         Self { topic: DEAD_LETTER.name, key, value }
     }
 
-    /// Size in a request, bytes: key, value and the overhead of a message in protocol version 0.
+    /// Size in a request, bytes: key, value, and the overhead of a message in protocol version 0.
     pub(super) fn bytes(&self) -> usize {
         26 + self.key.len() + self.value.len()
     }
@@ -64,13 +66,12 @@ impl Outgoing {
             return Ok(());
         }
         let topic = self.topic;
-        let text =
-            format!("record of {bytes} bytes exceeds {RECORD_BYTES_MAX}, the limit of {topic}");
+        let text = format!("record for {topic} has {bytes} bytes, the limit is {RECORD_BYTES_MAX}");
         Err(Error { kind: ErrorKind::Message, code: codes::MESSAGE_TOO_LARGE, text })
     }
 }
 
-/// Sends the records given to it and waits for acks=all.
+/// The synchronous producer: writes records and waits for acks=all.
 pub struct Sender {
     client: Box<dyn KafkaClient>,
     batch_records: usize,
@@ -79,15 +80,15 @@ pub struct Sender {
     /// Set when the [`super::Producer`] that owns this sender is dropped.
     pub(super) closing: Arc<AtomicBool>,
     give_up_at: Option<Instant>,
-    /// The error after which it gave up. Nothing is written after that, or a partition would have a
-    /// gap.
+    /// The error after which retries ended. No record is written after it, since the partition
+    /// would have a gap.
     final_error: Option<Error>,
-    /// Number of partitions, and when it was requested, by topic.
+    /// Number of partitions by topic, and the time of its request.
     partitions: HashMap<&'static str, (i32, Instant)>,
 }
 
 impl Sender {
-    /// No I/O happens before the first batch.
+    /// Returns a sender. No I/O happens before the first batch.
     pub fn new(config: &ProducerConfig, shutdown: &Shutdown) -> Self {
         Self::with_client(connect::connect_until(&config.kafka, shutdown), config, shutdown)
     }
@@ -109,8 +110,10 @@ impl Sender {
         }
     }
 
-    /// Writes all records, in order within each partition, and retries with backoff until shutdown
-    /// is requested; then it gives up within a second. One result for each record, in order.
+    /// Writes all records, in order within each partition. Returns one result for each record, in
+    /// order.
+    ///
+    /// Retries with backoff until shutdown is requested. After that it returns within a second.
     pub fn send_all(&mut self, records: &[Outgoing]) -> Vec<Result<(), Error>> {
         let mut results = Vec::with_capacity(records.len());
         let mut rest = records;
@@ -164,8 +167,8 @@ impl Sender {
         results
     }
 
-    /// Sends the first batch of each queue until all are written, or one must be retried: true
-    /// then.
+    /// Sends the first batch of each queue until all batches are written, or until one must be
+    /// retried. Returns true in the latter case.
     fn send_queues(
         &mut self,
         records: &[Outgoing],
@@ -187,7 +190,9 @@ impl Sender {
                         queue.unknown |= err.kind == ErrorKind::Unknown;
                         retry = true;
                     }
-                    Err(err) if err.kind == ErrorKind::Message => queue.refused(err, results),
+                    Err(err) if err.kind == ErrorKind::Message => {
+                        queue.split_rejected(err, results)
+                    }
                     Err(err) => {
                         if err.is_retryable() {
                             self.final_error = Some(err.clone());
@@ -201,7 +206,7 @@ impl Sender {
         retry
     }
 
-    /// The topic's number of partitions, at most a few minutes old.
+    /// The topic's number of partitions, at most 5 minutes old.
     fn partitions_of(&mut self, topic: &'static str) -> Result<i32, Error> {
         let known = self.partitions.get(topic).copied();
         if let Some((count, requested_at)) = known
@@ -231,7 +236,7 @@ impl Sender {
         if self.gives_up() { Duration::ZERO } else { CALL_SLICE }
     }
 
-    /// True once failed batches are not retried any more: some time after shutdown was requested.
+    /// True once failed batches are no longer retried, [`SHUTDOWN_GRACE`] after a shutdown request.
     fn gives_up(&mut self) -> bool {
         if self.shutdown.requested() || self.closing.load(Ordering::Relaxed) {
             let now = Instant::now();
@@ -248,9 +253,9 @@ struct PartitionQueue {
     partition: i32,
     /// Indexes of the records of each batch.
     batches: VecDeque<Vec<usize>>,
-    /// Size of the last batch.
+    /// Size of the last batch, bytes.
     bytes: usize,
-    /// The first batch may have been written.
+    /// True if an attempt may have written the first batch.
     unknown: bool,
 }
 
@@ -292,9 +297,9 @@ impl PartitionQueue {
         self.unknown = false;
     }
 
-    /// The broker refuses the first batch: its halves are tried, to find the record or because the
-    /// batch is too large.
-    fn refused(&mut self, err: Error, results: &mut [Result<(), Error>]) {
+    /// Splits the first batch, which the broker rejected. Either the batch is too large, or the
+    /// halves isolate the rejected record.
+    fn split_rejected(&mut self, err: Error, results: &mut [Result<(), Error>]) {
         let mut batch = self.batches.pop_front().unwrap_or_default();
         if batch.len() > 1 {
             let second_half = batch.split_off(batch.len() / 2);
@@ -306,7 +311,7 @@ impl PartitionQueue {
         }
     }
 
-    /// No further batch of this partition is written.
+    /// Fails all batches of this partition.
     fn fail_all(&mut self, mut err: Error, results: &mut [Result<(), Error>]) {
         let mut batches = mem::take(&mut self.batches).into_iter();
         let first = batches.next().unwrap_or_default();
@@ -315,14 +320,15 @@ impl PartitionQueue {
         }
         self.fail(&first, &err, results);
         if err.kind == ErrorKind::Unknown {
-            err.kind = ErrorKind::Retry; // The later batches were not sent.
+            err.kind = ErrorKind::Retry; // Later batches were not sent.
         }
         batches.for_each(|batch| self.fail(&batch, &err, results));
     }
 
     fn fail(&self, batch: &[usize], err: &Error, results: &mut [Result<(), Error>]) {
         let Self { topic, partition, .. } = self;
-        log::error!(topic, partition, records = batch.len(), error:% = err; "records not written");
+        let records = batch.len();
+        log::error!(topic, partition, records, error:% = err; "could not write records");
         ERRORS.with_label_values(&[err.kind.name()]).inc_by(batch.len() as u64);
         for &i in batch {
             results[i] = Err(err.clone());

@@ -1,7 +1,7 @@
 use super::batching::QUEUE_BATCHES;
 use super::sender::RECORD_BYTES_MAX;
 use super::{Delivery, Mode, Outgoing, Producer, ProducerConfig, Sender};
-use crate::fake::{Fake, Verdict, error};
+use crate::fake::{Fake, ProduceOutcome, error};
 use crate::partitioner;
 use kafka_client::{Batch, ErrorKind};
 use service::env::Env;
@@ -48,7 +48,7 @@ fn logs(fake: &Fake) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn records_keep_their_order_in_the_keys_partition() {
+fn records_keep_their_order_within_a_partition() {
     let (fake, records) = (fake(), records(1000));
     let (mut sender, _shutdown) = sender(&fake, &config());
     assert!(sender.send_all(&records).iter().all(Result::is_ok));
@@ -62,10 +62,14 @@ fn failed_batch_is_retried_before_later_ones() {
     fake.on_produce(move |batches| {
         calls += 1;
         let fails = |it: &Batch<'_>| calls % 3 > 0 && it.partition == 1;
-        let verdict = |it| {
-            if fails(it) { Verdict::NotWritten(error(ErrorKind::Retry)) } else { Verdict::Written }
+        let outcome = |it| {
+            if fails(it) {
+                ProduceOutcome::NotWritten(error(ErrorKind::Retry))
+            } else {
+                ProduceOutcome::Written
+            }
         };
-        batches.iter().map(verdict).collect()
+        batches.iter().map(outcome).collect()
     });
     let config = ProducerConfig { batch_records: 100, ..config() };
     let (mut sender, _shutdown) = sender(&fake, &config);
@@ -79,11 +83,11 @@ fn lost_response_may_duplicate_but_not_reorder() {
     let mut calls = 0;
     fake.on_produce(move |batches| {
         calls += 1;
-        let verdict = |_: &Batch<'_>| match calls {
-            2 => Verdict::WrittenBut(error(ErrorKind::Unknown)),
-            _ => Verdict::Written,
+        let outcome = |_: &Batch<'_>| match calls {
+            2 => ProduceOutcome::WrittenBut(error(ErrorKind::Unknown)),
+            _ => ProduceOutcome::Written,
         };
-        batches.iter().map(verdict).collect()
+        batches.iter().map(outcome).collect()
     });
     let config = ProducerConfig { batch_records: 100, ..config() };
     let (mut sender, _shutdown) = sender(&fake, &config);
@@ -96,17 +100,17 @@ fn lost_response_may_duplicate_but_not_reorder() {
             }
         }
         assert_eq!(seen, expected);
-        assert!(log.len() > expected.len(), "the second batch is there twice");
+        assert!(log.len() > expected.len(), "the second batch was written twice");
     }
 }
 
 #[test]
-fn requests_and_batches_keep_their_limits() {
+fn requests_and_batches_stay_within_their_limits() {
     let (fake, records) = (fake(), records(1000));
     let (requests, seen) = mpsc::channel();
     fake.on_produce(move |batches| {
         requests.send(batches.iter().map(|it| it.records.len()).collect::<Vec<_>>()).unwrap();
-        batches.iter().map(|_| Verdict::Written).collect()
+        batches.iter().map(|_| ProduceOutcome::Written).collect()
     });
     let batch_bytes = 10 * records[999].bytes();
     let config = ProducerConfig { batch_records: 200, batch_bytes, ..config() };
@@ -124,7 +128,7 @@ fn single_mode_sends_one_record_per_request() {
     let (fake, records) = (fake(), records(20));
     fake.on_produce(|batches| {
         assert_eq!((batches.len(), batches[0].records.len()), (1, 1));
-        vec![Verdict::Written]
+        vec![ProduceOutcome::Written]
     });
     let (mut sender, _shutdown) = sender(&fake, &ProducerConfig { mode: Mode::Single, ..config() });
     assert!(sender.send_all(&records).iter().all(Result::is_ok));
@@ -132,7 +136,7 @@ fn single_mode_sends_one_record_per_request() {
 }
 
 #[test]
-fn record_above_the_size_limit_is_refused() {
+fn record_above_the_size_limit_is_rejected() {
     let fake = fake();
     let (mut sender, _shutdown) = sender(&fake, &config());
     let sized =
@@ -143,22 +147,26 @@ fn record_above_the_size_limit_is_refused() {
         sized("c", RECORD_BYTES_MAX + 1),
         record("d"),
     ]);
-    let refused: Vec<bool> = results.iter().map(Result::is_err).collect();
-    assert_eq!(refused, [false, false, true, false]);
+    let rejected: Vec<bool> = results.iter().map(Result::is_err).collect();
+    assert_eq!(rejected, [false, false, true, false]);
     assert_eq!(results[2].as_ref().unwrap_err().kind, ErrorKind::Message);
     assert_eq!(logs(&fake).concat().len(), 3);
 }
 
 #[test]
-fn refused_record_is_found_and_others_written() {
+fn rejected_record_does_not_fail_its_batch() {
     let (fake, mut records) = (fake(), records(64));
     records[21].key = "bad".into();
     fake.on_produce(|batches| {
         let bad = |it: &Batch<'_>| it.records.iter().any(|it| it.key == Some(b"bad"));
-        let verdict = |it| {
-            if bad(it) { Verdict::NotWritten(error(ErrorKind::Message)) } else { Verdict::Written }
+        let outcome = |it| {
+            if bad(it) {
+                ProduceOutcome::NotWritten(error(ErrorKind::Message))
+            } else {
+                ProduceOutcome::Written
+            }
         };
-        batches.iter().map(verdict).collect()
+        batches.iter().map(outcome).collect()
     });
     let (mut sender, _shutdown) = sender(&fake, &config());
     let results = sender.send_all(&records);
@@ -170,10 +178,10 @@ fn refused_record_is_found_and_others_written() {
 }
 
 #[test]
-fn config_error_is_returned_at_once() {
+fn config_error_is_returned_without_retries() {
     let fake = fake();
     fake.on_produce(|batches| {
-        batches.iter().map(|_| Verdict::NotWritten(error(ErrorKind::Config))).collect()
+        batches.iter().map(|_| ProduceOutcome::NotWritten(error(ErrorKind::Config))).collect()
     });
     let (mut sender, _shutdown) = sender(&fake, &config());
     let results = sender.send_all(&records(10));
@@ -181,28 +189,28 @@ fn config_error_is_returned_at_once() {
 }
 
 #[test]
-fn shutdown_gives_up_and_reports_unknown_results() {
+fn shutdown_ends_retries_and_reports_unknown_results() {
     let fake = fake();
     let mut calls = 0;
     fake.on_produce(move |batches| {
         calls += 1;
         thread::sleep(Duration::from_millis(10));
-        let verdict = |it: &Batch<'_>| match it.partition {
-            0 if calls == 1 => Verdict::WrittenBut(error(ErrorKind::Unknown)),
-            1 => Verdict::Written,
-            _ => Verdict::NotWritten(error(ErrorKind::Retry)),
+        let outcome = |it: &Batch<'_>| match it.partition {
+            0 if calls == 1 => ProduceOutcome::WrittenBut(error(ErrorKind::Unknown)),
+            1 => ProduceOutcome::Written,
+            _ => ProduceOutcome::NotWritten(error(ErrorKind::Retry)),
         };
-        batches.iter().map(verdict).collect()
+        batches.iter().map(outcome).collect()
     });
     let (mut sender, shutdown) = sender(&fake, &config());
     let records = records(30);
-    let asked = thread::spawn(move || {
+    let requested = thread::spawn(move || {
         thread::sleep(Duration::from_millis(200));
         shutdown.request();
         Instant::now()
     });
     let results = sender.send_all(&records);
-    assert!(asked.join().unwrap().elapsed() < Duration::from_secs(2));
+    assert!(requested.join().unwrap().elapsed() < Duration::from_secs(2));
     for (record, result) in records.iter().zip(results) {
         let kind = result.err().map(|err| err.kind);
         match partitioner::partition(record.key.as_bytes(), PARTITIONS) {
@@ -214,29 +222,33 @@ fn shutdown_gives_up_and_reports_unknown_results() {
 }
 
 #[test]
-fn nothing_is_written_after_giving_up() {
+fn partition_is_not_written_after_its_retries_ended() {
     let fake = fake();
     fake.on_produce(|batches| {
         thread::sleep(Duration::from_millis(10));
         let first = |it: &Batch<'_>| it.records[0].key == Some(b"0");
-        let verdict = |it| {
-            if first(it) { Verdict::NotWritten(error(ErrorKind::Retry)) } else { Verdict::Written }
+        let outcome = |it| {
+            if first(it) {
+                ProduceOutcome::NotWritten(error(ErrorKind::Retry))
+            } else {
+                ProduceOutcome::Written
+            }
         };
-        batches.iter().map(verdict).collect()
+        batches.iter().map(outcome).collect()
     });
     let (mut sender, shutdown) = sender(&fake, &ProducerConfig { batch_bytes: 1, ..config() });
     shutdown.request();
     let records = records(30);
-    let hole = partitioner::partition(b"0", PARTITIONS);
+    let failed = partitioner::partition(b"0", PARTITIONS);
     for (record, result) in records.iter().zip(sender.send_all(&records)) {
         let partition = partitioner::partition(record.key.as_bytes(), PARTITIONS);
-        assert_eq!(result.is_err(), partition == hole, "{}", record.key);
+        assert_eq!(result.is_err(), partition == failed, "{}", record.key);
     }
-    assert_eq!(fake.keys(hole as usize), Vec::<String>::new());
+    assert_eq!(fake.keys(failed as usize), Vec::<String>::new());
     assert!(sender.send_all(&records[1..]).iter().all(Result::is_err));
 }
 
-/// A fake whose produce calls wait for a permit, and send their number of records.
+/// A fake cluster. Each produce call reports its number of records, then waits for a permit.
 fn gated() -> (Fake, mpsc::Sender<()>, mpsc::Receiver<usize>) {
     let fake = fake();
     let (permit, permits) = mpsc::channel();
@@ -244,7 +256,7 @@ fn gated() -> (Fake, mpsc::Sender<()>, mpsc::Receiver<usize>) {
     fake.on_produce(move |batches| {
         started.send(batches.iter().map(|it| it.records.len()).sum()).unwrap();
         permits.recv_timeout(Duration::from_secs(10)).unwrap();
-        batches.iter().map(|_| Verdict::Written).collect()
+        batches.iter().map(|_| ProduceOutcome::Written).collect()
     });
     (fake, permit, starts)
 }
@@ -254,7 +266,7 @@ fn producer(fake: &Fake, config: &ProducerConfig) -> Producer {
 }
 
 #[test]
-fn next_batch_gathers_while_one_is_in_flight() {
+fn records_are_batched_during_a_request() {
     let (fake, permit, starts) = gated();
     let producer = producer(&fake, &config());
     let first = producer.send(record("first"));
@@ -292,15 +304,15 @@ fn full_queue_blocks_until_a_batch_is_written() {
     let _ = producer.send(record("first"));
     assert_eq!(starts.recv(), Ok(1));
     let _ = producer.send_all(records(QUEUE_BATCHES * 10 - 1));
-    let (handed, over) = mpsc::channel();
+    let (queued, is_queued) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
             let _ = producer.send(record("late"));
-            handed.send(()).unwrap();
+            queued.send(()).unwrap();
         });
-        assert!(over.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(is_queued.recv_timeout(Duration::from_millis(50)).is_err());
         permit.send(()).unwrap();
-        over.recv_timeout(Duration::from_secs(10)).unwrap();
+        is_queued.recv_timeout(Duration::from_secs(10)).unwrap();
     });
     (0..QUEUE_BATCHES).for_each(|_| permit.send(()).unwrap());
 }
@@ -313,20 +325,20 @@ fn queue_is_also_limited_in_bytes() {
     let _ = producer.send(large());
     assert_eq!(starts.recv(), Ok(1));
     let _ = producer.send(large());
-    let (handed, over) = mpsc::channel();
+    let (queued, is_queued) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
             let _ = producer.send(large());
-            handed.send(()).unwrap();
+            queued.send(()).unwrap();
         });
-        assert!(over.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(is_queued.recv_timeout(Duration::from_millis(50)).is_err());
         (0..3).for_each(|_| permit.send(()).unwrap());
-        over.recv_timeout(Duration::from_secs(10)).unwrap();
+        is_queued.recv_timeout(Duration::from_secs(10)).unwrap();
     });
 }
 
 #[test]
-fn drop_flushes() {
+fn dropped_producer_flushes_its_queue() {
     let fake = fake();
     let producer = producer(&fake, &ProducerConfig { linger: Duration::from_secs(1), ..config() });
     let records = records(5000);
@@ -337,11 +349,11 @@ fn drop_flushes() {
 }
 
 #[test]
-fn drop_gives_up_soon_after_failures() {
+fn dropped_producer_ends_retries_within_two_seconds() {
     let fake = fake();
     fake.on_produce(|batches| {
         thread::sleep(Duration::from_millis(10));
-        batches.iter().map(|_| Verdict::NotWritten(error(ErrorKind::Retry))).collect()
+        batches.iter().map(|_| ProduceOutcome::NotWritten(error(ErrorKind::Retry))).collect()
     });
     let producer = producer(&fake, &config());
     let delivery = producer.send_all(records(5000));
@@ -352,14 +364,18 @@ fn drop_gives_up_soon_after_failures() {
 }
 
 #[test]
-fn first_failure_of_records_queued_together_is_returned() {
+fn delivery_returns_the_first_error_of_its_records() {
     let fake = fake();
     fake.on_produce(|batches| {
         let bad = |it: &Batch<'_>| it.records.iter().any(|it| it.key == Some(b"7"));
-        let verdict = |it| {
-            if bad(it) { Verdict::NotWritten(error(ErrorKind::Message)) } else { Verdict::Written }
+        let outcome = |it| {
+            if bad(it) {
+                ProduceOutcome::NotWritten(error(ErrorKind::Message))
+            } else {
+                ProduceOutcome::Written
+            }
         };
-        batches.iter().map(verdict).collect()
+        batches.iter().map(outcome).collect()
     });
     let producer = producer(&fake, &ProducerConfig { batch_records: 3, ..config() });
     assert_eq!(producer.send_all(records(20)).wait().unwrap_err().kind, ErrorKind::Message);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A member on a thread, until it is stopped.
+/// A member that runs on a thread until it is stopped.
 pub struct Member {
     assignment: Arc<Mutex<Option<Assignment>>>,
     end: Arc<AtomicBool>,
@@ -16,7 +16,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins the group `topic`, which reads the topic `topic`, and commits offset 10 of its
+    /// Joins the group named like `topic`, which reads that topic. Commits offset 10 of the
     /// assigned partitions.
     pub fn join(topic: &'static str) -> Self {
         let (assignment, end) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
@@ -32,7 +32,7 @@ impl Member {
                     let committed =
                         client.commit(topic, topic, &positions.collect::<Vec<_>>(), PATIENCE);
                     if committed.as_ref().is_err_and(|err| err.kind == ErrorKind::Fenced) {
-                        // The group has rebalanced again.
+                        // The group rebalanced in the meantime.
                         continue;
                     }
                     committed.unwrap();
@@ -49,14 +49,14 @@ impl Member {
         self.assignment.lock().unwrap().clone()
     }
 
-    /// Its client, which is still a member.
+    /// Stops the thread. Returns the client, which is still a member.
     pub fn end(self) -> Box<dyn KafkaClient> {
         self.end.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
     }
 }
 
-/// Waits until the members are assigned `partitions` in one generation, each once.
+/// Waits until the members have `shares` partitions each, in one generation, without overlaps.
 pub fn shared(members: &[&Member], shares: &[usize]) {
     let start = Instant::now();
     loop {
@@ -74,7 +74,7 @@ pub fn shared(members: &[&Member], shares: &[usize]) {
         if sorted == shares && once && generations.len() == 1 {
             return;
         }
-        assert!(start.elapsed() < PATIENCE, "{found:?} instead of {shares:?}");
+        assert!(start.elapsed() < PATIENCE, "shares are {found:?}, expected {shares:?}");
         thread::sleep(Duration::from_millis(20));
     }
 }

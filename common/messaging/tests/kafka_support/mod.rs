@@ -1,4 +1,4 @@
-//! Shared code of the tests on a real Kafka: topics, records, reading.
+//! Shared code of the tests with a real Kafka cluster: topics, records, reading.
 #![allow(clippy::unwrap_used, dead_code, reason = "tests; each test binary uses a part of this")]
 
 pub mod members;
@@ -25,10 +25,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Longest wait for anything expected.
+/// Maximum wait for an expected event.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The cluster that the test was started with.
+/// Returns the settings of the cluster under test.
 pub fn config() -> KafkaConfig {
     service::log::init(LevelFilter::Info);
     KafkaConfig::from_env(&environment()).unwrap()
@@ -38,7 +38,7 @@ pub fn producer_config() -> ProducerConfig {
     ProducerConfig::from_env(&environment()).unwrap()
 }
 
-/// Start positions of the group that is named as `topic`.
+/// Returns the start positions of the group named like `topic`.
 pub fn start_positions(
     topic: &str,
     partitions: &[i32],
@@ -54,13 +54,13 @@ fn environment() -> Env<'static> {
     Env::new(&|name| std::env::var(name).ok())
 }
 
-/// A topic of this test, stored uncompressed as by the synchronizer, with further
-/// `configs`. All brokers know it when this returns.
+/// Creates a topic with a unique name. It is stored uncompressed, like the topics that the
+/// synchronizer creates. Returns once all brokers have its metadata.
 pub fn topic(name: &str, partitions: i32, configs: &[(&str, &str)]) -> &'static str {
     replicated_topic(name, partitions, controller().1, configs)
 }
 
-/// The same with `replication` replicas instead of one on each broker.
+/// Like [`topic`], with the given number of replicas instead of one on each broker.
 pub fn replicated_topic(
     name: &str,
     partitions: i32,
@@ -91,8 +91,8 @@ pub fn replicated_topic(
             .with_replication_factor(replicas)
             .with_configs(configs),
     ]);
-    let answer: CreateTopicsResponse = ask(&controller, ApiKey::CreateTopics, 5, &request);
-    assert_eq!(answer.topics[0].error_code, 0, "{:?}", answer.topics[0].error_message);
+    let response: CreateTopicsResponse = send(&controller, ApiKey::CreateTopics, 5, &request);
+    assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
     for broker in config().brokers {
         let alone = KafkaConfig { brokers: vec![broker], ..config() };
         messaging::connect(&alone).leaders(name, PATIENCE).unwrap();
@@ -100,46 +100,46 @@ pub fn replicated_topic(
     name
 }
 
-/// The broker that coordinates `group`, as the first running broker returns it.
+/// Returns the id of the broker that coordinates `group`.
 pub fn coordinator(group: &'static str) -> i32 {
     let request = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str(group));
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         for broker in up() {
-            let answer: FindCoordinatorResponse =
-                ask(&broker, ApiKey::FindCoordinator, 3, &request);
-            if answer.error_code == 0 {
-                return answer.node_id.0;
+            let response: FindCoordinatorResponse =
+                send(&broker, ApiKey::FindCoordinator, 3, &request);
+            if response.error_code == 0 {
+                return response.node_id.0;
             }
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    panic!("no broker of {:?} knows the coordinator of {group}", config().brokers);
+    panic!("none of {:?} returned the coordinator of {group}", config().brokers);
 }
 
-/// The brokers that accept connections.
+/// Returns the brokers that accept connections.
 fn up() -> impl Iterator<Item = String> {
     config().brokers.into_iter().filter(|broker| TcpStream::connect(broker).is_ok())
 }
 
-/// A broker for CreateTopics, and the number of live brokers, which is that of the replicas.
+/// Returns the controller as host:port, and the number of live brokers.
 pub fn controller() -> (String, i16) {
     for broker in up() {
-        let answer: MetadataResponse = ask(
+        let response: MetadataResponse = send(
             &broker,
             ApiKey::Metadata,
             9,
             &MetadataRequest::default().with_topics(Some(vec![])),
         );
-        let found = answer.brokers.iter().find(|it| it.node_id == answer.controller_id);
+        let found = response.brokers.iter().find(|it| it.node_id == response.controller_id);
         if let Some(it) = found {
-            return (format!("{}:{}", it.host.as_str(), it.port), answer.brokers.len() as i16);
+            return (format!("{}:{}", it.host.as_str(), it.port), response.brokers.len() as i16);
         }
     }
-    panic!("no broker of {:?} answers", config().brokers);
+    panic!("none of {:?} responds", config().brokers);
 }
 
-fn ask<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
+fn send<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
     broker: &str,
     api: ApiKey,
     version: i16,
@@ -158,26 +158,26 @@ fn ask<Q: Encodable + HeaderVersion, A: Decodable + HeaderVersion>(
     stream.write_all(&body).unwrap();
     let mut length = [0; 4];
     stream.read_exact(&mut length).unwrap();
-    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
-    stream.read_exact(&mut answer).unwrap();
-    let mut answer = answer.as_slice();
-    ResponseHeader::decode(&mut answer, A::header_version(version)).unwrap();
-    A::decode(&mut answer, version).unwrap()
+    let mut response = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut response).unwrap();
+    let mut response = response.as_slice();
+    ResponseHeader::decode(&mut response, A::header_version(version)).unwrap();
+    A::decode(&mut response, version).unwrap()
 }
 
-/// Records with the numbers in `range` as keys and values.
+/// Returns records with the keys `key-N` and the values `value-N`, for the numbers in `range`.
 pub fn numbered(topic: &'static str, range: std::ops::Range<u32>) -> Vec<Outgoing> {
     range
         .map(|i| Outgoing { topic, key: format!("key-{i}"), value: format!("value-{i}").into() })
         .collect()
 }
 
-/// Offset 0 of partitions 0 to `partitions`.
+/// Returns offset 0 of each partition. `partitions` is their number.
 pub fn beginning(partitions: i32) -> Vec<Position> {
     (0..partitions).map(|partition| Position { partition, next: 0 }).collect()
 }
 
-/// Polls until `enough` returns true. Asserts that no partition has gaps or duplicates.
+/// A consumer that keeps all records. Asserts that offsets ascend within each partition.
 pub struct Reader {
     pub consumer: Consumer,
     pub partitions: BTreeMap<i32, Vec<FetchedRecord>>,
@@ -191,7 +191,7 @@ impl Reader {
         }
     }
 
-    /// The positions after all records that were read.
+    /// Returns the positions after the last records that were read.
     pub fn positions(&self) -> Vec<Position> {
         let next = |records: &Vec<FetchedRecord>| records.last().map_or(0, |last| last.offset + 1);
         let position = |(&partition, records)| Position { partition, next: next(records) };
@@ -201,7 +201,7 @@ impl Reader {
     pub fn read_until(&mut self, mut enough: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
         while !enough(self) {
-            assert!(start.elapsed() < PATIENCE, "only {} records came", self.count());
+            assert!(start.elapsed() < PATIENCE, "only {} records were read", self.count());
             for data in self.consumer.poll(Duration::from_millis(100)).unwrap() {
                 let records = self.partitions.entry(data.partition).or_default();
                 for record in data.records {
@@ -228,7 +228,7 @@ impl Reader {
         self.partitions.values().map(Vec::len).sum()
     }
 
-    /// The values of all records, as text.
+    /// Returns the values of all records, as text.
     pub fn values(&self) -> Vec<String> {
         let values = self.partitions.values().flatten().map(|it| it.value.clone());
         values.map(|it| String::from_utf8(it.unwrap_or_default()).unwrap()).collect()
@@ -239,26 +239,26 @@ pub fn client() -> Box<dyn KafkaClient> {
     messaging::connect(&config())
 }
 
-/// True if these tests run with the built-in client.
+/// True if the built-in client is under test.
 pub fn built_in(topic: &str) -> bool {
     let mut client = client();
     client.leaders(topic, PATIENCE).unwrap();
     client.fetches_from_all()
 }
 
-/// Runs `steps` of Java's client on `topic`. Returns the output.
-pub fn foreign(topic: &str, steps: &[&str]) -> String {
-    said(foreigner(topic, steps))
+/// Runs `steps` with the Java client on `topic`. Returns the output.
+pub fn java_client(topic: &str, steps: &[&str]) -> String {
+    output_of(java_client_command(topic, steps))
 }
 
-fn foreigner(topic: &str, steps: &[&str]) -> Command {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/Foreign.java");
+fn java_client_command(topic: &str, steps: &[&str]) -> Command {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kafka_support/JavaClient.java");
     let mut java = java(source.as_os_str());
     java.arg(config().brokers.join(",")).arg(topic).args(steps);
     java
 }
 
-/// A Java program with the jars of the running brokers.
+/// Returns the command of a Java program, with the jars of the running brokers.
 pub fn java(program: &OsStr) -> Command {
     let jars =
         PathBuf::from(std::env::var_os("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with"));
@@ -267,21 +267,21 @@ pub fn java(program: &OsStr) -> Command {
     java
 }
 
-/// The output; asserts success.
-pub fn said(mut command: Command) -> String {
+/// Runs `command` and asserts its success. Returns its output.
+pub fn output_of(mut command: Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A transaction of Java's client, open until it is committed.
-pub struct Open(Child);
+/// A transaction of the Java client that is open until it is committed.
+pub struct OpenTransaction(Child);
 
-impl Open {
-    /// Returns once `count` of its records are in the log.
+impl OpenTransaction {
+    /// Begins a transaction. Returns once `count` of its records are in the log.
     pub fn begin(topic: &str, count: usize) -> Self {
         let step = format!("hold:{count}");
-        let mut java = foreigner(topic, &[&step]);
+        let mut java = java_client_command(topic, &[&step]);
         let mut open = Self(java.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let mut line = String::new();
         BufReader::new(open.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -290,13 +290,13 @@ impl Open {
     }
 
     pub fn commit(mut self) {
-        // It waits for the end of its input.
+        // The Java client commits at the end of its input.
         drop(self.0.stdin.take());
         assert!(self.0.wait().unwrap().success());
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenTransaction {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -1,5 +1,6 @@
-// What clients that nobody here wrote do to a topic: the Java client's compression, transactions, partitioner and reader.
-// Run with the jars of Apache Kafka: java -cp 'jars/*' Foreign.java BROKERS TOPIC STEP...; a STEP is as in gzip:3.
+// Runs steps with the Java client on a topic: compression, transactions, partitioner, consumer.
+// Usage, with the jars of Apache Kafka: java -cp 'jars/*' JavaClient.java BROKERS TOPIC STEP...
+// A STEP is a word and a number, such as gzip:3.
 
 import java.time.Duration;
 import java.util.List;
@@ -17,20 +18,20 @@ import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.serialization.StringDeserializer;
 import org.apache.kafka.common.serialization.StringSerializer;
 
-public class Foreign {
+public class JavaClient {
     private final String brokers;
     private final String topic;
     private int number = 0;
 
     public static void main(String[] args) throws Exception {
-        Foreign foreign = new Foreign(args[0], args[1]);
+        JavaClient client = new JavaClient(args[0], args[1]);
         for (String step : List.of(args).subList(2, args.length)) {
             String[] words = step.split(":");
-            foreign.step(words[0], Integer.parseInt(words[1]));
+            client.step(words[0], Integer.parseInt(words[1]));
         }
     }
 
-    private Foreign(String brokers, String topic) {
+    private JavaClient(String brokers, String topic) {
         this.brokers = brokers;
         this.topic = topic;
     }
@@ -43,9 +44,10 @@ public class Foreign {
                 }
             }
             case "commit", "abort", "hold" -> {
-                // The broker ends a transaction that takes longer, by default after a minute.
+                // Without the timeout the broker aborts a transaction after one minute.
+                var id = UUID.randomUUID().toString();
                 Map<String, Object> config =
-                        Map.of("transactional.id", UUID.randomUUID().toString(), "transaction.timeout.ms", 900_000);
+                        Map.of("transactional.id", id, "transaction.timeout.ms", 900_000);
                 try (var producer = producer(config)) {
                     producer.initTransactions();
                     producer.beginTransaction();
@@ -53,7 +55,7 @@ public class Foreign {
                     producer.flush();
                     if (what.equals("hold")) {
                         System.out.println("held");
-                        System.in.read(); // Until whoever started this closes it.
+                        System.in.read(); // Waits until the test closes the input.
                     }
                     if (what.equals("abort")) {
                         producer.abortTransaction();
@@ -65,7 +67,8 @@ public class Foreign {
             case "headers" -> {
                 try (var producer = producer(Map.of())) {
                     for (int i = 0; i < count; i++) {
-                        var record = new ProducerRecord<String, String>(topic, 0, 1234567890123L, null, "");
+                        var time = 1234567890123L;
+                        var record = new ProducerRecord<String, String>(topic, 0, time, null, "");
                         record.headers().add("name", "one".getBytes()).add("name", null);
                         producer.send(record);
                     }
@@ -77,8 +80,7 @@ public class Foreign {
                 }
             }
             case "read" -> {
-                var config = Map.<String, Object>of("bootstrap.servers", brokers);
-                try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
+                try (var consumer = consumer(Map.of())) {
                     var partition = List.of(new TopicPartition(topic, 0));
                     consumer.assign(partition);
                     consumer.seekToBeginning(partition);
@@ -92,17 +94,19 @@ public class Foreign {
             }
             case "user" -> {
                 try (var admin = Admin.create(Map.of("bootstrap.servers", brokers))) {
-                    for (var mechanism : List.of(ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)) {
+                    var mechanisms =
+                            List.of(ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512);
+                    for (var mechanism : mechanisms) {
                         var info = new ScramCredentialInfo(mechanism, count);
                         var user = new UserScramCredentialUpsertion("ann,=", info, "pencil");
                         admin.alterUserScramCredentials(List.of(user)).all().get();
                     }
                 }
             }
-            // In the group that is called as the topic, for so many ms; prints how many partitions it has whenever that changes.
+            // Joins the group named like the topic for `count` ms. Prints the number of assigned
+            // partitions after each change.
             case "member" -> {
-                var config = Map.<String, Object>of("bootstrap.servers", brokers, "group.id", topic);
-                try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
+                try (var consumer = consumer(Map.of("group.id", topic))) {
                     consumer.subscribe(List.of(topic));
                     int had = -1;
                     for (long end = Long.MAX_VALUE; System.currentTimeMillis() < end; ) {
@@ -128,6 +132,12 @@ public class Foreign {
         }
     }
 
+    private KafkaConsumer<String, String> consumer(Map<String, Object> more) {
+        var config = new java.util.HashMap<String, Object>(more);
+        config.put("bootstrap.servers", brokers);
+        return new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer());
+    }
+
     private KafkaProducer<String, String> producer(Map<String, Object> more) {
         var config = new java.util.HashMap<String, Object>(more);
         config.put("bootstrap.servers", brokers);
@@ -137,7 +147,8 @@ public class Foreign {
 
     private void send(KafkaProducer<String, String> producer, Integer partition, int count) {
         for (int i = 0; i < count; i++, number++) {
-            producer.send(new ProducerRecord<>(topic, partition, "key-" + number, "value-" + number));
+            var key = "key-" + number;
+            producer.send(new ProducerRecord<>(topic, partition, key, "value-" + number));
         }
     }
 }
