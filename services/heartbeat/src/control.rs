@@ -1,4 +1,4 @@
-//! The control: `GET /` returns the load, `PUT /` changes it from the next heartbeat on.
+//! HTTP control of the load: `GET /` returns it, `PUT /` changes it from the next heartbeat on.
 
 use crate::config::{BATCH_SIZES, Load, SLEEPS_MS};
 use crate::schedule::Schedule;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tiny_http::{Header, Method, Request};
 
-/// The load, shared by the HTTP listener and the sending thread.
+/// The current load. The HTTP listener and the sending thread share it.
 #[derive(Debug)]
 pub struct Control {
     state: Mutex<State>,
@@ -24,18 +24,18 @@ struct State {
     stopped: bool,
 }
 
-/// The response to `GET /`.
+/// The response to `GET /` and to a successful `PUT /`, as JSON.
 #[derive(Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Status {
     /// Records per heartbeat.
     pub batch_size: u64,
-    /// Interval, ms.
+    /// Interval between heartbeats, ms.
     pub sleep_ms: u64,
-    /// Records acknowledged since the service started.
+    /// Records that Kafka acknowledged since the service started.
     pub sent: u64,
 }
 
-/// Opens the control on every address of this machine, until the process ends.
+/// Listens on `port` of every address of this machine until the process ends.
 ///
 /// # Errors
 /// The port is in use.
@@ -45,14 +45,13 @@ pub fn serve(port: u16, control: Arc<Control>) -> Result<(), http::Error> {
 }
 
 impl Control {
-    /// Starts with `load`.
     pub fn new(load: Load) -> Self {
         let state = Mutex::new(State { load, stopped: false });
         Self { state, changed: Condvar::new(), sent: AtomicU64::new(0) }
     }
 
-    /// Waits until the next heartbeat is due, by the load of that moment; returns its number of
-    /// records. `None` after [`Self::stop`].
+    /// Waits until the next heartbeat is due and returns its number of records. A changed load is
+    /// effective during the wait. Returns `None` after [`Self::stop`].
     pub fn wait(&self, schedule: &mut Schedule) -> Option<u64> {
         let mut state = self.state();
         while !state.stopped {
@@ -68,31 +67,30 @@ impl Control {
         None
     }
 
-    /// Ends this and all later waits.
+    /// Ends the current wait and all later ones.
     pub fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
     }
 
-    /// Counts acknowledged records.
+    /// Adds acknowledged records to [`Status::sent`].
     pub fn count(&self, records: u64) {
         self.sent.fetch_add(records, Ordering::Relaxed);
     }
 
-    /// The current load.
     pub fn status(&self) -> Status {
         let Load { batch_size, sleep } = self.state().load;
         let sleep_ms = sleep.as_millis() as u64;
         Status { batch_size, sleep_ms, sent: self.sent.load(Ordering::Relaxed) }
     }
 
-    /// Applies all settings in `json`, or none.
+    /// Applies the settings in `json`, for example `{"batch_size": 10, "sleep_ms": 1000}`.
     ///
     /// # Errors
-    /// The message for the client.
+    /// The message for the client. No setting is changed then.
     pub fn change(&self, json: &[u8]) -> Result<(), String> {
         let changes: Map<String, Value> = serde_json::from_slice(json).map_err(|err| {
-            format!("{err}: expected JSON as in {{\"batch_size\": 10, \"sleep_ms\": 1000}}")
+            format!("{err}: expected JSON such as {{\"batch_size\": 10, \"sleep_ms\": 1000}}")
         })?;
         let mut state = self.state();
         let mut load = state.load;
@@ -102,7 +100,11 @@ impl Control {
                 "sleep_ms" => {
                     load.sleep = Duration::from_millis(number(name, value, SLEEPS_MS)?);
                 }
-                _ => return Err(format!("{name:?}: expected batch_size or sleep_ms")),
+                _ => {
+                    return Err(format!(
+                        "unknown setting {name:?}: expected batch_size or sleep_ms"
+                    ));
+                }
             }
         }
         state.load = load;
@@ -124,16 +126,17 @@ impl Control {
                     Err(reason) => http::text(400, &reason),
                 }
             }
-            (_, "/") => http::text(405, "only GET, HEAD and PUT")
+            (_, "/") => http::text(405, "method not allowed: use GET, HEAD or PUT")
                 .with_header(Header::from_bytes("Allow", "GET, HEAD, PUT").expect("it is ASCII")),
-            _ => http::text(404, "there is only /"),
+            _ => http::text(404, "not found: the only path is /"),
         };
-        // An error means that the client closed the connection.
+        // `respond` fails if the client has closed the connection.
         let _ = request.respond(reply);
     }
 
     fn status_response(&self) -> tiny_http::Response<std::io::Cursor<Vec<u8>>> {
-        let json = serde_json::to_vec(&self.status()).expect("numbers have a form in JSON");
+        let json =
+            serde_json::to_vec(&self.status()).expect("a struct of three numbers is valid JSON");
         http::reply(200, "application/json", json)
     }
 
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_accepted_within_their_limits_only() {
+    fn settings_out_of_range_are_rejected() {
         for (json, expected) in [
             (r#"{"batch_size": 0, "sleep_ms": 1}"#, Ok((0, 1))),
             (r#"{"batch_size": 100000}"#, Ok((100_000, 1000))),
@@ -183,8 +186,11 @@ mod tests {
             (r#"{"sleep_ms": 0}"#, Err("sleep_ms=0: expected a whole number from 1 to 3600000")),
             (r#"{"sleep_ms": 3600001}"#, Err("sleep_ms=3600001: expected")),
             (r#"{"sleep_ms": 99999999999999999999999}"#, Err("sleep_ms=1e")),
-            (r#"{"batch_size": 5, "sleep": 5}"#, Err("\"sleep\": expected batch_size or sleep_ms")),
-            (r#"{"sent": 0}"#, Err("\"sent\": expected batch_size or sleep_ms")),
+            (
+                r#"{"batch_size": 5, "sleep": 5}"#,
+                Err("unknown setting \"sleep\": expected batch_size or sleep_ms"),
+            ),
+            (r#"{"sent": 0}"#, Err("unknown setting \"sent\": expected batch_size or sleep_ms")),
             ("[]", Err("invalid type")),
             ("", Err("EOF")),
             ("{\"batch_size\": 5", Err("EOF")),
@@ -196,63 +202,68 @@ mod tests {
                 Ok(expected) => assert_eq!((result, (batch_size, sleep_ms)), (Ok(()), expected)),
                 Err(reason) => {
                     assert!(result.clone().unwrap_err().starts_with(reason), "{result:?}");
-                    assert_eq!((batch_size, sleep_ms), (7, 1000), "all or nothing");
+                    assert_eq!((batch_size, sleep_ms), (7, 1000), "nothing is changed");
                 }
             }
         }
     }
 
     #[test]
-    fn change_is_effective_during_a_long_sleep() {
+    fn change_is_effective_during_a_long_interval() {
         let control = control(1, 3_600_000);
         let waiting = control.clone();
-        let beats = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
+        let records = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
         control.change(br#"{"batch_size": 5}"#).unwrap();
         control.change(br#"{"sleep_ms": 1}"#).unwrap();
-        assert_eq!(beats.join().unwrap(), Some(5));
+        assert_eq!(records.join().unwrap(), Some(5));
     }
 
     #[test]
-    fn stop_ends_the_longest_sleep() {
+    fn stop_ends_the_longest_interval() {
         let control = control(1, 3_600_000);
         let waiting = control.clone();
-        let beats = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
+        let records = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
         control.stop();
-        assert_eq!(beats.join().unwrap(), None);
+        assert_eq!(records.join().unwrap(), None);
     }
 
-    fn ask(addr: SocketAddr, request: &str) -> String {
+    fn response(addr: SocketAddr, request: &str) -> String {
         let mut service = TcpStream::connect(addr).unwrap();
         service.write_all(request.as_bytes()).unwrap();
-        let mut reply = String::new();
-        service.read_to_string(&mut reply).unwrap();
-        reply
+        let mut response = String::new();
+        service.read_to_string(&mut response).unwrap();
+        response
     }
 
     #[test]
-    fn control_is_served_over_http() {
+    fn control_responds_over_http() {
         let control = control(7, 1000);
         control.count(42);
         let capacity = Capacity { workers: 1, connections: 4 };
         let addr = (Ipv4Addr::LOCALHOST, 0).into();
         let addr = http::serve(&[addr], capacity, move |request| control.answer(request)).unwrap();
         let put = |json: &str| {
-            ask(addr, &format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{json}", json.len()))
+            response(
+                addr,
+                &format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{json}", json.len()),
+            )
         };
 
-        let status = ask(addr, "GET / HTTP/1.1\r\n\r\n");
+        let status = response(addr, "GET / HTTP/1.1\r\n\r\n");
         assert!(status.contains("\r\nContent-Type: application/json\r\n"), "{status}");
         assert!(status.ends_with(r#"{"batch_size":7,"sleep_ms":1000,"sent":42}"#), "{status}");
         let changed = put(r#"{"batch_size": 200, "sleep_ms": 10}"#);
         assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
         assert!(changed.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{changed}");
-        let refused = put(r#"{"batch_size": "many"}"#);
-        assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
-        assert!(refused.ends_with("expected a whole number from 0 to 100000\n"), "{refused}");
-        let status = ask(addr, "GET /?pretty HTTP/1.1\r\n\r\n");
+        let rejected = put(r#"{"batch_size": "many"}"#);
+        assert!(rejected.starts_with("HTTP/1.1 400 "), "{rejected}");
+        assert!(rejected.ends_with("expected a whole number from 0 to 100000\n"), "{rejected}");
+        let status = response(addr, "GET /?pretty HTTP/1.1\r\n\r\n");
         assert!(status.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{status}");
-        assert!(ask(addr, "GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
-        let refused = ask(addr, "DELETE / HTTP/1.1\r\n\r\n");
-        assert!(refused.starts_with("HTTP/1.1 405 ") && refused.contains("Allow: GET, HEAD, PUT"));
+        assert!(response(addr, "GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        let rejected = response(addr, "DELETE / HTTP/1.1\r\n\r\n");
+        assert!(
+            rejected.starts_with("HTTP/1.1 405 ") && rejected.contains("Allow: GET, HEAD, PUT")
+        );
     }
 }

@@ -1,34 +1,33 @@
-//! The errors of the heartbeat, and which of them are retryable.
+//! The errors of the heartbeat, and which of them a retry can solve.
 
 use avro::registry;
 use messaging::ErrorKind;
 
-/// A step that failed.
+/// A failed step.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The registry is unavailable or refused the request.
-    #[error("get the schema of heartbeats from the registry")]
+    /// The registry is unavailable, or does not have the schema that the synchronizer registers.
+    #[error("could not get the schema of heartbeat records")]
     Schema(#[source] registry::Error),
-    /// Kafka is unavailable or refused the request.
-    #[error("find the last heartbeat")]
+    /// Kafka is unavailable or rejected the request.
+    #[error("could not read the last heartbeat record")]
     LastBeat(#[source] messaging::Error),
-    /// Kafka refused a record.
-    #[error("send heartbeat {beat}")]
+    /// Kafka rejected a record.
+    #[error("could not send heartbeat record {beat}")]
     Send {
-        /// Number of the first refused record.
+        /// Number of the first rejected record.
         beat: i64,
-        /// The error of the producer.
         source: messaging::Error,
     },
 }
 
 impl Error {
-    /// True if the same step can succeed later.
+    /// True if a retry of the same step can succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Schema(err) => err.retryable,
             Self::LastBeat(err) => err.kind != ErrorKind::Config,
-            // The sender has retried already.
+            // The sender has already retried.
             Self::Send { .. } => false,
         }
     }

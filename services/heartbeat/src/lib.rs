@@ -1,5 +1,5 @@
-//! Sends the heartbeat records that drive the load of the bank: `batch_size` records each
-//! `sleep_ms`, both changeable while it runs.
+//! Sends the heartbeat records that set the load of the bank: `batch_size` records every
+//! `sleep_ms`. HTTP requests change both while the service runs.
 
 pub mod config;
 pub mod control;
@@ -19,10 +19,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
-/// This service.
+/// Name, help text and entry point of the service.
 pub const SERVICE: Service = Service {
     name: "heartbeat",
-    about: "Sends the heartbeat records that drive the load of the bank; GET and PUT / on CONTROL_PORT show and change how many",
+    about: "Sends the heartbeat records that set the load of the bank; GET and PUT / on \
+            CONTROL_PORT return and change the load",
     variables: &[
         Config::VARIABLES,
         &[SCHEMA_REGISTRY_URL],
@@ -33,7 +34,7 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// Config -> ports -> Kafka -> heartbeats, until shutdown.
+/// Opens the ports before it waits for Kafka, so that the load can be changed during the wait.
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;

@@ -1,29 +1,30 @@
-//! The schedule: when the next heartbeat records are due.
+//! The schedule: computes when the next heartbeat is due.
 
 use std::time::{Duration, Instant};
 
-/// How far the schedule may lag before heartbeats are skipped: after an outage, no more than this
-/// is caught up at once.
+/// Longest lag that is caught up, for example after an outage. Heartbeats that are later are
+/// skipped.
 const LAG_MAX: Duration = Duration::from_secs(1);
 
-/// Absolute times at which heartbeats are due, so that a late one does not delay those after it.
+/// The times at which heartbeats are due. They are absolute: a late heartbeat does not delay the
+/// next ones.
 #[derive(Debug)]
 pub struct Schedule {
-    /// When the last heartbeat was due, not when it was sent.
+    /// Time at which the last heartbeat was due. It may have been sent later.
     last: Instant,
     sleep: Duration,
-    /// Heartbeats were skipped since the schedule was last on time.
+    /// A heartbeat was skipped since the schedule was last on time. The log line is written once.
     behind: bool,
 }
 
 impl Schedule {
-    /// The first heartbeat is due one sleep after `now`.
+    /// The first heartbeat is due one interval after `now`.
     pub fn new(now: Instant) -> Self {
         Self { last: now, sleep: Duration::ZERO, behind: false }
     }
 
-    /// Time until the next heartbeat at this interval. With another `sleep` than before the
-    /// schedule starts again: a heartbeat that would have been due is due now.
+    /// Returns the time until the next heartbeat with the interval `sleep`. A changed interval
+    /// restarts the schedule: if a heartbeat would be overdue, it is due now.
     pub fn left(&mut self, sleep: Duration, now: Instant) -> Duration {
         if sleep != self.sleep {
             self.sleep = sleep;
@@ -34,7 +35,7 @@ impl Schedule {
         left
     }
 
-    /// Moves on to the heartbeat after the one that is due.
+    /// Advances to the next heartbeat. Called when the current one is sent.
     pub fn begin(&mut self, now: Instant) {
         self.last += self.sleep;
         if self.skip(now, LAG_MAX) && !self.behind {
@@ -43,7 +44,7 @@ impl Schedule {
         }
     }
 
-    /// Skips the heartbeats that are later than `lag`; true if there are any.
+    /// Skips the heartbeats that are overdue by more than `lag`; returns true if there are any.
     fn skip(&mut self, now: Instant, lag: Duration) -> bool {
         let lost = now.saturating_duration_since(self.last).saturating_sub(lag);
         self.last += lost;
@@ -57,8 +58,14 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Times of the heartbeats until `end`, each of which takes `took`, all in ms from `start`.
-    fn beats(schedule: &mut Schedule, start: Instant, sleep: u32, took: u32, end: u32) -> Vec<u32> {
+    /// Times of the heartbeats until `end`, in ms since `start`. Sending one takes `took` ms.
+    fn heartbeats(
+        schedule: &mut Schedule,
+        start: Instant,
+        sleep: u32,
+        took: u32,
+        end: u32,
+    ) -> Vec<u32> {
         let (mut now, end, mut times) = (start, start + end * MS, Vec::new());
         loop {
             now += schedule.left(sleep * MS, now);
@@ -74,32 +81,32 @@ mod tests {
     #[test]
     fn schedule_does_not_drift() {
         let start = Instant::now();
-        let times = beats(&mut Schedule::new(start), start, 10, 7, 1001);
+        let times = heartbeats(&mut Schedule::new(start), start, 10, 7, 1001);
         assert_eq!(times, (1..=100).map(|i| 10 * i).collect::<Vec<_>>());
     }
 
     #[test]
-    fn heartbeats_of_the_last_second_are_caught_up() {
+    fn overdue_heartbeats_of_one_second_are_caught_up() {
         let start = Instant::now();
         for (outage, caught_up) in [(500, 50), (1000, 100), (60_000, 101)] {
             let mut schedule = Schedule::new(start);
-            beats(&mut schedule, start, 10, outage, 11);
+            heartbeats(&mut schedule, start, 10, outage, 11);
             let after = start + (10 + outage) * MS;
-            let times = beats(&mut schedule, after, 10, 0, 11);
-            // Those at once, including the one of this moment, and one 10 ms later. The first is
-            // sent however late it is.
+            let times = heartbeats(&mut schedule, after, 10, 0, 11);
+            // The overdue heartbeats and the current one are sent at once, the next one after 10
+            // ms. The first overdue heartbeat is sent regardless of its lag.
             assert_eq!(times.iter().filter(|&&at| at == 0).count(), caught_up, "{outage}");
             assert_eq!(times.last(), Some(&10), "{outage}");
         }
     }
 
     #[test]
-    fn shorter_sleep_starts_the_schedule_again() {
+    fn shorter_interval_restarts_the_schedule() {
         let start = Instant::now();
         let mut schedule = Schedule::new(start);
         assert_eq!(schedule.left(3_600_000 * MS, start), 3_600_000 * MS);
         let later = start + 1_000_000 * MS;
-        assert_eq!(beats(&mut schedule, later, 10, 0, 31), [0, 10, 20, 30]);
+        assert_eq!(heartbeats(&mut schedule, later, 10, 0, 31), [0, 10, 20, 30]);
         assert_eq!(schedule.left(100 * MS, later + 50 * MS), 80 * MS);
     }
 }

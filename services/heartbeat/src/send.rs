@@ -1,5 +1,4 @@
-//! Sends heartbeat records: on schedule, with numbers that continue from the last record in the
-//! topic.
+//! Sends heartbeat records on schedule. Their numbers continue from the last record in the topic.
 
 use crate::config::Config;
 use crate::control::Control;
@@ -14,7 +13,7 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Time for retries in a call to Kafka, which bounds how late a shutdown is noticed.
+/// Deadline of one call to Kafka. A shutdown request is noticed at most this late.
 const SLICE: Duration = Duration::from_millis(200);
 
 /// Sends heartbeat records and counts them.
@@ -23,16 +22,17 @@ pub struct HeartbeatSender {
     encoder: Encoder<Heartbeat>,
     /// Number of the next record.
     next: i64,
-    /// Most records encoded at a time.
+    /// Maximum of records that are encoded at a time.
     batch_records: usize,
     shutdown: Shutdown,
 }
 
 impl HeartbeatSender {
-    /// Waits for the servers and finds the last record. `None` if shutdown was requested meanwhile.
+    /// Waits for Kafka and the registry and reads the last record. Returns `None` if shutdown is
+    /// requested first.
     ///
     /// # Errors
-    /// One that is not retryable.
+    /// The first error that a retry does not help.
     pub fn open(config: &Config, shutdown: &Shutdown) -> Result<Option<Self>, Error> {
         let registry = Registry::new(&config.registry_url);
         let Some(encoder) = Encoder::wait(&registry, shutdown).map_err(Error::Schema)? else {
@@ -50,10 +50,10 @@ impl HeartbeatSender {
         }))
     }
 
-    /// Sends until shutdown.
+    /// Sends heartbeat records until shutdown.
     ///
     /// # Errors
-    /// Kafka refuses a record.
+    /// Kafka rejected a record.
     pub fn run(mut self, control: &Control) -> Result<(), Error> {
         let mut schedule = Schedule::new(Instant::now());
         while let Some(batch_size) = control.wait(&mut schedule) {
@@ -63,7 +63,7 @@ impl HeartbeatSender {
         Ok(())
     }
 
-    /// Sends so many records; the rest of them stays unsent when shutdown is requested.
+    /// Sends `batch_size` records. After a shutdown request the remaining ones are not sent.
     fn send(&mut self, batch_size: u64, control: &Control) -> Result<(), Error> {
         let mut left = batch_size as usize;
         while left > 0 && !self.shutdown.requested() {
@@ -74,9 +74,12 @@ impl HeartbeatSender {
             self.next += written as i64;
             match results.into_iter().find_map(Result::err) {
                 None => left -= records.len(),
-                // The sender retries only briefly during shutdown.
+                // During shutdown the sender retries only for a short time.
                 Some(err) if self.shutdown.requested() => {
-                    log::warn!(beat = self.next, records = records.len() - written, error:% = err; "heartbeats not sent");
+                    log::warn!(
+                        beat = self.next, records = records.len() - written, error:% = err;
+                        "heartbeat records not sent before shutdown"
+                    );
                     return Ok(());
                 }
                 Some(source) => return Err(Error::Send { beat: self.next, source }),
@@ -86,7 +89,7 @@ impl HeartbeatSender {
     }
 
     fn records(&self, count: usize) -> Vec<Outgoing> {
-        // Zero for a clock before 1970.
+        // A clock before 1970 results in 0.
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let key = now.as_millis().to_string();
         let numbers = self.next..self.next + count as i64;
@@ -99,8 +102,8 @@ impl HeartbeatSender {
     }
 }
 
-/// Waits for Kafka and returns the number of the next record; `None` if shutdown was requested
-/// meanwhile.
+/// Waits for Kafka and returns the number of the next record, or `None` if shutdown is requested
+/// first.
 fn next_number(
     client: &mut dyn KafkaClient,
     registry: &Registry,
@@ -110,19 +113,20 @@ fn next_number(
     loop {
         match after_last(client, &mut decoder) {
             Err(err) if err.is_retryable() => {
-                log::warn!(error:% = Chain(&err); "waiting for the last heartbeat");
+                log::warn!(error:% = Chain(&err); "waiting for the last heartbeat record");
             }
             done => return done.map(Some),
         }
-        // The client has a backoff of its own.
+        // The Kafka client has its own backoff.
         if shutdown.wait(SLICE) {
             return Ok(None);
         }
     }
 }
 
-/// One more than the number of the last record in the topic. If that was deleted or is undecodable,
-/// the end of the log: each record has taken an offset, so no number comes twice.
+/// Returns one more than the number of the last record in the topic. If that record is deleted or
+/// undecodable, returns the end offset of the log. Each record has an offset, so no number is used
+/// twice.
 fn after_last(
     client: &mut dyn KafkaClient,
     decoder: &mut Decoder<Heartbeat>,
@@ -140,14 +144,18 @@ fn after_last(
             Ok(Heartbeat { beat }) => next = next.max(Some(beat.saturating_add(1))),
             Err(avro::Error::Registry { source, .. }) => return Err(Error::Schema(source)),
             Err(avro::Error::Undecodable(reason)) => {
-                log::warn!(topic, partition, offset = end - 1, error = reason.as_str(); "the last record is not a heartbeat");
+                log::warn!(
+                    topic, partition, offset = end - 1, error = reason.as_str();
+                    "last record is undecodable, continuing with the end offset of the log"
+                );
             }
         }
     }
     Ok(next.unwrap_or(ends))
 }
 
-/// The value of the record at `position`; `None` if it has none or is undecodable.
+/// Returns the value of the record at `position`, or `None` if it has no value or its batch is
+/// undecodable.
 fn value_at(
     client: &mut dyn KafkaClient,
     topic: &str,
@@ -169,7 +177,7 @@ mod tests {
 
     use messaging::{Batch, FetchedRecord, PartitionData, Result};
 
-    /// A log of one partition that begins at `start`; each record is its value.
+    /// A log with one partition, whose first offset is `start`.
     struct Log {
         start: i64,
         values: Vec<&'static [u8]>,
@@ -216,13 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn numbers_continue_at_the_end_of_the_log() {
-        // Nothing listens there: a record with an unknown schema has to wait for the registry.
+    fn numbers_continue_at_the_end_offset() {
+        // No registry listens at this address, so an unknown schema is a retryable error.
         let mut decoder = Decoder::new(Registry::new("http://127.0.0.1:9"));
         let mut next = |start, values| after_last(&mut Log { start, values }, &mut decoder);
         assert_eq!(next(0, vec![]).unwrap(), 0);
         assert_eq!(next(5, vec![]).unwrap(), 5, "deleted");
-        assert_eq!(next(5, vec![b"", b"no beat"]).unwrap(), 7);
+        assert_eq!(next(5, vec![b"", b"not Avro"]).unwrap(), 7);
         assert!(next(5, vec![b"\0\0\0\0\x01\x02"]).unwrap_err().is_retryable());
     }
 }

@@ -1,6 +1,6 @@
-//! The service as it is started in earnest, on the Kafka and schema registry that `KAFKA_BROKERS`
-//! and `SCHEMA_REGISTRY_URL` name. Nobody else may beat meanwhile.
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+//! Tests of the binary with Kafka and a schema registry, at `KAFKA_BROKERS` and
+//! `SCHEMA_REGISTRY_URL`. No other process may send heartbeat records during the tests.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use avro::Decoder;
 use avro::registry::Registry;
@@ -18,11 +18,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Longest wait for anything that should come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline of every wait.
+const DEADLINE: Duration = Duration::from_secs(30);
 const HOUR_MS: &str = "3600000";
 
-/// A heartbeat of its own ports, killed when dropped.
+/// A running heartbeat service on its own ports. Dropping it kills the process.
 struct Running {
     process: Child,
     control: u16,
@@ -41,8 +41,8 @@ impl Running {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let (tell, log) = mpsc::channel();
-        thread::spawn(move || lines.map_while(Result::ok).all(|line| tell.send(line).is_ok()));
+        let (sender, log) = mpsc::channel();
+        thread::spawn(move || lines.map_while(Result::ok).all(|line| sender.send(line).is_ok()));
         Self { process, control, health, log }
     }
 
@@ -52,38 +52,38 @@ impl Running {
         running
     }
 
-    /// As a container's health check asks.
+    /// Runs `healthcheck`, as a container does.
     fn is_ready(&self) -> bool {
         let mut check = Command::new(env!("CARGO_BIN_EXE_heartbeat"));
         check.arg("healthcheck").env("HEALTH_PORT", self.health.to_string()).stderr(Stdio::null());
         check.status().unwrap().success()
     }
 
-    /// Waits for a line with `text`.
-    fn logs(&self, text: &str) {
-        while !self.log.recv_timeout(PATIENCE).unwrap().contains(text) {}
+    /// Waits for a log line that contains `text`.
+    fn wait_for_log(&self, text: &str) {
+        while !self.log.recv_timeout(DEADLINE).unwrap().contains(text) {}
     }
 
     fn put(&self, body: &Value) -> (u16, String) {
-        ask(self.control, "PUT", &body.to_string())
+        request(self.control, "PUT", &body.to_string())
     }
 
     fn sent(&self) -> i64 {
-        let (status, body) = ask(self.control, "GET", "");
+        let (status, body) = request(self.control, "GET", "");
         assert_eq!(status, 200, "{body}");
         serde_json::from_str::<Value>(&body).unwrap()["sent"].as_i64().unwrap()
     }
 
-    fn wait_sent(&self, count: i64) {
+    fn wait_for_sent(&self, count: i64) {
         wait_until("sent", || self.sent() >= count);
     }
 
-    /// Asks it to stop; its exit and how long that took.
+    /// Sends SIGTERM; returns the exit status and the time until the exit.
     fn terminate(mut self) -> (ExitStatus, Duration) {
-        let asked = Instant::now();
+        let started = Instant::now();
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        (self.process.wait().unwrap(), asked.elapsed())
+        (self.process.wait().unwrap(), started.elapsed())
     }
 }
 
@@ -99,61 +99,62 @@ fn free_port() -> u16 {
 }
 
 fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     while !done() {
-        assert!(Instant::now() < deadline, "not {what} after {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "not {what} after {DEADLINE:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn ask(port: u16, method: &str, body: &str) -> (u16, String) {
+fn request(port: u16, method: &str, body: &str) -> (u16, String) {
     let mut service = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-    service.set_read_timeout(Some(PATIENCE)).unwrap();
+    service.set_read_timeout(Some(DEADLINE)).unwrap();
     let length = body.len();
     write!(service, "{method} / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
-    let mut reply = String::new();
-    service.read_to_string(&mut reply).unwrap();
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    service.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head["HTTP/1.1 ".len()..][..3].parse().unwrap(), body.to_owned())
 }
 
-/// The topic, for one test at a time: where it ended then, and what has come since.
+/// The heartbeat topic, locked for one test at a time.
 struct Topic {
     kafka: KafkaConfig,
     registry: Registry,
+    /// End offset when the test opened the topic.
     end: i64,
-    _alone: MutexGuard<'static, ()>,
+    _lock: MutexGuard<'static, ()>,
 }
 
 impl Topic {
     fn open() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        static LOCK: Mutex<()> = Mutex::new(());
+        let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
         let env = Env::new(&|name| std::env::var(name).ok());
-        // The topic and its schema are made by who makes them in earnest.
+        // The synchronizer creates the topic and its schema, as in production.
         let config = synchronizer::Config::from_env(&env).expect("needs Kafka and registry");
         let mut out = Vec::new();
         let shutdown = Shutdown::default();
-        let made = synchronizer::synchronize(&config, &[HEARTBEAT], false, &shutdown, &mut out);
-        assert_eq!(made.unwrap().problems, 0, "{}", String::from_utf8_lossy(&out));
+        let summary = synchronizer::synchronize(&config, &[HEARTBEAT], false, &shutdown, &mut out);
+        assert_eq!(summary.unwrap().problems, 0, "{}", String::from_utf8_lossy(&out));
         let registry = Registry::new(&env.text(&SCHEMA_REGISTRY_URL).unwrap());
-        let mut topic = Self { kafka: config.kafka, registry, end: 0, _alone: alone };
+        let mut topic = Self { kafka: config.kafka, registry, end: 0, _lock: lock };
         topic.end = topic.log_range().1;
         topic
     }
 
     fn log_range(&self) -> (i64, i64) {
-        messaging::connect(&self.kafka).log_range(HEARTBEAT.name, PATIENCE).unwrap()[0]
+        messaging::connect(&self.kafka).log_range(HEARTBEAT.name, DEADLINE).unwrap()[0]
     }
 
-    /// Keys and beats of the records since the opening.
+    /// Keys and numbers of the records since [`Self::open`].
     fn records(&self) -> Vec<(u128, i64)> {
         let mut decoder = Decoder::<Heartbeat>::new(self.registry.clone());
         let mut kafka_client = messaging::connect(&self.kafka);
         let (mut records, mut next, end) = (Vec::new(), self.end, self.log_range().1);
         while next < end {
             let position = Position { partition: 0, next };
-            for chunk in kafka_client.fetch(HEARTBEAT.name, &[position], PATIENCE).unwrap() {
+            for chunk in kafka_client.fetch(HEARTBEAT.name, &[position], DEADLINE).unwrap() {
                 next = chunk.next;
                 for record in chunk.records {
                     let key = String::from_utf8(record.key.unwrap()).unwrap().parse().unwrap();
@@ -169,7 +170,7 @@ fn now_ms() -> u128 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()
 }
 
-/// Each beat is one more than the one before.
+/// Asserts that each number is one more than the previous number.
 fn assert_without_gaps(records: &[(u128, i64)]) {
     for pair in records.windows(2) {
         assert_eq!(pair[1].1, pair[0].1 + 1);
@@ -180,32 +181,32 @@ fn assert_without_gaps(records: &[(u128, i64)]) {
 #[ignore = "needs Kafka: make test-integration"]
 fn control_changes_the_load_from_the_next_heartbeat() {
     let topic = Topic::open();
-    let heart = Running::start_ready(&[("SLEEP_MS", HOUR_MS)]);
+    let heartbeat = Running::start_ready(&[("SLEEP_MS", HOUR_MS)]);
     let from_ms = now_ms();
-    // It sleeps for an hour, and does not when told otherwise.
-    let (status, body) = heart.put(&json!({"batch_size": 5, "sleep_ms": 20}));
+    // The interval is one hour. A change is effective before it ends.
+    let (status, body) = heartbeat.put(&json!({"batch_size": 5, "sleep_ms": 20}));
     assert_eq!((status, body.contains(r#""batch_size":5,"sleep_ms":20"#)), (200, true), "{body}");
-    heart.wait_sent(50);
+    heartbeat.wait_for_sent(50);
     for (wrong, expected) in [
         (json!({"batch_size": 1, "sleep_ms": 0}), "from 1 to 3600000"),
         (json!({"batch_size": "1"}), "from 0 to 100000"),
         (json!({"beats": 1}), "expected batch_size or sleep_ms"),
     ] {
-        let (status, body) = heart.put(&wrong);
+        let (status, body) = heartbeat.put(&wrong);
         assert_eq!((status, body.contains(expected)), (400, true), "{body}");
     }
-    heart.wait_sent(heart.sent() + 50);
-    assert_eq!(heart.put(&json!({"batch_size": 0})).0, 200);
-    // A beat that had begun is finished first.
-    wait_until("settled", || topic.end + heart.sent() == topic.log_range().1);
+    heartbeat.wait_for_sent(heartbeat.sent() + 50);
+    assert_eq!(heartbeat.put(&json!({"batch_size": 0})).0, 200);
+    // A heartbeat that has started is sent completely.
+    wait_until("settled", || topic.end + heartbeat.sent() == topic.log_range().1);
 
     let records = topic.records();
-    assert_eq!(records.len() as i64, heart.sent());
+    assert_eq!(records.len() as i64, heartbeat.sent());
     assert_eq!(records.len() % 5, 0);
     assert_without_gaps(&records);
-    for beat in records.chunks(5) {
-        let at_ms = beat[0].0;
-        assert!(beat.iter().all(|(key, _)| *key == at_ms), "{beat:?}");
+    for heartbeat in records.chunks(5) {
+        let at_ms = heartbeat[0].0;
+        assert!(heartbeat.iter().all(|(key, _)| *key == at_ms), "{heartbeat:?}");
         assert!((from_ms..=now_ms()).contains(&at_ms), "{at_ms}");
     }
     assert!(records.is_sorted());
@@ -213,19 +214,19 @@ fn control_changes_the_load_from_the_next_heartbeat() {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn counting_goes_on_after_a_stop_and_after_a_kill() {
+fn numbers_continue_after_sigterm_and_sigkill() {
     let topic = Topic::open();
     let load = [("BATCH_SIZE", "200"), ("SLEEP_MS", "10")];
     for _ in 0..2 {
-        let heart = Running::start_ready(&load);
-        heart.wait_sent(10_000);
-        let (exit, took) = heart.terminate();
+        let heartbeat = Running::start_ready(&load);
+        heartbeat.wait_for_sent(10_000);
+        let (exit, took) = heartbeat.terminate();
         assert_eq!(exit.code(), Some(0));
         assert!(took < Duration::from_secs(1), "{took:?}");
 
-        let heart = Running::start_ready(&load);
-        heart.wait_sent(10_000);
-        drop(heart); // By SIGKILL.
+        let heartbeat = Running::start_ready(&load);
+        heartbeat.wait_for_sent(10_000);
+        drop(heartbeat); // Sends SIGKILL.
     }
     let records = topic.records();
     assert!(records.len() >= 40_000);
@@ -233,29 +234,30 @@ fn counting_goes_on_after_a_stop_and_after_a_kill() {
 }
 
 #[test]
-fn without_servers_it_lives_and_takes_orders_and_stops_at_once() {
-    let nowhere = free_port();
-    let heart = Running::start(&[
-        ("KAFKA_BROKERS", &format!("127.0.0.1:{nowhere}")),
-        ("SCHEMA_REGISTRY_URL", &format!("http://127.0.0.1:{nowhere}")),
+fn control_and_shutdown_work_without_servers() {
+    let unused = free_port();
+    let heartbeat = Running::start(&[
+        ("KAFKA_BROKERS", &format!("127.0.0.1:{unused}")),
+        ("SCHEMA_REGISTRY_URL", &format!("http://127.0.0.1:{unused}")),
     ]);
-    heart.logs("waiting for the schema registry");
-    assert_eq!(heart.put(&json!({"batch_size": 5})).0, 200);
-    assert!(!heart.is_ready());
-    let (exit, took) = heart.terminate();
+    heartbeat.wait_for_log("waiting for the schema registry");
+    assert_eq!(heartbeat.put(&json!({"batch_size": 5})).0, 200);
+    assert!(!heartbeat.is_ready());
+    let (exit, took) = heartbeat.terminate();
     assert_eq!(exit.code(), Some(0));
     assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
-/// Lets the program go on to `to` (host:port) by `port`, until the test ends.
+/// Forwards connections from `port` to `to` (host:port) until the test ends.
 fn forward(port: u16, to: &str) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     let to = to.to_owned();
     thread::spawn(move || {
-        for here in listener.incoming().map_while(Result::ok) {
-            let there = TcpStream::connect(&to).unwrap();
-            let ways = [(here.try_clone().unwrap(), there.try_clone().unwrap()), (there, here)];
-            for (mut from, mut to) in ways {
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(&to).unwrap();
+            let copies =
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+            for (mut from, mut to) in copies {
                 thread::spawn(move || io::copy(&mut from, &mut to));
             }
         }
@@ -264,23 +266,23 @@ fn forward(port: u16, to: &str) {
 
 #[test]
 #[ignore = "needs Kafka: make test-integration"]
-fn servers_are_waited_for() {
+fn service_becomes_ready_when_servers_do() {
     let topic = Topic::open();
     let registry_url = std::env::var(SCHEMA_REGISTRY_URL.name).unwrap();
     let (host, path) = registry_url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let (broker, registry) = (free_port(), free_port());
-    let heart = Running::start(&[
+    let heartbeat = Running::start(&[
         ("KAFKA_BROKERS", &format!("127.0.0.1:{broker}")),
         ("SCHEMA_REGISTRY_URL", &format!("http://127.0.0.1:{registry}/{path}")),
         ("BATCH_SIZE", "1"),
         ("SLEEP_MS", "1"),
     ]);
-    heart.logs("waiting for the schema registry");
+    heartbeat.wait_for_log("waiting for the schema registry");
     forward(registry, host);
-    heart.logs("waiting for the last heartbeat");
-    assert!(!heart.is_ready());
+    heartbeat.wait_for_log("waiting for the last heartbeat record");
+    assert!(!heartbeat.is_ready());
     forward(broker, &topic.kafka.brokers[0]);
-    heart.logs("ready to send heartbeats");
-    heart.wait_sent(10);
-    assert!(heart.is_ready());
+    heartbeat.wait_for_log("ready to send heartbeats");
+    heartbeat.wait_for_sent(10);
+    assert!(heartbeat.is_ready());
 }
