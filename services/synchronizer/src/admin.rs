@@ -1,7 +1,7 @@
-//! Admin requests, which the kafka crate lacks: topics and their configs, over one blocking
-//! connection.
+//! Admin requests for topics and their configs, over one blocking connection of the built-in
+//! client. The kafka crate does not have them.
 //!
-//! In KRaft mode every broker forwards them to the controller.
+//! In KRaft mode each broker forwards these requests to the controller.
 
 use kafka_client::protocol::messages::{
     CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
@@ -12,39 +12,39 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Time for a request and its response.
+/// Deadline of a request and its response.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
-/// Time for the cluster to create a topic; less than [`REQUEST_TIMEOUT`].
+/// `timeout_ms` of CreateTopics; less than [`REQUEST_TIMEOUT`].
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `ConfigSource` of a config that is set for the topic (DYNAMIC_TOPIC_CONFIG).
+/// `config_source` of a config that is set for the topic: DYNAMIC_TOPIC_CONFIG.
 const TOPIC_CONFIG: i8 = 1;
 
 /// A failed request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No broker responds, or its response is invalid.
+    /// No broker responds, or a response is invalid.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The cluster refused the request.
-    #[error("{request}: {message} ({code})")]
+    /// The cluster rejected the request.
+    #[error("could not {request}: {message} (error code {code})")]
     Kafka {
-        /// The request, as in "create topic heartbeat".
+        /// The request, for example "create topic heartbeat".
         request: String,
-        /// The error message of the cluster.
+        /// The error message of the response, or the name of `code`.
         message: String,
-        /// Kafka's error code.
+        /// The error code of the Kafka protocol.
         code: i16,
     },
 }
 
 impl Error {
-    /// True if the same request can succeed later.
+    /// True if a retry of the same request can succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Connection(ConnectionError::Io { .. }) => true,
             Self::Connection(_) => false,
-            // The replication factor is invalid until enough brokers have registered.
+            // The replication factor is invalid until enough brokers are registered.
             Self::Kafka { code, .. } => {
                 codes::is_retriable(*code) || *code == codes::INVALID_REPLICATION_FACTOR
             }
@@ -52,7 +52,7 @@ impl Error {
     }
 }
 
-/// The brokers and the requested topics of the cluster.
+/// The state of the cluster and of the described topics.
 #[derive(Debug, Default)]
 pub struct ClusterState {
     /// Number of registered brokers.
@@ -66,33 +66,31 @@ pub struct ClusterState {
 pub struct TopicState {
     /// Number of partitions.
     pub partitions: usize,
-    /// Replicas of the partition with the fewest.
+    /// Replication factor; if partitions differ, the smallest.
     pub replication: usize,
     /// Partitions without a leader.
     pub leaderless: Vec<i32>,
-    /// Effective configs.
+    /// Effective configs, by name.
     pub configs: BTreeMap<String, ConfigEntry>,
 }
 
-/// An effective config.
+/// The effective value of a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigEntry {
-    /// Value of the config.
     pub value: String,
-    /// Set for this topic, not a default of the cluster.
+    /// True if the value is set for this topic; false for a default of the cluster.
     pub is_set: bool,
 }
 
 /// A topic to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTopic {
-    /// Name.
     pub name: &'static str,
     /// Number of partitions.
     pub partitions: i32,
-    /// Replicas of each partition.
+    /// Replication factor.
     pub replication: i16,
-    /// Configs of the topic.
+    /// Names and values.
     pub configs: Vec<(&'static str, String)>,
 }
 
@@ -100,10 +98,10 @@ pub struct NewTopic {
 pub struct Admin(Connection);
 
 impl Admin {
-    /// Connects to the first of `brokers` that responds.
+    /// Connects to the first broker of `brokers` that responds.
     ///
     /// # Errors
-    /// The error of the last one, if none does.
+    /// The error of the last broker, if no broker responds.
     pub fn connect(brokers: &[String], sasl: Option<&Sasl>) -> Result<Self, Error> {
         let mut last = None;
         for broker in brokers {
@@ -132,10 +130,7 @@ impl Admin {
         Ok(Self(connection))
     }
 
-    /// The state of the topics `names`, with their configs.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Returns the state of the topics `names`, with their configs. A missing topic has no entry.
     pub fn describe(&mut self, names: &[&'static str]) -> Result<ClusterState, Error> {
         let metadata = self.call(&Metadata { topics: names })?;
         let mut state = ClusterState { brokers: metadata.brokers.len(), topics: BTreeMap::new() };
@@ -163,10 +158,10 @@ impl Admin {
     }
 
     fn add_configs(&mut self, topics: &mut BTreeMap<String, TopicState>) -> Result<(), Error> {
-        let asked = topics.keys().map(String::as_str).collect();
-        for found in self.call(&DescribeConfigs { topics: asked })? {
+        let names = topics.keys().map(String::as_str).collect();
+        for found in self.call(&DescribeConfigs { topics: names })? {
             let TopicResult { error_code, error_message, topic: name } = found.result;
-            check(error_code, &error_message, || format!("configs of topic {name}"))?;
+            check(error_code, &error_message, || format!("describe the configs of topic {name}"))?;
             let Some(topic) = topics.get_mut(&name) else { continue };
             for config in found.configs {
                 let is_set = config.config_source == TOPIC_CONFIG;
@@ -176,31 +171,32 @@ impl Admin {
         Ok(())
     }
 
-    /// Creates `topics`, each with its own result.
+    /// Creates `topics`. Returns one result per topic, in the same order; an existing topic is not
+    /// an error.
     ///
     /// # Errors
     /// The request as a whole failed.
     pub fn create(&mut self, topics: &[&NewTopic]) -> Result<Vec<Result<(), Error>>, Error> {
-        let wanted = topics.iter().map(|topic| CreateTopic {
+        let new = topics.iter().map(|topic| CreateTopic {
             name: topic.name,
             num_partitions: topic.partitions,
             replication_factor: topic.replication,
             configs: &topic.configs,
         });
         let timeout_ms = CREATE_TIMEOUT.as_millis() as i32;
-        let results = self.call(&CreateTopics { topics: wanted.collect(), timeout_ms })?;
+        let results = self.call(&CreateTopics { topics: new.collect(), timeout_ms })?;
         each(topics.iter().map(|topic| topic.name), |name| {
             let TopicResult { error_code, error_message, .. } =
                 results.iter().find(|it| it.topic == name)?;
-            // Another synchronizer created it.
+            // Another synchronizer may have created the topic.
             let exists = *error_code == codes::TOPIC_ALREADY_EXISTS;
             let code = if exists { 0 } else { *error_code };
             Some(check(code, error_message, || format!("create topic {name}")))
         })
-        .ok_or_else(|| self.protocol("response lacks a topic".to_owned()))
+        .ok_or_else(|| self.protocol("a topic is missing in the response".to_owned()))
     }
 
-    /// Sets configs of topics, each topic with its own result.
+    /// Sets configs of topics. Returns one result per topic, in the same order.
     ///
     /// # Errors
     /// The request as a whole failed.
@@ -208,14 +204,14 @@ impl Admin {
         &mut self,
         topics: &BTreeMap<&'static str, Vec<(&'static str, String)>>,
     ) -> Result<Vec<Result<(), Error>>, Error> {
-        let wanted = topics.iter().map(|(topic, configs)| (*topic, &configs[..]));
-        let results = self.call(&IncrementalAlterConfigs { topics: wanted.collect() })?;
+        let configs = topics.iter().map(|(topic, configs)| (*topic, &configs[..]));
+        let results = self.call(&IncrementalAlterConfigs { topics: configs.collect() })?;
         each(topics.keys().copied(), |name| {
             let TopicResult { error_code, error_message, .. } =
                 results.iter().find(|it| it.topic == name)?;
-            Some(check(*error_code, error_message, || format!("set configs of topic {name}")))
+            Some(check(*error_code, error_message, || format!("set the configs of topic {name}")))
         })
-        .ok_or_else(|| self.protocol("response lacks a topic".to_owned()))
+        .ok_or_else(|| self.protocol("a topic is missing in the response".to_owned()))
     }
 
     fn call<R: Request>(&mut self, request: &R) -> Result<R::Response, Error> {
@@ -227,7 +223,7 @@ impl Admin {
     }
 }
 
-/// The result of each name; `None` if one is missing.
+/// Collects the result of each name; `None` if one is missing.
 fn each<'a, T>(
     names: impl Iterator<Item = &'a str>,
     result: impl FnMut(&'a str) -> Option<T>,
@@ -251,7 +247,8 @@ mod tests {
     use std::net::TcpListener;
     use std::thread;
 
-    /// A broker that answers each request with `reply(correlation id)`, frame and all, then closes.
+    /// A broker that responds to the first request of each connection with `reply(correlation_id)`,
+    /// including the frame, and closes the connection.
     fn broker(reply: impl Fn(i32) -> Vec<u8> + Send + 'static) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -272,43 +269,43 @@ mod tests {
         [&length.to_be_bytes()[..], &correlation.to_be_bytes(), body].concat()
     }
 
-    fn refusal(broker: String) -> Error {
-        Admin::connect(&[broker], None).err().expect("the connection is refused")
+    fn connect_error(broker: String) -> Error {
+        Admin::connect(&[broker], None).err().expect("the broker is rejected")
     }
 
     #[test]
-    fn broker_without_a_request_version_is_refused() {
+    fn broker_without_a_request_version_is_rejected() {
         let address = broker(|correlation| {
-            // Of Metadata, key 3, versions 0 to 5.
+            // ApiVersions response: Metadata (key 3) in versions 0 to 5.
             let body = [0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 0, 5];
             framed(correlation, &body)
         });
-        let err = refusal(address);
+        let err = connect_error(address);
         assert!(!err.is_retryable());
         assert!(err.to_string().contains("does not serve Metadata version 9"), "{err}");
     }
 
     #[test]
-    fn server_that_is_not_a_broker_is_refused() {
-        for (reply, words) in [
+    fn server_that_is_not_a_broker_is_rejected() {
+        for (reply, text) in [
             (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "response of 1213486160 bytes exceeds"),
             (framed(77, &[0; 6]), "response belongs to another request"),
             (framed(1, &[0, 0]), "unreadable response"),
         ] {
-            let err = refusal(broker(move |_| reply.clone()));
-            assert!(err.to_string().contains(words), "{err}");
+            let err = connect_error(broker(move |_| reply.clone()));
+            assert!(err.to_string().contains(text), "{err}");
             assert!(!err.is_retryable());
         }
     }
 
     #[test]
     fn truncated_response_is_retryable() {
-        let err = refusal(broker(|correlation| framed(correlation, &[0; 6])[..7].to_vec()));
+        let err = connect_error(broker(|correlation| framed(correlation, &[0; 6])[..7].to_vec()));
         assert!(err.is_retryable(), "{err}");
     }
 
     #[test]
-    fn next_broker_is_tried() {
+    fn unreachable_broker_is_skipped() {
         let second = broker(|_| framed(77, &[]));
         let err = Admin::connect(&["127.0.0.1:1".to_owned(), second.clone()], None).err().unwrap();
         assert!(err.to_string().starts_with(&second), "{err}");

@@ -4,17 +4,17 @@ use messaging::KafkaConfig;
 use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 use std::time::Duration;
 
-/// `WAIT_S`: how long to wait for the servers.
+/// `WAIT_S`: deadline for the servers.
 pub const WAIT_S: Variable = Variable::new(
     "WAIT_S",
     "60",
-    "how long to wait for Kafka, the registry and leaders of all partitions, 0 to 3600 s",
+    "longest wait for Kafka, the registry and a leader of each partition, 0 to 3600 s; after that \
+     the synchronizer exits with code 75",
 );
 
-/// Settings of the synchronizer.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster.
+    /// Kafka cluster.
     pub kafka: KafkaConfig,
     /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
@@ -24,9 +24,6 @@ pub struct Config {
 
 impl Config {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         Ok(Self {
             kafka: KafkaConfig::from_env(env)?,

@@ -1,5 +1,5 @@
-//! Brings the topics and schemas of the bank to the wanted state: compares, changes what may be
-//! changed, reports the rest. Runs once and exits.
+//! Brings the topics and schemas of the bank to the target state: compares them, makes the changes
+//! that are safe, and reports the other differences. Runs once and exits.
 
 pub mod admin;
 pub mod config;
@@ -23,12 +23,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 const DRY_RUN: &str = "--dry-run";
-/// This service.
+
+/// Name, help text and entry point of the service.
 pub const SERVICE: Service = Service {
     name: "synchronizer",
-    about: "Brings the topics and schemas of the bank to the wanted state. Exit codes: 0 all is as wanted, 1 something differs that \
-            cannot or must not be changed (with --dry-run: anything differs), 2 invalid environment, 75 the servers were not available \
-            within WAIT_S",
+    about: "Creates and checks the topics and schemas of the bank. Exit code 0: all are in the \
+            target state. 1: a difference cannot be changed safely; with --dry-run, any \
+            difference. 2: invalid environment. 75: a server was unavailable for WAIT_S",
     variables: &[&[
         KAFKA_BROKERS,
         KAFKA_SASL_MECHANISM,
@@ -38,7 +39,7 @@ pub const SERVICE: Service = Service {
         SCHEMA_REGISTRY_URL,
         WAIT_S,
     ]],
-    flags: &[(DRY_RUN, "prints what it would do, and changes nothing")],
+    flags: &[(DRY_RUN, "prints the planned changes and makes none")],
     run,
 };
 
@@ -52,7 +53,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
             Ok(if summary.differs() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Err(err) if err.is_retryable() => {
-            log::error!(error:% = Chain(&err); "gave up waiting");
+            log::error!(error:% = Chain(&err); "deadline WAIT_S reached, exiting");
             Ok(ExitCode::from(EXIT_TEMPORARY))
         }
         Err(err) => Err(err.into()),

@@ -1,4 +1,4 @@
-//! See the crate's library: one binary can hold all services.
+//! The service is in the library, because the crate `edge` links all services into one binary.
 
 fn main() -> std::process::ExitCode {
     service::main(&synchronizer::SERVICE)

@@ -1,26 +1,20 @@
-//! Finds and takes the next step towards the wanted schema of a topic.
+//! Finds and takes the next step towards the target schema of a topic.
 
 use avro::registry::{BACKWARD, Error, Registry};
 use bank::topology::Topic;
 use serde_json::Value;
 
-/// A step towards the wanted schemas.
+/// A change of the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Set the compatibility level of a subject.
     SetCompatibility {
-        /// The subject.
         subject: String,
-        /// Current level, if set for the subject.
+        /// Current level; `None` if the subject has none.
         from: Option<String>,
     },
-    /// Register our schema as the newest version of a subject.
-    Register {
-        /// The subject.
-        subject: String,
-        /// The schema.
-        schema: &'static str,
-    },
+    /// Register the bank's schema as the newest version of a subject.
+    Register { subject: String, schema: &'static str },
 }
 
 impl std::fmt::Display for Step {
@@ -36,10 +30,6 @@ impl std::fmt::Display for Step {
 }
 
 impl Step {
-    /// Takes the step.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub fn take(&self, registry: &Registry) -> Result<(), Error> {
         match self {
             Self::SetCompatibility { subject, .. } => registry.set_compatibility(subject, BACKWARD),
@@ -48,22 +38,20 @@ impl Step {
     }
 }
 
-/// The next action for a topic.
+/// The next action for the schema of a topic.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The schema is as wanted.
+    /// The schema is in the target state.
     Settled,
-    /// A step, after which the topic is checked again.
+    /// A change. The topic is checked again after it.
     Step(Step),
-    /// A difference that cannot be changed, with the registry's message.
+    /// A difference that cannot be changed, with the message of the registry.
     Problem(String),
 }
 
-/// The next action for the schema of `topic`. The compatibility level comes first, since the
-/// registry checks new versions by it. With `level_set` the level counts as set, for a dry run.
-///
-/// # Errors
-/// See [`Error`].
+/// Returns the next action for the schema of `topic`. The compatibility level comes first, because
+/// the registry checks new versions against it. A dry run passes `level_set` after this step, since
+/// the level is unchanged.
 pub fn next(registry: &Registry, topic: &Topic, level_set: bool) -> Result<Next, Error> {
     let Some(schema) = topic.schema else { return Ok(Next::Settled) };
     let subject = topic.subject();
@@ -71,15 +59,16 @@ pub fn next(registry: &Registry, topic: &Topic, level_set: bool) -> Result<Next,
     if !level_set && level.as_deref() != Some(BACKWARD) {
         return Ok(Next::Step(Step::SetCompatibility { subject, from: level }));
     }
-    // Checked even if our schema is registered: a newer version that we cannot read would fill
-    // dead_letter.
+    // Checked even if the bank's schema is registered: records of a newer incompatible version
+    // would all go to dead_letter.
     if let Some(message) = registry.incompatibility(&subject, schema)? {
         return Ok(Next::Problem(format!(
-            "our schema of {subject} can't read what its newest version writes: {message}"
+            "the bank's schema of {subject} cannot read records of the newest version: {message}"
         )));
     }
-    // Compared as JSON, since the registry would register other whitespace as a new version. The
-    // canonical form is not enough: it lacks the defaults, by which readers fill missing fields.
+    // Compared as JSON, because the registry would register different whitespace as a new version.
+    // The canonical form is not enough: it omits the default values, which readers need for missing
+    // fields.
     let json = |text: &str| serde_json::from_str::<Value>(text).ok();
     Ok(match registry.find(&subject, schema, |text| json(text) == json(schema))? {
         Some(_) => Next::Settled,

@@ -1,4 +1,4 @@
-//! Compares, changes and reports, with retries until [`Config::wait`] is over.
+//! Compares, changes and reports, with retries for [`Config::wait`].
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
@@ -12,30 +12,30 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-/// Time between two checks of topics that are being created.
+/// Time between two checks while topics are being created.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Time between two attempts to reach a server.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Why topics and schemas could not be synchronized.
+/// A failed step.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A request to Kafka failed.
-    #[error("Kafka")]
+    #[error("Kafka request failed")]
     Kafka(#[source] admin::Error),
     /// A request to the registry failed.
-    #[error("schema registry")]
+    #[error("schema registry request failed")]
     Registry(#[source] registry::Error),
-    /// The cluster is not complete yet.
+    /// The cluster is not ready: a broker or a leader is missing.
     #[error("{0}")]
     NotYet(String),
     /// The report could not be written.
-    #[error("write the report")]
+    #[error("could not write the report")]
     Report(#[source] io::Error),
 }
 
 impl Error {
-    /// True if the same step can succeed later.
+    /// True if a retry of the same step can succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Kafka(err) => err.is_retryable(),
@@ -49,20 +49,20 @@ impl Error {
 /// The result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Topics checked.
+    /// Number of topics checked.
     pub topics: usize,
-    /// Schemas checked.
+    /// Number of schemas checked.
     pub schemas: usize,
-    /// Changes made, or to make in a dry run.
+    /// Number of changes: made, or planned in a dry run.
     pub changes: usize,
-    /// Differences that cannot or must not be changed.
+    /// Number of differences that cannot be changed safely.
     pub problems: usize,
-    /// Nothing was changed.
+    /// Changes are planned but not made.
     pub dry_run: bool,
 }
 
 impl Summary {
-    /// True if something differs from what is wanted.
+    /// True if a difference from the target state remains.
     pub fn differs(&self) -> bool {
         self.problems > 0 || (self.dry_run && self.changes > 0)
     }
@@ -71,16 +71,17 @@ impl Summary {
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { topics, schemas, changes, problems, dry_run } = self;
-        let would = if *dry_run { "to change" } else { "changed" };
-        write!(f, "{topics} topics, {schemas} schemas: {changes} {would}, {problems} wrong")
+        let done = if *dry_run { "planned" } else { "changed" };
+        write!(f, "{topics} topics, {schemas} schemas: {changes} {done}, {problems} problems")
     }
 }
 
-/// Brings `topics` and their schemas to the wanted state; writes every change and difference to
-/// `out`, a line each.
+/// Brings `topics` and their schemas to the target state. Writes one line per change and per
+/// remaining difference to `out`.
 ///
 /// # Errors
-/// See [`Error`]; a retryable one after [`Config::wait`], or after shutdown was requested.
+/// Returns a retryable error after [`Config::wait`] or after a shutdown request, any other error at
+/// once.
 pub fn synchronize(
     config: &Config,
     topics: &[Topic],
@@ -119,9 +120,9 @@ struct Run<'a> {
 impl Run<'_> {
     fn topics(&mut self) -> Result<(), Error> {
         let mut connection = None;
-        let mut refused = Vec::new();
+        let mut rejected = Vec::new();
         loop {
-            match self.topics_once(&mut connection, &mut refused) {
+            match self.topics_once(&mut connection, &mut rejected) {
                 Ok(Settled::Yes) => return Ok(()),
                 Ok(Settled::CheckAgain) => self.pause(CHECK_INTERVAL, None)?,
                 Err(err) => {
@@ -132,12 +133,12 @@ impl Run<'_> {
         }
     }
 
-    /// Compares the topics and takes the steps. `refused` are steps that the cluster refused, which
-    /// are problems by now.
+    /// Compares the topics and takes the steps. `rejected` has the steps that the cluster rejected;
+    /// they are reported as problems and not repeated.
     fn topics_once(
         &mut self,
         connection: &mut Option<Admin>,
-        refused: &mut Vec<topics::Step>,
+        rejected: &mut Vec<topics::Step>,
     ) -> Result<Settled, Error> {
         let admin = match connection {
             Some(admin) => admin,
@@ -149,16 +150,16 @@ impl Run<'_> {
         let names: Vec<&'static str> = self.topics.iter().map(|topic| topic.name).collect();
         let state = admin.describe(&names).map_err(Error::Kafka)?;
         let mut plan = topics::plan(&state, self.topics);
-        plan.steps.retain(|step| !refused.contains(step));
+        plan.steps.retain(|step| !rejected.contains(step));
         if self.summary.dry_run {
             for step in &plan.steps {
                 self.report_change(step)?;
             }
         } else if !plan.steps.is_empty() {
-            self.take_steps(admin, &state, plan.steps, refused)?;
+            self.take_steps(admin, &state, plan.steps, rejected)?;
             return Ok(Settled::CheckAgain);
         } else if !plan.leaderless.is_empty() {
-            let text = format!("no leader yet for {}", plan.leaderless.join(", "));
+            let text = format!("no leader for partition {}", plan.leaderless.join(", "));
             return Err(Error::NotYet(text));
         }
         for text in &plan.foreign {
@@ -175,7 +176,7 @@ impl Run<'_> {
         admin: &mut Admin,
         state: &admin::ClusterState,
         steps: Vec<topics::Step>,
-        refused: &mut Vec<topics::Step>,
+        rejected: &mut Vec<topics::Step>,
     ) -> Result<(), Error> {
         let mut new = Vec::new();
         let mut configs: BTreeMap<&'static str, Vec<(&'static str, String)>> = BTreeMap::new();
@@ -189,8 +190,8 @@ impl Run<'_> {
         }
         let mut results = BTreeMap::new();
         if !new.is_empty() {
-            // A topic keeps the replication factor that it is created with, so all brokers in the
-            // environment must have registered.
+            // A topic keeps the replication factor that it is created with. So all brokers in
+            // KAFKA_BROKERS must be registered first.
             let (registered, named) = (state.brokers, self.config.kafka.brokers.len());
             if registered < named {
                 let text =
@@ -212,8 +213,8 @@ impl Run<'_> {
                 Ok(()) => self.report_change(&step)?,
                 Err(err) if err.is_retryable() => retry = Some(*topic),
                 Err(err) => {
-                    self.report_problem(&format!("{step}: refused: {}", Chain(err)))?;
-                    refused.push(step);
+                    self.report_problem(&format!("rejected: {step}: {}", Chain(err)))?;
+                    rejected.push(step);
                 }
             }
         }
@@ -238,7 +239,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Takes the next step for the schema of `topic`; `None` if there is none.
+    /// Takes the next step for the schema of `topic`, and returns it; `None` if there is no step.
     fn schema_once(
         &mut self,
         registry: &Registry,
@@ -252,7 +253,7 @@ impl Run<'_> {
                 if !self.summary.dry_run {
                     match step.take(registry) {
                         Err(err) if !err.retryable => {
-                            self.report_problem(&format!("{step}: refused: {err}"))?;
+                            self.report_problem(&format!("rejected: {step}: {err}"))?;
                             return Ok(None);
                         }
                         outcome => outcome.map_err(Error::Registry)?,
@@ -264,7 +265,8 @@ impl Run<'_> {
         }
     }
 
-    /// Waits before the next attempt. Returns `err` if the time is over or `err` is not retryable.
+    /// Waits before the next attempt. Returns `err` if it is not retryable, after the deadline, and
+    /// after a shutdown request.
     fn pause(&self, time: Duration, err: Option<Error>) -> Result<(), Error> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let err = err.unwrap_or_else(|| Error::NotYet("topics are being created".to_owned()));
@@ -272,19 +274,22 @@ impl Run<'_> {
             return Err(err);
         }
         if time == RETRY_INTERVAL {
-            log::warn!(error:% = Chain(&err), left_s = left.as_secs(); "waiting for Kafka and the registry");
+            log::warn!(
+                error:% = Chain(&err), left_s = left.as_secs();
+                "waiting for Kafka and the registry"
+            );
         }
         if self.shutdown.wait(time.min(left)) { Err(err) } else { Ok(()) }
     }
 
     fn report_change(&mut self, step: &dyn std::fmt::Display) -> Result<(), Error> {
         self.summary.changes += 1;
-        self.report(if self.summary.dry_run { "would" } else { "done" }, step)
+        self.report(if self.summary.dry_run { "planned" } else { "changed" }, step)
     }
 
     fn report_problem(&mut self, text: &str) -> Result<(), Error> {
         self.summary.problems += 1;
-        self.report("wrong", &text)
+        self.report("problem", &text)
     }
 
     fn report(&mut self, kind: &str, text: &dyn std::fmt::Display) -> Result<(), Error> {

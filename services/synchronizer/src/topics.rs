@@ -1,36 +1,35 @@
-//! Plans the changes of topics. No I/O: compares the existing topics with the wanted ones.
+//! Plans the changes of topics: compares the existing topics with the target state. No I/O.
 
 use crate::admin::{ClusterState, NewTopic, TopicState};
 use bank::topology::{COMMON_CONFIG, MIN_INSYNC_REPLICAS, REPLICATION, Topic};
 
-/// A step towards the wanted topics.
+/// A change of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Create a missing topic.
     Create(NewTopic),
     /// Set a config that differs.
     Set {
-        /// Topic.
         topic: &'static str,
-        /// Config.
+        /// Name of the config.
         name: &'static str,
-        /// Current value, if set.
+        /// Current value; `None` if the topic has none.
         from: Option<String>,
-        /// Wanted value.
+        /// Target value.
         to: String,
     },
 }
 
-/// The steps and problems of a comparison.
+/// The result of a comparison.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Changes to make.
     pub steps: Vec<Step>,
-    /// Differences that cannot or must not be changed.
+    /// Differences that cannot be changed safely.
     pub problems: Vec<String>,
-    /// Configs that are set and not ours; they stay.
+    /// Configs that are set for a topic but not part of the target state. They are kept.
     pub foreign: Vec<String>,
-    /// Partitions without a leader.
+    /// Partitions without a leader, as `topic/partition`.
     pub leaderless: Vec<String>,
 }
 
@@ -43,7 +42,8 @@ impl std::fmt::Display for Step {
                 let configs = configs.join(" ");
                 write!(
                     f,
-                    "create topic {name}: partitions={partitions} replication={replication} {configs}"
+                    "create topic {name}: partitions={partitions} replication={replication} \
+                     {configs}"
                 )
             }
             Self::Set { topic, name, from, to } => {
@@ -54,11 +54,11 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// Compares the cluster with the wanted topics.
-pub fn plan(state: &ClusterState, wanted: &[Topic]) -> Plan {
+/// Compares the cluster with the topics `target`.
+pub fn plan(state: &ClusterState, target: &[Topic]) -> Plan {
     let mut plan = Plan::default();
     let replication = REPLICATION.min(i16::try_from(state.brokers).unwrap_or(i16::MAX));
-    for topic in wanted {
+    for topic in target {
         match state.topics.get(topic.name) {
             None => plan.steps.push(Step::Create(NewTopic {
                 name: topic.name,
@@ -75,24 +75,24 @@ pub fn plan(state: &ClusterState, wanted: &[Topic]) -> Plan {
 impl Plan {
     fn compare(&mut self, topic: &Topic, found: &TopicState, replication: i16) {
         let name = topic.name;
-        let (has, wanted) = (found.partitions, topic.partitions);
-        // Partitions are not added: records of a key would go to another partition, and running
-        // services use the partitions that they found at their start, so records in a new one would
-        // wait for a restart.
-        if i64::try_from(has) != Ok(i64::from(wanted)) {
-            let how = if i64::try_from(has).is_ok_and(|has| has < i64::from(wanted)) {
-                "stop the services, grow it by hand, start them"
+        let (has, target) = (found.partitions, topic.partitions);
+        // Partitions are not added, because the records of a key would move to another partition.
+        // Running services also read only the partitions that existed at their start.
+        if i64::try_from(has) != Ok(i64::from(target)) {
+            let remedy = if i64::try_from(has).is_ok_and(|has| has < i64::from(target)) {
+                "stop the services, add partitions by hand, start the services"
             } else {
-                "partitions can't be taken away: make the topic anew"
+                "Kafka cannot remove partitions: delete and recreate the topic"
             };
             self.problems
-                .push(format!("topic {name} has {has} partitions instead of {wanted}: {how}"));
+                .push(format!("topic {name} has {has} partitions instead of {target}: {remedy}"));
         }
-        // More replicas than wanted do no harm. While a broker is down, fewer are wanted.
+        // More replicas than necessary are harmless. While a broker is down, fewer are necessary.
         let has = i16::try_from(found.replication).unwrap_or(i16::MAX);
         if has < replication {
             self.problems.push(format!(
-                "topic {name} has replication {has} instead of {replication}: reassign its partitions by hand"
+                "topic {name} has replication factor {has} instead of {replication}: reassign its \
+                 partitions by hand"
             ));
         }
         let configs = configs(topic, has);
@@ -110,7 +110,7 @@ impl Plan {
         for (config, found) in &found.configs {
             if found.is_set && !configs.iter().any(|(ours, _)| ours == config) {
                 self.foreign.push(format!(
-                    "topic {name} keeps {config}={}, which is not ours",
+                    "topic {name} keeps {config}={}, which the synchronizer does not manage",
                     found.value
                 ));
             }
@@ -121,10 +121,10 @@ impl Plan {
     }
 }
 
-/// All configs that a topic of this replication should have.
+/// The target configs of a topic with this replication factor.
 fn configs(topic: &Topic, replication: i16) -> Vec<(&'static str, String)> {
-    // By the replication of the topic, not by the number of brokers: while one is down, a single
-    // acknowledgement must not suffice.
+    // Depends on the replication factor of the topic, not on the number of brokers. While a broker
+    // is down, an acknowledgement of one replica must not be enough.
     let insync = if replication >= REPLICATION { MIN_INSYNC_REPLICAS } else { 1 };
     let fixed = COMMON_CONFIG.iter().chain(topic.config);
     fixed
@@ -139,10 +139,10 @@ mod tests {
     use crate::admin::ConfigEntry;
     use bank::topology::{BALANCE_CHANGED, HEARTBEAT, TOPICS};
 
-    /// A cluster with the topics `wanted`.
-    fn settled(brokers: usize, wanted: &[Topic]) -> ClusterState {
+    /// A cluster whose topics are in the target state.
+    fn settled(brokers: usize, target: &[Topic]) -> ClusterState {
         let mut state = ClusterState { brokers, ..ClusterState::default() };
-        for step in plan(&state, wanted).steps {
+        for step in plan(&state, target).steps {
             let Step::Create(new) = step else { panic!("{step}") };
             let own = |(name, value): (&str, String)| {
                 (name.to_owned(), ConfigEntry { value, is_set: true })
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn replication_is_three_if_there_are_three_brokers() {
+    fn replication_factor_is_three_with_three_brokers() {
         for (brokers, replication, insync) in [(1, 1, "1"), (2, 2, "1"), (3, 3, "2"), (5, 3, "2")] {
             let plan = plan(&ClusterState { brokers, ..ClusterState::default() }, &[HEARTBEAT]);
             let [Step::Create(new)] = &*plan.steps else { panic!("{plan:?}") };
@@ -214,18 +214,21 @@ mod tests {
             .insert("segment.ms".to_owned(), ConfigEntry { value: "5".to_owned(), is_set: true });
         configs.insert("flush.ms".to_owned(), ConfigEntry { value: "7".to_owned(), is_set: false });
         let plan = plan(&state, &[HEARTBEAT]);
-        assert_eq!(plan.foreign, ["topic heartbeat keeps segment.ms=5, which is not ours"]);
+        assert_eq!(
+            plan.foreign,
+            ["topic heartbeat keeps segment.ms=5, which the synchronizer does not manage"]
+        );
         assert_eq!((plan.steps, plan.problems), (Vec::new(), Vec::new()));
     }
 
     #[test]
-    fn partitions_are_neither_grown_nor_shrunk() {
-        for (partitions, words) in [(3, "grow it by hand"), (18, "can't be taken away")] {
+    fn partitions_are_neither_added_nor_removed() {
+        for (partitions, remedy) in [(3, "add partitions by hand"), (18, "recreate the topic")] {
             let mut state = settled(1, &[BALANCE_CHANGED]);
             state.topics.get_mut("balance_changed").unwrap().partitions = partitions;
             let plan = plan(&state, &[BALANCE_CHANGED]);
             assert!(plan.steps.is_empty());
-            assert!(plan.problems[0].contains(words), "{plan:?}");
+            assert!(plan.problems[0].contains(remedy), "{plan:?}");
         }
     }
 
@@ -233,14 +236,16 @@ mod tests {
     fn too_few_replicas_are_reported() {
         let mut state = settled(2, &[HEARTBEAT]);
         state.brokers = 3;
-        assert!(plan(&state, &[HEARTBEAT]).problems[0].contains("replication 2 instead of 3"));
+        assert!(
+            plan(&state, &[HEARTBEAT]).problems[0].contains("replication factor 2 instead of 3")
+        );
         let mut state = settled(3, &[HEARTBEAT]);
         state.brokers = 2;
         assert_eq!(plan(&state, &[HEARTBEAT]), Plan::default());
     }
 
     #[test]
-    fn partition_without_leader_is_waited_for() {
+    fn partition_without_a_leader_is_planned_for() {
         let mut state = settled(1, &[BALANCE_CHANGED]);
         state.topics.get_mut("balance_changed").unwrap().leaderless = vec![4, 8];
         assert_eq!(

@@ -1,7 +1,7 @@
-//! Against a real Kafka and schema registry, which `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL` name.
-//! Each test has its own topics.
+//! Tests with Kafka and a schema registry, at `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL`. Each test
+//! has its own topics.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 use avro::registry::Registry;
 use bank::topology::{BALANCE_CHANGED, HEARTBEAT, Topic};
 use service::env::Env;
@@ -16,14 +16,14 @@ fn config() -> Config {
     Config::from_env(&Env::new(&|name| std::env::var(name).ok())).expect("needs Kafka and registry")
 }
 
-/// `like` under a name that no other run has.
+/// A topic as `like`, with a name that no other test and no other run has.
 fn own(like: Topic, label: &str) -> Topic {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let name = format!("{label}_{}_{now}", like.name);
     Topic { name: Box::leak(name.into_boxed_str()), ..like }
 }
 
-/// Lines output and the summary.
+/// Runs the synchronizer; returns the lines of its report and the summary.
 fn run(topics: &[Topic], dry_run: bool) -> (Vec<String>, Summary) {
     let mut out = Vec::new();
     let summary = synchronize(&config(), topics, dry_run, &Shutdown::default(), &mut out).unwrap();
@@ -49,13 +49,13 @@ fn binary(args: &[&str], variables: &[(&str, &str)]) -> Output {
 fn missing_topics_are_created_once() {
     let topics = [own(HEARTBEAT, "fresh"), own(BALANCE_CHANGED, "fresh")];
     let (lines, summary) = run(&topics, false);
-    // Each topic, its compatibility and its schema.
+    // Three changes per topic: the topic, its compatibility level and its schema.
     assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
-    let seen = describe(&topics);
+    let state = describe(&topics);
     for topic in &topics {
-        let found = &seen.topics[topic.name];
+        let found = &state.topics[topic.name];
         assert_eq!(found.partitions, topic.partitions as usize);
-        assert_eq!(found.replication, seen.brokers.min(3));
+        assert_eq!(found.replication, state.brokers.min(3));
         assert!(found.leaderless.is_empty());
         assert_eq!(found.configs["compression.type"].value, "uncompressed");
         assert_eq!(found.configs["message.timestamp.type"].value, "LogAppendTime");
@@ -63,14 +63,14 @@ fn missing_topics_are_created_once() {
         let level = registry().compatibility(&topic.subject()).unwrap();
         assert_eq!(level.as_deref(), Some("BACKWARD"));
     }
-    assert_eq!(seen.topics[topics[0].name].configs["retention.ms"].value, "900000");
+    assert_eq!(state.topics[topics[0].name].configs["retention.ms"].value, "900000");
     let (lines, summary) = run(&topics, false);
     assert_eq!((lines, summary.changes, summary.problems), (Vec::new(), 0, 0));
 }
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn drift_is_repaired() {
+fn changed_configs_are_restored() {
     let topic = own(HEARTBEAT, "drift");
     run(&[topic], false);
     let wrong = vec![("retention.ms", "1000".to_owned()), ("compression.type", "gzip".to_owned())];
@@ -84,10 +84,12 @@ fn drift_is_repaired() {
     assert_eq!(
         lines,
         [
-            format!("done: set compression.type of topic {name}: gzip -> uncompressed"),
-            format!("done: set retention.ms of topic {name}: 1000 -> 900000"),
-            format!("note: topic {name} keeps segment.ms=100000, which is not ours"),
-            format!("done: set compatibility of {name}-value: NONE -> BACKWARD"),
+            format!("changed: set compression.type of topic {name}: gzip -> uncompressed"),
+            format!("changed: set retention.ms of topic {name}: 1000 -> 900000"),
+            format!(
+                "note: topic {name} keeps segment.ms=100000, which the synchronizer does not manage"
+            ),
+            format!("changed: set compatibility of {name}-value: NONE -> BACKWARD"),
         ]
     );
     assert!(!summary.differs());
@@ -103,7 +105,7 @@ fn dry_run_reports_and_changes_nothing() {
     let (lines, summary) = run(&topics, true);
     assert_eq!((summary.changes, summary.problems), (6, 0), "{lines:#?}");
     assert!(summary.differs());
-    assert!(lines.iter().all(|line| line.starts_with("would: ")), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.starts_with("planned: ")), "{lines:#?}");
     assert!(describe(&topics).topics.is_empty());
     for topic in topics {
         assert!(registry().id_of(&topic).is_err());
@@ -113,7 +115,7 @@ fn dry_run_reports_and_changes_nothing() {
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn wrong_partitions_are_reported_and_kept() {
+fn wrong_partition_counts_are_reported_and_kept() {
     let topics = [own(BALANCE_CHANGED, "few"), own(HEARTBEAT, "many")];
     let new = topics.map(|topic| NewTopic {
         name: topic.name,
@@ -126,8 +128,8 @@ fn wrong_partitions_are_reported_and_kept() {
     assert!(results.unwrap().iter().all(Result::is_ok));
     let (lines, summary) = run(&topics, false);
     assert!(summary.differs());
-    let few = format!("wrong: topic {} has 3 partitions instead of 9", topics[0].name);
-    let many = format!("wrong: topic {} has 3 partitions instead of 1", topics[1].name);
+    let few = format!("problem: topic {} has 3 partitions instead of 9", topics[0].name);
+    let many = format!("problem: topic {} has 3 partitions instead of 1", topics[1].name);
     for start in [few, many] {
         assert!(lines.iter().any(|line| line.starts_with(&start)), "{lines:#?}");
     }
@@ -147,67 +149,76 @@ fn incompatible_schema_is_reported() {
     assert!(summary.differs());
     assert_eq!(summary.problems, 1);
     let output = lines.last().unwrap();
-    assert!(output.starts_with(&format!("wrong: our schema of {}", topic.subject())), "{output}");
+    assert!(
+        output.starts_with(&format!("problem: the bank's schema of {}", topic.subject())),
+        "{output}"
+    );
     assert!(output.contains("LONG not compatible with writer type: STRING"), "{output}");
-    assert!(registry().id_of(&topic).is_err(), "it must not be registered");
+    assert!(registry().id_of(&topic).is_err(), "an incompatible schema is not registered");
 }
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn talks_schema_and_other_whitespace_are_compatible() {
+fn schemas_of_the_talk_are_compatible() {
+    // The talk's schema has no transfer_id and no sequence.
     let talks = own(BALANCE_CHANGED, "talk");
     let mut old: serde_json::Value = serde_json::from_str(talks.schema.unwrap()).unwrap();
     old["fields"].as_array_mut().unwrap().truncate(5);
     let id = registry().register(&talks.subject(), &old.to_string()).unwrap();
     let (lines, summary) = run(&[talks], false);
     assert!(!summary.differs(), "{lines:#?}");
-    assert_ne!(registry().id_of(&talks).unwrap(), id, "ours is a new version");
+    assert_ne!(registry().id_of(&talks).unwrap(), id, "the bank's schema is a new version");
 
+    // A schema that differs only in whitespace is equal.
     let blanks = own(HEARTBEAT, "blanks");
     let same: serde_json::Value = serde_json::from_str(blanks.schema.unwrap()).unwrap();
     let id = registry().register(&blanks.subject(), &same.to_string()).unwrap();
     let (lines, summary) = run(&[blanks], false);
     assert!(!summary.differs(), "{lines:#?}");
-    assert_eq!(registry().id_of(&blanks).unwrap(), id, "no new version for blanks");
+    assert_eq!(registry().id_of(&blanks).unwrap(), id, "no new version for other whitespace");
 }
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn refused_config_is_reported() {
-    let bad = Topic { config: &[("retention.ms", "soon")], ..own(HEARTBEAT, "refused") };
-    let good = own(HEARTBEAT, "beside");
+fn rejected_config_is_reported() {
+    let bad = Topic { config: &[("retention.ms", "soon")], ..own(HEARTBEAT, "invalid") };
+    let good = own(HEARTBEAT, "valid");
     let (lines, summary) = run(&[bad, good], false);
     assert_eq!(summary.problems, 1);
-    let output = lines.iter().find(|line| line.starts_with("wrong: ")).unwrap();
-    assert!(output.contains("refused") && output.contains("retention.ms"), "{output}");
+    let output = lines.iter().find(|line| line.starts_with("problem: ")).unwrap();
+    assert!(output.contains("rejected") && output.contains("retention.ms"), "{output}");
     assert!(describe(&[good]).topics.contains_key(good.name));
 }
 
 #[test]
 #[ignore = "needs Kafka and registry: make test-integration"]
-fn binary_synchronizes_and_reports_by_exit_code() {
+fn binary_reports_by_exit_code() {
     let first = binary(&[], &[]);
     assert_eq!(first.status.code(), Some(0), "{first:?}");
     let second = binary(&[], &[]);
     assert_eq!(second.status.code(), Some(0));
     assert_eq!(
         String::from_utf8_lossy(&second.stdout),
-        "9 topics, 8 schemas: 0 changed, 0 wrong\n"
+        "9 topics, 8 schemas: 0 changed, 0 problems\n"
     );
     let dry = binary(&["--dry-run"], &[]);
     assert_eq!(dry.status.code(), Some(0));
-    assert_eq!(String::from_utf8_lossy(&dry.stdout), "9 topics, 8 schemas: 0 to change, 0 wrong\n");
+    assert_eq!(
+        String::from_utf8_lossy(&dry.stdout),
+        "9 topics, 8 schemas: 0 planned, 0 problems\n"
+    );
 }
 
 #[test]
-fn servers_that_do_not_come_are_waited_for_until_wait_s() {
-    let nowhere = [("KAFKA_BROKERS", "127.0.0.1:1"), ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1")];
+fn unavailable_servers_are_waited_for_until_wait_s() {
+    let unreachable =
+        [("KAFKA_BROKERS", "127.0.0.1:1"), ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1")];
     let started = SystemTime::now();
-    let output = binary(&[], &[&nowhere[..], &[("WAIT_S", "2")]].concat());
+    let output = binary(&[], &[&unreachable[..], &[("WAIT_S", "2")]].concat());
     assert_eq!(output.status.code(), Some(75), "{output:?}");
     let took = started.elapsed().unwrap();
     assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{took:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("gave up waiting"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("deadline WAIT_S reached"));
 }
 
 #[test]
