@@ -1,6 +1,6 @@
-//! All services of the bank in one binary, since they share most of their code: one file to copy to
-//! a node and to keep in the page cache. The name it is called by (a link), or else its first
-//! argument, chooses the service.
+//! All services of the bank in one binary. They share most of their code, so a node stores one file
+//! and keeps it in the page cache once. The name of the program (a link) selects the service, or
+//! else its first argument.
 
 #![warn(unused_crate_dependencies)]
 
@@ -9,7 +9,7 @@ use std::env;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// In the order in which they start.
+/// All services, in the order in which they start.
 pub const SERVICES: [&Service; 6] = [
     &synchronizer::SERVICE,
     &heartbeat::SERVICE,
@@ -19,9 +19,9 @@ pub const SERVICES: [&Service; 6] = [
     &frontend::SERVICE,
 ];
 
-/// Runs the service that the arguments of this process choose, with the remaining arguments.
+/// Runs the service that the arguments of this process select, with the remaining arguments.
 ///
-/// Exit codes: the service's; 2 if none is chosen.
+/// Exit code: that of the service, or 2 if no service is selected.
 pub fn main() -> ExitCode {
     let args: Vec<String> = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
     match choose(&args) {
@@ -35,12 +35,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The action that the arguments choose.
+/// The action that the arguments select.
 enum Choice<'a> {
     Run(&'static Service, &'a [String]),
     /// Checks the service on `HEALTH_PORT`.
     Healthcheck,
     Text(String),
+    /// The arguments are invalid, for this reason.
     Refused(String),
 }
 
@@ -52,7 +53,10 @@ fn choose(args: &[String]) -> Choice<'_> {
         return Choice::Run(service, args);
     }
     let Some((first, rest)) = args.split_first() else {
-        return Choice::Refused(format!("which service? one of {}", names().join(", ")));
+        return Choice::Refused(format!(
+            "no service selected: expected one of {}",
+            names().join(", ")
+        ));
     };
     match first.as_str() {
         "--help" | "-h" => Choice::Text(help()),
@@ -61,7 +65,7 @@ fn choose(args: &[String]) -> Choice<'_> {
         name => match find(name) {
             Some(service) => Choice::Run(service, rest),
             None => Choice::Refused(format!(
-                "unknown service {name:?}; there are {}",
+                "unknown service {name:?}: expected one of {}",
                 names().join(", ")
             )),
         },
@@ -78,13 +82,14 @@ fn names() -> [&'static str; SERVICES.len()] {
 
 fn help() -> String {
     let mut text = "All services of the bank in one binary.\n\n\
-        Usage: edge SERVICE [ARGUMENT...]; a link to it that is named as a service needs no SERVICE\n       \
-        edge [--help | --version | healthcheck]\n\n"
+        Usage: edge SERVICE [ARGUMENT...]\n       \
+        edge [--help | --version | healthcheck]\n\n\
+        A link to this binary with the name of a service runs that service.\n\n"
         .to_owned();
     for Service { name, about, .. } in SERVICES {
-        text += &format!("  {name}\n      {about}\n");
+        text += &format!("  {name}\n{}\n", service::wrap(about, "      "));
     }
-    text + "\nedge SERVICE --help lists the environment of one.\n"
+    text + "\nedge SERVICE --help lists the environment variables of a service.\n"
 }
 
 #[cfg(test)]
@@ -102,18 +107,18 @@ mod tests {
     }
 
     #[test]
-    fn first_argument_chooses_the_service() {
+    fn argument_selects_the_service() {
         let run = chosen(&["/service", "synchronizer", "--dry-run"]);
         assert_eq!(run, "synchronizer [\"--dry-run\"]");
     }
 
     #[test]
-    fn name_of_the_link_chooses_the_service() {
+    fn link_name_selects_the_service() {
         assert_eq!(chosen(&["/usr/bin/heartbeat", "--help"]), "heartbeat [\"--help\"]");
     }
 
     #[test]
-    fn help_and_refusals_name_every_service() {
+    fn help_and_errors_list_every_service() {
         for service in SERVICES {
             for args in [&["edge", "--help"][..], &["edge"], &["edge", "unknown"], &[]] {
                 let text = chosen(args);
@@ -124,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn health_needs_no_service() {
+    fn healthcheck_needs_no_service() {
         assert_eq!(chosen(&["edge", "healthcheck"]), "healthcheck");
     }
 }

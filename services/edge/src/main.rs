@@ -1,4 +1,4 @@
-//! See the crate's library.
+//! The program is in the library.
 
 fn main() -> std::process::ExitCode {
     edge::main()
