@@ -1,3 +1,3 @@
--- Beside balancedb, which POSTGRES_DB makes.
+-- In addition to balancedb, which POSTGRES_DB creates.
 CREATE DATABASE transactiondb;
 CREATE DATABASE registry;

@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# binaries.sh [ARCH...]: builds every service and `edge` as static binaries on musl into dist/ARCH, ARCH being amd64, arm64 or armv7
-# (Docker's names; x86_64 and aarch64 mean the first two). Two ways give the same kind of binary, and it says which one it took:
-#   rustup's standard library for the target, where it is installed (rustup target add);
-#   else the standard library built from source, as rustc's rust-src component or Debian's rust-web-src has it, with the
-#   C library out of Debian's package for that architecture, taken apart below target/.
-# WAY=rustup or WAY=source insists on one. BINARIES names some instead of all.
-# TARGET_DIR is where Cargo builds; DIST is the folder for dist.
+# binaries.sh [ARCH...]: builds every service and `edge` as static binaries on musl, into dist/ARCH.
+#
+# ARCH is amd64, arm64 or armv7, as Docker names them; x86_64 and aarch64 are accepted too. The
+# script selects one of two ways, which result in the same kind of binary, and logs which one:
+# - with the standard library of rustup, if it is installed for the target (rustup target add);
+# - else with the standard library built from source (component rust-src of rustup, or package
+#   rust-web-src of Debian) and the C library of Debian's package for that architecture. The package
+#   is unpacked below target/ and not installed.
+#
+# Variables:
+#   WAY         rustup or source: uses only this way
+#   BINARIES    names of the binaries to build, separated by spaces; default: all
+#   TARGET_DIR  target directory of Cargo; default: target
+#   DIST        output folder; default: dist
 set -euo pipefail
 root=$(cd "${BASH_SOURCE[0]%/*}/../.." && pwd)
 cd "$root"
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 export CARGO_TARGET_DIR=${TARGET_DIR:-$root/target}
 dist=${DIST:-$root/dist}
-# Of Debian 12. The checksums below are of this version.
+# The version in Debian 12. The checksums below belong to it.
 readonly musl_version=1.2.3-1
 
 say() {
@@ -24,8 +31,8 @@ die() {
   exit 1
 }
 
-# about ARCH: sets what is known about it.
-about() {
+# set_target ARCH: sets the names and the checksum for ARCH.
+set_target() {
   case $1 in
     amd64 | x86_64)
       arch=amd64 target=x86_64-unknown-linux-musl deb=amd64 triplet=x86_64-linux-musl
@@ -43,31 +50,34 @@ about() {
   esac
 }
 
-# The services, and edge: one list, which stands in edge's Cargo.toml.
+# Prints the names of all binaries. The list of services is in Cargo.toml of edge.
 binaries() {
   sed -n '/^\[dependencies\]/,/^$/s/^\([a-z-]*\)\.workspace.*/\1/p' services/edge/Cargo.toml
   echo edge
 }
 
-# rustup_has TARGET: its standard library is installed. Nothing is added to the toolchain of the machine.
+# rustup_has TARGET: succeeds if its standard library is installed. Does not change the toolchain of
+# the machine.
 rustup_has() {
   command -v rustc >/dev/null &&
     compgen -G "$(rustc --print target-libdir --target "$1" 2>/dev/null)/libstd-*.rlib" >/dev/null
 }
 
-# find_source: sets rustc and cargo to ones that the standard library's source is installed for.
+# find_source: sets rustc and cargo to a toolchain that has the source of the standard library.
 find_source() {
   for rustc in rustc /usr/bin/rustc; do
     rustc=$(command -v "$rustc") || continue
     cargo=${rustc%/*}/cargo
-    if [[ -x $cargo && -f $("$rustc" --print sysroot)/lib/rustlib/src/rust/library/std/Cargo.toml ]]; then
+    local source
+    source=$("$rustc" --print sysroot)/lib/rustlib/src/rust/library/std/Cargo.toml
+    if [[ -x $cargo && -f $source ]]; then
       return
     fi
   done
   return 1
 }
 
-# find_linker: sets linker to an LLD, which links for every architecture.
+# find_linker: sets linker to an LLD, which can link for every architecture.
 find_linker() {
   local sysroot host
   for sysroot in "$("$rustc" --print sysroot)" "$(rustc --print sysroot 2>/dev/null)"; do
@@ -75,28 +85,31 @@ find_linker() {
     linker=$sysroot/lib/rustlib/$host/bin/rust-lld
     [[ ! -x $linker ]] || return 0
   done
-  # rustc tells LLD by these names.
+  # rustc detects LLD by these names.
   linker=$(command -v ld.lld) || linker=$(compgen -c ld.lld- | sort -V | tail -n 1)
   linker=$(command -v "$linker")
 }
 
-# get_sysroot: C library and start files of the target, in the folder that sysroot is set to.
+# get_sysroot: sets sysroot to a folder with the C library and start files of the target.
 get_sysroot() {
   sysroot=$root/target/musl/$arch-$musl_version
   [[ ! -f $sysroot/complete ]] || return 0
-  command -v apt-get >/dev/null || die "neither rustup has $target nor is this Debian, which has the C library for it"
+  command -v apt-get >/dev/null ||
+    die "no C library for $target: install the target with rustup, or build on Debian"
   say "fetching musl $musl_version for $deb"
   rm -rf "$sysroot"
   mkdir -p "$sysroot/work/lists/partial"
-  # Lists of its own: the machine's stay those of its own architecture. Some lists of foreign ones are missing on mirrors.
-  local options=(-qq -o "APT::Architecture=$deb" -o "APT::Architectures=$deb" -o "Dir::State::lists=$sysroot/work/lists"
-    -o "Dir::Cache=$sysroot/work" -o APT::Sandbox::User=root)
+  # With separate package lists, so that the lists of the machine do not change. Mirrors may lack
+  # some lists of other architectures, so a failed update is not an error.
+  local options=(-qq -o "APT::Architecture=$deb" -o "APT::Architectures=$deb"
+    -o "Dir::State::lists=$sysroot/work/lists" -o "Dir::Cache=$sysroot/work"
+    -o APT::Sandbox::User=root)
   (
     cd "$sysroot/work"
     apt-get "${options[@]}" update 2>update.log || true
     apt-get "${options[@]}" download "musl-dev=$musl_version" || {
       cat update.log >&2
-      die "apt-get could not download it"
+      die "apt-get could not download musl-dev=$musl_version for $deb"
     }
     mv musl-dev_*.deb musl.deb
     sha256sum --quiet --check <<<"$musl_sum  musl.deb"
@@ -104,8 +117,9 @@ get_sysroot() {
     cp "musl/usr/lib/$triplet"/{libc.a,crt1.o,crti.o,crtn.o} ..
   )
   rm -r "$sysroot/work"
-  # A panic aborts, so that nothing unwinds. Who asks for a backtrace nevertheless, as the crate anyhow, gets one without frames:
-  # the function that would tell them does nothing, and those that look at a frame are never called.
+  # A panic aborts, so the stack is never unwound. A crate that requests a backtrace, such as
+  # anyhow, gets one without frames: _Unwind_Backtrace does nothing, and the other functions are
+  # never called.
   cat >"$sysroot/libunwind.a" <<'END'
 EXTERN(getpid abort)
 _Unwind_Backtrace = getpid;
@@ -117,27 +131,30 @@ END
   touch "$sysroot/complete"
 }
 
-# build_with_rustup / build_from_source: cargo build with `options`.
+# build_with_rustup and build_from_source run cargo build with `options`.
 build_with_rustup() {
   local linker=
-  # Elsewhere the C compiler of the machine can't link for the target; rustup brings a linker and musl's files.
+  # The C compiler of the machine cannot link for another architecture. rustup includes a linker and
+  # the files of musl.
   [[ $target == "$(uname -m)"-* ]] || linker=rust-lld
   env "CARGO_TARGET_${TARGET}_RUSTFLAGS=$remap" ${linker:+"CARGO_TARGET_${TARGET}_LINKER=$linker"} \
     cargo build "${options[@]}"
 }
 
 build_from_source() {
-  local flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static -C force-unwind-tables=no -L native=$sysroot $remap"
+  local flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static"
+  flags+=" -C force-unwind-tables=no -L native=$sysroot $remap"
   local arg
   for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none; do
     flags+=" -C link-arg=$arg"
   done
-  env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" "CARGO_TARGET_${TARGET}_RUSTFLAGS=$flags" \
+  env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" \
+    "CARGO_TARGET_${TARGET}_RUSTFLAGS=$flags" \
     "$cargo" build "${options[@]}" -Z build-std=std,panic_abort -Z build-std-features=
 }
 
 build() {
-  about "$1"
+  set_target "$1"
   TARGET=${target^^}
   TARGET=${TARGET//-/_}
   local options=(--locked --profile image --target "$target") name names others started=$SECONDS
@@ -145,21 +162,24 @@ build() {
   for name in "${names[@]}"; do
     options+=(-p "$name")
   done
-  # Paths of this machine would stand in panic messages, and make two machines' builds differ.
-  local remap="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src= --remap-path-prefix=$root=. --remap-path-prefix=/usr/src/="
-  # Either would take the place of the flags for the target.
+  # Panic messages contain source paths. Paths of this machine would make builds of two machines
+  # differ.
+  local remap="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src="
+  remap+=" --remap-path-prefix=$root=. --remap-path-prefix=/usr/src/="
+  # Each of these variables would override the flags for the target.
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
   if [[ ${WAY:-rustup} == rustup ]] && rustup_has "$target"; then
-    say "$arch: with rustup's standard library for $target, $(rustc --version)"
+    say "$arch: building with the standard library of rustup for $target, $(rustc --version)"
     build_with_rustup
     others=("rust-std=$(rustc --version | cut -d' ' -f2)")
   elif [[ ${WAY:-source} == source ]] && find_source && find_linker; then
-    say "$arch: standard library from source for $target, $("$rustc" --version)"
+    say "$arch: building the standard library from source for $target, $("$rustc" --version)"
     get_sysroot
     build_from_source
     others=("rust-std=$("$rustc" --version | cut -d' ' -f2)" "musl=$musl_version")
   else
-    die "no way to build for $target. With rustup: rustup target add $target. On Debian 12: apt-get install rustc-web cargo-web rust-web-src lld-16"
+    die "no toolchain for $target. With rustup: rustup target add $target. On Debian 12:" \
+      "apt-get install rustc-web cargo-web rust-web-src lld-16"
   fi
   mkdir -p "$dist/$arch"
   for name in "${names[@]}"; do
@@ -167,7 +187,7 @@ build() {
   done
   (cd "$dist/$arch" && sha256sum "${names[@]}" >SHA256SUMS)
   deploy/images/sbom.py "$target" "${names[@]}" --also "${others[@]}" >"$dist/$arch/sbom.cdx.json"
-  say "$arch: ${#names[@]} binaries in ${dist#"$root"/}/$arch after $((SECONDS - started)) s"
+  say "$arch: ${#names[@]} binaries in ${dist#"$root"/}/$arch, built in $((SECONDS - started)) s"
 }
 
 for arch in "${@:-amd64}"; do

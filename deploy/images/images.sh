@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
-# images.sh [ARCH...]: an image of each binary in dist/ARCH, as an archive in dist/images; into the Docker engine too, if one answers
-# and can run it. oci.py writes the archives, with or without an engine: they are the same bytes everywhere, and older engines
-# can't build for another architecture than their own. SOURCE is the address of the source, for the images' label.
+# images.sh [ARCH...]: builds an image of each binary in dist/ARCH, as an archive in dist/images. If
+# a Docker engine is running, the images of its architecture are also loaded into it.
+#
+# oci.py writes the archives without an engine, so they have the same bytes on every machine. Older
+# engines cannot build for another architecture.
+#
+# SOURCE is the URL of the source for the label of the images; default: the git remote origin.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/../.."
 
@@ -17,7 +21,7 @@ if [[ $revision != unknown && -n $(git status --porcelain --untracked-files=no) 
 fi
 source=${SOURCE:-$(git remote get-url origin 2>/dev/null | grep -E '^https?://' || echo unknown)}
 
-say "archives in dist/images by deploy/images/oci.py"
+say "writing archives to dist/images"
 table=$(deploy/images/oci.py "$version" "$revision" "$source" "${archs[@]}")
 case $(uname -m) in
   x86_64) native=amd64 ;;
@@ -29,6 +33,6 @@ if docker version &>/dev/null; then
     docker load --quiet --input "$archive" >&2
   done
 else
-  say "no Docker engine answers; where one does: docker load -i dist/images/NAME-ARCH.tar"
+  say "no Docker engine is running; load an image with: docker load -i dist/images/NAME-ARCH.tar"
 fi
 echo "$table"

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""oci.py VERSION REVISION SOURCE ARCH... : images of the binaries in dist/ARCH, without an engine; says their sizes on stdout.
+"""oci.py VERSION REVISION SOURCE ARCH...: writes images of the binaries in dist/ARCH.
 
-Writes dist/images/NAME-ARCH.tar for each binary: an OCI layout with what older engines read beside it, for `docker load`. The
-same binaries give the same bytes: every time in it is 0. Dockerfile.scratch makes the same image with an engine;
+Writes dist/images/NAME-ARCH.tar for each binary, for `docker load`; needs no engine. An archive is
+an OCI layout with an additional manifest for older engines. All timestamps are 0, so the same
+binaries result in the same bytes. Dockerfile.scratch builds the same image with an engine, and
 deploy/images/test.sh compares the two.
 
-stdout has a table, bytes as `docker images` counts them and as they travel, and as its last line JSON of the first ARCH.
+Prints a table of sizes: uncompressed, as in `docker images`, and compressed, as downloaded. The
+last line is JSON with the sizes for the first ARCH.
 """
 
 import gzip
@@ -29,21 +31,27 @@ def entry(name, data, mode):
 
 def tar(files):
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as made:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, data, mode in files:
-            made.addfile(*entry(name, data, mode))
+            archive.addfile(*entry(name, data, mode))
     return out.getvalue()
 
 
 def image(name, arch, version, revision, source):
-    """The archive, and the bytes and compressed bytes of what is in the image."""
+    """Returns the archive, the size of the binary, and that of the compressed layer, in bytes."""
     with open(f"dist/{arch}/{name}", "rb") as file:
         binary = file.read()
     layer = tar([("service", binary, 0o755)])
-    packed = gzip.compress(layer, 9, mtime=0)
+    compressed = gzip.compress(layer, 9, mtime=0)
 
     architecture, variant = PLATFORMS[arch]
-    labels = {"title": name, "version": version, "revision": revision, "source": source, "licenses": "Apache-2.0"}
+    labels = {
+        "title": name,
+        "version": version,
+        "revision": revision,
+        "source": source,
+        "licenses": "Apache-2.0",
+    }
     config = {
         "architecture": architecture,
         **({"variant": variant} if variant else {}),
@@ -69,12 +77,16 @@ def image(name, arch, version, revision, source):
     def blob(data, media):
         digest = hashlib.sha256(data).hexdigest()
         blobs[digest] = data
-        return {"mediaType": f"application/vnd.oci.image.{media}", "digest": f"sha256:{digest}", "size": len(data)}
+        return {
+            "mediaType": f"application/vnd.oci.image.{media}",
+            "digest": f"sha256:{digest}",
+            "size": len(data),
+        }
 
     def text(value):
         return json.dumps(value, sort_keys=True).encode()
 
-    layer_at = blob(packed, "layer.v1.tar+gzip")
+    layer_at = blob(compressed, "layer.v1.tar+gzip")
     config_at = blob(text(config), "config.v1+json")
     manifest_at = blob(
         text({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -86,18 +98,24 @@ def image(name, arch, version, revision, source):
         "io.containerd.image.name": f"docker.io/{tag}",
         "org.opencontainers.image.ref.name": version,
     }
-    platform = {"architecture": architecture, "os": "linux", **({"variant": variant} if variant else {})}
-    index = {"schemaVersion": 2, "manifests": [{**manifest_at, "annotations": annotations, "platform": platform}]}
+    platform = {"architecture": architecture, "os": "linux"}
+    if variant:
+        platform["variant"] = variant
+    manifests = [{**manifest_at, "annotations": annotations, "platform": platform}]
+    index = {"schemaVersion": 2, "manifests": manifests}
 
     def path(at):
         return "blobs/sha256/" + at["digest"].removeprefix("sha256:")
 
-    # What engines read that don't know OCI layouts.
+    # For engines without support for OCI layouts.
     legacy = [{"Config": path(config_at), "RepoTags": [tag], "Layers": [path(layer_at)]}]
-    files = [("oci-layout", text({"imageLayoutVersion": "1.0.0"}), 0o644), ("index.json", text(index), 0o644),
-             ("manifest.json", text(legacy), 0o644)]  # fmt: skip
+    files = [
+        ("oci-layout", text({"imageLayoutVersion": "1.0.0"}), 0o644),
+        ("index.json", text(index), 0o644),
+        ("manifest.json", text(legacy), 0o644),
+    ]
     files += [(f"blobs/sha256/{digest}", data, 0o644) for digest, data in sorted(blobs.items())]
-    return tar(files), len(binary), len(packed)
+    return tar(files), len(binary), len(compressed)
 
 
 def main():
@@ -112,15 +130,17 @@ def main():
         with open(f"dist/{arch}/SHA256SUMS") as sums:
             names = [line.split()[1] for line in sums]
         for name in names:
-            archive, size, packed = image(name, arch, version, revision, source)
+            archive, size, compressed = image(name, arch, version, revision, source)
             with open(f"dist/images/{name}-{arch}.tar", "wb") as out:
                 out.write(archive)
-            print(f"{f'scratchbank/{name}:{version}':<34} {platform:<12} {size:>9}  {packed:>10}")
+            tag = f"scratchbank/{name}:{version}"
+            print(f"{tag:<34} {platform:<12} {size:>9}  {compressed:>10}")
             if arch == archs[0]:
-                sizes[name] = {"bytes": size, "compressed": packed}
+                sizes[name] = {"bytes": size, "compressed": compressed}
     for it in talk:
         print(f"{'the talk: ' + it['name']:<34} {'':<12} {it['image_mb'] * 1_000_000:>9}")
-    print(json.dumps({"images": {name: it for name, it in sizes.items() if name != "edge"}, "edge": sizes["edge"]}))
+    edge = sizes.pop("edge")
+    print(json.dumps({"images": sizes, "edge": edge}))
 
 
 main()

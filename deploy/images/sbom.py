@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""sbom.py TARGET BINARY... [--also NAME=VERSION...]: what the binaries are made of, as CycloneDX 1.5 on stdout.
+"""sbom.py TARGET BINARY... [--also NAME=VERSION...]: prints an SBOM in CycloneDX 1.5.
 
-Read from Cargo.lock through `cargo metadata`: normal dependencies for TARGET, no build or test ones. --also names what comes from
-elsewhere, as the C library. Says the same for the same sources: no time, no random number.
+The components are the normal dependencies for TARGET, from `cargo metadata`. Build and test
+dependencies are not included. --also adds components that are not crates, such as the C library.
+The output contains no time and no random number, so the same sources result in the same SBOM.
 """
 
 import json
@@ -19,26 +20,32 @@ def main():
         args, also = args[:at], [word.split("=", 1) for word in args[at + 1 :]]
     target, *binaries = args
 
-    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", target]
+    command = ["cargo", "metadata", "--locked", "--format-version", "1"]
+    command += ["--filter-platform", target]
     metadata = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     packages = {package["id"]: package for package in metadata["packages"]}
     normal = {
         node["id"]: [
-            dep["pkg"] for dep in node["deps"] if any(kind["kind"] is None for kind in dep["dep_kinds"])
+            dep["pkg"]
+            for dep in node["deps"]
+            if any(kind["kind"] is None for kind in dep["dep_kinds"])
         ]
         for node in metadata["resolve"]["nodes"]
     }
-    # Those run in the compiler and leave nothing of themselves in a binary.
+    # Procedural macros run in the compiler and are not part of a binary.
     macros = {
         key
         for key, package in packages.items()
-        if any("proc-macro" in made["kind"] for made in package["targets"])
+        if any("proc-macro" in it["kind"] for it in package["targets"])
     }
     with open("Cargo.lock", "rb") as lock:
-        sums = {(it["name"], it["version"]): it.get("checksum") for it in tomllib.load(lock)["package"]}
+        locked = tomllib.load(lock)["package"]
+    sums = {(it["name"], it["version"]): it.get("checksum") for it in locked}
 
     roots = sorted(
-        key for key, package in packages.items() if package["name"] in binaries and package["source"] is None
+        key
+        for key, package in packages.items()
+        if package["name"] in binaries and package["source"] is None
     )
     reached, todo = set(), list(roots)
     while todo:
@@ -58,11 +65,11 @@ def main():
             "name": package["name"],
             "version": package["version"],
         }
-        # Our own are nowhere else, also where one stands in for another.
+        # Crates of this repository have no package URL, including the patched ones.
         if package["source"]:
             made["purl"] = ref(key)
         if package["license"]:
-            # Some crates still write the expression in its old form.
+            # Some crates use the old form of the expression, with a slash.
             made["licenses"] = [{"expression": package["license"].replace("/", " OR ")}]
         if checksum := sums.get((package["name"], package["version"])):
             made["hashes"] = [{"alg": "SHA-256", "content": checksum}]
@@ -78,7 +85,12 @@ def main():
         "specVersion": "1.5",
         "version": 1,
         "metadata": {
-            "component": {"type": "application", "bom-ref": "scratchbank", "name": "scratchbank", "version": version},
+            "component": {
+                "type": "application",
+                "bom-ref": "scratchbank",
+                "name": "scratchbank",
+                "version": version,
+            },
             "properties": [{"name": "target", "value": target}],
         },
         "components": sorted(map(component, reached), key=lambda made: made["bom-ref"]) + others,

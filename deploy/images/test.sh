@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
-# test.sh [PART...]: the binaries and images in dist/ at work, on the servers of the stack whose environment it is run in: make
-# test-images. The parts, in this order:
-#   sizes        no image is larger than it may be
-#   refusals     without an environment each binary that needs one says one line and exits with 2
-#   emulated     the arm64 synchronizer and command-handler in an emulator, the other services as amd64 processes
-#   containers   all amd64 services as containers
-#   contract     the command-handler's image keeps the contract (`bench verify`), kill -9 included
-#   same_image   Dockerfile.scratch makes the same image as oci.py
-# Services are ready, money is transferred and every cent checked (`bench demo`, GraphQL), and SIGTERM stops them within a
-# second. The last three need a Docker engine (engine.sh); where none can be had they are named as not tested.
+# test.sh [PART...]: tests the binaries and images in dist/ with the servers of a stack. `make
+# test-images` calls it in the environment of that stack. The parts, in order:
+#   sizes        each image is below its size limit
+#   refusals     a binary without its environment variables prints one line and exits with 2
+#   emulated     synchronizer and command-handler run as arm64 binaries in an emulator, the other
+#                services as amd64 processes
+#   containers   all services run as amd64 containers
+#   contract     the command-handler's image passes `bench verify`, which includes kill -9
+#   same_image   Dockerfile.scratch builds the same image as oci.py
+#
+# In `emulated` and `containers` the services become ready, `bench demo` and GraphQL requests
+# transfer money and check every cent, and SIGTERM ends each service within a second. The last three
+# parts need a Docker engine (engine.sh). Without one, the result lists them as not tested.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/../.."
 dir=$PWD/target/test-images
-# What of arm64 is tried: the emulated ones.
+# The arm64 binaries of the part `emulated`.
 readonly arm64=$dir/dist/arm64
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-# All that keep running.
-mapfile -t services < <(awk '$2 != "edge" && $2 != "synchronizer" { print $2 }' dist/amd64/SHA256SUMS)
+# The services that keep running.
+mapfile -t services < <(
+  awk '$2 != "edge" && $2 != "synchronizer" { print $2 }' dist/amd64/SHA256SUMS
+)
 readonly need_engine=(containers contract same_image)
 parts=("$@")
 [[ $# -gt 0 ]] || parts=(sizes refusals emulated engine)
@@ -52,17 +57,17 @@ now_ms() {
   echo $((${EPOCHREALTIME/[.,]/} / 1000))
 }
 
-# within SECONDS WHAT COMMAND...: until COMMAND succeeds.
+# within SECONDS MESSAGE COMMAND...: repeats COMMAND until it succeeds; fails with MESSAGE.
 within() {
-  local deadline=$(($(now_ms) + $1 * 1000)) what=$2
+  local deadline=$(($(now_ms) + $1 * 1000)) message=$2
   shift 2
   until "$@" &>/dev/null; do
-    (($(now_ms) < deadline)) || die "$what"
+    (($(now_ms) < deadline)) || die "$message"
     sleep 0.1
   done
 }
 
-# environment SERVICE: its variables, on the ports that the stack has for it.
+# environment SERVICE: prints its variables, with the ports that the stack assigns to it.
 environment() {
   local url=${1^^}
   url=${url//-/_}_HEALTH_URL
@@ -81,29 +86,32 @@ environment() {
   [[ -z ${!url:-} ]] || echo "HEALTH_PORT=${!url##*:}"
 }
 
-# lacks_nothing NAME: true if it runs without an environment.
-lacks_nothing() {
+# needs_no_environment NAME: succeeds if NAME runs without environment variables.
+needs_no_environment() {
   [[ ${1##*/} == frontend ]]
 }
 
-# refuses COMMAND...: one line and code 2.
+# refuses COMMAND...: checks that COMMAND prints one line and exits with 2.
 refuses() {
-  local code=0 said
-  said=$("$@" 2>&1) || code=$?
-  [[ $code == 2 && -n $said && $said != *$'\n'* ]] || die "$* without an environment: code $code, said: $said"
+  local code=0 output
+  output=$("$@" 2>&1) || code=$?
+  [[ $code == 2 && -n $output && $output != *$'\n'* ]] ||
+    die "$* without an environment exited with $code and printed: $output"
 }
 
-# bank_works LOADS: money moves, and none is lost; a visitor gets an account, and a deposit on it.
+# bank_works LOADS: checks that a load moves money without loss, and that a user can open an account
+# and deposit.
 bank_works() {
   bench demo --duration-s 6 --loads "$1" >"$dir/demo.log" 2>&1 || {
     cat "$dir/demo.log" >&2
-    die "bench demo at $1 beats/s"
+    die "bench demo failed at $1 heartbeat records/s"
   }
   tail -n 1 "$dir/demo.log" >&2
-  deploy/images/visitor.py "$FRONTEND_URL" "$GRAPHQL_ENDPOINT_URL" >&2 || die "a visitor"
+  deploy/images/simulated_user.py "$FRONTEND_URL" "$GRAPHQL_ENDPOINT_URL" >&2 ||
+    die "simulated_user.py failed"
 }
 
-# run NAME COMMAND...: in the background, with the environment of service NAME.
+# run NAME COMMAND...: runs COMMAND in the background with the environment of service NAME.
 run() {
   local name=$1 variables
   shift
@@ -112,41 +120,42 @@ run() {
   started+=($!)
 }
 
-# Sets emulator to a program that runs arm64 binaries here.
+# find_emulator: sets emulator to a program that runs arm64 binaries.
 find_emulator() {
-  emulator=$(command -v qemu-aarch64-static) || emulator=$(command -v qemu-aarch64) || die "no emulator of arm64"
+  emulator=$(command -v qemu-aarch64-static) || emulator=$(command -v qemu-aarch64) ||
+    die "no emulator of arm64: apt-get install qemu-user-static"
 }
 
-# built DIR: the binaries in it.
+# built DIR: prints the paths of the binaries in DIR.
 built() {
   awk -v dir="$1" '{ print dir "/" $2 }' "$1/SHA256SUMS"
 }
 
 test_sizes() {
-  local binary size most
+  local binary size limit
   for binary in $(built dist/amd64) $(built "$arm64"); do
     case $binary in
-      */edge) most=4000000 ;;
-      */graphql-endpoint) most=3200000 ;; # GraphiQL is 0.35 MB of it.
-      *) most=2000000 ;;
+      */edge) limit=4000000 ;;
+      */graphql-endpoint) limit=3200000 ;; # GraphiQL takes 0.35 MB of it.
+      *) limit=2000000 ;;
     esac
-    # An image has one file.
+    # The binary is the only file of its image.
     size=$(stat --format %s "$binary")
-    ((size < most)) || die "$binary is $size bytes; its limit is $most"
+    ((size < limit)) || die "$binary has $size bytes; its limit is $limit"
   done
-  say "all images are below their limits"
+  say "all images are below their size limits"
 }
 
 test_refusals() {
   local binary
   find_emulator
   for binary in $(built dist/amd64); do
-    lacks_nothing "$binary" || refuses env -i "$binary"
+    needs_no_environment "$binary" || refuses env -i "$binary"
   done
   for binary in $(built "$arm64"); do
     refuses env -i "$emulator" "$binary"
   done
-  say "each binary says what it lacks"
+  say "each binary reports a missing variable"
 }
 
 test_emulated() {
@@ -163,7 +172,8 @@ test_emulated() {
   done
   for name in "${services[@]}"; do
     mapfile -t variables < <(environment "$name")
-    within 30 "$name is not ready: $(tail -n 3 "$dir/$name.log")" env -i "${variables[@]}" "dist/amd64/$name" healthcheck
+    within 30 "$name is not ready: $(tail -n 3 "$dir/$name.log")" \
+      env -i "${variables[@]}" "dist/amd64/$name" healthcheck
   done
   bank_works 20,100
   for pid in "${started[@]}"; do
@@ -171,24 +181,26 @@ test_emulated() {
     kill -TERM "$pid"
     code=0
     wait "$pid" || code=$?
-    (($(now_ms) - since < 1000 && code == 0)) || die "SIGTERM: code $code after $(($(now_ms) - since)) ms"
+    (($(now_ms) - since < 1000 && code == 0)) ||
+      die "exit code $code, $(($(now_ms) - since)) ms after SIGTERM"
   done
   started=()
-  say "arm64 synchronizer and command-handler work in $emulator"
+  say "the arm64 synchronizer and command-handler work in $emulator"
 }
 
-# What the engine is for, if one can be had.
+# Runs the parts that need a Docker engine, if one is available.
 test_engine() {
   local code=0
   deploy/images/engine.sh "$0" "${need_engine[@]}" || code=$?
   case $code in
     0) ;;
-    69) not_tested="; NOT TESTED, since no Docker engine can be had here: ${need_engine[*]}" ;;
+    69) not_tested="; NOT TESTED, no Docker engine is available: ${need_engine[*]}" ;;
     *) exit "$code" ;;
   esac
 }
 
-# container NAME ARGUMENT...: runs its image with them as compose.yml would.
+# container NAME ARGUMENT...: runs `docker run` with ARGUMENTs and the limits of compose.yml for
+# NAME.
 container() {
   local name=$1 variable options=(--memory 16m --pids-limit 64)
   shift
@@ -208,17 +220,18 @@ is_healthy() {
 }
 
 test_containers() {
-  local name image archive pid since took code
+  local name image archive status pid since took code
   for archive in dist/images/*-amd64.tar; do
     docker load --quiet --input "$archive" >/dev/null
     name=${archive##*/}
     name=${name%-amd64.tar}
-    lacks_nothing "$name" || refuses docker run --rm --network none "scratchbank/$name:$version"
+    needs_no_environment "$name" ||
+      refuses docker run --rm --network none "scratchbank/$name:$version"
   done
   container synchronizer --rm "scratchbank/synchronizer:$version" &>"$dir/synchronizer.log" ||
     die "synchronizer: $(tail -n 3 "$dir/synchronizer.log")"
   for name in "${services[@]}"; do
-    # One of them as a service of `edge`.
+    # The command-generator runs from the image of `edge`.
     image=("scratchbank/$name:$version")
     [[ $name != command-generator ]] || image=("scratchbank/edge:$version" "$name")
     container "$name" --detach --name "scratchbank-test-$name" "${image[@]}" >/dev/null
@@ -229,8 +242,9 @@ test_containers() {
   done
   bank_works 100,1000,3000
   for name in "${containers[@]}"; do
-    [[ $(docker inspect --format '{{.State.OOMKilled}} {{.RestartCount}}' "$name") == "false 0" ]] || die "$name ran out of memory"
-    # Not `docker stop`: its own time would count.
+    status=$(docker inspect --format '{{.State.OOMKilled}} {{.RestartCount}}' "$name")
+    [[ $status == "false 0" ]] || die "$name exceeded its memory limit"
+    # Not `docker stop`, because its own time would count.
     pid=$(docker inspect --format '{{.State.Pid}}' "$name")
     since=$(now_ms)
     kill -TERM "$pid"
@@ -239,32 +253,36 @@ test_containers() {
     done
     took=$(($(now_ms) - since))
     code=$(docker wait "$name")
-    [[ $code == 0 && $took -lt 1000 ]] || die "$name as PID 1, SIGTERM: code $code after $took ms"
-    say "$name: SIGTERM as PID 1, exit 0 after $took ms"
+    [[ $code == 0 && $took -lt 1000 ]] ||
+      die "$name as PID 1: exit code $code, $took ms after SIGTERM"
+    say "$name as PID 1: exit code 0, $took ms after SIGTERM"
   done
 }
 
 test_contract() {
-  bench verify --kills 1 --kill-transfers 300 --out "$dir" --image "scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
+  bench verify --kills 1 --kill-transfers 300 --out "$dir" \
+    --image "scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
     cat "$dir/verify.log" >&2
-    die "the command-handler's image breaks the contract"
+    die "the command-handler's image violates the contract"
   }
-  say "the command-handler's image keeps the contract"
+  say "the command-handler's image satisfies the contract"
 }
 
-# Dockerfile.scratch makes the same image as oci.py.
 test_same_image() {
-  local format='{{json .Config.User}} {{json .Config.Entrypoint}} {{json .Config.Healthcheck}} {{json .Config.Labels}} {{.Architecture}} {{.Size}}'
+  local format='{{json .Config.User}} {{json .Config.Entrypoint}} {{json .Config.Healthcheck}}'
+  format+=' {{json .Config.Labels}} {{.Architecture}} {{.Size}}'
   local archived built
   archived=$(docker inspect --format "$format" "scratchbank/heartbeat:$version")
   label() {
-    docker inspect --format "{{index .Config.Labels \"org.opencontainers.image.$1\"}}" "scratchbank/heartbeat:$version"
+    docker inspect --format "{{index .Config.Labels \"org.opencontainers.image.$1\"}}" \
+      "scratchbank/heartbeat:$version"
   }
-  docker build --quiet --file Dockerfile.scratch --target prebuilt --build-arg SERVICE=heartbeat --build-arg "VERSION=$version" \
-    --build-arg "REVISION=$(label revision)" --build-arg "SOURCE=$(label source)" --tag scratchbank-test/heartbeat . >/dev/null
+  docker build --quiet --file Dockerfile.scratch --target prebuilt --build-arg SERVICE=heartbeat \
+    --build-arg "VERSION=$version" --build-arg "REVISION=$(label revision)" \
+    --build-arg "SOURCE=$(label source)" --tag scratchbank-test/heartbeat . >/dev/null
   built=$(docker inspect --format "$format" scratchbank-test/heartbeat)
   [[ $archived == "$built" ]] || die "the images differ:"$'\n'"$archived"$'\n'"$built"
-  say "Dockerfile.scratch and oci.py make the same image"
+  say "Dockerfile.scratch and oci.py build the same image"
 }
 
 mkdir -p "$dir"
