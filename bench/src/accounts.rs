@@ -1,4 +1,4 @@
-//! Accounts of this run, and the transfers between them.
+//! Opens the accounts of a run and builds the transfers between them.
 
 use crate::error::Error;
 use crate::ids::Ids;
@@ -20,27 +20,27 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// What each account is given: a random walk of millions of transfers does not use it up.
+/// First deposit of each account: a random walk of millions of transfers does not use it up.
 const DEPOSIT: Cents = Cents::new(10_000_000);
-/// Most cents in a transfer.
+/// Highest amount of a transfer, cents.
 const AMOUNT_MAX: i64 = 10_000;
-/// How long the bank may say nothing at all while something is asked of it.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Accounts asked for at once.
-const ASKED_MAX: usize = 1000;
+/// Time without an answer after which the bank counts as stopped.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Accounts requested at the same time.
+const REQUESTED_MAX: usize = 1000;
 
 /// The accounts of this run.
 pub struct Accounts {
     accounts: Vec<Account>,
     encoder: Encoder<ConfirmMoneyTransfer>,
     ids: Ids,
-    /// Who pays whom: the same in every run.
+    /// Chooses payers and payees. The seed is fixed, so every run has the same transfers.
     rng: SmallRng,
 }
 
 impl Accounts {
-    /// Opens `count` accounts at the bank, at least two. They are MANUAL, so that the generator
-    /// leaves them alone.
+    /// Opens `count` accounts, at least two. Their type is MANUAL, so the command-generator does
+    /// not use them.
     pub fn open(
         cluster: &Cluster,
         sender: &mut Sender,
@@ -51,14 +51,14 @@ impl Accounts {
         let mut confirmed: TopicReader<AccountCreationConfirmed> = TopicReader::from_end(cluster)?;
         let mut failed: TopicReader<AccountCreationFailed> = TopicReader::from_end(cluster)?;
         let encoder = cluster.encoder::<ConfirmAccountCreation>()?;
-        // Other ids than those of the transfers, which count from 0 too.
+        // Not the ids of the transfers, since both count from 0.
         let own = Ids::new(&mut rand::rng());
         let mut accounts: Vec<Account> = Vec::with_capacity(count);
         let (mut asked, mut answered_at) = (0, Instant::now());
         let mut waiting = HashSet::new();
         while accounts.len() < count {
             if waiting.is_empty() {
-                let wanted = (count - accounts.len()).min(ASKED_MAX) as u64;
+                let wanted = (count - accounts.len()).min(REQUESTED_MAX) as u64;
                 waiting.extend(asked..asked + wanted);
                 let commands: Vec<Outgoing> = (asked..asked + wanted)
                     .map(|number| ConfirmAccountCreation {
@@ -76,7 +76,7 @@ impl Accounts {
                     accounts.push(Account { iban: answer.iban, token: answer.token });
                 }
             })?;
-            // Its number was taken: asked again with the next.
+            // The account number was taken, so another account is requested later.
             failed.poll(Duration::ZERO, |answer| {
                 if let Some(number) = own.number(&answer.id) {
                     waiting.remove(&number);
@@ -92,22 +92,21 @@ impl Accounts {
         Ok(Self { accounts, encoder, ids, rng: SmallRng::seed_from_u64(1) })
     }
 
-    /// How many there are.
     pub fn count(&self) -> u64 {
         self.accounts.len() as u64
     }
 
-    /// Command `number`: cash for account `index`.
+    /// Command `number`: a cash deposit to account `index`.
     pub fn deposit(&self, number: u64, index: usize) -> Outgoing {
         let to = self.accounts[index].iban.clone();
         self.command(number, CASH.to_owned(), CASH.to_owned(), to, DEPOSIT, "first deposit")
     }
 
-    /// Command `number`: money from one account to another.
+    /// Command `number`: a transfer between two random accounts.
     pub fn transfer(&mut self, number: u64) -> Outgoing {
         let count = self.accounts.len();
         let from = self.rng.random_range(0..count);
-        // Any of the others.
+        // Any other account.
         let to = (from + self.rng.random_range(1..count)) % count;
         let amount = Cents::new(self.rng.random_range(1..=AMOUNT_MAX));
         let (from, to) = (&self.accounts[from], &self.accounts[to]);
@@ -131,27 +130,27 @@ impl Accounts {
     }
 }
 
-/// The first refusal among the results of a send.
+/// Returns the first error among the results of a send.
 pub fn sent(results: Vec<Result<(), messaging::Error>>) -> Result<(), Error> {
     let failed = |source| Error::Kafka { step: "send commands".to_owned(), source };
     results.into_iter().collect::<Result<(), _>>().map_err(failed)
 }
 
-/// Returns while it makes sense to wait for the bank, which answered last at `answered_at`.
+/// Fails if shutdown was requested, or if the bank's last answer at `answered_at` is too long ago.
 pub fn wait_for(answered_at: &Instant, doing: &str, shutdown: &Shutdown) -> Result<(), Error> {
     if shutdown.requested() {
         return Err(Error::Stopped);
     }
-    if answered_at.elapsed() > PATIENCE {
+    if answered_at.elapsed() > ANSWER_TIMEOUT {
         return Err(Error::Bank(format!(
-            "{doing}: no answer for {} s; does the command-handler run? (make status, make logs)",
-            PATIENCE.as_secs()
+            "{doing}: no answer for {} s; is the command-handler running? (make status, make logs)",
+            ANSWER_TIMEOUT.as_secs()
         )));
     }
     Ok(())
 }
 
-/// A command as the producer takes it.
+/// A command as a record for the producer.
 pub fn outgoing<R: Record>(id: Uuid, encoder: &Encoder<R>, record: &R) -> Outgoing {
     Outgoing { topic: R::TOPIC.name, key: id.to_string(), value: encoder.encode(record) }
 }

@@ -1,4 +1,4 @@
-//! The outcomes of the commands of this run.
+//! Reads the outcomes of the commands of a run.
 
 use crate::accounts::wait_for;
 use crate::error::Error;
@@ -10,21 +10,21 @@ use bank::records::{BalanceChanged, MoneyTransferConfirmed, MoneyTransferFailed}
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// Reads the answers from the topics and keeps the ledger.
+/// Reads outcomes from the topics and enters them in the ledger.
 pub struct Answers {
     ids: Ids,
     changed: TopicReader<BalanceChanged>,
     failed: TopicReader<MoneyTransferFailed>,
-    /// Read between steps only: its reading should not be measured.
+    /// Only read between steps, so that reading it is not measured.
     confirmed: TopicReader<MoneyTransferConfirmed>,
-    /// All commands of the run.
+    /// All commands of the run, by number.
     pub ledger: Ledger,
-    /// Commands that the bank refused.
+    /// Commands that the bank rejected.
     pub refused: u64,
 }
 
 impl Answers {
-    /// Reads from now on.
+    /// Starts at the current end of each topic.
     pub fn open(cluster: &Cluster, ids: Ids) -> Result<Self, Error> {
         Ok(Self {
             ids,
@@ -36,8 +36,8 @@ impl Answers {
         })
     }
 
-    /// Waits at most `wait` for balance changes; `answered` gets the numbers of the commands that
-    /// they, or refusals, complete. When they were read.
+    /// Waits at most `wait` for balance changes. Appends the numbers of the commands that are now
+    /// answered to `answered`. Returns when the changes were read.
     pub fn poll(&mut self, wait: Duration, answered: &mut Vec<u64>) -> Result<Instant, Error> {
         let Self { ids, ledger, .. } = self;
         let read = self.changed.poll(wait, |changed| {
@@ -57,8 +57,8 @@ impl Answers {
         Ok(read)
     }
 
-    /// Reads until every command from `first` on has exactly one outcome. How many have not after
-    /// 10 s without news.
+    /// Reads until every command from `first` on has exactly one outcome, or until nothing has come
+    /// for 10 s. Returns the number of commands without exactly one outcome.
     pub fn settle(&mut self, first: u64, shutdown: &Shutdown) -> Result<u64, Error> {
         const QUIET: Duration = Duration::from_secs(10);
         let (mut left, mut news_at) = (u64::MAX, Instant::now());

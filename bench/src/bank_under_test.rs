@@ -1,5 +1,5 @@
-//! The bank under test: its processes, its offsets, and the command-handler that is restarted in
-//! another mode.
+//! The bank under test: its processes, its offsets, and its command-handler, which is restarted in
+//! each mode.
 
 use crate::consumer_lag::ConsumerLag;
 use crate::control::{HEARTBEAT_URL, Heartbeat, Http};
@@ -16,43 +16,43 @@ use service::shutdown::Shutdown;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Time between two looks at the lag.
-const LOOK: Duration = Duration::from_millis(500);
+/// Time between two requests for the lag.
+const LAG_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The running stack, or a handler of its own on the stack's servers.
+/// The running stack, or the servers of the stack with another command-handler.
 pub struct BankUnderTest {
     pub cluster: Cluster,
     pub shutdown: Shutdown,
-    /// Lag and rates.
+    /// Lag and rates of the consumer groups.
     pub lag: ConsumerLag,
     pub usage: ProcessUsage,
-    /// How the handler runs.
+    /// Producer mode and client of the handler.
     pub mode: Mode,
-    /// The mode's name or the handler's, for lines of progress.
+    /// Name of the mode or of the handler, in lines of progress.
     pub name: String,
     stack: Stack,
     http: Http,
-    /// Where the handler has its metrics; none if it has not ours.
+    /// Address of the handler's metrics; none if it does not have the metrics of ours.
     handler_url: Option<String>,
-    /// True if the handler was restarted.
     restarted: bool,
 }
 
 impl BankUnderTest {
-    /// Finds the running stack.
+    /// Finds the running stack. Fails if the heartbeat sends records.
     pub fn open(start: &Start<'_>) -> Result<Self, Error> {
         let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
         if heartbeat.batch_size()? > 0 {
             return Err(Error::Bank(
-                "the heartbeat makes load of its own, which would be measured too: set its batch_size to 0".to_owned(),
+                "the heartbeat sends records, which would be measured too: set its batch_size to 0"
+                    .to_owned(),
             ));
         }
         Self::new(start, None, Some(start.env.text(&HANDLER_URL)?))
     }
 
-    /// The servers of the stack, with `handler` as the command-handler.
+    /// Uses the servers of the stack, with `handler` as the command-handler.
     pub fn with_handler(start: &Start<'_>, handler: &HandlerProcess) -> Result<Self, Error> {
-        // Other handlers need not have our metrics.
+        // The contract does not require metrics.
         let url = Some(handler.url()).filter(|url| Work::read(&Http::default(), url).is_ok());
         let bank = Self::new(start, Some(handler), url)?;
         Ok(Self { name: handler.name.clone(), ..bank })
@@ -83,8 +83,8 @@ impl BankUnderTest {
     pub fn restart_handler(&mut self, mode: Mode) -> Result<(), Error> {
         let variables = mode.variables();
         let [producer, client] = variables.map(|(name, value)| format!("{name}={value}"));
-        output::progress(&format!("{COMMAND_HANDLER} starts with {producer} {client}"));
-        // Before the restart: one that fails half-way is to be undone too.
+        output::progress(&format!("Restarting {COMMAND_HANDLER} with {producer} {client}"));
+        // Set before the restart: a restart that fails must be undone too.
         self.restarted = true;
         self.mode = mode;
         self.name = mode.to_string();
@@ -93,22 +93,22 @@ impl BankUnderTest {
         Ok(())
     }
 
-    /// Restarts the handler as the stack starts it, unless it still runs that way.
+    /// Restarts the handler with its default settings, if it was restarted in a mode.
     pub fn restore_handler(&self) -> Result<(), Error> {
         if self.restarted { self.stack.restart(COMMAND_HANDLER, &[]) } else { Ok(()) }
     }
 
-    /// Batches and requests of the handler so far; zeros if it does not have our metrics.
+    /// Batches and requests of the handler so far; zeros if it does not have the metrics of ours.
     pub fn work(&self) -> Result<Work, Error> {
         self.handler_url.as_ref().map_or(Ok(Work::default()), |url| Work::read(&self.http, url))
     }
 
-    /// Sends `signal` to `part`, named as the stack names it.
+    /// Sends `signal` to `part`; both as stack.sh names them.
     pub fn kill(&self, part: &str, signal: &str) -> Result<(), Error> {
         self.stack.kill(part, signal)
     }
 
-    /// Waits until all services have read all records but `unread_max`, at most `within`.
+    /// Waits until at most `unread_max` records are unread by the services. Fails after `within`.
     pub fn settle(&mut self, unread_max: i64, within: Duration) -> Result<(), Error> {
         let (began, mut line) = (Instant::now(), Instant::now() + Duration::from_secs(1));
         loop {
@@ -118,23 +118,26 @@ impl BankUnderTest {
             }
             if began.elapsed() > within {
                 return Err(Error::Bank(format!(
-                    "{lag} records are still unread {} s after the load stopped; do all services run? (make status, make logs)",
+                    "{lag} records are still unread {} s after the load stopped; are all services running? (make status, make logs)",
                     within.as_secs()
                 )));
             }
             if Instant::now() > line {
                 line += Duration::from_secs(1);
-                output::progress(&format!("{:8} the load has stopped; lag {lag}", self.name));
+                output::progress(&format!(
+                    "{:8} load stopped, {lag} records are unread",
+                    self.name
+                ));
             }
-            if self.shutdown.wait(LOOK) {
+            if self.shutdown.wait(LAG_INTERVAL) {
                 return Err(Error::Stopped);
             }
         }
     }
 }
 
-/// The end of a measurement, after its figures are printed: the exit code of a whole one from
-/// `complete`, 130 after Ctrl-C.
+/// Ends a measurement after its figures are printed. The exit code is that of `complete` for a
+/// complete measurement, and 130 after Ctrl-C.
 pub fn conclude(
     shutdown: &Shutdown,
     measured: Result<(), Error>,
@@ -143,10 +146,9 @@ pub fn conclude(
 ) -> Result<ExitCode, Error> {
     match (measured, restored) {
         (Ok(()), Ok(())) => Ok(complete()),
-        // Ctrl-C reaches the stack's script too, and the producer gives up: any error comes from
-        // that.
+        // Ctrl-C also ends stack.sh and the producer, so any error is a consequence of it.
         (Err(_), Ok(())) if shutdown.requested() => {
-            output::progress("Stopped: what was measured until then is above.");
+            output::progress("Stopped: the figures above are incomplete.");
             Ok(ExitCode::from(130))
         }
         (Err(err), _) | (_, Err(err)) => Err(err),
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interrupted_measurement_is_no_error_unless_the_bank_is_not_restored() {
+    fn interrupted_measurement_fails_only_without_a_restored_bank() {
         let (running, stopped) = (Shutdown::default(), Shutdown::default());
         stopped.request();
         let failed = || Err(Error::Bank("failed".to_owned()));

@@ -1,4 +1,4 @@
-//! A real browser: a Chromium without a window, driven over its DevTools protocol. Source:
+//! A headless Chromium, controlled over its DevTools protocol. Source:
 //! https://chromedevtools.github.io/devtools-protocol/
 
 use crate::error::Error;
@@ -11,24 +11,24 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long it may take to start, and for each answer.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of the start and of each response.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A Chromium that runs while this lives.
+/// A running Chromium; dropping it ends the process.
 pub struct Chromium {
     process: Child,
     profile: PathBuf,
-    /// Host and port of its DevTools.
+    /// Host and port of the DevTools server.
     address: String,
     browser: String,
 }
 
-/// One of its tabs.
+/// A tab of the browser.
 pub struct Tab {
     socket: Socket,
-    /// Of the last command.
+    /// Id of the last command.
     id: u64,
-    /// What the page called [`Tab::RECEIVED`] with while something else was waited for.
+    /// Arguments of calls of [`Tab::RECEIVED`] that came while another message was awaited.
     received: VecDeque<String>,
 }
 
@@ -37,7 +37,7 @@ impl Chromium {
     pub fn start(program: &str) -> Result<Self, Error> {
         let profile = std::env::temp_dir().join(format!("bench-chromium-{}", std::process::id()));
         let process = Command::new(program)
-            // Root can't have Chromium's sandbox; it sees nothing but this bank.
+            // As root Chromium runs only without its sandbox. It loads only this bank's pages.
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
             .args(["--disable-background-timer-throttling", "--disable-renderer-backgrounding"])
             .args(["--disable-backgrounding-occluded-windows", "--disable-dev-shm-usage"])
@@ -52,9 +52,9 @@ impl Chromium {
         let mut chromium =
             Self { process, profile, address: String::new(), browser: String::new() };
         let port_file = chromium.profile.join("DevToolsActivePort");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            // A port, and below it a path. Half of it may be there.
+            // A port, and below it a path. The file may be incomplete.
             let text = fs::read_to_string(&port_file).unwrap_or_default();
             if let Some((port, path)) = text.split_once('\n').filter(|(_, path)| !path.is_empty()) {
                 chromium.address = format!("127.0.0.1:{port}");
@@ -69,10 +69,10 @@ impl Chromium {
         }
     }
 
-    /// A new tab that shows `url`.
+    /// Opens a new tab that shows `url`.
     pub fn open(&self, url: &str) -> Result<Tab, Error> {
         let mut browser = Tab::connect(&format!("ws://{}{}", self.address, self.browser))?;
-        // In a window of its own: what is hidden is not drawn.
+        // In a separate window, since Chromium does not draw hidden tabs.
         let wanted = json!({ "url": url, "newWindow": true });
         let made = browser.call("Target.createTarget", &wanted)?;
         let target = made["targetId"].as_str().unwrap_or_default();
@@ -80,15 +80,15 @@ impl Chromium {
         tab.call("Emulation.setFocusEmulationEnabled", &json!({ "enabled": true }))?;
         tab.call("Runtime.enable", &json!({}))?;
         tab.call("Runtime.addBinding", &json!({ "name": Tab::RECEIVED }))?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
-            // While it goes there, what is asked for may have no page to run in.
+            // During the navigation an evaluation may fail for lack of a page.
             let place = tab.run("document.readyState === 'complete' && location.href");
             match place {
                 Ok(place) if place == url => return Ok(tab),
                 Err(err) if Instant::now() > deadline => return Err(err),
                 Ok(place) if Instant::now() > deadline => {
-                    return Err(tab.socket.odd("another page", place.to_string()));
+                    return Err(tab.socket.odd("an unexpected page", place.to_string()));
                 }
                 _ => thread::sleep(Duration::from_millis(50)),
             }
@@ -100,20 +100,20 @@ impl Drop for Chromium {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        // Children that outlive it by a moment may write once more; then a few files stay behind.
+        // Child processes may still write files for a moment; then a few files remain.
         let _ = fs::remove_dir_all(&self.profile);
     }
 }
 
 impl Tab {
-    /// A function that the page has: what it is called with is received here.
+    /// A function in the page. [`Tab::receive`] returns the arguments of its calls.
     pub const RECEIVED: &'static str = "received";
 
     fn connect(url: &str) -> Result<Self, Error> {
         Ok(Self { socket: Socket::open(url, None)?, id: 0, received: VecDeque::new() })
     }
 
-    /// The value of a JavaScript expression, awaited if it is a promise.
+    /// Evaluates a JavaScript expression, and awaits it if it is a promise.
     pub fn run(&mut self, expression: &str) -> Result<Value, Error> {
         let params =
             json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
@@ -124,7 +124,7 @@ impl Tab {
         Ok(answer["result"]["value"].take())
     }
 
-    /// The next argument; `None` if there is none by `until`.
+    /// The argument of the next call of [`Tab::RECEIVED`]; `None` if there is none until `until`.
     pub fn receive(&mut self, until: Instant) -> Result<Option<String>, Error> {
         loop {
             if let Some(received) = self.received.pop_front() {
@@ -140,7 +140,7 @@ impl Tab {
     fn call(&mut self, method: &str, params: &Value) -> Result<Value, Error> {
         self.id += 1;
         self.socket.send(&json!({ "id": self.id, "method": method, "params": params }))?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while let Some(mut message) = self.socket.receive(deadline)? {
             if message["id"] != self.id {
                 self.note(&message);
@@ -150,7 +150,7 @@ impl Tab {
                 return Ok(message["result"].take());
             }
         }
-        Err(self.socket.odd("no answer", method.to_owned()))
+        Err(self.socket.odd("no response", method.to_owned()))
     }
 
     fn note(&mut self, message: &Value) {

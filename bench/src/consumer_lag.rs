@@ -1,5 +1,5 @@
-//! Rates and lag of the bank's consumer groups, from Kafka's offsets alone and not from what the
-//! services report.
+//! Rates and lag of the bank's consumer groups, computed from Kafka's offsets and not from the
+//! metrics of the services.
 
 use crate::error::Error;
 use crate::topic_reader::{Cluster, ends};
@@ -10,36 +10,36 @@ use messaging::KafkaClient;
 use std::ops::Sub;
 use std::time::Duration;
 
-/// How long the cluster may take to answer.
+/// Timeout of each request to the cluster.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// A client for offsets.
+/// A Kafka client that reads offsets.
 pub struct ConsumerLag(Box<dyn KafkaClient>);
 
-/// Records written and consumed so far, or between two moments.
+/// Records written and consumed, in all or between two times.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Records {
-    /// Beats sent, and those of which commands were made.
+    /// Heartbeat records written, and those that became commands.
     pub beats: i64,
     pub beats_done: i64,
-    /// Commands written, and those that the bank has answered.
+    /// Commands written, and those that the command-handler has answered.
     pub commands: i64,
     pub commands_done: i64,
-    /// Changes of balances written, and those that the endpoint has stored.
+    /// Balance changes written, and those that the graphql-endpoint has stored.
     pub changes: i64,
     pub changes_done: i64,
-    /// Records on all topics of the bank.
+    /// Records written to all topics of the bank.
     pub all: i64,
 }
 
 impl ConsumerLag {
-    /// No I/O yet.
+    /// Creates a client without connecting.
     pub fn new(cluster: &Cluster) -> Self {
         Self(cluster.kafka_client())
     }
 
-    /// Beats, transfers and changes that are yet to be consumed: fewer requests than for
-    /// [`Self::records`].
+    /// Heartbeat records, transfers and changes that are not yet consumed. Needs fewer requests
+    /// than [`Self::records`].
     pub fn lag(&mut self) -> Result<i64, Error> {
         let mut lag = 0;
         for (group, topic) in [
@@ -47,14 +47,14 @@ impl ConsumerLag {
             ("command-handler", &CONFIRM_MONEY_TRANSFER),
             ("command-generator", &HEARTBEAT),
         ] {
-            // The committed offsets first: after the log ends they might be ahead of them.
+            // Committed offsets first: read after the log end offsets they could be higher.
             let done = self.done(group, topic)?;
             lag += self.written(topic)? - done;
         }
         Ok(lag)
     }
 
-    /// Asks for all offsets: records written to the topics, and consumed by the groups.
+    /// Reads all offsets: records written to the topics, and records consumed by the groups.
     pub fn records(&mut self) -> Result<Records, Error> {
         // Committed offsets first, as in `lag`.
         let mut records = Records {
@@ -90,7 +90,7 @@ impl ConsumerLag {
 }
 
 impl Records {
-    /// Records that are yet to be consumed.
+    /// Records that are not yet consumed.
     pub fn lag(&self) -> i64 {
         (self.beats - self.beats_done)
             + (self.commands - self.commands_done)

@@ -1,9 +1,10 @@
-//! `bench demo`: the whole bank at work for a minute, and then an observer's report of the
-//! contract.
+//! `bench demo`: runs the whole bank under load for a minute and checks the contract.
 
 mod tables;
 
-use self::tables::{DemoStep, Outcome, report_text, table, users_fault, users_text, violations};
+use self::tables::{
+    DemoStep, Outcome, holdings, report_text, table, users_fault, users_text, violations,
+};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
@@ -23,27 +24,28 @@ use std::time::{Duration, Instant};
 
 const BALANCE_DATABASE_URL: Variable = Variable::required(
     "BALANCE_DATABASE_URL",
-    "the command-handler's database, as in postgres://user:password@host:5432/balancedb",
+    "PostgreSQL of the command-handler, as in postgres://user:password@host:5432/balancedb",
 )
 .secret();
 
-/// The bank at work for a minute, with the check that no cent is lost
+/// Run the bank under load for a minute and check that no cent is lost
 ///
-/// Raises the heartbeat's load in steps. Beats become commands (the first of them open accounts),
-/// the bank answers, and every command, outcome and balance change is read from the topics.
-/// Meanwhile three simulated users open accounts and move money through GraphQL, each once a
-/// second, and wait for the new balance. Then the load stops, and when all is answered:
-///   - every command has exactly one outcome; a replay that is equal in every field counts as the
-///     same one;
-///   - the changes of each account follow each other, 1, 2, 3 ... without gaps, and lead to its
-///     balance in the database;
-///   - the sum of all balances is what it was before, plus what confirmed transfers brought in from
-///     outside (cash), less what they took out.
+/// Raises the load in steps. Each heartbeat record becomes a command: the first ones open accounts,
+/// the others transfer money. Every command, outcome and balance change is read from the topics.
+/// Meanwhile three simulated users open accounts through GraphQL. Each sends a transfer once a
+/// second and waits for the new balance. Then the load stops. When all commands are answered, these
+/// checks run:
+///   - Every command has exactly one outcome. A replayed outcome counts as the same one if it is
+///     equal in every field.
+///   - The changes of each account are numbered 1, 2, 3 ... without gaps, and lead to its balance
+///     in the database.
+///   - The sum of all balances is the sum before, plus cash that confirmed transfers paid in, minus
+///     cash that they paid out.
 ///
-/// An untouched bank begins with the company's 100000000000000000 cents. Latency is from reading a
-/// command to reading its outcome, 0 where the outcome was read first. The stack may have a past:
-/// only what comes from now on is counted. Exit code 0 if all of this holds, else 1. The last line
-/// is JSON.
+/// A new bank begins with the company's 100000000000000000 cents. Latency is the time from reading
+/// a command to reading its outcome, and 0 if the outcome was read first. Only records written
+/// after the start are counted. The exit code is 0 if all checks pass, else 1. The last line is
+/// JSON.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[HEARTBEAT_URL, GRAPHQL_URL, BALANCE_DATABASE_URL],
@@ -51,32 +53,31 @@ const BALANCE_DATABASE_URL: Variable = Variable::required(
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct DemoOptions {
-    /// Length of the load, 1 to 3600 s; starting and checking take some seconds more
+    /// Duration of the load, 1 to 3600 s; starting and checking take some seconds more
     #[arg(long, default_value = "60", value_parser = seconds(1..=3600))]
     duration_s: Duration,
-    /// Beats per second of each step, separated by commas, each 1 to 1000000; the steps are equally
-    /// long
+    /// Heartbeat records per second of each step, separated by commas, each 1 to 1000000; the steps
+    /// have equal durations
     #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32),
         default_value = "100,500,2000,5000,10000,20000")]
     loads: Vec<u32>,
 }
 
-/// How long nothing may come before the bank counts as silent.
+/// The bank counts as idle after this time without a new record.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long answers may stay away before they are given up.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long answers are waited for after Ctrl-C.
-const HURRY: Duration = Duration::from_secs(5);
-/// Simulated users.
+/// Time without any outcome after which the remaining ones are not waited for.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same after a shutdown request.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 const USERS: u32 = 3;
-/// Time between two questions for offsets.
-const ASK: Duration = Duration::from_millis(250);
-/// Who reads beats and makes commands of them.
+/// Time between two requests for committed offsets.
+const OFFSETS_INTERVAL: Duration = Duration::from_millis(250);
+/// Consumer group that turns heartbeat records into commands.
 const GENERATOR: &str = "command-generator";
-/// Who reads commands and answers them.
+/// Consumer group that answers commands.
 const HANDLER: &str = "command-handler";
 
-/// The command.
+/// Runs the command `bench demo`.
 pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> {
     let cluster = Cluster::from_env(&start.env)?;
     let database: postgres::Config =
@@ -89,9 +90,14 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     let mut kafka_client = cluster.kafka_client();
 
     heartbeat.set_load(0)?;
-    let (ends, before) = stand_still(&mut *kafka_client, &mut client, &start.shutdown)?;
+    let (ends, before) = wait_until_idle(&mut *kafka_client, &mut client, &start.shutdown)?;
     let sum_before = sum(&before);
-    output::progress(&format!("{} accounts hold {sum_before} cents", before.len()));
+    output::progress(&format!("Before the load, {}", holdings(before.len(), sum_before)));
+    let step_s = options.duration_s.as_secs_f64() / options.loads.len() as f64;
+    output::progress(&format!(
+        "Raising the load in {} steps of {step_s:.0} s each; one line per second:",
+        options.loads.len()
+    ));
     let mut demo = Demo {
         observer: Observer::new(before, History::Settled),
         reader: Reader::start(&cluster.kafka, &cluster.registry, &ends),
@@ -102,7 +108,7 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
         SimulatedUsers::start(&Driver::Graphql(graphql_url.clone()), USERS, &start.shutdown)?;
     let loaded =
         demo.load(&heartbeat, &options.loads, options.duration_s, &start.shutdown, &mut steps);
-    // Whatever became of it, the load ends.
+    // The load ends even if reading failed.
     heartbeat.set_load(0)?;
     loaded?;
     let mut user_steps = UserSteps::default();
@@ -113,11 +119,11 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     let report = demo.observer.report();
     let mut faults = match report.unanswered {
         0 => violations(&report, demo.observer.differences(&after)),
-        // The bank still works on them: what differs now may be right in the end.
-        _ => vec!["commands are unanswered, so the balances can't be compared".to_owned()],
+        // The command-handler has not decided all commands, so the balances still change.
+        _ => vec!["some commands are unanswered, so the balances can't be compared".to_owned()],
     };
     if report.counts.dead_letters > 0 {
-        faults.push(format!("{} records went to dead_letter", report.counts.dead_letters));
+        faults.push(format!("{} records were written to dead_letter", report.counts.dead_letters));
     }
     faults.extend(users_fault(&user_steps));
     let sums = (sum_before, sum(&after));
@@ -125,7 +131,7 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     output::print(&report_text(&report, sums));
     output::print(&users_text(USERS, &user_steps, &graphql_url));
     for fault in &faults {
-        output::print(&format!("WRONG: {fault}\n"));
+        output::print(&format!("CHECK FAILED: {fault}\n"));
     }
     let outcome = Outcome::new(&report, sums, &steps, &user_steps);
     output::print_json(&outcome);
@@ -133,8 +139,9 @@ pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> 
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Waits until no command is on its way. Where each topic ends then, and the accounts.
-fn stand_still(
+/// Waits until all commands are answered. Returns the end of each topic at that time, and the
+/// accounts.
+fn wait_until_idle(
     kafka_client: &mut dyn KafkaClient,
     client: &mut Client,
     shutdown: &Shutdown,
@@ -150,7 +157,7 @@ fn stand_still(
         before = now;
         if !moved && is_answered(kafka_client)? {
             let accounts = balances(client)?;
-            // Nothing has come while the database was read: both are of the same moment.
+            // No record was written while the database was read, so both are of the same moment.
             if all_ends(kafka_client)? == before {
                 return Ok((before, accounts));
             }
@@ -158,11 +165,11 @@ fn stand_still(
         if moved {
             started = Instant::now();
         }
-        output::progress("waiting for commands that are still on their way");
-        if started.elapsed() > PATIENCE {
+        output::progress("Waiting until the bank has answered earlier commands");
+        if started.elapsed() > OUTCOME_TIMEOUT {
             return Err(Error::Bank(format!(
-                "commands are on their way, and for {} s nothing came of them; does the command-handler run? (make status, make logs)",
-                PATIENCE.as_secs()
+                "commands are unanswered, and no record was written for {} s; is the command-handler running? (make status, make logs)",
+                OUTCOME_TIMEOUT.as_secs()
             )));
         }
     }
@@ -173,7 +180,7 @@ fn all_ends(kafka_client: &mut dyn KafkaClient) -> Result<Positions, Error> {
     log_ends(kafka_client, &TOPICS, WITHIN).map_err(|source| Error::Kafka { step: step(), source })
 }
 
-/// True if the handler has done all commands there are.
+/// True if the command-handler has committed the offsets of all commands.
 fn is_answered(kafka_client: &mut dyn KafkaClient) -> Result<bool, Error> {
     Ok(is_done(kafka_client, HANDLER, &CONFIRM_ACCOUNT_CREATION)?
         && is_done(kafka_client, HANDLER, &CONFIRM_MONEY_TRANSFER)?)
@@ -187,16 +194,15 @@ fn sum(accounts: &Accounts) -> i128 {
     accounts.values().map(|it| i128::from(it.balance)).sum()
 }
 
-/// The running demo.
 struct Demo {
     observer: Observer,
     reader: Reader,
-    /// When a command was last read or answered.
+    /// When a command or an outcome was last read.
     waiting_since: Instant,
 }
 
 impl Demo {
-    /// Runs the steps; `steps` grows as it goes. Ends early, without an error, when shutdown is
+    /// Runs the steps and appends them to `steps`. Ends early, without an error, when shutdown is
     /// requested.
     fn load(
         &mut self,
@@ -236,8 +242,7 @@ impl Demo {
         DemoStep::new(load, self.observer.counts().commands)
     }
 
-    /// Reads until all commands are answered and no more come, or until nothing has come of them
-    /// for too long.
+    /// Reads until all commands are answered and no more are written, or until a timeout.
     fn finish(
         &mut self,
         kafka_client: &mut dyn KafkaClient,
@@ -246,7 +251,7 @@ impl Demo {
         self.waiting_since = Instant::now();
         let (began, mut printed_at) = (Instant::now(), Instant::now());
         loop {
-            self.read(Instant::now() + ASK, |_| {})?;
+            self.read(Instant::now() + OFFSETS_INTERVAL, |_| {})?;
             let silence = self.waiting_since.elapsed();
             if silence > QUIET
                 && self.observer.unanswered() == 0
@@ -255,15 +260,15 @@ impl Demo {
             {
                 return Ok(());
             }
-            let hurried = shutdown.requested() && began.elapsed() > HURRY;
+            let hurried = shutdown.requested() && began.elapsed() > SHUTDOWN_TIMEOUT;
             if hurried {
-                output::progress("Stopped: the rest is given up");
+                output::progress("Shutdown was requested: not waiting for further outcomes");
                 return Ok(());
             }
-            if silence > PATIENCE {
+            if silence > OUTCOME_TIMEOUT {
                 output::progress(&format!(
-                    "no news for {} s: the rest is given up",
-                    PATIENCE.as_secs()
+                    "No outcome for {} s: not waiting for further outcomes",
+                    OUTCOME_TIMEOUT.as_secs()
                 ));
                 return Ok(());
             }
@@ -271,15 +276,15 @@ impl Demo {
                 printed_at = Instant::now();
                 let unanswered = self.observer.unanswered();
                 output::progress(&format!(
-                    "the load has stopped; {unanswered} commands wait for their outcome"
+                    "The load has stopped; {unanswered} commands are still unanswered"
                 ));
             }
         }
     }
 
-    /// Takes what is read until `end`.
+    /// Reads records until `end` and passes what they mean to `take`.
     fn read(&mut self, end: Instant, mut take: impl FnMut(News)) -> Result<(), Error> {
-        // Under a load that never lets the channel run dry, the end still comes.
+        // Under a high load the channel never runs empty, so the time is checked too.
         while Instant::now() < end {
             for record in self.reader.next(end)?.into_iter().flat_map(|batch| batch.records) {
                 let news = self.observer.take(&record);
@@ -298,7 +303,7 @@ mod tests {
     use crate::{Command, parse};
 
     #[test]
-    fn loads_are_checked() {
+    fn loads_outside_the_limits_are_rejected() {
         let loads = |line: &str| match parse(&format!("demo {line}"))? {
             Command::Demo(options) => Ok(options.loads),
             other => Err(format!("{other:?}")),

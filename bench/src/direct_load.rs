@@ -1,4 +1,4 @@
-//! Transfers straight to the command-handler, and their outcomes from the topics.
+//! Sends transfers directly to the command-handler and reads their outcomes from the topics.
 
 mod row;
 
@@ -19,27 +19,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time before each load is measured.
+/// Time at each load before it is measured.
 pub const SETTLE: Duration = Duration::from_secs(1);
-/// How long the use without load is measured.
+/// Duration of the measurement without load.
 const IDLE: Duration = Duration::from_secs(4);
 /// Time between two samples of lag and memory.
 const TICK: Duration = Duration::from_millis(100);
-/// Deposits in one batch.
+/// Number of deposits in a batch.
 const DEPOSITS: u64 = 1000;
 
-/// Loads the bank with transfers.
+/// Sends transfers to the bank and measures them.
 pub struct DirectLoad {
     pub bank: BankUnderTest,
-    /// Least time between two batches of commands.
+    /// Shortest time between two batches of commands.
     batch_interval: Duration,
     ids: Ids,
     sender: Sender,
     answers: Answers,
     accounts: Option<Accounts>,
-    /// Number of the first command of this handler process.
+    /// Number of the first command that was sent to this handler process.
     first: u64,
-    /// CPU seconds per second of the brokers without load.
+    /// CPU seconds per second that the brokers use without load.
     broker_idle: f64,
 }
 
@@ -59,7 +59,7 @@ impl DirectLoad {
         })
     }
 
-    /// Opens accounts and gives them cash.
+    /// Opens accounts and deposits cash in each.
     pub fn open_accounts(&mut self, count: usize) -> Result<(), Error> {
         let Self { bank, sender, answers, ids, .. } = self;
         let opened = Accounts::open(&bank.cluster, sender, *ids, count, &bank.shutdown)?;
@@ -75,11 +75,11 @@ impl DirectLoad {
         let unsettled = answers.settle(first, &bank.shutdown)?;
         if unsettled > 0 || answers.refused > 0 {
             return Err(Error::Bank(format!(
-                "of {count} first deposits, {unsettled} have no outcome and {} were refused",
+                "of {count} first deposits, {unsettled} have no outcome and {} were rejected",
                 answers.refused
             )));
         }
-        output::progress(&format!("{count} accounts have money"));
+        output::progress(&format!("Deposited cash in {count} accounts"));
         self.accounts = Some(opened);
         Ok(())
     }
@@ -91,14 +91,14 @@ impl DirectLoad {
         Ok(())
     }
 
-    /// Transfers sent to this handler process so far.
+    /// Number of transfers sent to this handler process so far.
     pub fn transfers(&self) -> u64 {
         self.answers.ledger.next() - self.first
     }
 
-    /// Load that is not kept, and then the use without any.
+    /// Runs a load that is not recorded, and then measures the CPU time without load.
     pub fn warm_up(&mut self, load: u32, time: Duration) -> Result<(), Error> {
-        output::progress(&format!("{:8} warming up at {load}/s", self.bank.name));
+        output::progress(&format!("{:8} warming up at {load} transfers/s", self.bank.name));
         self.step(load, time)?;
         let (before, started) = (self.bank.usage.cpu()?, Instant::now());
         let mut nothing = Vec::new();
@@ -111,14 +111,14 @@ impl DirectLoad {
         let used = self.bank.usage.cpu()?.since(&before);
         self.broker_idle = used.seconds(BROKER) / used.elapsed_s;
         output::progress(&format!(
-            "{:8} without load the broker uses {:.1} % of a core",
+            "{:8} without load the brokers use {:.1} % of a core",
             self.bank.name,
             self.broker_idle * 100.0
         ));
         Ok(())
     }
 
-    /// Sends `load` transfers per second and measures for `time`, after settling.
+    /// Sends `load` transfers per second for [`SETTLE`] and `time`, and measures the latter.
     pub fn step(&mut self, load: u32, time: Duration) -> Result<TransferLoad, Error> {
         let work = self.bank.work()?;
         let first = self.answers.ledger.next();
@@ -154,8 +154,8 @@ impl DirectLoad {
         })
     }
 
-    /// Sends the commands of `schedule`, numbered from `first` on, on a thread, and reads their
-    /// answers on this one.
+    /// Sends the commands of `schedule` on a separate thread, numbered from `first` on, and reads
+    /// the answers on this one.
     fn send_and_watch(&mut self, schedule: Schedule, first: u64) -> Result<Measured, Error> {
         let accounts = self.accounts.as_mut().expect("accounts are opened before the first step");
         let mut watch = Watch {
@@ -177,7 +177,7 @@ impl DirectLoad {
             let sending =
                 scope.spawn(|| schedule::send(schedule, batch_interval, sender, command, &stop));
             let measured = watch.measure(&stop, || sending.is_finished());
-            // An error ends the load too.
+            // Stops the sender also after an error.
             stop.store(true, Ordering::Relaxed);
             let sent = sending.join().expect("a panic ends the process");
             let measured = measured?;
@@ -191,18 +191,18 @@ impl DirectLoad {
     }
 }
 
-/// What was seen of a load.
+/// The measurement of a load.
 struct Measured {
     answered: Answered,
-    /// In the window.
+    /// CPU time in the window.
     cpu: CpuUse,
-    /// True if it was broken off.
+    /// True if the load was aborted.
     broken: bool,
-    /// Highest of the handler, bytes.
+    /// Highest memory of the handler, bytes.
     memory: u64,
 }
 
-/// Watches a load while another thread sends.
+/// Measures a load that another thread sends.
 struct Watch<'a> {
     label: String,
     answers: &'a mut Answers,
@@ -211,7 +211,7 @@ struct Watch<'a> {
     answered: Answered,
     /// Number of the load's first command.
     first: u64,
-    /// Of answered commands; reused by each poll.
+    /// Numbers of answered commands; the buffer is reused by each poll.
     numbers: Vec<u64>,
     /// Latencies since the last line of progress.
     second: Latencies,
@@ -221,8 +221,8 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Until the window closes and everything is sent. CPU time in the window, and true if the load
-    /// was broken off because the bank had fallen behind too far.
+    /// Reads until the window is closed and all commands are sent. Returns the CPU time in the
+    /// window, and true if the load was aborted because the lag was too high.
     fn measure(
         &mut self,
         stop: &AtomicBool,
@@ -251,8 +251,8 @@ impl Watch<'_> {
             if self.shutdown.requested() {
                 return Err(Error::Stopped);
             }
-            if self.answered.is_hopeless(now) {
-                output::progress(&format!("{}  too far behind: broken off", self.label));
+            if self.answered.cannot_catch_up(now) {
+                output::progress(&format!("{} | lag too high, load aborted", self.label));
                 stop.store(true, Ordering::Relaxed);
                 self.answered.window.close(now);
                 closed = Some(self.usage.cpu()?);
@@ -268,7 +268,7 @@ impl Watch<'_> {
         Ok((cpu.unwrap_or_default(), broken))
     }
 
-    /// Until all `sent` commands are answered, or nothing comes any more.
+    /// Reads until all `sent` commands are answered, or until no answer comes for 10 s.
     fn drain(&mut self, sent: u64) -> Result<(), Error> {
         let (mut done, mut news_at) = (self.done, Instant::now());
         while self.done < sent && news_at.elapsed() < Duration::from_secs(10) {
@@ -285,7 +285,7 @@ impl Watch<'_> {
         self.numbers.clear();
         let read = self.answers.poll(wait, &mut self.numbers)?;
         for number in &self.numbers {
-            // A late answer to an earlier load is not this load's.
+            // A late answer to a command of an earlier load.
             let Some(index) = number.checked_sub(self.first) else { continue };
             self.second.record(self.answered.note(index, read));
             self.done += 1;
@@ -293,11 +293,12 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// A line of progress about the last second.
+    /// Prints a line of progress about the last second.
     fn print_second(&mut self) {
         let percentile = |percentile| output::short(self.second.percentile_ms(percentile));
         output::progress(&format!(
-            "{}  done {:>6}/s  p50 {:>6} ms  p99 {:>6} ms  lag {:>6}  RSS {:>5.1} MiB",
+            "{} | answered {:>6}/s | latency p50 {:>6} ms, p99 {:>6} ms | lag {:>6} | \
+             memory {:>5.1} MiB",
             self.label,
             self.second.count(),
             percentile(50.0),

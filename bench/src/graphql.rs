@@ -1,4 +1,4 @@
-//! A client of the GraphQL endpoint as a browser has one: a websocket, protocol
+//! A WebSocket client of the GraphQL endpoint, like a browser's: protocol
 //! `graphql-transport-ws`. Source: graphql-ws, PROTOCOL.md.
 
 use crate::error::Error;
@@ -7,17 +7,17 @@ use serde_json::{Value, json};
 use service::env::Variable;
 use std::time::Instant;
 
-/// `GRAPHQL_ENDPOINT_URL`: where GraphQL is, and GraphiQL.
+/// `GRAPHQL_ENDPOINT_URL`: address of GraphQL and GraphiQL.
 pub const GRAPHQL_URL: Variable =
     Variable::required("GRAPHQL_ENDPOINT_URL", "the GraphQL endpoint, as in http://127.0.0.1:8888");
 
-/// One websocket.
+/// A WebSocket connection to the endpoint.
 pub struct Connection(Socket);
 
-/// What the endpoint sends for the operation with an id.
+/// A message of the endpoint about the operation with an id.
 #[derive(Debug, PartialEq)]
 pub enum GraphqlMessage {
-    /// An answer: the `data`.
+    /// Response of the operation: its `data`.
     Data(String, Value),
     /// The operation failed: its errors, as JSON.
     Failed(String, String),
@@ -37,13 +37,13 @@ impl Connection {
         }
     }
 
-    /// Starts an operation, under an `id` that no running one has.
+    /// Starts an operation. No running operation may have the same `id`.
     pub fn ask(&mut self, id: &str, query: &str, variables: &Value) -> Result<(), Error> {
         let payload = json!({ "query": query, "variables": variables });
         self.0.send(&json!({ "type": "subscribe", "id": id, "payload": payload }))
     }
 
-    /// The next message about an operation; `None` if there is none by `until`.
+    /// The next message about an operation; `None` if there is none until `until`.
     pub fn receive(&mut self, until: Instant) -> Result<Option<GraphqlMessage>, Error> {
         while let Some(message) = self.0.receive(until)? {
             if message["type"] == "ping" {
@@ -53,14 +53,16 @@ impl Connection {
             match message_of(message) {
                 Ok(None) => {}
                 Ok(some) => return Ok(some),
-                Err(message) => return Err(self.0.odd("a message", message.to_string())),
+                Err(message) => {
+                    return Err(self.0.odd("an unexpected message", message.to_string()));
+                }
             }
         }
         Ok(None)
     }
 }
 
-/// The part of a message that is about an operation, if any.
+/// The part of a message that concerns an operation, if any. Fails with an unexpected message.
 fn message_of(mut message: Value) -> Result<Option<GraphqlMessage>, Value> {
     let Some(id) = message["id"].as_str().map(str::to_owned) else {
         return if message["type"] == "pong" { Ok(None) } else { Err(message) };
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_told_from_errors_and_ends() {
+    fn messages_are_split_into_data_errors_and_ends() {
         let next = json!({ "type": "next", "id": "1", "payload": { "data": { "a": 5 } } });
         assert_eq!(
             message_of(next),

@@ -1,4 +1,4 @@
-//! A bank of its own for a handler, and the handler's life in it.
+//! A fresh bank for one command-handler, and the process of that handler.
 
 use crate::control::Http;
 use crate::error::Error;
@@ -17,38 +17,38 @@ use std::thread;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// `BALANCE_DATABASE_URL`: a database on the server where fresh ones are made.
+/// `BALANCE_DATABASE_URL`: a database on the server where fresh databases are created.
 pub const SERVER_URL: Variable = Variable::required(
     "BALANCE_DATABASE_URL",
-    "a database whose role may make others, as in postgres://user:password@host:5432/balancedb",
+    "a database whose role may create others, as in postgres://user:password@host:5432/balancedb",
 )
 .secret();
 
-/// Consumer group of every handler's offsets.
+/// Consumer group of every command-handler.
 pub const GROUP: &str = "command-handler";
 
-/// How long Kafka may count a killed handler as a member of its group, and then some.
-const GROUP_PATIENCE: Duration = Duration::from_secs(60);
-/// How long a handler may take until it is ready.
-pub const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take to end when it is asked to.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two looks at a handler.
-const LOOK: Duration = Duration::from_millis(2);
+/// Longer than the session timeout, after which Kafka removes a killed handler from its group.
+const GROUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of a handler's start, until it is ready.
+pub const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of a handler's shutdown after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two checks of a handler.
+const CHECK_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A bank where nothing has happened: an empty database, and no command that was not read. The
-/// topics are the cluster's.
+/// A bank without history: an empty database, and offsets past all commands. The topics are shared
+/// with other banks.
 pub struct FreshBank {
     server: String,
     name: String,
-    /// What its handler is given.
+    /// Environment of its handler.
     variables: Vec<(&'static str, String)>,
     http: Http,
     logs: PathBuf,
 }
 
 impl FreshBank {
-    /// Makes the topics what they should be (`synchronizer`, in the folder of this program).
+    /// Creates topics and schemas by running `synchronizer` from the folder of this program.
     pub fn synchronize() -> Result<(), Error> {
         let program = std::env::current_exe().unwrap_or_default().with_file_name("synchronizer");
         let failed =
@@ -64,8 +64,8 @@ impl FreshBank {
         }
     }
 
-    /// Makes one; `logs` is the folder for its handler's log. Waits until no other handler is a
-    /// member of the group.
+    /// Creates a bank; the handler's log is written to the folder `logs`. Waits until no other
+    /// handler is a member of the consumer group.
     pub fn create(
         env: &Env<'_>,
         cluster: &Cluster,
@@ -88,7 +88,7 @@ impl FreshBank {
         Ok(Self { server, name, variables, http: Http::default(), logs: logs.to_owned() })
     }
 
-    /// Starts `handler`; it is not ready yet.
+    /// Starts `handler` without waiting until it is ready.
     pub fn start(&self, handler: &Handler) -> Result<HandlerProcess, Error> {
         let log = self.logs.join(format!("{}.log", handler.name));
         let failed = |source| Error::Csv { path: log.clone(), source };
@@ -117,19 +117,18 @@ impl FreshBank {
 }
 
 impl Drop for FreshBank {
-    /// Whoever is still connected is thrown out.
+    /// Drops the database, and ends the sessions that still use it.
     fn drop(&mut self) {
         if let Err(err) = run(&self.server, &format!("DROP DATABASE {} WITH (FORCE)", self.name)) {
-            log::warn!(error:% = service::log::Chain(&err); "a database is left behind");
+            log::warn!(error:% = service::log::Chain(&err); "could not drop a test database");
         }
     }
 }
 
-/// Moves the group past every command there is. Kafka refuses that as long as the group has
-/// members.
+/// Moves the consumer group past all commands. Kafka rejects that while the group has members.
 fn skip_commands(cluster: &Cluster, shutdown: &Shutdown) -> Result<(), Error> {
     let mut kafka_client = cluster.kafka_client();
-    let deadline = Instant::now() + GROUP_PATIENCE;
+    let deadline = Instant::now() + GROUP_TIMEOUT;
     for topic in [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER] {
         let positions = ends(&mut *kafka_client, &topic)?;
         while let Err(source) =
@@ -148,24 +147,23 @@ fn skip_commands(cluster: &Cluster, shutdown: &Shutdown) -> Result<(), Error> {
 }
 
 fn run(url: &str, sql: &str) -> Result<(), Error> {
-    let failed = |source| Error::Database { step: "make or drop a database", source };
+    let failed = |source| Error::Database { step: "create or drop a database", source };
     Client::connect(url, NoTls).map_err(failed)?.batch_execute(sql).map_err(failed)
 }
 
-/// A free port.
+/// A port on which nothing listens now.
 fn free_port() -> std::io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// One life of a handler: from its start to its end, which dropping it is too.
+/// A running command-handler; dropping it kills the process.
 pub struct HandlerProcess {
-    /// The handler's.
+    /// Name of the handler.
     pub name: String,
     child: Child,
-    /// Name of the container that the child started; it hands on every signal but the one that
-    /// kills.
+    /// Name of the container that the child started. The child passes on every signal except
+    /// SIGKILL.
     container: Option<String>,
-    /// To look at.
     pub process: Process,
     began: Instant,
     ready: String,
@@ -175,37 +173,37 @@ pub struct HandlerProcess {
 }
 
 impl HandlerProcess {
-    /// Waits until it is ready; how long that took since its start.
+    /// Waits until the handler is ready. Returns the time since its start.
     pub fn wait_ready(&mut self, shutdown: &Shutdown) -> Result<Duration, Error> {
         loop {
             if self.http.get(&self.ready).is_ok() {
                 return Ok(self.began.elapsed());
             }
             if let Some(end) = self.ended() {
-                return Err(self.failed(&format!("it ended before it was ready: {end}")));
+                return Err(self.failed(&format!("ended before it was ready: {end}")));
             }
-            if self.began.elapsed() > START_PATIENCE {
-                let seconds = START_PATIENCE.as_secs();
+            if self.began.elapsed() > START_TIMEOUT {
+                let seconds = START_TIMEOUT.as_secs();
                 return Err(self.failed(&format!("not ready within {seconds} s")));
             }
             if shutdown.requested() {
                 return Err(Error::Stopped);
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 
-    /// Where it answers about itself.
+    /// Base address of its health endpoint.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Ends it at once (SIGKILL).
+    /// Kills the process (SIGKILL) and waits for its end.
     pub fn kill(&mut self) {
         if let Some(name) = &self.container {
             let mut remove = Command::new("docker");
@@ -215,17 +213,17 @@ impl HandlerProcess {
         let _ = self.child.wait();
     }
 
-    /// Asks it to end (SIGTERM): how it did and how long that took, or nothing if it goes on.
+    /// Sends SIGTERM. Returns the exit status and the time until then; none if it does not end.
     pub fn terminate(&mut self) -> Result<Option<(ExitStatus, Duration)>, Error> {
         let asked = Instant::now();
         let pid = self.child.id();
         let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
         sent.map_err(|source| Error::Part { part: self.name.clone(), pid, source })?;
-        while asked.elapsed() < STOP_PATIENCE {
+        while asked.elapsed() < STOP_TIMEOUT {
             if let Some(end) = self.ended() {
                 return Ok(Some((end, asked.elapsed())));
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
         Ok(None)
     }

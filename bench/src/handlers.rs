@@ -1,5 +1,4 @@
-//! The command-handlers that can stand in the bank: ours in each of its modes, and those under
-//! peers/.
+//! The command-handlers that can be measured and verified: ours in each mode, and those in peers/.
 
 use crate::error::Error;
 use crate::mode::Mode;
@@ -9,14 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where handlers are found.
+/// Options that locate the handlers.
 #[derive(Debug, Clone, clap::Args)]
 pub struct HandlerOptions {
-    /// Folder with a folder for each other implementation: its build.sh and run
+    /// Folder with a subfolder for each other implementation, with its build.sh and run
     /// (docs/handler-contract.md)
     #[arg(long, value_name = "FOLDER", default_value = "peers")]
     peers: PathBuf,
-    /// Folder with NAME/artefact for each of them, all that its run needs
+    /// Folder with NAME/artefact for each other implementation: all files that it needs
     #[arg(long, value_name = "FOLDER", default_value = "target/peers")]
     peers_out: PathBuf,
     /// Binary of our command-handler [default: command-handler in the folder of this program]
@@ -24,26 +23,26 @@ pub struct HandlerOptions {
     scratchbank: Option<PathBuf>,
 }
 
-/// Ours, as it starts by default.
+/// Name of our command-handler in its default mode.
 pub const OURS: &str = "scratchbank";
 
 /// A command-handler that can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handler {
-    /// As tables call it.
+    /// Name in tables.
     pub name: String,
-    /// A shell's word for it: one process, whatever stands there is `exec`uted.
+    /// Shell command that starts it; the shell replaces itself with it by `exec`.
     pub command: String,
-    /// Environment in addition to that of the contract.
+    /// Environment variables in addition to those of the contract.
     pub variables: Vec<(String, String)>,
-    /// File or folder of all that was built for it and that it needs; none if it is not known.
+    /// File or folder with all that was built for it; none if it is not known.
     pub artefact: Option<PathBuf>,
-    /// True if the command starts a container, named as the variable `CONTAINER` says: a kill must
-    /// reach what is in it.
+    /// True if the command starts a container with the name in the variable `CONTAINER`. A kill
+    /// must end the container too.
     pub in_container: bool,
 }
 
-/// Where handlers are found.
+/// Locations of the handlers.
 #[derive(Debug, Clone)]
 pub struct Handlers {
     peers: PathBuf,
@@ -52,7 +51,7 @@ pub struct Handlers {
 }
 
 impl Handlers {
-    /// The places that `options` name.
+    /// The locations in `options`.
     pub fn new(options: &HandlerOptions) -> Result<Self, Error> {
         let ours = match &options.scratchbank {
             Some(path) => path.clone(),
@@ -67,7 +66,7 @@ impl Handlers {
         })
     }
 
-    /// All of them: ours first, then the peers by name.
+    /// All handlers: ours first, then the peers by name.
     pub fn all(&self) -> Result<Vec<Handler>, Error> {
         let mut all: Vec<Handler> =
             [Mode::Batched, Mode::Single, Mode::BuiltIn].map(|mode| self.own(mode)).to_vec();
@@ -82,9 +81,9 @@ impl Handlers {
         Ok(all)
     }
 
-    /// The one that `word` names, or else the command that it is.
+    /// The handler with the name `word`, or else one that `word` starts as a command.
     pub fn named(&self, word: &str) -> Result<Handler, Error> {
-        // Its earlier name.
+        // Its name in earlier versions.
         let name = if word == "scratchbank-modern" { "scratchbank-built-in" } else { word };
         if let Some(known) = self.all()?.into_iter().find(|handler| handler.name == name) {
             return Ok(known);
@@ -115,7 +114,7 @@ impl Handlers {
         }
     }
 
-    /// The handler that `run` starts, if it is a program called `run` or `run-` and a word.
+    /// The handler that `run` starts, if it is an executable file named `run` or `run-MODE`.
     fn peer(&self, folder: &Path, run: &Path) -> Option<Handler> {
         let folder_name = folder.file_name()?.to_str()?;
         let suffix = run.file_name()?.to_str()?.strip_prefix("run")?;
@@ -135,7 +134,7 @@ impl Handlers {
 }
 
 impl Handler {
-    /// The one in a Docker image, as a container in the network of this machine.
+    /// The handler in a Docker image, as a container in the network of the host.
     pub fn of_image(image: &str) -> Self {
         let passed = ["KAFKA_BROKERS", "SCHEMA_REGISTRY_URL", "DATABASE_URL", "HEALTH_PORT"];
         let passed = passed.map(|name| format!("--env {name}")).join(" ");
@@ -151,12 +150,12 @@ impl Handler {
         }
     }
 
-    /// True if what it needs was built.
+    /// True if its artefact exists.
     pub fn is_built(&self) -> bool {
         self.artefact.as_ref().is_none_or(|path| path.exists())
     }
 
-    /// Bytes of its artefact, each file once.
+    /// Size of its artefact, bytes.
     pub fn artefact_bytes(&self) -> Result<Option<u64>, Error> {
         let Some(path) = &self.artefact else { return Ok(None) };
         let failed = |source| Error::Read { path: path.clone(), source };
@@ -164,8 +163,8 @@ impl Handler {
         Ok(Some(files.iter().map(|(_, file)| file.len()).sum()))
     }
 
-    /// Bytes of its artefact and of the files outside of it that its process has `mapped`: what an
-    /// image of it needs at least.
+    /// Size of its artefact and of the files outside it that its process has `mapped`, bytes: the
+    /// minimum for an image.
     pub fn image_bytes(&self, mapped: &[PathBuf]) -> Result<u64, Error> {
         let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let artefact = self.artefact.as_deref().map(real);
@@ -178,8 +177,8 @@ impl Handler {
         Ok(bytes)
     }
 
-    /// Differs after each build: number, bytes and last change of the artefact's files, and how it
-    /// is started.
+    /// Changes with each build. It contains the command, and number, bytes and last change of the
+    /// artefact's files.
     pub fn fingerprint(&self) -> Result<String, Error> {
         let Some(path) = &self.artefact else { return Ok(self.command.clone()) };
         let failed = |source| Error::Read { path: path.clone(), source };
@@ -193,7 +192,7 @@ impl Handler {
     }
 }
 
-/// A file, or all below a folder. What a link points to is counted where it is.
+/// A file, or all files below a folder. Symbolic links are not followed.
 fn files(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     let file = fs::symlink_metadata(path)?;
     if !file.is_dir() {
@@ -206,7 +205,7 @@ fn files(path: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     Ok(all)
 }
 
-/// What is in a folder; nothing if there is no such folder.
+/// The entries of a folder; empty if the folder does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| Error::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
@@ -220,7 +219,7 @@ fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
 }
 
-/// For the shell that starts it.
+/// A path quoted for the shell.
 fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
@@ -236,14 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn every_program_called_run_in_a_peers_folder_is_a_handler() {
+    fn executable_run_files_of_peers_are_handlers() {
         let folder = std::env::temp_dir().join(format!("bench-peers-{}", std::process::id()));
         let handlers = Handlers {
             peers: folder.join("peers"),
             built: folder.join("built"),
             ours: folder.join("it's ours"),
         };
-        assert_eq!(handlers.all().unwrap().len(), 3, "there need be no peers");
+        assert_eq!(handlers.all().unwrap().len(), 3, "peers are optional");
         for (file, mode) in [
             ("b/run", 0o755),
             ("b/run-single", 0o755),
@@ -263,7 +262,7 @@ mod tests {
         assert!(all[3].is_built() && all[4].is_built());
         assert_eq!(all[4].artefact_bytes().unwrap(), Some(10));
         let before = all[4].fingerprint().unwrap();
-        assert_ne!(before, all[3].fingerprint().unwrap(), "another run");
+        assert_ne!(before, all[3].fingerprint().unwrap(), "another command");
         program(&handlers.built.join("b/artefact/more"), 0o644);
         assert_ne!(before, all[4].fingerprint().unwrap(), "another build");
         let outside = handlers.peers.join("c/running");

@@ -1,26 +1,26 @@
-//! Ids of the commands that a run sends. Each carries its number, so that an answer finds its
-//! command without a table; and yet they are spread like random ones, since a database index takes
-//! ascending keys far more cheaply than the bank's real ones.
+//! Ids of the commands that a run sends. Each id contains the number of its command, so no table is
+//! needed to find the command of an answer. The ids are as scattered as random ones, since a
+//! database index stores ascending keys much more cheaply than random ones.
 
 use rand::{Rng, RngExt};
 use uuid::Uuid;
 
-/// Numbers are 48 bits.
+/// Numbers have 48 bits.
 const MASK: u64 = (1 << 48) - 1;
-/// Odd, so it has an inverse modulo 2^48. From splitmix64.
+/// Odd, so that it has an inverse modulo 2^48. From splitmix64.
 const FACTOR: u64 = 0xbf58_476d_1ce4_e5b9 & MASK;
 const INVERSE: u64 = inverse(FACTOR);
 
 /// The ids of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Ids {
-    /// The last ten bytes of each id: version and variant of a random UUID, and what is this run's
-    /// alone.
+    /// The last ten bytes of each id: version and variant of a random UUID, and bits that identify
+    /// the run.
     run: [u8; 10],
 }
 
 impl Ids {
-    /// Ids that no other run has.
+    /// Chooses random bits for a new run.
     pub fn new(rng: &mut impl Rng) -> Self {
         let mut run: [u8; 10] = rng.random();
         run[0] = 0x40 | run[0] & 0x0f;
@@ -36,7 +36,7 @@ impl Ids {
         Uuid::from_bytes(bytes)
     }
 
-    /// The number of the command with this id; `None` if it is not of this run.
+    /// The number of the command with this id; `None` for an id of another run.
     pub fn number(&self, id: &Uuid) -> Option<u64> {
         let (head, run) = id.as_bytes().split_at(6);
         if run != self.run {
@@ -58,12 +58,12 @@ fn gather(scattered: u64) -> u64 {
     fold(mixed).wrapping_mul(INVERSE) & MASK
 }
 
-/// Its own inverse, as half of the bits stay.
+/// Its own inverse, since the upper half of the bits does not change.
 fn fold(bits: u64) -> u64 {
     bits ^ (bits >> 24)
 }
 
-/// By Newton's method: each round doubles the number of right bits.
+/// Newton's method: each round doubles the number of correct bits.
 const fn inverse(odd: u64) -> u64 {
     let mut inverse = odd;
     let mut round = 0;
@@ -81,7 +81,7 @@ mod tests {
     use rand::rngs::SmallRng;
 
     #[test]
-    fn an_id_gives_its_number_back_in_its_run_only() {
+    fn id_returns_its_number_only_in_its_run() {
         let mut rng = SmallRng::seed_from_u64(1);
         let (ids, other) = (Ids::new(&mut rng), Ids::new(&mut rng));
         for number in (0..1000).chain([123_456_789, MASK - 1, MASK]) {
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_lie_apart() {
+    fn consecutive_numbers_have_scattered_ids() {
         let ids = Ids::new(&mut SmallRng::seed_from_u64(1));
         let mut firsts: Vec<u8> = (0..4096).map(|number| ids.id(number).as_bytes()[0]).collect();
         let ascending = firsts.windows(2).filter(|pair| pair[0] < pair[1]).count();

@@ -1,55 +1,55 @@
-//! Which of a run's commands were answered, and how often. A byte for each, so a run of millions
-//! stays small.
+//! Records which commands of a run were answered, and how often. Each command takes one byte, so a
+//! run of millions stays small.
 
-/// What may come back for a command.
+/// An answer to a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mark {
-    /// The change of the balance that pays.
+    /// The balance change of the payer.
     Paid = 1,
-    /// The change of the balance that is paid.
+    /// The balance change of the payee.
     Got = 2,
-    /// It was confirmed.
+    /// The confirmation.
     Confirmed = 4,
-    /// It was rejected.
+    /// The rejection.
     Failed = 8,
 }
 
 const CHANGES: u8 = Mark::Paid as u8 | Mark::Got as u8;
 const OUTCOMES: u8 = Mark::Confirmed as u8 | Mark::Failed as u8;
-/// The side that pays is not of this bank: one change is all there will be.
+/// The payer has no account here, so the command has only one balance change.
 const FROM_OUTSIDE: u8 = 16;
 
-/// The commands of a run by number, 0, 1, 2 ...
+/// The commands of a run by number: 0, 1, 2 ...
 #[derive(Debug, Default)]
 pub struct Ledger {
     marks: Vec<u8>,
-    /// Answers that had come already: a replay publishes the same again.
+    /// Answers that had come before: a replay publishes the same answer again.
     pub repeated: u64,
 }
 
 impl Ledger {
-    /// The number that the next command will have.
+    /// The number of the next command.
     pub fn next(&self) -> u64 {
         self.marks.len() as u64
     }
 
-    /// `count` more commands; from outside where the payer has no account here.
+    /// Adds `count` commands; `from_outside` if their payers have no account here.
     pub fn expect(&mut self, count: u64, from_outside: bool) {
         let length = self.marks.len() + usize::try_from(count).expect("as many fit in memory");
         self.marks.resize(length, if from_outside { FROM_OUTSIDE } else { 0 });
     }
 
-    /// Forgets the commands from `number` on, which were never sent.
+    /// Removes the commands from `number` on, which were never sent.
     pub fn cut(&mut self, number: u64) {
         self.marks.truncate(usize::try_from(number).unwrap_or(usize::MAX));
     }
 
-    /// Notes an answer. True if it is the one that completes what a customer waits for: both
-    /// changes, or a refusal.
+    /// Enters an answer. Returns true if it is the one that a customer waits for: the second of
+    /// both changes, or a rejection.
     pub fn note(&mut self, number: u64, mark: Mark) -> bool {
         let known = usize::try_from(number).ok().and_then(|number| self.marks.get_mut(number));
-        // Of this run, but cut: it was written in spite of an error.
+        // The command was removed after an error, and was written all the same.
         let Some(marks) = known else { return false };
         if *marks & mark as u8 != 0 {
             self.repeated += 1;
@@ -60,8 +60,8 @@ impl Ledger {
         !before && is_answered(*marks)
     }
 
-    /// How many commands from `number` on are not settled: all changes and one confirmation, or one
-    /// refusal and nothing else.
+    /// Number of commands from `number` on that are not settled. A settled command has all changes
+    /// and one confirmation, or only one rejection.
     pub fn unsettled(&self, number: u64) -> u64 {
         let from = usize::try_from(number).unwrap_or(usize::MAX).min(self.marks.len());
         self.marks[from..].iter().filter(|marks| !is_settled(**marks)).count() as u64
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transfer_is_answered_by_its_second_change_and_settled_by_the_confirmation() {
+    fn transfer_needs_both_changes_and_a_confirmation() {
         let mut ledger = Ledger::default();
         ledger.expect(1, false);
         assert!(!ledger.note(0, Mark::Got));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deposit_has_one_change() {
+    fn deposit_has_one_change() {
         let mut ledger = Ledger::default();
         ledger.expect(1, true);
         assert!(ledger.note(0, Mark::Got));
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_an_answer_unless_money_moved_or_the_bank_also_said_yes() {
+    fn rejection_settles_unless_money_moved_too() {
         let mut ledger = Ledger::default();
         ledger.expect(3, false);
         assert!((0..3).all(|number| ledger.note(number, Mark::Failed)));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_was_not_sent_is_not_waited_for() {
+    fn unsent_command_is_not_expected() {
         let mut ledger = Ledger::default();
         ledger.expect(5, false);
         ledger.cut(2);

@@ -1,4 +1,4 @@
-//! The metrics of the command-handler at `/metrics`: sizes of its batches and requests.
+//! Reads the command-handler's metrics at `/metrics`: sizes of its batches and requests.
 
 use crate::control::Http;
 use crate::error::Error;
@@ -6,30 +6,30 @@ use bank::topology::CONFIRM_MONEY_TRANSFER;
 use service::env::Variable;
 use std::ops::Sub;
 
-/// `COMMAND_HANDLER_HEALTH_URL`: where its metrics are.
+/// `COMMAND_HANDLER_HEALTH_URL`: address of the metrics.
 pub const HANDLER_URL: Variable = Variable::required(
     "COMMAND_HANDLER_HEALTH_URL",
     "the command-handler's health endpoint, as in http://127.0.0.1:17502",
 );
 
-/// What the handler has done so far.
+/// Work of the handler since its start, or between two times.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Work {
-    /// Transactions that decided transfers.
+    /// Database transactions that decided transfers.
     pub transactions: f64,
-    /// Commands in them.
+    /// Commands in these transactions.
     pub commands: f64,
-    /// Requests of its producer.
+    /// Produce requests.
     pub requests: f64,
-    /// Records in them.
+    /// Records in these requests.
     pub records: f64,
 }
 
 impl Work {
-    /// Asks the handler at `url`.
+    /// Reads the metrics of the handler at `url`.
     pub fn read(http: &Http, url: &str) -> Result<Self, Error> {
         let text = http.get(&format!("{}/metrics", url.trim_end_matches('/')))?;
-        // What has not happened yet may not be there.
+        // Prometheus metrics with labels are absent until the first event.
         let value = |name, label| metric(&text, name, label).unwrap_or(0.0);
         let transfers = Some(("topic", CONFIRM_MONEY_TRANSFER.name));
         Ok(Self {
@@ -40,12 +40,12 @@ impl Work {
         })
     }
 
-    /// Mean of commands per transaction; 0 if there was none.
+    /// Mean number of commands per transaction; 0 without transactions.
     pub fn commands_per_transaction(&self) -> f64 {
         self.commands / self.transactions.max(1.0)
     }
 
-    /// Mean of records per request; 0 if there was none.
+    /// Mean number of records per request; 0 without requests.
     pub fn records_per_request(&self) -> f64 {
         self.records / self.requests.max(1.0)
     }
@@ -64,8 +64,8 @@ impl Sub for Work {
     }
 }
 
-/// The value of the metric with this name in Prometheus' text format, and with this label if it has
-/// any.
+/// Finds the value of a metric by its name, and by a label if there is one, in Prometheus' text
+/// format.
 fn metric(text: &str, name: &str, label: Option<(&str, &str)>) -> Option<f64> {
     let wanted = label.map(|(label, value)| format!("{label}=\"{value}\""));
     text.lines().find_map(|line| {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_is_found_by_name_and_label() {
+    fn metric_is_found_by_name_and_label() {
         let text = "# TYPE b histogram\n\
             b_bucket{topic=\"x\",le=\"1\"} 1\nb_sum{topic=\"y\"} 3\nb_sum{stage=\"s\",topic=\"x\"} 4.5\nb_summary 9\nb_sums 2\n";
         assert_eq!(metric(text, "b_sum", Some(("topic", "x"))), Some(4.5));

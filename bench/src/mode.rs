@@ -1,25 +1,24 @@
-//! The ways to run the command-handler that are compared.
+//! The modes of the command-handler that are compared.
 
 use clap::ValueEnum;
 use std::fmt;
 
-/// How the handler sends records, and with which client.
+/// Producer mode and Kafka client of the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// Each record by itself, with the kafka crate.
+    /// One record per request, with the kafka crate.
     Single,
-    /// In batches, with the kafka crate.
+    /// Batches, with the kafka crate.
     Batched,
-    /// In batches, with the built-in client.
+    /// Batches, with the built-in client.
     #[value(alias = "modern")]
     BuiltIn,
 }
 
 impl Mode {
-    /// All of them.
     pub const ALL: [Self; 3] = [Self::Single, Self::Batched, Self::BuiltIn];
 
-    /// As options, tables and rows name it.
+    /// The name in options, tables and rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::Single => "single",
@@ -28,7 +27,7 @@ impl Mode {
         }
     }
 
-    /// The handler's environment in this mode.
+    /// Environment variables that select this mode.
     pub fn variables(self) -> [(&'static str, &'static str); 2] {
         let (mode, client) = match self {
             Self::Single => ("single", "kafka-crate"),

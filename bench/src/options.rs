@@ -1,5 +1,5 @@
-//! What the options of several commands have in common: the checks of their values, and the
-//! environment in `--help`.
+//! Checks of option values that several commands share, and the section of `--help` on environment
+//! variables.
 
 use service::env::{LOG, Variable};
 use std::fmt::{Display, Write};
@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// Reads a number within `range`.
+/// Parses a number within `range`.
 pub fn number<T: FromStr + PartialOrd + Display>(
     range: RangeInclusive<T>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone
@@ -20,25 +20,24 @@ where
     }
 }
 
-/// Reads a number of seconds within `range`.
+/// Parses a number of seconds within `range`.
 pub fn seconds(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     let seconds = number(range);
     move |text| seconds(text).map(Duration::from_secs)
 }
 
-/// Reads a number of milliseconds within `range`.
+/// Parses a number of milliseconds within `range`.
 pub fn millis(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     let millis = number(range);
     move |text| millis(text).map(Duration::from_millis)
 }
 
-/// A list as it is given on the command line.
+/// A list separated by commas, as on the command line.
 pub fn joined<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The section of `--help` on the variables that a command reads: addresses of servers and
-/// services, and the client's settings.
+/// The section of `--help` on the environment variables of a command.
 pub fn environment(groups: &[&[Variable]]) -> String {
     let mut text =
         "Environment (make -s env prints the addresses of the running stack):\n".to_owned();
@@ -59,7 +58,7 @@ mod tests {
     use service::env::DATABASE_URL;
 
     #[test]
-    fn number_is_taken_at_its_limits_and_refused_past_them() {
+    fn number_outside_its_limits_is_rejected() {
         let read = number(2..=9u32);
         assert_eq!([read("2"), read(" 9")], [Ok(2), Ok(9)]);
         for wrong in ["1", "10", "", "x", "-3"] {
@@ -71,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn environment_names_variables_with_their_defaults() {
+    fn environment_lists_variables_with_their_defaults() {
         let text = environment(&[&[DATABASE_URL]]);
         assert!(text.contains("DATABASE_URL\n") && text.contains("[required]"), "{text}");
         assert!(text.contains("LOG\n") && text.contains("[default: info]"), "{text}");

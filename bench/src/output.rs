@@ -1,4 +1,4 @@
-//! The output of a command: progress on stderr, results on stdout, raw rows as CSV.
+//! Output of a command: progress on stderr, results on stdout, raw rows in CSV files.
 
 use crate::error::Error;
 use crate::proc;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-/// Writes results to stdout; a closed one is ignored.
+/// Writes results to stdout; a closed stdout is ignored.
 pub fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
@@ -20,15 +20,15 @@ pub fn progress(line: &str) {
     eprintln!("{line}");
 }
 
-/// Raw rows of one run, each on disk as soon as it is known. The header has what is needed to
-/// understand them later.
+/// A CSV file with the raw rows of a run. Each row is written at once. The header describes the
+/// run.
 pub struct Csv {
     path: PathBuf,
     file: File,
 }
 
 impl Csv {
-    /// Creates `<folder>/<run>-<time>.csv`; `settings` as NAME=value.
+    /// Creates `<folder>/<run>-<time>.csv`. The header lists `settings` as NAME=value.
     pub fn create(
         folder: &Path,
         run: &str,
@@ -39,7 +39,7 @@ impl Csv {
         Self::create_at(path, run, settings, columns)
     }
 
-    /// Creates `path`, with its folder.
+    /// Creates `path` and its folder.
     pub fn create_at(
         path: PathBuf,
         run: &str,
@@ -67,12 +67,10 @@ impl Csv {
         Ok(csv)
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Appends a row.
     pub fn line(&mut self, line: &str) -> Result<(), Error> {
         writeln!(self.file, "{line}")
             .map_err(|source| Error::Csv { path: self.path.clone(), source })
@@ -83,12 +81,12 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// The time as a part of a file's name; later is greater.
+/// The current time as a part of a file name; names sort by time.
 pub fn now_in_name() -> String {
     now().replace(':', "")
 }
 
-/// The commit that is checked out, with a mark if files differ from it.
+/// The commit that is checked out, marked if files have changed since.
 pub fn commit() -> String {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;
@@ -101,7 +99,7 @@ pub fn commit() -> String {
     }
 }
 
-/// Lines up columns: the first to the left, numbers to the right.
+/// Aligns columns: the first to the left, the others to the right.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -125,7 +123,27 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number with as many digits as it is worth: `0.27`, `8.3`, `1240`.
+/// Wraps a Markdown paragraph at 100 columns; later lines begin with `indent`.
+pub fn wrap(text: &str, indent: &str) -> String {
+    let (mut wrapped, mut columns) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if columns > 0 && columns + 1 + length > 100 {
+            wrapped.push('\n');
+            wrapped += indent;
+            columns = indent.len();
+        } else if columns > 0 {
+            wrapped.push(' ');
+            columns += 1;
+        }
+        wrapped += word;
+        columns += length;
+    }
+    wrapped.push('\n');
+    wrapped
+}
+
+/// A number with two or three significant digits, or without decimals: `0.27`, `8.3`, `1240`.
 pub fn short(number: f64) -> String {
     match number.abs() {
         size if size < 1.0 => format!("{number:.2}"),
@@ -134,32 +152,31 @@ pub fn short(number: f64) -> String {
     }
 }
 
-/// To a ten-thousandth, without zeros at the end; empty if there is no number.
+/// Rounds to four decimals, without trailing zeros; empty for NaN and infinity.
 pub fn rounded(number: f64) -> String {
     if number.is_finite() { ((number * 1e4).round() / 1e4).to_string() } else { String::new() }
 }
 
-/// Bytes as MiB.
+/// Converts bytes to MiB.
 pub fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// A number in JSON, to so many decimal `digits`, whole numbers without any; `null` if it was not
-/// measured.
+/// A JSON number, rounded to `digits` decimals; `null` if it was not measured.
 pub fn figure(number: Option<f64>, digits: i32) -> Option<Number> {
     let unit = 10f64.powi(digits);
     let number = (number? * unit).round() / unit;
     if number.fract() == 0.0 { Number::from_i128(number as i128) } else { Number::from_f64(number) }
 }
 
-/// Writes the last line of results, which scripts read.
+/// Writes the last line of results, which is JSON for scripts.
 pub fn print_json(figures: &impl Serialize) {
     print(&format!("{}\n", to_json(figures)));
 }
 
 /// `figures` as a line of JSON.
 pub fn to_json(figures: &impl Serialize) -> String {
-    serde_json::to_string(figures).expect("keys are text, and no figure fails")
+    serde_json::to_string(figures).expect("keys are strings, and no figure fails to serialize")
 }
 
 #[cfg(test)]
@@ -167,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned() {
         let rows = [vec!["mode", "p50"], vec!["batched", "1"], vec!["x", "µ 100"]];
         let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
         assert_eq!(table(&rows), "mode       p50\nbatched      1\nx        µ 100\n");
@@ -175,7 +192,16 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short_and_json_knows_what_is_missing() {
+    fn paragraph_is_wrapped_at_100_columns() {
+        let word = "x".repeat(49);
+        assert_eq!(wrap(&format!("- {word} {word}"), "  "), format!("- {word}\n  {word}\n"));
+        assert_eq!(wrap(&format!("{word} {word} a"), ""), format!("{word} {word}\na\n"));
+        let exact = "y".repeat(100);
+        assert_eq!(wrap(&format!("{exact} a"), ""), format!("{exact}\na\n"));
+    }
+
+    #[test]
+    fn numbers_are_rounded_and_missing_ones_are_null() {
         assert_eq!([0.266, 8.26, 99.96, 1240.4].map(short), ["0.27", "8.3", "100.0", "1240"]);
         let figures = [Some(8.26), Some(20_000.0), None, Some(f64::NAN)].map(|it| figure(it, 1));
         assert_eq!(to_json(&figures), "[8.3,20000,null,null]");
@@ -183,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_kept_under_a_header_that_tells_the_run() {
+    fn header_describes_the_run() {
         let folder = std::env::temp_dir().join(format!("bench-csv-{}", std::process::id()));
         let settings = [("ACCOUNTS", "9".to_owned()), ("STEP_S", "8".to_owned())];
         let mut csv = Csv::create(&folder, "probe", &settings, "a,b").unwrap();
@@ -205,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_can_not_be_made_is_named() {
+    fn unwritable_path_is_named_in_the_error() {
         let err = Csv::create(Path::new("/dev/null/x"), "probe", &[], "").err().unwrap();
         assert!(err.to_string().contains("/dev/null/x/probe-"), "{err}");
     }

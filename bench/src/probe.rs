@@ -1,4 +1,4 @@
-//! `bench probe`: transfers straight to the command-handler, in each of its producer modes.
+//! `bench probe`: measures transfers that are sent directly to the command-handler, in each mode.
 
 use crate::bank_under_test::{BankUnderTest, conclude};
 use crate::control::HEARTBEAT_URL;
@@ -20,33 +20,34 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Latency, throughput and cost of transfers, with the handler in mode single, batched and built-in
+/// Measure latency, throughput and CPU cost of transfers in modes single, batched and built-in
 ///
-/// Opens accounts, gives them cash, and sends transfers between them into confirm_money_transfer,
-/// straight and open loop: each is due at its time, whatever became of the ones before. Commands
-/// are sent in batches of what is due, in each mode: only the handler's PRODUCER_MODE and
-/// KAFKA_CLIENT differ. What the columns mean:
-///   load              transfers that fell due per second
+/// Opens accounts, deposits cash in them, and writes transfers between them directly to
+/// confirm_money_transfer. The load is open loop: each transfer has a due time that does not depend
+/// on earlier answers. In each mode, commands are sent in batches of those that are due. The modes
+/// differ only in the handler's PRODUCER_MODE and KAFKA_CLIENT. Columns:
+///   load              transfers due per second
 ///   done/s            transfers answered per second of the measured time
-///   p50 p99 p99.9     milliseconds from the time a transfer was due until the second of its two
-///                     balance_changed records was read back
-///   lag               most transfers that were due and not answered
-///   held              yes: the lag grew by less than 2 % of the load from the first half of the
-///                     measured time to the second, at least 95 % of what fell due in it was
-///                     answered in it, and each transfer got exactly one outcome
-///   broker us/rec     CPU time of all brokers per record of the bank: a transfer is a command, a
-///                     confirmation and two changes. It includes writing our commands, reading
-///                     them by the handler and the other services, writing outcomes, our reading
-///                     of changes, and offsets. The use without load, measured before, is taken
-///                     off; the CSV has it
-///   handler, db       CPU seconds per 1,000 transfers of the command-handler and of PostgreSQL
+///   p50 p99 p99.9     milliseconds from the due time of a transfer until the second of its two
+///                     balance_changed records was read
+///   lag               highest number of transfers that were due and unanswered
+///   held              yes if all of these hold: the lag grew by less than 2 % of the load from
+///                     the first half of the measured time to the second; at least 95 % of the
+///                     due transfers were answered in that time; each transfer has exactly one
+///                     outcome
+///   broker us/rec     CPU time of all brokers per record. A transfer has four records: a command,
+///                     a confirmation and two balance changes. The time includes commands written
+///                     by bench and read by the handler and other services, outcomes, balance
+///                     changes read by bench, and offset commits. The brokers' CPU time without
+///                     load is subtracted; the CSV file contains it
+///   handler, db       CPU seconds per 1,000 transfers of the command-handler, and of PostgreSQL
 ///                     with all its processes
-///   cmds/tx           transfers decided in one database transaction, on average
-///   recs/req          records in one request of the handler's producer, on average
+///   cmds/tx           mean number of transfers decided in one database transaction
+///   recs/req          mean number of records in one produce request of the handler
 ///   RSS               highest memory of the handler, MiB
-/// The last line is JSON: the highest load held by each mode, broker CPU per record of each at the
-/// highest load that single held, p50 at 10/s, p99 at 2000/s and the handler's highest memory,
-/// these three in mode batched.
+/// The last line is JSON: the highest load held in each mode; the broker CPU per record of each
+/// mode at the highest load that single held; and in mode batched p50 at 10/s, p99 at 2000/s and
+/// the highest memory of the handler.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, HANDLER_URL, HEARTBEAT_URL],
@@ -54,35 +55,35 @@ use std::time::Duration;
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct ProbeOptions {
-    /// Accounts that pay each other, 2 to 1000000
+    /// Accounts between which money is transferred, 2 to 1000000
     #[arg(long, default_value = "1000", value_parser = number(2..=1_000_000usize))]
     accounts: usize,
-    /// How the command-handler is run, which is restarted for each; separated by commas
+    /// Modes to measure, separated by commas; the command-handler is restarted in each
     #[arg(long, value_enum, value_delimiter = ',', default_value = "single,batched,built-in")]
     modes: Vec<Mode>,
-    /// Transfers per second to try, separated by commas, each 1 to 1000000; each mode goes up until
-    /// one is not held
+    /// Transfers per second to try, separated by commas, each 1 to 1000000; each mode stops at the
+    /// first load that is not held
     #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32),
         default_value = "10,100,250,500,1000,2000,5000,10000,20000,40000")]
     loads: Vec<u32>,
-    /// Loads to try between the last that was held and the first that was not, 0 to 10
+    /// Loads to try between the last one held and the first one not held, 0 to 10
     #[arg(long, default_value = "3", value_parser = number(0..=10u32))]
     bisections: u32,
-    /// Measured time of each load, 1 to 3600 s, after a second of settling
+    /// Measured time of each load, 1 to 3600 s, after one second that is not measured
     #[arg(long, default_value = "10", value_parser = seconds(1..=3600))]
     step_s: Duration,
-    /// Transfers for a fresh batched handler at the end, 0 to 1000000000, at four fifths of its
-    /// highest load and for at most four minutes, to see its memory half-way and after all; 0
-    /// leaves this out
+    /// Transfers of the final memory test, 0 to 1000000000; 0 disables it. A restarted batched
+    /// handler runs at four fifths of its highest load for at most four minutes, and its memory is
+    /// printed at half time and at the end
     #[arg(long, default_value = "1000000", value_parser = number(0..=1_000_000_000u64))]
     transfers: u64,
-    /// Least time between two batches of commands, 0 to 100 ms
+    /// Shortest time between two batches of commands, 0 to 100 ms
     ///
-    /// Each command still counts from its own due time. With less, commands trickle in, the bank
-    /// finds fewer of them at once, and the broker is busy with our requests.
+    /// The latency of each command counts from its due time. With a shorter time the batches are
+    /// smaller, and the broker spends more CPU time on requests of bench.
     #[arg(long, default_value = "10", value_parser = millis(0..=100))]
     pace_ms: Duration,
-    /// Folder for the raw rows, as CSV
+    /// Folder for the raw rows in CSV files
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
 }
@@ -91,15 +92,13 @@ pub struct ProbeOptions {
 const IDLE: u32 = 10;
 /// Load of `p99_ms_at_2000`.
 const WORKING: u32 = 2000;
-/// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to
-/// warm up on.
+/// Warm-up of a new process, and of a Java virtual machine that has not compiled its code yet.
 const WARM_UP: (u32, Duration) = (250, Duration::from_secs(6));
-/// Longest time of the way to `TRANSFERS`.
+/// Longest duration of the memory test.
 const ENDURANCE_MAX: Duration = Duration::from_secs(240);
-/// Longest time for the endpoint to store what a mode has left.
+/// Timeout for the graphql-endpoint to store the records of the previous mode.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
-/// The command.
 pub fn run(start: &Start<'_>, options: &ProbeOptions) -> Result<ExitCode, Error> {
     let settings = [
         ("ACCOUNTS", options.accounts.to_string()),
@@ -115,7 +114,7 @@ pub fn run(start: &Start<'_>, options: &ProbeOptions) -> Result<ExitCode, Error>
     let mut results =
         Results { rows: Vec::new(), held: [None; Mode::ALL.len()], memory: Vec::new(), csv };
     let ended = course(options, &mut load, &mut results);
-    // Whatever became of it, the stack is left as it was found: batched is the default.
+    // The handler is restored also after an error. Its default mode is batched.
     let restored = load.bank.restore_handler();
     output::print(&results.text());
     conclude(&start.shutdown, ended, restored, || {
@@ -124,7 +123,7 @@ pub fn run(start: &Start<'_>, options: &ProbeOptions) -> Result<ExitCode, Error>
     })
 }
 
-/// Everything in order; `results` grows as it goes.
+/// Measures everything in order and adds it to `results`.
 fn course(
     options: &ProbeOptions,
     load: &mut DirectLoad,
@@ -134,10 +133,10 @@ fn course(
     for &mode in &options.modes {
         load.restart_handler(mode)?;
         load.warm_up(WARM_UP.0, WARM_UP.1)?;
-        // What the endpoint has yet to store of the last mode's overload would be counted as this
-        // one's.
+        // The graphql-endpoint may still store records of the previous mode, which would be
+        // counted as work of this mode.
         load.bank.settle(0, SETTLED_WITHIN)?;
-        // The other modes are also measured at whatever single could do: the same load for all.
+        // The other modes are also measured at the highest load of single, to compare at one load.
         let single = results.rows.iter().filter(|row| row.held && row.mode == Mode::Single);
         let single = single.map(|row| row.load);
         let loads: Vec<u32> = options.loads.iter().copied().chain(single).collect();
@@ -148,7 +147,7 @@ fn course(
             results.add(row)?;
             if unanswered > 0 {
                 return Err(Error::Bank(format!(
-                    "{unanswered} transfers have no outcome, or more than one: nothing more is measured"
+                    "{unanswered} transfers do not have exactly one outcome, so the measurement was stopped"
                 )));
             }
             search.tried(per_s, held);
@@ -161,8 +160,8 @@ fn course(
     Ok(())
 }
 
-/// Takes a fresh handler to `transfers` at four fifths of what it held, and looks at its memory
-/// half-way and at the end: one load all the time, so that growth would be a leak.
+/// Runs a restarted handler for `transfers` transfers at four fifths of the load that it held.
+/// Records its memory at half time and at the end. The load is constant, so growth is a leak.
 fn endure(
     transfers: u64,
     held: u32,
@@ -177,7 +176,7 @@ fn endure(
     if half > ENDURANCE_MAX / 2 {
         let seconds = ENDURANCE_MAX.as_secs();
         output::progress(&format!(
-            "{transfers} transfers at {per_s}/s would take too long: {seconds} s of them"
+            "{transfers} transfers at {per_s}/s would take too long, so the memory test ends after {seconds} s"
         ));
     }
     load.restart_handler(Mode::Batched)?;
@@ -192,9 +191,9 @@ fn endure(
 /// What was measured so far.
 struct Results {
     rows: Vec<TransferLoad>,
-    /// The highest load held, by mode.
+    /// The highest load held in each mode.
     held: [Option<u32>; Mode::ALL.len()],
-    /// Transfers of the batched handler, and its memory then, bytes.
+    /// Samples of the batched handler: transfers since its start, and its memory, bytes.
     memory: Vec<(u64, u64)>,
     csv: Csv,
 }
@@ -225,19 +224,19 @@ impl Results {
             );
         }
         if let Some(disturbance) = disturbance(self.rows.iter().map(|row| row.cpu.other_cores())) {
-            text += &format!("DISTURBED: {disturbance}; the CSV has it for each row\n");
+            text += &format!("DISTURBED: {disturbance}; the CSV file has the use for each row\n");
         }
         text + &format!("Raw rows: {}\n", self.csv.path().display())
     }
 
-    /// A row of `mode` at `load`, the first: endurance comes after.
+    /// The first row of `mode` at `load`; rows of the memory test come later.
     fn row(&self, mode: Mode, load: u32) -> Option<&TransferLoad> {
         self.rows.iter().find(|row| row.mode == mode && row.load == load)
     }
 
     fn figures(&self) -> Figures {
         let held = |mode: Mode| self.held[mode as usize];
-        // All at the same load: the highest that the weakest held.
+        // All modes are compared at the highest load of the slowest mode.
         let common = held(Mode::Single).or(held(Mode::Batched)).unwrap_or(0);
         let of = |mode| ModeFigures {
             max_per_s: held(mode),
@@ -259,7 +258,7 @@ impl Results {
     }
 }
 
-/// The last line.
+/// The last line of the output.
 #[derive(Serialize)]
 struct Figures {
     single: ModeFigures,
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_compares_all_modes_at_the_highest_load_of_single() {
+    fn json_compares_modes_at_the_highest_single_load() {
         let folder = std::env::temp_dir().join(format!("bench-json-{}", std::process::id()));
         let csv = Csv::create(&folder, "probe", &[], "").unwrap();
         std::fs::remove_dir_all(&folder).unwrap();

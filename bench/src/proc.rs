@@ -5,42 +5,41 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{fs, io};
 
-/// Ticks of /proc in a second: fixed for programs (USER_HZ), whatever the kernel's own clock does.
+/// Clock ticks per second in /proc (USER_HZ), which do not depend on the kernel's timer frequency.
 const TICKS_PER_S: u64 = 100;
-/// Attempts to see a family of processes while none of it begins or ends.
+/// Attempts to read a process tree in which no process starts or ends.
 const LOOKS_MAX: usize = 10;
 
 /// CPU times of a process, ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
-    /// Its own, all threads.
+    /// Of the process itself, all threads.
     own: u64,
-    /// Of its children that have ended and theirs.
+    /// Of its ended children and their descendants.
     ended: u64,
-    /// When it began, since boot: the same pid with another birth is another process.
+    /// Start time since boot. It distinguishes processes that had the same pid.
     birth: u64,
 }
 
-/// A process that is watched.
+/// A process with a known start time.
 #[derive(Debug, Clone, Copy)]
 pub struct Process {
-    /// Its number.
     pub pid: u32,
     birth: u64,
 }
 
 impl Process {
-    /// The process that has `pid` now.
+    /// The current process with this `pid`.
     pub fn open(pid: u32) -> io::Result<Self> {
         Ok(Self { pid, birth: stat(pid)?.birth })
     }
 
-    /// CPU time so far of the process and its whole family, the living and the dead: PostgreSQL
-    /// starts a process for each connection, and what it used must not vanish with it.
+    /// CPU time of the process and all its descendants, including ended ones. PostgreSQL starts a
+    /// process for each connection.
     pub fn cpu(&self) -> io::Result<Duration> {
-        // The time of a child that ends moves into its parent's. Seen in between, it would be
-        // missed or counted twice; so two looks must have seen the same processes with the same
-        // dead.
+        // When a child ends, its time moves to its parent. A read at that moment would miss it or
+        // count it twice. So the tree is read until two reads find the same processes and the same
+        // times of ended children.
         let mut before = self.family()?;
         for _ in 0..LOOKS_MAX {
             let now = self.family()?;
@@ -60,15 +59,15 @@ impl Process {
         Ok(Duration::from_millis(ticks * (1000 / TICKS_PER_S)))
     }
 
-    /// Memory now, bytes: the process alone.
+    /// Current resident memory of the process without its children, bytes.
     pub fn rss(&self) -> io::Result<u64> {
         kib(&fs::read_to_string(format!("/proc/{}/status", self.pid))?, "VmRSS:")
-            .ok_or_else(|| io::Error::other("no VmRSS in its status: it has ended"))
+            .ok_or_else(|| io::Error::other("no VmRSS in /proc: the process has ended"))
     }
 
-    /// Memory now of the process and its whole family, bytes. What they share counts once where the
-    /// system has it (PSS); looking for that takes time in a large process, so one without a family
-    /// is asked for its resident memory.
+    /// Current memory of the process and all its descendants, bytes. Shared memory counts once
+    /// where the kernel reports it (PSS). Reading PSS is slow for a large process, so a process
+    /// without children reports its resident memory.
     pub fn memory(&self) -> io::Result<u64> {
         let family = self.family()?;
         if family.len() == 1 {
@@ -77,15 +76,14 @@ impl Process {
         let of = |pid: &u32| {
             let shared = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
             let shared = shared.ok().and_then(|text| kib(&text, "Pss:"));
-            // A child that ended meanwhile has none.
+            // A child that has just ended has no PSS.
             shared
                 .or_else(|| kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:"))
         };
         Ok(family.keys().filter_map(of).sum())
     }
 
-    /// The files that it has mapped, each once: its program, libraries, and what else it reads that
-    /// way.
+    /// The files that the process has mapped, each once: its program, libraries and other files.
     pub fn mapped_files(&self) -> io::Result<Vec<PathBuf>> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
         Ok(mapped_files(&maps).into_iter().filter(|path| path.is_file()).collect())
@@ -99,7 +97,7 @@ impl Process {
         let mut family = BTreeMap::from([(self.pid, root)]);
         let mut rest = children(self.pid);
         while let Some(pid) = rest.pop() {
-            // A child that ended meanwhile is in its parent's time, at the next look.
+            // A child that has just ended is included in its parent's time by the next read.
             if let Ok(stat) = stat(pid) {
                 family.insert(pid, stat);
                 rest.extend(children(pid));
@@ -111,19 +109,19 @@ impl Process {
 
 fn stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| io::Error::other(format!("can't read {text:?}")))
+    parse_stat(&text).ok_or_else(|| io::Error::other(format!("unexpected format: {text:?}")))
 }
 
-/// Source: proc_pid_stat(5); fields are counted from 1.
+/// Parses /proc/PID/stat. Source: proc_pid_stat(5), which counts fields from 1.
 fn parse_stat(text: &str) -> Option<Stat> {
-    // The second field is the name in parentheses, which may itself hold anything.
-    let (_, behind_name) = text.rsplit_once(") ")?;
-    let fields: Vec<&str> = behind_name.split_ascii_whitespace().collect();
+    // The second field is the name in parentheses, which may contain any characters.
+    let (_, after_name) = text.rsplit_once(") ")?;
+    let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(Stat { own: field(14)? + field(15)?, ended: field(16)? + field(17)?, birth: field(22)? })
 }
 
-/// The children that any thread of `pid` started.
+/// The children of all threads of `pid`.
 fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists =
@@ -141,8 +139,8 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Source: proc_pid_maps(5). What is no file has no path or one in brackets; a deleted one is
-/// marked.
+/// The mapped files in /proc/PID/maps. Source: proc_pid_maps(5). Other mappings have no path, or a
+/// name in brackets. Deleted files are marked.
 fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
     let path = |line: &str| {
         let (_, path) = line.split_once(" /")?;
@@ -151,16 +149,16 @@ fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
     maps.lines().filter_map(path).collect()
 }
 
-/// CPU time that all processes of this machine have used so far.
+/// CPU time of all processes of this machine since boot.
 pub fn machine_cpu() -> io::Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     busy(&text)
         .map(|ticks| Duration::from_millis(ticks * (1000 / TICKS_PER_S)))
-        .ok_or_else(|| io::Error::other("can't read the first line of /proc/stat"))
+        .ok_or_else(|| io::Error::other("unexpected first line of /proc/stat"))
 }
 
-/// Ticks of user, nice, system, irq, softirq and steal. Source: proc_stat(5). Guests are among the
-/// users.
+/// Ticks of user, nice, system, irq, softirq and steal. Source: proc_stat(5). The time of guests is
+/// part of user.
 fn busy(stat: &str) -> Option<u64> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
@@ -168,7 +166,7 @@ fn busy(stat: &str) -> Option<u64> {
     [0, 1, 2, 5, 6, 7].iter().map(busy).sum()
 }
 
-/// Cores and memory of this machine, as in `2 cores, 24105 MiB, AMD EPYC`.
+/// Cores, memory and processor of this machine, as in `2 cores, 24105 MiB, AMD EPYC`.
 pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -186,7 +184,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn times_are_found_behind_a_name_with_spaces_and_parentheses() {
+    fn times_are_parsed_after_a_name_with_parentheses() {
         let text = "42 (a) b) (c) S 1 42 42 0 -1 4194560 9 8 7 6 100 20 3 4 20 0 12 0 777 1234 5";
         assert_eq!(parse_stat(text), Some(Stat { own: 120, ended: 7, birth: 777 }));
         assert_eq!(parse_stat("42 (a) S 1 42"), None);
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_time_and_waiting_for_disks_are_no_use_of_the_machine() {
+    fn busy_time_excludes_idle_and_iowait() {
         let text = "cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 5 5 5 5\n";
         assert_eq!(busy(text), Some(63));
         assert_eq!(busy("cpu0 1 2"), None);
@@ -202,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_files_are_counted_once_and_what_is_no_file_not_at_all() {
+    fn mapped_files_are_listed_once() {
         let maps = "55d0-55d1 r--p 0000 fe:00 7       /usr/bin/my program\n\
             55d1-55d2 r-xp 1000 fe:00 7       /usr/bin/my program\n\
             7f00-7f01 rw-p 0000 00:00 0       [heap]\n7f01-7f02 rw-p 0000 00:00 0 \n\
@@ -219,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn a_child_counts_while_it_lives_and_after_its_death() {
-        // The shell burns CPU in a child of its own, prints a line, and waits for a line before it
+    fn child_counts_while_running_and_after_its_end() {
+        // The shell uses CPU in a child process, prints a line, and waits for a line before it
         // ends.
         let burn = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; read line); echo dead; read line";
         let mut shell = Command::new("sh")

@@ -1,11 +1,11 @@
-//! CPU and memory of each part of the bank under test, and of this program.
+//! CPU time and memory of each part of the bank under test, and of this program.
 
 use crate::error::Error;
 use crate::proc::{self, Process};
 use crate::stack::{self, Stack};
 use std::time::Instant;
 
-/// Names of the parts in rows; all brokers are one part.
+/// Names of the parts in rows. All brokers together are one part.
 pub const NAMES: [&str; 9] = [
     "broker",
     "database",
@@ -17,61 +17,56 @@ pub const NAMES: [&str; 9] = [
     "frontend",
     "bench",
 ];
-/// Index in [`NAMES`].
+// Indexes in [`NAMES`].
 pub const BROKER: usize = 0;
-/// Index in [`NAMES`].
 pub const DATABASE: usize = 1;
-/// Index in [`NAMES`].
 pub const HANDLER: usize = 2;
-/// Index in [`NAMES`].
 pub const ENDPOINT: usize = 3;
-/// Index in [`NAMES`].
 pub const BENCH: usize = 8;
 
-/// A value for each part, by index in [`NAMES`]; none for a part that does not run.
+/// A value for each part, by index in [`NAMES`]; none for a part that is not running.
 pub type PerPart<T> = [Option<T>; NAMES.len()];
 
-/// Cores used by other processes from which on they distort the figures.
+/// CPU use of other processes above which the figures are distorted, cores.
 const DISTURBED: f64 = 0.1;
 
-/// The processes of the bank, and this one.
+/// The processes of the bank, and this process.
 pub struct ProcessUsage {
     stack: Stack,
     watched: Vec<Watched>,
 }
 
 struct Watched {
-    /// As the stack names it.
+    /// Name of the part in stack.sh.
     name: String,
     part: usize,
-    /// As last seen; none after it ended.
+    /// The process when last seen; none after its end.
     process: Option<Process>,
 }
 
-/// CPU time so far.
+/// CPU times since the start of each process.
 #[derive(Debug, Clone, Copy)]
 pub struct CpuTimes {
     at: Instant,
     /// Seconds.
     parts: PerPart<f64>,
-    /// Seconds of everything on the machine.
+    /// Seconds of all processes of the machine.
     machine: f64,
 }
 
-/// CPU time used between two moments.
+/// CPU time between two times.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CpuUse {
-    /// Between the two moments.
+    /// Seconds between the two times.
     pub elapsed_s: f64,
-    /// Seconds; none for a part that was restarted meanwhile.
+    /// CPU seconds; none for a part that was restarted in between.
     pub parts: PerPart<f64>,
-    /// Seconds of processes that are no part of the bank: a measurement next to other work is
-    /// distorted.
+    /// CPU seconds of processes that are not part of the bank. They distort a measurement.
     pub others: f64,
 }
 
 impl ProcessUsage {
-    /// Finds the running parts. With a `handler` of its own only the servers need to run.
+    /// Finds the running parts. If there is a separate `handler`, only the servers must be running.
     pub fn find(stack: &Stack, brokers: usize, handler: Option<Process>) -> Result<Self, Error> {
         let running = |name: &str, part| {
             let process = Some(stack.process(name)?);
@@ -101,7 +96,7 @@ impl ProcessUsage {
         Ok(Self { stack: stack.clone(), watched })
     }
 
-    /// CPU times now. A part that was restarted is found again.
+    /// Current CPU times. A restarted part is looked up again.
     pub fn cpu(&mut self) -> Result<CpuTimes, Error> {
         let machine = proc::machine_cpu().map_err(failed("the machine", 0))?.as_secs_f64();
         let stack = &self.stack;
@@ -115,13 +110,13 @@ impl ProcessUsage {
         Ok(CpuTimes { at: Instant::now(), parts, machine })
     }
 
-    /// Memory of each part now, bytes.
+    /// Current memory of each part, bytes.
     pub fn memory(&self) -> PerPart<u64> {
         let memory = |it: &Watched| it.process.and_then(|process| process.memory().ok());
         sums(self.watched.iter().map(|it| (it.part, memory(it))))
     }
 
-    /// Memory of the command-handler now, bytes: quicker to read than that of all parts.
+    /// Current memory of the command-handler, bytes. Faster than [`Self::memory`].
     pub fn handler_memory(&self) -> Result<u64, Error> {
         let handler = self.watched.iter().find(|it| it.part == HANDLER).and_then(|it| it.process);
         let ended = || Error::Bank(format!("{} has ended", stack::COMMAND_HANDLER));
@@ -134,7 +129,7 @@ fn failed(part: &str, pid: u32) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::Part { part: part.to_owned(), pid, source }
 }
 
-/// The sum of each part's processes; none if one of them or all are missing.
+/// The sum over the processes of each part; none if a process is missing.
 fn sums<T: Copy + std::ops::Add<Output = T>>(
     values: impl Iterator<Item = (usize, Option<T>)>,
 ) -> PerPart<T> {
@@ -149,7 +144,7 @@ fn sums<T: Copy + std::ops::Add<Output = T>>(
 }
 
 impl CpuTimes {
-    /// The time used since `earlier`.
+    /// CPU time since `earlier`.
     pub fn since(&self, earlier: &Self) -> CpuUse {
         let elapsed_s = self.at.duration_since(earlier.at).as_secs_f64().max(1e-9);
         let mut parts = [None; NAMES.len()];
@@ -163,26 +158,26 @@ impl CpuTimes {
 }
 
 impl CpuUse {
-    /// Seconds of a part; 0 if they are not known.
+    /// CPU seconds of a part; 0 if they are not known.
     pub fn seconds(&self, part: usize) -> f64 {
         self.parts[part].unwrap_or(0.0)
     }
 
-    /// Mean use of each part, cores.
+    /// Mean CPU use of each part, cores.
     pub fn cores(&self) -> PerPart<f64> {
         self.parts.map(|part| part.map(|seconds| seconds / self.elapsed_s))
     }
 
-    /// Mean use by processes that are no part of the bank, cores.
+    /// Mean CPU use of processes that are not part of the bank, cores.
     pub fn other_cores(&self) -> f64 {
         if self.elapsed_s > 0.0 { self.others / self.elapsed_s } else { 0.0 }
     }
 }
 
-/// A remark on the CPU that other processes used, cores, if it distorts the figures.
+/// A warning if the CPU use of other processes, in cores, distorts the figures.
 pub fn disturbance(other_cores: impl Iterator<Item = f64>) -> Option<String> {
     let most = other_cores.fold(0.0, f64::max);
-    (most > DISTURBED).then(|| format!("other processes used up to {most:.2} cores meanwhile"))
+    (most > DISTURBED).then(|| format!("other processes used up to {most:.2} cores"))
 }
 
 #[cfg(test)]
@@ -191,7 +186,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn restarted_part_is_left_out_and_the_rest_of_the_machine_is_others() {
+    fn restarted_part_has_no_cpu_time() {
         let start = Instant::now();
         let mut parts = [None; NAMES.len()];
         (parts[BROKER], parts[DATABASE], parts[HANDLER]) = (Some(1.0), Some(5.0), Some(9.0));
@@ -205,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn part_of_several_processes_is_known_if_all_of_them_are() {
+    fn part_is_known_if_all_its_processes_are() {
         let sums =
             sums([(0, Some(1)), (0, Some(2)), (1, Some(3)), (1, None), (2, None)].into_iter());
         assert_eq!(sums[..4], [Some(3), None, None, None]);
     }
 
     #[test]
-    fn disturbance_is_mentioned_from_a_tenth_of_a_core() {
+    fn disturbance_is_reported_above_a_tenth_core() {
         assert_eq!(disturbance([0.0, 0.1].into_iter()), None);
         assert!(disturbance([0.1, 0.2].into_iter()).unwrap().contains("0.20 cores"));
     }

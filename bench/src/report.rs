@@ -1,5 +1,5 @@
-//! `bench report`: joins the rows of runs into a table, graphs with those of the talk, and a page
-//! that explains them.
+//! `bench report`: joins the rows of runs into a table, graphs that include those of the talk, and
+//! a page.
 
 mod graphs;
 mod joined_runs;
@@ -20,35 +20,34 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Tables and graphs of what `bench run` measured, beside the talk's
+/// Make tables and graphs of the rows of `bench run`, next to those of the talk
 ///
-/// Joins all runs of a mode: latencies of a load are those of the simulated users' steps of all
-/// runs together, rates and use of the machine are means over the runs, and the highest load is the
-/// mean of the runs' highest, with its standard error. The talk's four handlers of 2019 stand in
-/// the same graphs, as another machine measured them. Every graph has its rows beside it, and the
-/// raw rows are copied. The last line is JSON: the highest load of each mode; of the mode batched
-/// the median without load and p99 at half of the highest; and the broker's CPU per record, batched
-/// divided by single, at the highest load that single held.
+/// Joins all runs of a mode. The latencies of a load are those of all steps of all runs. Rates, CPU
+/// and memory are means over the runs. The highest load is the mean of the highest loads of the
+/// runs, with its standard error. The graphs also show the talk's four handlers, measured in 2019
+/// on another machine. Each graph has a CSV file with its points, and the raw rows are copied. The
+/// last line is JSON: the highest load of each mode, its median without load, and its p99 at half
+/// of the highest load; and the broker's CPU time per record, batched divided by single, at the
+/// highest load that single held.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ReportOptions {
-    /// Folder in which `bench run` has left its rows
+    /// Folder to which `bench run` wrote its rows
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
-    /// Folders of rows to join, separated by commas [default: the newest in --out]
+    /// Folders with rows to join, separated by commas [default: the newest in --out]
     #[arg(long, value_name = "FOLDERS", value_delimiter = ',')]
     from: Vec<PathBuf>,
-    /// Folder for graphs, rows and index.html, where the page of `make up` finds them; those of
-    /// before are deleted
+    /// Folder for graphs, rows and index.html, which the web page of `make up` shows; files of an
+    /// earlier report are deleted
     #[arg(long, value_name = "FOLDER", default_value = "target/results")]
     results: PathBuf,
-    /// File for the report as Markdown, as in docs/results.md; its graphs go into the folder
-    /// docs/results [default: none]
+    /// File for the report as Markdown, as in docs/results.md; its graphs are written to a folder
+    /// of that name, as in docs/results [default: none]
     #[arg(long, value_name = "FILE")]
     docs: Option<PathBuf>,
 }
 
-/// The command.
 pub fn run(options: &ReportOptions) -> Result<ExitCode, Error> {
     let folders = folders(options)?;
     let tables =
@@ -80,7 +79,7 @@ pub fn run(options: &ReportOptions) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folders that are asked for, or the newest.
+/// The folders in the options, or the newest one.
 fn folders(options: &ReportOptions) -> Result<Vec<PathBuf>, Error> {
     if !options.from.is_empty() {
         return Ok(options.from.clone());
@@ -95,14 +94,14 @@ fn folders(options: &ReportOptions) -> Result<Vec<PathBuf>, Error> {
             runs.push(path);
         }
     }
-    // Names have the time in them.
+    // The names contain the time.
     let newest = runs.into_iter().max();
-    newest.map(|folder| vec![folder]).ok_or_else(|| {
-        Error::Bank(format!("no rows in {}: `bench run` makes them (make bench)", out.display()))
-    })
+    newest
+        .map(|folder| vec![folder])
+        .ok_or_else(|| Error::Bank(format!("no rows in {}: run `make bench` first", out.display())))
 }
 
-/// Deletes what an earlier report has left in `folder`: it may have had other graphs.
+/// Deletes the files of an earlier report in `folder`, which may have had other graphs.
 fn clear(folder: &Path) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
     for entry in entries.flatten() {
@@ -117,7 +116,7 @@ fn clear(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Each graph, with the rows that it was drawn from.
+/// Writes each graph and a CSV file with its points.
 fn write_graphs(folder: &Path, graphs: &[Graph]) -> Result<(), Error> {
     for graph in graphs {
         write(&folder.join(format!("{}.svg", graph.name)), &graph.svg)?;

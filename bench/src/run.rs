@@ -1,5 +1,5 @@
-//! `bench run`: the talk's test. Simulated users move money through GraphQL and wait for the new
-//! balance, while the heartbeat's load rises.
+//! `bench run`: the talk's test. Simulated users transfer money through GraphQL and wait for the
+//! new balance, while the load of the heartbeat rises.
 
 mod faults;
 mod heartbeat_load;
@@ -31,25 +31,30 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The talk's test: time until a simulated user sees the new balance, under a rising load
+/// Measure the time until a simulated user receives the new balance, under a rising load
 ///
-/// Simulated users log in through GraphQL and subscribe to their account. Every second each takes
-/// one step of the talk's cycle of ten, deposits and payments that cancel out. The time until the
-/// new balance arrives is measured from when the step was due, whatever became of the ones before.
-/// A step that takes 5 s has timed out. The heartbeat makes the load: a beat is a command.
-///   talk     loads 0, 10, 20 ... 400 per second, 20 s each, one user; ends after three time-outs
-///   max      doubles the load from 100/s until one is not held, twice, then closes in on the
-///            highest that is, and measures half of it; 30 s each, ten users, without load first
-///   quick    the same with coarser steps of 3 s
+/// This is the talk's test. Simulated users log in through GraphQL and subscribe to their account.
+/// Every second each takes one step of the talk's cycle: ten deposits and payments whose sum is
+/// zero. The latency of a step counts from its due time, which does not depend on earlier steps. A
+/// step without a new balance after 5 s has timed out. The heartbeat makes the load: each heartbeat
+/// record becomes a command. Profiles:
+///   talk     loads 0, 10, 20 ... 400 per second, 20 s each, one user; ends after three timeouts
+///   max      first without load; then doubles the load from 100/s until a load is not held twice;
+///            then bisects to the highest load held, and measures half of it; 30 s each, ten users
+///   quick    like max, with fewer loads of 3 s each
 ///   sanity   0, 100 and 500 per second, 5 s each, three users: half a minute in all
-/// A load is held if its beats were sent and answered (95 % of them within the measured time), the
-/// lag of all consumer groups grew from the first half of that time to the second by less than 2 %
-/// of what fell due in a half (or by less than 0.7 s of the load, which consumers may commit
-/// later), nothing timed out and p99 is below a second. With --driver browser the users are tabs of
-/// a Chromium on the pages, as in the talk: then its own time is included. CPU and memory of every
-/// part are sampled each second. Rows are written as soon as they are known: NAME-loads.csv,
-/// NAME-seconds.csv and NAME-steps.csv for each run. `bench report` makes tables and graphs of
-/// them. Ctrl-C ends cleanly and keeps what was measured.
+/// A load is held if all of these hold:
+///   - The heartbeat records were sent, and 95 % of their commands were answered in the measured
+///     time.
+///   - The lag of all consumer groups grew from the first half of that time to the second by less
+///     than 2 % of the records due in a half, or by less than 0.7 s of the load, since consumers
+///     commit later.
+///   - No step timed out, and p99 is below one second.
+/// With --driver browser the users are tabs of a Chromium on the web pages, as in the talk. The
+/// latency then includes the browser. CPU and memory of each part are sampled every second. Each
+/// run
+/// writes NAME-loads.csv, NAME-seconds.csv and NAME-steps.csv while it measures. `bench report`
+/// makes tables and graphs of these files. Ctrl-C ends the measurement and keeps its rows.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, GRAPHQL_URL, FRONTEND_URL, HANDLER_URL, HEARTBEAT_URL],
@@ -57,93 +62,93 @@ use std::time::Duration;
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct RunOptions {
-    /// Loads, their length and the number of users
+    /// Loads, their duration and the number of users
     #[arg(long, value_enum, default_value = "talk")]
     profile: ProfileName,
-    /// How the command-handler is run, which is restarted for it; separated by commas
+    /// Modes to measure, separated by commas; the command-handler is restarted in each
     #[arg(long, value_enum, value_delimiter = ',', default_value = "batched")]
     modes: Vec<Mode>,
-    /// Runs of each mode, 1 to 100: round by round, the modes of a round in random order
+    /// Runs of each mode, 1 to 100, in rounds; each round runs the modes in random order
     #[arg(long, default_value = "1", value_parser = number(1..=100u32))]
     runs: u32,
-    /// Beats per second of each step, separated by commas, each 0 to 1000000 [default: the
-    /// profile's]
+    /// Heartbeat records per second of each step, separated by commas, each 0 to 1000000 [default:
+    /// the profile's]
     #[arg(long, value_delimiter = ',', value_parser = number(0..=1_000_000u32))]
     loads: Option<Vec<u32>>,
     /// Measured time of each step, 2 to 3600 s [default: the profile's]
     #[arg(long, value_parser = seconds(2..=3600))]
     step_s: Option<Duration>,
-    /// Simulated users, each with an account and a transfer a second, 1 to 500 [default: the
+    /// Simulated users, each with an account and one transfer per second, 1 to 500 [default: the
     /// profile's]
     #[arg(long, alias = "visitors", value_parser = number(1..=500u32))]
     users: Option<u32>,
-    /// What the simulated users use
+    /// Interface that the simulated users use
     #[arg(long, value_enum, default_value = "graphql")]
     driver: DriverName,
-    /// The browser: Chromium or another of its kind
+    /// The browser: Chromium or one based on it
     #[arg(long, value_name = "PROGRAM", default_value = "chromium")]
     chromium: String,
-    /// Steps between the last load that was held and the first that was not, 0 to 10 [default: the
+    /// Loads to try between the last one held and the first one not held, 0 to 10 [default: the
     /// profile's]
     #[arg(long, value_parser = number(0..=10u32))]
     bisections: Option<u32>,
-    /// Signals for parts, separated by commas, as in 20:command-handler:KILL: 20 s after a run's
-    /// first step began
+    /// Signals to send to parts, separated by commas, as in 20:command-handler:KILL: 20 s after the
+    /// start of the first step
     #[arg(long, value_delimiter = ',', value_name = "S:PART:SIGNAL", value_parser = fault)]
     faults: Vec<Fault>,
-    /// Folder for the raw rows: one is made in it for each call
+    /// Folder for the raw rows; each call creates a subfolder
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
 }
 
-/// Where the pages are; needed with a browser.
+/// `FRONTEND_URL`: address of the web pages. Required with a browser.
 const FRONTEND_URL: Variable = Variable::new(
     "FRONTEND_URL",
     "",
-    "the pages, as in http://127.0.0.1:8181; needed with --driver browser",
+    "the web pages, as in http://127.0.0.1:8181; required with --driver browser",
 );
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ProfileName {
-    /// The talk's steps.
+    /// The talk's loads
     Talk,
-    /// Up to the highest load held.
+    /// Search for the highest load held
     Max,
-    /// The same, shorter and coarser.
+    /// The same with fewer and shorter loads
     Quick,
-    /// Half a minute in all.
+    /// Half a minute in all
     Sanity,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DriverName {
-    /// The GraphQL endpoint.
+    /// The GraphQL endpoint
     Graphql,
-    /// The pages in a Chromium, a tab each.
+    /// The web pages in a Chromium, one tab for each user
     Browser,
 }
 
-/// Answers to too many of the talk's steps did not come: the run is over.
+/// Timeouts after which a run of the talk's profile ends.
 const TIMEOUTS_MAX: u64 = 3;
-/// A Java virtual machine that has not compiled its paths yet gets this much to warm up on, before
-/// the first run of a search.
+/// Warm-up of a Java virtual machine that has not compiled its code yet, before the first run of a
+/// search.
 const WARM_UP_FIRST: (u32, Duration) = (1000, Duration::from_secs(8));
-/// A new process gets this much, before each other run.
+/// Warm-up of a new process, before each other run.
 const WARM_UP: (u32, Duration) = (250, Duration::from_secs(3));
 
-/// Loads and their length.
+/// Loads and their duration.
 #[derive(Debug, Clone)]
 struct Profile {
     name: &'static str,
     loads: Vec<u32>,
     step: Duration,
     users: u32,
-    /// `None`: every load is measured, held or not, until [`TIMEOUTS_MAX`] steps have timed out.
+    /// `None`: all loads are measured until [`TIMEOUTS_MAX`] steps have timed out.
     bisections: Option<u32>,
 }
 
 impl Profile {
-    /// The profile that `options` name, with what they change of it.
+    /// The profile in `options`, with their changes.
     fn new(options: &RunOptions) -> Self {
         let doubled = |first: u32| (0..12).map(move |n| first << n);
         let (name, loads, step_s, users, bisections): (_, Vec<u32>, _, _, _) = match options.profile
@@ -168,7 +173,6 @@ impl Profile {
     }
 }
 
-/// The command.
 pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
     let profile = Profile::new(options);
     let driver = driver(&start.env, options)?;
@@ -188,7 +192,7 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
     ];
     let mut load = HeartbeatLoad::open(start)?;
     let ended = (|| {
-        // A user's account lives as long as the bank: the same users for every run.
+        // The same users take part in every run, since accounts can't be closed.
         let users = SimulatedUsers::start(&driver, profile.users, &start.shutdown)?;
         let searches = profile.bisections.is_some();
         let mut warm_up = if searches { WARM_UP_FIRST } else { WARM_UP };
@@ -204,7 +208,7 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
         }
         Ok(())
     })();
-    // Whatever became of it, the stack is left as it was found: without load, the handler batched.
+    // The stack is restored also after an error: without load, and with its own handler.
     let restored = load.restore();
     output::print(&load.text());
     output::print(&format!("Raw rows: {}\n", folder.display()));
@@ -222,7 +226,7 @@ fn driver(env: &Env<'_>, options: &RunOptions) -> Result<Driver, Error> {
     Ok(Driver::Browser(url, options.chromium.clone()))
 }
 
-/// One run.
+/// Measures the loads of one run.
 fn course(
     profile: &Profile,
     faults: &[Fault],
@@ -241,7 +245,7 @@ fn course(
         for &load in &profile.loads {
             timed_out += step(bank, Kind::Climb, load)?.timed_out;
             if timed_out >= TIMEOUTS_MAX && faults.is_empty() {
-                output::progress("three of the users' steps have timed out: the run is over");
+                output::progress("Three steps of simulated users have timed out: the run ends");
                 break;
             }
         }
@@ -259,9 +263,9 @@ fn course(
         if !held {
             bank.settle()?;
         }
-        // The first that is not held ends the way up: once more, unless it was hopeless, since a
-        // stall of the machine is no limit.
-        if !held && !first.is_hopeless() && !doubted {
+        // A stall of the machine may have caused the first load that is not held. It is measured
+        // again, unless it was far from being held.
+        if !held && !first.needs_no_retry() && !doubted {
             doubted = true;
             MeasuredLoad { held, .. } = step(bank, Kind::Climb, load)?;
             if !held {
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn profile_can_be_changed_in_part() {
+    fn options_override_parts_of_a_profile() {
         let talk = options("").unwrap();
         let profile = Profile::new(&talk);
         assert_eq!((profile.loads.len(), profile.users, talk.runs), (41, 1, 1));

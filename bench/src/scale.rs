@@ -1,5 +1,4 @@
-//! `bench scale`: what a transfer costs when there are many accounts, and when much has happened
-//! already.
+//! `bench scale`: measures the cost of a transfer with many accounts and with a long history.
 
 use crate::bank_under_test::{BankUnderTest, conclude};
 use crate::control::HEARTBEAT_URL;
@@ -18,15 +17,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Cost of a transfer with few and with many accounts, with and without a long history
+/// Measure the cost of a transfer with few and many accounts, and with a long history
 ///
-/// Sends transfers between accounts straight to the command-handler, as `bench probe` does, at the
-/// same load three times: between few accounts, between many, and between many after a long
-/// history. Accounts are opened and the history is made by the bank itself; with the defaults that
-/// takes some ten minutes and 10 GB. To begin with an empty history it needs a stack of its own
-/// (make bench-scale). Measured is the CPU that broker, database, command-handler and
-/// graphql-endpoint spend on 1,000 transfers, when nothing else is on its way. The last line is
-/// JSON: the cost with many accounts and with a history, divided by the one before.
+/// Sends transfers directly to the command-handler, as `bench probe` does, at the same load three
+/// times: between few accounts, between many accounts, and between many accounts after many balance
+/// changes. The bank itself opens the accounts and creates the history; with the defaults that
+/// takes about ten minutes and 10 GB. A separate stack is needed to begin without history (make
+/// bench-scale). The cost is the CPU time that broker, database, command-handler and
+/// graphql-endpoint use for 1,000 transfers without other load. The last line is JSON: each cost
+/// divided by the previous one.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, HANDLER_URL, HEARTBEAT_URL],
@@ -34,51 +33,50 @@ use std::time::Duration;
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct ScaleOptions {
-    /// Accounts at first, 2 to 1000000
+    /// Accounts in the first measurement, 2 to 1000000
     #[arg(long, default_value = "1000", value_parser = number(2..=1_000_000usize))]
     accounts_few: usize,
-    /// Accounts then, 2 to 10000000
+    /// Accounts in the other two measurements, 2 to 10000000
     #[arg(long, default_value = "1000000", value_parser = number(2..=10_000_000usize))]
     accounts_many: usize,
-    /// Balance changes that there are at last, 0 to 1000000000; a transfer makes two
+    /// Balance changes before the last measurement, 0 to 1000000000; a transfer makes two
     #[arg(long, default_value = "10000000", value_parser = number(0..=1_000_000_000i64))]
     history: i64,
-    /// Transfers per second of the measurements, 1 to 1000000
+    /// Transfers per second in the measurements, 1 to 1000000
     #[arg(long, default_value = "5000", value_parser = number(1..=1_000_000u32))]
     load: u32,
-    /// Transfers per second that make the history, 1 to 1000000; less when the bank does not hold
-    /// it
+    /// Transfers per second that create the history, 1 to 1000000; reduced when the bank does not
+    /// hold the load
     #[arg(long, default_value = "15000", value_parser = number(1..=1_000_000u32))]
     fill: u32,
-    /// Measured time of each step, 1 to 3600 s, after a second of settling
+    /// Measured time of each step, 1 to 3600 s, after one second that is not measured
     #[arg(long, default_value = "20", value_parser = seconds(1..=3600))]
     step_s: Duration,
     /// Steps of each measurement, 1 to 100
     #[arg(long, default_value = "3", value_parser = number(1..=100u32))]
     steps: u32,
-    /// Folder for the raw rows, as CSV
+    /// Folder for the raw rows in CSV files
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
 }
 
-/// A new process, and a Java virtual machine that has not compiled its paths yet, get this much to
-/// warm up on.
+/// Warm-up of a new process, and of a Java virtual machine that has not compiled its code yet.
 const WARM_UP: (u32, Duration) = (1000, Duration::from_secs(5));
-/// Length of a step that makes history.
+/// Duration of a step that creates history.
 const FILL_STEP: Duration = Duration::from_secs(20);
-/// Longest time for the endpoint to store what the handler has published.
+/// Timeout for the graphql-endpoint to store all records.
 const SETTLED_WITHIN: Duration = Duration::from_secs(3600);
 
 /// One of the three measurements.
 struct Measurement {
     accounts: usize,
-    /// Changes of balances before it.
+    /// Balance changes before the measurement.
     history: i64,
     rows: Vec<TransferLoad>,
 }
 
 impl Measurement {
-    /// Mean CPU seconds per 1,000 transfers of broker, database, handler and endpoint.
+    /// Mean CPU seconds per 1,000 transfers of brokers, database, handler and endpoint.
     fn costs(&self) -> [f64; 4] {
         let mut costs = [0.0; 4];
         for row in &self.rows {
@@ -94,7 +92,6 @@ impl Measurement {
     }
 }
 
-/// The command.
 pub fn run(start: &Start<'_>, options: &ScaleOptions) -> Result<ExitCode, Error> {
     let settings = [
         ("ACCOUNTS_FEW", options.accounts_few.to_string()),
@@ -119,7 +116,7 @@ pub fn run(start: &Start<'_>, options: &ScaleOptions) -> Result<ExitCode, Error>
     })
 }
 
-/// Everything in order; `done` grows as it goes.
+/// Measures everything in order and adds it to `done`.
 fn course(
     options: &ScaleOptions,
     load: &mut DirectLoad,
@@ -130,7 +127,7 @@ fn course(
         load.bank.settle(0, SETTLED_WITHIN)?;
         let history = load.bank.lag.records()?.changes;
         output::progress(&format!(
-            "measured now: {accounts} accounts, {history} changes of balances"
+            "Measuring with {accounts} accounts after {history} balance changes"
         ));
         done.push(Measurement { accounts, history, rows: Vec::new() });
         for _ in 0..options.steps {
@@ -154,14 +151,14 @@ fn course(
         if history >= options.history {
             break;
         }
-        output::progress(&format!("{history} of {} changes of balances", options.history));
-        // The last ones are not more than are wanted.
+        output::progress(&format!("{history} of {} balance changes", options.history));
+        // The last step makes no more changes than needed.
         let wanted = (options.history - history) as f64 / 2.0 / f64::from(fill);
         let time = FILL_STEP.min(Duration::from_secs_f64(wanted.max(1.0)));
         if !load.step(fill, time)?.held {
             fill = (fill / 4 * 3).max(1);
         }
-        // The load does not wait for the endpoint, which must not fall behind forever.
+        // Otherwise the graphql-endpoint would fall further and further behind.
         load.bank.settle(0, SETTLED_WITHIN)?;
     }
     if options.history > 0 { measure(load, many) } else { Ok(()) }
@@ -179,7 +176,7 @@ fn table(done: &[Measurement]) -> Vec<Vec<String>> {
         "handler s/1000",
         "endpoint s/1000",
         "all",
-        "of the first",
+        "ratio to first",
     ];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     let first = done.first().map_or(0.0, Measurement::cost);
@@ -208,7 +205,7 @@ fn table(done: &[Measurement]) -> Vec<Vec<String>> {
     rows
 }
 
-/// The last line.
+/// The last line of the output.
 #[derive(Serialize)]
 struct Ratios {
     accounts_cost_ratio: Option<Number>,
@@ -230,9 +227,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_are_compared_with_those_before() {
-        // The example's 4,000 transfers take the broker as many seconds as given here, and the
-        // others 1.9.
+    fn costs_are_divided_by_the_previous_ones() {
+        // In the example, 4,000 transfers take the given CPU seconds of the brokers and 1.9 s of
+        // the other parts.
         let measured = |accounts, brokers: &[f64]| Measurement {
             accounts,
             history: 10,

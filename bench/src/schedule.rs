@@ -1,5 +1,5 @@
-//! The load: open loop. Each command is due at its time, whatever became of the ones before, and
-//! its latency counts from then, so a bank that stalls can't hide it by being asked less (no
+//! The schedule of an open-loop load. Each command has a due time that does not depend on earlier
+//! answers, and its latency counts from that time. So a stall of the bank is measured in full (no
 //! coordinated omission).
 
 use messaging::producer::{Outgoing, Sender};
@@ -7,48 +7,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Most commands in one call of the producer: behind schedule, the backlog goes out in pieces.
+/// Most commands in one call of the producer. A longer backlog is sent in several calls.
 const BATCH_MAX: u64 = 5_000;
 
-/// When commands 0, 1, 2 ... of a step are due: evenly spread.
+/// The due times of commands 0, 1, 2 ..., evenly spread.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
-    /// The first is due now.
+    /// Due time of the first command.
     pub start: Instant,
     /// Commands per second, above zero.
     pub per_s: u32,
-    /// How many there are.
+    /// Number of commands.
     pub count: u64,
 }
 
 impl Schedule {
-    /// `per_s` from `start` on, for `time`.
+    /// `per_s` commands per second from `start` on, for `time`.
     pub fn new(start: Instant, per_s: u32, time: Duration) -> Self {
         let count = time.as_nanos() * u128::from(per_s) / 1_000_000_000;
         Self { start, per_s, count: u64::try_from(count).unwrap_or(u64::MAX) }
     }
 
-    /// When command `index` is due.
+    /// Due time of command `index`.
     pub fn due(&self, index: u64) -> Instant {
         let nanos = u128::from(index) * 1_000_000_000 / u128::from(self.per_s);
         self.start + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// How many are due by `now`: those with `due(index) <= now`.
+    /// Number of commands that are due by `now`: those with `due(index) <= now`.
     pub fn due_by(&self, now: Instant) -> u64 {
         let Some(elapsed) = now.checked_duration_since(self.start) else { return 0 };
         let due = (elapsed.as_nanos() + 1) * u128::from(self.per_s);
         u64::try_from(due.div_ceil(1_000_000_000)).unwrap_or(u64::MAX).min(self.count)
     }
 
-    /// When the last one is due, or the start if there is none.
+    /// Due time of the last command, or `start` without commands.
     pub fn end(&self) -> Instant {
         self.due(self.count.saturating_sub(1))
     }
 }
 
-/// Sends the commands of `schedule` as they fall due, until the last one or until `stop`: in
-/// batches of what is due, at most one each `batch_interval`. Gives how many were sent.
+/// Sends the commands of `schedule` when they are due, until the last one or until `stop`. Sends at
+/// most one batch per `batch_interval`, with all commands that are due. Returns the number sent.
 pub fn send(
     schedule: Schedule,
     batch_interval: Duration,
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_start_nothing_is_due() {
+    fn nothing_is_due_before_the_start() {
         let start = Instant::now() + Duration::from_secs(1);
         let schedule = Schedule::new(start, 10, Duration::from_millis(99));
         assert_eq!((schedule.count, schedule.due_by(Instant::now())), (0, 0));

@@ -1,22 +1,21 @@
-//! The search for the highest load that is held: up a list of loads until one is not, then between
-//! the two.
+//! Searches for the highest load that is held: first upwards in a list of loads, then by bisection
+//! between the last load held and the first not held.
 
-/// The way of one search.
+/// The state of a search.
 #[derive(Debug)]
 pub struct Search {
-    /// Loads yet to try, the next one last.
+    /// Loads to try, the next one last.
     rest: Vec<u32>,
-    /// Bisections left once a load was not held.
+    /// Remaining bisections, which begin after the first load that is not held.
     bisections: u32,
-    /// The highest load held; 0 if none was.
+    /// The highest load held; 0 if none was held.
     pub held: u32,
     /// The lowest load not held.
     missed: Option<u32>,
 }
 
 impl Search {
-    /// Up `loads`, in any order, and then `bisections` times between the last that is held and the
-    /// first that is not.
+    /// Tries `loads` in ascending order, and then `bisections` loads in between.
     pub fn new(loads: &[u32], bisections: u32) -> Self {
         let mut rest = loads.to_vec();
         rest.sort_unstable_by(|a, b| b.cmp(a));
@@ -24,7 +23,7 @@ impl Search {
         Self { rest, bisections, held: 0, missed: None }
     }
 
-    /// The load to try next; `None` at the end.
+    /// The next load to try; `None` at the end.
     pub fn next(&mut self) -> Option<u32> {
         let Some(missed) = self.missed else { return self.rest.pop() };
         if self.held == 0 || self.bisections == 0 {
@@ -32,11 +31,11 @@ impl Search {
         }
         self.bisections -= 1;
         let between = between(self.held, missed);
-        // Closer than a twentieth: the machine's own noise is larger.
+        // An interval of less than 5 % is within the noise of the machine.
         (between > self.held + self.held / 40 && between < missed).then_some(between)
     }
 
-    /// Notes whether `load` was held.
+    /// Enters whether `load` was held.
     pub fn tried(&mut self, load: u32, held: bool) {
         if held {
             self.held = self.held.max(load);
@@ -46,7 +45,7 @@ impl Search {
     }
 }
 
-/// The geometric mean in two digits, or three below 20: round loads.
+/// The geometric mean, rounded to two digits, or to three if it begins with 1.
 fn between(low: u32, high: u32) -> u32 {
     let mean = (u64::from(low) * u64::from(high)).isqrt();
     let mean = u32::try_from(mean).expect("it is below `high`");
@@ -70,21 +69,21 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_up_and_then_closes_in() {
+    fn search_goes_up_and_then_bisects() {
         let (held, tried) = search(1500, 3);
         assert_eq!(tried, [10, 100, 1000, 2000, 1410, 1680, 1540]);
         assert_eq!(held, 1410);
     }
 
     #[test]
-    fn it_ends_at_the_top_of_the_list_and_below_its_bottom() {
+    fn search_ends_at_either_end_of_the_list() {
         assert_eq!(search(1_000_000, 3), (4000, vec![10, 100, 1000, 2000, 4000]));
         assert_eq!(search(5, 3), (0, vec![10]));
         assert_eq!(search(1500, 0).0, 1000);
     }
 
     #[test]
-    fn any_capacity_is_found_within_the_width_of_the_last_interval() {
+    fn capacity_is_found_within_the_last_interval() {
         for capacity in 10..4000 {
             let (held, tried) = search(capacity, 5);
             assert!(tried.len() <= 10 && held <= capacity);

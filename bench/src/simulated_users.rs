@@ -1,6 +1,6 @@
-//! Simulated users, as the talk's test had one: each logs in through GraphQL, subscribes to the
-//! changes of its account, and every second takes the next step of a cycle that takes out as much
-//! as it puts in.
+//! Simulated users, like the one in the talk's test. Each logs in through GraphQL and subscribes to
+//! its balance changes. Every second it takes the next step of a cycle, which withdraws as much as
+//! it deposits.
 
 mod browser_user;
 mod client;
@@ -24,40 +24,40 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Steps of one user in a second.
+/// Steps of one user per second.
 const PER_S: u32 = 1;
-/// How long a user without connection tries to reconnect, and how often.
+/// How long and how often a disconnected user tries to reconnect.
 const RECONNECT: Duration = Duration::from_secs(30);
 const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 
-/// The talk's cycle, cents: deposits, and payments to the company. As much in as out.
+/// The talk's cycle, cents: deposits, and payments to the company. Their sum is zero.
 const CYCLE: [i64; 10] = [1000, 2000, 5000, 10_000, 20_000, -1111, -2323, -3489, -9999, -21_078];
 
-/// What the users use.
+/// Interface that the users use.
 #[derive(Debug, Clone)]
 pub enum Driver {
-    /// The GraphQL endpoint at this address.
+    /// The GraphQL endpoint at this URL.
     Graphql(String),
-    /// The pages at an address, in the browser that this program is.
+    /// The pages at a URL, in the browser that this program starts.
     Browser(String, String),
 }
 
-/// SimulatedUsers at work, each on a thread of its own.
+/// Running simulated users, each on its own thread.
 pub struct SimulatedUsers {
-    /// Steps of all users together: number 0 is the first user's, 1 the second's, and so on round
-    /// and round.
+    /// Steps of all users together. Step 0 belongs to the first user, step 1 to the second, and so
+    /// on in turn.
     pub schedule: Schedule,
     steps: Receiver<Result<UserStep, Error>>,
     stop: Shutdown,
     threads: Vec<JoinHandle<()>>,
-    /// Set: what is under way is not waited for either.
+    /// Requested if the steps in progress are not waited for either.
     leave: Shutdown,
-    /// Lives as long as they.
+    /// The browser, which is closed after the users.
     _browser: Option<Chromium>,
 }
 
 impl SimulatedUsers {
-    /// `count` new users log in and begin.
+    /// Logs in `count` new users and starts them.
     pub fn start(driver: &Driver, count: u32, shutdown: &Shutdown) -> Result<Self, Error> {
         let browser = match driver {
             Driver::Graphql(_) => None,
@@ -99,14 +99,14 @@ impl SimulatedUsers {
         Ok(Self { schedule, steps, stop, threads, leave, _browser: browser })
     }
 
-    /// The steps that have ended since the last call; waits until `until` for the first.
+    /// Steps that have ended since the last call. Waits until `until` for the first.
     pub fn steps(&self, until: Instant) -> Result<Vec<UserStep>, Error> {
         let wait = until.saturating_duration_since(Instant::now());
         let first = self.steps.recv_timeout(wait).into_iter();
         first.chain(self.steps.try_iter()).collect()
     }
 
-    /// No new steps. The ones that were still under way; takes [`TIMEOUT`] at most.
+    /// Stops the users. Returns the steps that were in progress, after at most [`TIMEOUT`].
     pub fn stop(mut self) -> Result<Vec<UserStep>, Error> {
         self.end();
         self.steps.try_iter().collect()
@@ -123,7 +123,7 @@ impl SimulatedUsers {
 impl Drop for SimulatedUsers {
     fn drop(&mut self) {
         self.leave.request();
-        // Before the browser goes.
+        // The users must end before the browser.
         self.end();
     }
 }
@@ -132,11 +132,11 @@ impl Drop for SimulatedUsers {
 struct UserThread {
     client: Box<dyn Client>,
     schedule: Schedule,
-    /// Number of its next step.
+    /// Number of the user's next step.
     next: u64,
-    /// From one of its steps to the next.
+    /// Difference between the numbers of its steps.
     every: u64,
-    /// Steps that have not ended: number, due.
+    /// Steps in progress: number and due time.
     waiting: Vec<(u64, Instant)>,
     stop: Shutdown,
     leave: Shutdown,
@@ -146,7 +146,7 @@ struct UserThread {
 impl UserThread {
     fn run(mut self) {
         if let Err(err) = self.work() {
-            // The receiver is gone after a stop.
+            // The receiver is closed after a stop.
             let _ = self.steps.send(Err(err));
         }
     }
@@ -159,7 +159,7 @@ impl UserThread {
             }
             let worked = self.turn(stopped);
             if let Err(err) = worked {
-                output::progress(&format!("a simulated user reconnects: {}", Chain(&err)));
+                output::progress(&format!("A simulated user reconnects: {}", Chain(&err)));
                 self.reconnect()?;
             }
         }
@@ -175,7 +175,7 @@ impl UserThread {
         }
     }
 
-    /// Takes the steps that are due and hears what comes until the next one is.
+    /// Takes the steps that are due, and receives messages until the next one is due.
     fn turn(&mut self, stopped: bool) -> Result<(), Error> {
         let now = Instant::now();
         while !stopped && self.schedule.due(self.next) <= now {
@@ -189,7 +189,7 @@ impl UserThread {
         {
             self.end(*number, StepEnd::TimedOut);
         }
-        // A stop is seen within this time.
+        // A stop takes effect within this time.
         let look = now + Duration::from_millis(200);
         let next = self.schedule.due(self.next);
         let timeout = self.waiting.first().map_or(look, |(_, due)| *due + TIMEOUT);
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cycle_takes_out_what_it_puts_in_and_never_overdraws() {
+    fn cycle_sums_to_zero_and_never_overdraws() {
         let mut balance = 0;
         for cents in CYCLE {
             balance += cents;

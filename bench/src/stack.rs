@@ -1,4 +1,4 @@
-//! The parts of the running stack, by the script that started them.
+//! Controls the parts of the running stack through stack.sh.
 
 use crate::error::Error;
 use crate::proc::Process;
@@ -6,37 +6,33 @@ use service::env::{self, Env, Variable};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// `STACK`: the script.
+/// `STACK`: path of stack.sh.
 pub const STACK: Variable = Variable::required(
     "STACK",
-    "the script that started the stack, which knows the pids of its parts and starts them again (stack/stack.sh)",
+    "path of stack.sh of the running stack, for the pids of its parts and for restarts (stack/stack.sh)",
 );
 
-/// The service that decides the commands.
 pub const COMMAND_HANDLER: &str = "command-handler";
-/// The service that stores changes for browsers.
 pub const GRAPHQL_ENDPOINT: &str = "graphql-endpoint";
-/// The database server.
 pub const POSTGRES: &str = "postgres";
 
-/// The script, which finds its stack by the environment (STACK_DIR).
+/// stack.sh, which reads STACK_DIR from the environment.
 #[derive(Debug, Clone)]
 pub struct Stack(PathBuf);
 
 impl Stack {
-    /// Reads the environment.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         env.text(&STACK).map(|path| Self(path.into()))
     }
 
-    /// The process of `part` as it runs now.
+    /// The current process of `part`.
     pub fn process(&self, part: &str) -> Result<Process, Error> {
         let output = self.run(&["pid", part], &[])?;
         let pid = output.trim().parse().map_err(|_| self.failed(&["pid", part], &output))?;
         Process::open(pid).map_err(|source| Error::Part { part: part.to_owned(), pid, source })
     }
 
-    /// Stops `part` and starts it with `variables` in its environment; returns when it is ready.
+    /// Restarts `part` with `variables` in its environment, and waits until it is ready.
     pub fn restart(&self, part: &str, variables: &[(&str, &str)]) -> Result<(), Error> {
         self.run(&["stop", part], &[])?;
         self.run(&["start", part], variables).map(drop)
@@ -72,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_script_says_is_in_the_error() {
+    fn stderr_of_the_script_is_in_the_error() {
         let stack = Stack("sh".into());
         let err = stack.run(&["-c", "echo it is down >&2; exit 1"], &[]).unwrap_err();
         assert_eq!(err.to_string(), "sh -c echo it is down >&2; exit 1: it is down");

@@ -1,12 +1,12 @@
-//! What every command is started with.
+//! What every command needs from the process.
 
 use service::env::Env;
 use service::shutdown::Shutdown;
 
-/// The environment, and the shutdown of the process.
+/// The environment and the shutdown signal.
 pub struct Start<'a> {
-    /// Addresses and the client's settings.
+    /// Addresses and settings of the Kafka client.
     pub env: Env<'a>,
-    /// Set by SIGTERM and SIGINT: end cleanly, and print what was measured.
+    /// Requested by SIGTERM and SIGINT. Commands then end early and print their results so far.
     pub shutdown: Shutdown,
 }

@@ -1,4 +1,4 @@
-//! Reads one topic of the bank.
+//! Reads the topics of the bank.
 
 use crate::error::Error;
 use avro::registry::Registry;
@@ -13,10 +13,10 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::time::{Duration, Instant};
 
-/// How long the cluster may take to return offsets.
+/// Timeout of requests for offsets.
 pub const WITHIN: Duration = Duration::from_secs(10);
 
-/// Where records are, and what they look like.
+/// The Kafka cluster and the schema registry.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     pub kafka: KafkaConfig,
@@ -24,18 +24,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Reads and checks the environment.
     pub fn from_env(env: &Env<'_>) -> Result<Self, Error> {
         let registry = Registry::new(&env.text(&SCHEMA_REGISTRY_URL)?);
         Ok(Self { kafka: KafkaConfig::from_env(env)?, registry })
     }
 
-    /// A client for offsets.
+    /// A client for requests about offsets.
     pub fn kafka_client(&self) -> Box<dyn KafkaClient> {
         messaging::connect(&self.kafka)
     }
 
-    /// Our own producer. It is always batched: modes are compared in the handler.
+    /// The producer of bench. It always sends batches: the modes differ only in the handler.
     pub fn sender(&self, shutdown: &Shutdown) -> Sender {
         let config = ProducerConfig {
             kafka: self.kafka.clone(),
@@ -47,14 +46,14 @@ impl Cluster {
         Sender::new(&config, shutdown)
     }
 
-    /// Makes values of commands.
+    /// An encoder for commands.
     pub fn encoder<R: Record>(&self) -> Result<Encoder<R>, Error> {
         Encoder::new(&self.registry)
             .map_err(|source| Error::Registry { topic: R::TOPIC.name, source })
     }
 }
 
-/// The end of each partition of `topic`.
+/// The end offset of each partition of `topic`.
 pub fn ends(kafka_client: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Position>, Error> {
     let bounds = kafka_client.log_range(topic.name, WITHIN).map_err(|source| Error::Kafka {
         step: format!("look up the offsets of {}", topic.name),
@@ -64,7 +63,7 @@ pub fn ends(kafka_client: &mut dyn KafkaClient, topic: &Topic) -> Result<Vec<Pos
     Ok((0..).zip(ends).map(|(partition, next)| Position { partition, next }).collect())
 }
 
-/// True if `group` has read and committed all there is in `topic`.
+/// True if `group` has committed the end offset of each partition of `topic`.
 pub fn is_done(
     kafka_client: &mut dyn KafkaClient,
     group: &str,
@@ -78,26 +77,27 @@ pub fn is_done(
     Ok(ends.iter().zip(&committed).all(done))
 }
 
-/// The records of one topic, decoded.
+/// Reads and decodes the records of one topic.
 pub struct TopicReader<R> {
     consumer: Consumer,
     decoder: Decoder<R>,
 }
 
 impl<R: Record> TopicReader<R> {
-    /// Reads what comes from now on.
+    /// Starts at the current end of the topic.
     pub fn from_end(cluster: &Cluster) -> Result<Self, Error> {
         let positions = ends(&mut *cluster.kafka_client(), &R::TOPIC)?;
         Ok(Self::from(cluster, positions))
     }
 
-    /// Reads from `positions` on.
+    /// Starts at `positions`.
     pub fn from(cluster: &Cluster, positions: Vec<Position>) -> Self {
         let consumer = Consumer::start(&cluster.kafka, R::TOPIC.name, positions);
         Self { consumer, decoder: Decoder::new(cluster.registry.clone()) }
     }
 
-    /// Gives what has arrived to `take`; waits at most `wait` for the first. When it was read.
+    /// Passes the records that have arrived to `take`. Waits at most `wait` for the first one.
+    /// Returns when they were read.
     pub fn poll(&mut self, wait: Duration, mut take: impl FnMut(R)) -> Result<Instant, Error> {
         let topic = R::TOPIC.name;
         let failed = |source| Error::Kafka { step: format!("read {topic}"), source };

@@ -1,4 +1,4 @@
-//! A websocket that carries JSON, read with a deadline.
+//! A WebSocket connection for JSON messages, read with a deadline.
 
 use crate::error::Error;
 use serde_json::Value;
@@ -10,18 +10,17 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Message, WebSocket};
 
-/// For the connection, the handshake, and each write.
+/// Timeout of the connection, of the handshake, and of each write.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One connection.
 pub struct Socket {
     url: String,
     socket: WebSocket<TcpStream>,
 }
 
 impl Socket {
-    /// Connects to `url`, as in `ws://127.0.0.1:8888/graphql`, and asks for a `protocol` if there
-    /// is one.
+    /// Connects to `url`, as in `ws://127.0.0.1:8888/graphql`, with the subprotocol `protocol` if
+    /// there is one.
     pub fn open(url: &str, protocol: Option<&'static str>) -> Result<Self, Error> {
         let failed = |source| failed(url, source);
         let mut request = url.into_client_request().map_err(failed)?;
@@ -38,30 +37,31 @@ impl Socket {
         Ok(Self { url: url.to_owned(), socket })
     }
 
-    /// Sends a message.
     pub fn send(&mut self, message: &Value) -> Result<(), Error> {
         let sent = self.socket.send(Message::text(message.to_string()));
         sent.map_err(|source| failed(&self.url, source))
     }
 
-    /// The next message; `None` if there is none by `until`.
+    /// The next message; `None` if there is none until `until`.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
             let wait = until.saturating_duration_since(Instant::now());
-            // Zero would mean: forever.
+            // A timeout of zero would disable it.
             let wait = wait.max(Duration::from_millis(1));
             let set = self.socket.get_ref().set_read_timeout(Some(wait));
             set.map_err(|err| failed(&self.url, err.into()))?;
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
                     let message = serde_json::from_str(&text);
-                    return message.map(Some).map_err(|_| self.odd("no JSON", text.to_string()));
+                    return message
+                        .map(Some)
+                        .map_err(|_| self.odd("invalid JSON", text.to_string()));
                 }
                 Ok(Message::Close(frame)) => {
                     let frame = frame.map(|it| it.to_string()).unwrap_or_default();
-                    return Err(self.odd("the connection was closed", frame));
+                    return Err(self.odd("a closed connection", frame));
                 }
-                // The library answers a ping itself.
+                // tungstenite answers pings.
                 Ok(_) => {}
                 Err(tungstenite::Error::Io(err))
                     if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
@@ -73,7 +73,7 @@ impl Socket {
         }
     }
 
-    /// The other side broke the protocol.
+    /// An error about an unexpected message.
     pub fn odd(&self, what: &'static str, found: String) -> Error {
         Error::Answer { what, url: self.url.clone(), found }
     }

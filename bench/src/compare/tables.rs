@@ -1,10 +1,10 @@
-//! What was compared, as a table, as Markdown, as JSON and as graphs.
+//! The results of a comparison as a table, as Markdown, as JSON and as graphs.
 
 use super::figures::{COSTS_AT, Costs, Figures, IDLE};
 use crate::direct_load::TransferLoad;
 use crate::error::Error;
 use crate::handlers::OURS;
-use crate::output::{self, mib, short};
+use crate::output::{self, mib, short, wrap};
 use crate::proc;
 use crate::process_usage::disturbance;
 use crate::report::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
@@ -12,21 +12,29 @@ use serde_json::{Map, Value, json};
 use std::fs;
 use std::path::Path;
 
-/// The talk's own table.
+/// The talk's table, in JSON format.
 const TALK: &str = include_str!("../../../docs/talk-2019.json");
-/// Loads whose latencies stand in the table.
+/// Loads whose p99 the table contains.
 const LATENCIES: [u32; 5] = [IDLE, 100, 300, 1000, 5000];
 /// Mark of a handler that breaks the contract.
 const BROKEN: &str = " (!)";
 
-const FAIR: &str = "\
-**What is fair, and what isn't.** All run on one machine and the same servers, with the same topics, accounts, loads and an empty database each, in random \
-order; nothing else of the bank runs meanwhile, but the program that measures does, and takes CPU. Latency counts from the time a \
-command was due until the last of its answers was read back. All keep the same contract, and store the same rows with the same kind of statements; \
-the peers on Rust share domain and store with ours, so there the client alone differs. Ours was tuned for this bank for longer than its \
-peers were, by the same people: improvements of peers are welcome. One broker on the same two cores favours the handler that uses it least. Artefacts are what is \
-built: ours is a binary that needs nothing, libc apart where it was not linked statically; librdkafka is linked into its binary; the JVM's has its runtime in it. \"With libraries\" adds what the process has \
-mapped of the system. A JVM compiles while it runs: it gets the same warm-up as all, and more would help it.";
+/// The conditions of the comparison.
+const CONDITIONS: [&str; 9] = [
+    "All handlers run on one machine with the same servers, topics, accounts and loads. Each has an \
+     empty database. Their order is random.",
+    "No other service of the bank runs in that time. The measuring program does, and uses CPU time.",
+    "Latency counts from the due time of a command until the last of its answers is read.",
+    "All handlers keep the same contract and store the same rows with similar SQL statements. The \
+     peers in Rust share domain and store with scratchbank, so they differ only in the Kafka client.",
+    "scratchbank was tuned for this bank for longer than its peers, by the same people. Improvements \
+     of the peers are welcome.",
+    "With one broker on the same two cores, a handler that uses the broker less has an advantage.",
+    "The artefact is what is built. scratchbank's is a binary that needs at most libc, librdkafka is \
+     linked into its binary, and the JVM's contains its runtime.",
+    "\"With libraries\" adds the files of the system that the process has mapped.",
+    "A JVM compiles while it runs. It has the same warm-up as the others; a longer one would help it.",
+];
 
 /// Writes comparison.md, comparison.json and the graphs into `folder`.
 pub fn write(folder: &Path, all: &[Figures], settings: &str, rows: &Path) -> Result<(), Error> {
@@ -47,7 +55,7 @@ pub fn write(folder: &Path, all: &[Figures], settings: &str, rows: &Path) -> Res
     Ok(())
 }
 
-/// The table for a terminal.
+/// The table that is printed.
 pub fn text(all: &[Figures]) -> String {
     let all: Vec<&Figures> = all.iter().collect();
     let mut text = output::table(&table(&all));
@@ -113,30 +121,51 @@ fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
     let file = rows.file_name().unwrap_or_default().to_string_lossy();
     let runs = all.iter().map(|figures| figures.runs.len()).max().unwrap_or(0);
     let mut text = format!(
-        "# Command-handlers compared\n\nWritten by `make compare-handlers` (`bench compare`, {settings}; raw rows {file}): {runs} run(s) each, commit {commit}, {}, {date}. \
-         [comparison.json](comparison.json) has the same figures, [handler-contract.md](handler-contract.md) describes what is compared and how to add another.\n\n",
-        proc::machine(),
+        "# Comparison of command-handlers\n\n\
+         `make compare-handlers` writes this file and [comparison.json](comparison.json).\n\
+         [handler-contract.md](handler-contract.md) describes how to add a handler.\n\n",
     );
+    for line in [
+        format!("- Date: {date}"),
+        format!("- Commit: {commit}"),
+        format!("- Machine: {}", proc::machine()),
+        format!("- Runs of each handler: {runs}"),
+        format!("- Settings: {settings}"),
+        format!("- Raw rows: {file}"),
+    ] {
+        text += &wrap(&line, "  ");
+    }
+    text += "\n";
     text += &grid(&table(all));
     text += &format!(
-        "\nMedians of the runs. Start: exec to ready in an empty database. RSS idle: before the first command; RSS: the highest. Idle is a load of {IDLE}/s. CPU seconds for 1,000 \
-         commands at {COSTS_AT}/s, the broker's without what it uses when nothing is asked. \"-\": that load was not held.\n\n",
+        "\nAll values are medians of the runs.\n\n\
+         - Start: from exec to ready, in an empty database.\n\
+         - RSS idle: memory before the first command. RSS: the highest memory.\n\
+         - p50 idle, p99 idle: latency at {IDLE}/s.\n\
+         - CPU s/1000: CPU seconds for 1,000 commands at {COSTS_AT}/s. The broker's use without load is\n  \
+           subtracted.\n\
+         - \"-\": the load was not held.\n\n",
     );
     for figures in all.iter().filter(|figures| !figures.broken.is_empty()) {
         let broken = figures.broken.join("; ");
-        text +=
-            &format!("**(!) {} does not keep the contract**: {broken}.\n\n", figures.handler.name);
+        let name = &figures.handler.name;
+        text += &wrap(&format!("**(!) {name} does not keep the contract**: {broken}."), "");
+        text += "\n";
     }
     if let Some(disturbance) = disturbance(all.iter().map(|figures| figures.others())) {
         text += &format!("**DISTURBED**: {disturbance}.\n\n");
     }
-    text += "![p99 by load](comparison-latency.svg)\n\n![CPU of the broker by load](comparison-broker.svg)\n\n![Memory](comparison-memory.svg)\n\n";
-    text += FAIR;
-    text += "\n\n## The talk's table\n\n";
+    text += "![p99 by load](comparison-latency.svg)\n\n\
+             ![CPU of the broker by load](comparison-broker.svg)\n\n\
+             ![Memory](comparison-memory.svg)\n\n## Conditions\n\n";
+    for line in CONDITIONS {
+        text += &wrap(&format!("- {line}"), "  ");
+    }
+    text += "\n## The talk's table\n\n";
     text + &talk()
 }
 
-/// What the talk measured in 2019.
+/// The talk's results of 2019.
 fn talk() -> String {
     let talk: Value = serde_json::from_str(TALK).unwrap_or_default();
     let field = |it: &Value, name: &str| match &it[name] {
@@ -153,10 +182,12 @@ fn talk() -> String {
         rows.push(names.map(|name| field(it, name)).to_vec());
     }
     let (source, conditions) = (field(&talk, "source"), field(&talk, "conditions"));
-    format!(
-        "{}\n{source}. {conditions} Another machine, another year and another bank: only sizes compare. There the pure-Rust client sent each record by itself, which is `{OURS}-single` here.\n",
-        grid(&rows)
-    )
+    let remarks = format!(
+        "{source}. {conditions} The machine, the year and the bank were different, so only the sizes \
+         can be compared. The talk's pure-Rust handler sent one record per request, like \
+         `{OURS}-single` here."
+    );
+    format!("{}\n{}", grid(&rows), wrap(&remarks, ""))
 }
 
 /// A table in Markdown.
@@ -171,7 +202,7 @@ fn grid(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// By handler.
+/// The figures by handler.
 fn json(all: &[&Figures]) -> String {
     let mut handlers = Map::new();
     for figures in all {
@@ -208,11 +239,11 @@ fn json(all: &[&Figures]) -> String {
             }),
         );
     }
-    // Pretty, so that changes of it can be read.
+    // One value per line, so that diffs are readable.
     serde_json::to_string_pretty(&Value::Object(handlers)).unwrap_or_default() + "\n"
 }
 
-/// Ours in colours, the others grey.
+/// Ours has colours, the others are grey.
 fn hue(index: usize, all: &[&Figures]) -> Hue {
     let ours = |figures: &&&Figures| figures.handler.name.starts_with(OURS);
     if ours(&&all[index]) {
@@ -225,7 +256,7 @@ fn hue(index: usize, all: &[&Figures]) -> Hue {
 fn plot(
     all: &[&Figures],
     title: &str,
-    says: &str,
+    description: &str,
     unit: &str,
     of: impl Fn(&Figures, u32) -> Option<f64>,
 ) -> String {
@@ -242,7 +273,7 @@ fn plot(
     };
     lines(&Plot {
         title: title.to_owned(),
-        says: says.to_owned(),
+        description: description.to_owned(),
         x: ("load, commands per second".to_owned(), Scale::Log),
         y: (unit.to_owned(), Scale::Log),
         series: all.iter().enumerate().map(series).collect(),
@@ -251,17 +282,23 @@ fn plot(
 }
 
 fn latency(all: &[&Figures]) -> String {
-    let says = "From when a command was due until its last answer was read. A line ends where the next load was not held.";
-    plot(all, "p99 of answers", says, "milliseconds", |figures, load| {
+    let description = "From the due time of a command until its last answer was read. A line \
+                       ends where the next load was not held.";
+    plot(all, "p99 of answers", description, "milliseconds", |figures, load| {
         figures.at(load, |row| row.p99_ms)
     })
 }
 
 fn broker(all: &[&Figures]) -> String {
-    let says = "What the broker uses for a command and its answers, without what it uses when nothing is asked. Records sent one by one cost it the most.";
-    plot(all, "CPU of the broker for 1,000 commands", says, "milliseconds", |figures, load| {
-        figures.at(load, |row| row.costs()[0] * 1000.0).filter(|it| *it > 0.0)
-    })
+    let description = "CPU time of the broker for a command and its answers, minus its use \
+                       without load. It is highest for handlers that send one record per request.";
+    plot(
+        all,
+        "CPU of the broker for 1,000 commands",
+        description,
+        "milliseconds",
+        |figures, load| figures.at(load, |row| row.costs()[0] * 1000.0).filter(|it| *it > 0.0),
+    )
 }
 
 fn memory(all: &[&Figures]) -> String {
@@ -278,7 +315,7 @@ fn memory(all: &[&Figures]) -> String {
     let all: Vec<Bar> = all.iter().enumerate().filter_map(bar).collect();
     bars(
         "Memory of the handler",
-        "The highest resident memory; the mark is that before the first command.",
+        "The highest resident memory. The mark is the memory before the first command.",
         "MiB",
         &all,
     )
@@ -290,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_handler_has_a_row_and_one_that_breaks_the_contract_is_marked() {
+    fn handler_that_breaks_the_contract_is_marked() {
         let ours = figures(OURS, &[&[(10, true), (1000, true), (5000, true)]]);
         let mut peer = figures("java", &[&[(10, true), (1000, false)]]);
         peer.broken = vec!["kill -9".to_owned()];
@@ -319,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_talks_four_handlers_are_there() {
+    fn talk_table_has_four_handlers() {
         assert_eq!(talk().lines().filter(|line| line.starts_with("| ")).count(), 5);
     }
 }

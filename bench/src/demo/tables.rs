@@ -1,4 +1,4 @@
-//! The figures of a demo, for people and as the last line.
+//! The figures of a demo: tables and sentences for people, and the last line as JSON.
 
 use crate::measure::Latencies;
 use crate::output::{self, short};
@@ -7,10 +7,10 @@ use observer::{News, Observer, Report, Violation};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// Violations that are printed; the rest are counted.
+/// Number of violations that are printed. The others are only counted.
 const VIOLATIONS_MAX: usize = 20;
 
-/// The last line.
+/// The last line of the output.
 #[derive(Serialize)]
 pub struct Outcome {
     pub commands: u64,
@@ -22,7 +22,7 @@ pub struct Outcome {
     graphql: UserOutcome,
 }
 
-/// The simulated users' part of it.
+/// The results of the simulated users.
 #[derive(Serialize)]
 struct UserOutcome {
     transfers: u64,
@@ -54,27 +54,50 @@ impl Outcome {
     }
 }
 
-/// Commands, outcomes and the sum of all balances, for people.
+/// The accounts of the bank and the sum of their balances, cents.
+pub fn holdings(accounts: usize, sum: i128) -> String {
+    let (accounts, hold) = if accounts == 1 {
+        ("1 account".to_owned(), "holds")
+    } else {
+        (format!("{accounts} accounts"), "hold")
+    };
+    format!("{accounts} {hold} {}", euros(sum))
+}
+
+/// An amount in cents as euros with thousands separators.
+fn euros(cents: i128) -> String {
+    let sign = if cents < 0 { "-" } else { "" };
+    let whole = (cents.unsigned_abs() / 100).to_string();
+    let groups: Vec<_> = whole.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    format!("{sign}{}.{:02} EUR", groups.join(","), cents.unsigned_abs() % 100)
+}
+
+/// The counts of commands and outcomes, and the check of the balances, as sentences.
 pub fn report_text(report: &Report, (sum_before, sum_now): (i128, i128)) -> String {
     let (counts, inflow) = (report.counts, report.inflow);
     let expected = sum_before + inflow;
     format!(
-        "{} commands: {} confirmed, {} failed, {} unanswered; {} records came again and were equal\n\
-         Balances before {sum_before} + from outside {inflow} = {expected}; in the database {sum_now}: {}\n",
+        "Commands: {}, of which {} were confirmed, {} rejected by a rule of the bank, {} unanswered. \
+         {} records were replayed unchanged.\n\
+         Balances: {} before + {} paid in from outside = {} expected; {} in the database: {}\n",
         counts.commands,
         counts.confirmed,
         counts.failed,
         report.unanswered,
         counts.repeated + counts.commands_repeated,
+        euros(sum_before),
+        euros(inflow),
+        euros(expected),
+        euros(sum_now),
         match (expected == sum_now, report.unanswered) {
             (true, 0) => "no cent is lost",
-            (false, 0) => "MONEY WAS LOST OR MADE",
-            _ => "not known yet",
+            (false, 0) => "MONEY WAS LOST OR CREATED",
+            _ => "not checked, since commands are unanswered",
         },
     )
 }
 
-/// What is wrong, in words.
+/// The violations of the contract, as sentences.
 pub fn violations(report: &Report, differences: Vec<Violation>) -> Vec<String> {
     let all = report.violations.iter().chain(&differences);
     let mut texts: Vec<String> = all.map(Violation::to_string).collect();
@@ -86,24 +109,32 @@ pub fn violations(report: &Report, differences: Vec<Violation>) -> Vec<String> {
     texts
 }
 
-/// What happened in a step of load, or in a second of it.
+/// What was counted in a step of the load, or in a second of it.
 pub struct DemoStep {
-    /// Beats per second.
+    /// Heartbeat records per second.
     load: u32,
     pub started: Instant,
     took: Duration,
-    /// Commands; until its end, those before it.
-    asked: u64,
+    /// Commands in this step. Until its end: commands before it.
+    commands: u64,
     failed: u64,
     latencies: Latencies,
-    /// Commands without outcome at its end.
-    waiting: u64,
+    /// Commands without an outcome at the end of the step.
+    unanswered: u64,
 }
 
 impl DemoStep {
-    pub fn new(load: u32, asked: u64) -> Self {
+    pub fn new(load: u32, commands: u64) -> Self {
         let (started, took) = (Instant::now(), Duration::ZERO);
-        Self { load, started, took, asked, failed: 0, latencies: Latencies::default(), waiting: 0 }
+        Self {
+            load,
+            started,
+            took,
+            commands,
+            failed: 0,
+            latencies: Latencies::default(),
+            unanswered: 0,
+        }
     }
 
     pub fn note(&mut self, news: News) {
@@ -115,8 +146,8 @@ impl DemoStep {
 
     pub fn end(&mut self, observer: &Observer) {
         self.took = self.started.elapsed();
-        self.asked = observer.counts().commands - self.asked;
-        self.waiting = observer.unanswered();
+        self.commands = observer.counts().commands - self.commands;
+        self.unanswered = observer.unanswered();
     }
 
     pub fn done_per_s(&self) -> f64 {
@@ -129,23 +160,24 @@ impl DemoStep {
 
     pub fn line(&self) -> String {
         format!(
-            "{:>6}/s  commands {:>6}  done {:>6}  rejected {:>5.1} %  p50 {:>6} ms  p99 {:>6} ms  waiting {}",
+            "load {:>6}/s | commands {:>6} | answered {:>6} | rejected {:>5.1} % | \
+             latency p50 {:>6} ms, p99 {:>6} ms | unanswered {}",
             self.load,
-            self.asked,
+            self.commands,
             self.latencies.count(),
             self.rejected_percent(),
             short(self.latencies.percentile_ms(50.0)),
             short(self.latencies.percentile_ms(99.0)),
-            self.waiting,
+            self.unanswered,
         )
     }
 }
 
-/// What the simulated users saw, for people.
+/// What the simulated users measured, as sentences.
 pub fn users_text(users: u32, steps: &UserSteps, url: &str) -> String {
     format!(
-        "Through GraphQL {users} simulated users opened accounts and sent {} transfers: {} new balances arrived, p50 {} ms, \
-         p99 {} ms; {} took more than 5 s\n\
+        "GraphQL: {users} simulated users sent {} transfers and received {} new balances, after \
+         {} ms (median) and {} ms (p99). {} took longer than 5 s.\n\
          GraphiQL, while the bank runs (make up): {url}\n",
         steps.count(),
         steps.latencies.count(),
@@ -155,32 +187,39 @@ pub fn users_text(users: u32, steps: &UserSteps, url: &str) -> String {
     )
 }
 
-/// A user's cycle is covered by the money on the account, so there is no reason to reject any of
-/// it.
+/// The accounts of a simulated user cover its transfers, so a rejected one is an error.
 pub fn users_fault(steps: &UserSteps) -> Option<String> {
     match &steps.refusal {
         Some(reason) => {
             Some(format!("{} transfers of simulated users were rejected: {reason}", steps.refused))
         }
         None if steps.latencies.count() == 0 => {
-            Some("no new balance arrived at a simulated user".to_owned())
+            Some("no simulated user received a new balance".to_owned())
         }
         None => None,
     }
 }
 
 pub fn table(steps: &[DemoStep]) -> String {
-    let titles = ["load/s", "commands/s", "done/s", "rejected %", "p50 ms", "p99 ms", "waiting"];
+    let titles = [
+        "load, heartbeats/s",
+        "commands/s",
+        "answered/s",
+        "rejected, %",
+        "p50, ms",
+        "p99, ms",
+        "unanswered",
+    ];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(steps.iter().map(|step| {
         vec![
             step.load.to_string(),
-            short(step.asked as f64 / step.took.as_secs_f64().max(1e-9)),
+            short(step.commands as f64 / step.took.as_secs_f64().max(1e-9)),
             short(step.done_per_s()),
             short(step.rejected_percent()),
             short(step.latencies.percentile_ms(50.0)),
             short(step.latencies.percentile_ms(99.0)),
-            step.waiting.to_string(),
+            step.unanswered.to_string(),
         ]
     }));
     output::table(&rows)
@@ -192,6 +231,19 @@ mod tests {
     use observer::{Accounts, History};
 
     #[test]
+    fn euros_have_two_decimals_and_thousands_separators() {
+        for (cents, text) in [
+            (0, "0.00 EUR"),
+            (-5, "-0.05 EUR"),
+            (99_999, "999.99 EUR"),
+            (100_000, "1,000.00 EUR"),
+            (100_000_000_000_000_000, "1,000,000,000,000,000.00 EUR"),
+        ] {
+            assert_eq!(euros(cents), text);
+        }
+    }
+
+    #[test]
     fn step_counts_commands_and_outcomes() {
         let mut step = DemoStep::new(100, 0);
         for _ in 0..3 {
@@ -201,7 +253,7 @@ mod tests {
         step.note(News::Command);
         step.note(News::None);
         step.end(&Observer::new(Accounts::new(), History::Settled));
-        (step.took, step.asked, step.waiting) = (Duration::from_secs(2), 6, 2);
+        (step.took, step.commands, step.unanswered) = (Duration::from_secs(2), 6, 2);
         let table = table(&[step]);
         assert_eq!(table.lines().count(), 2);
         let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();

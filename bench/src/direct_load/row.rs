@@ -1,67 +1,68 @@
-//! What one load of transfers straight to the handler showed.
+//! The figures of one load of transfers that were sent directly to the command-handler.
 
 use crate::mode::Mode;
 use crate::output::{mib, rounded, short};
 use crate::process_usage::{BENCH, BROKER, CpuUse, DATABASE, ENDPOINT, HANDLER};
 
-/// Records of the bank for each transfer: the command, its confirmation, and two changes.
+/// Records of a transfer: the command, its confirmation, and two balance changes.
 const RECORDS_PER_TRANSFER: f64 = 4.0;
 
-/// Columns of the CSV, as [`TransferLoad::csv`] writes them.
-pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,max_ms,lag_max,lag_growth,held,\
-     unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,database_cpu_s,handler_cpu_s,endpoint_cpu_s,bench_cpu_s,other_cpu_s,\
-     broker_cpu_us_per_record,commands_per_transaction,records_per_request,handler_rss_bytes,handler_transfers";
+/// Columns of the CSV file, as [`TransferLoad::csv`] writes them.
+pub const COLUMNS: &str = "mode,load_per_s,seconds,answered,done_per_s,p50_ms,p99_ms,p999_ms,\
+     max_ms,lag_max,lag_growth,held,unanswered,refused,repeated,broker_cpu_s,broker_idle_cpu_s,\
+     database_cpu_s,handler_cpu_s,endpoint_cpu_s,bench_cpu_s,other_cpu_s,broker_cpu_us_per_record,\
+     commands_per_transaction,records_per_request,handler_rss_bytes,handler_transfers";
 
-/// What was measured. Counts and CPU are those of the window.
+/// The figures of a load. Counts and CPU times are those of the measured window.
 #[derive(Debug, Clone)]
 pub struct TransferLoad {
     pub mode: Mode,
     /// Transfers due per second.
     pub load: u32,
-    /// Length of the window.
+    /// Duration of the window.
     pub seconds: f64,
-    /// Transfers answered in it.
+    /// Transfers answered in the window.
     pub answered: u64,
     pub p50_ms: f64,
     pub p99_ms: f64,
     pub p999_ms: f64,
     pub max_ms: f64,
     pub lag_max: u64,
-    /// Growth of the lag as a part of the load.
+    /// Growth of the lag, as a fraction of the load.
     pub growth: f64,
     pub held: bool,
-    /// Transfers of the whole step without exactly one outcome.
+    /// Transfers of the whole step that do not have exactly one outcome.
     pub unanswered: u64,
-    /// Transfers of the whole step that the bank refused.
+    /// Transfers of the whole step that the bank rejected.
     pub refused: u64,
-    /// Answers of the whole step that had come before.
+    /// Replayed answers of the whole step.
     pub repeated: u64,
     pub cpu: CpuUse,
-    /// CPU seconds per second of the brokers without load.
+    /// CPU seconds per second that the brokers use without load.
     pub broker_idle: f64,
     /// Mean over the whole step.
     pub commands_per_transaction: f64,
-    /// Of the handler's producer; mean over the whole step.
+    /// Mean over the whole step, for the handler's producer.
     pub records_per_request: f64,
     /// Highest memory of the handler in the step, bytes.
     pub rss: u64,
-    /// Transfers that this handler process had been sent by the end.
+    /// Transfers sent to this handler process until the end of the step.
     pub transfers: u64,
 }
 
 impl TransferLoad {
-    /// CPU seconds of the brokers, without what they use idle.
+    /// CPU seconds of the brokers, minus what they use without load.
     fn broker_s(&self) -> f64 {
         (self.cpu.seconds(BROKER) - self.broker_idle * self.seconds).max(0.0)
     }
 
-    /// CPU microseconds of the brokers per record, without what they use idle.
+    /// CPU microseconds of the brokers per record, minus what they use without load.
     pub fn broker_us_per_record(&self) -> f64 {
         self.broker_s() * 1e6 / (self.answered as f64 * RECORDS_PER_TRANSFER).max(1.0)
     }
 
-    /// CPU seconds per 1,000 transfers of broker, database, handler and endpoint; the broker's
-    /// without what it uses idle.
+    /// CPU seconds per 1,000 transfers of brokers, database, handler and endpoint. Those of the
+    /// brokers are without what they use without load.
     pub fn costs(&self) -> [f64; 4] {
         let [database, handler, endpoint] =
             [DATABASE, HANDLER, ENDPOINT].map(|part| self.cpu.seconds(part));
@@ -94,7 +95,7 @@ impl TransferLoad {
         .to_vec()
     }
 
-    /// As in the table.
+    /// The cells of a row in the table that is printed.
     pub fn cells(&self) -> Vec<String> {
         let held = if self.held { "yes" } else { "no" };
         vec![
@@ -115,7 +116,7 @@ impl TransferLoad {
         ]
     }
 
-    /// As in the CSV, in the order of [`COLUMNS`].
+    /// A row of the CSV file, in the order of [`COLUMNS`].
     pub fn csv(&self) -> String {
         let cpu = |part| self.cpu.seconds(part);
         let idle = self.broker_idle * self.seconds;
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_of_csv_has_a_value_for_each_column() {
+    fn csv_row_has_a_value_for_each_column() {
         let row = TransferLoad::example(4.0).csv();
         assert_eq!(row.split(',').count(), COLUMNS.split(',').count());
         assert!(
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_uses_without_load_is_taken_off() {
+    fn broker_cpu_excludes_use_without_load() {
         let row = TransferLoad { broker_idle: 0.1, ..TransferLoad::example(4.0) };
         assert!((row.broker_us_per_record() - 200.0).abs() < 1e-6);
         let row = TransferLoad { broker_idle: 9.0, ..TransferLoad::example(4.0) };

@@ -1,4 +1,4 @@
-//! The graphs: the talk's thirteen with the talk's own lines in them, and ours.
+//! The graphs of a report: those of the talk with its own lines, and further ones.
 
 use super::mode_summary::{LoadSummary, ModeSummary};
 use super::plot::{Bar, Hue, Plot, Point, Scale, Series, bars, lines};
@@ -7,31 +7,31 @@ use super::talk::{TALKED_OF, Talk, TalkRow};
 use crate::output::rounded;
 use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
 
-/// A graph.
+/// A graph of the report.
 pub struct Graph {
-    /// Of its files.
+    /// Base name of its files.
     pub name: String,
     pub title: String,
-    /// What it shows.
-    pub says: String,
+    /// What the graph shows.
+    pub description: String,
     pub svg: String,
-    /// The points in it.
+    /// The points of the graph.
     pub csv: String,
 }
 
 const LOAD: &str = "load, commands per second";
-const BESIDE: &str = "Grey lines: the talk's four handlers of 2019, on another machine.";
+const TALK_LINES: &str = "Grey lines: the talk's four handlers of 2019, on another machine.";
 
 /// The texts of a graph.
 struct Caption<'a> {
     name: &'a str,
     title: &'a str,
     unit: &'a str,
-    /// What it shows.
-    says: &'a str,
+    /// What the graph shows.
+    description: &'a str,
 }
 
-/// All of them, in the order of the page.
+/// All graphs, in the order of the page.
 pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
     let mut graphs = vec![highest(summary), percentiles(summary)];
     graphs.extend(batches(summary));
@@ -41,33 +41,33 @@ pub fn all(summary: &Summary, talk: &Talk) -> Vec<Graph> {
     graphs.extend(process_usage(summary, talk));
     let caption = Caption {
         name: "data-points",
-        title: "Steps of simulated users that were measured",
-        unit: "steps, all runs together",
-        says: "How many latencies stand behind each point of the other graphs.",
+        title: "Measured steps of simulated users",
+        unit: "steps of all runs",
+        description: "The number of latencies for each point of the other graphs.",
     };
     let samples = |load: &LoadSummary| Some((load.latencies.len() as f64, None));
     graphs.push(compared(summary, talk, &caption, &samples, "samples"));
-    // Directories list the files in this order.
+    // File names sort in the order of the page.
     for (number, graph) in (1..).zip(&mut graphs) {
         graph.name = format!("{number:02}-{}", graph.name);
     }
     graphs
 }
 
-/// What batches save.
+/// The effect of batches on requests and on the broker's CPU use.
 fn batches(summary: &Summary) -> [Graph; 2] {
     let records = Caption {
         name: "records-per-batch",
-        title: "Records in one request of the handler's producer",
+        title: "Records per produce request of the handler",
         unit: "records, mean",
-        says: "How the batching producer works: while one request is under way the next batch gathers, so batches grow with the load. \
-               Single sends each record by itself, as the talk's handler did.",
+        description: "While a request is in flight the next batch collects records, so batches grow with the load. \
+               Mode single sends one record per request, as the talk's handler did.",
     };
     let broker = Caption {
         name: "broker-cpu-per-1000-records",
         title: "CPU of the broker for 1,000 records",
         unit: "milliseconds",
-        says: "What a record costs the broker, all topics counted, without what it uses when there is no load.",
+        description: "CPU time over all topics, minus the broker's use without load.",
     };
     [
         ours(summary, &records, &|load| {
@@ -81,21 +81,21 @@ fn latencies(summary: &Summary, talk: &Talk) -> [Graph; 3] {
     let unit = "milliseconds";
     let mean = Caption {
         name: "latency-mean",
-        title: "Mean time until a simulated user sees the new balance",
+        title: "Mean time until a simulated user receives the new balance",
         unit,
-        says: "From when a step was due until its new balance arrived; bars are the standard error of the mean.",
+        description: "From the due time of a step until its new balance is received. Bars show the standard error of the mean.",
     };
     let max = Caption {
         name: "latency-max",
-        title: "Longest time until a simulated user sees the new balance",
+        title: "Longest time until a simulated user receives the new balance",
         unit,
-        says: "The slowest step at each load; 5 s is a time-out.",
+        description: "The slowest step at each load. 5 s is a timeout.",
     };
     let min = Caption {
         name: "latency-min",
-        title: "Shortest time until a simulated user sees the new balance",
+        title: "Shortest time until a simulated user receives the new balance",
         unit,
-        says: "The quickest step at each load.",
+        description: "The fastest step at each load.",
     };
     let percentile =
         |percent| move |load: &LoadSummary| load.percentile(percent).map(|value| (value, None));
@@ -110,14 +110,14 @@ fn latencies(summary: &Summary, talk: &Talk) -> [Graph; 3] {
 fn heartbeats(summary: &Summary) -> Graph {
     let caption = Caption {
         name: "heartbeats",
-        title: "Beats that were sent",
-        unit: "beats per second",
-        says: "Whether the load was what it should be: a straight line, to the end. The talk published no figures of it.",
+        title: "Heartbeat records sent",
+        unit: "heartbeat records per second",
+        description: "A straight line shows that the heartbeat sent the whole load. The talk published no figures of it.",
     };
     ours(summary, &caption, &|load| (load.beats_per_s > 0.0).then_some(load.beats_per_s))
 }
 
-/// CPU and memory of the parts that the talk measured too.
+/// CPU and memory of the parts that the talk also measured.
 fn process_usage(summary: &Summary, talk: &Talk) -> Vec<Graph> {
     let mut graphs = Vec::new();
     for (part, column, name, what) in [
@@ -130,13 +130,13 @@ fn process_usage(summary: &Summary, talk: &Talk) -> Vec<Graph> {
             name: &format!("{name}-cpu"),
             title: &format!("CPU of {what}"),
             unit: "% of a core",
-            says: "Mean over the time of a load, all processes of the part.",
+            description: "Mean over the time of a load, over all processes of the part.",
         };
         let memory = Caption {
             name: &format!("{name}-memory"),
             title: &format!("Memory of {what}"),
             unit: "MiB",
-            says: "At the end of a load: resident, and where a part has several processes what they share counts once.",
+            description: "Resident memory at the end of a load. Memory that several processes of a part share counts once.",
         };
         let cpu_of = |load: &LoadSummary| load.cpu[part].map(|value| (value, None));
         let memory_of = |load: &LoadSummary| load.memory[part].map(|value| (value, None));
@@ -146,7 +146,7 @@ fn process_usage(summary: &Summary, talk: &Talk) -> Vec<Graph> {
     graphs
 }
 
-/// A value, and its standard error.
+/// A value and its standard error.
 type Value = (f64, Option<f64>);
 
 fn own_series(summary: &Summary, value: &dyn Fn(&LoadSummary) -> Option<Value>) -> Vec<Series> {
@@ -170,7 +170,7 @@ fn talk_series(talk: &Talk, value: &dyn Fn(&TalkRow) -> Option<f64>) -> Vec<Seri
     series.collect()
 }
 
-/// Lines of our modes over the load.
+/// A graph with a line for each mode.
 fn ours(
     summary: &Summary,
     caption: &Caption<'_>,
@@ -179,8 +179,8 @@ fn ours(
     graph(caption, own_series(summary, &|load| value(load).map(|value| (value, None))))
 }
 
-/// Lines of our modes and of the talk's handlers, which have their values in `column`, over the
-/// load.
+/// A graph with a line for each mode and for each of the talk's handlers, whose values are in
+/// `column`.
 fn compared(
     summary: &Summary,
     talk: &Talk,
@@ -190,32 +190,35 @@ fn compared(
 ) -> Graph {
     let mut series = own_series(summary, own);
     series.extend(talk_series(talk, &|row| row.number(column)));
-    graph(&Caption { says: &format!("{} {BESIDE}", caption.says), ..*caption }, series)
+    graph(
+        &Caption { description: &format!("{} {TALK_LINES}", caption.description), ..*caption },
+        series,
+    )
 }
 
 fn graph(caption: &Caption<'_>, series: Vec<Series>) -> Graph {
-    let Caption { name, title, unit, says } = *caption;
+    let Caption { name, title, unit, description } = *caption;
     let csv = points(&series, "load_per_s");
     let plot = Plot {
         title: title.to_owned(),
-        says: says.to_owned(),
+        description: description.to_owned(),
         x: (LOAD.to_owned(), Scale::Log),
         y: (unit.to_owned(), Scale::Log),
         series,
         marks: Vec::new(),
     };
     let svg = lines(&plot);
-    Graph { name: name.to_owned(), title: plot.title, says: plot.says, svg, csv }
+    Graph { name: name.to_owned(), title: plot.title, description: plot.description, svg, csv }
 }
 
-/// The points of lines, a row each.
+/// The points of all lines as CSV, one row each.
 fn points(series: &[Series], x: &str) -> String {
     let mut csv = format!("line,{x},value,from,to\n");
     for series in series {
         for Point { x, y, range } in &series.points {
             let (from, to) =
                 range.map_or_else(Default::default, |(from, to)| (rounded(from), rounded(to)));
-            // Names of ours have commas in them, which would be columns.
+            // Titles of the talk's handlers contain commas.
             let name = series.name.replace(',', "");
             csv += &format!("{name},{},{},{from},{to}\n", rounded(*x), rounded(*y));
         }
@@ -223,7 +226,7 @@ fn points(series: &[Series], x: &str) -> String {
     csv
 }
 
-/// p50 and p99 of our modes.
+/// p50 and p99 of each mode.
 fn percentiles(summary: &Summary) -> Graph {
     let of = |percent: f64| {
         own_series(summary, &move |load| load.percentile(percent).map(|it| (it, None)))
@@ -239,15 +242,16 @@ fn percentiles(summary: &Summary) -> Graph {
     );
     let caption = Caption {
         name: "latency-percentiles",
-        title: "Time until a simulated user sees the new balance: median and 99th percentile",
+        title: "Time until a simulated user receives the new balance: median and 99th percentile",
         unit: "milliseconds",
-        says: "Steps start on schedule, whatever became of the ones before, so a bank that stalls can't hide it. Half of all steps were \
-               quicker than the thick line, 99 of 100 quicker than the thin one; steps that timed out are not in it.",
+        description: "Steps start on schedule, so a stall of the bank is measured in full. \
+               Half of all steps were faster than the thick line, 99 of 100 faster than the thin line. \
+               Steps that timed out are not included.",
     };
     graph(&caption, series)
 }
 
-/// The highest loads that were held.
+/// The highest load held by each mode and by each of the talk's handlers.
 fn highest(summary: &Summary) -> Graph {
     let own = summary.modes.iter().enumerate().filter_map(|(n, mode)| {
         let least = mode.highest.iter().copied().fold(f64::INFINITY, f64::min);
@@ -272,21 +276,22 @@ fn highest(summary: &Summary) -> Graph {
             rounded(bar.range.1)
         );
     }
-    let title = "Highest load that was held";
-    let says = format!(
-        "Mean of the runs; the whisker goes from the least to the most of them. {BESIDE} There it is the mean and the best of ten \
-         runs, each ended by its third time-out of 5 s; ours must also keep p99 below a second and not fall behind."
+    let title = "Highest load held";
+    let description = format!(
+        "Mean of the runs. The line across a bar spans the lowest and the highest run. {TALK_LINES} \
+         Their bars show the mean and the best of ten runs, each of which ended at its third timeout of 5 s. \
+         Here p99 must also stay below one second, and the bank must not fall behind."
     );
     Graph {
         name: "highest-load".to_owned(),
         title: title.to_owned(),
-        svg: bars(title, &says, "commands per second, logarithmic", &all),
-        says,
+        svg: bars(title, &description, "commands per second, logarithmic", &all),
+        description,
         csv,
     }
 }
 
-/// Every step of one run, by time. `None` if there is none.
+/// All steps of one run by time; `None` without steps.
 fn over_time(summary: &Summary, mode: &ModeSummary) -> Option<Graph> {
     let steps = &mode.over_time.steps;
     if steps.is_empty() {
@@ -297,12 +302,12 @@ fn over_time(summary: &Summary, mode: &ModeSummary) -> Option<Graph> {
     let series = vec![Series { name: mode.name.clone(), hue: Hue::OwnThin(hue), points }];
     let csv = self::points(&series, "due_s");
     let title = format!("Each step of the first run in mode {}, by time", mode.name);
-    let says = "The load rises from left to right; where it was not held the bank fell behind and caught up. A time-out stands at \
-                5,000. A dashed line is a fault that was made on purpose.";
+    let description = "The load rises from left to right. Where it was not held, the bank fell behind and caught up later. \
+                A timeout is drawn at 5,000 ms. A dashed line marks an injected fault.";
     let plot = Plot {
         title: title.clone(),
-        says: says.to_owned(),
-        x: ("seconds since the run began".to_owned(), Scale::Linear),
+        description: description.to_owned(),
+        x: ("seconds since the start of the run".to_owned(), Scale::Linear),
         y: ("milliseconds".to_owned(), Scale::Log),
         series,
         marks: mode.over_time.faults.clone(),
@@ -311,7 +316,7 @@ fn over_time(summary: &Summary, mode: &ModeSummary) -> Option<Graph> {
         name: format!("latency-over-time-{}", mode.name),
         title,
         svg: lines(&plot),
-        says: plot.says,
+        description: plot.description,
         csv,
     })
 }
@@ -322,10 +327,10 @@ mod tests {
     use crate::report::summary::tests::tables;
 
     #[test]
-    fn every_graph_is_drawn_and_has_its_rows() {
+    fn graphs_are_complete_and_have_their_points() {
         let summary = Summary::of(&tables()).unwrap();
         let graphs = all(&summary, &Talk::read().unwrap());
-        // The talk's thirteen, and ours: four, and one of time for each mode.
+        // Thirteen of the talk, four others, and one by time for each mode.
         assert_eq!(graphs.len(), 13 + 4 + 2);
         for Graph { name, svg, csv, .. } in &graphs {
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"), "{name}");

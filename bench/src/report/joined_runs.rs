@@ -6,21 +6,21 @@ use crate::error::Error;
 use crate::process_usage::{BROKER, NAMES};
 use std::collections::BTreeMap;
 
-/// A mode while its tables are read.
+/// The runs of a mode while its tables are read.
 #[derive(Default)]
 pub struct JoinedRuns {
-    /// By load: a value of each run.
+    /// By load: the figures of each run.
     pub loads: BTreeMap<u64, Vec<LoadSummary>>,
     highest: Vec<f64>,
-    /// Latencies by load, and timed-out steps.
+    /// By load: latencies in ms, and the number of steps that timed out.
     steps: BTreeMap<u64, (Vec<f64>, usize)>,
-    /// Halves of the highest loads.
+    /// Half of the highest load of each run.
     halves: Vec<u64>,
     over_time: Option<OverTime>,
 }
 
 impl JoinedRuns {
-    /// Adds the loads of a run.
+    /// Adds the loads of a run. `idle` is the broker's CPU use without load, % of a core.
     pub fn loads(&mut self, table: &CsvTable, idle: Option<f64>) -> Result<(), Error> {
         let mut highest: Option<f64> = None;
         for row in table.rows() {
@@ -38,7 +38,7 @@ impl JoinedRuns {
         Ok(())
     }
 
-    /// Adds the users' steps of a run.
+    /// Adds the steps of the users in a run.
     pub fn steps(&mut self, table: &CsvTable) -> Result<(), Error> {
         let mut over_time = OverTime::default();
         for row in table.rows() {
@@ -66,7 +66,7 @@ impl JoinedRuns {
         Ok(())
     }
 
-    /// All runs together.
+    /// Joins all runs.
     pub fn finish(mut self, name: String) -> ModeSummary {
         for (latencies, _) in self.steps.values_mut() {
             latencies.sort_by(f64::total_cmp);
@@ -88,7 +88,7 @@ impl JoinedRuns {
     }
 }
 
-/// A row of one run; `idle` is the broker's CPU without load, % of a core.
+/// The figures in a row; `idle` is the broker's CPU use without load, % of a core.
 pub fn load(row: CsvRow<'_>, idle: Option<f64>) -> Result<LoadSummary, Error> {
     let (mut cpu, mut memory) = ([None; NAMES.len()], [None; NAMES.len()]);
     for (place, name) in NAMES.iter().enumerate() {
@@ -114,7 +114,7 @@ pub fn load(row: CsvRow<'_>, idle: Option<f64>) -> Result<LoadSummary, Error> {
     })
 }
 
-/// Means over the runs of a load.
+/// Means over the runs at one load.
 fn joined(runs: &[LoadSummary]) -> LoadSummary {
     let count = runs.len() as f64;
     let mean = |value: fn(&LoadSummary) -> f64| runs.iter().map(value).sum::<f64>() / count;

@@ -1,66 +1,66 @@
-//! All runs of one mode, load by load.
+//! The joined runs of one mode, by load.
 
 use crate::process_usage::PerPart;
 
-/// All runs of one mode.
+/// The joined runs of one mode.
 #[derive(Debug)]
 pub struct ModeSummary {
     pub name: String,
-    /// By load, the halves of the highest among them.
+    /// Ascending by load. Includes half of the highest loads.
     pub loads: Vec<LoadSummary>,
-    /// Of each run, its highest load that was held.
+    /// The highest load held in each run.
     pub highest: Vec<f64>,
     /// Latencies at half of each run's highest load, ms, ascending.
     pub half: Vec<f64>,
-    /// Of the first run.
+    /// Steps of the first run by time.
     pub over_time: OverTime,
 }
 
-/// A load, over all runs.
+/// The figures of a load in all runs.
 #[derive(Debug, Clone, Default)]
 pub struct LoadSummary {
     pub per_s: f64,
     pub runs: usize,
-    /// Of the users' steps, ms, ascending.
+    /// Latencies of the steps of users, ms, ascending.
     pub latencies: Vec<f64>,
     pub timed_out: usize,
-    /// Runs that held it.
+    /// Number of runs that held the load.
     pub held: usize,
     pub beats_per_s: f64,
     pub answered_per_s: f64,
     pub records_per_request: f64,
     pub commands_per_transaction: f64,
-    /// CPU of the broker for 1,000 records, seconds, without what it used without load; `None`
-    /// where that was not measured.
+    /// CPU seconds of the broker for 1,000 records, minus its use without load; `None` if not
+    /// measured.
     pub broker_s: Option<f64>,
-    /// CPU, % of a core, by place among [`NAMES`].
+    /// CPU use, % of a core, by index in [`NAMES`].
     pub cpu: PerPart<f64>,
     /// Memory, MiB.
     pub memory: PerPart<f64>,
 }
 
-/// Every step of the users of one run.
+/// All steps of the users in one run.
 #[derive(Debug, Default)]
 pub struct OverTime {
-    /// Seconds since the run began, latency in ms; 5 s where it timed out.
+    /// Seconds since the start of the run, and latency in ms; 5 s for a timeout.
     pub steps: Vec<(f64, f64)>,
-    /// When which fault was made.
+    /// Seconds since the start of the run, and the fault that was injected.
     pub faults: Vec<(f64, String)>,
 }
 
 impl LoadSummary {
-    /// `None` if nothing was measured.
+    /// Mean latency, ms; `None` without steps.
     pub fn mean(&self) -> Option<f64> {
         let count = self.latencies.len() as f64;
         (count > 0.0).then(|| self.latencies.iter().sum::<f64>() / count)
     }
 
-    /// Standard error of the mean.
+    /// Standard error of the mean latency, ms.
     pub fn error(&self) -> Option<f64> {
         error(&self.latencies)
     }
 
-    /// The latency that this part of all steps stays within: the nearest rank.
+    /// The latency that `percent` of all steps do not exceed, ms, by nearest rank.
     pub fn percentile(&self, percent: f64) -> Option<f64> {
         percentile(&self.latencies, percent)
     }
@@ -73,12 +73,12 @@ impl ModeSummary {
         (count > 0.0).then(|| self.highest.iter().sum::<f64>() / count)
     }
 
-    /// Its standard error; `None` for a single run.
+    /// Standard error of [`Self::max`]; `None` for a single run.
     pub fn max_error(&self) -> Option<f64> {
         error(&self.highest)
     }
 
-    /// The load of so many commands per second.
+    /// The figures at `per_s` commands per second.
     pub fn load(&self, per_s: f64) -> Option<&LoadSummary> {
         self.loads.iter().find(|load| (load.per_s - per_s).abs() < 0.5)
     }
@@ -89,7 +89,7 @@ pub fn percentile(ascending: &[f64], percent: f64) -> Option<f64> {
     ascending.get(rank - 1).copied()
 }
 
-/// Standard error of the mean; `None` for less than two.
+/// Standard error of the mean; `None` for fewer than two values.
 fn error(values: &[f64]) -> Option<f64> {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mean_of_one_has_no_error_and_of_none_is_none() {
+    fn mean_of_one_value_has_no_error() {
         assert_eq!((error(&[5.0]), error(&[])), (None, None));
         assert_eq!(error(&[1.0, 3.0]), Some(1.0));
         assert_eq!(percentile(&[], 50.0), None);

@@ -1,16 +1,15 @@
-//! Graphs as SVG, readable on light and dark pages. Lines over two axes, and bars; no more than the
-//! report needs.
+//! Draws graphs as SVG for light and dark pages: lines over two axes, and bars.
 
 use std::fmt::Write;
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 460.0;
-/// Of the area with the lines.
+/// Left edge of the plot area.
 const LEFT: f64 = 76.0;
 const RIGHT: f64 = 690.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 404.0;
-/// On a logarithmic axis 0 stands this far before the first value.
+/// On a logarithmic axis, 0 is drawn this far before the first value.
 const ZERO_GAP: f64 = 34.0;
 
 const STYLE: &str = "\
@@ -23,36 +22,36 @@ const STYLE: &str = "\
 .mark{stroke:#f87171}.c0{stroke:#fb923c;fill:#fb923c}.c1{stroke:#60a5fa;fill:#60a5fa}.c2{stroke:#4ade80;fill:#4ade80}\
 .c3{stroke:#e879f9;fill:#e879f9}.r0,.r1,.r2,.r3{stroke:#6b7280;fill:#6b7280}.line{fill:none}.dot{stroke:none}}";
 
-/// How numbers lie on an axis.
+/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// From 0 on.
+    /// Starts at 0.
     Linear,
-    /// Powers; 0 has a place of its own before the first.
+    /// Logarithmic, with 0 at a separate place before the first value.
     Log,
 }
 
-/// Whose line it is.
+/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hue {
-    /// Ours: each number another colour.
+    /// A mode of ours: each number has a different color.
     Own(usize),
-    /// Ours, and less important.
+    /// The same as a thin line.
     OwnThin(usize),
-    /// Of 2019: grey, each number another dash.
+    /// One of the talk's handlers: grey, each number has a different dash.
     Talk(usize),
 }
 
-/// A value.
+/// A point of a line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     pub x: f64,
     pub y: f64,
-    /// Its uncertainty, from and to.
+    /// Uncertainty of `y`, from and to.
     pub range: Option<(f64, f64)>,
 }
 
-/// A line.
+/// A line with its name in the legend.
 #[derive(Debug, Clone)]
 pub struct Series {
     pub name: String,
@@ -60,26 +59,26 @@ pub struct Series {
     pub points: Vec<Point>,
 }
 
-/// Lines over two axes.
+/// A graph of lines over two axes.
 #[derive(Debug, Clone)]
 pub struct Plot {
     pub title: String,
-    /// What it shows, for readers who can't see it.
-    pub says: String,
+    /// What the graph shows, for screen readers.
+    pub description: String,
     pub x: (String, Scale),
     pub y: (String, Scale),
     pub series: Vec<Series>,
-    /// Where on the first axis something happened.
+    /// Values of the first axis that are marked, each with a text.
     pub marks: Vec<(f64, String)>,
 }
 
-/// A bar.
+/// A bar with its name.
 #[derive(Debug, Clone)]
 pub struct Bar {
     pub name: String,
     pub hue: Hue,
     pub value: f64,
-    /// The least and the most.
+    /// Lowest and highest value.
     pub range: (f64, f64),
 }
 
@@ -93,19 +92,19 @@ impl Hue {
     }
 }
 
-/// Numbers to places on the page.
+/// Maps values to positions.
 struct Axis {
     scale: Scale,
-    /// The smallest and the largest number; on a logarithmic axis their logarithms.
+    /// Lowest and highest value; on a logarithmic axis their logarithms.
     from: f64,
     to: f64,
-    /// Their places.
+    /// Positions of the lowest and of the highest value.
     start: f64,
     end: f64,
 }
 
 impl Axis {
-    /// An axis for `values`, from place `start` to place `end`.
+    /// An axis for `values`, from position `start` to position `end`.
     fn new(scale: Scale, values: impl Iterator<Item = f64> + Clone, start: f64, end: f64) -> Self {
         let sign = (end - start).signum();
         match scale {
@@ -121,7 +120,7 @@ impl Axis {
                 let (least, most) = if least.is_finite() { (least, most) } else { (0.0, 1.0) };
                 let zero = values.into_iter().any(|value| value <= 0.0);
                 let start = if zero { start + sign * ZERO_GAP } else { start };
-                // A half decade at least, so that equal values have an axis too.
+                // At least half a decade, so that equal values have an axis too.
                 let (from, to) = (nice(least, f64::floor), nice(most, f64::ceil));
                 let to = to.max(from + 0.5);
                 Self { scale, from, to, start, end }
@@ -140,7 +139,7 @@ impl Axis {
         self.start + (value - self.from) / (self.to - self.from) * (self.end - self.start)
     }
 
-    /// Where lines of the grid go.
+    /// Values of the grid lines.
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear => {
@@ -162,7 +161,7 @@ impl Axis {
     }
 }
 
-/// The logarithm of the next 1, 2 or 5 in a decade, below or above.
+/// The logarithm of the next 1, 2 or 5 times a power of ten, below or above.
 fn nice(log: f64, round: fn(f64) -> f64) -> f64 {
     let decade = log.floor();
     let steps = [0.0, 2f64.log10(), 5f64.log10(), 1.0];
@@ -176,7 +175,7 @@ fn nice(log: f64, round: fn(f64) -> f64) -> f64 {
     decade + found.unwrap_or(0.0)
 }
 
-/// 1, 2 or 5 times a power of ten, some five to `most`.
+/// A distance of grid lines, 1, 2 or 5 times a power of ten: about five up to `most`.
 fn step(most: f64) -> f64 {
     let rough = most / 5.0;
     let power = 10f64.powf(rough.log10().floor());
@@ -187,7 +186,7 @@ fn step(most: f64) -> f64 {
         .unwrap_or(power)
 }
 
-/// `0.5`, `20`, `3,000`.
+/// A value as text, as in `0.5`, `20`, `3,000`.
 fn label(value: f64) -> String {
     if value >= 1000.0 {
         let text = format!("{value:.0}");
@@ -204,20 +203,20 @@ fn label(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Text as it may stand in XML.
+/// Escapes text for XML.
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A graph while it is drawn.
+/// An SVG document while it is written.
 struct Svg(String);
 
 impl Svg {
-    fn new(title: &str, says: &str, height: f64) -> Self {
-        let (title, says) = (escape(title), escape(says));
+    fn new(title: &str, description: &str, height: f64) -> Self {
+        let (title, description) = (escape(title), escape(description));
         Self(format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-             <title>{title}</title>\n<desc>{says}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
+             <title>{title}</title>\n<desc>{description}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
              <text x=\"16\" y=\"25\" font-size=\"16\">{title}</text>\n"
         ))
     }
@@ -239,17 +238,17 @@ impl Svg {
 const MIDDLE: &str = " text-anchor=\"middle\"";
 const END: &str = " text-anchor=\"end\"";
 
-/// Lines and their legend.
+/// Draws lines and their legend.
 pub fn lines(plot: &Plot) -> String {
     let points = plot.series.iter().flat_map(|series| &series.points);
     let x = Axis::new(plot.x.1, points.clone().map(|point| point.x), LEFT, RIGHT);
     let ys = points.flat_map(|point| {
         let (from, to) = point.range.unwrap_or((point.y, point.y));
-        // What lies below zero by its uncertainty alone is not shown.
+        // A range that reaches below zero can't be drawn on a logarithmic axis.
         [point.y, if from > 0.0 { from } else { point.y }, to]
     });
     let y = Axis::new(plot.y.1, ys, BOTTOM, TOP);
-    let mut svg = Svg::new(&plot.title, &plot.says, HEIGHT);
+    let mut svg = Svg::new(&plot.title, &plot.description, HEIGHT);
     grid(&mut svg, plot, &x, &y);
     for (at, what) in &plot.marks {
         let at = x.place(*at);
@@ -266,7 +265,7 @@ pub fn lines(plot: &Plot) -> String {
     svg.finish()
 }
 
-/// Axes with their units, and the lines and numbers of the grid.
+/// Draws axes, units, grid lines and their values.
 fn grid(svg: &mut Svg, plot: &Plot, x: &Axis, y: &Axis) {
     let zero = |axis: &Axis, edge: f64| {
         (axis.scale == Scale::Log && (axis.start - edge).abs() > 1e-9).then_some(0.0)
@@ -301,7 +300,7 @@ fn draw(svg: &mut Svg, series: &Series, x: &Axis, y: &Axis) {
         }
     }
     svg.path(&format!("line {class}"), &path);
-    // Hundreds of points would hide each other.
+    // Dots of hundreds of points would overlap.
     if matches!(series.hue, Hue::Own(_)) && series.points.len() <= 60 {
         for point in &series.points {
             let (x, y) = (x.place(point.x), y.place(point.y));
@@ -313,15 +312,15 @@ fn draw(svg: &mut Svg, series: &Series, x: &Axis, y: &Axis) {
     }
 }
 
-/// Bars on a logarithmic axis, each with its range.
-pub fn bars(title: &str, says: &str, unit: &str, bars: &[Bar]) -> String {
+/// Draws bars on a logarithmic axis, each with its range.
+pub fn bars(title: &str, description: &str, unit: &str, bars: &[Bar]) -> String {
     let height = 90.0 + bars.len() as f64 * 34.0;
     let values = bars.iter().flat_map(|bar| [bar.value, bar.range.0, bar.range.1]);
     let values = values.filter(|value| *value > 0.0);
-    // A bar that begins at its own value could not be seen.
+    // A bar that starts at its own value would be invisible.
     let least = values.clone().fold(f64::INFINITY, f64::min) / 2.0;
     let axis = Axis::new(Scale::Log, values.chain([least]), 220.0, WIDTH - 90.0);
-    let mut svg = Svg::new(title, says, height);
+    let mut svg = Svg::new(title, description, height);
     for value in axis.ticks() {
         let at = axis.place(value);
         svg.path("grid", &format!("M{at:.1} {TOP}V{}", height - 42.0));
@@ -354,27 +353,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_logarithmic_axis_goes_from_a_round_number_to_a_round_number_and_has_a_place_for_zero() {
+    fn logarithmic_axis_has_round_ends_and_a_zero() {
         let axis = Axis::new(Scale::Log, [0.0, 30.0, 700.0].into_iter(), 100.0, 500.0);
         assert!((axis.place(20.0) - (100.0 + ZERO_GAP)).abs() < 1e-6);
         assert!((axis.place(1000.0) - 500.0).abs() < 1e-6);
         assert!((axis.place(0.0) - 100.0).abs() < 1e-6);
         let ticks: Vec<String> = axis.ticks().into_iter().map(label).collect();
         assert_eq!(ticks, ["20", "50", "100", "200", "500", "1,000"]);
-        // Upside down, as the second axis is on a page.
+        // Upside down, like a vertical axis.
         let axis = Axis::new(Scale::Log, [1.0, 10.0].into_iter(), 400.0, 100.0);
         assert!(axis.place(1.0) > axis.place(10.0));
     }
 
     #[test]
-    fn a_linear_axis_begins_at_zero() {
+    fn linear_axis_starts_at_zero() {
         let axis = Axis::new(Scale::Linear, [3.0, 47.0].into_iter(), 0.0, 100.0);
         assert_eq!(axis.ticks(), [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]);
         assert!((axis.place(25.0) - 50.0).abs() < 1e-9);
     }
 
     #[test]
-    fn nothing_and_equal_values_have_an_axis_too() {
+    fn empty_or_equal_values_have_an_axis() {
         for scale in [Scale::Linear, Scale::Log] {
             for values in [vec![], vec![0.0], vec![5.0, 5.0]] {
                 let axis = Axis::new(scale, values.iter().copied(), 0.0, 100.0);
@@ -385,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_names_are_written_for_people_and_for_xml() {
+    fn labels_have_separators_and_names_are_escaped() {
         assert_eq!(
             [0.05, 2.5, 200.0, 12_000.0, 1_000_000.0].map(label),
             ["0.05", "2.5", "200", "12,000", "1,000,000"]
@@ -398,7 +397,7 @@ mod tests {
         };
         let plot = Plot {
             title: "x & y".to_owned(),
-            says: "how <x> goes with y".to_owned(),
+            description: "how <x> goes with y".to_owned(),
             x: ("load".to_owned(), Scale::Log),
             y: ("ms".to_owned(), Scale::Log),
             series: vec![series],
@@ -411,6 +410,6 @@ mod tests {
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         let bar =
             Bar { name: "b".to_owned(), hue: Hue::Talk(1), value: 220.0, range: (195.0, 220.0) };
-        assert!(!bars("t", "it says", "per s", &[bar]).contains("NaN"));
+        assert!(!bars("t", "it description", "per s", &[bar]).contains("NaN"));
     }
 }

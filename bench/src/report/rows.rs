@@ -1,19 +1,19 @@
-//! Rows as `bench run` leaves them: `# name: value` lines, titles, and then comma-separated values.
+//! Reads the CSV files of `bench run`: `# name: value` lines, column titles, and rows.
 
 use crate::error::Error;
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file of rows.
+/// A CSV file.
 #[derive(Debug)]
 pub struct CsvTable {
     path: PathBuf,
-    /// Name of the folder it is in.
+    /// Name of the folder of the file.
     pub session: String,
-    /// As it was read.
+    /// Content of the file.
     pub text: String,
-    /// What stands above the rows.
+    /// The `# name: value` lines above the rows.
     pub header: HashMap<String, String>,
     titles: HashMap<String, usize>,
     rows: Vec<Vec<String>>,
@@ -27,7 +27,7 @@ pub struct CsvRow<'a> {
 }
 
 impl CsvTable {
-    /// All tables in `folder`, by name.
+    /// All CSV files in `folder`, sorted by name.
     pub fn all_in(folder: &Path) -> Result<Vec<Self>, Error> {
         let failed = |source| Error::Read { path: folder.to_owned(), source };
         let mut paths = Vec::new();
@@ -50,7 +50,7 @@ impl CsvTable {
         Self::parse(path, text)
     }
 
-    /// The table with this text.
+    /// Parses the content of a file.
     pub fn parse(path: PathBuf, text: String) -> Result<Self, Error> {
         let session = path.parent().and_then(Path::file_name);
         let session = session.map_or(String::new(), |name| name.to_string_lossy().into_owned());
@@ -68,7 +68,7 @@ impl CsvTable {
                 None => titles = Some(cells.into_iter().zip(0..).collect()),
                 Some(titles) if titles.len() == cells.len() => rows.push(cells),
                 Some(_) => {
-                    let what = "as many cells as there are titles";
+                    let what = "as many cells as titles";
                     return Err(Error::Row { path, line: number, what: what.to_owned() });
                 }
             }
@@ -76,37 +76,35 @@ impl CsvTable {
         Ok(Self { path, session, text, header, titles: titles.unwrap_or_default(), rows })
     }
 
-    /// Name of its file.
+    /// Name of the file.
     pub fn name(&self) -> String {
         self.path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// What stands above the rows under this name; empty if nothing does.
+    /// A value above the rows; empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         self.header.get(name).map_or("", String::as_str)
     }
 
-    /// The value of a setting: `settings` above the rows are `NAME=value` words.
+    /// A value among the settings above the rows, which are words of the form `NAME=value`.
     pub fn setting(&self, name: &str) -> &str {
         let words = self.header("settings").split_whitespace();
         let found = words.filter_map(|word| word.split_once('=')).find(|(it, _)| *it == name);
         found.map_or("", |(_, value)| value)
     }
 
-    /// Its rows.
     pub fn rows(&self) -> impl Iterator<Item = CsvRow<'_>> {
         self.rows.iter().map(|cells| CsvRow { table: self, cells })
     }
 }
 
 impl<'a> CsvRow<'a> {
-    /// The text of a cell.
     pub fn text(&self, title: &str) -> Result<&'a str, Error> {
         let at = self.table.titles.get(title).ok_or_else(|| self.lacks(title))?;
         Ok(&self.cells[*at])
     }
 
-    /// The number in a cell.
+    /// The number in a cell, which must not be empty.
     pub fn number(&self, title: &str) -> Result<f64, Error> {
         self.number_if_any(title)?.ok_or_else(|| self.lacks(title))
     }
@@ -121,7 +119,7 @@ impl<'a> CsvRow<'a> {
 
     fn lacks(&self, title: &str) -> Error {
         let line = self.table.rows.iter().position(|row| std::ptr::eq(row.as_slice(), self.cells));
-        // Below the header and the titles.
+        // Counts the header and the titles.
         let line =
             line.map_or(0, |at| at + self.table.text.lines().count() - self.table.rows.len() + 1);
         Error::Row { path: self.table.path.clone(), line, what: format!("a number under {title}") }
@@ -133,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_found_by_title_and_what_does_not_fit_is_told_by_line() {
+    fn invalid_cells_are_reported_with_their_line() {
         let text = "# run: x\n# settings: A=1 B=a,b\nload,held\n10,1\n20,\nx,1\n";
         let table = CsvTable::parse("f/x.csv".into(), text.to_owned()).unwrap();
         assert_eq!((table.header("run"), table.setting("B"), table.setting("C")), ("x", "a,b", ""));

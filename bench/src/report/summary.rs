@@ -1,4 +1,4 @@
-//! What all runs together show, by mode and load.
+//! Joins all runs by mode and load.
 
 use super::joined_runs::{self, JoinedRuns};
 use super::mode_summary::{LoadSummary, ModeSummary, percentile};
@@ -10,25 +10,25 @@ use serde::Serialize;
 use serde_json::Number;
 use std::collections::BTreeMap;
 
-/// Everything.
+/// The joined runs of all modes.
 #[derive(Debug)]
 pub struct Summary {
-    /// By name.
+    /// Sorted by name.
     pub modes: Vec<ModeSummary>,
-    /// Of the first file: what was measured, where and how.
+    /// Date, commit, machine and settings of the first file.
     pub date: String,
     pub commit: String,
     pub machine: String,
     pub settings: String,
-    /// Most cores that other programs used during a load.
+    /// Highest CPU use of other processes during a load, cores.
     pub others: f64,
 }
 
 impl Summary {
-    /// Joins the tables of one or more sessions.
+    /// Joins the tables of one or more calls of `bench run`.
     pub fn of(tables: &[CsvTable]) -> Result<Self, Error> {
-        // What the broker uses without load does not depend on the mode; a virtual machine that
-        // still compiles uses more.
+        // The broker's CPU use without load does not depend on the mode. The lowest value is used,
+        // since a Java virtual machine that still compiles uses more.
         let mut idle: Option<f64> = None;
         for table in tables.iter().filter(|table| table.name().ends_with("-loads.csv")) {
             for row in table.rows().map(|row| joined_runs::load(row, None)) {
@@ -41,7 +41,7 @@ impl Summary {
         let mut modes: BTreeMap<String, JoinedRuns> = BTreeMap::new();
         let mut others: f64 = 0.0;
         for table in tables {
-            // Rows of before 2026-12 have the earlier name of the mode.
+            // Files from before 2026-12 have the earlier name of the mode.
             let mode = match table.setting("MODE") {
                 "modern" => "built-in",
                 mode => mode,
@@ -67,7 +67,7 @@ impl Summary {
             .map(|(name, it)| it.finish(name))
             .collect();
         if modes.is_empty() {
-            return Err(Error::Bank("no load was measured to its end".to_owned()));
+            return Err(Error::Bank("the rows contain no complete load".to_owned()));
         }
         let settings = header("settings");
         let settings = settings.split_whitespace().filter(|word| !word.starts_with("MODE="));
@@ -81,13 +81,12 @@ impl Summary {
         })
     }
 
-    /// The mode with this name.
     pub fn mode(&self, name: &str) -> Option<&ModeSummary> {
         self.modes.iter().find(|mode| mode.name == name)
     }
 
-    /// The highest load that no run of single failed at and that was measured batched too; then the
-    /// broker's CPU for 1,000 records there: single, batched.
+    /// The highest load that single held in every run and that was measured in batched too. Returns
+    /// it with the broker's CPU seconds for 1,000 records in single and in batched.
     pub fn broker(&self) -> Option<(f64, f64, f64)> {
         let (single, batched) = (self.mode("single")?, self.mode("batched")?);
         let least = single.highest.iter().copied().fold(f64::INFINITY, f64::min);
@@ -98,7 +97,7 @@ impl Summary {
         both.find(|(_, single, batched)| *single > 0.0 && *batched > 0.0)
     }
 
-    /// The last line.
+    /// The last line of the output.
     pub fn figures(&self) -> Figures {
         let of = |name: &str| {
             let mode = self.mode(name);
@@ -118,12 +117,12 @@ impl Summary {
         }
     }
 
-    /// Half of the highest load: p50 and p99, ms.
+    /// p50 and p99 at half of the highest load, ms.
     pub fn half(&self, mode: &ModeSummary) -> Option<(f64, f64)> {
         percentile(&mode.half, 50.0).zip(percentile(&mode.half, 99.0))
     }
 
-    /// A line for each mode and load, under titles.
+    /// A row for each mode and load, below the titles.
     pub fn table(&self) -> Vec<Vec<String>> {
         let titles = [
             "mode",
@@ -132,9 +131,9 @@ impl Summary {
             "held",
             "done/s",
             "steps",
-            "late",
+            "timed out",
             "mean ms",
-            "error",
+            "error ms",
             "p50 ms",
             "p99 ms",
             "recs/req",
@@ -175,7 +174,7 @@ impl Summary {
     }
 }
 
-/// The last line.
+/// The last line of the output.
 #[derive(Debug, Serialize)]
 pub struct Figures {
     single: ModeFigures,
@@ -197,7 +196,7 @@ pub mod tests {
     use super::*;
     use crate::process_usage::NAMES;
 
-    /// Two runs of each mode, as `bench run` would have left them.
+    /// Two runs of each mode, in the format of `bench run`.
     pub fn tables() -> Vec<CsvTable> {
         let parts = crate::run::parts_columns();
         let mut tables = Vec::new();
@@ -211,8 +210,8 @@ pub mod tests {
             let mut steps = "due_s,load_per_s,measured,end,latency_ms\n".to_owned();
             for (at, load) in [0, 1000, 2000, 4000, 8000].into_iter().enumerate() {
                 let held = u8::from(load <= max);
-                // The broker takes 10 ms of CPU for 1,000 records, batched 1 ms, and 5 % of a core
-                // without load.
+                // The broker uses 5 % of a core without load. In addition, 1,000 records cost 10 ms
+                // in single and 1 ms in batched.
                 let cores = 0.05
                     + f64::from(load * 5) / 1000.0 * if mode == "single" { 0.01 } else { 0.001 };
                 let cells = ",0.1,10".repeat(NAMES.len() - 1);
@@ -260,7 +259,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_last_line_compares_the_broker_where_single_held_in_every_run() {
+    fn json_compares_the_broker_at_a_common_load() {
         let summary = Summary::of(&tables()).unwrap();
         let (load, single, batched) = summary.broker().unwrap();
         assert_eq!(load, 1000.0);

@@ -1,30 +1,30 @@
-//! What the talk measured in 2019.
+//! The talk's results of 2019.
 
 use super::rows::CsvTable;
 use crate::error::Error;
 use std::collections::BTreeMap;
 
-/// The talk's figures, as its project published them.
+/// The talk's results as published by its project, in CSV format.
 pub const TALK: &str = include_str!("../../../docs/talk-2019.csv");
 
-/// The talk's figures.
+/// The talk's results by implementation.
 pub struct Talk {
-    /// Name, and rows by title.
+    /// Title of each implementation, and its rows.
     pub implementations: Vec<(&'static str, Vec<TalkRow>)>,
 }
 
-/// A load of the talk: what its columns say, by title.
+/// A row of the talk: values by column title.
 pub struct TalkRow(BTreeMap<String, f64>);
 
 impl TalkRow {
-    /// What stands under `title`.
+    /// The value in the column `title`.
     pub fn number(&self, title: &str) -> Option<f64> {
         self.0.get(title).copied()
     }
 }
 
-/// As rows call them, as people do, and the highest load of ten runs: mean, best (from the talk's
-/// text).
+/// Name in the CSV file, title, and the highest load of ten runs: mean and best, from the talk's
+/// text.
 pub const TALKED_OF: [(&str, &str, f64, f64); 4] = [
     ("clojure", "Clojure, 2019", 287.0, 310.0),
     ("kotlin", "Kotlin, 2019", 292.0, 330.0),
@@ -32,8 +32,9 @@ pub const TALKED_OF: [(&str, &str, f64, f64); 4] = [
     ("rust-kafka", "Rust, kafka, 2019", 195.0, 220.0),
 ];
 
+/// Parses [`TALK`].
 impl Talk {
-    /// Reads [`TALK`].
+    /// Parses [`TALK`].
     pub fn read() -> Result<Self, Error> {
         let table = CsvTable::parse("docs/talk-2019.csv".into(), TALK.to_owned())?;
         let titles =
@@ -51,7 +52,7 @@ impl Talk {
             let rows =
                 table.rows().filter(|row| row.text("implementation").is_ok_and(|it| it == *name));
             let rows = rows.map(|row| {
-                // Where its sampling failed a cell is empty.
+                // A cell is empty if the talk's sampling failed.
                 let number =
                     |title: &String| Ok(row.number_if_any(title)?.map(|it| (title.clone(), it)));
                 let numbers = titles.iter().map(number).collect::<Result<Vec<_>, Error>>();
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_talk_is_read_whole() {
+    fn talk_has_four_implementations() {
         let talk = Talk::read().unwrap();
         let rows: Vec<usize> = talk.implementations.iter().map(|(_, rows)| rows.len()).collect();
         assert_eq!(rows, [32, 34, 27, 23]);

@@ -1,20 +1,20 @@
-//! Faults that are made on purpose while the bank is measured.
+//! Faults that are injected while the bank is measured.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A signal for a part.
+/// A signal to send to a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// After the first step of load began.
+    /// Time after the start of the first step.
     pub at: Duration,
-    /// As the stack calls it.
+    /// Name of the part in stack.sh.
     pub part: String,
-    /// As in KILL.
+    /// Name of the signal, as in KILL.
     pub signal: String,
 }
 
-/// Reads `seconds:part:signal`.
+/// Parses `seconds:part:signal`.
 pub fn fault(word: &str) -> Result<Fault, &'static str> {
     let words: Vec<&str> = word.split(':').collect();
     match (&words[..], words[0].parse()) {

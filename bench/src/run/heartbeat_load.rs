@@ -1,5 +1,5 @@
-//! The load of the talk's test: the heartbeat makes commands, simulated users measure the time
-//! until a new balance arrives.
+//! The load of the talk's test. The heartbeat makes commands, and simulated users measure the time
+//! until they receive a new balance.
 
 use super::faults::Fault;
 use super::measured_load::{Kind, MeasuredLoad};
@@ -19,32 +19,32 @@ use service::log::Chain;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Time before each load is measured.
+/// Time at each load before it is measured.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Time between two samples of the lag.
 const TICK: Duration = Duration::from_millis(500);
-/// Records that are on their way at any load.
-const ON_THEIR_WAY: f64 = 500.0;
-/// Longest time without offsets: brokers that are killed on purpose come back sooner.
-const BLIND_MAX: Duration = Duration::from_secs(60);
-/// Longest time until all commands are done once the load has stopped.
+/// Records that are in flight at any load.
+const IN_FLIGHT: f64 = 500.0;
+/// Longest time without offsets. Killed brokers return within this time.
+const NO_OFFSETS_MAX: Duration = Duration::from_secs(60);
+/// Timeout for all commands to be answered after the load has stopped.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
-/// Records that the users may have on their way at any time.
+/// Records that the simulated users may have in flight.
 const UNREAD_MAX: i64 = 9;
 
-/// Loads and watches the running stack.
+/// Puts the running stack under load and measures it.
 pub struct HeartbeatLoad {
     bank: BankUnderTest,
     heartbeat: Heartbeat,
     raw: Option<RawRows>,
-    /// Those to come, the next one last, and since when they count.
+    /// Faults to come, the next one last, and the time from which their delays count.
     faults: (Vec<Fault>, Instant),
-    /// True while the heartbeat may be making load.
+    /// True if the heartbeat may be sending records.
     loaded: bool,
     results: Vec<MeasuredLoad>,
 }
 
-/// What was sampled at a moment.
+/// A sample of all figures.
 #[derive(Clone, Copy)]
 struct Sample {
     at: Instant,
@@ -54,18 +54,18 @@ struct Sample {
     work: Work,
 }
 
-/// A load that is being measured.
+/// The measurement of a load in progress.
 struct Watch {
     kind: Kind,
     window: Window,
     steps: UserSteps,
-    /// Of all steps that have ended since the load began.
+    /// Steps that have timed out since the load began.
     timed_out: u64,
     broken: bool,
 }
 
 impl HeartbeatLoad {
-    /// Finds the running stack.
+    /// Finds the running stack. Fails if the heartbeat sends records.
     pub fn open(start: &Start<'_>) -> Result<Self, Error> {
         Ok(Self {
             bank: BankUnderTest::open(start)?,
@@ -77,7 +77,7 @@ impl HeartbeatLoad {
         })
     }
 
-    /// Begins a run: the handler is restarted in `mode`, and rows go to new files.
+    /// Begins a run: restarts the handler in `mode`, and creates the files for its rows.
     pub fn begin(
         &mut self,
         mode: Mode,
@@ -89,24 +89,24 @@ impl HeartbeatLoad {
         output::progress(&format!("Run {name}"));
         self.bank.restart_handler(mode)?;
         self.raw = Some(RawRows::create(folder, name, mode, settings)?);
-        // Those of the time without a handler are not measured.
+        // Steps that ended while the handler was down are not measured.
         users.steps(Instant::now()).map(drop)
     }
 
-    /// From now on `faults` are due.
+    /// Injects `faults`; their delays count from now.
     pub fn arm(&mut self, faults: &[Fault]) {
         let mut faults = faults.to_vec();
         faults.sort_by_key(|fault| std::cmp::Reverse(fault.at));
         self.faults = (faults, Instant::now());
     }
 
-    /// Stops the load and waits until all commands are done.
+    /// Stops the load and waits until all commands are answered.
     pub fn settle(&mut self) -> Result<(), Error> {
         self.heartbeat.set_load(0)?;
         self.bank.settle(UNREAD_MAX, SETTLED_WITHIN)
     }
 
-    /// Leaves the stack without load and with the handler that it starts with.
+    /// Stops the load and restarts the handler with its default settings.
     pub fn restore(&mut self) -> Result<(), Error> {
         if self.loaded {
             self.heartbeat.set_load(0)?;
@@ -114,7 +114,7 @@ impl HeartbeatLoad {
         self.bank.restore_handler()
     }
 
-    /// `load` beats per second, measured for `time` after settling.
+    /// Measures `load` heartbeat records per second for `time`, after [`SETTLE`].
     pub fn step(
         &mut self,
         kind: Kind,
@@ -136,12 +136,12 @@ impl HeartbeatLoad {
         let last = self.watch_seconds(&mut watch, before, users)?;
         if watch.broken {
             output::progress(&format!(
-                "{:8} {load:>6}/s  too far behind: broken off",
+                "{:8} load {load:>6}/s | lag too high, load aborted",
                 self.bank.name
             ));
             watch.window.close(last.at);
         }
-        // Steps that were due in time may end later.
+        // Steps that were due in the window may end later.
         let Window { opens, closes, .. } = watch.window;
         let due = users.schedule.due_by(closes) - users.schedule.due_by(opens);
         let given_up = Instant::now() + TIMEOUT + Duration::from_secs(1);
@@ -174,8 +174,8 @@ impl HeartbeatLoad {
         Ok(measured)
     }
 
-    /// Samples each second from `before` on, until the window closes or the load is broken off; the
-    /// last sample.
+    /// Takes a sample each second from `before` on, until the window closes or the load is aborted.
+    /// Returns the last sample.
     fn watch_seconds(
         &mut self,
         watch: &mut Watch,
@@ -205,8 +205,8 @@ impl HeartbeatLoad {
         Ok(last)
     }
 
-    /// Reads the users' steps, sends the signals that are due and samples the lag until `until`;
-    /// the sample of all then.
+    /// Reads the users' steps, sends the signals that are due and samples the lag until `until`.
+    /// Returns a sample of all figures.
     fn watch(
         &mut self,
         watch: &mut Watch,
@@ -220,15 +220,15 @@ impl HeartbeatLoad {
             let lag = self.retried(ConsumerLag::lag)? as f64;
             let now = Instant::now();
             if now >= watch.window.opens {
-                // The last sample may come a little after the window.
+                // The last sample may be taken a little after the window.
                 watch.window.note_lag(now.min(watch.window.closes), lag);
-                let hopeless = watch.window.is_hopeless(lag, ON_THEIR_WAY);
-                watch.broken |= hopeless && self.faults.0.is_empty();
+                let too_high = watch.window.cannot_catch_up(lag, IN_FLIGHT);
+                watch.broken |= too_high && self.faults.0.is_empty();
             }
             if now >= until || watch.broken {
                 let records = self.retried(ConsumerLag::records)?;
-                // A handler that is being restarted has no metrics; what it did meanwhile is lost
-                // to these two columns.
+                // A handler that is being restarted has no metrics. Its work in that time is
+                // missing in two columns.
                 let work = self.bank.work().unwrap_or_default();
                 let (cpu, memory) = (self.bank.usage.cpu()?, self.bank.usage.memory());
                 return Ok(Sample { at: Instant::now(), records, cpu, memory, work });
@@ -253,7 +253,7 @@ impl HeartbeatLoad {
                 watch.timed_out += u64::from(step.end == StepEnd::TimedOut);
                 if let StepEnd::Refused(reason) = &step.end {
                     output::progress(&format!(
-                        "a simulated user's transfer was rejected: {reason}"
+                        "The transfer of a simulated user was rejected: {reason}"
                     ));
                 }
                 if let Some(raw) = &mut self.raw {
@@ -275,7 +275,10 @@ impl HeartbeatLoad {
         while let Some(Fault { part, signal, .. }) =
             faults.pop_if(|fault| since.elapsed() >= fault.at)
         {
-            output::progress(&format!("{:8} {load:>6}/s  {part} gets {signal}", self.bank.name));
+            output::progress(&format!(
+                "{:8} load {load:>6}/s | sending {signal} to {part}",
+                self.bank.name
+            ));
             self.bank.kill(&part, &signal)?;
             if let Some(raw) = &mut self.raw {
                 raw.fault(load, &format!("{part} {signal}"))?;
@@ -284,12 +287,12 @@ impl HeartbeatLoad {
         Ok(())
     }
 
-    /// What `read` finds in the offsets; retried while brokers are away.
+    /// Reads offsets, and retries while no broker is available.
     fn retried<T>(&mut self, read: fn(&mut ConsumerLag) -> Result<T, Error>) -> Result<T, Error> {
         let began = Instant::now();
         loop {
             match read(&mut self.bank.lag) {
-                Err(err) if began.elapsed() < BLIND_MAX && !self.bank.shutdown.requested() => {
+                Err(err) if began.elapsed() < NO_OFFSETS_MAX && !self.bank.shutdown.requested() => {
                     output::progress(&format!("{:8} {}", self.bank.name, Chain(&err)));
                 }
                 read => return read,
@@ -297,14 +300,15 @@ impl HeartbeatLoad {
         }
     }
 
-    /// A line of progress about the last second.
+    /// Prints a line of progress about the last second.
     fn print_second(&self, watch: &Watch, second: &Second<'_>) {
         let percentile = |percentile| short(watch.steps.latencies.percentile_ms(percentile));
         let cores = second.cpu.cores();
         let percent =
             |part: usize| cores[part].map_or("-".to_owned(), |it| format!("{:.0}", it * 100.0));
         output::progress(&format!(
-            "{:8} {:>6}/s  done {:>6.0}/s  p50 {:>6} ms  p99 {:>6} ms  lag {:>6}  CPU %: broker {:>3} db {:>3} handler {:>3} endpoint {:>3}",
+            "{:8} load {:>6}/s | answered {:>6.0}/s | latency p50 {:>6} ms, p99 {:>6} ms | lag {:>6} | \
+             CPU % broker {:>3}, database {:>3}, handler {:>3}, endpoint {:>3}",
             self.bank.name,
             second.load,
             second.records.commands_done as f64 / second.length.as_secs_f64(),
@@ -318,14 +322,14 @@ impl HeartbeatLoad {
         ));
     }
 
-    /// What was measured so far.
+    /// A table of the loads measured so far.
     pub fn text(&self) -> String {
         let rows = self.results.iter().map(MeasuredLoad::cells);
         let mut text =
             output::table(&[MeasuredLoad::titles()].into_iter().chain(rows).collect::<Vec<_>>());
         let others = self.results.iter().map(|load| load.cpu.other_cores());
         if let Some(disturbance) = process_usage::disturbance(others) {
-            text += &format!("DISTURBED: {disturbance}; the rows have it for each load\n");
+            text += &format!("DISTURBED: {disturbance}; the CSV files have the use at each load\n");
         }
         text
     }

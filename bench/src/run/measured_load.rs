@@ -1,4 +1,4 @@
-//! What one load showed.
+//! The figures of one load.
 
 use crate::consumer_lag::Records;
 use crate::measure;
@@ -10,32 +10,32 @@ use crate::simulated_users::UserSteps;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Longest p99 of a load that is held, ms.
+/// Highest p99 of a load that is held, ms.
 const P99_MAX_MS: f64 = 1000.0;
-/// Part of the load that must have been sent for it to count.
+/// Fraction of the load that the heartbeat must have sent.
 const SENT_MIN: f64 = 0.95;
-/// Answered less than this part of a load, the bank is far from holding it.
-const HOPELESS: f64 = 0.75;
+/// If a smaller fraction of a load is answered, it is not tried again.
+const RETRY_MIN: f64 = 0.75;
 
-/// The lag of all readers counts what is on its way as well, and what is done but not committed:
-/// the generator and the handler commit each 0.1 s, the endpoint each 0.5 s. This much of the load,
-/// seconds, and this many records of simulated users are no growth.
+/// The lag includes records in flight, and consumed records whose offsets are not committed yet.
+/// The generator and the handler commit every 0.1 s, the endpoint every 0.5 s. So a growth by this
+/// many seconds of the load and this many records of simulated users is ignored.
 const NOISE_S: f64 = 0.7;
 const NOISE: f64 = 20.0;
 
 /// Why a load is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Not kept.
+    /// Warm-up, which is not recorded.
     WarmUp,
-    /// To learn whether it is held.
+    /// Search for the highest load held.
     Climb,
-    /// It is half of the highest that was held.
+    /// Half of the highest load held.
     Half,
 }
 
 impl Kind {
-    /// As in rows.
+    /// The name in rows.
     pub fn name(self) -> &'static str {
         match self {
             Self::WarmUp => "warm-up",
@@ -45,45 +45,45 @@ impl Kind {
     }
 }
 
-/// Columns of the rows of loads; after them come those of [`parts_columns`], `other_cores` and
+/// Columns of the rows of loads. They are followed by those of [`parts_columns`], `other_cores` and
 /// `histogram_us`.
-pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,min_ms,p50_ms,p90_ms,p99_ms,max_ms,\
-     beats_per_s,commands_per_s,answered_per_s,changes_per_s,stored_per_s,records_per_s,lag_max,lag_grown,held,\
-     commands_per_transaction,records_per_request";
+pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,min_ms,\
+     p50_ms,p90_ms,p99_ms,max_ms,beats_per_s,commands_per_s,answered_per_s,changes_per_s,\
+     stored_per_s,records_per_s,lag_max,lag_grown,held,commands_per_transaction,records_per_request";
 
-/// A column for the CPU use of each part, and one for its memory.
+/// Columns for the CPU use of each part, cores, and for its memory, MiB.
 pub fn parts_columns() -> String {
     let names = NAMES.iter();
     names.fold(String::new(), |text, name| text + &format!(",{name}_cores,{name}_mib"))
 }
 
-/// What was measured. Rates and use are means over the window.
+/// The figures of a load. Rates and CPU use are means over the window.
 #[derive(Debug, Clone)]
 pub struct MeasuredLoad {
     pub mode: Mode,
     pub kind: Kind,
     pub load: u32,
-    /// Length of the window.
+    /// Duration of the window.
     pub seconds: f64,
-    /// The users' steps that were due in it.
+    /// Steps of users that were due in the window.
     pub steps: UserSteps,
-    /// Records in it.
+    /// Records written and consumed in the window.
     pub records: Records,
     pub lag_max: f64,
-    /// From its first half to the second.
+    /// Growth from the first half of the window to the second.
     pub lag_grown: f64,
     pub cpu: CpuUse,
-    /// At its end, bytes.
+    /// Memory at the end of the window, bytes.
     pub memory: PerPart<u64>,
     pub work: Work,
-    /// True if the load was broken off.
+    /// True if the load was aborted.
     pub broken: bool,
     pub timed_out: u64,
     pub held: bool,
 }
 
 impl MeasuredLoad {
-    /// Whether the bank held this load.
+    /// Decides whether the bank held the load.
     pub fn judge(&mut self) {
         let (load, seconds) = (f64::from(self.load), self.seconds);
         let per_s = |records: i64| records as f64 / seconds;
@@ -97,14 +97,14 @@ impl MeasuredLoad {
             && measure::keeps_up(self.load, seconds, done, self.lag_grown, load * NOISE_S + NOISE);
     }
 
-    /// Whether this load need not be tried again: a stall of the machine explains a gap, but not
-    /// one as wide.
-    pub fn is_hopeless(&self) -> bool {
+    /// True if the load need not be tried again: the unanswered part is too large to be the effect
+    /// of a stall of the machine.
+    pub fn needs_no_retry(&self) -> bool {
         let due = f64::from(self.load) * self.seconds;
-        self.broken || (self.records.commands_done as f64) < due * HOPELESS
+        self.broken || (self.records.commands_done as f64) < due * RETRY_MIN
     }
 
-    /// As in the CSV, in the order of [`COLUMNS`].
+    /// A row of the CSV file, in the order of [`COLUMNS`].
     pub fn csv(&self) -> String {
         let Self { steps, records, seconds, .. } = self;
         let per_s = |records: i64| records as f64 / seconds;
@@ -150,7 +150,7 @@ impl MeasuredLoad {
             "load",
             "done/s",
             "steps",
-            "late",
+            "timed out",
             "mean ms",
             "p50 ms",
             "p99 ms",
@@ -167,7 +167,7 @@ impl MeasuredLoad {
         .to_vec()
     }
 
-    /// As in the table.
+    /// The cells of a row in the table that is printed.
     pub fn cells(&self) -> Vec<String> {
         let cores = self.cpu.cores();
         let percentile = |percentile| short(self.steps.latencies.percentile_ms(percentile));
@@ -194,7 +194,7 @@ impl MeasuredLoad {
     }
 }
 
-/// Cells of [`parts_columns`]; empty where a part did not run.
+/// Cells of [`parts_columns`]; empty for a part that was not running.
 pub fn parts_csv(cpu: &CpuUse, memory: &PerPart<u64>) -> String {
     let mut row = String::new();
     for (cores, memory) in cpu.cores().iter().zip(memory) {
@@ -205,7 +205,7 @@ pub fn parts_csv(cpu: &CpuUse, memory: &PerPart<u64>) -> String {
     row
 }
 
-/// Milliseconds, to a microsecond.
+/// Milliseconds with three decimals.
 pub fn ms(time: Duration) -> String {
     rounded(time.as_micros() as f64 / 1000.0)
 }
@@ -239,32 +239,32 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_held_if_it_was_sent_answered_and_shown_in_time() {
+    fn held_load_is_sent_and_answered_in_time() {
         assert!(step(1000, 10_000).held && step(0, 0).held);
-        assert!(!step(1000, 9400).held, "a twentieth was not answered");
+        assert!(!step(1000, 9400).held, "more than 5 % is unanswered");
         let judged = |change: fn(&mut MeasuredLoad)| {
             let mut step = step(1000, 10_000);
             change(&mut step);
             step.judge();
             step.held
         };
-        assert!(!judged(|step| step.records.beats = 9400), "it was not sent");
+        assert!(!judged(|step| step.records.beats = 9400), "not sent");
         assert!(!judged(|step| step.steps.timed_out = 1));
         assert!(!judged(|step| step.broken = true));
-        assert!(!judged(|step| step.steps = changed(&[1100])), "p99 is above a second");
-        assert!(!judged(|step| step.steps = UserSteps::default()), "nobody saw anything");
+        assert!(!judged(|step| step.steps = changed(&[1100])), "p99 is above one second");
+        assert!(!judged(|step| step.steps = UserSteps::default()), "no balance was received");
         assert!(!judged(|step| step.lag_grown = 1000.0));
     }
 
     #[test]
-    fn a_load_is_hopeless_if_it_was_broken_off_or_a_quarter_was_not_answered() {
-        assert!(!step(1000, 7500).is_hopeless() && !step(0, 0).is_hopeless());
-        assert!(step(1000, 7499).is_hopeless());
-        assert!(MeasuredLoad { broken: true, ..step(1000, 10_000) }.is_hopeless());
+    fn aborted_or_mostly_unanswered_load_needs_no_retry() {
+        assert!(!step(1000, 7500).needs_no_retry() && !step(0, 0).needs_no_retry());
+        assert!(step(1000, 7499).needs_no_retry());
+        assert!(MeasuredLoad { broken: true, ..step(1000, 10_000) }.needs_no_retry());
     }
 
     #[test]
-    fn a_row_of_csv_has_a_value_for_each_column() {
+    fn csv_row_has_a_value_for_each_column() {
         let columns = format!("{COLUMNS}{},other_cores,histogram_us", parts_columns());
         let row = step(1000, 10_000).csv();
         assert_eq!(row.split(',').count(), columns.split(',').count(), "{columns}\n{row}");

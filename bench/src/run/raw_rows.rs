@@ -1,4 +1,4 @@
-//! Raw rows of one run, in three files that spreadsheets and `bench report` read.
+//! Raw rows of a run, in three CSV files that `bench report` reads.
 
 use super::measured_load::{self, MeasuredLoad, ms, parts_columns, parts_csv};
 use crate::consumer_lag::Records;
@@ -11,22 +11,22 @@ use crate::simulated_users::{StepEnd, UserStep};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The files.
+/// The CSV files of a run.
 pub struct RawRows {
     /// A row for each load.
     loads: Csv,
     /// A row for each second.
     seconds: Csv,
-    /// A row for each user's step, and for each fault.
+    /// A row for each step of a user, and for each fault.
     steps: Csv,
-    /// When the run began.
+    /// Start of the run.
     start: Instant,
 }
 
-/// A second.
+/// The figures of a second.
 pub struct Second<'a> {
     pub load: u32,
-    /// True if it is among those that are measured.
+    /// True if the second belongs to the measured time of a load.
     pub measured: bool,
     pub length: Duration,
     pub records: Records,
@@ -37,7 +37,8 @@ pub struct Second<'a> {
 }
 
 impl RawRows {
-    /// `<folder>/<name>-loads.csv` and so on, under headers that describe the run.
+    /// Creates `<folder>/<name>-loads.csv`, `-seconds.csv` and `-steps.csv`. Their headers describe
+    /// the run.
     pub fn create(
         folder: &Path,
         name: &str,
@@ -58,8 +59,9 @@ impl RawRows {
             seconds: create(
                 "seconds",
                 format!(
-                    "at_s,load_per_s,measured,seconds,beats,commands,answered,changes,stored,records,lag,transactions,\
-                     commands_in_transactions,requests,records_in_requests{parts},other_cores"
+                    "at_s,load_per_s,measured,seconds,beats,commands,answered,changes,stored,records,\
+                     lag,transactions,commands_in_transactions,requests,records_in_requests{parts},\
+                     other_cores"
                 ),
             )?,
             steps: create("steps", "due_s,load_per_s,measured,end,latency_ms".to_owned())?,
@@ -67,12 +69,12 @@ impl RawRows {
         })
     }
 
-    /// A load was measured.
+    /// Writes the row of a load.
     pub fn load(&mut self, load: &MeasuredLoad) -> Result<(), Error> {
         self.loads.line(&load.csv())
     }
 
-    /// A user's step has ended.
+    /// Writes the row of a step of a user.
     pub fn step(&mut self, load: u32, measured: bool, step: &UserStep) -> Result<(), Error> {
         let (end, latency) = match &step.end {
             StepEnd::Changed(latency) => ("changed", ms(*latency)),
@@ -83,13 +85,13 @@ impl RawRows {
         self.steps.line(&format!("{due},{load},{},{end},{latency}", u8::from(measured)))
     }
 
-    /// A signal was sent.
+    /// Writes the row of a fault.
     pub fn fault(&mut self, load: u32, what: &str) -> Result<(), Error> {
         let now = self.at(Instant::now());
         self.steps.line(&format!("{now},{load},0,fault {what},"))
     }
 
-    /// A second has passed.
+    /// Writes the row of a second.
     pub fn second(&mut self, second: &Second<'_>) -> Result<(), Error> {
         let Second { records, work, .. } = second;
         let at = self.at(Instant::now());
@@ -114,7 +116,7 @@ impl RawRows {
         ))
     }
 
-    /// Seconds since the run began.
+    /// Seconds since the start of the run.
     fn at(&self, moment: Instant) -> String {
         rounded(moment.saturating_duration_since(self.start).as_secs_f64())
     }

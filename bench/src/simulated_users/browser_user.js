@@ -1,5 +1,5 @@
 async ({ name, password, company }) => {
-  // Once the page has it; the page says itself when it has changed.
+  // Resolves when the page contains a matching element. The page itself reports later changes.
   const found = (what) => {
     return new Promise((resolve) => {
       const look = () => {
@@ -10,7 +10,7 @@ async ({ name, password, company }) => {
       look();
     });
   };
-  // As typing does it: the page listens to input.
+  // Dispatches the events of typing, to which the page listens.
   const type = (input, text) => {
     Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, text);
     input.dispatchEvent(new Event("input", { bubbles: true }));
@@ -26,7 +26,8 @@ async ({ name, password, company }) => {
   await found("#iban");
   await found("#no-transactions");
 
-  // Steps that have not been seen yet, with their cents: within a time-out all are different.
+  // Steps whose transaction is not shown yet. Their amounts differ from each other within a
+  // timeout.
   const waiting = [];
   const seen = new Set();
   const look = () => {
@@ -39,7 +40,7 @@ async ({ name, password, company }) => {
       if (at >= 0) received(String(waiting.splice(at, 1)[0].number));
     }
   };
-  // What it says when the bank says no.
+  // Passes on the message about a rejected transfer.
   const said = (changed) => {
     const refusal = changed.some((it) => it.target.closest?.("#said")) && document.querySelector("#said .is-danger");
     if (refusal) received(refusal.textContent);
@@ -50,7 +51,7 @@ async ({ name, password, company }) => {
     said(changed);
   }).observe(document.body, changes);
 
-  // One transfer after the other: the form is busy while the bank has not answered.
+  // One transfer at a time: the button is disabled until the bank has answered.
   let last = Promise.resolve();
   const transfer = async (cents) => {
     await found("#transfer-form button[aria-disabled=false]");
@@ -64,7 +65,7 @@ async ({ name, password, company }) => {
   };
   globalThis.bench = (number, cents) => {
     waiting.push({ number, cents });
-    // Those that have timed out.
+    // Removes steps that have timed out.
     while (waiting.length > 9) waiting.shift();
     if (cents > 0) document.querySelector(`#deposit-${cents}`).click();
     else last = last.then(() => transfer(-cents)).catch((err) => received(String(err)));

@@ -1,4 +1,4 @@
-//! A simulated user in a browser, as the talk's test had one: it uses the page as people do.
+//! A simulated user in a browser, like the one in the talk's test. It uses the page as people do.
 
 use super::client::{Client, TransferEnd};
 use crate::browser::{Chromium, Tab};
@@ -9,15 +9,14 @@ use serde_json::json;
 use std::time::Instant;
 use uuid::Uuid;
 
-/// The script in the page. Its selectors: docs/frontend.md, "Driving it".
+/// The script in the page. docs/frontend.md lists the selectors that it uses.
 const SCRIPT: &str = include_str!("browser_user.js");
 
-/// A customer at the page.
+/// The tab of a user who is logged in.
 pub struct BrowserUser(Tab);
 
 impl BrowserUser {
-    /// A new customer, who is logged in at the page at `url` and sees the empty list of
-    /// transactions.
+    /// Opens the page at `url` and logs in a new user. Waits for the empty list of transactions.
     pub fn log_in(browser: &Chromium, url: &str) -> Result<Self, Error> {
         let mut tab = browser.open(&format!("{}/client", url.trim_end_matches('/')))?;
         let asked = json!({
@@ -39,13 +38,13 @@ impl Client for BrowserUser {
         let Some(received) = self.0.receive(until)? else { return Ok(None) };
         let number = received.parse().ok().map(TransferEnd::Changed);
         if number.is_none() {
-            // The page does not say which step it means: that one times out.
-            output::progress(&format!("the page says: {received}"));
+            // The message does not name the step, which times out.
+            output::progress(&format!("The page shows a message: {received}"));
         }
         Ok(number)
     }
 
-    /// The page reconnects by itself; without the browser there is no user.
+    /// The page reconnects by itself. A lost browser connection is an error.
     fn reconnect(&mut self) -> Result<(), Error> {
         self.0.run("0").map(drop)
     }

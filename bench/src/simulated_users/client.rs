@@ -1,27 +1,27 @@
-//! A user's connection to the bank.
+//! The connection of a simulated user to the bank.
 
 use crate::error::Error;
 use std::time::{Duration, Instant};
 
-/// After this long a step counts as timed out, as in the talk.
+/// A step without a new balance after this time counts as timed out, as in the talk.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection with an account.
+/// A connection of a user who has an account.
 pub trait Client: Send {
-    /// Puts `cents` on the account, or passes them on if below zero; does not wait.
+    /// Deposits `cents`, or pays them to the company if negative; does not wait for the outcome.
     fn transfer(&mut self, number: u64, cents: i64) -> Result<(), Error>;
 
-    /// The next end of a transfer; `None` if there is none by `until`.
+    /// The end of a transfer; `None` if no transfer ends until `until`.
     fn receive(&mut self, until: Instant) -> Result<Option<TransferEnd>, Error>;
 
-    /// A new connection for the same customer.
+    /// Connects again with the same account.
     fn reconnect(&mut self) -> Result<(), Error>;
 }
 
-/// The end of a transfer.
+/// How a transfer ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TransferEnd {
-    /// The new balance of the step with this number arrived.
+    /// The new balance of the step with this number was received.
     Changed(u64),
-    /// The bank rejected it, for this reason.
+    /// The bank rejected the step with this number for this reason.
     Refused(u64, String),
 }

@@ -1,4 +1,4 @@
-//! A simulated user on GraphQL.
+//! A simulated user of the GraphQL endpoint.
 
 use super::client::{Client, TIMEOUT, TransferEnd};
 use crate::error::Error;
@@ -15,10 +15,10 @@ const LISTEN: &str =
     "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }";
 const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
     money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { success reason } }";
-/// Id of the operation that listens; those of steps are numbers.
+/// Id of the subscription. The ids of steps are numbers.
 const LISTENING: &str = "changes";
 
-/// A customer with an account and a connection.
+/// A user with an account and a connection.
 pub struct GraphqlUser {
     url: String,
     connection: Connection,
@@ -27,8 +27,8 @@ pub struct GraphqlUser {
 }
 
 impl GraphqlUser {
-    /// A new customer of the endpoint at `url`, subscribed to its account: its first cent has
-    /// arrived.
+    /// Logs in a new user at `url`, subscribes to its account, and waits for the change of a first
+    /// deposit of one cent.
     pub fn log_in(url: &str) -> Result<Self, Error> {
         let mut connection = Connection::open(url)?;
         let username = format!("bench-{}", Uuid::new_v4().simple());
@@ -42,10 +42,10 @@ impl GraphqlUser {
         };
         let (Some(iban), Some(token)) = (account["iban"].as_str(), account["token"].as_str())
         else {
-            // Without an iban there is no token in it either.
+            // Without an iban the answer contains no token, so it may be logged.
             let found = format!("{answer:?}");
             return Err(Error::Answer {
-                what: "no account in the answer",
+                what: "no account in the response",
                 url: url.to_owned(),
                 found,
             });
@@ -63,14 +63,18 @@ impl GraphqlUser {
             }
         }
         let found = format!("{answer:?}");
-        Err(Error::Answer { what: "a first deposit without a change", url: url.to_owned(), found })
+        Err(Error::Answer {
+            what: "no balance change after the first deposit",
+            url: url.to_owned(),
+            found,
+        })
     }
 
     fn listen(&mut self) -> Result<(), Error> {
         self.connection.ask(LISTENING, LISTEN, &json!({ "iban": self.iban }))
     }
 
-    /// Moves `cents` to the account, or away from it if below zero; does not wait.
+    /// Deposits `cents`, or withdraws them if negative; does not wait for the outcome.
     fn transfer(&mut self, id: &str, cents: i64, description: &str) -> Result<(), Error> {
         let (token, from, to) = if cents > 0 {
             (CASH, CASH, self.iban.as_str())
@@ -105,7 +109,7 @@ impl Client for GraphqlUser {
     }
 }
 
-/// What it means for a step; `None` if nothing.
+/// The end of a step that a message contains, if any.
 fn news(received: GraphqlMessage) -> Option<TransferEnd> {
     match received {
         GraphqlMessage::Data(id, data) if id == LISTENING => {
@@ -115,7 +119,7 @@ fn news(received: GraphqlMessage) -> Option<TransferEnd> {
         GraphqlMessage::Data(id, data) => {
             let answer = &data["money_transfer"];
             let number = id.parse().ok()?;
-            // `null`: not yet known, and the time-out is near.
+            // `null` means that the outcome is not known yet. The step will time out.
             let refused = answer["success"].as_bool() == Some(false);
             let reason = answer["reason"].as_str().unwrap_or_default();
             refused.then(|| TransferEnd::Refused(number, reason.to_owned()))
@@ -123,7 +127,7 @@ fn news(received: GraphqlMessage) -> Option<TransferEnd> {
         GraphqlMessage::Failed(id, errors) => match id.parse() {
             Ok(number) => Some(TransferEnd::Refused(number, errors)),
             Err(_) => {
-                output::progress(&format!("{id}: {errors}"));
+                output::progress(&format!("GraphQL operation {id} failed: {errors}"));
                 None
             }
         },
@@ -135,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_and_a_refusal_are_news_and_a_yes_is_not() {
+    fn changes_and_rejections_end_a_step() {
         let data = |id: &str, data| news(GraphqlMessage::Data(id.to_owned(), data));
         let changed = |descr: &str| json!({ "stream_transactions": { "descr": descr } });
         assert_eq!(data(LISTENING, changed("7")), Some(TransferEnd::Changed(7)));

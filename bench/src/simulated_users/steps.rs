@@ -1,4 +1,4 @@
-//! The steps of simulated users and their ends.
+//! The steps of simulated users and how they ended.
 
 use crate::measure::Latencies;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// A step of a simulated user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStep {
-    /// When it was due; it may have begun later.
+    /// When it was due. It may have started later.
     pub due: Instant,
     pub end: StepEnd,
 }
@@ -14,29 +14,29 @@ pub struct UserStep {
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEnd {
-    /// The new balance arrived, this long after the step was due.
+    /// The new balance was received this long after the step was due.
     Changed(Duration),
-    /// It did not arrive within [`super::TIMEOUT`].
+    /// The new balance was not received within [`super::TIMEOUT`].
     TimedOut,
-    /// The bank rejected the transfer, for this reason.
+    /// The bank rejected the transfer for this reason.
     Refused(String),
 }
 
-/// The ends of many steps.
+/// Counts and latencies of many steps.
 #[derive(Debug, Clone, Default)]
 pub struct UserSteps {
-    /// Of the steps that changed the balance.
+    /// Latencies of the steps that changed the balance.
     pub latencies: Latencies,
     sum_ms: f64,
     squares_ms: f64,
     pub timed_out: u64,
     pub refused: u64,
-    /// The first reason of a refusal.
+    /// The reason of the first rejection.
     pub refusal: Option<String>,
 }
 
 impl UserSteps {
-    /// Adds one.
+    /// Adds a step.
     pub fn note(&mut self, step: &UserStep) {
         match &step.end {
             StepEnd::Changed(latency) => {
@@ -53,17 +53,17 @@ impl UserSteps {
         }
     }
 
-    /// How many there were.
+    /// Number of steps.
     pub fn count(&self) -> u64 {
         self.latencies.count() + self.timed_out + self.refused
     }
 
-    /// Mean latency.
+    /// Mean latency, ms.
     pub fn mean_ms(&self) -> f64 {
         self.sum_ms / self.latencies.count() as f64
     }
 
-    /// Standard error of the mean.
+    /// Standard error of the mean latency, ms.
     pub fn stderr_ms(&self) -> f64 {
         let count = self.latencies.count() as f64;
         let variance = (self.squares_ms - self.sum_ms * self.sum_ms / count) / (count - 1.0);
@@ -75,7 +75,7 @@ impl UserSteps {
 pub mod tests {
     use super::*;
 
-    /// Steps that changed the balance after these times.
+    /// Steps that changed the balance after these latencies.
     pub fn changed(latencies_ms: &[u64]) -> UserSteps {
         let mut steps = UserSteps::default();
         for ms in latencies_ms {
@@ -86,8 +86,8 @@ pub mod tests {
     }
 
     #[test]
-    fn mean_and_standard_error_are_those_of_statistics() {
-        // By hand: mean 20; deviations 10, 0, 10; variance 200/2; error sqrt(100/3).
+    fn mean_and_standard_error_match_a_computed_example() {
+        // Mean 20; deviations 10, 0, 10; variance 200/2; standard error sqrt(100/3).
         let steps = changed(&[10, 20, 30]);
         assert!((steps.mean_ms() - 20.0).abs() < 1e-9);
         assert!((steps.stderr_ms() - (100.0f64 / 3.0).sqrt()).abs() < 1e-9);
