@@ -55,7 +55,7 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 
 .PHONY: help \
 	up down status logs env wipe build demo \
-	test lint test-one test-unit test-stack test-browser test-integration test-kafka test-bank \
+	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration test-kafka test-bank \
 	test-kafka-4 test-peers test-images fuzz verify \
 	bench bench-quick results bench-probe bench-graphql bench-scale compare-handlers footprint \
 	peers binaries images verify-reproducible \
@@ -105,7 +105,7 @@ test: ## run all tests
 	@$(MAKE_TARGET) test-browser
 	@$(MAKE_TARGET) test-integration
 
-lint: ## check format, lints, module cycles and shell scripts
+lint: ## check format, lints, module cycles, prose and shell scripts
 	@echo "Checking format and lints: about 1 minute, 5 minutes from a clean checkout"
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
@@ -119,10 +119,19 @@ lint: ## check format, lints, module cycles and shell scripts
 	.ci/test_module_cycles.py
 	.ci/module_cycles.py
 	.ci/test_test_one.py
+	.ci/test_prose.py
+	.ci/prose.py
 	shellcheck --external-sources --check-sourced \
 		stack/stack.sh deploy/images/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh \
 		peers/*/build.sh peers/*/run* common/kafka-client/golden/make.sh
+
+lint-dependencies: ## check licenses, duplicates and banned crates with cargo-deny
+	@echo "Checking dependencies: a few seconds, 5 minutes from a clean checkout"
+	@$(STACK) prerequisites build
+	cargo install --locked --quiet --debug --root target/tools cargo-deny@0.20.2
+	PATH="$(abspath target/tools/bin):$$PATH" \
+		cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
 test-one: ## run each Rust test whose name contains T, with its servers; T=rules
 	@.ci/test_one.py "$(T)"

@@ -50,6 +50,10 @@ find_missing_lint() {
   cargo fmt --version &>/dev/null || lacks "rustfmt" rustfmt-web
   cargo clippy --version &>/dev/null || lacks "clippy" rust-web-clippy
   has shellcheck || lacks "shellcheck" shellcheck
+  # textlint and cspell check the prose.
+  has git || lacks "git" git
+  has python3 || lacks "Python 3.10 or later" python3
+  find_missing_node
 }
 
 find_missing_test() {
