@@ -55,9 +55,9 @@ use service::shutdown::Shutdown;
 use std::panic;
 use std::process::ExitCode;
 
-/// Measures the running bank
+/// Measure and verify the running bank
 #[derive(Debug, Parser)]
-#[command(name = "bench", version)]
+#[command(name = "bench", version, term_width = 100)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -74,7 +74,7 @@ enum Command {
     Compare(compare::CompareOptions),
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command in the arguments.
 ///
 /// Exit codes: 0 success, 1 a check or measurement failed, 2 wrong options or environment.
 pub fn main() -> ExitCode {
@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The parser's error as one line, without the usage below it.
+/// clap's error as one line, without the usage.
 fn usage_error(err: &clap::Error) -> String {
     if err.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "no command is given (--help lists them)".to_owned();
@@ -109,8 +109,8 @@ fn start(command: &Command) -> Result<ExitCode, Error> {
     let env = Env::new(&lookup);
     service::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
     let default_hook = panic::take_hook();
-    // A panic of any thread ends the process: with a part of its threads, bench would measure
-    // nonsense. Panics of the kafka crate are caught by its adapter.
+    // A panic of any thread ends the process, since measurements without that thread would be
+    // wrong. The adapter of the kafka crate catches panics of that crate.
     panic::set_hook(Box::new(move |info| {
         if !service::panic_guard::is_guarded() {
             default_hook(info);
@@ -134,7 +134,7 @@ fn fail(err: &Error) -> ExitCode {
     match err {
         Error::Env(env::Error::Missing { .. }) => {
             eprintln!(
-                "The running stack's addresses come from `make -s env`; `make demo` and `make bench-probe` start it and set them."
+                "`make -s env` prints the addresses of the running stack; `make demo` and `make bench-probe` start the stack and set them."
             );
             ExitCode::from(EXIT_USAGE)
         }
@@ -143,8 +143,7 @@ fn fail(err: &Error) -> ExitCode {
     }
 }
 
-/// The options that `line` gives, or the parser's error as it is printed; for the tests of
-/// commands.
+/// Parses `line` as arguments; for the tests of commands.
 #[cfg(test)]
 fn parse(line: &str) -> Result<Command, String> {
     let args = ["bench"].into_iter().chain(line.split_whitespace());
@@ -158,7 +157,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn command_line_is_consistent_and_every_option_has_help() {
+    fn options_are_consistent_and_have_help() {
         let mut bench = CommandLine::command();
         bench.build();
         bench.clone().debug_assert();
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_refused_in_one_line_that_names_them() {
+    fn wrong_arguments_are_reported_in_one_line() {
         for (line, named) in [
             ("", "no command"),
             ("fly", "fly"),

@@ -10,6 +10,9 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+/// Width of the help text in columns.
+const HELP_COLUMNS: usize = 100;
+
 /// The description of a service, for its `main.rs` and for the multi-call binary.
 pub struct Service {
     /// Name of the binary.
@@ -131,6 +134,7 @@ fn print(text: &str) -> Result<ExitCode, BoxError> {
 
 fn help(service: &Service) -> String {
     let Service { name, about, .. } = service;
+    let about = wrap(about, "");
     let mut text = format!("{about}\n\nUsage: {name} [--help | --version | healthcheck]");
     for (flag, _) in service.flags {
         text += &format!(" [{flag}]");
@@ -147,9 +151,32 @@ fn help(service: &Service) -> String {
             Some("") => "default: none".to_owned(),
             Some(default) => format!("default: {default}"),
         };
-        text += &format!("  {}\n      {} [{default}]\n", variable.name, variable.meaning);
+        let meaning = wrap(&format!("{} [{default}]", variable.meaning), "      ");
+        text += &format!("  {}\n{meaning}\n", variable.name);
     }
     text
+}
+
+/// Wraps `text` at [`HELP_COLUMNS`]; each line begins with `indent`.
+pub fn wrap(text: &str, indent: &str) -> String {
+    let mut wrapped = indent.to_owned();
+    let mut columns = indent.len();
+    for word in text.split_whitespace() {
+        let word_columns = word.chars().count();
+        if columns > indent.len() {
+            if columns + 1 + word_columns > HELP_COLUMNS {
+                wrapped += "\n";
+                wrapped += indent;
+                columns = indent.len();
+            } else {
+                wrapped.push(' ');
+                columns += 1;
+            }
+        }
+        wrapped += word;
+        columns += word_columns;
+    }
+    wrapped
 }
 
 #[cfg(test)]
@@ -181,6 +208,17 @@ mod tests {
         ] {
             assert!(help.contains(part), "{part} in {help}");
         }
+    }
+
+    #[test]
+    fn help_is_wrapped_at_its_width() {
+        assert!(help(&SERVICE).lines().all(|line| line.chars().count() <= HELP_COLUMNS));
+        let words = "word ".repeat(20);
+        let exact = wrap(words.trim(), " ");
+        assert_eq!(exact.lines().map(str::len).collect::<Vec<_>>(), [100]);
+        let longer = wrap(&format!("s{words}"), " ");
+        assert_eq!(longer.lines().map(str::len).collect::<Vec<_>>(), [96, 5]);
+        assert_eq!(wrap("", "  "), "  ");
     }
 
     #[test]
