@@ -48,8 +48,8 @@
 //!
 //! # Errors
 //!
-//! [`Error::kind`] says what the caller can do: retry, reset the offset, skip an undecodable batch,
-//! stop, or end with a configuration error. Retryable errors are returned after the deadline of the
+//! [`Error::kind`] names what the caller can do: retry, reset the offset, skip an undecodable
+//! batch, join the group again, or end. Retryable errors are returned after the deadline of the
 //! call. [`Client::fetch`] and [`Client::produce`] have one result for each partition, so that one
 //! failed broker does not stop the others.
 //!

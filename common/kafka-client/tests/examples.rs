@@ -86,7 +86,7 @@ fn examples_produce_and_consume_records() {
     let first = expected(&["0/0: one", "0/1: three", "1/0: two"]);
     assert_eq!(lines("consume", &[&topic, "reader"]), first);
 
-    // The offsets were committed: a second run reads only what is new.
+    // The offsets were committed: a second run reads only the new record.
     assert_eq!(lines("produce", &[&topic, "four"]), expected(&["0: 1 records at offset 2"]));
     let second = expected(&["0/2: four"]);
     assert_eq!(lines("consume", &[&topic, "reader"]), second);

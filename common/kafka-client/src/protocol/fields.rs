@@ -1,8 +1,8 @@
 //! Primitive types of requests and responses. Source: the protocol guide, "Protocol Primitive
 //! Types", and KIP-482.
 //!
-//! For small binaries, no method is generic and none returns a `Result`: the codecs in `messages`
-//! compile to plain calls.
+//! For small binaries, hardly any method is generic, and the methods that read and write fields do
+//! not return a `Result`. The codecs in `messages` compile to plain calls.
 
 /// Limit of array elements and tagged fields in one response. A decoded element takes less than 200
 /// bytes in addition to its strings.

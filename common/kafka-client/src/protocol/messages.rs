@@ -64,11 +64,11 @@ pub struct MetadataResponse {
 /// A broker and its advertised address.
 #[derive(Debug, Default)]
 pub struct Broker {
-    /// Broker id.
+    /// Broker id (`node.id`).
     pub node_id: i32,
     /// Host name or address, without brackets for IPv6.
     pub host: String,
-    /// TCP port.
+    /// TCP port, 1 to 65535.
     pub port: i32,
 }
 
@@ -86,7 +86,7 @@ pub struct Topic {
 /// A partition, its leader and its replicas.
 #[derive(Debug, Default)]
 pub struct Partition {
-    /// From 0.
+    /// Partition index, from 0.
     pub partition_index: i32,
     /// Node id of the leader, or -1 without a leader.
     pub leader_id: i32,
@@ -170,7 +170,7 @@ pub struct ProduceResponse {
 /// The result of one batch.
 #[derive(Debug, Default)]
 pub struct ProducedPartition {
-    /// From 0.
+    /// Partition index, from 0.
     pub partition_index: i32,
     /// Classified by [`crate::ErrorKind::of_code`].
     pub error_code: i16,
@@ -240,7 +240,7 @@ pub struct Fetch<'a> {
     pub max_bytes: i32,
     /// Limit for each partition, in bytes. The first batch may exceed it.
     pub partition_max_bytes: i32,
-    /// Topic name.
+    /// Name of an existing topic.
     pub topic: &'a str,
     /// Partition indexes and fetch offsets.
     pub positions: &'a [Position],
@@ -258,7 +258,7 @@ pub struct FetchResponse {
 /// The data of one partition.
 #[derive(Debug, Default)]
 pub struct FetchedPartition {
-    /// From 0.
+    /// Partition index, from 0.
     pub partition_index: i32,
     /// Classified by [`crate::ErrorKind::of_code`].
     pub error_code: i16,
@@ -345,7 +345,7 @@ pub struct PartitionResults {
 /// The result for one partition.
 #[derive(Debug, Default)]
 pub struct PartitionResult {
-    /// From 0.
+    /// Partition index, from 0.
     pub partition_index: i32,
     /// The error of this partition.
     pub error_code: i16,
@@ -377,7 +377,7 @@ pub const LATEST: i64 = -1;
 
 /// ListOffsets (API key 2), version 6, with isolation level `read_committed`.
 pub struct ListOffsets<'a> {
-    /// Topic name.
+    /// Name of an existing topic.
     pub topic: &'a str,
     /// Partition indexes that the broker leads.
     pub partitions: &'a [i32],
@@ -454,7 +454,7 @@ impl Request for InitProducerId {
 
 /// FindCoordinator (API key 10), version 3, for a group.
 pub struct FindCoordinator<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
 }
 
@@ -465,7 +465,7 @@ pub struct FindCoordinatorResponse {
     pub error_code: i16,
     /// Host name or address of the coordinator, without brackets for IPv6.
     pub host: String,
-    /// TCP port.
+    /// TCP port, 1 to 65535.
     pub port: i32,
 }
 
@@ -492,9 +492,9 @@ impl Request for FindCoordinator<'_> {
 
 /// OffsetFetch (API key 9), version 7, of one topic.
 pub struct OffsetFetch<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
-    /// Topic name.
+    /// Name of an existing topic.
     pub topic: &'a str,
     /// The number of partitions: all indexes below it are requested.
     pub partitions: usize,
@@ -532,13 +532,13 @@ impl Request for OffsetFetch<'_> {
 
 /// OffsetCommit (API key 8), version 8, of one topic.
 pub struct OffsetCommit<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
     /// The generation of the member, or -1 from a client that has not joined.
     pub generation_id: i32,
     /// The id of the member, or empty from a client that has not joined.
     pub member_id: &'a str,
-    /// Topic name.
+    /// Name of an existing topic.
     pub topic: &'a str,
     /// Partition indexes and the next offsets to read.
     pub positions: &'a [Position],
@@ -583,7 +583,7 @@ fn encode_member(to: &mut Writer, group_id: &str, generation_id: i32, member_id:
 
 /// JoinGroup (API key 11), version 7, with one protocol and without static membership.
 pub struct JoinGroup<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
     /// Time without a heartbeat after which the member is removed, in milliseconds.
     pub session_timeout_ms: i32,
@@ -661,7 +661,7 @@ impl Request for JoinGroup<'_> {
 
 /// SyncGroup (API key 14), version 4.
 pub struct SyncGroup<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
     /// From [`JoinGroupResponse`].
     pub generation_id: i32,
@@ -705,7 +705,7 @@ impl Request for SyncGroup<'_> {
 
 /// Heartbeat (API key 12), version 4, of a member of a consumer group.
 pub struct Heartbeat<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
     /// From [`JoinGroupResponse`].
     pub generation_id: i32,
@@ -733,7 +733,7 @@ impl Request for Heartbeat<'_> {
 
 /// LeaveGroup (API key 13), version 4, of one member.
 pub struct LeaveGroup<'a> {
-    /// Consumer group.
+    /// Id of the consumer group (`group.id`).
     pub group_id: &'a str,
     /// From [`JoinGroupResponse`].
     pub member_id: &'a str,
@@ -857,7 +857,7 @@ pub struct CreateTopics<'a> {
 
 /// A topic to create. The cluster assigns its replicas.
 pub struct CreateTopic<'a> {
-    /// Topic name.
+    /// Name of the new topic.
     pub name: &'a str,
     /// Number of partitions, or -1 for the default of the cluster.
     pub num_partitions: i32,
@@ -914,7 +914,7 @@ impl Request for CreateTopics<'_> {
 
 /// DescribeConfigs (API key 32), version 4, for all configs of topics.
 pub struct DescribeConfigs<'a> {
-    /// Topic names.
+    /// Names of existing topics.
     pub topics: Vec<&'a str>,
 }
 
