@@ -1,6 +1,7 @@
 # shellcheck shell=sh
-# What build.sh of a peer in Rust sources in its folder: makes target/peers/NAME/artefact, NAME being the folder's.
-# PROFILE=dev builds faster, with what the bank's own debug build has built already.
+# Sourced by build.sh of a Rust peer, in the folder of the peer. Creates target/peers/NAME/artefact,
+# where NAME is the name of that folder. PROFILE=dev builds faster, because it shares the debug
+# build of the bank.
 name=${PWD##*/} target=$PWD/../../target profile=${PROFILE:-release}
 case $profile in
   dev) folder=debug cargo=$target ;;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Needs cargo and a C compiler, for ring. PROFILE=dev builds faster.
+# It needs Cargo, and a C compiler for ring. PROFILE=dev builds faster.
 set -eu
 cd "${0%/*}"
 # shellcheck source=peers/rust-bank/cargo.sh

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Librdkafka is compiled and linked in. Needs cargo, make, a C compiler and one for C++. PROFILE=dev builds faster.
+# Compiles librdkafka and links it statically. It needs Cargo, make, and compilers for C and C++.
+# PROFILE=dev builds faster.
 set -eu
 cd "${0%/*}"
 # shellcheck source=peers/rust-bank/cargo.sh

@@ -1,6 +1,6 @@
-//! The bank of our command-handler without its Kafka client: records in, records out. Decoding,
-//! domain and store are the command-handler's library, so a peer on this differs from our handler
-//! in its Kafka client only.
+//! The command-handler without a Kafka client: it takes records and returns records. Decoding,
+//! domain and store are those of the command-handler's library. So a peer that uses it differs from
+//! our handler in its Kafka client only.
 
 pub use command_handler::error::Error;
 pub use messaging::producer::Outgoing;
@@ -13,35 +13,35 @@ use command_handler::store::{self, Session};
 use service::env::{DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 use service::shutdown::Shutdown;
 
-/// `KAFKA_BROKERS`.
+/// The bootstrap brokers.
 pub const KAFKA_BROKERS: Variable =
     Variable::required("KAFKA_BROKERS", "bootstrap brokers, as in host:9092,host:9093");
-/// The variables of every peer on this crate.
+/// The environment variables of each peer that uses this crate.
 pub const VARIABLES: &[Variable] = &[KAFKA_BROKERS, SCHEMA_REGISTRY_URL, DATABASE_URL];
 
-/// Consumer group of the handler's offsets.
+/// The consumer group of the contract.
 pub const GROUP: &str = "command-handler";
 /// The command topics.
 pub const TOPICS: [&str; 2] = [CONFIRM_ACCOUNT_CREATION.name, CONFIRM_MONEY_TRANSFER.name];
-/// Most commands in one transaction, as in our handler.
+/// Limit of the commands in one transaction, the same as in our handler.
 pub const BATCH_MAX: usize = 1000;
 
 /// A fetched record.
 #[derive(Debug, Clone, Copy)]
 pub struct Incoming<'a> {
-    /// Topic name.
+    /// One of [`TOPICS`].
     pub topic: &'a str,
-    /// Partition, from 0.
+    /// Partition index, from 0.
     pub partition: i32,
     /// Offset in the partition.
     pub offset: i64,
-    /// Key bytes.
+    /// The key, or null.
     pub key: Option<&'a [u8]>,
-    /// Value bytes.
+    /// The value, or null.
     pub value: Option<&'a [u8]>,
 }
 
-/// Decides the commands of both topics, a batch at a time. An error ends a peer with code 1; its
+/// Decides batches of commands of both topics. After an error, a peer exits with code 1 and its
 /// supervisor starts it again.
 pub struct BatchDecider {
     session: Session,
@@ -52,11 +52,11 @@ pub struct BatchDecider {
 }
 
 impl BatchDecider {
-    /// Migrates the database, connects, and looks up the schemas; `None` if shutdown was requested
-    /// meanwhile.
+    /// Migrates the database, connects, and looks up the schema ids. Returns `None` if shutdown was
+    /// requested.
     ///
     /// # Errors
-    /// The database or the registry is not available, or a variable is invalid.
+    /// The database or the registry is not available, or an environment variable is invalid.
     pub fn open(env: &Env<'_>, shutdown: &Shutdown) -> Result<Option<Self>, Error> {
         let database = env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?;
         let registry = Registry::new(&env.text(&SCHEMA_REGISTRY_URL)?);
@@ -76,10 +76,11 @@ impl BatchDecider {
         }))
     }
 
-    /// Decides a batch and stores the outcomes; returns the records to publish.
+    /// Decides a batch and stores the outcomes. Returns the records to publish, dead letters first.
     ///
     /// # Errors
-    /// The batch must be read again. Outcomes that were stored before the error are found then.
+    /// The batch must be fetched again. Outcomes that were stored before the error are returned
+    /// then.
     pub fn decide<'a>(
         &mut self,
         batch: impl Iterator<Item = Incoming<'a>>,
@@ -103,7 +104,7 @@ impl BatchDecider {
     }
 }
 
-/// Decides `commands`, if there are any, and appends the records of their outcomes.
+/// Decides `commands` and appends the records of their outcomes.
 fn decide<T: CommandTopic>(
     encoders: &T,
     session: &mut Session,

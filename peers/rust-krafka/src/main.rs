@@ -1,10 +1,10 @@
-//! The bank's command-handler on krafka, an async client in Rust: a consumer group, an idempotent
-//! producer, and our own domain and store.
+//! The command-handler's domain and store with krafka, an async Kafka client in Rust. It uses a
+//! consumer group and an idempotent producer.
 //!
-//! A batch is the result of one poll. It is decided and stored on a blocking thread and published
-//! by a task, while the next one is polled and decided. An error ends the process with code 1.
-//! After a restart it continues at the committed offsets, and replayed commands get their stored
-//! outcomes.
+//! A batch is the result of one poll. It is decided and stored on a blocking thread. A task
+//! publishes it while the next batch is polled and decided. After an error the process exits with
+//! code 1. After a restart it continues at the committed offsets, and repeated commands have their
+//! stored outcomes.
 
 use ahash::AHashMap;
 use krafka::KrafkaError;
@@ -23,15 +23,15 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::task::{self, JoinHandle};
 
-/// Least time between commits: each costs the broker as much as a batch, and only bounds what is
-/// read again after a crash.
+/// Shortest time between commits. A commit costs the broker as much as a batch. It only limits the
+/// number of records that are read again after a crash.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
-/// Longest wait of a poll, and so until a shutdown is seen.
+/// Longest wait of a poll, and so the delay of a shutdown.
 const POLL_WAIT: Duration = Duration::from_millis(100);
 
 const SERVICE: Service = Service {
     name: "rust-krafka",
-    about: "The bank's command-handler on krafka",
+    about: "The bank's command-handler with the Kafka client krafka",
     variables: &[rust_bank::VARIABLES],
     flags: &[],
     run,
@@ -47,8 +47,8 @@ type Offsets = AHashMap<TopicPartition, OffsetAndMetadata>;
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let brokers = start.env.text(&KAFKA_BROKERS)?;
     let health = Health::serve(&start.env)?;
-    // Shared, so that the runtime does not drop it last: the PostgreSQL client has a runtime of its
-    // own, and they do not nest.
+    // Shared, so that a thread of the runtime never drops the last reference. The PostgreSQL client
+    // has its own runtime, and tokio's runtimes cannot be nested.
     let Some(decider) = BatchDecider::open(&start.env, &start.shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -83,7 +83,7 @@ async fn serve(
             });
             decided = Some((records.await??, offsets));
         }
-        // One batch is published while the next is decided.
+        // One batch is published while the next one is decided.
         if decided.is_some() || publishing.as_ref().is_some_and(JoinHandle::is_finished) {
             done.extend(finish(&mut publishing).await?);
         }
@@ -109,8 +109,8 @@ async fn consumer(brokers: &str) -> Result<Consumer, KrafkaError> {
         .enable_auto_commit(false)
         .auto_offset_reset(AutoOffsetReset::Earliest)
         .max_poll_records(i32::try_from(BATCH_MAX).expect("it is 1000"))
-        // The shortest session timeout that brokers allow, so that a killed handler is replaced
-        // soon.
+        // The shortest session timeout that brokers allow, so that a killed handler is soon
+        // replaced.
         .session_timeout(Duration::from_secs(6))
         .heartbeat_interval(Duration::from_secs(2))
         .build()
@@ -122,7 +122,7 @@ async fn producer(brokers: &str) -> Result<Producer, KrafkaError> {
         .bootstrap_servers(brokers)
         .acks(Acks::All)
         .idempotent(true)
-        // Records arrive as a whole batch: linger gains nothing, and 16 KiB would split it.
+        // All records of a batch are sent together: linger has no use, and 16 KiB would split them.
         .linger(Duration::ZERO)
         .batch_size(256 << 10)
         .max_request_size(4 << 20)
@@ -140,7 +140,8 @@ fn incoming(record: &ConsumerRecord) -> Incoming<'_> {
     }
 }
 
-/// The last record of a partition counts: they are in offset order.
+/// The next offset of each partition. Records are in offset order, so the last one replaces the
+/// others.
 fn offsets(batch: &[ConsumerRecord]) -> Offsets {
     let next = |record: &ConsumerRecord| {
         let partition = TopicPartition::new(record.topic.clone(), record.partition);
@@ -149,7 +150,7 @@ fn offsets(batch: &[ConsumerRecord]) -> Offsets {
     batch.iter().map(next).collect()
 }
 
-/// Waits for the batch that is being published; returns its offsets.
+/// Waits until the batch is published and returns its offsets.
 async fn finish(
     publishing: &mut Option<JoinHandle<Result<Offsets, KrafkaError>>>,
 ) -> Result<Offsets, BoxError> {
@@ -159,7 +160,8 @@ async fn finish(
     }
 }
 
-/// Produces all records and returns `offsets`, which may be committed then.
+/// Produces all records. Returns `offsets` after all are acknowledged, so that they can be
+/// committed.
 async fn publish(
     producer: Arc<Producer>,
     records: Vec<Outgoing>,
@@ -171,7 +173,7 @@ async fn publish(
         deliveries.push(producer.enqueue(record).await?);
     }
     for delivery in deliveries {
-        // The position of the record is not needed.
+        // The offset of the record is not needed.
         let _ = delivery.await?;
     }
     Ok(offsets)

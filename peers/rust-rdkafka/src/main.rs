@@ -1,10 +1,10 @@
-//! The bank's command-handler on librdkafka: a consumer group, an idempotent producer, and our own
-//! domain and store.
+//! The command-handler's domain and store with librdkafka. It uses a consumer group and an
+//! idempotent producer.
 //!
-//! One thread takes the records that have arrived, decides them and hands the outcomes over.
-//! Another produces them, waits for all acknowledgements and stores the offsets, which librdkafka
-//! commits each 0.1 s. An error ends the process with code 1. After a restart it continues at the
-//! committed offsets, and replayed commands get their stored outcomes.
+//! One thread polls records and decides them. Another thread produces the outcomes, waits for all
+//! acknowledgements and stores the offsets, which librdkafka commits every 0.1 s. After an error
+//! the process exits with code 1. After a restart it continues at the committed offsets, and
+//! repeated commands have their stored outcomes.
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
@@ -23,20 +23,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// `LINGER_MS`: of librdkafka's producer.
+/// `linger.ms` of the producer, in milliseconds.
 const LINGER_MS: Variable =
     Variable::new("LINGER_MS", "1", "how long the producer waits for a fuller batch, 0 to 1000 ms");
 
-/// Longest wait of a poll, and so until a shutdown is seen.
+/// Longest wait of a poll, and so the delay of a shutdown.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Pause while librdkafka's queue is full, which is far larger than a batch.
+/// Pause while the queue of the producer is full. The queue is far larger than a batch.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(1);
-/// How long the brokers may take to acknowledge a record, which librdkafka makes sure of.
+/// `delivery.timeout.ms`: the time in which a record is acknowledged or fails, in milliseconds.
 const DELIVERY_MS: &str = "30000";
 
 const SERVICE: Service = Service {
     name: "rust-rdkafka",
-    about: "The bank's command-handler on librdkafka",
+    about: "The bank's command-handler with librdkafka",
     variables: &[rust_bank::VARIABLES, &[LINGER_MS]],
     flags: &[],
     run,
@@ -64,7 +64,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let producer = producer(&brokers, linger_ms)?;
     consumer.subscribe(&TOPICS)?;
 
-    // One batch is being written while the next is decided.
+    // One batch is published while the next one is decided.
     let (sender, batches) = sync_channel(1);
     let publisher = thread::Builder::new().name("publisher".into()).spawn({
         let (consumer, in_flight) = (consumer.clone(), in_flight.clone());
@@ -82,16 +82,16 @@ fn consumer(brokers: &str, group: Group) -> Result<BaseConsumer<Group>, KafkaErr
         .set("bootstrap.servers", brokers)
         .set("group.id", GROUP)
         // The publisher stores the offsets of published batches. A commit for each batch would cost
-        // the broker as much as the batch.
+        // the broker as much as the batch itself.
         .set("enable.auto.offset.store", "false")
         .set("auto.commit.interval.ms", "100")
         .set("auto.offset.reset", "earliest")
-        // The shortest session timeout that brokers allow, so that a killed handler is replaced
-        // soon.
+        // The shortest session timeout that brokers allow, so that a killed handler is soon
+        // replaced.
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "2000")
-        // A few batches ahead; by default it is 100,000 records and 64 MiB. Then the pause until
-        // the next fetch is to be short.
+        // A few batches are prefetched; the defaults are 100,000 records and 64 MiB. With a short
+        // queue, the pause between fetches must be short, too.
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "8192")
         .set("fetch.queue.backoff.ms", "5")
@@ -111,7 +111,7 @@ fn producer(brokers: &str, linger_ms: u32) -> Result<ThreadedProducer<Deliveries
         .create_with_context(Deliveries::default())
 }
 
-/// Polls, decides and hands over until shutdown.
+/// Polls records, decides them and sends the outcomes to the publisher, until shutdown.
 fn decide(
     start: &Start<'_>,
     consumer: &BaseConsumer<Group>,
@@ -126,7 +126,7 @@ fn decide(
         }
         let mut offsets = TopicPartitionList::new();
         for record in &batch {
-            // Of several the last one counts: they are in offset order within a partition.
+            // Records of a partition are in offset order, so the last one replaces the others.
             let (topic, partition) = (record.topic(), record.partition());
             let next = Offset::Offset(record.offset() + 1);
             match offsets.find_partition(topic, partition) {
@@ -136,7 +136,7 @@ fn decide(
         }
         let records = decider.decide(batch.iter().map(incoming))?;
         in_flight.add();
-        // The publisher has ended with an error, which `run` will see.
+        // The publisher has ended with an error, which `run` returns.
         if sender.send(Decided { records, offsets }).is_err() {
             in_flight.done();
             return Ok(());
@@ -145,7 +145,7 @@ fn decide(
     Ok(())
 }
 
-/// The records that have arrived; waits for the first one only.
+/// Returns the records that have arrived. Waits for the first one only.
 fn poll(consumer: &BaseConsumer<Group>) -> Result<Vec<BorrowedMessage<'_>>, KafkaError> {
     let mut batch = Vec::new();
     let mut wait = POLL_WAIT;
@@ -153,8 +153,10 @@ fn poll(consumer: &BaseConsumer<Group>) -> Result<Vec<BorrowedMessage<'_>>, Kafk
         match consumer.poll(wait) {
             None => break,
             Some(Ok(record)) => batch.push(record),
-            // It reconnects by itself.
-            Some(Err(err)) if is_passing(&err) => log::warn!(error:% = err; "Kafka"),
+            // librdkafka reconnects.
+            Some(Err(err)) if is_transient(&err) => {
+                log::warn!(error:% = err; "connection to Kafka failed, reconnecting");
+            }
             Some(Err(err)) => return Err(err),
         }
         wait = Duration::ZERO;
@@ -162,13 +164,13 @@ fn poll(consumer: &BaseConsumer<Group>) -> Result<Vec<BorrowedMessage<'_>>, Kafk
     Ok(batch)
 }
 
-fn is_passing(err: &KafkaError) -> bool {
-    let passing = [
+fn is_transient(err: &KafkaError) -> bool {
+    let transient = [
         RDKafkaErrorCode::BrokerTransportFailure,
         RDKafkaErrorCode::AllBrokersDown,
         RDKafkaErrorCode::Resolve,
     ];
-    err.rdkafka_error_code().is_some_and(|code| passing.contains(&code))
+    err.rdkafka_error_code().is_some_and(|code| transient.contains(&code))
 }
 
 fn incoming<'a>(record: &'a BorrowedMessage<'_>) -> Incoming<'a> {
@@ -181,7 +183,7 @@ fn incoming<'a>(record: &'a BorrowedMessage<'_>) -> Incoming<'a> {
     }
 }
 
-/// Produces batch after batch, and stores its offsets after each, until the channel is closed.
+/// Produces each batch and then stores its offsets, until the channel is closed.
 fn publish(
     consumer: &BaseConsumer<Group>,
     producer: &ThreadedProducer<Deliveries>,
@@ -196,9 +198,9 @@ fn publish(
     Ok(())
 }
 
-/// Produces `records` and waits for their acknowledgements. `flush` would take at least a tenth of
-/// a second: it polls for its whole timeout. Here a thread of the producer polls, and the last
-/// acknowledgement wakes this one.
+/// Produces `records` and waits for their acknowledgements. `flush` takes at least 0.1 s, because
+/// it polls until its timeout. Here a thread of the producer polls, and the last acknowledgement
+/// wakes this thread.
 fn produce(
     producer: &ThreadedProducer<Deliveries>,
     records: &[Outgoing],
@@ -207,7 +209,7 @@ fn produce(
     for Outgoing { topic, key, value } in records {
         deliveries.sent();
         let mut record = BaseRecord::to(topic).key(key).payload(value);
-        // Its queue is full: room comes with acknowledgements.
+        // While the queue is full: acknowledgements free it.
         while let Err((err, back)) = producer.send(record) {
             if err.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                 return Err(err);
@@ -231,21 +233,21 @@ impl ConsumerContext for Group {
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Revoke(_) = rebalance {
             self.health.set_ready(false);
-            // Decided batches are published before the partitions are revoked; their offsets are
-            // committed with the revocation.
+            // Decided batches are published before the partitions are revoked. librdkafka commits
+            // their offsets with the revocation.
             self.in_flight.wait();
         }
     }
 
     fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         if let Rebalance::Assign(partitions) = rebalance {
-            log::info!(partitions = partitions.count(); "serving");
+            log::info!(partitions = partitions.count(); "partitions assigned");
             self.health.set_ready(partitions.count() > 0);
         }
     }
 }
 
-/// Number of batches handed over and not yet published.
+/// The number of batches that were sent to the publisher and are not published.
 #[derive(Clone, Default)]
 struct InFlight(Arc<(Mutex<usize>, Condvar)>);
 
@@ -269,7 +271,7 @@ impl InFlight {
     }
 }
 
-/// Counts acknowledgements of the records that were sent.
+/// Counts the records that are not acknowledged.
 #[derive(Default)]
 struct Deliveries {
     state: Mutex<Delivered>,
@@ -288,7 +290,7 @@ impl Deliveries {
         self.state().open += 1;
     }
 
-    /// Waits until all records are acknowledged or refused; returns the first refusal.
+    /// Waits until all records are acknowledged or have failed. Returns the first error.
     fn wait(&self) -> Result<(), KafkaError> {
         let state = self.done.wait_while(self.state(), |state| state.open > 0);
         match state.unwrap_or_else(PoisonError::into_inner).failed.take() {

@@ -26,17 +26,17 @@ import org.apache.avro.util.Utf8;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.producer.ProducerRecord;
 
-/** Records of Kafka to commands, outcomes to records: Avro in Confluent's framing. */
+/** Decodes records to commands and encodes outcomes to records: Avro in Confluent framing. */
 final class Codec {
   static final String ACCOUNTS = "confirm_account_creation";
   static final String TRANSFERS = "confirm_money_transfer";
   private static final int COMMAND_BYTES_MAX = 64 << 10;
 
-  /** A record that is no command; the message says why. */
-  static final class PoisonException extends Exception {
+  /** An undecodable record. The message is the reason. */
+  static final class UndecodableException extends Exception {
     private static final long serialVersionUID = 1;
 
-    PoisonException(String reason) {
+    UndecodableException(String reason) {
       super(reason);
     }
   }
@@ -62,25 +62,27 @@ final class Codec {
     changed = new Writer("balance_changed");
   }
 
-  /** The command in a record. */
-  Commands.Command read(ConsumerRecord<byte[], byte[]> record) throws PoisonException, IOException {
+  /** Decodes the command in a record. */
+  Commands.Command read(ConsumerRecord<byte[], byte[]> record)
+      throws UndecodableException, IOException {
     byte[] value = record.value();
     if (record.key() == null) {
-      throw new PoisonException("no key");
+      throw new UndecodableException("record has no key");
     }
     if (value == null) {
-      throw new PoisonException("no value");
+      throw new UndecodableException("record has no value");
     }
     if (value.length > COMMAND_BYTES_MAX) {
-      throw new PoisonException("value of " + value.length + " bytes");
+      throw new UndecodableException(
+          "value has " + value.length + " bytes, more than " + COMMAND_BYTES_MAX);
     }
     if (value.length < 5 || value[0] != 0) {
-      throw new PoisonException("no magic byte 0 and schema id");
+      throw new UndecodableException("value has no magic byte 0 with a schema id");
     }
     int id = ByteBuffer.wrap(value).getInt(1);
     Optional<Schema> writer = registry.schema(id);
     if (writer.isEmpty()) {
-      throw new PoisonException("the registry does not know schema " + id);
+      throw new UndecodableException("schema " + id + " is not registered");
     }
     boolean isTransfer = record.topic().equals(TRANSFERS);
     GenericDatumReader<GenericRecord> reader =
@@ -93,12 +95,12 @@ final class Codec {
       decoder = DecoderFactory.get().binaryDecoder(value, 5, value.length - 5, decoder);
       GenericRecord datum = reader.read(null, decoder);
       if (!decoder.isEnd()) {
-        throw new PoisonException("schema " + id + ": bytes are left");
+        throw new UndecodableException("schema " + id + ": bytes follow the datum");
       }
       return isTransfer ? transfer(datum) : creation(datum);
     } catch (IOException | RuntimeException e) {
-      // Of Avro: there is no I/O here, and whatever it stumbles over is in the bytes.
-      throw new PoisonException("schema " + id + ": " + e);
+      // The exception comes from Avro and has its cause in the bytes: no I/O happens here.
+      throw new UndecodableException("schema " + id + ": " + e);
     }
   }
 
@@ -107,7 +109,7 @@ final class Codec {
   }
 
   private static Commands.Transfer transfer(GenericRecord datum)
-      throws PoisonException, CharacterCodingException {
+      throws UndecodableException, CharacterCodingException {
     return new Commands.Transfer(
         uuid(datum.get("id")),
         text(datum.get("token")),
@@ -117,14 +119,14 @@ final class Codec {
         storable(text(datum.get("description"))));
   }
 
-  private static String storable(String text) throws PoisonException {
+  private static String storable(String text) throws UndecodableException {
     if (text.indexOf('\0') >= 0) {
-      throw new PoisonException("a text has a NUL character");
+      throw new UndecodableException("a text has a NUL character");
     }
     return text;
   }
 
-  /** Avro itself would put another character in the place of bytes that are not UTF-8. */
+  /** Avro itself would replace bytes that are not UTF-8 by another character. */
   private static String text(Object field) throws CharacterCodingException {
     Utf8 utf8 = (Utf8) field;
     ByteBuffer bytes = ByteBuffer.wrap(utf8.getBytes(), 0, utf8.getByteLength());
@@ -142,7 +144,7 @@ final class Codec {
         .putLong(id.getLeastSignificantBits());
   }
 
-  /** A record that is none, as it came, under a key that says where from and why. */
+  /** The dead letter of a record: its value under a key with its origin and the reason. */
   static ProducerRecord<byte[], byte[]> deadLetter(
       ConsumerRecord<byte[], byte[]> record, String reason) {
     String origin = record.topic() + "/" + record.partition() + "/" + record.offset();
@@ -151,8 +153,8 @@ final class Codec {
         "dead_letter", (origin + ": " + reason).getBytes(StandardCharsets.UTF_8), value);
   }
 
-  /** The records that tell an outcome: the same ones whenever it is told. */
-  void tell(Commands.Outcome outcome, List<ProducerRecord<byte[], byte[]>> records)
+  /** Adds the records of an outcome. They are equal for equal outcomes. */
+  void encode(Commands.Outcome outcome, List<ProducerRecord<byte[], byte[]>> records)
       throws IOException {
     if (outcome instanceof Commands.Moved it) {
       records.add(moved.record(it.id().toString(), moved.with(it.id())));
@@ -211,7 +213,7 @@ final class Codec {
     }
   }
 
-  /** Writes values of one topic. */
+  /** Encodes the values of one topic. */
   private final class Writer {
     final String topic;
     final Schema schema;

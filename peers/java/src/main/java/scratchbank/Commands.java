@@ -2,16 +2,16 @@ package scratchbank;
 
 import java.util.UUID;
 
-/** What is asked, and what was decided. */
+/** Commands and their outcomes. */
 final class Commands {
   private Commands() {}
 
   sealed interface Command permits Creation, Transfer {}
 
-  /** Opens an account; who asks is AUTO or MANUAL. */
+  /** Opens an account. `aType` is AUTO or MANUAL. */
   record Creation(UUID id, String aType) implements Command {}
 
-  /** Moves money, euro cents. */
+  /** Moves `amount` euro cents. */
   record Transfer(UUID id, String token, long amount, String from, String to, String description)
       implements Command {}
 
@@ -21,7 +21,7 @@ final class Commands {
 
   record NotOpened(UUID id, String reason) implements Outcome {}
 
-  /** A side that is not of this bank has no change. */
+  /** A completed transfer. A side without an account at this bank has no change (null). */
   record Moved(
       UUID id,
       long amount,

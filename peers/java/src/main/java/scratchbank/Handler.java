@@ -27,17 +27,21 @@ import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
 /**
- * The loop: poll, decide and store in one transaction, send, commit the offsets once all is acknowledged. The producer sends
- * a batch while the next one is polled and decided.
+ * The main loop: polls records, decides and stores them in one transaction, sends the outcomes, and
+ * commits the offsets after all are acknowledged. The producer sends a batch while the next one is
+ * polled and decided.
  */
 final class Handler implements AutoCloseable, ConsumerRebalanceListener {
   private static final Logger LOG = LoggerFactory.getLogger(Handler.class);
   private static final Duration POLL = Duration.ofMillis(100);
 
-  /** Least time between commits: each costs the broker as much as a batch, and only bounds what comes again after a crash. */
+  /**
+   * Shortest time between commits. A commit costs the broker as much as a batch. It only limits the
+   * number of records that are read again after a crash.
+   */
   private static final long COMMIT_NANOS = 100_000_000;
 
-  /** While acknowledgements are awaited: they come soon. */
+  /** Wait of a poll while records are not acknowledged. */
   private static final Duration POLL_PENDING = Duration.ofMillis(1);
 
   private final Store store;
@@ -46,10 +50,10 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
   private final KafkaConsumer<byte[], byte[]> consumer;
   private final KafkaProducer<byte[], byte[]> producer;
 
-  /** Sent and not yet known to be written. */
+  /** Records that were sent and may not be acknowledged. */
   private final List<Future<?>> pending = new ArrayList<>();
 
-  /** The offsets behind all that was sent since the last commit. */
+  /** The next offsets after all records that were handled since the last commit. */
   private final Map<TopicPartition, OffsetAndMetadata> offsets = new HashMap<>();
 
   private long committedAt = System.nanoTime();
@@ -71,7 +75,7 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
     config.put(ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
     config.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
     config.put(ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 1000);
-    // Killed, it is missed after the shortest time that brokers allow.
+    // The shortest session timeout that brokers allow, so that a killed handler is soon replaced.
     config.put(ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 6_000);
     config.put(ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG, 2_000);
     config.put(ConsumerConfig.KEY_DESERIALIZER_CLASS_CONFIG, ByteArrayDeserializer.class);
@@ -84,7 +88,7 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
     config.put(ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, brokers);
     config.put(ProducerConfig.ACKS_CONFIG, "all");
     config.put(ProducerConfig.ENABLE_IDEMPOTENCE_CONFIG, true);
-    // A batch comes as a whole: nothing is gained by waiting, and 16 KiB would cut it to pieces.
+    // All records of a batch are sent together: linger has no use, and 16 KiB would split them.
     config.put(ProducerConfig.LINGER_MS_CONFIG, 0);
     config.put(ProducerConfig.BATCH_SIZE_CONFIG, 256 << 10);
     config.put(ProducerConfig.MAX_REQUEST_SIZE_CONFIG, 4 << 20);
@@ -97,7 +101,7 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
     return ready;
   }
 
-  /** From any thread: `run` returns once what has begun is done. */
+  /** Requests shutdown. Any thread may call it. `run` finishes the current batch and returns. */
   void stop() {
     stopping = true;
   }
@@ -123,39 +127,39 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
   private void handle(ConsumerRecords<byte[], byte[]> records)
       throws SQLException, IOException, ExecutionException, InterruptedException {
     List<Commands.Command> commands = new ArrayList<>(records.count());
-    List<ProducerRecord<byte[], byte[]>> told = new ArrayList<>(records.count() * 3);
+    List<ProducerRecord<byte[], byte[]>> outgoing = new ArrayList<>(records.count() * 3);
     Map<TopicPartition, OffsetAndMetadata> next = new HashMap<>();
     for (ConsumerRecord<byte[], byte[]> record : records) {
-      read(record, commands, told);
+      read(record, commands, outgoing);
       next.put(
           new TopicPartition(record.topic(), record.partition()),
           new OffsetAndMetadata(record.offset() + 1));
     }
     if (!commands.isEmpty()) {
       for (Commands.Outcome outcome : store.decide(commands)) {
-        codec.tell(outcome, told);
+        codec.encode(outcome, outgoing);
       }
     }
-    // Those of the batch before: their offsets must not be passed by these.
+    // The records of the batch before must be acknowledged before later offsets are committed.
     settle(false);
-    for (ProducerRecord<byte[], byte[]> record : told) {
+    for (ProducerRecord<byte[], byte[]> record : outgoing) {
       pending.add(producer.send(record));
     }
     offsets.putAll(next);
   }
 
-  /** One record at a time: a transaction each, and each answer is awaited before the next is sent. */
+  /** Handles one record at a time: one transaction for each, and one acknowledgement at a time. */
   private void handleSingly(ConsumerRecords<byte[], byte[]> records)
       throws SQLException, IOException, ExecutionException, InterruptedException {
     for (ConsumerRecord<byte[], byte[]> record : records) {
       List<Commands.Command> command = new ArrayList<>(1);
-      List<ProducerRecord<byte[], byte[]>> told = new ArrayList<>(3);
-      read(record, command, told);
+      List<ProducerRecord<byte[], byte[]>> outgoing = new ArrayList<>(3);
+      read(record, command, outgoing);
       if (!command.isEmpty()) {
-        codec.tell(store.decide(command).get(0), told);
+        codec.encode(store.decide(command).get(0), outgoing);
       }
-      for (ProducerRecord<byte[], byte[]> answer : told) {
-        producer.send(answer).get();
+      for (ProducerRecord<byte[], byte[]> sent : outgoing) {
+        producer.send(sent).get();
       }
       offsets.put(
           new TopicPartition(record.topic(), record.partition()),
@@ -170,22 +174,25 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
   private void read(
       ConsumerRecord<byte[], byte[]> record,
       List<Commands.Command> commands,
-      List<ProducerRecord<byte[], byte[]>> letters)
+      List<ProducerRecord<byte[], byte[]>> outgoing)
       throws IOException {
     try {
       commands.add(codec.read(record));
-    } catch (Codec.PoisonException e) {
+    } catch (Codec.UndecodableException e) {
       LOG.warn(
-          "{}/{}/{} goes to dead_letter: {}",
+          "undecodable record {}/{}/{} goes to dead_letter: {}",
           record.topic(),
           record.partition(),
           record.offset(),
           e.getMessage());
-      letters.add(Codec.deadLetter(record, e.getMessage()));
+      outgoing.add(Codec.deadLetter(record, e.getMessage()));
     }
   }
 
-  /** Waits until all that was sent is written, and commits the offsets behind it, if that is due or has to be now. */
+  /**
+   * Waits until all sent records are acknowledged. Then commits their offsets if `now` is set or
+   * `COMMIT_NANOS` have passed.
+   */
   private void settle(boolean now) throws ExecutionException, InterruptedException {
     for (Future<?> record : pending) {
       record.get();
@@ -200,12 +207,12 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
     if (now) {
       consumer.commitSync(done);
     } else {
-      // The next one makes good what this one may miss.
+      // After a failure, the next commit of the same partitions has later offsets.
       consumer.commitAsync(
           done,
           (committed, e) -> {
             if (e != null) {
-              LOG.warn("offsets not committed", e);
+              LOG.warn("could not commit offsets, the next commit has later ones", e);
             }
           });
     }
@@ -222,7 +229,7 @@ final class Handler implements AutoCloseable, ConsumerRebalanceListener {
     try {
       settle(true);
     } catch (ExecutionException | InterruptedException e) {
-      throw new IllegalStateException("the last batch could not be told", e);
+      throw new IllegalStateException("could not publish the last batch before a rebalance", e);
     }
   }
 

@@ -3,24 +3,24 @@ package scratchbank;
 import java.security.SecureRandom;
 import java.util.concurrent.ThreadLocalRandom;
 
-/** Numbers of accounts and their tokens. */
+/** Account numbers and tokens. */
 final class Iban {
   static final String CASH = "cash";
   private static final SecureRandom SECRETS = new SecureRandom();
 
   private Iban() {}
 
-  /** ISO 13616 with ISO 7064 MOD 97-10: 98 less the rest of the number behind "NL__OPEN". */
+  /** The check digits of ISO 13616, by ISO 7064 MOD 97-10: 98 minus the remainder. */
   private static String checkDigits(String account) {
-    int rest = 0;
+    int remainder = 0;
     for (char digit : ("24251423" + account + "232100").toCharArray()) {
-      rest = (rest * 10 + digit - '0') % 97;
+      remainder = (remainder * 10 + digit - '0') % 97;
     }
-    int check = 98 - rest;
+    int check = 98 - remainder;
     return check < 10 ? "0" + check : Integer.toString(check);
   }
 
-  /** True for an iban that this bank could have given out. */
+  /** True for an iban in the format of this bank with correct check digits. */
   static boolean isWellFormed(String iban) {
     if (iban.length() != 18 || !iban.startsWith("NL") || !iban.startsWith("OPEN", 4)) {
       return false;
@@ -38,7 +38,7 @@ final class Iban {
     return "NL" + checkDigits(account) + "OPEN" + account;
   }
 
-  /** 20 digits from the system's generator. */
+  /** 20 random digits of the system's random number generator. */
   static String generateToken() {
     StringBuilder token = new StringBuilder(20);
     for (int digit = 0; digit < 20; digit++) {

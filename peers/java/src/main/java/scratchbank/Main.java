@@ -7,12 +7,15 @@ import java.util.function.BooleanSupplier;
 
 /** The bank's command-handler for the JVM. */
 public final class Main {
-  /** What a stop may take. */
+  /** Longest shutdown, in milliseconds. */
   private static final int STOP_MS = 9_000;
 
   private Main() {}
 
-  /** Serves until SIGTERM; exit code 0 after it, 1 in trouble, 2 if a variable is missing. */
+  /**
+   * Serves until SIGTERM. The exit code is 0 after SIGTERM, 1 after an error, and 2 if an
+   * environment variable is missing.
+   */
   public static void main(String[] args) {
     String brokers = variable("KAFKA_BROKERS");
     String registryUrl = variable("SCHEMA_REGISTRY_URL");
@@ -29,11 +32,11 @@ public final class Main {
     } catch (Throwable e) {
       e.printStackTrace();
     }
-    // Also while the hook waits: after a signal the JVM itself would end with 143.
+    // Ends the process while the hook waits. After SIGTERM the JVM itself would exit with code 143.
     Runtime.getRuntime().halt(code);
   }
 
-  /** The JVM ends when this returns: `main` is to be faster. */
+  /** The JVM exits when this hook returns, so it waits until `main` has ended the process. */
   private static void stop(Handler handler) {
     handler.stop();
     try {
@@ -45,16 +48,16 @@ public final class Main {
 
   private static void health(int port, Handler handler) throws IOException {
     HttpServer server = HttpServer.create(new InetSocketAddress(port), 0);
-    answer(server, "/healthz", () -> true);
-    answer(server, "/readyz", handler::isReady);
+    serve(server, "/healthz", () -> true);
+    serve(server, "/readyz", handler::isReady);
     server.start();
   }
 
-  private static void answer(HttpServer server, String path, BooleanSupplier well) {
+  private static void serve(HttpServer server, String path, BooleanSupplier isHealthy) {
     server.createContext(
         path,
         exchange -> {
-          exchange.sendResponseHeaders(well.getAsBoolean() ? 200 : 503, -1);
+          exchange.sendResponseHeaders(isHealthy.getAsBoolean() ? 200 : 503, -1);
           exchange.close();
         });
   }
@@ -62,7 +65,7 @@ public final class Main {
   private static String variable(String name) {
     String value = System.getenv(name);
     if (value == null || value.isEmpty()) {
-      System.err.println(name + " is not set");
+      System.err.println("environment variable " + name + " is not set");
       Runtime.getRuntime().halt(2);
     }
     return value;

@@ -17,7 +17,7 @@ import org.apache.avro.Schema;
 final class Registry {
   private static final ObjectMapper JSON = new ObjectMapper();
   private static final int CONNECT_MS = 2_000;
-  private static final int ANSWER_MS = 5_000;
+  private static final int RESPONSE_MS = 5_000;
   private static final int SCHEMAS_MAX = 1_000;
 
   private final String url;
@@ -27,28 +27,29 @@ final class Registry {
     this.url = url.replaceAll("/+$", "");
   }
 
-  /** The id under which the schema is registered as values of the topic. */
+  /** The id of a schema that is registered for the values of the topic. */
   int idOf(String topic, String schema) throws IOException {
-    JsonNode answer =
+    JsonNode response =
         call("POST", "/subjects/" + topic + "-value", JSON.createObjectNode().put("schema", schema))
-            .orElseThrow(() -> new IOException(topic + " has no schema yet: run the synchronizer"));
-    return answer.get("id").intValue();
+            .orElseThrow(
+                () -> new IOException("topic " + topic + " has no schema: run the synchronizer"));
+    return response.get("id").intValue();
   }
 
-  /** The schema with this id; nothing if the registry does not know it. */
+  /** The schema with this id, or empty if it is not registered. */
   Optional<Schema> schema(int id) throws IOException {
     Schema known = schemas.get(id);
     if (known != null || id < 0) {
       return Optional.ofNullable(known);
     }
-    Optional<JsonNode> answer = call("GET", "/schemas/ids/" + id, null);
-    if (answer.isEmpty()) {
+    Optional<JsonNode> response = call("GET", "/schemas/ids/" + id, null);
+    if (response.isEmpty()) {
       return Optional.empty();
     }
     if (schemas.size() >= SCHEMAS_MAX) {
       schemas.clear();
     }
-    Schema schema = new Schema.Parser().parse(answer.get().get("schema").textValue());
+    Schema schema = new Schema.Parser().parse(response.get().get("schema").textValue());
     schemas.put(id, schema);
     return Optional.of(schema);
   }
@@ -57,7 +58,7 @@ final class Registry {
     HttpURLConnection call = (HttpURLConnection) URI.create(url + path).toURL().openConnection();
     call.setRequestMethod(method);
     call.setConnectTimeout(CONNECT_MS);
-    call.setReadTimeout(ANSWER_MS);
+    call.setReadTimeout(RESPONSE_MS);
     if (body != null) {
       call.setDoOutput(true);
       call.setRequestProperty("Content-Type", "application/vnd.schemaregistry.v1+json");

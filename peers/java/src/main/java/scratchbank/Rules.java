@@ -4,12 +4,12 @@ import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.util.Map;
 
-/** The rules of the bank: knows no Kafka, SQL, clock or randomness. */
+/** The rules of the bank, without Kafka, SQL, clock or randomness. */
 final class Rules {
   static final long OVERDRAFT_LIMIT = -50_000;
   static final String IBAN_EXISTS = "generated iban already exists, try again";
 
-  /** An account while a batch is decided. */
+  /** The state of an account while a batch is decided. Amounts are euro cents. */
   static final class Account {
     final String token;
     final long limit;
@@ -30,10 +30,10 @@ final class Rules {
     }
   }
 
-  /** An account after a transfer. */
+  /** The state of an account after a transfer. */
   record Change(long balance, long sequence) {}
 
-  /** Why not, or the changes; a side that is not of this bank has none. */
+  /** A reason or the changes. A side without an account at this bank has no change (null). */
   record Decision(String reason, Change from, Change to) {
     static Decision refused(String reason) {
       return new Decision(reason, null, null);
@@ -42,7 +42,7 @@ final class Rules {
 
   private Rules() {}
 
-  /** Decides an order and changes the accounts; the first reason that holds is the answer and changes nothing. */
+  /** Decides a transfer and changes the accounts. A refusal has the first reason that applies. */
   static Decision transfer(Commands.Transfer order, Map<String, Account> accounts) {
     if (order.amount() <= 0) {
       return Decision.refused("amount must be positive");
@@ -67,7 +67,7 @@ final class Rules {
       if (!sameSecret(from.token, order.token())) {
         return Decision.refused("invalid token");
       }
-      // An amount is positive: a difference that wraps is far below every limit.
+      // The amount is positive: a difference that wraps is larger than the balance.
       debited = from.balance - order.amount();
       if (debited > from.balance || debited < from.limit) {
         return Decision.refused("insufficient funds");

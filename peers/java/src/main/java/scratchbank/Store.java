@@ -23,11 +23,11 @@ import java.util.TreeSet;
 import java.util.UUID;
 import java.util.function.Function;
 
-/** All SQL: a batch is one transaction and a constant number of statements, whatever its size. */
+/** All SQL. A batch is one transaction with a constant number of statements. */
 final class Store implements AutoCloseable {
   private static final int MIGRATIONS = 1;
 
-  /** Every statement finds its rows by key, also while the statistics still say that the tables are empty. */
+  /** Every statement finds its rows by key, even if the statistics are those of empty tables. */
   private static final String OPTIONS =
       "-c statement_timeout=20s -c lock_timeout=10s -c enable_seqscan=off -c enable_hashjoin=off"
           + " -c enable_mergejoin=off -c jit=off -c plan_cache_mode=force_generic_plan";
@@ -42,11 +42,11 @@ final class Store implements AutoCloseable {
     config.setUsername(URLDecoder.decode(user[0], StandardCharsets.UTF_8));
     config.setPassword(
         user.length < 2 ? "" : URLDecoder.decode(user[1], StandardCharsets.UTF_8));
-    // One thread decides.
+    // Only one thread decides.
     config.setMaximumPoolSize(1);
     config.setAutoCommit(false);
     config.addDataSourceProperty("options", OPTIONS);
-    // Prepared on the server from the first time on.
+    // Statements are prepared on the server at their first use.
     config.addDataSourceProperty("prepareThreshold", "1");
     config.addDataSourceProperty("ApplicationName", "java");
     pool = new HikariDataSource(config);
@@ -72,7 +72,7 @@ final class Store implements AutoCloseable {
         version = row.getInt(1);
       }
       if (version > MIGRATIONS) {
-        throw new SQLException("the database is of version " + version + ": start a newer handler");
+        throw new SQLException("the database has version " + version + ": start a newer handler");
       }
       if (version == 0) {
         try (InputStream sql = Store.class.getResourceAsStream("/migrations/1-bank.sql")) {
@@ -84,7 +84,7 @@ final class Store implements AutoCloseable {
     }
   }
 
-  /** Decides a batch: outcomes in the order of the commands. An exception means that nothing was written. */
+  /** Decides a batch. Outcomes are in the order of the commands. An exception rolls all back. */
   List<Commands.Outcome> decide(List<Commands.Command> commands) throws SQLException {
     List<Commands.Creation> creations = new ArrayList<>();
     List<Commands.Transfer> transfers = new ArrayList<>();
@@ -118,8 +118,9 @@ final class Store implements AutoCloseable {
     Map<UUID, Commands.Outcome> outcomes = new HashMap<>();
     try (PreparedStatement known =
         connection.prepareStatement(
-            "SELECT creation.id, a_type, iban, account.token, reason FROM account_creation AS creation"
-                + " LEFT JOIN account USING (iban) WHERE creation.id = ANY(?)")) {
+            "SELECT creation.id, a_type, iban, account.token, reason"
+                + " FROM account_creation AS creation LEFT JOIN account USING (iban)"
+                + " WHERE creation.id = ANY(?)")) {
       set(known, 1, "uuid", commands, Commands.Creation::id);
       try (ResultSet row = known.executeQuery()) {
         while (row.next()) {
@@ -149,7 +150,8 @@ final class Store implements AutoCloseable {
       try (PreparedStatement accounts =
           connection.prepareStatement(
               "INSERT INTO account (iban, token, balance, overdraft_limit)"
-                  + " SELECT iban, token, 0, ? FROM unnest(?::text[], ?::text[]) AS new (iban, token)"
+                  + " SELECT iban, token, 0, ?"
+                  + " FROM unnest(?::text[], ?::text[]) AS new (iban, token)"
                   + " ON CONFLICT (iban) DO NOTHING RETURNING iban")) {
         accounts.setLong(1, Rules.OVERDRAFT_LIMIT);
         set(accounts, 2, "text", tokens.keySet(), it -> it);
@@ -163,7 +165,7 @@ final class Store implements AutoCloseable {
       for (Commands.Creation command : fresh.values()) {
         UUID id = command.id();
         String iban = ibans.get(id);
-        // Taken out, so that two equal ibans of one batch open one account.
+        // Removed, so that two equal ibans of one batch open only one account.
         outcomes.put(
             id,
             opened.remove(iban)
@@ -233,7 +235,8 @@ final class Store implements AutoCloseable {
       try (PreparedStatement update =
           connection.prepareStatement(
               "UPDATE account SET balance = new.balance, sequence = new.sequence"
-                  + " FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS new (iban, balance, sequence)"
+                  + " FROM unnest(?::text[], ?::bigint[], ?::bigint[])"
+                  + " AS new (iban, balance, sequence)"
                   + " WHERE account.iban = new.iban COLLATE \"C\"")) {
         set(update, 1, "text", changed, it -> it);
         set(update, 2, "bigint", changed, it -> accounts.get(it).balance);
@@ -252,8 +255,9 @@ final class Store implements AutoCloseable {
     Map<UUID, Commands.Outcome> outcomes = new HashMap<>();
     try (PreparedStatement known =
         connection.prepareStatement(
-            "SELECT id, reason, amount, from_party, to_party, description, from_balance, from_sequence,"
-                + " to_balance, to_sequence FROM transfer WHERE id = ANY(?)")) {
+            "SELECT id, reason, amount, from_party, to_party, description,"
+                + " from_balance, from_sequence, to_balance, to_sequence"
+                + " FROM transfer WHERE id = ANY(?)")) {
       set(known, 1, "uuid", commands, Commands.Transfer::id);
       try (ResultSet row = known.executeQuery()) {
         while (row.next()) {
@@ -282,7 +286,7 @@ final class Store implements AutoCloseable {
     return row.wasNull() ? null : new Rules.Change(balance, row.getLong(column + 1));
   }
 
-  /** In iban order, so that two handlers never wait for each other in a ring. */
+  /** Locks accounts in the order of their ibans, so that two handlers cannot deadlock. */
   private static Map<String, Rules.Account> lockAccounts(
       Connection connection,
       List<Commands.Transfer> commands,
@@ -319,10 +323,10 @@ final class Store implements AutoCloseable {
       throws SQLException {
     try (PreparedStatement store =
         connection.prepareStatement(
-            "INSERT INTO transfer (id, reason, amount, from_party, to_party, description, from_balance,"
-                + " from_sequence, to_balance, to_sequence) SELECT * FROM unnest(?::uuid[], ?::text[],"
-                + " ?::bigint[], ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::bigint[],"
-                + " ?::bigint[])")) {
+            "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,"
+                + " from_balance, from_sequence, to_balance, to_sequence)"
+                + " SELECT * FROM unnest(?::uuid[], ?::text[], ?::bigint[], ?::text[], ?::text[],"
+                + " ?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[])")) {
       set(
           store,
           1,
@@ -370,7 +374,7 @@ final class Store implements AutoCloseable {
         it -> it instanceof Commands.Moved moved ? field.apply(moved) : null);
   }
 
-  /** Sets a parameter to the array of one field of all rows. */
+  /** Sets a parameter to the array of the values of one field in all rows. */
   private static <T> void set(
       PreparedStatement statement,
       int parameter,
