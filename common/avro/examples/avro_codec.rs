@@ -1,4 +1,5 @@
-//! Our codec against the crate's: figures of docs/decisions/0002-avro-codec.md. `cargo run --release -p avro --example avro_codec`
+//! Compares our codec with that of `apache-avro`. docs/decisions/0002-avro-codec.md has results.
+//! `cargo run --release -p avro --example avro_codec`
 
 use avro::registry::Registry;
 use avro::{Decoder, Encoder, Record};
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Short rounds and the best of many: what else runs on the machine stays out of it.
+/// The best of many short rounds is reported, to exclude the influence of other programs.
 const ROUNDS: u32 = 500;
 const RECORDS: u32 = 1_000;
 
@@ -70,7 +71,7 @@ fn compare<R: Record>(record: &R, value: impl Fn(&R) -> Value) -> io::Result<()>
     let name = R::TOPIC.name;
     let encoder = Encoder::<R>::with_id(1);
     let framed = encoder.encode(record);
-    // A newer version with a field more.
+    // A newer version with one additional field.
     let mut newer: serde_json::Value = serde_json::from_str(text)?;
     let fields = newer["fields"].as_array_mut().expect("our schemas are records");
     fields.push(json!({"name": "more", "type": "long"}));
@@ -111,7 +112,7 @@ fn measure(name: &str, what: &str, mut work: impl FnMut()) {
     eprintln!("{name} {what}: {best:?}");
 }
 
-/// A registry that knows one schema.
+/// Returns a client of a registry that returns `schema` for each id.
 fn registry(schema: &str) -> io::Result<Registry> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -124,9 +125,9 @@ fn registry(schema: &str) -> io::Result<Registry> {
                 line.clear();
             }
             let length = body.len();
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
-            // The decoder says if it did not get it.
-            let _ = stream.get_mut().write_all(answer.as_bytes());
+            let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            // The decoder reports a missing response.
+            let _ = stream.get_mut().write_all(response.as_bytes());
         }
     });
     Ok(Registry::new(&url))

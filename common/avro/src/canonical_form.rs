@@ -1,26 +1,30 @@
-//! Schemas from outside, reduced to what decides on the bytes.
+//! The canonical form of untrusted schemas: only the attributes that determine the encoded bytes.
 
 use avro_rs::Schema;
 use serde_json::{Map, Value as Json};
 
-/// True if both schemas give the same bytes for the same record, field by field: their canonical forms are equal.
+/// True if both schemas encode a record to the same bytes, field by field: their canonical forms
+/// are equal. Source: Avro specification, "Parsing Canonical Form for Schemas".
 pub fn writes_the_same(one: &str, other: &str) -> bool {
     match (parse(one), parse(other)) {
-        // Not `==`: the crate's comparison does not look at the names of fields, and `from` and `to` are both strings.
+        // `==` of the crate ignores the names of fields. `from` and `to` are both strings, so
+        // schemas with exchanged fields would be equal.
         (Ok(one), Ok(other)) => one.canonical_form() == other.canonical_form(),
         _ => false,
     }
 }
 
-/// A schema from outside. Only what decides on the bytes gets to the crate: its parser and its canonical form panic on some
-/// aliases, names and attributes, and a logical type would make it decode other values than our fields are.
+/// Parses an untrusted schema. The crate receives only the attributes that determine the bytes.
+///
+/// Its parser and its canonical form panic on some aliases, names and attributes. With a logical
+/// type it would decode values of other types than our fields have.
 pub fn parse(text: &str) -> Result<Schema, String> {
     let schema: Json = serde_json::from_str(text).map_err(|err| format!("not a schema: {err}"))?;
-    let bare = bare(&schema).ok_or("not a schema: a type or name is missing or wrong")?;
+    let bare = bare(&schema).ok_or("not a schema: a type or name is missing or invalid")?;
     Schema::parse(&bare).map_err(|err| format!("not a schema: {err}"))
 }
 
-/// `schema` with what decides on the bytes, checked.
+/// Returns `schema` with only the attributes that determine the bytes. `None` if one is invalid.
 fn bare(schema: &Json) -> Option<Json> {
     match schema {
         Json::String(name) => name_in(name),
@@ -70,7 +74,8 @@ fn bare_field(field: &Json) -> Option<Json> {
     Some(bare_field.into())
 }
 
-/// `name`, if it is one by the specification: letters, digits and `_`, not beginning with a digit; parts joined by dots.
+/// Returns `name` if it is valid by the Avro specification. A name has parts joined by dots. A part
+/// matches `[A-Za-z_][A-Za-z0-9_]*`.
 fn name_in(name: &str) -> Option<Json> {
     let fits = |part: &str| {
         part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')

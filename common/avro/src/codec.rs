@@ -1,4 +1,4 @@
-//! Avro data of our own schemas, written and read without a tree of values in between.
+//! A codec for Avro data with our own schemas. It needs no intermediate tree of values.
 
 use bank::money::Cents;
 use bank::records::{
@@ -8,15 +8,16 @@ use bank::records::{
 use bank::topology::{self, Topic};
 use uuid::Uuid;
 
-/// A record type of the bank: the values of one topic.
+/// A record type of the bank, the values of one topic.
 pub trait Record: Sized {
-    /// The topic whose values these are.
+    /// The topic that contains these values.
     const TOPIC: Topic;
 
-    /// Appends the Avro datum, in the schema of [`Self::TOPIC`].
+    /// Appends the Avro datum, encoded with the schema of [`Self::TOPIC`].
     fn write(&self, datum: &mut Vec<u8>);
 
-    /// The value of a whole datum in the schema of [`Self::TOPIC`]; the error says what is wrong with it.
+    /// Decodes a whole datum that was encoded with the schema of [`Self::TOPIC`]. The error is the
+    /// reason why it is undecodable.
     fn read(datum: &[u8]) -> Result<Self, String>;
 }
 
@@ -31,7 +32,8 @@ macro_rules! records {
 
             fn read(datum: &[u8]) -> Result<Self, String> {
                 let mut rest = datum;
-                // Struct expressions are evaluated in the order written, which is the schema's.
+                // Rust evaluates the fields of a struct expression in the order in which they are
+                // written, which is the order of the schema.
                 let record = Self {
                     $($field: Field::read(&mut rest)
                         .map_err(|reason| format!(concat!(stringify!($field), ": {}"), reason))?,)+
@@ -56,16 +58,16 @@ records! {
         iban new_balance changed_by from_to description transfer_id sequence;
 }
 
-/// A type that fields of our records have.
+/// The type of a field of our records.
 pub trait Field: Sized {
     fn write(&self, datum: &mut Vec<u8>);
-    /// Takes the field from the front of `rest`.
+    /// Decodes the field and removes it from the front of `rest`.
     fn read(rest: &mut &[u8]) -> Result<Self, String>;
 }
 
 impl Field for i64 {
     fn write(&self, datum: &mut Vec<u8>) {
-        // Zigzag: small numbers of either sign are short.
+        // Zigzag encoding: small positive and negative numbers need few bytes.
         let mut left = ((self << 1) ^ (self >> 63)) as u64;
         while left >= 0x80 {
             datum.push(left as u8 | 0x80);
@@ -86,7 +88,7 @@ impl Field for i64 {
                 return Ok((number >> 1) as i64 ^ -((number & 1) as i64));
             }
         }
-        Err("a number of more than 64 bits".to_owned())
+        Err("number has more than 64 bits".to_owned())
     }
 }
 
@@ -133,7 +135,7 @@ impl Field for Option<Uuid> {
         match i64::read(rest)? {
             0 => Ok(None),
             1 => Uuid::read(rest).map(Some),
-            index => Err(format!("variant {index} of a union of 2")),
+            index => Err(format!("union has no variant {index}")),
         }
     }
 }
@@ -147,7 +149,7 @@ impl Field for Atype {
         match i64::read(rest)? {
             0 => Ok(Self::Auto),
             1 => Ok(Self::Manual),
-            index => Err(format!("symbol {index} of an enum of 2")),
+            index => Err(format!("enum has no symbol {index}")),
         }
     }
 }
@@ -155,14 +157,14 @@ impl Field for Atype {
 pub fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], String> {
     let (taken, left) = rest
         .split_at_checked(length)
-        .ok_or_else(|| format!("ends early: {length} bytes wanted, {} left", rest.len()))?;
+        .ok_or_else(|| format!("truncated: {length} bytes needed, {} left", rest.len()))?;
     *rest = left;
     Ok(taken)
 }
 
 pub fn read_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], String> {
     let length = i64::read(rest)?;
-    take(rest, usize::try_from(length).map_err(|_| format!("length {length}"))?)
+    take(rest, usize::try_from(length).map_err(|_| format!("invalid length {length}"))?)
 }
 
 pub fn read_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, String> {
@@ -170,5 +172,5 @@ pub fn read_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, String> {
 }
 
 pub fn at_end(rest: &[u8]) -> Result<(), String> {
-    if rest.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", rest.len())) }
+    if rest.is_empty() { Ok(()) } else { Err(format!("{} bytes after the datum", rest.len())) }
 }

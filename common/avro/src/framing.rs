@@ -1,7 +1,8 @@
-//! Values in Confluent framing: 0, schema id as 4 bytes big-endian, datum.
+//! Values in the Confluent wire format: magic byte 0, schema id as 4 bytes big-endian, Avro datum.
 //!
-//! A datum in our own schema is written and read directly. One in another schema is decoded by `apache-avro`, resolved into
-//! our schema and encoded in it (docs/decisions/0002-avro-codec.md).
+//! Our own codec encodes and decodes data with our own schemas. A datum with another schema is
+//! decoded by `apache-avro`, resolved to our schema, and encoded with it. See
+//! docs/decisions/0002-avro-codec.md.
 
 use crate::canonical_form::{parse, writes_the_same};
 use crate::codec::Record;
@@ -14,55 +15,52 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-/// Magic byte and schema id in front of every datum.
+/// Size of the magic byte and the schema id, bytes.
 const FRAME_BYTES: usize = 5;
-/// Most schema ids that a decoder remembers.
+/// Maximum number of schema ids in the cache of a decoder.
 pub(crate) const SCHEMAS_MAX: usize = 1_000;
-/// How long an id that the registry does not know is not asked for again.
+/// Time for which an id that is not in the registry is not requested again.
 pub(crate) const UNKNOWN_FOR: Duration = Duration::from_secs(5);
-/// Pauses between attempts to reach the registry at the start, from and to.
+/// Minimum and maximum backoff between requests to the registry at startup.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Why a value could not be read.
+/// A value could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It never will be: for dead_letter.
+    /// The value is permanently undecodable and belongs into dead_letter. Contains the reason.
     #[error("{0}")]
     Undecodable(String),
-    /// The schema could not be had now: try again.
-    #[error("schema {id}")]
+    /// The registry did not return the schema. A retry may succeed.
+    #[error("get schema {id}")]
     Registry {
-        /// Schema id in the frame.
+        /// Schema id of the value.
         id: u32,
-        /// What the registry said.
         source: registry::Error,
     },
 }
 
-/// Makes framed values of one topic.
+/// Encodes the values of one topic.
 #[derive(Debug, Clone)]
 pub struct Encoder<R>([u8; FRAME_BYTES], PhantomData<R>);
 
 impl<R: Record> Encoder<R> {
-    /// Asks the registry for the id of the topic's schema, which the synchronizer has registered.
-    ///
-    /// # Errors
-    /// The registry can't be reached or does not have the schema.
+    /// Returns an encoder with the id of the topic's schema, requested from the registry. The
+    /// synchronizer registers the schema.
     pub fn new(registry: &Registry) -> Result<Self, registry::Error> {
         registry.id_of(&R::TOPIC).map(Self::with_id)
     }
 
-    /// As [`Self::new`], but waits, with backoff and a log line, while the registry is not there or lacks the schema; `None`
-    /// if shutdown was requested meanwhile.
+    /// Like [`Self::new`], but retries with backoff and a log line while the registry is
+    /// unavailable or lacks the schema. Returns `None` if shutdown is requested.
     ///
     /// # Errors
-    /// Waiting does not help.
+    /// The error is not retryable.
     pub fn wait(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, registry::Error> {
         let mut pause = BACKOFF.0;
         loop {
             match Self::new(registry) {
                 Err(err) if err.retryable => {
-                    let (topic, reason) = (R::TOPIC.name, Chain(&err).to_string());
-                    log::warn!(topic, reason = reason.as_str(); "waiting for the schema registry");
+                    let topic = R::TOPIC.name;
+                    log::warn!(topic, error:% = Chain(&err); "waiting for the schema registry");
                 }
                 done => return done.map(Some),
             }
@@ -73,14 +71,14 @@ impl<R: Record> Encoder<R> {
         }
     }
 
-    /// An encoder for a schema id that is known.
+    /// Returns an encoder for the given schema id.
     pub fn with_id(id: u32) -> Self {
         let mut frame = [0; FRAME_BYTES];
         frame[1..].copy_from_slice(&id.to_be_bytes());
         Self(frame, PhantomData)
     }
 
-    /// The framed value.
+    /// Encodes `record` in the Confluent wire format.
     pub fn encode(&self, record: &R) -> Vec<u8> {
         let mut value = Vec::with_capacity(128);
         value.extend_from_slice(&self.0);
@@ -89,7 +87,7 @@ impl<R: Record> Encoder<R> {
     }
 }
 
-/// Reads framed values of one topic, whatever schema wrote them; knows each schema id it has seen.
+/// Decodes the values of one topic, whatever the schema of the writer. Caches schemas by id.
 pub struct Decoder<R> {
     registry: Registry,
     ours: Schema,
@@ -97,30 +95,28 @@ pub struct Decoder<R> {
     record: PhantomData<fn() -> R>,
 }
 
-/// What is known of a schema id.
+/// The cached result for a schema id. The schema of an id never changes.
 pub(crate) enum Writer {
-    /// Writes the same bytes as our schema.
+    /// The schema encodes to the same bytes as ours.
     Ours,
-    /// Differs, but is resolved into ours.
+    /// The schema differs, and can be resolved to ours.
     Foreign(Box<Schema>),
-    /// Can't be read: ids never change their schema.
+    /// The schema cannot be resolved to ours. Contains the reason.
     Unreadable(String),
-    /// The registry did not have it at this time; it may have been registered since.
+    /// The id was not in the registry at this time. It may have been registered since then.
     Unknown(Instant),
 }
 
 impl<R: Record> Decoder<R> {
-    /// A decoder that asks `registry` for schemas; no I/O yet.
+    /// Returns a decoder that requests schemas from `registry`. No I/O happens before the first
+    /// value.
     pub fn new(registry: Registry) -> Self {
         let ours = R::TOPIC.schema.and_then(|text| Schema::parse_str(text).ok());
-        let ours = ours.expect("the schemas of the topology parse: a test reads each");
+        let ours = ours.expect("the schemas of the topology are valid: a test parses each");
         Self { registry, ours, writers: HashMap::new(), record: PhantomData }
     }
 
-    /// The record in `value`.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Decodes `value`, which is in the Confluent wire format.
     pub fn decode(&mut self, value: &[u8]) -> Result<R, Error> {
         let (id, datum) = unframe(value).map_err(Error::Undecodable)?;
         self.learn(id)?;
@@ -128,28 +124,29 @@ impl<R: Record> Decoder<R> {
             Writer::Ours => R::read(datum),
             Writer::Foreign(schema) => resolve(schema, datum, &self.ours).and_then(|d| R::read(&d)),
             Writer::Unreadable(reason) => Err(reason.clone()),
-            Writer::Unknown(_) => Err("the registry does not know it".to_owned()),
+            Writer::Unknown(_) => Err("not found in the registry".to_owned()),
         };
         record.map_err(|reason| Error::Undecodable(format!("schema {id}: {reason}")))
     }
 
-    /// Sees to it that `writers` has `id`.
+    /// Ensures that `writers` contains `id`.
     fn learn(&mut self, id: u32) -> Result<(), Error> {
         match self.writers.get(&id) {
-            Some(Writer::Unknown(asked)) if asked.elapsed() >= UNKNOWN_FOR => {}
+            Some(Writer::Unknown(since)) if since.elapsed() >= UNKNOWN_FOR => {}
             Some(_) => return Ok(()),
             None => {}
         }
         let schema = self.registry.schema(id).map_err(|source| Error::Registry { id, source })?;
-        // Honest topics have a handful of ids. A flood of others makes us forget and ask again, not grow.
+        // Regular topics have few ids. A flood of other ids must not grow the cache, so it is
+        // cleared and the schemas are requested again.
         if self.writers.len() >= SCHEMAS_MAX {
             self.writers.clear();
         }
-        self.writers.insert(id, self.judge(schema.as_deref()));
+        self.writers.insert(id, self.classify(schema.as_deref()));
         Ok(())
     }
 
-    fn judge(&self, schema: Option<&str>) -> Writer {
+    fn classify(&self, schema: Option<&str>) -> Writer {
         let Some(schema) = schema else { return Writer::Unknown(Instant::now()) };
         let ours = R::TOPIC.schema.unwrap_or_default();
         if writes_the_same(schema, ours) {
@@ -162,12 +159,12 @@ impl<R: Record> Decoder<R> {
     }
 }
 
-/// Schema id and datum of a framed value.
+/// Splits a value into schema id and datum.
 pub(crate) fn unframe(value: &[u8]) -> Result<(u32, &[u8]), String> {
     match value {
         [] => Err("no value".to_owned()),
         [0, a, b, c, d, datum @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), datum)),
-        [0, ..] => Err(format!("value of {} bytes: too short for a schema id", value.len())),
+        [0, ..] => Err(format!("value of {} bytes is too short for a schema id", value.len())),
         [magic, ..] => Err(format!("magic byte {magic} instead of 0")),
     }
 }

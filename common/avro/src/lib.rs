@@ -1,4 +1,5 @@
-//! Records of the bank as Avro values in Confluent framing, and the client of the schema registry.
+//! The bank's records as Avro data with the Confluent wire format, and a client of the schema
+//! registry.
 
 mod canonical_form;
 mod codec;

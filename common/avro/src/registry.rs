@@ -1,6 +1,6 @@
-//! Client of the schema registry (the Confluent API).
+//! A client of the schema registry, with the Confluent API.
 //!
-//! Every call here may be made again without harm, also `register`: the same schema gets the same id.
+//! All calls are idempotent. `register` returns the same id for the same schema.
 
 use crate::canonical_form;
 use bank::topology::Topic;
@@ -10,31 +10,33 @@ use std::sync::Arc;
 use std::time::Duration;
 use ureq::Agent;
 
-/// Compatibility level of every subject of the bank: whoever knows the new schema can read what the old one wrote.
+/// Compatibility level of the bank's subjects: readers with the new schema can decode data that was
+/// written with the previous one.
 pub const BACKWARD: &str = "BACKWARD";
 
-/// Time to connect.
+/// Timeout of the connect.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Time until the answer begins, and again until it ends.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Most bytes of an answer.
+/// Timeout until the response starts, and again until it is complete.
+const RESPONSE: Duration = Duration::from_secs(5);
+/// Maximum size of a response, bytes.
 const BODY_BYTES_MAX: u64 = 1 << 20;
-/// Most versions of a subject that are compared with a schema, newest first.
+/// Maximum number of versions of a subject that are compared with a schema, newest first.
 const VERSIONS_MAX: usize = 100;
-/// Most characters of the registry's words in an error.
-const WORDS_MAX: usize = 2_000;
+/// Maximum length of the registry's message in an error, characters.
+const MESSAGE_MAX: usize = 2_000;
 
-/// A failed call.
+/// A request to the registry failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Error {
-    /// True if the same call may work later: no connection, time-out, 5xx, a schema that someone has yet to register.
+    /// True if a retry may succeed: no connection, a timeout, status 408, 429 or 5xx, or a schema
+    /// that is not registered yet.
     pub retryable: bool,
-    /// Call and answer in words.
+    /// The request, and the response or the cause.
     pub text: String,
 }
 
-/// The registry; clones share connections.
+/// A client of the registry. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Registry {
     url: Arc<str>,
@@ -44,39 +46,37 @@ pub struct Registry {
 /// A version of a subject.
 struct Version {
     id: u32,
-    /// As it was registered.
     schema: String,
 }
 
 impl Registry {
-    /// A client of the registry at `url`; no I/O yet.
+    /// Returns a client of the registry with the base URL `url`. No I/O happens before the first
+    /// call.
     pub fn new(url: &str) -> Self {
-        Self::with_limits(url, CONNECT, ANSWER)
+        Self::with_timeouts(url, CONNECT, RESPONSE)
     }
 
-    fn with_limits(url: &str, connect: Duration, answer: Duration) -> Self {
+    fn with_timeouts(url: &str, connect: Duration, response: Duration) -> Self {
         let agent = Agent::config_builder()
-            // The registry is a neighbour: a proxy of the environment is not meant for it, and a redirect is a wrong URL.
+            // The registry is in the local network, so proxy variables of the environment do not
+            // apply. A redirect means that the URL is wrong.
             .proxy(None)
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
-            .timeout_send_request(Some(answer))
-            .timeout_send_body(Some(answer))
-            .timeout_recv_response(Some(answer))
-            .timeout_recv_body(Some(answer))
+            .timeout_send_request(Some(response))
+            .timeout_send_body(Some(response))
+            .timeout_recv_response(Some(response))
+            .timeout_recv_body(Some(response))
             .build()
             .new_agent();
         Self { url: url.trim_end_matches('/').into(), agent }
     }
 
-    /// The schema with this id; `None` if the registry does not know it.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Returns the schema with this id. `None` if the id is not in the registry.
     pub fn schema(&self, id: u32) -> Result<Option<String>, Error> {
-        // Ids are Java ints; Apicurio answers larger ones as if the path were wrong.
+        // Ids are Java ints. For larger ids Apicurio returns the error of an invalid path.
         if i32::try_from(id).is_err() {
             return Ok(None);
         }
@@ -84,36 +84,35 @@ impl Registry {
         call.found()?.map(|call| call.text("schema")).transpose()
     }
 
-    /// The id under which `topic`'s schema is registered, found without registering it: whoever writes must not make a new
-    /// version by accident.
+    /// Returns the id of `topic`'s schema. It does not register the schema, so that a producer does
+    /// not create a new version by accident.
     ///
     /// # Errors
-    /// See [`Error`]; retryable also if the schema is not there yet.
+    /// Retryable if the schema is not registered yet.
     pub fn id_of(&self, topic: &Topic) -> Result<u32, Error> {
         let (subject, schema) = (topic.subject(), topic.schema.unwrap_or_default());
-        // A schema that differs in blanks or documentation only, as when a JVM program has registered it, writes the same bytes.
+        // A schema registered by a JVM program may differ in whitespace and documentation. It
+        // encodes to the same bytes.
         let found =
             self.find(&subject, schema, |text| canonical_form::writes_the_same(text, schema))?;
         found.ok_or_else(|| {
             let text =
-                format!("{subject} at {} has no such schema: run the synchronizer", self.url);
+                format!("no schema of {subject} found at {}: run the synchronizer", self.url);
             Error { retryable: true, text }
         })
     }
 
-    /// The id of `schema` in `subject`, or else of the newest version that `fits`: the registry itself compares texts.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Returns the id of `schema` in `subject`. If the registry has no schema with this text,
+    /// returns the id of the newest version that `fits`.
     pub fn find(
         &self,
         subject: &str,
         schema: &str,
         fits: impl Fn(&str) -> bool,
     ) -> Result<Option<u32>, Error> {
-        let exactly = self.lookup(subject, schema)?;
-        if exactly.is_some() {
-            return Ok(exactly);
+        let exact = self.lookup(subject, schema)?;
+        if exact.is_some() {
+            return Ok(exact);
         }
         for version in self.versions(subject)?.into_iter().rev().take(VERSIONS_MAX) {
             let found = self.version(subject, version)?;
@@ -129,7 +128,7 @@ impl Registry {
         call.found()?.map(|call| call.id()).transpose()
     }
 
-    /// The versions of `subject`, ascending; none if there is no such subject.
+    /// The versions of `subject`, ascending. Empty if the subject does not exist.
     fn versions(&self, subject: &str) -> Result<Vec<u32>, Error> {
         let Some(call) = self.get(&format!("/subjects/{subject}/versions"))?.found()? else {
             return Ok(Vec::new());
@@ -146,20 +145,18 @@ impl Registry {
         call.found()?.map(version).transpose()
     }
 
-    /// Makes `schema` the newest version of `subject`, and the subject if need be; the id.
+    /// Registers `schema` as the newest version of `subject` and returns its id. Creates the
+    /// subject if it does not exist.
     ///
     /// # Errors
-    /// See [`Error`]; an incompatible schema is not retryable.
+    /// Not retryable if the schema is incompatible.
     pub fn register(&self, subject: &str, schema: &str) -> Result<u32, Error> {
         let body = json!({ "schema": schema });
         self.post(&format!("/subjects/{subject}/versions"), &body)?.ok()?.id()
     }
 
-    /// Why `schema` can't follow the newest version of `subject`, in the registry's words; `None` if it can, or if there is
-    /// no version yet.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Returns the registry's reason why `schema` is incompatible with the newest version of
+    /// `subject`. `None` if it is compatible, or if there is no version yet.
     pub fn incompatibility(&self, subject: &str, schema: &str) -> Result<Option<String>, Error> {
         let path = format!("/compatibility/subjects/{subject}/versions/latest?verbose=true");
         let Some(call) = self.post(&path, &json!({ "schema": schema }))?.found()? else {
@@ -167,32 +164,26 @@ impl Registry {
         };
         match call.body["is_compatible"].as_bool() {
             Some(true) => Ok(None),
-            // Confluent gives `messages`, Apicurio one `reason`.
+            // Confluent returns `messages`, Apicurio returns one `reason`.
             Some(false) => Ok(Some(match (&call.body["messages"], &call.body["reason"]) {
                 (Value::Array(messages), _) => {
                     let messages: Vec<&str> = messages.iter().filter_map(Value::as_str).collect();
                     shorten(&messages.join("; "))
                 }
                 (_, Value::String(reason)) => shorten(reason),
-                _ => "the registry does not say why".to_owned(),
+                _ => "the registry returned no reason".to_owned(),
             })),
             None => Err(call.unexpected()),
         }
     }
 
-    /// The compatibility level set for `subject`; `None` if it has none of its own.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Returns the compatibility level of `subject`. `None` if the global level applies.
     pub fn compatibility(&self, subject: &str) -> Result<Option<String>, Error> {
         let call = self.get(&format!("/config/{subject}"))?;
         call.found()?.map(|call| call.text("compatibilityLevel")).transpose()
     }
 
-    /// Sets the compatibility level of `subject`, which need not exist yet.
-    ///
-    /// # Errors
-    /// See [`Error`].
+    /// Sets the compatibility level of `subject`, which may not exist yet.
     pub fn set_compatibility(&self, subject: &str, level: &str) -> Result<(), Error> {
         let body = json!({ "compatibility": level });
         self.call("PUT", &format!("/config/{subject}"), Some(&body))?.ok().map(drop)
@@ -209,7 +200,7 @@ impl Registry {
     fn call(&self, method: &'static str, path: &str, body: Option<&Value>) -> Result<Call, Error> {
         let url = format!("{}{path}", self.url);
         let (status, bytes) = match self.exchange(method, &url, body) {
-            // A kept connection that the other side has closed meanwhile; the second try opens a new one.
+            // The registry closed an idle connection. The second attempt opens a new one.
             Err(ureq::Error::Io(err)) if is_broken_connection(err.kind()) => {
                 self.exchange(method, &url, body)
             }
@@ -232,25 +223,26 @@ impl Registry {
         body: Option<&Value>,
     ) -> Result<(u16, Vec<u8>), ureq::Error> {
         const JSON: &str = "application/vnd.schemaregistry.v1+json";
-        let mut answer = match (method, body) {
+        let mut response = match (method, body) {
             (_, None) => self.agent.get(url).header("accept", JSON).call()?,
             ("PUT", Some(body)) => self.agent.put(url).content_type(JSON).send(body.to_string())?,
             (_, Some(body)) => self.agent.post(url).content_type(JSON).send(body.to_string())?,
         };
-        let bytes = answer.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec()?;
-        Ok((answer.status().as_u16(), bytes))
+        let bytes = response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec()?;
+        Ok((response.status().as_u16(), bytes))
     }
 }
 
-/// A call that was answered.
+/// A request and its response.
 struct Call {
+    /// Method and URL.
     name: String,
     status: u16,
     body: Value,
 }
 
 impl Call {
-    /// The answer, if it is one of success.
+    /// Returns the response if its status is 200.
     fn ok(self) -> Result<Self, Error> {
         if self.status == 200 {
             return Ok(self);
@@ -259,8 +251,8 @@ impl Call {
         Err(Error { retryable, ..self.unexpected() })
     }
 
-    /// The answer; `None` if it says that there is no such subject (40401), version (40402) or schema (40403). Any other 404
-    /// comes of a wrong URL, and must not be taken for the registry's knowledge.
+    /// Returns the response. `None` if the subject (40401), version (40402) or schema (40403) does
+    /// not exist. Any other 404 means a wrong URL and is an error.
     fn found(self) -> Result<Option<Self>, Error> {
         let absent =
             self.status == 404 && matches!(self.body["error_code"].as_u64(), Some(40401..=40403));
@@ -276,11 +268,12 @@ impl Call {
     }
 
     fn unexpected(&self) -> Error {
-        let words = match (&self.body["message"], &self.body) {
+        let message = match (&self.body["message"], &self.body) {
             (Value::String(message), _) | (_, Value::String(message)) => shorten(message),
             (_, body) => shorten(&body.to_string()),
         };
-        Error { retryable: false, text: format!("{}: {} {words}", self.name, self.status) }
+        let text = format!("{}: status {}: {message}", self.name, self.status);
+        Error { retryable: false, text }
     }
 }
 
@@ -293,8 +286,8 @@ fn is_broken_connection(kind: ErrorKind) -> bool {
     matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
-fn shorten(words: &str) -> String {
-    words.chars().take(WORDS_MAX).collect()
+fn shorten(message: &str) -> String {
+    message.chars().take(MESSAGE_MAX).collect()
 }
 
 #[cfg(test)]
@@ -307,45 +300,47 @@ pub(crate) mod tests {
     use std::thread;
     use std::time::Instant;
 
-    /// A registry that gives `answers` one after the other, the last one forever; it keeps the paths it was asked for.
+    /// A registry that sends the given responses in order, and repeats the last one. It records the
+    /// method and path of each request.
     pub(crate) struct Fake {
         pub(crate) url: String,
-        pub(crate) asked: Arc<Mutex<Vec<String>>>,
+        pub(crate) requests: Arc<Mutex<Vec<String>>>,
     }
 
     impl Fake {
-        /// `answers`: status and body; status 0 closes the connection instead, after the request.
-        pub(crate) fn start(answers: Vec<(u16, String)>) -> Self {
+        /// `responses` are pairs of status and body. Status 0 closes the connection after the
+        /// request instead.
+        pub(crate) fn start(responses: Vec<(u16, String)>) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            let asked = Arc::new(Mutex::new(Vec::new()));
-            let log = asked.clone();
+            let requests = Arc::new(Mutex::new(Vec::new()));
+            let log = requests.clone();
             thread::spawn(move || {
-                let mut answers = answers.into_iter().peekable();
+                let mut responses = responses.into_iter().peekable();
                 for stream in listener.incoming() {
                     let mut stream = BufReader::new(stream.unwrap());
                     while let Some(path) = read_request(&mut stream) {
                         log.lock().unwrap().push(path);
-                        let (status, body) = answers.peek().unwrap().clone();
-                        if answers.len() > 1 {
-                            answers.next();
+                        let (status, body) = responses.peek().unwrap().clone();
+                        if responses.len() > 1 {
+                            responses.next();
                         }
                         if status == 0 {
                             break;
                         }
                         let length = body.len();
-                        let answer = format!(
+                        let response = format!(
                             "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n\r\n{body}"
                         );
-                        let _ = stream.get_mut().write_all(answer.as_bytes());
+                        let _ = stream.get_mut().write_all(response.as_bytes());
                     }
                 }
             });
-            Self { url, asked }
+            Self { url, requests }
         }
     }
 
-    /// Method and path of the next request; `None` when the connection ends.
+    /// Returns method and path of the next request. `None` when the connection ends.
     fn read_request(stream: &mut BufReader<TcpStream>) -> Option<String> {
         let mut first = String::new();
         let mut length = 0;
@@ -366,76 +361,77 @@ pub(crate) mod tests {
         Some(first.trim_end_matches(" HTTP/1.1\r\n").to_owned())
     }
 
-    fn answering(status: u16, body: &str) -> Registry {
+    fn responding(status: u16, body: &str) -> Registry {
         Registry::new(&Fake::start(vec![(status, body.to_owned())]).url)
     }
 
     #[test]
-    fn an_id_that_the_registry_does_not_know_has_no_schema() {
-        let registry = answering(404, r#"{"error_code":40403,"message":"Schema not found"}"#);
+    fn unknown_id_has_no_schema() {
+        let registry = responding(404, r#"{"error_code":40403,"message":"Schema not found"}"#);
         assert_eq!(registry.schema(1).unwrap(), None);
-        let nobody = Registry::new("http://127.0.0.1:1");
-        assert_eq!(nobody.schema(1 << 31).unwrap(), None, "no Java int: not even asked");
+        let unreachable = Registry::new("http://127.0.0.1:1");
+        assert_eq!(unreachable.schema(1 << 31).unwrap(), None, "no request for such an id");
     }
 
     #[test]
-    fn a_404_of_a_wrong_url_is_no_answer_about_schemas() {
-        let registry = answering(404, r#"{"error_code":0,"message":"no resource"}"#);
+    fn status_404_of_a_wrong_url_fails() {
+        let registry = responding(404, r#"{"error_code":0,"message":"no resource"}"#);
         let err = registry.schema(1).unwrap_err();
         assert!(!err.retryable);
-        assert!(err.text.contains("404 no resource"), "{err}");
+        assert!(err.text.contains("status 404: no resource"), "{err}");
     }
 
     #[test]
-    fn what_may_pass_is_retryable() {
+    fn temporary_errors_are_retryable() {
         for status in [429, 500, 503] {
-            assert!(answering(status, "busy").schema(1).unwrap_err().retryable, "{status}");
+            assert!(responding(status, "busy").schema(1).unwrap_err().retryable, "{status}");
         }
         for (status, body) in [(401, ""), (200, "{}"), (200, "<html>"), (302, "")] {
-            assert!(!answering(status, body).schema(1).unwrap_err().retryable, "{status} {body}");
+            assert!(!responding(status, body).schema(1).unwrap_err().retryable, "{status} {body}");
         }
         assert!(Registry::new("http://127.0.0.1:1").schema(1).unwrap_err().retryable);
     }
 
     #[test]
-    fn a_registry_that_hangs_is_given_up() {
+    fn unresponsive_registry_is_a_retryable_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let limit = Duration::from_millis(100);
-        let asked = Instant::now();
-        let err = Registry::with_limits(&url, limit, limit).schema(1).unwrap_err();
+        let start = Instant::now();
+        let err = Registry::with_timeouts(&url, limit, limit).schema(1).unwrap_err();
         assert!(err.retryable);
-        assert!(asked.elapsed() < Duration::from_secs(2), "{err}");
+        assert!(start.elapsed() < Duration::from_secs(2), "{err}");
     }
 
     #[test]
-    fn an_answer_without_end_is_refused() {
-        let err = answering(200, &"x".repeat((BODY_BYTES_MAX + 1) as usize)).schema(1).unwrap_err();
+    fn oversized_response_is_rejected() {
+        let err =
+            responding(200, &"x".repeat((BODY_BYTES_MAX + 1) as usize)).schema(1).unwrap_err();
         assert!(!err.retryable, "{err}");
     }
 
     #[test]
-    fn a_connection_closed_meanwhile_is_opened_again() {
+    fn closed_idle_connection_is_reopened() {
         let found = (200, r#"{"schema":"\"long\""}"#.to_owned());
         let fake = Fake::start(vec![found.clone(), (0, String::new()), found]);
         let registry = Registry::new(&fake.url);
         for _ in 0..2 {
             assert_eq!(registry.schema(1).unwrap().unwrap(), "\"long\"");
         }
-        assert_eq!(fake.asked.lock().unwrap().len(), 3);
+        assert_eq!(fake.requests.lock().unwrap().len(), 3);
     }
 
     #[test]
-    fn a_schema_registered_with_other_blanks_is_found() {
+    fn schema_with_other_whitespace_is_found() {
         let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
         let other = json!({"id": 8, "version": 3, "schema": "\"long\""}).to_string();
         let schema: Value = serde_json::from_str(HEARTBEAT.schema.unwrap()).unwrap();
         let ours = json!({"id": 7, "version": 2, "schema": schema.to_string()}).to_string();
-        let answers = vec![absent, (200, "[1,2,3]".to_owned()), (200, other), (200, ours)];
-        let fake = Fake::start(answers);
+        let responses = vec![absent, (200, "[1,2,3]".to_owned()), (200, other), (200, ours)];
+        let fake = Fake::start(responses);
         assert_eq!(Registry::new(&fake.url).id_of(&HEARTBEAT).unwrap(), 7);
         assert_eq!(
-            *fake.asked.lock().unwrap(),
+            *fake.requests.lock().unwrap(),
             [
                 "POST /subjects/heartbeat-value",
                 "GET /subjects/heartbeat-value/versions",
@@ -446,21 +442,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_schema_that_is_not_there_yet_is_worth_another_try() {
-        let registry = answering(404, r#"{"error_code":40401,"message":""}"#);
+    fn unregistered_schema_is_a_retryable_error() {
+        let registry = responding(404, r#"{"error_code":40401,"message":""}"#);
         let err = registry.id_of(&HEARTBEAT).unwrap_err();
         assert!(err.retryable);
         assert!(err.text.contains("run the synchronizer"), "{err}");
     }
 
     #[test]
-    fn an_incompatible_schema_comes_with_the_registrys_words() {
+    fn incompatible_schema_returns_the_registrys_reason() {
         for (body, words) in [
             (r#"{"is_compatible":true}"#, None),
             (r#"{"is_compatible":false,"messages":["a","b"]}"#, Some("a; b")),
             (r#"{"is_compatible":false,"reason":"c"}"#, Some("c")),
         ] {
-            assert_eq!(answering(200, body).incompatibility("s", "").unwrap().as_deref(), words);
+            assert_eq!(responding(200, body).incompatibility("s", "").unwrap().as_deref(), words);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Data in the schemas of other writers, resolved into ours within limits.
+//! Resolution of data with other schemas to ours, within limits.
 
 use crate::codec::{Field, at_end, read_bytes, read_text, take};
 use avro_rs::Schema;
@@ -7,31 +7,33 @@ use avro_rs::schema::{NamesRef, RecordSchema, ResolvedSchema};
 use avro_rs::writer::datum::GenericDatumWriter;
 use service::log::Chain;
 
-/// Deepest nesting of a datum in a foreign schema.
+/// Maximum nesting depth of a datum with a foreign schema.
 const DEPTH_MAX: usize = 32;
-/// Most values in a datum in a foreign schema: this many, and more for each byte. The crate makes an object of each, and a
-/// null or an empty record needs no bytes at all.
+/// Maximum number of values in a datum with a foreign schema: a base, and an addition per byte. The
+/// crate allocates an object for each value, and a null or an empty record has no bytes.
 const VALUES_MAX: (usize, usize) = (1_000, 8);
 
-/// Whether what `writer` wrote is a record of `reader` at all. Types of fields are left to each datum: the crate's own check
-/// refuses pairs that its resolution reads, as a fixed type that the writer names for the second time.
+/// Checks that data of `writer` can be resolved to records of `reader`.
+///
+/// The types of fields are only checked for each datum. The crate's own check rejects pairs that
+/// its resolution supports, such as a second reference to a named fixed type.
 pub fn can_resolve(writer: &Schema, reader: &Schema) -> Result<(), String> {
     let (Schema::Record(writer), Schema::Record(reader)) = (writer, reader) else {
         return Err("not a record".to_owned());
     };
     if writer.name != reader.name {
-        return Err(format!("a {} instead of a {}", writer.name, reader.name));
+        return Err(format!("schema of {} instead of {}", writer.name, reader.name));
     }
     let lacks = |field: &&avro_rs::schema::RecordField| {
         field.default.is_none() && !writer.fields.iter().any(|other| other.name == field.name)
     };
     match reader.fields.iter().find(lacks) {
-        Some(field) => Err(format!("lacks field {}, which has no default", field.name)),
+        Some(field) => Err(format!("field {} is missing and has no default", field.name)),
         None => Ok(()),
     }
 }
 
-/// `datum`, written in `writer`, as a datum in `reader`.
+/// Converts `datum` from the schema `writer` to the schema `reader`.
 pub fn resolve(writer: &Schema, datum: &[u8], reader: &Schema) -> Result<Vec<u8>, String> {
     let resolved = ResolvedSchema::try_from(writer).map_err(|err| err.to_string())?;
     let values_left = VALUES_MAX.0 + VALUES_MAX.1 * datum.len();
@@ -46,8 +48,8 @@ pub fn resolve(writer: &Schema, datum: &[u8], reader: &Schema) -> Result<Vec<u8>
     convert().map_err(|err| Chain(&err).to_string())
 }
 
-/// Goes through a datum as the crate will, before it does: the crate takes lengths for true and allocates them, recurses
-/// without bound and reads a string, boolean or union that is cut off as null.
+/// Validates a datum before the crate decodes it. The crate allocates by lengths taken from the
+/// datum, recurses without limit, and decodes a truncated string, boolean or union as null.
 struct Walk<'a> {
     names: &'a NamesRef<'a>,
     rest: &'a [u8],
@@ -58,17 +60,17 @@ impl Walk<'_> {
     fn value(&mut self, schema: &Schema, within: Option<&str>, depth: usize) -> Result<(), String> {
         self.values_left = self.values_left.checked_sub(1).ok_or("too many values")?;
         if depth > DEPTH_MAX {
-            return Err(format!("nested more than {DEPTH_MAX} deep"));
+            return Err(format!("nesting exceeds {DEPTH_MAX} levels"));
         }
         match schema {
             Schema::Null => Ok(()),
             Schema::Boolean => match take(&mut self.rest, 1)? {
                 [0 | 1] => Ok(()),
-                other => Err(format!("boolean {other:?}")),
+                other => Err(format!("invalid boolean {other:?}")),
             },
             Schema::Int => {
                 let number = i64::read(&mut self.rest)?;
-                i32::try_from(number).map(drop).map_err(|_| format!("int {number}"))
+                i32::try_from(number).map(drop).map_err(|_| format!("int {number} out of range"))
             }
             Schema::Long => i64::read(&mut self.rest).map(drop),
             Schema::Float => take(&mut self.rest, 4).map(drop),
@@ -96,7 +98,7 @@ impl Walk<'_> {
                 let schema = schema.ok_or_else(|| format!("type {name} is not defined"))?;
                 self.value(schema, name.namespace(), depth + 1)
             }
-            // `bare` leaves no logical types.
+            // `canonical_form` removed all logical types.
             other => Err(format!("type {other:?} is not supported")),
         }
     }
@@ -104,7 +106,7 @@ impl Walk<'_> {
     fn index(&mut self, count: usize, of: &str) -> Result<usize, String> {
         let index = i64::read(&mut self.rest)?;
         let inside = usize::try_from(index).ok().filter(|index| *index < count);
-        inside.ok_or_else(|| format!("{of} {index} of {count}"))
+        inside.ok_or_else(|| format!("{of} {index} does not exist, there are {count}"))
     }
 
     fn blocks(
@@ -120,10 +122,10 @@ impl Walk<'_> {
                 return Ok(());
             }
             if count < 0 {
-                // The size of the block in bytes follows.
+                // A negative count is followed by the size of the block in bytes.
                 i64::read(&mut self.rest)?;
             }
-            // Ends by `values_left`, if not by the bytes.
+            // `values_left` bounds the loop even if the values have no bytes.
             for _ in 0..count.unsigned_abs() {
                 if let Some(key) = key {
                     self.value(key, within, depth)?;

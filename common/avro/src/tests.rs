@@ -1,4 +1,4 @@
-//! Tests against `apache-avro` as oracle, and of schemas and data that others made.
+//! Tests with `apache-avro` as the oracle, and with foreign and malformed schemas and data.
 
 use crate::canonical_form::{parse, writes_the_same};
 use crate::codec::Record;
@@ -19,12 +19,15 @@ use std::fmt::Debug;
 use std::time::Instant;
 use uuid::Uuid;
 
-/// The talk's BalanceChanged: ours without the two fields at the end.
-const TALKS_BALANCE_CHANGED: &str = r#"{"type":"record","name":"BalanceChanged","namespace":"nl.openweb.data","fields":[
-    {"name":"iban","type":{"type":"string","avro.java.string":"String"}},{"name":"new_balance","type":"long"},
-    {"name":"changed_by","type":"long"},{"name":"from_to","type":"string"},{"name":"description","type":"string"}]}"#;
+/// An earlier version of BalanceChanged, without the last two fields of ours.
+const EARLIER_BALANCE_CHANGED: &str = r#"{"type":"record","name":"BalanceChanged",
+    "namespace":"nl.openweb.data","fields":[
+    {"name":"iban","type":{"type":"string","avro.java.string":"String"}},
+    {"name":"new_balance","type":"long"},
+    {"name":"changed_by","type":"long"},{"name":"from_to","type":"string"},
+    {"name":"description","type":"string"}]}"#;
 
-/// A record as the crate sees it, and any record.
+/// A record as a value of the crate, and a strategy for arbitrary records.
 trait Checked: Record + Debug + PartialEq + Clone {
     fn value(&self) -> Value;
     fn any() -> BoxedStrategy<Self>;
@@ -93,8 +96,9 @@ checked! {
     }
     AccountCreationFailed { id: uuid() => fixed(id), reason: some_text() => text(reason) }
     ConfirmMoneyTransfer {
-        id: uuid() => fixed(id), token: some_text() => text(token), amount: cents() => long(amount.get()),
-        from: some_text() => text(from), to: some_text() => text(to), description: some_text() => text(description),
+        id: uuid() => fixed(id), token: some_text() => text(token),
+        amount: cents() => long(amount.get()), from: some_text() => text(from),
+        to: some_text() => text(to), description: some_text() => text(description),
     }
     MoneyTransferConfirmed { id: uuid() => fixed(id) }
     MoneyTransferFailed { id: uuid() => fixed(id), reason: some_text() => text(reason) }
@@ -120,8 +124,9 @@ fn datum<R: Record>(record: &R) -> Vec<u8> {
     datum
 }
 
-/// Our bytes are the crate's, each reads the other's, also through schema resolution, and no part of them is a record.
-fn is_as_the_crate<R: Checked>(record: &R) {
+/// Asserts that our codec and the crate write the same bytes and read each other's, with and
+/// without schema resolution. A truncated datum must be rejected.
+fn assert_same_encoding<R: Checked>(record: &R) {
     let schema = schema::<R>();
     let ours = datum(record);
     let theirs = avro_rs::writer::datum::GenericDatumWriter::builder(&schema)
@@ -147,10 +152,11 @@ fn is_as_the_crate<R: Checked>(record: &R) {
     assert!(R::read(&longer).is_err() && resolve(&writer, &longer, &schema).is_err());
 }
 
-/// What we read of arbitrary bytes, the crate reads too, and the slow path gives the same or an error as well.
-fn reads_as_the_crate<R: Checked>(bytes: &[u8]) {
+/// Asserts that our codec, the crate and the resolution decode `bytes` to the same record. If our
+/// codec rejects them, the resolution must too.
+fn assert_same_decoding<R: Checked>(bytes: &[u8]) {
     let schema = schema::<R>();
-    let slow = resolve(&parse(R::TOPIC.schema.unwrap()).unwrap(), bytes, &schema);
+    let resolved = resolve(&parse(R::TOPIC.schema.unwrap()).unwrap(), bytes, &schema);
     match R::read(bytes) {
         Ok(record) => {
             let value = avro_rs::reader::datum::GenericDatumReader::builder(&schema)
@@ -159,9 +165,9 @@ fn reads_as_the_crate<R: Checked>(bytes: &[u8]) {
                 .read_value(&mut &*bytes)
                 .unwrap();
             assert_eq!(value, record.value());
-            assert_eq!(R::read(&slow.unwrap()).unwrap(), record);
+            assert_eq!(R::read(&resolved.unwrap()).unwrap(), record);
         }
-        Err(_) => assert!(slow.is_err(), "{bytes:?}"),
+        Err(_) => assert!(resolved.is_err(), "{bytes:?}"),
     }
 }
 
@@ -172,18 +178,18 @@ macro_rules! for_each_record {
 
             proptest! {
                 #[test]
-                fn is_written_and_read_as_by_the_crate(record in $record::any()) {
-                    is_as_the_crate(&record);
+                fn encoding_equals_the_crates(record in $record::any()) {
+                    assert_same_encoding(&record);
                 }
 
                 #[test]
-                fn other_bytes_are_read_as_by_the_crate(
+                fn arbitrary_bytes_are_decoded_like_the_crate(
                     bytes in prop_oneof![
                         proptest::collection::vec(any::<u8>(), 0..80),
                         with_a_changed_byte($record::any()),
                     ]
                 ) {
-                    reads_as_the_crate::<$record>(&bytes);
+                    assert_same_decoding::<$record>(&bytes);
                 }
             }
         }
@@ -234,10 +240,10 @@ fn balance_changed() -> BalanceChanged {
 }
 
 fn decoder<R: Record>(schema: &str) -> Decoder<R> {
-    Decoder::new(Registry::new(&Fake::start(vec![(200, answer(schema))]).url))
+    Decoder::new(Registry::new(&Fake::start(vec![(200, response(schema))]).url))
 }
 
-fn answer(schema: &str) -> String {
+fn response(schema: &str) -> String {
     json!({ "schema": schema }).to_string()
 }
 
@@ -245,39 +251,42 @@ fn frame(id: u32, datum: &[u8]) -> Vec<u8> {
     [&[0], &id.to_be_bytes()[..], datum].concat()
 }
 
-fn poison<R: Record>(outcome: Result<R, Error>) -> String {
+/// The reason why a value is undecodable.
+fn reason<R: Record>(outcome: Result<R, Error>) -> String {
     match outcome {
         Err(Error::Undecodable(reason)) => reason,
         Err(err) => panic!("{err:?}"),
-        Ok(_) => panic!("a record"),
+        Ok(_) => panic!("the value is decodable"),
     }
 }
 
 #[test]
-fn a_value_is_framed_with_its_schema_id() {
+fn encoded_value_starts_with_its_schema_id() {
     let encoder = Encoder::<Heartbeat>::with_id(0x0102_0304);
     assert_eq!(encoder.encode(&Heartbeat { beat: -65 }), [0, 1, 2, 3, 4, 0x81, 1]);
 }
 
 #[test]
-fn the_talks_balance_changed_is_read() {
-    // Written by hand from the specification: lengths and numbers are zigzag.
+fn record_with_an_earlier_schema_is_decoded() {
+    // Encoded by hand from the Avro specification: lengths and numbers are in zigzag encoding.
     let mut bytes = vec![36];
     bytes.extend_from_slice(b"NL66OPEN0000000000");
     bytes.extend_from_slice(&[0xd7, 0x04, 0x80, 0x01, 8]);
     bytes.extend_from_slice(b"cash");
     bytes.push(8);
     bytes.extend_from_slice(b"rent");
-    let mut decoder = decoder::<BalanceChanged>(TALKS_BALANCE_CHANGED);
+    let mut decoder = decoder::<BalanceChanged>(EARLIER_BALANCE_CHANGED);
     assert_eq!(decoder.decode(&frame(9, &bytes)).unwrap(), balance_changed());
-    assert!(poison(decoder.decode(&frame(9, &bytes[..bytes.len() - 1]))).contains("ends early"));
+    assert!(reason(decoder.decode(&frame(9, &bytes[..bytes.len() - 1]))).contains("truncated"));
 }
 
 #[test]
-fn a_newer_schema_with_more_fields_in_another_order_is_read() {
-    let newer = json!({"type": "record", "name": "nl.openweb.data.MoneyTransferFailed", "doc": "x", "fields": [
+fn record_with_a_newer_schema_is_decoded() {
+    let uuid = json!({"type": "fixed", "name": "Uuid", "size": 16, "logicalType": "uuid"});
+    let newer = json!({"type": "record", "name": "nl.openweb.data.MoneyTransferFailed",
+        "doc": "x", "fields": [
         {"name": "tags", "type": {"type": "array", "items": ["null", "string"]}},
-        {"name": "by", "type": {"type": "fixed", "name": "Uuid", "size": 16, "logicalType": "uuid"}},
+        {"name": "by", "type": uuid},
         {"name": "reason", "type": {"type": "string", "logicalType": "uuid"}},
         {"name": "id", "type": "Uuid"}]});
     let mut bytes = vec![4, 0, 2, 2, b'x', 0];
@@ -290,7 +299,7 @@ fn a_newer_schema_with_more_fields_in_another_order_is_read() {
 }
 
 #[test]
-fn fields_with_exchanged_names_are_not_taken_for_ours() {
+fn exchanged_field_names_are_resolved() {
     let ours = ConfirmMoneyTransfer::TOPIC.schema.unwrap();
     let exchanged =
         ours.replace("\"from\"", "\"x\"").replace("\"to\"", "\"from\"").replace("\"x\"", "\"to\"");
@@ -300,105 +309,103 @@ fn fields_with_exchanged_names_are_not_taken_for_ours() {
 }
 
 #[test]
-fn a_schema_that_is_not_ours_is_poison_with_the_reason() {
+fn value_with_an_incompatible_schema_is_undecodable() {
     let failed = AccountCreationFailed::TOPIC.schema.unwrap();
     let without = MoneyTransferFailed::TOPIC.schema.unwrap().replace("reason", "cause");
-    for (schema, reason) in [
+    for (schema, expected) in [
         (
             failed,
-            "schema 1: a nl.openweb.data.AccountCreationFailed instead of a nl.openweb.data.MoneyTransferFailed",
+            "schema 1: schema of nl.openweb.data.AccountCreationFailed instead of \
+             nl.openweb.data.MoneyTransferFailed",
         ),
-        (&without, "schema 1: lacks field reason, which has no default"),
+        (&without, "schema 1: field reason is missing and has no default"),
         ("\"long\"", "schema 1: not a record"),
         ("[]", "schema 1: not a record"),
         ("{", "schema 1: not a schema"),
     ] {
-        let found = poison(decoder::<MoneyTransferFailed>(schema).decode(&frame(1, &[0; 17])));
-        assert!(found.starts_with(reason), "{found}");
+        let found = reason(decoder::<MoneyTransferFailed>(schema).decode(&frame(1, &[0; 17])));
+        assert!(found.starts_with(expected), "{found}");
     }
 }
 
 #[test]
-fn a_frame_that_is_none_is_poison_with_the_reason() {
+fn value_with_a_malformed_frame_is_undecodable() {
     let mut decoder = decoder::<Heartbeat>(Heartbeat::TOPIC.schema.unwrap());
-    for (value, reason) in [
+    for (value, expected) in [
         (&[][..], "no value"),
         (&[1, 0, 0, 0, 1, 0], "magic byte 1 instead of 0"),
-        (&[0, 0, 0, 1], "value of 4 bytes: too short for a schema id"),
-        (&[0, 0, 0, 0, 1], "schema 1: beat: ends early: 1 bytes wanted, 0 left"),
-        (&[0, 0, 0, 0, 1, 0, 0], "schema 1: 1 bytes too many"),
+        (&[0, 0, 0, 1], "value of 4 bytes is too short for a schema id"),
+        (&[0, 0, 0, 0, 1], "schema 1: `beat`: truncated: 1 bytes needed, 0 left"),
+        (&[0, 0, 0, 0, 1, 0, 0], "schema 1: 1 bytes after the datum"),
         (
             &[0, 0, 0, 0, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2],
-            "schema 1: beat: a number of more than 64 bits",
+            "schema 1: `beat`: number has more than 64 bits",
         ),
     ] {
-        assert_eq!(poison(decoder.decode(value)), reason);
+        assert_eq!(reason(decoder.decode(value)), expected.replace('`', ""));
     }
     assert_eq!(decoder.decode(&[0, 0, 0, 0, 1, 2]).unwrap(), Heartbeat { beat: 1 });
 }
 
 #[test]
-fn a_datum_that_is_none_is_poison_with_the_reason() {
+fn malformed_datum_is_rejected_with_the_reason() {
     let huge = datum(&Heartbeat { beat: i64::MAX });
     let id = [7; 16];
     for (rest, reason) in [
-        (&[1][..], "reason: length -1"),
-        (&huge, "reason: ends early: 9223372036854775807 bytes wanted, 0 left"),
+        (&[1][..], "reason: invalid length -1"),
+        (&huge, "reason: truncated: 9223372036854775807 bytes needed, 0 left"),
         (&[2, 0xff], "reason: not UTF-8"),
     ] {
         let err = MoneyTransferFailed::read(&[&id, rest].concat()).unwrap_err();
         assert!(err.starts_with(reason), "{err}");
     }
     let err = ConfirmAccountCreation::read(&[&id[..], &[4]].concat()).unwrap_err();
-    assert_eq!(err, "a_type: symbol 2 of an enum of 2");
+    assert_eq!(err, "a_type: enum has no symbol 2");
 }
 
 #[test]
-fn an_id_is_asked_for_once() {
-    let ours = (200, answer(Heartbeat::TOPIC.schema.unwrap()));
+fn schema_is_requested_once() {
+    let ours = (200, response(Heartbeat::TOPIC.schema.unwrap()));
     let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
     let fake = Fake::start(vec![ours, absent, (500, String::new())]);
     let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
     for _ in 0..3 {
         assert!(decoder.decode(&frame(1, &[0])).is_ok());
-        assert_eq!(
-            poison(decoder.decode(&frame(2, &[0]))),
-            "schema 2: the registry does not know it"
-        );
+        assert_eq!(reason(decoder.decode(&frame(2, &[0]))), "schema 2: not found in the registry");
     }
-    assert_eq!(*fake.asked.lock().unwrap(), ["GET /schemas/ids/1", "GET /schemas/ids/2"]);
-    // The third id meets a registry that fails: no verdict, and asked again.
+    assert_eq!(*fake.requests.lock().unwrap(), ["GET /schemas/ids/1", "GET /schemas/ids/2"]);
+    // For the third id the registry fails. The result is not cached, so it is requested again.
     for _ in 0..2 {
         let err = decoder.decode(&frame(3, &[0])).unwrap_err();
         assert!(matches!(err, Error::Registry { id: 3, ref source } if source.retryable));
     }
-    assert_eq!(fake.asked.lock().unwrap().len(), 4);
+    assert_eq!(fake.requests.lock().unwrap().len(), 4);
 }
 
 #[test]
-fn an_unknown_id_is_asked_for_again_after_a_while() {
+fn unknown_id_is_requested_again_later() {
     let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
-    let fake = Fake::start(vec![absent, (200, answer(Heartbeat::TOPIC.schema.unwrap()))]);
+    let fake = Fake::start(vec![absent, (200, response(Heartbeat::TOPIC.schema.unwrap()))]);
     let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
-    poison(decoder.decode(&frame(1, &[0])));
+    reason(decoder.decode(&frame(1, &[0])));
     let past = Instant::now().checked_sub(UNKNOWN_FOR).unwrap();
     decoder.writers.insert(1, Writer::Unknown(past));
     assert!(decoder.decode(&frame(1, &[0])).is_ok());
 }
 
 #[test]
-fn a_flood_of_ids_does_not_grow_the_decoder() {
+fn schema_cache_of_the_decoder_is_bounded() {
     let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
     let fake = Fake::start(vec![absent]);
     let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
     for id in 0..=SCHEMAS_MAX as u32 {
-        poison(decoder.decode(&frame(id, &[0])));
+        reason(decoder.decode(&frame(id, &[0])));
     }
     assert!(decoder.writers.len() <= SCHEMAS_MAX);
 }
 
 #[test]
-fn a_foreign_datum_costs_no_more_than_its_bytes() {
+fn foreign_datum_cannot_exhaust_memory() {
     let with = |kind: Json| {
         json!({"type": "record", "name": "nl.openweb.data.Heartbeat", "fields": [
             {"name": "beat", "type": "long"}, {"name": "more", "type": kind}]})
@@ -406,31 +413,31 @@ fn a_foreign_datum_costs_no_more_than_its_bytes() {
     };
     let this = json!(["null", "Heartbeat"]);
     let mut doubling = json!({"type": "record", "name": "R0", "fields": []});
-    // 2^15 leaves without a byte.
+    // This schema has 2^15 leaves, and its datum has no bytes.
     for n in 1..16 {
         doubling = json!({"type": "record", "name": format!("R{n}"), "fields": [
             {"name": "a", "type": doubling}, {"name": "b", "type": format!("R{}", n - 1)}]});
     }
     let huge = datum(&Heartbeat { beat: i64::MAX });
-    for (kind, more, reason) in [
+    for (kind, more, expected) in [
         (json!({"type": "array", "items": "null"}), &*huge, "too many values"),
-        (json!({"type": "array", "items": "long"}), &huge, "ends early"),
-        (json!("bytes"), &huge, "ends early"),
-        (json!({"type": "fixed", "name": "F", "size": i32::MAX}), &[], "ends early"),
-        (this, &[[2, 2]; 500].concat(), "nested more than 32 deep"),
+        (json!({"type": "array", "items": "long"}), &huge, "truncated"),
+        (json!("bytes"), &huge, "truncated"),
+        (json!({"type": "fixed", "name": "F", "size": i32::MAX}), &[], "truncated"),
+        (this, &[[2, 2]; 500].concat(), "nesting exceeds 32 levels"),
         (doubling, &[], "too many values"),
-        (json!("string"), &[], "ends early"),
-        (json!("boolean"), &[], "ends early"),
-        (json!(["null", "long"]), &[], "ends early"),
+        (json!("string"), &[], "truncated"),
+        (json!("boolean"), &[], "truncated"),
+        (json!(["null", "long"]), &[], "truncated"),
     ] {
         let found =
-            poison(decoder::<Heartbeat>(&with(kind)).decode(&frame(1, &[&[2], more].concat())));
-        assert!(found.contains(reason), "{found}");
+            reason(decoder::<Heartbeat>(&with(kind)).decode(&frame(1, &[&[2], more].concat())));
+        assert!(found.contains(expected), "{found}");
     }
 }
 
 #[test]
-fn the_start_waits_for_the_registry_until_the_stop() {
+fn encoder_waits_for_the_registry_until_shutdown() {
     let busy = (503, String::new());
     let found = (200, r#"{"id":7}"#.to_owned());
     let registry = Registry::new(&Fake::start(vec![busy.clone(), busy.clone(), found]).url);
@@ -444,24 +451,27 @@ fn the_start_waits_for_the_registry_until_the_stop() {
     assert!(!Encoder::<Heartbeat>::wait(&registry, &shutdown).unwrap_err().retryable);
 }
 
-/// Something like a schema: the words of schemas in any places.
-fn like_a_schema() -> impl Strategy<Value = Json> {
+/// Values similar to a schema: the words of schemas in arbitrary places.
+fn schema_like() -> impl Strategy<Value = Json> {
     let word = prop_oneof![
-        "record|enum|fixed|array|map|null|string|long|boolean|Uuid|Heartbeat|beat|ns.x|1a|a..b|",
+        "record|enum|fixed|array|map|null|string|long|boolean|Uuid|Heartbeat|ns.x|1a|a..b|",
+        "beat",
         ".{0,4}"
     ];
     let leaf =
         prop_oneof![word.prop_map(Json::from), any::<i64>().prop_map(Json::from), Just(json!([]))];
     leaf.prop_recursive(6, 60, 5, |inner| {
-        let key = "type|name|namespace|fields|items|values|symbols|size|default|aliases|logicalType";
+        let key =
+            "type|name|namespace|fields|items|values|symbols|size|default|aliases|logicalType";
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Json::from),
             proptest::collection::btree_map(key, inner.clone(), 0..6)
                 .prop_map(|map| Json::Object(map.into_iter().collect())),
             (proptest::collection::vec(("beat|a|b", inner), 0..4)).prop_map(|fields| {
-                let fields: Vec<Json> =
-                    fields.into_iter().map(|(name, kind)| json!({"name": name, "type": kind})).collect();
-                json!({"type": "record", "name": "Heartbeat", "namespace": "nl.openweb.data", "fields": fields})
+                let field = |(name, kind)| json!({"name": name, "type": kind});
+                let fields: Vec<Json> = fields.into_iter().map(field).collect();
+                json!({"type": "record", "name": "Heartbeat", "namespace": "nl.openweb.data",
+                    "fields": fields})
             }),
         ]
     })
@@ -469,8 +479,8 @@ fn like_a_schema() -> impl Strategy<Value = Json> {
 
 proptest! {
     #[test]
-    fn any_schema_and_any_datum_are_judged_without_panic(
-        schema in like_a_schema(), bytes in proptest::collection::vec(any::<u8>(), 0..40),
+    fn arbitrary_schema_and_datum_never_panic(
+        schema in schema_like(), bytes in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let text = schema.to_string();
         let _ = writes_the_same(&text, Heartbeat::TOPIC.schema.unwrap());
@@ -482,7 +492,7 @@ proptest! {
     }
 
     #[test]
-    fn any_value_is_judged_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
+    fn arbitrary_value_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..12)) {
         let _ = unframe(&bytes);
     }
 }
