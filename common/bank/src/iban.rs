@@ -1,25 +1,25 @@
-//! Account numbers and tokens of this bank.
+//! Account numbers and tokens.
 
 use rand::TryRng;
 use rand::rngs::SysRng;
 use rand::{Rng, RngExt};
 
-/// The account that pays salaries and is seeded once.
+/// The account of the company. It pays salaries, and exists in a new bank.
 pub const COMPANY_IBAN: &str = "NL66OPEN0000000000";
 /// Token of [`COMPANY_IBAN`].
 pub const COMPANY_TOKEN: &str = "00000000000000000000";
-/// The counterparty that deposits come from and withdrawals go to; it has no balance, token or limit.
+/// The counterparty of deposits and withdrawals. It has no balance, token or limit.
 pub const CASH: &str = "cash";
 
 const LENGTH: usize = 18;
 const TOKEN_DIGITS: usize = 20;
-/// "OPEN" in front of the account digits, each letter as two digits (A = 10).
+/// "OPEN" with each letter as two digits (A = 10), which precede the account number.
 const BANK_DIGITS: &str = "24251423";
-/// "NL" and the digits "00" behind them.
+/// "NL" with each letter as two digits, and "00", which follow the account number.
 const COUNTRY_DIGITS: &str = "232100";
 
-/// Check digits of the IBAN `NL__OPEN{account}`, 2 to 98. `None` unless `account` is ten ASCII digits.
-/// Source: ISO 13616; ISO 7064 MOD 97-10.
+/// Returns the check digits of the IBAN `NL__OPEN{account}`, 2 to 98. `None` unless `account` is
+/// ten ASCII digits. Source: ISO 13616; ISO 7064 MOD 97-10.
 pub fn check_digits(account: &str) -> Option<u8> {
     if account.len() != 10 || !account.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -29,7 +29,8 @@ pub fn check_digits(account: &str) -> Option<u8> {
     u8::try_from(98 - remainder).ok()
 }
 
-/// True for an iban that this bank could have given out: 18 characters with the right check digits.
+/// True if `iban` has the form of this bank's account numbers: `NL`, two correct check digits,
+/// `OPEN`, ten digits.
 pub fn is_well_formed(iban: &str) -> bool {
     if iban.len() != LENGTH || !iban.is_ascii() || !iban.starts_with("NL") || &iban[4..8] != "OPEN"
     {
@@ -38,21 +39,22 @@ pub fn is_well_formed(iban: &str) -> bool {
     check_digits(&iban[8..]).is_some_and(|check| iban[2..4] == format!("{check:02}"))
 }
 
-/// A new iban: "0" and nine digits from `rng` behind the bank's code.
+/// Generates an iban. Its account number is "0" and nine digits from `rng`.
 pub fn generate(rng: &mut impl Rng) -> String {
     let account = format!("0{:09}", rng.random_range(0..1_000_000_000u32));
     let check = check_digits(&account).expect("the account is ten digits");
     format!("NL{check:02}OPEN{account}")
 }
 
-/// A new token: 20 decimal digits from the system's generator.
+/// Generates a token: 20 decimal digits from the random number generator of the system.
 ///
 /// # Errors
-/// The system has no randomness to give.
+/// The system returned no random bytes.
 pub fn generate_token() -> Result<String, rand::rngs::SysError> {
     let mut digits = String::with_capacity(TOKEN_DIGITS);
     while digits.len() < TOKEN_DIGITS {
-        // 10^19 is the largest power of ten below 2^64: smaller draws are taken, the rest would be biased.
+        // 10^19 is the largest power of ten below 2^64. Larger draws are discarded, since they
+        // would make the digits biased.
         let draw = SysRng.try_next_u64()?;
         if draw < 10_000_000_000_000_000_000 {
             digits.push_str(&format!("{:010}", draw % 10_000_000_000));
@@ -69,13 +71,13 @@ mod tests {
     use rand::rngs::SmallRng;
 
     #[test]
-    fn the_company_iban_is_well_formed() {
+    fn company_iban_is_well_formed() {
         assert_eq!(check_digits("0000000000"), Some(66));
         assert!(is_well_formed(COMPANY_IBAN));
     }
 
     #[test]
-    fn other_banks_lengths_and_check_digits_are_refused() {
+    fn iban_of_another_form_is_rejected() {
         for iban in [
             "",
             "cash",
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_twenty_digits() {
+    fn token_has_twenty_digits() {
         let token = generate_token().unwrap();
         assert_eq!(token.len(), 20);
         assert!(token.bytes().all(|b| b.is_ascii_digit()));
@@ -110,12 +112,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_judged_without_panic(text in ".{0,30}") {
+        fn arbitrary_text_never_panics(text in ".{0,30}") {
             let _ = is_well_formed(&text);
         }
 
         #[test]
-        fn one_changed_digit_is_always_found(account in 0u64..10_000_000_000, at in 0usize..10, by in 1u8..10) {
+        fn changed_digit_is_always_detected(
+            account in 0u64..10_000_000_000, at in 0usize..10, by in 1u8..10
+        ) {
             let account = format!("{account:010}");
             let check = check_digits(&account).unwrap();
             let mut changed = account.clone().into_bytes();

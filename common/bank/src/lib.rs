@@ -1,4 +1,4 @@
-//! Terms of the bank, without I/O: amounts, account numbers, the records of the topics and the topics themselves.
+//! The domain types of the bank, without I/O: amounts, account numbers, records and topics.
 
 pub mod iban;
 pub mod money;

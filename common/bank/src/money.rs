@@ -2,44 +2,45 @@
 
 use std::fmt;
 
-/// An amount in euro cents; below zero is overdrawn. An Avro `long`, a PostgreSQL `bigint`.
+/// An amount in euro cents. A negative balance is overdrawn. In Avro a `long`, in PostgreSQL a
+/// `bigint`.
 ///
-/// There is no `Add`: `checked_add` and `checked_sub` give `None` on overflow, so money never wraps.
+/// `Add` is not implemented. `checked_add` and `checked_sub` return `None` on overflow, so amounts
+/// never wrap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cents(i64);
 
 impl Cents {
-    /// Nothing.
     pub const ZERO: Self = Self(0);
 
-    /// Marks where a number becomes money.
+    /// Returns an amount of `cents`.
     pub const fn new(cents: i64) -> Self {
         Self(cents)
     }
 
-    /// The number of cents, for Avro and SQL.
+    /// Returns the number of cents, for Avro and SQL.
     pub const fn get(self) -> i64 {
         self.0
     }
 
-    /// `self + other`, or `None` if that is not a `long`.
+    /// Returns `self + other`. `None` on overflow of an `i64`.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
     }
 
-    /// `self - other`, or `None` if that is not a `long`.
+    /// Returns `self - other`. `None` on overflow of an `i64`.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
     }
 
-    /// `-self`, or `None` for the one `long` that has no opposite.
+    /// Returns `-self`. `None` for `i64::MIN`.
     pub fn checked_neg(self) -> Option<Self> {
         self.0.checked_neg().map(Self)
     }
 }
 
 impl fmt::Display for Cents {
-    /// Plain cents, as in logs: `-1050`.
+    /// Writes the number of cents, for logs: `-1050`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -51,7 +52,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn sums_at_the_ends_of_a_long_are_exact_and_past_them_none() {
+    fn overflow_returns_none() {
         let max = Cents::new(i64::MAX);
         let one = Cents::new(1);
         assert_eq!(Cents::new(i64::MAX - 1).checked_add(one), Some(max));
@@ -64,7 +65,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn money_is_exact_or_none(a: i64, b: i64) {
+        fn arbitrary_sum_is_exact_or_none(a: i64, b: i64) {
             let exact = |sum: i128| i64::try_from(sum).ok().map(Cents::new);
             let (left, right) = (Cents::new(a), Cents::new(b));
             prop_assert_eq!(left.checked_add(right), exact(i128::from(a) + i128::from(b)));

@@ -1,103 +1,102 @@
-//! The records of the bank as Rust types: the values of the topics in [`crate::topology`]. Amounts are euro cents.
+//! The records of the bank: the values of the topics in [`crate::topology`]. Amounts are in euro
+//! cents.
 
 use crate::money::Cents;
 use uuid::Uuid;
 
-/// Who asked for an account. Avro enum `Atype`.
+/// The origin of a command to open an account. Avro enum `Atype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Atype {
     /// The command-generator.
     Auto,
-    /// A person.
+    /// A user.
     Manual,
 }
 
-/// One beat: sent by the heartbeat, 0, 1, 2 ...
+/// A heartbeat record. The heartbeat service sends them with the numbers 0, 1, 2, and so on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Number of the beat.
+    /// Number of the record.
     pub beat: i64,
 }
 
 /// Command: open an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfirmAccountCreation {
-    /// Id of the command, and of its answer.
+    /// Id of the command and of its outcome.
     pub id: Uuid,
-    /// Who asks.
     pub a_type: Atype,
 }
 
-/// Answer: the account is open.
+/// Outcome: the account was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountCreationConfirmed {
     /// Id of the command.
     pub id: Uuid,
-    /// The new account.
+    /// Number of the new account.
     pub iban: String,
-    /// Secret that allows transfers from it: 20 digits, never logged.
+    /// Secret that authorizes transfers from the account: 20 digits, never logged.
     pub token: String,
-    /// Who asked.
     pub a_type: Atype,
 }
 
-/// Answer: the account was not opened.
+/// Outcome: the account was not opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountCreationFailed {
     /// Id of the command.
     pub id: Uuid,
-    /// Why.
     pub reason: String,
 }
 
-/// Command: move money.
+/// Command: transfer money.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfirmMoneyTransfer {
-    /// Id of the command, and of its answer.
+    /// Id of the command and of its outcome.
     pub id: Uuid,
-    /// Token of `from`; never logged.
+    /// Token of the account `from`; never logged.
     pub token: String,
-    /// What moves; the bank refuses zero and less.
+    /// The amount to transfer. The bank rejects zero and negative amounts.
     pub amount: Cents,
     /// An iban of this bank, or "cash".
     pub from: String,
-    /// An iban of this bank or any other counterparty.
+    /// An iban of this bank, or any other counterparty.
     pub to: String,
-    /// Free text, kept with both changes.
+    /// Free text, copied to both balance changes.
     pub description: String,
 }
 
-/// Answer: the money moved.
+/// Outcome: the transfer was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MoneyTransferConfirmed {
     /// Id of the command.
     pub id: Uuid,
 }
 
-/// Answer: the money did not move.
+/// Outcome: the transfer was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MoneyTransferFailed {
     /// Id of the command.
     pub id: Uuid,
-    /// Why.
     pub reason: String,
 }
 
-/// One change of one balance.
+/// A change of the balance of one account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalanceChanged {
-    /// Whose balance.
+    /// The account.
     pub iban: String,
     /// The balance after the change.
     pub new_balance: Cents,
-    /// The change: below zero for the side that pays.
+    /// The change, negative for the paying account.
     pub changed_by: Cents,
-    /// The other side.
+    /// The counterparty.
     pub from_to: String,
-    /// Text of the transfer.
+    /// Description of the transfer.
     pub description: String,
-    /// The transfer; `None` in records of programs older than this field. (transfer_id, iban) is unique.
+    /// Id of the transfer. `None` in records that are older than this field. (transfer_id, iban) is
+    /// unique.
     pub transfer_id: Option<Uuid>,
-    /// 1, 2, 3 ... per iban without gaps; 0 in records of programs older than this field.
+    /// Number of the change: 1, 2, 3, and so on per iban, without gaps. 0 in records that are older
+    /// than this field.
     pub sequence: i64,
 }
