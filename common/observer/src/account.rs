@@ -1,4 +1,4 @@
-//! The changes of one account in the order of their sequence, whatever order they are read in.
+//! The balance changes of one account, ordered by their sequence.
 
 use crate::model::AccountState;
 use crate::record::RecordPosition;
@@ -7,24 +7,24 @@ use bank::records::BalanceChanged;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// An account. Keeps eight bytes for each change in order.
+/// An account. It stores eight bytes for each change.
 #[derive(Debug)]
 pub struct ObservedAccount {
-    /// After the last change before a gap.
+    /// State after the last change before a gap.
     pub state: AccountState,
-    /// Lowest and highest balance so far.
+    /// Lowest and highest balance so far, cents.
     pub balances: (i64, i64),
-    /// Before the first change that is observed.
+    /// Balance (cents) and sequence before the first observed change.
     start: (i64, i64),
-    /// The account exists.
+    /// True if the account exists.
     pub opened: bool,
-    /// The command that opened it, if that was observed.
+    /// The command that opened the account, if it was observed.
     pub opened_by: Option<Uuid>,
-    /// Hashes of the changes in order.
+    /// Hashes of the changes, ordered by sequence.
     hashes: Vec<u64>,
-    /// Changes after a gap.
+    /// Changes after a gap, by sequence.
     later: BTreeMap<i64, Change>,
-    /// Highest sequence read.
+    /// Highest sequence that was read.
     highest: i64,
 }
 
@@ -36,16 +36,16 @@ struct Change {
     by: i64,
 }
 
-/// What a change is, compared with those read before.
+/// The relation of a change to those read before.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// Read for the first time; true if one with a higher sequence was read before.
+    /// The sequence is new. `disordered`: a change with a higher sequence was read before.
     New { disordered: bool },
-    /// Read before, equal in every field.
+    /// An equal change was read before.
     Repeated,
-    /// Not equal to what was read before with this sequence.
+    /// A different change with the same sequence was read before.
     Different,
-    /// From before the observation.
+    /// The change was made before the observation started.
     Old,
 }
 
@@ -63,12 +63,13 @@ impl ObservedAccount {
         }
     }
 
-    /// Balance before the observation.
+    /// Returns the balance before the observation, cents.
     pub fn balance_at_start(&self) -> i64 {
         self.start.0
     }
 
-    /// Takes `change` and all that follow on it; adds to `violations` where balances do not add up.
+    /// Adds `change`, and applies all changes that are now in sequence. Adds a violation for each
+    /// balance that does not add up.
     pub fn take(
         &mut self,
         position: RecordPosition,
@@ -110,7 +111,7 @@ impl ObservedAccount {
         (found != expected).then_some(Violation { position: Some(next.position), kind })
     }
 
-    /// The first change after a gap, if there is one.
+    /// Returns a violation for the first gap in the sequence, if there is one.
     pub fn gap(&self, iban: &str) -> Option<Violation> {
         let (_, next) = self.later.first_key_value()?;
         let kind =

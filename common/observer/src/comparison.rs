@@ -1,6 +1,7 @@
-//! One command with its outcome and changes, compared with the model. The state before a confirmed
-//! transfer is the one that its changes state themselves: that those of each account follow on each
-//! other is checked there.
+//! Compares a command, its outcome and its changes with the model.
+//!
+//! The state before a confirmed transfer is computed from its own changes. `account` checks that
+//! the changes of each account are in sequence.
 
 use crate::account::ObservedAccount;
 use crate::model::{AccountState, IBAN_EXISTS, Reason, decide, is_iban};
@@ -13,17 +14,17 @@ use uuid::Uuid;
 /// The result of a comparison.
 #[derive(Debug)]
 pub struct Comparison {
-    /// Empty if all is as the model decides.
+    /// Empty if everything equals the decision of the model.
     pub violations: Vec<Violation>,
-    /// Cents from outside parties, less cents to them.
+    /// Amount from parties outside the bank minus amount to them, cents.
     pub inflow: i128,
-    /// False if records that are still to be read can change the result.
+    /// False if records that were not read yet can change the result.
     pub is_final: bool,
 }
 
 type Changes = [(RecordPosition, BalanceChanged)];
 
-/// `opened_by` is the command that opened the account of an iban.
+/// Compares a command to open an account. `opened_by` returns the command that opened an iban.
 pub fn opening(
     command: &ConfirmAccountCreation,
     at: RecordPosition,
@@ -36,12 +37,12 @@ pub fn opening(
             let (iban, token) = (opened.iban.as_str(), opened.token.as_str());
             let rules = [
                 (!is_iban(iban) || !iban[8..].starts_with('0'), "not an iban of this bank"),
-                (opened_by(iban) != Some(command.id), "its iban was given out before"),
+                (opened_by(iban) != Some(command.id), "the iban already existed"),
                 (
                     token.len() != 20 || !token.bytes().all(|byte| byte.is_ascii_digit()),
-                    "its token is not 20 digits",
+                    "the token does not have 20 digits",
                 ),
-                (opened.a_type != command.a_type, "its a_type is not the command's"),
+                (opened.a_type != command.a_type, "the a_type differs from the command"),
             ];
             let broken = rules.into_iter().find(|(broken, _)| *broken);
             broken.map(|(_, text)| Kind::WrongAccount { iban: iban.to_owned(), text })
@@ -56,7 +57,7 @@ pub fn opening(
     Comparison { violations, inflow: 0, is_final: true }
 }
 
-/// `account` finds an account that is known to be open.
+/// Compares a command to transfer money. `account` returns an account that was opened.
 pub fn transfer<'a>(
     command: &ConfirmMoneyTransfer,
     at: RecordPosition,
@@ -72,7 +73,7 @@ pub fn transfer<'a>(
         }
         (found, expected) => {
             let expected = match expected {
-                Ok(_) => "to confirm it",
+                Ok(_) => "Confirmed",
                 Err(reason) => reason.text(),
             };
             let (found, expected) = (format!("{found:?}"), expected.to_owned());
@@ -80,7 +81,7 @@ pub fn transfer<'a>(
             vec![Violation { position: Some(at), kind }]
         }
     };
-    // The opening of an account, or a balance that explains the reason, may be read later.
+    // The opening of an account, or a balance that explains the rejection, may be read later.
     let unknown = |iban: &str| account(iban).is_none() && is_iban(iban);
     let complete = !confirmed || has_all_changes(command, changes, &account);
     let explained = confirmed || violations.is_empty();
@@ -93,7 +94,7 @@ pub fn transfer<'a>(
     }
 }
 
-/// True if each side that has an account here has a change.
+/// True if there is a change for each side that has an account at this bank.
 pub fn has_all_changes<'a>(
     command: &ConfirmMoneyTransfer,
     changes: &Changes,
@@ -103,8 +104,10 @@ pub fn has_all_changes<'a>(
     [&command.from, &command.to].into_iter().all(|side| account(side).is_none() || has(side))
 }
 
-/// What the model decides. Of a refused transfer the balances at that moment are not known: a
-/// reason holds if it does with the last, the lowest or the highest balances.
+/// Returns the decision of the model.
+///
+/// The balances at the time of a rejected transfer are unknown. A reason is accepted if it holds
+/// for the last, the lowest or the highest balances.
 fn decision<'a>(
     command: &ConfirmMoneyTransfer,
     outcome: &Outcome,

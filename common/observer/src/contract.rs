@@ -1,5 +1,5 @@
-//! The checks. Works record by record: once a command, its outcome and its changes are compared
-//! with the model, only the outcome is kept, and of each change eight bytes.
+//! The checks, record by record. After a command, its outcome and its changes are compared with the
+//! model, only the outcome and eight bytes per change stay in memory.
 
 use crate::account::{ObservedAccount, Seen};
 use crate::comparison::{self, Comparison};
@@ -17,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 use uuid::Uuid;
 
-/// Violations that are kept; the rest are counted.
+/// Maximum number of violations in memory. Further ones are only counted.
 const VIOLATIONS_MAX: usize = 100;
 
 #[derive(Debug, Clone)]
@@ -26,13 +26,14 @@ enum Command {
     Transfer(ConfirmMoneyTransfer),
 }
 
-/// A command by id. Either side may be read first: they come from different topics.
+/// The state of a command id. The command and its outcome are in different topics, so either one
+/// may be read first.
 #[derive(Debug, Default)]
 struct Entry {
     command: Option<RecordPosition>,
-    /// With the hash of its record.
+    /// The outcome, and the hash of its record.
     outcome: Option<(u64, Outcome)>,
-    /// `None` once it is compared with the model.
+    /// `None` after the comparison with the model.
     pending: Option<Box<Pending>>,
 }
 
@@ -43,7 +44,7 @@ struct Pending {
     changes: Vec<(RecordPosition, BalanceChanged)>,
 }
 
-/// Checks the contract of the bank. No I/O.
+/// Checks the contract of the bank. It does no I/O.
 #[derive(Debug)]
 pub struct Observer {
     history: History,
@@ -51,9 +52,9 @@ pub struct Observer {
     commands: HashMap<Uuid, Entry>,
     /// Ids of pending commands.
     pending: HashSet<Uuid>,
-    /// Undecodable commands: hash of the value, and the reason.
+    /// Undecodable commands: hash of the value, and reason.
     undecodable: HashMap<RecordPosition, (u64, String)>,
-    /// Dead letters by the record that they are about: hash of the value.
+    /// Dead letters by the position of the undecodable record: position and hash of the value.
     dead_letters: HashMap<RecordPosition, (RecordPosition, u64)>,
     counts: Counts,
     inflow: i128,
@@ -62,7 +63,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Begins with all accounts of the bank.
+    /// Returns an observer that starts with all accounts of the bank.
     pub fn new(accounts: Accounts, history: History) -> Self {
         let observed = |(iban, state)| (iban, ObservedAccount::new(state, true));
         Self {
@@ -79,10 +80,10 @@ impl Observer {
         }
     }
 
-    /// Takes a record. Those of one partition come in the order of their offsets.
+    /// Checks a record. The caller passes the records of each partition in offset order.
     pub fn take(&mut self, record: &ObservedRecord) -> News {
         let at = record.position;
-        let answer = |this: &mut Self, id: Uuid, outcome| {
+        let decided = |this: &mut Self, id: Uuid, outcome| {
             this.check_key(record, &id.to_string());
             this.outcome(record, id, outcome)
         };
@@ -90,13 +91,13 @@ impl Observer {
             Event::OpenAccount(it) => self.command(record, it.id, Command::OpenAccount(it.clone())),
             Event::Transfer(it) => self.command(record, it.id, Command::Transfer(it.clone())),
             Event::AccountOpened(it) => {
-                answer(self, it.id, Outcome::AccountOpened(Box::new(it.clone())))
+                decided(self, it.id, Outcome::AccountOpened(Box::new(it.clone())))
             }
             Event::AccountNotOpened(it) => {
-                answer(self, it.id, Outcome::AccountNotOpened(it.reason.clone()))
+                decided(self, it.id, Outcome::AccountNotOpened(it.reason.clone()))
             }
-            Event::TransferConfirmed(it) => answer(self, it.id, Outcome::Confirmed),
-            Event::TransferFailed(it) => answer(self, it.id, Outcome::failed(&it.reason)),
+            Event::TransferConfirmed(it) => decided(self, it.id, Outcome::Confirmed),
+            Event::TransferFailed(it) => decided(self, it.id, Outcome::failed(&it.reason)),
             Event::BalanceChanged(it) => {
                 self.check_key(record, &it.iban);
                 self.change(record, it);
@@ -153,7 +154,7 @@ impl Observer {
 
     fn command(&mut self, record: &ObservedRecord, id: Uuid, command: Command) -> News {
         let entry = self.entry(id);
-        // Of two records with one id the first counts: both are in the same partition.
+        // Records with the same id are in the same partition. The first one counts.
         let Some(pending) = entry.pending.as_mut().filter(|it| it.command.is_none()) else {
             self.counts.commands_repeated += 1;
             return News::None;
@@ -190,7 +191,7 @@ impl Observer {
             None => entry.outcome = Some((hash, outcome)),
         }
         let pending = entry.pending.as_mut();
-        let pending = pending.expect("a command without an outcome is not compared yet");
+        let pending = pending.expect("a command is compared only after its outcome was read");
         pending.outcome = Some((record.read_at, at));
         match pending.command.as_ref().map(|(read_at, _)| *read_at) {
             Some(asked_at) => self.answered(id, asked_at, record.read_at, confirmed),
@@ -224,7 +225,8 @@ impl Observer {
         let Some(id) = change.transfer_id else {
             return self.violate(at, Kind::NoTransferId { iban });
         };
-        // Read before the account's opening, or none was opened: the report knows.
+        // The opening of the account was not read yet. If it is never read, the report has a
+        // violation.
         let unknown = || ObservedAccount::new(AccountState::new(""), false);
         let account = self.accounts.entry(iban.clone()).or_insert_with(unknown);
         let mut violations = Vec::new();
@@ -259,28 +261,29 @@ impl Observer {
         self.accounts.get(iban).filter(|account| account.opened)
     }
 
-    /// The state of an account after all that was read.
+    /// Returns the state of an account after all records that were read.
     pub fn state(&self, iban: &str) -> Option<&AccountState> {
         self.account(iban).map(|account| &account.state)
     }
 
-    /// The first change of an account that is not in sequence, if there is one.
+    /// Returns a violation for the first gap in an account's changes, if there is one.
     pub fn gap(&self, iban: &str) -> Option<Violation> {
         self.account(iban)?.gap(iban)
     }
 
-    /// What the model decides about `command` after all that was read: exact if nothing else is
-    /// under way.
+    /// Returns the decision of the model about `command` after all records that were read. It is
+    /// exact if no other command is in progress.
     pub fn decide(&self, command: &ConfirmMoneyTransfer) -> Result<Vec<BalanceChanged>, Reason> {
         model::decide(command, |iban| self.state(iban).cloned())
     }
 
-    /// The outcome of the command `id`.
+    /// Returns the outcome of the command `id`, if it was read.
     pub fn outcome_of(&self, id: Uuid) -> Option<&Outcome> {
         self.commands.get(&id)?.outcome.as_ref().map(|(_, outcome)| outcome)
     }
 
-    /// True if the command `id` was read, and its outcome with all changes, or its dead letter.
+    /// True if the command `id` is complete: it was read, and its outcome with all changes or its
+    /// dead letter.
     pub fn is_answered(&self, id: Uuid) -> bool {
         let Some(entry) = self.commands.get(&id) else { return false };
         let Some(pending) = &entry.pending else { return true };
@@ -294,24 +297,24 @@ impl Observer {
         }
     }
 
-    /// Number of commands that were read and are not answered.
+    /// Returns the number of commands that were read and are not complete.
     pub fn unanswered(&self) -> u64 {
         let read = |id: &&Uuid| self.commands[*id].command.is_some();
         self.pending.iter().filter(read).filter(|id| !self.is_answered(**id)).count() as u64
     }
 
-    /// What was read so far.
+    /// Returns the counts of the records that were read.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// The violations since the last call, without those that only a [`Self::report`] finds.
+    /// Returns the violations since the last call, without those that only [`Self::report`] finds.
     pub fn take_violations(&mut self) -> Vec<Violation> {
         std::mem::take(&mut self.violations)
     }
 
-    /// Compares a command with the model once all of it is read; unless `at_end`, not before
-    /// nothing that is still to be read can change the result.
+    /// Compares a command with the model once its outcome was read. Unless `at_end` is true, does
+    /// so only if no later record can change the result.
     fn compare(&mut self, id: Uuid, at_end: bool) {
         let Some(comparison) = self.comparison(id) else { return };
         if !at_end && !comparison.is_final {
@@ -342,8 +345,8 @@ impl Observer {
         })
     }
 
-    /// What holds now. Commands without a complete outcome are violations too, but only of this
-    /// report.
+    /// Returns a report about all records that were read. Incomplete commands are violations of
+    /// this report only.
     pub fn report(&mut self) -> Report {
         let mut found = Vec::new();
         for id in self.pending.clone() {
@@ -372,7 +375,7 @@ impl Observer {
         }
     }
 
-    /// The violations of a command that is not answered, or of which no command was read.
+    /// The violations of an incomplete command, or of an outcome without a command.
     fn incomplete(&self, id: Uuid) -> Vec<Violation> {
         let entry = &self.commands[&id];
         let one = |position, kind| vec![Violation { position, kind }];
@@ -393,7 +396,7 @@ impl Observer {
         for (iban, account) in &self.accounts {
             let about = |kind| Violation { position: None, kind };
             if !account.opened {
-                // An earlier command may have opened it.
+                // A command before the observation may have opened the account.
                 if self.history == History::Settled {
                     found.push(about(Kind::UnknownAccount { iban: iban.clone() }));
                 }
@@ -443,7 +446,8 @@ impl Observer {
         (found != expected).then_some(Violation { position: None, kind })
     }
 
-    /// Where the accounts in the command-handler's database differ, when no command is under way.
+    /// Returns a violation for each account that differs in the command-handler's database. No
+    /// command may be in progress.
     pub fn differences(&self, stored: &Accounts) -> Vec<Violation> {
         let opened = self.accounts.iter().filter(|(_, account)| account.opened);
         let opened: HashMap<&str, &AccountState> =
@@ -464,7 +468,8 @@ fn is_command(topic: &str) -> bool {
     topic == CONFIRM_ACCOUNT_CREATION.name || topic == CONFIRM_MONEY_TRANSFER.name
 }
 
-/// The record that a dead letter is about: its key is `topic/partition/offset: reason`.
+/// The position of the undecodable record of a dead letter, whose key is
+/// `topic/partition/offset: reason`.
 fn origin(key: &str) -> Option<RecordPosition> {
     let (place, _reason) = key.split_once(": ")?;
     let mut parts = place.split('/');

@@ -1,5 +1,5 @@
-//! Checks the contract of the bank from its topics: reads commands, outcomes and balance changes,
-//! and compares them with a plain model of the rules. Knows nothing of the command-handler.
+//! Checks the contract of the bank. It reads commands, outcomes and balance changes from the topics
+//! and compares them with a model of the rules. It shares no code with the command-handler.
 
 mod account;
 mod comparison;
@@ -24,10 +24,8 @@ pub use record::{Event, ObservedRecord, RecordPosition};
 pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
 
-/// The accounts in the command-handler's database; of a new bank if no handler was started on it.
-///
-/// # Errors
-/// The database does not answer, or is not the command-handler's.
+/// Returns the accounts in the command-handler's database. If the database has no tables yet,
+/// returns those of a new bank.
 #[cfg(feature = "postgres")]
 pub fn stored_accounts(client: &mut postgres::Client) -> Result<Accounts, postgres::Error> {
     let new = client.query_one("SELECT to_regclass('account') IS NULL", &[])?.get(0);

@@ -1,33 +1,33 @@
-//! The rules of the bank, restated from its specification in the plainest form: the model that
-//! decisions are compared with. All sums are in 128 bits, so none overflows.
+//! The model: the rules of the bank in their simplest form, written from the specification. Sums
+//! are 128-bit numbers, so they do not overflow.
 
 use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
 use std::collections::HashMap;
 
-/// Balance of the company account of a new bank, cents.
+/// Initial balance of the company account, cents.
 pub const COMPANY_CENTS: i64 = 100_000_000_000_000_000;
-/// Lowest balance of an account, cents.
+/// Minimum balance of an account, cents.
 pub const LIMIT_CENTS: i64 = -50_000;
-/// Why an account is not opened.
+/// The only reason why an account is not opened.
 pub const IBAN_EXISTS: &str = "generated iban already exists, try again";
 
-/// An account at one moment.
+/// The state of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccountState {
-    /// Allows transfers from it.
+    /// Secret that authorizes transfers from the account.
     pub token: String,
-    /// Cents.
+    /// Balance, cents.
     pub balance: i64,
-    /// The balance may reach this and not pass it, cents.
+    /// Minimum balance, cents.
     pub limit: i64,
-    /// Number of balance changes so far.
+    /// Sequence of the last balance change, 0 before the first one.
     pub sequence: i64,
 }
 
 impl AccountState {
-    /// A new account.
+    /// Returns a new account: balance and sequence are 0.
     pub fn new(token: &str) -> Self {
         Self { token: token.to_owned(), balance: 0, limit: LIMIT_CENTS, sequence: 0 }
     }
@@ -36,35 +36,34 @@ impl AccountState {
 /// Accounts by iban.
 pub type Accounts = HashMap<String, AccountState>;
 
-/// A new bank: the company account.
+/// Returns the accounts of a new bank: only the company account.
 pub fn new_bank() -> Accounts {
     let company = AccountState { balance: COMPANY_CENTS, ..AccountState::new(COMPANY_TOKEN) };
     HashMap::from([(COMPANY_IBAN.to_owned(), company)])
 }
 
-/// Why a transfer is refused, in order of precedence.
+/// The reason why a transfer is rejected, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// Zero or less.
+    /// The amount is zero or negative.
     AmountNotPositive,
-    /// Neither cash nor an iban of this bank.
+    /// `from` is neither cash nor an iban of this bank's form.
     FromInvalid,
-    /// From and to are one.
+    /// `from` and `to` are equal.
     SameAccount,
-    /// Neither side has a balance.
+    /// Neither `from` nor `to` has an account.
     BothUnknown,
-    /// An iban without a balance.
+    /// `from` has no account.
     FromUnknown,
-    /// Not the token of the paying account.
+    /// The token is not that of the paying account.
     TokenInvalid,
-    /// The balance would pass the limit.
+    /// The new balance of the paying account would be below its limit.
     InsufficientFunds,
-    /// The balance would leave the range of a long.
+    /// The new balance of the receiving account would overflow an `i64`.
     AmountTooLarge,
 }
 
 impl Reason {
-    /// All of them.
     pub const ALL: [Self; 8] = [
         Self::AmountNotPositive,
         Self::FromInvalid,
@@ -76,7 +75,7 @@ impl Reason {
         Self::AmountTooLarge,
     ];
 
-    /// The exact text in money_transfer_failed.
+    /// Returns the exact text in money_transfer_failed.
     pub const fn text(self) -> &'static str {
         match self {
             Self::AmountNotPositive => "amount must be positive",
@@ -91,8 +90,8 @@ impl Reason {
     }
 }
 
-/// The balance changes of `command`, from first, or the first reason that holds. `account` finds
-/// the account of an iban.
+/// Decides `command`. Returns its balance changes, that of `from` first, or the first reason that
+/// applies. `account` returns the account of an iban.
 pub fn decide(
     command: &ConfirmMoneyTransfer,
     account: impl Fn(&str) -> Option<AccountState>,
@@ -137,8 +136,8 @@ pub fn decide(
     Ok(paid.into_iter().chain(received).collect())
 }
 
-/// True for "NL", two check digits, "OPEN" and ten digits: check = 98 - (number("24251423" + ten
-/// digits + "232100") mod 97).
+/// True if `text` has the form of this bank's account numbers: "NL", two check digits, "OPEN", ten
+/// digits. The check digits are 98 - (number("24251423" + ten digits + "232100") mod 97).
 pub fn is_iban(text: &str) -> bool {
     let digits = text.strip_prefix("NL").and_then(|rest| rest.split_once("OPEN"));
     let Some((check, account)) = digits else { return false };
@@ -150,7 +149,7 @@ pub fn is_iban(text: &str) -> bool {
         && number().is_some_and(|number| check.parse() == Ok(98 - number % 97))
 }
 
-/// An iban of this form that the bank never gives out: those of the bank have a 0 after "OPEN".
+/// Returns a well-formed iban that the bank never assigns, since its own have a 0 after "OPEN".
 ///
 /// # Panics
 /// `number` has more than nine digits.
@@ -165,7 +164,7 @@ mod tests {
     use super::*;
     use crate::rule_cases::{self, Account, RuleCase};
 
-    /// Runs the cases as a bank would; the state after them.
+    /// Decides the cases one after the other. Returns the state after them.
     fn run(cases: Vec<RuleCase>, mut accounts: Accounts) -> Accounts {
         for RuleCase { rule, command, holds } in cases {
             let decision = decide(&command, |iban| accounts.get(iban).cloned());
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn model_decides_every_rule_case() {
+    fn rule_cases_are_decided_as_expected() {
         let (a, b, poor) = (account(91), account(92), account(93));
         let after = run(rule_cases::boundaries(&a, &b, &poor), bank(&[&a, &b, &poor]));
         assert_eq!(after[&poor.iban].balance, LIMIT_CENTS);
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn model_and_bank_agree_on_ibans() {
+    fn iban_check_equals_that_of_the_bank() {
         for text in
             [COMPANY_IBAN, "NL67OPEN0000000000", "NL66OPEN00000000é", "NL6OPEN0000000000", ""]
         {
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn decision_holds_every_field_of_both_changes() {
+    fn decision_has_every_field_of_both_changes() {
         let command = account(1).pays(5, COMPANY_IBAN);
         let accounts = bank(&[&account(1)]);
         let changes = decide(&command, |iban| accounts.get(iban).cloned()).unwrap();

@@ -1,4 +1,4 @@
-//! What a command came to.
+//! The outcome of a command.
 
 use crate::model::Reason;
 use bank::records::AccountCreationConfirmed;
@@ -7,13 +7,13 @@ use std::borrow::Cow;
 /// The outcome of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// account_creation_confirmed.
+    /// A record of account_creation_confirmed.
     AccountOpened(Box<AccountCreationConfirmed>),
-    /// account_creation_failed.
+    /// A record of account_creation_failed, with its reason.
     AccountNotOpened(String),
-    /// money_transfer_confirmed.
+    /// A record of money_transfer_confirmed.
     Confirmed,
-    /// money_transfer_failed. A text only where the model does not know the reason.
+    /// A record of money_transfer_failed, with its reason. Reasons of the model are borrowed.
     Failed(Cow<'static, str>),
 }
 
@@ -23,7 +23,7 @@ impl Outcome {
         Self::Failed(known.map_or(Cow::Owned(reason.to_owned()), |known| known.text().into()))
     }
 
-    /// True if the command was carried out.
+    /// True if the account was opened or the transfer was made.
     pub fn is_confirmed(&self) -> bool {
         matches!(self, Self::AccountOpened(_) | Self::Confirmed)
     }

@@ -1,4 +1,4 @@
-//! Reads the topics of the bank, a thread for each, into one bounded channel.
+//! Reads the topics of the bank into one bounded channel, with a thread for each topic.
 
 use crate::record::{Event, ObservedRecord, RecordPosition};
 use avro::registry::Registry;
@@ -11,56 +11,44 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Batches that wait in the channel: a thread that is further ahead waits.
+/// Maximum number of batches in the channel. A thread blocks while the channel is full.
 const BATCHES_MAX: usize = 16;
-/// How long a poll waits, and so how long a thread outlives the reader.
+/// Maximum wait of a poll. A thread ends at most this long after the reader is dropped.
 const POLL: Duration = Duration::from_millis(500);
-/// Time between two requests for a schema while the registry does not answer.
+/// Time between two requests for a schema while the registry is unavailable.
 const REGISTRY_BACKOFF: Duration = Duration::from_millis(200);
 
 /// The next offset of each partition of some topics.
 pub type Positions = HashMap<Topic, Vec<Position>>;
 
-/// Why a topic can't be read.
+/// A topic could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Kafka, or the data of a partition.
+    /// Kafka failed, or the data of a partition is undecodable.
     #[error("read {topic}")]
-    Kafka {
-        /// Topic name.
-        topic: &'static str,
-        /// The client's error.
-        source: messaging::Error,
-    },
-    /// A schema is not available; the same record is tried again.
-    #[error("read {topic}: schema of {position}")]
-    Registry {
-        /// Topic name.
-        topic: &'static str,
-        /// The record.
-        position: RecordPosition,
-        /// The registry's error.
-        source: avro::registry::Error,
-    },
+    Kafka { topic: &'static str, source: messaging::Error },
+    /// The schema of a record is not available. The reader retries.
+    #[error("read {topic}: get the schema of {position}")]
+    Registry { topic: &'static str, position: RecordPosition, source: avro::registry::Error },
 }
 
 /// Records of one topic that were read at the same time.
 pub struct Batch {
-    /// In offset order within each partition.
+    /// The records, in offset order within each partition.
     pub records: Vec<ObservedRecord>,
     /// Topic, and next offset of each partition that was read.
     next: (Topic, Vec<Position>),
 }
 
-/// The threads. They end when this is dropped.
+/// A reader of the topics. Its threads end when it is dropped.
 pub struct Reader {
     batches: Receiver<Result<Batch, ReadError>>,
     positions: HashMap<(Topic, i32), i64>,
 }
 
 impl Reader {
-    /// Reads commands, outcomes, balance changes and dead letters from `positions`; topics without
-    /// a position are not read.
+    /// Starts to read commands, outcomes, balance changes and dead letters from `positions`. Topics
+    /// without a position are not read.
     pub fn start(kafka: &KafkaConfig, registry: &Registry, positions: &Positions) -> Self {
         let (sender, batches) = sync_channel(BATCHES_MAX);
         let start = Start { kafka, registry, positions, sender };
@@ -79,10 +67,10 @@ impl Reader {
         Self { batches, positions: positions.iter().flat_map(next).collect() }
     }
 
-    /// The next batch, which may be empty, or `None` if there is none by `deadline`.
+    /// Returns the next batch, which may be empty. `None` if no batch arrives before `deadline`.
     ///
     /// # Errors
-    /// A topic can't be read. After [`ReadError::Registry`] it may be called again.
+    /// A topic could not be read. After [`ReadError::Registry`] the call may be repeated.
     pub fn next(&mut self, deadline: Instant) -> Result<Option<Batch>, ReadError> {
         let wait = deadline.saturating_duration_since(Instant::now());
         let batch = match self.batches.recv_timeout(wait) {
@@ -98,7 +86,7 @@ impl Reader {
         Ok(Some(batch))
     }
 
-    /// True if everything before `ends` was read.
+    /// True if all records before `ends` were read.
     pub fn has_reached(&self, ends: &Positions) -> bool {
         ends.iter().all(|(topic, list)| {
             let reached = |end: &Position| self.positions.get(&(*topic, end.partition));
@@ -133,7 +121,7 @@ impl Start<'_> {
         thread::Builder::new()
             .name(topic.name.into())
             .spawn(|| reader.run())
-            .expect("a thread can be started: there are eight");
+            .expect("eight threads can be started");
     }
 }
 
@@ -144,12 +132,12 @@ struct TopicReader<D> {
     sender: SyncSender<Result<Batch, ReadError>>,
 }
 
-/// The reader is dropped.
+/// The reader was dropped.
 struct Dropped;
 
 impl<D: FnMut(&FetchedRecord) -> Result<Event, avro::Error>> TopicReader<D> {
     fn run(mut self) {
-        // An empty batch is sent too: that shows the thread that the reader is dropped.
+        // Empty batches are sent too. The send fails if the reader was dropped.
         while let Ok(fetched) = self.consumer.poll(POLL).map_err(|source| self.failed(source)) {
             if self.pass_on(fetched).is_err() {
                 return;
@@ -182,7 +170,7 @@ impl<D: FnMut(&FetchedRecord) -> Result<Event, avro::Error>> TopicReader<D> {
         self.sender.send(Ok(batch)).map_err(|_| Dropped)
     }
 
-    /// Waits for the registry.
+    /// Decodes a record, and retries while the registry is unavailable.
     fn decode(
         &mut self,
         position: RecordPosition,
@@ -202,10 +190,7 @@ impl<D: FnMut(&FetchedRecord) -> Result<Event, avro::Error>> TopicReader<D> {
     }
 }
 
-/// The end of each partition of `topics`.
-///
-/// # Errors
-/// The cluster does not answer within `within`.
+/// Returns the end of each partition of `topics`.
 pub fn log_ends(
     client: &mut dyn KafkaClient,
     topics: &[Topic],
@@ -214,10 +199,7 @@ pub fn log_ends(
     log_positions(client, topics, within, |(_, end)| end)
 }
 
-/// The earliest offset of each partition of `topics`.
-///
-/// # Errors
-/// The cluster does not answer within `within`.
+/// Returns the log start offset of each partition of `topics`.
 pub fn log_starts(
     client: &mut dyn KafkaClient,
     topics: &[Topic],

@@ -1,4 +1,4 @@
-//! A record of the bank's topics as it was read.
+//! A record that was read from a topic of the bank.
 
 use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
@@ -8,14 +8,11 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
-/// Where a record is.
+/// The position of a record, displayed as `topic/partition/offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RecordPosition {
-    /// Topic name.
     pub topic: &'static str,
-    /// Partition, from 0.
     pub partition: i32,
-    /// Offset in the partition.
     pub offset: i64,
 }
 
@@ -28,49 +25,46 @@ impl fmt::Display for RecordPosition {
 /// The decoded value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Command.
+    /// Command to open an account.
     OpenAccount(ConfirmAccountCreation),
-    /// Command.
+    /// Command to transfer money.
     Transfer(ConfirmMoneyTransfer),
-    /// Outcome.
+    /// Outcome: the account was opened.
     AccountOpened(AccountCreationConfirmed),
-    /// Outcome.
+    /// Outcome: the account was not opened.
     AccountNotOpened(AccountCreationFailed),
-    /// Outcome.
+    /// Outcome: the transfer was made.
     TransferConfirmed(MoneyTransferConfirmed),
-    /// Outcome.
+    /// Outcome: the transfer was rejected.
     TransferFailed(MoneyTransferFailed),
     /// A change of a balance.
     BalanceChanged(BalanceChanged),
     /// A record of dead_letter.
     DeadLetter,
-    /// The reason why the value can't be decoded.
+    /// The value is undecodable. Contains the reason.
     Undecodable(String),
 }
 
 /// A record that was read.
 #[derive(Debug, Clone)]
 pub struct ObservedRecord {
-    /// Where it is.
     pub position: RecordPosition,
-    /// When it was read.
     pub read_at: Instant,
-    /// Key bytes; empty if it is null.
+    /// Key; empty if it is null.
     pub key: Vec<u8>,
-    /// Value bytes; empty if it is null.
+    /// Encoded value; empty if it is null.
     pub value: Vec<u8>,
-    /// The decoded value.
     pub event: Event,
 }
 
 impl ObservedRecord {
-    /// The same for records that are equal in topic, partition, key and value, within one process.
+    /// Returns a hash of topic, partition, key and value. It is only comparable within one process.
     pub fn content_hash(&self) -> u64 {
         let RecordPosition { topic, partition, .. } = self.position;
         hash((topic, partition, &self.key, &self.value))
     }
 
-    /// The key as text.
+    /// Returns the key as text. Invalid UTF-8 is replaced.
     pub fn key_text(&self) -> String {
         String::from_utf8_lossy(&self.key).into_owned()
     }

@@ -1,61 +1,60 @@
-//! What an observer starts with and what it finds.
+//! The start state and the results of an observer.
 
 use crate::violation::Violation;
 use std::time::Duration;
 
-/// What was before the first record that is read.
+/// The state of the bank before the first record that is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum History {
-    /// No command was without an outcome: every record belongs to a command that is read.
+    /// All earlier commands were complete. Every record belongs to a command that is read.
     Settled,
-    /// Earlier commands may get their outcome now, or once more.
+    /// Outcomes of earlier commands may be published or repeated.
     Unsettled,
 }
 
-/// What a record meant.
+/// The effect of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// A command that was not read before.
+    /// A new command was read.
     Command,
-    /// A command and its outcome were both read, the outcome so much later; true if it was carried
-    /// out.
+    /// Both a command and its outcome were read. Contains the time between them, and true if the
+    /// command was confirmed.
     Outcome(Duration, bool),
-    /// Something else.
+    /// Neither of these.
     None,
 }
 
-/// What was read.
+/// Counts of the records that were read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Different commands.
+    /// Distinct commands.
     pub commands: u64,
-    /// Commands that were carried out.
+    /// Confirmed commands.
     pub confirmed: u64,
-    /// Commands that were refused.
+    /// Rejected commands.
     pub failed: u64,
-    /// Commands that were written once more.
+    /// Duplicates of commands.
     pub commands_repeated: u64,
-    /// Outcomes and changes that were published once more, equal in every field.
+    /// Equal duplicates of outcomes and changes.
     pub repeated: u64,
-    /// Changes that were read after one of the same account with a higher sequence.
+    /// Changes that were read after a change of the same account with a higher sequence.
     pub disordered: u64,
     /// Records of dead_letter.
     pub dead_letters: u64,
-    /// Outcomes and changes of commands from before the observation.
+    /// Changes from before the observation.
     pub earlier: u64,
 }
 
-/// What holds and what does not, at one moment.
+/// The results of an observer at one point in time.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What was read.
     pub counts: Counts,
-    /// Commands without a complete outcome.
+    /// Number of incomplete commands.
     pub unanswered: u64,
-    /// Cents that confirmed transfers brought in from outside parties, less what they took out.
+    /// Amount of confirmed transfers from parties outside the bank minus amount to them, cents.
     pub inflow: i128,
     /// The first violations.
     pub violations: Vec<Violation>,
-    /// How many more there are.
+    /// Number of further violations.
     pub violations_more: u64,
 }

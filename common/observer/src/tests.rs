@@ -1,4 +1,4 @@
-//! A log of a bank that keeps its contract, and each violation planted in it.
+//! Tests with a log without violations, and with each kind of violation added to it.
 
 use crate::model::{LIMIT_CENTS, decide, new_bank, unused_iban};
 use crate::rule_cases::{Account, SHOP};
@@ -31,7 +31,7 @@ fn account(number: u32) -> Account {
     Account { iban, token: format!("{number:020}") }
 }
 
-/// Opens an account by command `number`.
+/// Adds command `number` to open an account, and its outcome.
 fn open(log: &mut Log, number: u32) {
     let (Account { iban, token }, id) = (account(number), Uuid::from_u128(number.into()));
     let a_type = Atype::Auto;
@@ -40,7 +40,7 @@ fn open(log: &mut Log, number: u32) {
     push(log, id, Event::AccountOpened, opened);
 }
 
-/// Sends `command` to a bank that decides as the model.
+/// Adds `command` and its outcome, as decided by the model.
 fn send(log: &mut Log, accounts: &mut Accounts, number: u128, mut command: ConfirmMoneyTransfer) {
     command.id = Uuid::from_u128(number);
     let (id, decision) = (command.id, decide(&command, |iban| accounts.get(iban).cloned()));
@@ -61,8 +61,8 @@ fn send(log: &mut Log, accounts: &mut Accounts, number: u128, mut command: Confi
     }
 }
 
-/// Two accounts, six transfers of which two are refused, and a dead letter. The accounts at its
-/// end.
+/// Returns a log with two accounts, six transfers and a dead letter, and the accounts at its end.
+/// Two of the transfers are rejected.
 fn good() -> (Log, Accounts) {
     let (mut log, mut accounts) = (Log::new(), new_bank());
     for number in [1, 2] {
@@ -99,12 +99,12 @@ fn observe(log: &Log, history: History) -> Observer {
     observer
 }
 
-/// The record of transfer `number` that `wanted` chooses.
+/// Returns the first record whose event matches `wanted`.
 fn find(log: &mut Log, wanted: impl Fn(&Event) -> bool) -> &mut ObservedRecord {
     log.iter_mut().find(|record| wanted(&record.event)).unwrap()
 }
 
-/// Changes a balance_changed of transfer `number` of account `of`, and its value.
+/// Alters the balance change of transfer `number` for account `of`, and updates its value.
 fn alter(log: &mut Log, number: u128, of: u32, change: impl Fn(&mut BalanceChanged)) {
     let record = find(log, |it| is_change(it, number, of));
     let Event::BalanceChanged(changed) = &mut record.event else { unreachable!() };
@@ -126,7 +126,7 @@ fn remove(log: &mut Log, wanted: impl Fn(&Event) -> bool) -> ObservedRecord {
     log.remove(index)
 }
 
-/// Publishes a record that `wanted` chooses once more, changed.
+/// Adds a changed copy of the first record whose event matches `wanted`.
 fn again(log: &mut Log, wanted: impl Fn(&Event) -> bool, change: impl Fn(&mut ObservedRecord)) {
     let mut record = find(log, wanted).clone();
     record.position.offset += 1_000;
@@ -147,10 +147,10 @@ fn opened(log: &mut Log) -> &mut AccountCreationConfirmed {
     }
 }
 
-type Plant = fn(&mut Log);
+type Change = fn(&mut Log);
 
 /// Name of a kind of violation, and how it gets into the log.
-const PLANTED: &[(&str, Plant)] = &[
+const VIOLATIONS: &[(&str, Change)] = &[
     ("Undecodable", |log| {
         find(log, |it| is_failed(it, 14)).event = Event::Undecodable("no".to_owned());
     }),
@@ -220,10 +220,10 @@ const PLANTED: &[(&str, Plant)] = &[
 ];
 
 #[test]
-fn planted_violation_is_found() {
-    for (index, (name, plant)) in PLANTED.iter().enumerate() {
+fn added_violation_is_found() {
+    for (index, (name, add)) in VIOLATIONS.iter().enumerate() {
         let (mut log, _) = good();
-        plant(&mut log);
+        add(&mut log);
         let report = observe(&log, History::Settled).report();
         let names: Vec<String> =
             report.violations.iter().map(|it| format!("{:?}", it.kind)).collect();
@@ -233,7 +233,7 @@ fn planted_violation_is_found() {
 }
 
 #[test]
-fn good_log_has_no_violation_in_any_order_of_topics() {
+fn order_of_topics_causes_no_violation() {
     let (log, accounts) = good();
     for first in TOPICS {
         let (mut early, late): (Log, Log) =
@@ -250,7 +250,7 @@ fn good_log_has_no_violation_in_any_order_of_topics() {
 }
 
 #[test]
-fn differing_database_is_found() {
+fn difference_to_the_database_is_found() {
     let (log, accounts) = good();
     let observer = observe(&log, History::Settled);
     let with = |change: fn(&mut Accounts)| {
@@ -265,7 +265,7 @@ fn differing_database_is_found() {
 }
 
 #[test]
-fn equal_repeats_are_counted_and_are_no_violation() {
+fn equal_duplicates_are_counted_without_violation() {
     let (log, _) = good();
     let twice: Log = log.iter().chain(&log).cloned().collect();
     let report = observe(&twice, History::Settled).report();
@@ -280,7 +280,7 @@ fn equal_repeats_are_counted_and_are_no_violation() {
 }
 
 #[test]
-fn outcomes_of_earlier_commands_need_an_unsettled_history() {
+fn earlier_commands_violate_only_a_settled_history() {
     let (mut log, _) = good();
     remove(&mut log, |it| matches!(it, Event::Transfer(_)));
     let earlier = BalanceChanged {
@@ -299,7 +299,7 @@ fn outcomes_of_earlier_commands_need_an_unsettled_history() {
 }
 
 #[test]
-fn command_without_outcome_is_unanswered_until_its_dead_letter() {
+fn dead_letter_completes_a_command() {
     let (mut log, _) = good();
     remove(&mut log, |it| is_failed(it, 14));
     let mut observer = observe(&log, History::Settled);
@@ -312,14 +312,14 @@ fn command_without_outcome_is_unanswered_until_its_dead_letter() {
 }
 
 #[test]
-fn latency_is_from_command_to_outcome() {
+fn latency_is_measured_from_command_to_outcome() {
     let (mut log, _) = good();
     let (mut command, mut outcome) = (log.remove(0), log.remove(0));
     outcome.read_at = command.read_at + Duration::from_millis(5);
     let mut observer = Observer::new(new_bank(), History::Settled);
     assert_eq!(observer.take(&command), News::Command);
     assert_eq!(observer.take(&outcome), News::Outcome(Duration::from_millis(5), true));
-    // Read after its outcome.
+    // The command is read after its outcome.
     command.read_at = outcome.read_at;
     let mut observer = Observer::new(new_bank(), History::Settled);
     assert_eq!(observer.take(&outcome), News::None);
@@ -327,7 +327,7 @@ fn latency_is_from_command_to_outcome() {
 }
 
 #[test]
-fn settled_commands_keep_no_bodies() {
+fn completed_commands_stay_without_bodies() {
     let (mut log, _) = good();
     remove(&mut log, |it| matches!(it, Event::Transfer(it) if it.to == unused_iban(1)));
     let observer = observe(&log, History::Unsettled);

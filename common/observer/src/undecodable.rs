@@ -1,36 +1,35 @@
-//! Records that are not commands, for tests of a command-handler: each must go to dead_letter.
+//! Undecodable records, for tests of a command-handler. Each must be written to dead_letter.
 
 use bank::records::ConfirmMoneyTransfer;
 use bank::topology::{CONFIRM_MONEY_TRANSFER, Topic};
 
-/// Largest value of a command that a command-handler must read, bytes.
+/// Maximum size of a command's value that a command-handler must accept, bytes.
 pub const COMMAND_BYTES_MAX: usize = 64 << 10;
 
-/// A record that is not a command.
+/// An undecodable record.
 #[derive(Debug, Clone)]
 pub struct UndecodableCase {
-    /// What is wrong with it.
+    /// The defect of the record.
     pub what: &'static str,
-    /// Part of the reason that our command-handler states.
+    /// Part of the reason that our command-handler reports.
     pub reason: &'static str,
-    /// Topic that it is sent to.
     pub topic: Topic,
-    /// Null if there is none. Each case has a key of its own.
+    /// A unique key. `None`: null.
     pub key: Option<Vec<u8>>,
-    /// Null if there is none.
+    /// The value. `None`: null.
     pub value: Option<Vec<u8>>,
 }
 
 impl UndecodableCase {
-    /// A record of `topic` with a new key.
+    /// Returns a record for `topic` with a new key.
     pub fn new(what: &'static str, reason: &'static str, topic: Topic, value: Vec<u8>) -> Self {
         let key = Some(uuid::Uuid::new_v4().to_string().into_bytes());
         Self { what, reason, topic, key, value: Some(value) }
     }
 }
 
-/// What can be wrong with a record of `topic`, made of the value of a command and the id of another
-/// topic's schema.
+/// Returns undecodable records for `topic`. `good` is the value of a valid command. `other_schema`
+/// is the id of another topic's schema.
 pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCase> {
     let with = |what, reason, change: &dyn Fn(&mut Vec<u8>)| {
         let mut value = good.to_vec();
@@ -50,9 +49,9 @@ pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCas
         with("no datum", "schema", &|value| value.truncate(5)),
         with("a byte too few", "schema", &|value| value.truncate(value.len() - 1)),
         with("a byte too many", "schema", &|value| value.push(0)),
-        with("schema id 0", "does not know", &schema(0)),
-        with("an unknown schema id", "does not know", &schema(2_000_000_000)),
-        with("a schema id above the range of an int", "does not know", &schema(u32::MAX)),
+        with("schema id 0", "not found", &schema(0)),
+        with("an unknown schema id", "not found", &schema(2_000_000_000)),
+        with("a schema id above the range of an int", "not found", &schema(u32::MAX)),
         with("the schema of another record", "schema", &schema(other_schema)),
         with("more than 64 KiB", "65537 bytes", &|value| value.resize(COMMAND_BYTES_MAX + 1, 0)),
         with("2 MiB", "2097152 bytes", &|value| value.resize(2 << 20, 0)),
@@ -62,7 +61,8 @@ pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCas
     ]
 }
 
-/// What can be wrong with the texts of a transfer, made of `good`, which ends with a text.
+/// Returns transfers with undecodable texts, derived from `good`. `encode` returns the value of a
+/// command, which ends with a text.
 pub fn transfers(
     good: &ConfirmMoneyTransfer,
     encode: impl Fn(&ConfirmMoneyTransfer) -> Vec<u8>,
@@ -85,7 +85,7 @@ pub fn transfers(
     ]
 }
 
-/// Bytes without a pattern, the first of which is not the magic byte.
+/// Returns pseudorandom bytes. The first one is not the magic byte.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 1u32;
     let next = || {
