@@ -1,6 +1,6 @@
-//! A command-handler that is wrong in four ways, for the test of `bench verify`: it lets a balance
-//! reach the limit but one cent, moves money again for a command that comes again, drops what it
-//! can't read, and forgets everything when it ends.
+//! A command-handler with four errors, for the test of `bench verify`. Its overdraft limit is one
+//! cent too low, it executes replayed commands again, it drops undecodable records, and it loses
+//! all accounts when it ends.
 
 use avro::registry::Registry;
 use avro::{Decoder, Encoder, Record};
@@ -26,7 +26,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 
 const SERVICE: Service = Service {
     name: "wrong-handler",
-    about: "A command-handler that is wrong",
+    about: "A command-handler with errors, for tests",
     variables: &[],
     flags: &[],
     run,
@@ -71,13 +71,13 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let mut kafka_client = messaging::connect(&kafka);
     health.set_ready(true);
     while !start.shutdown.requested() {
-        let mut told = Vec::new();
+        let mut answers = Vec::new();
         let mut done: Vec<(&str, Position)> = Vec::new();
         for chunk in creations.poll(Duration::from_millis(5))? {
             done.push((ConfirmAccountCreation::TOPIC.name, position(&chunk)));
             for record in chunk.records {
                 if let Ok(command) = creation_decoder.decode(&record.value.unwrap_or_default()) {
-                    told.push(wrong.open(command)?);
+                    answers.push(wrong.open(command)?);
                 }
             }
         }
@@ -85,11 +85,11 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
             done.push((ConfirmMoneyTransfer::TOPIC.name, position(&chunk)));
             for record in chunk.records {
                 if let Ok(command) = transfer_decoder.decode(&record.value.unwrap_or_default()) {
-                    told.extend(wrong.transfer(command));
+                    answers.extend(wrong.transfer(command));
                 }
             }
         }
-        sender.send_all(&told).into_iter().collect::<Result<(), _>>()?;
+        sender.send_all(&answers).into_iter().collect::<Result<(), _>>()?;
         for (topic, position) in done {
             kafka_client.commit(GROUP, topic, &[position], WITHIN)?;
         }
@@ -126,7 +126,8 @@ impl Wrong {
             let answer = MoneyTransferFailed { id, reason: reason.to_owned() };
             return vec![outgoing(id.to_string(), &self.refused, &answer)];
         }
-        let mut told = vec![outgoing(id.to_string(), &self.moved, &MoneyTransferConfirmed { id })];
+        let mut answers =
+            vec![outgoing(id.to_string(), &self.moved, &MoneyTransferConfirmed { id })];
         let cents = order.amount.get();
         for (iban, by, other) in [(&order.from, -cents, &order.to), (&order.to, cents, &order.from)]
         {
@@ -142,9 +143,9 @@ impl Wrong {
                 transfer_id: Some(id),
                 sequence: account.sequence,
             };
-            told.push(outgoing(iban.clone(), &self.changed, &change));
+            answers.push(outgoing(iban.clone(), &self.changed, &change));
         }
-        told
+        answers
     }
 
     fn judge(&self, order: &ConfirmMoneyTransfer) -> Result<(), &'static str> {

@@ -118,7 +118,8 @@ impl BankUnderTest {
             }
             if began.elapsed() > within {
                 return Err(Error::Bank(format!(
-                    "{lag} records are still unread {} s after the load stopped; are all services running? (make status, make logs)",
+                    "{lag} records are still unread {} s after the load stopped; are all services \
+                     running? (make status, make logs)",
                     within.as_secs()
                 )));
             }

@@ -124,7 +124,7 @@ impl Tab {
         Ok(answer["result"]["value"].take())
     }
 
-    /// The argument of the next call of [`Tab::RECEIVED`]; `None` if there is none until `until`.
+    /// Waits until `until` for a call of [`Tab::RECEIVED`], and returns its argument.
     pub fn receive(&mut self, until: Instant) -> Result<Option<String>, Error> {
         loop {
             if let Some(received) = self.received.pop_front() {

@@ -1,4 +1,4 @@
-//! `bench compare`: all command-handlers on the same servers under the same loads.
+//! `bench compare`: compares all command-handlers on the same servers under the same loads.
 
 mod figures;
 mod tables;
@@ -26,15 +26,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{fs, io};
 
-/// Size, start, memory, latency and cost of all command-handlers, ours and those under peers/
+/// Compare size, startup time, memory, latency and cost of command-handlers, ours and those in
+/// peers/
 ///
-/// Verifies each handler first (bench verify), unless that was done since it was built; one that
-/// does not keep the contract is measured all the same, and its figures are marked. Then the
-/// handlers run one after the other, in another random order each round, on the same servers: each
-/// in an empty database of its own, without the bank's other services. Measured are exec to ready,
-/// memory before the first command and at its highest, and load after load, as bench probe does,
-/// whose help explains the columns of the CSV. Of several runs the median counts; a load is held if
-/// most runs held it.
+/// First verifies each handler (bench verify), unless it was verified since its last build. A
+/// handler that does not keep the contract is measured too, and its figures are marked. Then all
+/// handlers are measured one after the other on the same servers, in random order in each round.
+/// Each has an empty database, and the other services of the bank do not run. Measured are the time
+/// from exec to ready, the memory before the first command and the highest memory, and loads as in
+/// bench probe, whose help explains the columns of the CSV file. Of several runs the median counts.
+/// A load is held if most runs held it.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, SERVER_URL],
@@ -42,55 +43,55 @@ use std::{fs, io};
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct CompareOptions {
-    /// What to compare, separated by commas, named as bench verify names them; all is ours in its
-    /// three modes and every peer
+    /// Handlers to compare, separated by commas, named as in bench verify; all is ours in its three
+    /// modes and every peer
     #[arg(long, default_value = "all")]
     handlers: String,
-    /// One run, steps of 3 s, fewer loads, no bisections, unless these are given: some 45 s for
-    /// each handler
+    /// One run, steps of 3 s, fewer loads and no bisections, unless these options are given: about
+    /// 45 s for each handler
     #[arg(long)]
     quick: bool,
     /// Runs of each handler, 1 to 20 [default: 3, with --quick 1]
     #[arg(long, value_parser = number(1..=20u32))]
     runs: Option<u32>,
-    /// Transfers per second to try, separated by commas, each 1 to 1000000; a handler goes up until
-    /// one is not held [default: 10,100,300,1000,2000,5000,10000,20000,40000, with --quick
-    /// 10,100,300,1000,5000,20000,40000]
+    /// Transfers per second to try, separated by commas, each 1 to 1000000; a handler stops at the
+    /// first load that is not held [default: 10,100,300,1000,2000,5000,10000,20000,40000, with
+    /// --quick 10,100,300,1000,5000,20000,40000]
     #[arg(long, value_delimiter = ',', value_parser = number(1..=1_000_000u32))]
     loads: Option<Vec<u32>>,
-    /// Loads to try between the last that was held and the first that was not, 0 to 10 [default: 3,
-    /// with --quick 0]
+    /// Loads to try between the last one held and the first one not held, 0 to 10 [default: 3, with
+    /// --quick 0]
     #[arg(long, value_parser = number(0..=10u32))]
     bisections: Option<u32>,
-    /// Measured time of each load, 1 to 3600 s, after a second of settling [default: 10, with
-    /// --quick 3]
+    /// Measured time of each load, 1 to 3600 s, after one second that is not measured [default: 10,
+    /// with --quick 3]
     #[arg(long, value_parser = seconds(1..=3600))]
     step_s: Option<Duration>,
-    /// Time at 500/s before the measurements, 1 to 600 s, for handlers that compile while they run
-    /// [default: 15, with --quick 4]
+    /// Warm-up at 500/s, 1 to 600 s, for handlers that compile while they run [default: 15, with
+    /// --quick 4]
     #[arg(long, value_parser = seconds(1..=600))]
     warm_s: Option<Duration>,
-    /// Accounts that pay each other, 2 to 1000000
+    /// Accounts between which money is transferred, 2 to 1000000
     #[arg(long, default_value = "1000", value_parser = number(2..=1_000_000usize))]
     accounts: usize,
-    /// Least time between two batches of commands, 0 to 100 ms
+    /// Shortest time between two batches of commands, 0 to 100 ms
     #[arg(long, default_value = "10", value_parser = millis(0..=100))]
     pace_ms: Duration,
     /// Folder for comparison.md, comparison.json and the graphs, as in docs [default: that of
     /// --out]
     #[arg(long, value_name = "FOLDER")]
     docs: Option<PathBuf>,
-    /// Folder for the raw rows, as CSV, and the logs of handlers
+    /// Folder for the raw rows in CSV files, and for the logs of handlers
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     out: PathBuf,
     #[command(flatten)]
     places: HandlerOptions,
 }
 
-/// Load of the warm-up.
+/// Load of the warm-up, transfers per second.
 const WARM_UP: u32 = 500;
 
-/// What to do.
+/// The options with their defaults.
 #[derive(Debug, Clone, PartialEq)]
 struct Plan {
     runs: u32,
@@ -122,7 +123,7 @@ impl Plan {
         }
     }
 
-    /// As options, for readers of the figures.
+    /// The options as text for comparison.md.
     fn text(&self) -> String {
         format!(
             "RUNS={} LOADS={} BISECTIONS={} STEP_S={} WARM_S={} ACCOUNTS={} PACE_MS={}",
@@ -137,7 +138,6 @@ impl Plan {
     }
 }
 
-/// The command.
 pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Error> {
     let plan = Plan::new(options);
     let handlers = Handlers::new(&options.places)?;
@@ -184,18 +184,18 @@ pub fn run(start: &Start<'_>, options: &CompareOptions) -> Result<ExitCode, Erro
                 complete &= row.unanswered == 0;
             }
             figures.runs.push(run);
-            // After each, so that a round that is broken off has its figures too.
+            // After each run, so that an aborted round has its results too.
             tables::write(&docs, &all, &plan.text(), rows.path())?;
         }
     }
     output::print(&tables::text(&all));
     output::print(&format!("Raw rows: {}\n", rows.path().display()));
-    output::print(&format!("Written: {}/comparison.md, .json and graphs\n", docs.display()));
+    output::print(&format!("Wrote comparison.md, .json and graphs to {}\n", docs.display()));
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The points of the contract that `handler` breaks, by the last verification since it was built or
-/// a new one.
+/// The points of the contract that `handler` breaks. Uses the last verification if it is newer than
+/// the build.
 fn verdict(
     start: &Start<'_>,
     cluster: &Cluster,
@@ -226,7 +226,7 @@ fn verdict(
     Ok(broken)
 }
 
-/// One handler in a fresh bank, through all loads.
+/// Measures one handler at all loads, in a fresh bank.
 fn measure(
     start: &Start<'_>,
     plan: &Plan,
@@ -237,7 +237,7 @@ fn measure(
     let bank = FreshBank::create(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
     let mut handler_process = bank.start(handler)?;
     let start_ms = handler_process.wait_ready(&start.shutdown)?.as_secs_f64() * 1000.0;
-    // What it still does at its start belongs to neither.
+    // The end of its startup belongs neither to the startup time nor to the idle memory.
     if start.shutdown.wait(Duration::from_secs(1)) {
         return Err(Error::Stopped);
     }
@@ -262,7 +262,7 @@ fn measure(
         search.tried(per_s, held);
         rows.push(row);
     }
-    // Its consumers would compete with the next handler.
+    // The consumers of bench would compete with the next handler.
     drop(load);
     handler_process.terminate()?;
     Ok(Run { artefact_bytes, image_bytes, start_ms, rss_idle, rows, max_per_s: search.held })
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_form_has_other_defaults_and_the_same_limits() {
+    fn quick_mode_has_its_own_defaults() {
         let full = plan("").unwrap();
         assert_eq!((full.runs, full.bisections, full.step), (3, 3, Duration::from_secs(10)));
         let quick = plan("--quick").unwrap();

@@ -168,7 +168,8 @@ fn wait_until_idle(
         output::progress("Waiting until the bank has answered earlier commands");
         if started.elapsed() > OUTCOME_TIMEOUT {
             return Err(Error::Bank(format!(
-                "commands are unanswered, and no record was written for {} s; is the command-handler running? (make status, make logs)",
+                "commands are unanswered, and no record was written for {} s; is the \
+                 command-handler running? (make status, make logs)",
                 OUTCOME_TIMEOUT.as_secs()
             )));
         }

@@ -34,7 +34,8 @@ pub enum Error {
     #[error("{command}: {message}")]
     Stack { command: String, message: String },
     #[error(
-        "could not read /proc of {part} (pid {pid}): it has ended or was restarted; see its log (make logs)"
+        "could not read /proc of {part} (pid {pid}): it has ended or was restarted; see its log \
+         (make logs)"
     )]
     Part { part: String, pid: u32, source: io::Error },
     #[error("could not write {}", path.display())]

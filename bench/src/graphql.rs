@@ -43,7 +43,7 @@ impl Connection {
         self.0.send(&json!({ "type": "subscribe", "id": id, "payload": payload }))
     }
 
-    /// The next message about an operation; `None` if there is none until `until`.
+    /// Waits until `until` for a message about an operation.
     pub fn receive(&mut self, until: Instant) -> Result<Option<GraphqlMessage>, Error> {
         while let Some(message) = self.0.receive(until)? {
             if message["type"] == "ping" {

@@ -134,7 +134,8 @@ fn fail(err: &Error) -> ExitCode {
     match err {
         Error::Env(env::Error::Missing { .. }) => {
             eprintln!(
-                "`make -s env` prints the addresses of the running stack; `make demo` and `make bench-probe` start the stack and set them."
+                "`make -s env` prints the addresses of the running stack; `make demo` and `make \
+                 bench-probe` start the stack and set them."
             );
             ExitCode::from(EXIT_USAGE)
         }

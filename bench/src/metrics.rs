@@ -88,7 +88,8 @@ mod tests {
     #[test]
     fn metric_is_found_by_name_and_label() {
         let text = "# TYPE b histogram\n\
-            b_bucket{topic=\"x\",le=\"1\"} 1\nb_sum{topic=\"y\"} 3\nb_sum{stage=\"s\",topic=\"x\"} 4.5\nb_summary 9\nb_sums 2\n";
+            b_bucket{topic=\"x\",le=\"1\"} 1\nb_sum{topic=\"y\"} \
+            3\nb_sum{stage=\"s\",topic=\"x\"} 4.5\nb_summary 9\nb_sums 2\n";
         assert_eq!(metric(text, "b_sum", Some(("topic", "x"))), Some(4.5));
         assert_eq!(metric(text, "b_sum", Some(("topic", "y"))), Some(3.0));
         assert_eq!(metric(text, "b_sum", Some(("topic", "z"))), None);

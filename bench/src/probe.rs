@@ -147,7 +147,8 @@ fn course(
             results.add(row)?;
             if unanswered > 0 {
                 return Err(Error::Bank(format!(
-                    "{unanswered} transfers do not have exactly one outcome, so the measurement was stopped"
+                    "{unanswered} transfers do not have exactly one outcome, so the measurement \
+                     was stopped"
                 )));
             }
             search.tried(per_s, held);
@@ -176,7 +177,8 @@ fn endure(
     if half > ENDURANCE_MAX / 2 {
         let seconds = ENDURANCE_MAX.as_secs();
         output::progress(&format!(
-            "{transfers} transfers at {per_s}/s would take too long, so the memory test ends after {seconds} s"
+            "{transfers} transfers at {per_s}/s would take too long, so the memory test ends \
+             after {seconds} s"
         ));
     }
     load.restart_handler(Mode::Batched)?;

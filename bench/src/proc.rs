@@ -220,7 +220,8 @@ mod tests {
     fn child_counts_while_running_and_after_its_end() {
         // The shell uses CPU in a child process, prints a line, and waits for a line before it
         // ends.
-        let burn = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; read line); echo dead; read line";
+        let burn = "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; read line); \
+                    echo dead; read line";
         let mut shell = Command::new("sh")
             .args(["-c", burn])
             .stdin(Stdio::piped())

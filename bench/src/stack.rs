@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 /// `STACK`: path of stack.sh.
 pub const STACK: Variable = Variable::required(
     "STACK",
-    "path of stack.sh of the running stack, for the pids of its parts and for restarts (stack/stack.sh)",
+    "path of stack.sh of the running stack, for the pids of its parts and for restarts \
+     (stack/stack.sh)",
 );
 
 pub const COMMAND_HANDLER: &str = "command-handler";

@@ -1,5 +1,5 @@
-//! `bench verify`: does a command-handler keep the bank's contract (docs/handler-contract.md)?
-//! Asked and answered through Kafka alone, in a fresh bank.
+//! `bench verify`: checks that a command-handler keeps the contract in docs/handler-contract.md.
+//! The checks use a fresh bank, and only Kafka.
 
 pub mod findings;
 pub mod scenarios;
@@ -21,13 +21,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Checks that a command-handler, ours or another, keeps the bank's contract
+/// Check that a command-handler keeps the contract
 ///
-/// Starts it in an empty database and with all earlier commands skipped, sends commands and reads
-/// its outcomes: every reason on both sides of its boundary, every field of every record, replays,
-/// undecodable records, kill -9 in the midst of work, SIGTERM. It looks at nothing but topics, exit
-/// codes and /readyz. No other handler may run meanwhile. The table shows for each point of
-/// docs/handler-contract.md whether it holds; exit code 1 if one does not.
+/// Starts the handler with an empty database and with offsets after all earlier commands. Sends
+/// commands and reads the outcomes. The checks cover every reason on both sides of its boundary,
+/// every field of every record, replays, undecodable records, kill -9 under load, and SIGTERM. They
+/// use only topics, exit codes and /readyz. No other command-handler may run at the same time. The
+/// table shows for each point of docs/handler-contract.md whether the handler keeps it. The exit
+/// code is 1 if it does not keep all of them.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[SERVER_URL],
@@ -35,18 +36,18 @@ use std::time::Instant;
     &[SCHEMA_REGISTRY_URL],
 ]))]
 pub struct VerifyOptions {
-    /// What to verify: scratchbank, scratchbank-single, scratchbank-built-in, a peer, several of
+    /// Handler to verify: scratchbank, scratchbank-single, scratchbank-built-in, a peer, several of
     /// these, all, or a command
     ///
-    /// A peer is named as its folder (and a dash and what follows run- there). Several names are
-    /// separated by commas. Anything else is the command that starts the handler.
+    /// The name of a peer is that of its folder; for a program run-MODE in it, FOLDER-MODE. Several
+    /// names are separated by commas. Any other value is the command that starts the handler.
     #[arg(long, default_value = OURS)]
     handler: String,
-    /// Docker image of a handler, to be verified instead; it is run as a container in this
-    /// machine's network [default: none]
+    /// Docker image of a handler to verify instead; it runs as a container in the network of the
+    /// host [default: none]
     #[arg(long, value_name = "NAME")]
     image: Option<String>,
-    /// How often it is killed in the midst of work, 1 to 100
+    /// Number of times that it is killed under load, 1 to 100
     #[arg(long, default_value = "3", value_parser = number(1..=100usize))]
     kills: usize,
     /// Transfers sent before each kill, 10 to 100000
@@ -59,7 +60,6 @@ pub struct VerifyOptions {
     handlers: HandlerOptions,
 }
 
-/// The command.
 pub fn run(start: &Start<'_>, options: &VerifyOptions) -> Result<ExitCode, Error> {
     let handlers = Handlers::new(&options.handlers)?;
     let cluster = Cluster::from_env(&start.env)?;
@@ -74,26 +74,29 @@ pub fn run(start: &Start<'_>, options: &VerifyOptions) -> Result<ExitCode, Error
         let began = Instant::now();
         let findings = verify(start, &cluster, handler, kills, &options.out)?;
         output::print(&findings.text(&handler.name));
-        output::print(&format!("{:.0} s\n\n", began.elapsed().as_secs_f64()));
+        output::print(&format!("Verified in {:.0} s\n\n", began.elapsed().as_secs_f64()));
         broken += usize::from(!findings.broken().is_empty());
     }
     if chosen.len() > 1 {
-        output::print(&format!("{} hold the contract, {broken} don't\n", chosen.len() - broken));
+        output::print(&format!(
+            "{} handlers keep the contract, {broken} do not\n",
+            chosen.len() - broken
+        ));
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The handlers that `word` names.
+/// The handlers with the names in `word`.
 pub fn choose(handlers: &Handlers, word: &str) -> Result<Vec<Handler>, Error> {
     let chosen = match word {
         "all" => handlers.all()?,
-        // A command may well have commas among its arguments.
+        // The arguments of a command may contain commas.
         command if command.contains(char::is_whitespace) => vec![handlers.named(command)?],
         names => names.split(',').map(|name| handlers.named(name)).collect::<Result<_, _>>()?,
     };
     match chosen.iter().find(|handler| !handler.is_built()) {
         Some(missing) => Err(Error::Bank(format!(
-            "{} was not built: make peers, or its build.sh ({})",
+            "{} is not built: run `make peers` or its build.sh ({} is missing)",
             missing.name,
             missing.artefact.as_deref().unwrap_or(Path::new("")).display()
         ))),
@@ -101,7 +104,7 @@ pub fn choose(handlers: &Handlers, word: &str) -> Result<Vec<Handler>, Error> {
     }
 }
 
-/// Puts `handler` to the test in a bank of its own.
+/// Runs all checks of `handler` in a fresh bank.
 pub fn verify(
     start: &Start<'_>,
     cluster: &Cluster,
@@ -109,7 +112,7 @@ pub fn verify(
     kills: Kills,
     out: &Path,
 ) -> Result<Findings, Error> {
-    output::progress(&format!("{}: a fresh bank", handler.name));
+    output::progress(&format!("{}: creating a fresh bank", handler.name));
     let bank = FreshBank::create(&start.env, cluster, &out.join("handlers"), &start.shutdown)?;
     let verification = Verification::new(&bank, cluster, handler, &start.shutdown)?;
     scenarios::run(verification, kills)

@@ -42,7 +42,7 @@ impl Socket {
         sent.map_err(|source| failed(&self.url, source))
     }
 
-    /// The next message; `None` if there is none until `until`.
+    /// Waits until `until` for a message.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
             let wait = until.saturating_duration_since(Instant::now());
@@ -61,7 +61,7 @@ impl Socket {
                     let frame = frame.map(|it| it.to_string()).unwrap_or_default();
                     return Err(self.odd("a closed connection", frame));
                 }
-                // tungstenite answers pings.
+                // The library answers pings.
                 Ok(_) => {}
                 Err(tungstenite::Error::Io(err))
                     if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

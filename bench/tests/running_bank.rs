@@ -1,4 +1,4 @@
-//! A short probe and a short demo of the bank on real servers.
+//! Short forms of the commands of bench, on a running bank.
 
 use bank::topology::HEARTBEAT;
 use messaging::KafkaConfig;
@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// The services, in the order of their start.
+/// The services in the order in which they are started.
 const SERVICES: [&str; 5] =
     ["heartbeat", "command-generator", "command-handler", "graphql-endpoint", "frontend"];
 
-/// All services of the test stack run while this lives.
+/// All services of the test stack. Dropping it stops them.
 struct RunningServices;
 
 impl RunningServices {
@@ -25,7 +25,7 @@ impl RunningServices {
         bank
     }
 
-    /// Runs `bench` with settings; its exit code, the lines on stdout, and the last of them as
+    /// Runs `bench` with `args`. Returns its exit status, the lines on stdout, and the last line as
     /// JSON.
     fn bench(&self, args: &str) -> (ExitStatus, Vec<String>, Value) {
         let out: &[&str] = match args.split_whitespace().next() {
@@ -47,8 +47,8 @@ impl RunningServices {
     }
 }
 
-/// Of the modes to compare, those with the client that the bank's services use here: the kafka
-/// crate or the built-in client.
+/// Selects the modes with the Kafka client that the bank's services use here: the kafka crate or
+/// the built-in client.
 fn modes<'a>(kafka_crate: &'a [&str], built_in: &'a [&str]) -> &'a [&'a str] {
     let config = KafkaConfig::from_env(&Env::new(&|name| std::env::var(name).ok()));
     let mut kafka_client =
@@ -74,28 +74,28 @@ fn stack(args: &[&str]) {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_short_demo_comes_out_even_and_a_second_one_too() {
+fn short_demo_succeeds_twice_on_one_bank() {
     let bank = RunningServices::start();
     for _ in 0..2 {
         let (status, lines, json) = bank.bench("demo --duration-s 4 --loads 100,400");
         assert!(status.success(), "{status}");
         assert!(lines.iter().any(|line| line.ends_with("no cent is lost")));
         let count = |name: &str| json[name].as_u64().unwrap();
-        // Two seconds at 100/s and two at 400/s, less what the steps lose at their seams.
+        // Two seconds at 100/s and two at 400/s, minus some at the change of the load.
         assert!(count("commands") > 500, "{json}");
         assert_eq!(count("commands"), count("confirmed") + count("failed"));
         assert_eq!((count("unanswered"), &json["balance_sum_ok"]), (0, &Value::Bool(true)));
         assert!(count("max_per_s") > 200);
-        let visits = |name: &str| json["graphql"][name].as_u64().unwrap();
-        // Three simulated users, a transfer a second each; the first at once.
-        assert!(visits("transfers") >= 9 && visits("heard") == visits("transfers"), "{json}");
+        let users = |name: &str| json["graphql"][name].as_u64().unwrap();
+        // Three simulated users with one transfer per second each, the first one at once.
+        assert!(users("transfers") >= 9 && users("heard") == users("transfers"), "{json}");
         assert!(lines.iter().any(|line| line.starts_with("GraphiQL, while the bank runs")));
     }
 }
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_short_probe_measures_all_modes_at_the_same_load() {
+fn short_probe_measures_all_modes_at_one_load() {
     let bank = RunningServices::start();
     let modes = modes(&["single", "batched"], &["built-in"]);
     let (status, lines, json) = bank.bench(&format!(
@@ -105,11 +105,11 @@ fn a_short_probe_measures_all_modes_at_the_same_load() {
     assert!(status.success(), "{status}");
     let rows = |mode: &str| lines.iter().filter(|line| line.starts_with(mode)).count();
     for &mode in modes {
-        // One load at least; batched also the two halves of the way to 100.
+        // At least one load; in batched also the two halves of the memory test.
         assert!(rows(mode) >= if mode == "batched" { 3 } else { 1 }, "{lines:?}");
         assert!(json[mode]["max_per_s"].as_f64().unwrap() > 0.0, "{json}");
         let cost = json[mode]["broker_cpu_us_per_record"].as_f64();
-        // Compared are those beside single or batched.
+        // The cost is compared with that of single or batched.
         assert!(cost.is_some() || modes == ["built-in"], "{json}");
     }
     if modes.contains(&"batched") {
@@ -127,11 +127,12 @@ fn a_short_probe_measures_all_modes_at_the_same_load() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
+fn short_run_writes_rows_of_each_kind() {
     let bank = RunningServices::start();
     let mode = modes(&["single"], &["built-in"])[0];
     let (status, lines, _) = bank.bench(&format!(
-        "run --profile sanity --loads 0,40 --step-s 4 --users 2 --modes {mode} --faults 3:graphql-endpoint:KILL",
+        "run --profile sanity --loads 0,40 --step-s 4 --users 2 --modes {mode} --faults \
+         3:graphql-endpoint:KILL",
     ));
     assert!(status.success(), "{status}");
     let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
@@ -146,7 +147,7 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
             })
             .collect()
     };
-    // The histogram is a list of value:count.
+    // The histogram is a list of value:count words.
     let number = |row: &HashMap<String, String>, name: &str| -> f64 {
         let counts = row[name].split_whitespace().filter_map(|it| it.split_once(':'));
         match name {
@@ -158,14 +159,14 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     let loads = rows("loads");
     assert_eq!(loads.iter().map(|row| number(row, "load_per_s")).collect::<Vec<_>>(), [0.0, 40.0]);
     for load in &loads {
-        // Two simulated users for four seconds; a step that was due at an edge is in or out.
+        // Two simulated users for four seconds. A step that is due at an edge may be in or out.
         assert!((6.0..=10.0).contains(&number(load, "steps")), "{load:?}");
         let ended = number(load, "histogram_us") + number(load, "timed_out");
         assert_eq!((ended, number(load, "refused")), (number(load, "steps"), 0.0), "{load:?}");
         for part in ["broker", "database", "handler"] {
             assert!(number(load, &format!("{part}_mib")) > 1.0, "{load:?}");
         }
-        // What the seconds say is what the load says.
+        // The sums of the seconds match the figures of the load.
         let seconds = rows("seconds");
         let seconds = seconds
             .iter()
@@ -176,7 +177,7 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
     }
     let steps = rows("steps");
     let ends = |end: &str| steps.iter().filter(|row| row["end"].starts_with(end)).count();
-    // Two simulated users and two loads of four seconds after two of settling: they never stop.
+    // Two simulated users take steps all the time: two loads of four seconds, two before each.
     assert!(ends("changed") + ends("timed out") >= 20 && ends("changed") > 0, "{steps:?}");
     assert_eq!((ends("fault graphql-endpoint KILL"), ends("refused")), (1, 0));
 
@@ -198,10 +199,11 @@ fn a_short_run_keeps_a_row_for_each_load_second_and_step() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
+fn small_scale_test_compares_three_measurements() {
     let bank = RunningServices::start();
     let (status, lines, json) = bank.bench(
-        "scale --accounts-few 10 --accounts-many 100 --history 2000 --load 50 --fill 100 --step-s 2 --steps 1",
+        "scale --accounts-few 10 --accounts-many 100 --history 2000 --load 50 --fill 100 --step-s \
+         2 --steps 1",
     );
     assert!(status.success(), "{status}");
     for ratio in ["accounts_cost_ratio", "history_cost_ratio"] {
@@ -216,23 +218,24 @@ fn a_small_scale_test_makes_accounts_and_a_history_and_compares() {
         .map(|cells| (cells[0], cells[1]))
         .collect();
     let [(10, first), (100, second), (100, third)] = measured[..] else { panic!("{measured:?}") };
-    // Each account's first deposit is a change.
+    // The first deposit of each account is a change.
     assert!(second >= first + 100 && third >= 2000 && third > second, "{measured:?}");
 }
 
 #[test]
 #[ignore = "needs the stack and Chromium: make test-integration"]
-fn simulated_users_with_a_browser_use_the_pages() {
+fn simulated_users_in_a_browser_use_the_pages() {
     let bank = RunningServices::start();
     let mode = modes(&["batched"], &["built-in"])[0];
     let (status, lines, _) = bank.bench(&format!(
-        "run --driver browser --profile sanity --users 2 --loads 0 --step-s 11 --modes {mode} --chromium {}",
+        "run --driver browser --profile sanity --users 2 --loads 0 --step-s 11 --modes {mode} \
+         --chromium {}",
         std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".to_owned()),
     ));
     assert!(status.success(), "{status}");
     let folder = lines.iter().find_map(|line| line.strip_prefix("Raw rows: ")).unwrap();
     let steps = std::fs::read_to_string(format!("{folder}/1-{mode}-steps.csv")).unwrap();
     let ends = |end: &str| steps.lines().filter(|line| line.contains(end)).count();
-    // A whole cycle of ten and more of each: deposits by buttons, payments by the form.
+    // More than a whole cycle of ten for each user: deposits by buttons, payments by the form.
     assert!(ends(",changed,") > 20 && ends(",refused,") == 0, "{steps}");
 }

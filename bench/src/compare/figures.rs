@@ -1,25 +1,25 @@
-//! What the runs of a handler come to.
+//! The figures of a handler, from all its runs.
 
 use crate::direct_load::TransferLoad;
 use crate::handlers::Handler;
 
-/// Load of the idle latencies.
+/// Load of the idle latencies, transfers per second.
 pub const IDLE: u32 = 10;
-/// Load of the comparison of costs.
+/// Load at which costs are compared, transfers per second.
 pub const COSTS_AT: u32 = 1000;
 
-/// One run of a handler.
+/// The figures of one run of a handler.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// All that was built for it; none if that is not known.
+    /// Size of all that was built for it; `None` if not known.
     pub artefact_bytes: Option<u64>,
-    /// That and the libraries of the system that it uses.
+    /// The same with the libraries of the system that it uses.
     pub image_bytes: u64,
-    /// From exec to ready, in an empty database.
+    /// Time from exec to ready, in an empty database.
     pub start_ms: f64,
     /// Memory before the first command, bytes.
     pub rss_idle: u64,
-    /// A row for each load that was tried, in the order of trying.
+    /// A row for each load, in the order of measurement.
     pub rows: Vec<TransferLoad>,
     /// The highest load held.
     pub max_per_s: u32,
@@ -31,11 +31,11 @@ impl Run {
     }
 }
 
-/// All runs of a handler.
+/// The figures of all runs of a handler.
 #[derive(Debug, Clone)]
 pub struct Figures {
     pub handler: Handler,
-    /// The points of the contract that it breaks.
+    /// Titles of the points of the contract that it breaks.
     pub broken: Vec<String>,
     pub runs: Vec<Run>,
 }
@@ -49,22 +49,22 @@ pub struct Costs {
 }
 
 impl Figures {
-    /// Nothing yet.
+    /// Figures without runs.
     pub fn new(handler: Handler, broken: Vec<String>) -> Self {
         Self { handler, broken, runs: Vec::new() }
     }
 
-    /// Bytes that were built for it; those and of the system's libraries.
+    /// Size of the artefact, and with the libraries of the system, bytes.
     pub fn bytes(&self) -> Option<(Option<u64>, u64)> {
         self.runs.first().map(|run| (run.artefact_bytes, run.image_bytes))
     }
 
-    /// The median of what the runs have of something.
+    /// The median of a figure over all runs that have it.
     pub fn median(&self, of: impl Fn(&Run) -> Option<f64>) -> Option<f64> {
         median(self.runs.iter().filter_map(of).collect())
     }
 
-    /// Milliseconds from exec to ready.
+    /// Time from exec to ready, ms.
     pub fn start_ms(&self) -> Option<f64> {
         self.median(|run| Some(run.start_ms))
     }
@@ -74,17 +74,17 @@ impl Figures {
         self.median(|run| Some(run.rss_idle as f64))
     }
 
-    /// The highest memory of a run, bytes.
+    /// Highest memory of a run, bytes.
     pub fn rss(&self) -> Option<f64> {
         self.median(|run| run.rows.iter().map(|row| row.rss as f64).reduce(f64::max))
     }
 
-    /// The highest load held.
+    /// Highest load held, transfers per second.
     pub fn max_per_s(&self) -> Option<f64> {
         self.median(|run| Some(f64::from(run.max_per_s)))
     }
 
-    /// Something of the rows at `load`, if most runs held it.
+    /// The median of a figure at `load`, if most runs held it.
     pub fn at(&self, load: u32, of: impl Fn(&TransferLoad) -> f64) -> Option<f64> {
         let held: Vec<f64> = self
             .runs
@@ -95,13 +95,13 @@ impl Figures {
         if held.len() * 2 > self.runs.len() { median(held) } else { None }
     }
 
-    /// What 1,000 commands cost at [`COSTS_AT`], if that was held.
+    /// The costs at [`COSTS_AT`], if it was held.
     pub fn costs(&self) -> Option<Costs> {
         let cost = |part: usize| self.at(COSTS_AT, |row| row.costs()[part]);
         Some(Costs { broker: cost(0)?, database: cost(1)?, handler: cost(2)? })
     }
 
-    /// Every load that any run tried, ascending.
+    /// All loads of all runs, ascending.
     pub fn loads(&self) -> Vec<u32> {
         let mut loads: Vec<u32> =
             self.runs.iter().flat_map(|run| run.rows.iter().map(|row| row.load)).collect();
@@ -110,7 +110,7 @@ impl Figures {
         loads
     }
 
-    /// Cores that others used at most while it was measured.
+    /// Highest CPU use of other processes, cores.
     pub fn others(&self) -> f64 {
         let rows = self.runs.iter().flat_map(|run| &run.rows);
         rows.map(|row| row.cpu.other_cores()).fold(0.0, f64::max)
@@ -129,8 +129,8 @@ pub mod tests {
     use super::*;
     use crate::mode::Mode;
 
-    /// A handler of this name whose runs held these loads, with p99 a hundredth of the load plus
-    /// the run's number.
+    /// A handler whose runs held these loads. Its p99 is a hundredth of the load plus the number of
+    /// the run.
     pub fn figures(name: &str, runs: &[&[(u32, bool)]]) -> Figures {
         let handler = Handler {
             name: name.to_owned(),
@@ -168,7 +168,7 @@ pub mod tests {
     }
 
     #[test]
-    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+    fn median_of_an_even_number_is_a_mean() {
         assert_eq!(median(vec![]), None);
         assert_eq!(median(vec![3.0]), Some(3.0));
         assert_eq!(median(vec![9.0, 1.0, 2.0]), Some(2.0));
@@ -176,7 +176,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_load_has_figures_if_most_runs_held_it() {
+    fn load_has_figures_if_most_runs_held_it() {
         let runs: [&[(u32, bool)]; 3] = [
             &[(1000, true), (5000, true)],
             &[(1000, true), (5000, false)],

@@ -21,19 +21,25 @@ const BROKEN: &str = " (!)";
 
 /// The conditions of the comparison.
 const CONDITIONS: [&str; 9] = [
-    "All handlers run on one machine with the same servers, topics, accounts and loads. Each has an \
+    "All handlers run on one machine with the same servers, topics, accounts and loads. Each has \
+     an \
      empty database. Their order is random.",
-    "No other service of the bank runs in that time. The measuring program does, and uses CPU time.",
+    "No other service of the bank runs in that time. The measuring program does, and uses CPU \
+     time.",
     "Latency counts from the due time of a command until the last of its answers is read.",
     "All handlers keep the same contract and store the same rows with similar SQL statements. The \
-     peers in Rust share domain and store with scratchbank, so they differ only in the Kafka client.",
-    "scratchbank was tuned for this bank for longer than its peers, by the same people. Improvements \
+     peers in Rust share domain and store with scratchbank, so they differ only in the Kafka \
+     client.",
+    "scratchbank was tuned for this bank for longer than its peers, by the same people. \
+     Improvements \
      of the peers are welcome.",
     "With one broker on the same two cores, a handler that uses the broker less has an advantage.",
-    "The artefact is what is built. scratchbank's is a binary that needs at most libc, librdkafka is \
+    "The artefact is what is built. scratchbank's is a binary that needs at most libc, librdkafka \
+     is \
      linked into its binary, and the JVM's contains its runtime.",
     "\"With libraries\" adds the files of the system that the process has mapped.",
-    "A JVM compiles while it runs. It has the same warm-up as the others; a longer one would help it.",
+    "A JVM compiles while it runs. It has the same warm-up as the others; a longer one would help \
+     it.",
 ];
 
 /// Writes comparison.md, comparison.json and the graphs into `folder`.
@@ -120,11 +126,10 @@ fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
     let commit = output::commit();
     let file = rows.file_name().unwrap_or_default().to_string_lossy();
     let runs = all.iter().map(|figures| figures.runs.len()).max().unwrap_or(0);
-    let mut text = format!(
-        "# Comparison of command-handlers\n\n\
+    let mut text = "# Comparison of command-handlers\n\n\
          `make compare-handlers` writes this file and [comparison.json](comparison.json).\n\
-         [handler-contract.md](handler-contract.md) describes how to add a handler.\n\n",
-    );
+         [handler-contract.md](handler-contract.md) describes how to add a handler.\n\n"
+        .to_owned();
     for line in [
         format!("- Date: {date}"),
         format!("- Commit: {commit}"),
@@ -142,7 +147,8 @@ fn markdown(all: &[&Figures], settings: &str, rows: &Path) -> String {
          - Start: from exec to ready, in an empty database.\n\
          - RSS idle: memory before the first command. RSS: the highest memory.\n\
          - p50 idle, p99 idle: latency at {IDLE}/s.\n\
-         - CPU s/1000: CPU seconds for 1,000 commands at {COSTS_AT}/s. The broker's use without load is\n  \
+         - CPU s/1000: CPU seconds for 1,000 commands at {COSTS_AT}/s. The broker's use without \
+         load is\n  \
            subtracted.\n\
          - \"-\": the load was not held.\n\n",
     );
@@ -183,7 +189,8 @@ fn talk() -> String {
     }
     let (source, conditions) = (field(&talk, "source"), field(&talk, "conditions"));
     let remarks = format!(
-        "{source}. {conditions} The machine, the year and the bank were different, so only the sizes \
+        "{source}. {conditions} The machine, the year and the bank were different, so only the \
+         sizes \
          can be compared. The talk's pure-Rust handler sent one record per request, like \
          `{OURS}-single` here."
     );

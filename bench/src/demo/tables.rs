@@ -77,7 +77,8 @@ pub fn report_text(report: &Report, (sum_before, sum_now): (i128, i128)) -> Stri
     let (counts, inflow) = (report.counts, report.inflow);
     let expected = sum_before + inflow;
     format!(
-        "Commands: {}, of which {} were confirmed, {} rejected by a rule of the bank, {} unanswered. \
+        "Commands: {}, of which {} were confirmed, {} rejected by a rule of the bank, {} \
+         unanswered. \
          {} records were replayed unchanged.\n\
          Balances: {} before + {} paid in from outside = {} expected; {} in the database: {}\n",
         counts.commands,

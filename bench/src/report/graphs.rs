@@ -60,7 +60,8 @@ fn batches(summary: &Summary) -> [Graph; 2] {
         name: "records-per-batch",
         title: "Records per produce request of the handler",
         unit: "records, mean",
-        description: "While a request is in flight the next batch collects records, so batches grow with the load. \
+        description: "While a request is in flight the next batch collects records, so batches \
+                      grow with the load. \
                Mode single sends one record per request, as the talk's handler did.",
     };
     let broker = Caption {
@@ -83,7 +84,8 @@ fn latencies(summary: &Summary, talk: &Talk) -> [Graph; 3] {
         name: "latency-mean",
         title: "Mean time until a simulated user receives the new balance",
         unit,
-        description: "From the due time of a step until its new balance is received. Bars show the standard error of the mean.",
+        description: "From the due time of a step until its new balance is received. Bars show \
+                      the standard error of the mean.",
     };
     let max = Caption {
         name: "latency-max",
@@ -112,7 +114,8 @@ fn heartbeats(summary: &Summary) -> Graph {
         name: "heartbeats",
         title: "Heartbeat records sent",
         unit: "heartbeat records per second",
-        description: "A straight line shows that the heartbeat sent the whole load. The talk published no figures of it.",
+        description: "A straight line shows that the heartbeat sent the whole load. The talk \
+                      published no figures of it.",
     };
     ours(summary, &caption, &|load| (load.beats_per_s > 0.0).then_some(load.beats_per_s))
 }
@@ -136,7 +139,8 @@ fn process_usage(summary: &Summary, talk: &Talk) -> Vec<Graph> {
             name: &format!("{name}-memory"),
             title: &format!("Memory of {what}"),
             unit: "MiB",
-            description: "Resident memory at the end of a load. Memory that several processes of a part share counts once.",
+            description: "Resident memory at the end of a load. Memory that several processes of \
+                          a part share counts once.",
         };
         let cpu_of = |load: &LoadSummary| load.cpu[part].map(|value| (value, None));
         let memory_of = |load: &LoadSummary| load.memory[part].map(|value| (value, None));
@@ -245,7 +249,8 @@ fn percentiles(summary: &Summary) -> Graph {
         title: "Time until a simulated user receives the new balance: median and 99th percentile",
         unit: "milliseconds",
         description: "Steps start on schedule, so a stall of the bank is measured in full. \
-               Half of all steps were faster than the thick line, 99 of 100 faster than the thin line. \
+               Half of all steps were faster than the thick line, 99 of 100 faster than the thin \
+               line. \
                Steps that timed out are not included.",
     };
     graph(&caption, series)
@@ -278,8 +283,10 @@ fn highest(summary: &Summary) -> Graph {
     }
     let title = "Highest load held";
     let description = format!(
-        "Mean of the runs. The line across a bar spans the lowest and the highest run. {TALK_LINES} \
-         Their bars show the mean and the best of ten runs, each of which ended at its third timeout of 5 s. \
+        "Mean of the runs. The line across a bar spans the lowest and the highest run. \
+         {TALK_LINES} \
+         Their bars show the mean and the best of ten runs, each of which ended at its third \
+         timeout of 5 s. \
          Here p99 must also stay below one second, and the bank must not fall behind."
     );
     Graph {
@@ -302,7 +309,8 @@ fn over_time(summary: &Summary, mode: &ModeSummary) -> Option<Graph> {
     let series = vec![Series { name: mode.name.clone(), hue: Hue::OwnThin(hue), points }];
     let csv = self::points(&series, "due_s");
     let title = format!("Each step of the first run in mode {}, by time", mode.name);
-    let description = "The load rises from left to right. Where it was not held, the bank fell behind and caught up later. \
+    let description = "The load rises from left to right. Where it was not held, the bank fell \
+                       behind and caught up later. \
                 A timeout is drawn at 5,000 ms. A dashed line marks an injected fault.";
     let plot = Plot {
         title: title.clone(),

@@ -96,7 +96,8 @@ fn facts(summary: &Summary) -> Vec<String> {
     let Summary { date, commit, machine, settings, others, .. } = summary;
     let mut facts = vec![
         format!(
-            "Measured {date} at commit {commit}. All servers, services and the measuring program ran on \
+            "Measured {date} at commit {commit}. All servers, services and the measuring program \
+             ran on \
              one machine: {machine}."
         ),
         format!(
@@ -120,7 +121,8 @@ fn findings(summary: &Summary) -> Vec<String> {
     }
     if let Some((load, single, batched)) = summary.broker() {
         findings.push(format!(
-            "At {load:.0}/s, which single held in every run, 1,000 records cost {} ms of broker CPU in \
+            "At {load:.0}/s, which single held in every run, 1,000 records cost {} ms of broker \
+             CPU in \
              single and {} ms in batched.",
             short(single * 1000.0),
             short(batched * 1000.0),
@@ -132,7 +134,8 @@ fn findings(summary: &Summary) -> Vec<String> {
     };
     if let Some(((few, single), (many, batched))) = own("single").zip(own("batched")) {
         findings.push(format!(
-            "At the highest load held by any run, 1,000 records cost {} ms in single ({few:.0}/s) and \
+            "At the highest load held by any run, 1,000 records cost {} ms in single ({few:.0}/s) \
+             and \
              {} ms in batched ({many:.0}/s).",
             short(single * 1000.0),
             short(batched * 1000.0),
@@ -167,7 +170,8 @@ fn finding(summary: &Summary, mode: &ModeSummary) -> Option<String> {
     Some(text)
 }
 
-const INTRODUCTION: &str = "`make results` writes this file from the rows of the last `make bench`. \
+const INTRODUCTION: &str = "`make results` writes this file from the rows of the last `make \
+                            bench`. \
     The web page of the bank shows the same graphs and links the raw rows.";
 
 /// Explanations of the columns of the table.
@@ -181,14 +185,18 @@ const COLUMNS: &[&str] = &[
 ];
 
 const LIMITS: &[&str] = &[
-    "The talk's figures come from another machine, another Kafka and another database. All its other \
-     services were written in Clojure. Compare the shapes of the lines, and the numbers only roughly.",
+    "The talk's figures come from another machine, another Kafka and another database. All its \
+     other \
+     services were written in Clojure. Compare the shapes of the lines, and the numbers only \
+     roughly.",
     "Everything runs on one machine, without a network. Between machines each step takes several \
      network round trips more.",
     "With one broker, acks=all waits for no replica. The broker uses the disk of this machine.",
-    "The load is the command-generator's mix of transfers between random accounts. Few of them depend \
+    "The load is the command-generator's mix of transfers between random accounts. Few of them \
+     depend \
      on each other.",
-    "The ids of these commands ascend in time. Random ids cost PostgreSQL more; `bench probe` sends \
+    "The ids of these commands ascend in time. Random ids cost PostgreSQL more; `bench probe` \
+     sends \
      random ids.",
     "A step waits for the new balance, which passes GraphQL, two topics and two databases. Its \
      latency is not that of Kafka alone.",

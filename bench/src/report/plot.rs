@@ -13,14 +13,20 @@ const BOTTOM: f64 = 404.0;
 const ZERO_GAP: f64 = 34.0;
 
 const STYLE: &str = "\
-.page{fill:#fff}text{fill:#1f2937}.faint{fill:#6b7280}.grid{stroke:#e5e7eb}.axis{stroke:#6b7280}.mark{stroke:#dc2626;stroke-dasharray:4 3}\
+.page{fill:#fff}text{fill:#1f2937}.faint{fill:#6b7280}.grid{stroke:#e5e7eb}.axis{stroke:#6b7280}\
+.mark{stroke:#dc2626;stroke-dasharray:4 3}\
 .line{fill:none;stroke-width:2}.talk{stroke-width:1.3}.thin{stroke-width:1}\
-.c0{stroke:#c2410c;fill:#c2410c}.c1{stroke:#1d4ed8;fill:#1d4ed8}.c2{stroke:#15803d;fill:#15803d}.c3{stroke:#a21caf;fill:#a21caf}\
-.r0,.r1,.r2,.r3{stroke:#8b95a3;fill:#8b95a3}.r1{stroke-dasharray:7 3}.r2{stroke-dasharray:2 3}.r3{stroke-dasharray:9 3 2 3}\
+.c0{stroke:#c2410c;fill:#c2410c}.c1{stroke:#1d4ed8;fill:#1d4ed8}.c2{stroke:#15803d;fill:#15803d}\
+.c3{stroke:#a21caf;fill:#a21caf}\
+.r0,.r1,.r2,.r3{stroke:#8b95a3;fill:#8b95a3}.r1{stroke-dasharray:7 3}\
+.r2{stroke-dasharray:2 3}.r3{stroke-dasharray:9 3 2 3}\
 .line{fill:none}.dot{stroke:none}\
-@media (prefers-color-scheme:dark){.page{fill:#111827}text{fill:#e5e7eb}.faint{fill:#9ca3af}.grid{stroke:#1f2937}.axis{stroke:#9ca3af}\
-.mark{stroke:#f87171}.c0{stroke:#fb923c;fill:#fb923c}.c1{stroke:#60a5fa;fill:#60a5fa}.c2{stroke:#4ade80;fill:#4ade80}\
-.c3{stroke:#e879f9;fill:#e879f9}.r0,.r1,.r2,.r3{stroke:#6b7280;fill:#6b7280}.line{fill:none}.dot{stroke:none}}";
+@media (prefers-color-scheme:dark){.page{fill:#111827}text{fill:#e5e7eb}.faint{fill:#9ca3af}\
+.grid{stroke:#1f2937}.axis{stroke:#9ca3af}\
+.mark{stroke:#f87171}.c0{stroke:#fb923c;fill:#fb923c}.c1{stroke:#60a5fa;fill:#60a5fa}\
+.c2{stroke:#4ade80;fill:#4ade80}\
+.c3{stroke:#e879f9;fill:#e879f9}.r0,.r1,.r2,.r3{stroke:#6b7280;fill:#6b7280}.line{fill:none}\
+.dot{stroke:none}}";
 
 /// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,8 +221,10 @@ impl Svg {
     fn new(title: &str, description: &str, height: f64) -> Self {
         let (title, description) = (escape(title), escape(description));
         Self(format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-             <title>{title}</title>\n<desc>{description}</desc>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" \
+             viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+             <title>{title}</title>\n<desc>{description}</desc>\n<style>{STYLE}</style>\n\
+             <rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
              <text x=\"16\" y=\"25\" font-size=\"16\">{title}</text>\n"
         ))
     }

@@ -205,7 +205,8 @@ pub mod tests {
         {
             let mut loads = format!(
                 "# settings: MODE={mode} STEP_S=30\n# machine: a <big> one\n\
-                 kind,load_per_s,held,beats_per_s,answered_per_s,records_per_s,commands_per_transaction,records_per_request{parts},other_cores\n"
+                 kind,load_per_s,held,beats_per_s,answered_per_s,records_per_s,\
+                 commands_per_transaction,records_per_request{parts},other_cores\n"
             );
             let mut steps = "due_s,load_per_s,measured,end,latency_ms\n".to_owned();
             for (at, load) in [0, 1000, 2000, 4000, 8000].into_iter().enumerate() {

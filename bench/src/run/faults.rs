@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_has_a_time_a_part_and_a_signal() {
+    fn fault_has_time_part_and_signal() {
         assert_eq!(fault("20:postgres:KILL").unwrap().to_string(), "20:postgres:KILL");
         for wrong in ["", "20", "20:postgres", "20::KILL", "-1:postgres:KILL", "1:a:b:c"] {
             assert!(fault(wrong).is_err(), "{wrong}");

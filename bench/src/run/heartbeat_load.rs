@@ -306,19 +306,22 @@ impl HeartbeatLoad {
         let cores = second.cpu.cores();
         let percent =
             |part: usize| cores[part].map_or("-".to_owned(), |it| format!("{:.0}", it * 100.0));
+        let cpu = format!(
+            "CPU % broker {:>3}, database {:>3}, handler {:>3}, endpoint {:>3}",
+            percent(BROKER),
+            percent(DATABASE),
+            percent(HANDLER),
+            percent(ENDPOINT),
+        );
         output::progress(&format!(
-            "{:8} load {:>6}/s | answered {:>6.0}/s | latency p50 {:>6} ms, p99 {:>6} ms | lag {:>6} | \
-             CPU % broker {:>3}, database {:>3}, handler {:>3}, endpoint {:>3}",
+            "{:8} load {:>6}/s | answered {:>6.0}/s | latency p50 {:>6} ms, p99 {:>6} ms | \
+             lag {:>6} | {cpu}",
             self.bank.name,
             second.load,
             second.records.commands_done as f64 / second.length.as_secs_f64(),
             percentile(50.0),
             percentile(99.0),
             second.lag,
-            percent(BROKER),
-            percent(DATABASE),
-            percent(HANDLER),
-            percent(ENDPOINT),
         ));
     }
 

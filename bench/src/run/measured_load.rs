@@ -47,9 +47,11 @@ impl Kind {
 
 /// Columns of the rows of loads. They are followed by those of [`parts_columns`], `other_cores` and
 /// `histogram_us`.
-pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,min_ms,\
+pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,\
+                           min_ms,\
      p50_ms,p90_ms,p99_ms,max_ms,beats_per_s,commands_per_s,answered_per_s,changes_per_s,\
-     stored_per_s,records_per_s,lag_max,lag_grown,held,commands_per_transaction,records_per_request";
+     stored_per_s,records_per_s,lag_max,lag_grown,held,commands_per_transaction,\
+     records_per_request";
 
 /// Columns for the CPU use of each part, cores, and for its memory, MiB.
 pub fn parts_columns() -> String {

@@ -11,6 +11,25 @@ use crate::simulated_users::{StepEnd, UserStep};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Columns of the rows of seconds; after them come those of [`parts_columns`] and `other_cores`.
+const SECONDS_COLUMNS: [&str; 15] = [
+    "at_s",
+    "load_per_s",
+    "measured",
+    "seconds",
+    "beats",
+    "commands",
+    "answered",
+    "changes",
+    "stored",
+    "records",
+    "lag",
+    "transactions",
+    "commands_in_transactions",
+    "requests",
+    "records_in_requests",
+];
+
 /// The CSV files of a run.
 pub struct RawRows {
     /// A row for each load.
@@ -58,11 +77,7 @@ impl RawRows {
             )?,
             seconds: create(
                 "seconds",
-                format!(
-                    "at_s,load_per_s,measured,seconds,beats,commands,answered,changes,stored,records,\
-                     lag,transactions,commands_in_transactions,requests,records_in_requests{parts},\
-                     other_cores"
-                ),
+                format!("{}{parts},other_cores", SECONDS_COLUMNS.join(",")),
             )?,
             steps: create("steps", "due_s,load_per_s,measured,end,latency_ms".to_owned())?,
             start: Instant::now(),

@@ -42,7 +42,8 @@ async ({ name, password, company }) => {
   };
   // Passes on the message about a rejected transfer.
   const said = (changed) => {
-    const refusal = changed.some((it) => it.target.closest?.("#said")) && document.querySelector("#said .is-danger");
+    if (!changed.some((it) => it.target.closest?.("#said"))) return;
+    const refusal = document.querySelector("#said .is-danger");
     if (refusal) received(refusal.textContent);
   };
   const changes = { subtree: true, childList: true, attributes: true, attributeFilter: ["id"] };

@@ -13,8 +13,12 @@ const LOG_IN: &str = "mutation($username: String!, $password: String!) {
     get_account(username: $username, password: $password) { iban token reason } }";
 const LISTEN: &str =
     "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }";
-const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
-    money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { success reason } }";
+const TRANSFER: &str = "mutation(
+        $uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!
+    ) {
+    money_transfer(
+        uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr
+    ) { success reason } }";
 /// Id of the subscription. The ids of steps are numbers.
 const LISTENING: &str = "changes";
 
@@ -82,7 +86,8 @@ impl GraphqlUser {
             (self.token.as_str(), self.iban.as_str(), COMPANY_IBAN)
         };
         let variables = json!({
-            "uuid": Uuid::new_v4(), "token": token, "amount": cents.abs(), "from": from, "to": to, "descr": description,
+            "uuid": Uuid::new_v4(), "token": token, "amount": cents.abs(), "from": from, "to": to,
+            "descr": description,
         });
         self.connection.ask(id, TRANSFER, &variables)
     }

@@ -1,12 +1,12 @@
-//! What holds of the contract and what does not.
+//! The results of a verification: the points of the contract, and the faults of each.
 
 use crate::output;
 use observer::Kind;
 use observer::model::Reason;
 
-/// Faults of a point in words; the rest are counted.
+/// Number of faults that are printed for a point. The others are only counted.
 const FAULTS_MAX: usize = 3;
-/// Most characters of a fault: a handler may say anything.
+/// Longest text of a fault, characters, since it may quote the handler's output.
 const FAULT_CHARS: usize = 400;
 
 /// The points of docs/handler-contract.md, in the order of the table.
@@ -34,11 +34,11 @@ pub enum Point {
 }
 
 impl Point {
-    /// Where a violation counts.
+    /// The point of the contract that a violation breaks.
     pub fn of(kind: &Kind) -> Self {
         match kind {
             Kind::WrongAccount { .. } | Kind::EqualTokens { .. } => Self::Accounts,
-            // The model's reason, or the one that the model does not find.
+            // The reason expected by the model, or else the one that the handler published.
             Kind::WrongOutcome { found, expected, .. } => (Reason::ALL.into_iter())
                 .find(|reason| expected == reason.text() || found.contains(reason.text()))
                 .map_or(Self::Accounts, Self::from),
@@ -82,9 +82,9 @@ impl From<Reason> for Point {
     }
 }
 
-/// All of them.
+/// All points with their titles.
 pub const POINTS: [(Point, &str); 19] = [
-    (Point::Life, "gets ready in an empty database, and lives"),
+    (Point::Life, "is ready in an empty database and keeps running"),
     (Point::Accounts, "opens accounts"),
     (Point::NotPositive, "amount must be positive"),
     (Point::FromInvalid, "from is invalid"),
@@ -94,18 +94,18 @@ pub const POINTS: [(Point, &str); 19] = [
     (Point::Token, "invalid token"),
     (Point::Funds, "insufficient funds"),
     (Point::TooLarge, "amount too large"),
-    (Point::Precedence, "the first reason that holds is the answer"),
-    (Point::Changes, "a change for each account that a transfer touches, right in every field"),
+    (Point::Precedence, "reports the first reason in order of precedence"),
+    (Point::Changes, "publishes a correct change for each account of a transfer"),
     (Point::Records, "keys, partitions, framing, schemas"),
-    (Point::Order, "changes of an account in the order of their sequence"),
-    (Point::Replays, "a command that comes again: the same records, and no money moves"),
-    (Point::Undecodable, "what can't be read goes to dead_letter, and its partition goes on"),
-    (Point::Offsets, "offsets of what is done are committed"),
-    (Point::Kills, "kill -9 and restart: no cent lost or doubled"),
-    (Point::Stops, "SIGTERM: exit code 0, nothing lost, nothing told again"),
+    (Point::Order, "publishes the changes of an account in order of their sequence"),
+    (Point::Replays, "answers a replayed command with the same records, without moving money"),
+    (Point::Undecodable, "writes undecodable records to dead_letter and continues the partition"),
+    (Point::Offsets, "commits the offsets of answered commands"),
+    (Point::Kills, "loses and doubles no cent after kill -9"),
+    (Point::Stops, "exits with 0 on SIGTERM, without lost or repeated records"),
 ];
 
-/// What was tried of a point.
+/// The cases of a point and their faults.
 #[derive(Debug, Clone, Default)]
 struct Finding {
     cases: u64,
@@ -113,19 +113,19 @@ struct Finding {
     faults_more: u64,
 }
 
-/// What was found so far.
+/// The cases of all points.
 #[derive(Debug, Clone, Default)]
 pub struct Findings {
     all: [Finding; POINTS.len()],
 }
 
 impl Findings {
-    /// Notes that a case of `point` went as it should.
+    /// Adds a case without fault.
     pub fn good(&mut self, point: Point) {
         self.all[point as usize].cases += 1;
     }
 
-    /// Notes a case that did not.
+    /// Adds a case with a fault.
     pub fn fault(&mut self, point: Point, fault: String) {
         let finding = &mut self.all[point as usize];
         finding.cases += 1;
@@ -136,7 +136,7 @@ impl Findings {
         }
     }
 
-    /// Notes a case: good, or what is wrong with it.
+    /// Adds a case, with a fault if there is one.
     pub fn note(&mut self, point: Point, case: Result<(), String>) {
         match case {
             Ok(()) => self.good(point),
@@ -144,23 +144,23 @@ impl Findings {
         }
     }
 
-    /// True if `point` was tried and held in every case.
+    /// True if `point` was checked and has no fault.
     pub fn holds(&self, point: Point) -> bool {
         let finding = &self.all[point as usize];
         finding.cases > 0 && finding.faults.is_empty()
     }
 
-    /// True once enough faults of `point` are known: more of them would only take time.
-    pub fn is_hopeless(&self, point: Point) -> bool {
+    /// True if `point` has enough faults, so that further cases need not be checked.
+    pub fn has_enough_faults(&self, point: Point) -> bool {
         self.all[point as usize].faults.len() >= FAULTS_MAX
     }
 
-    /// The points that do not hold.
+    /// The titles of the points that were not checked or have faults.
     pub fn broken(&self) -> Vec<&'static str> {
         POINTS.iter().filter(|(point, _)| !self.holds(*point)).map(|(_, title)| *title).collect()
     }
 
-    /// As it is printed.
+    /// The table and the faults, as they are printed.
     pub fn text(&self, handler: &str) -> String {
         let mut rows = vec![[handler, "holds", "cases"].map(str::to_owned).to_vec()];
         let mut faults = String::new();
@@ -168,7 +168,7 @@ impl Findings {
             let Finding { cases, faults: words, faults_more } = &self.all[point as usize];
             let holds = match (self.holds(point), cases) {
                 (true, _) => "yes",
-                (false, 0) => "not tried",
+                (false, 0) => "not checked",
                 (false, _) => "NO",
             };
             rows.push(vec![title.to_owned(), holds.to_owned(), cases.to_string()]);
@@ -188,14 +188,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_stand_where_their_number_says() {
+    fn points_are_listed_in_order_of_their_numbers() {
         for (index, (point, _)) in POINTS.iter().enumerate() {
             assert_eq!(*point as usize, index);
         }
     }
 
     #[test]
-    fn what_was_not_tried_does_not_hold() {
+    fn unchecked_point_does_not_hold() {
         let mut findings = Findings::default();
         assert_eq!(findings.broken().len(), POINTS.len());
         for (point, _) in POINTS {

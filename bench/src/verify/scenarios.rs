@@ -1,4 +1,4 @@
-//! The scenarios of a verification, in their order.
+//! The scenarios of a verification, in order.
 
 mod replays;
 mod restarts;
@@ -10,7 +10,7 @@ use super::verification::Verification;
 use crate::error::Error;
 use observer::rule_cases::{self, RuleCase};
 
-/// Puts the handler of `verification` through everything.
+/// Runs all scenarios.
 pub fn run(mut verification: Verification<'_>, kills: Kills) -> Result<Findings, Error> {
     if verification.start(true)? {
         all(&mut verification, kills)?;
@@ -19,35 +19,35 @@ pub fn run(mut verification: Verification<'_>, kills: Kills) -> Result<Findings,
 }
 
 fn all(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Error> {
-    verification.say("accounts and rules");
+    verification.progress("checking accounts and rules");
     let accounts = verification.open_accounts(7)?;
     let [a, b, poor, rich, other, overdrawn, full] = &accounts[..] else {
-        // Without accounts nothing more can be asked.
+        // Without accounts the other scenarios are impossible.
         return Ok(());
     };
     rules(verification, rule_cases::boundaries(a, b, poor), None)?;
     rules(verification, rule_cases::range(rich, other), None)?;
     rules(verification, rule_cases::precedence(overdrawn, full), Some(Point::Precedence))?;
     let disordered = verification.observer.counts().disordered;
-    let fault = || format!("{disordered} changes came after one with a higher sequence");
+    let fault = || format!("{disordered} changes were published after one with a higher sequence");
     verification.findings.note(Point::Order, (disordered == 0).then_some(()).ok_or_else(fault));
 
-    verification.say("replays");
-    replays::twins(verification, a)?;
+    verification.progress("checking replays");
+    replays::duplicates(verification, a)?;
     replays::replays(verification, &[a.clone(), b.clone()])?;
-    verification.say("undecodable records");
+    verification.progress("checking undecodable records");
     undecodable::undecodable(verification, a)?;
     undecodable::offsets(verification)?;
 
-    verification.say("kill -9");
+    verification.progress("checking kill -9");
     restarts::kills(verification, kills)?;
-    verification.say("SIGTERM");
+    verification.progress("checking SIGTERM");
     restarts::stops(verification)?;
     audit(verification);
     Ok(())
 }
 
-/// Sends the transfers one after the other; each counts at the point of its rule, or at `point`.
+/// Sends the transfers one after the other. Each counts for the point of its rule, or for `point`.
 fn rules(
     verification: &mut Verification<'_>,
     cases: Vec<RuleCase>,
@@ -60,8 +60,7 @@ fn rules(
     Ok(())
 }
 
-/// All records once more: no account has a gap, no change without its order, no order without its
-/// changes.
+/// Checks all records together: no account has gaps, and changes and commands match.
 fn audit(verification: &mut Verification<'_>) {
     let report = verification.observer.report();
     verification.findings.good(Point::Order);

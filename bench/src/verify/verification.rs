@@ -1,4 +1,4 @@
-//! One verification: the handler and its restarts, the commands sent to it, and what it answered.
+//! A verification in progress: the handler and its restarts, the commands, and their outcomes.
 
 use super::findings::{Findings, Point};
 use crate::accounts::{self, outgoing};
@@ -20,22 +20,22 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long a handler may be silent while commands wait. After it was once, less: it has probably
-/// stopped working.
-pub const PATIENCE: Duration = Duration::from_secs(15);
-const PATIENCE_LATER: Duration = Duration::from_secs(2);
-/// How long a read waits for the next record.
-const LOOK: Duration = Duration::from_millis(2);
-/// How often a handler is started in all: one that ends by itself is restarted.
+/// Time without records after which outcomes are not waited for. It is shorter after the first
+/// timeout, since the handler has probably stopped working.
+pub const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
+const OUTCOME_TIMEOUT_LATER: Duration = Duration::from_secs(2);
+/// Timeout of a read.
+const POLL_TIMEOUT: Duration = Duration::from_millis(2);
+/// A handler that ends by itself is restarted until it was started this many times.
 const STARTS_MAX: u32 = 5;
 
-/// One verification.
+/// A verification in progress.
 pub struct Verification<'a> {
     bank: &'a FreshBank,
     pub cluster: &'a Cluster,
     handler: &'a Handler,
     shutdown: &'a Shutdown,
-    /// None before its start and after it ended.
+    /// `None` before the start and after the end of the process.
     pub process: Option<HandlerProcess>,
     starts: u32,
     sender: Sender,
@@ -43,19 +43,20 @@ pub struct Verification<'a> {
     transfers: Encoder<ConfirmMoneyTransfer>,
     reader: Reader,
     pub observer: Observer,
-    /// Records of dead_letter.
+    /// Records in dead_letter.
     pub dead_letters: Vec<ObservedRecord>,
-    /// How often the outcome of each command was published, and each of its changes by iban.
+    /// Number of times that the outcome of each command was published, and each of its changes by
+    /// iban.
     pub times: HashMap<Uuid, BTreeMap<String, u32>>,
     pub findings: Findings,
-    pub patience: Duration,
-    /// All that was sent, in order; of two with the same id the first counts.
+    pub outcome_timeout: Duration,
+    /// All commands sent, in order. Of commands with the same id only the first is listed.
     pub asked: Vec<ConfirmAccountCreation>,
     pub ordered: Vec<ConfirmMoneyTransfer>,
 }
 
 impl<'a> Verification<'a> {
-    /// Nothing is sent yet, and the handler does not run.
+    /// Creates a verification. The handler is not started.
     pub fn new(
         bank: &'a FreshBank,
         cluster: &'a Cluster,
@@ -80,17 +81,17 @@ impl<'a> Verification<'a> {
             dead_letters: Vec::new(),
             times: HashMap::new(),
             findings: Findings::default(),
-            patience: PATIENCE,
+            outcome_timeout: OUTCOME_TIMEOUT,
             asked: Vec::new(),
             ordered: Vec::new(),
         })
     }
 
-    pub fn say(&self, what: &str) {
+    pub fn progress(&self, what: &str) {
         output::progress(&format!("{}: {what}", self.handler.name));
     }
 
-    /// Starts the handler and waits until it is ready. False if it does not get ready.
+    /// Starts the handler and waits until it is ready. Returns false if it does not become ready.
     pub fn start(&mut self, first: bool) -> Result<bool, Error> {
         self.process = None;
         let mut process = self.bank.start(self.handler)?;
@@ -108,12 +109,12 @@ impl<'a> Verification<'a> {
         Ok(true)
     }
 
-    /// A handler may end in trouble, and is started again. Here there is none.
+    /// Restarts the handler if it has ended. That is a fault here, since all its servers work.
     pub fn watch(&mut self) -> Result<(), Error> {
         let Some(end) = self.process.as_mut().and_then(HandlerProcess::ended) else {
             return Ok(());
         };
-        self.findings.fault(Point::Life, format!("it ended by itself: {end}"));
+        self.findings.fault(Point::Life, format!("the handler ended by itself: {end}"));
         self.process = None;
         if self.starts < STARTS_MAX {
             self.start(false)?;
@@ -121,7 +122,7 @@ impl<'a> Verification<'a> {
         Ok(())
     }
 
-    // What is asked, and what comes back.
+    // Commands and outcomes.
 
     pub fn send(&mut self, records: &[Outgoing]) -> Result<(), Error> {
         accounts::sent(self.sender.send_all(records))
@@ -141,7 +142,7 @@ impl<'a> Verification<'a> {
         self.send(&records)
     }
 
-    /// Reads until `done`; false if it is not after a time without news.
+    /// Reads until `done`. Returns false after [`OUTCOME_TIMEOUT`] without records.
     pub fn wait(&mut self, done: impl Fn(&Self) -> bool) -> Result<bool, Error> {
         let mut news_at = Instant::now();
         loop {
@@ -152,8 +153,8 @@ impl<'a> Verification<'a> {
             if done(self) {
                 return Ok(true);
             }
-            if news_at.elapsed() > self.patience {
-                self.patience = PATIENCE_LATER;
+            if news_at.elapsed() > self.outcome_timeout {
+                self.outcome_timeout = OUTCOME_TIMEOUT_LATER;
                 return Ok(false);
             }
             if self.shutdown.requested() {
@@ -163,10 +164,10 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Reads what was published; how many records that was.
+    /// Reads the records published so far. Returns their number.
     pub fn read(&mut self) -> Result<usize, Error> {
         let mut count = 0;
-        while let Some(batch) = self.reader.next(Instant::now() + LOOK)? {
+        while let Some(batch) = self.reader.next(Instant::now() + POLL_TIMEOUT)? {
             count += batch.records.len();
             batch.records.into_iter().for_each(|record| self.take(record));
         }
@@ -191,12 +192,12 @@ impl<'a> Verification<'a> {
         *self.times.entry(id).or_default().entry(iban.to_owned()).or_default() += 1;
     }
 
-    /// Notes a violation of the contract at its point.
+    /// Adds a violation to its point.
     pub fn fault(&mut self, violation: &Violation) {
         self.findings.fault(Point::of(&violation.kind), violation.to_string());
     }
 
-    /// True if the command was answered, and all changes that belong to it were published.
+    /// True if the outcome of the command and all its changes were published.
     pub fn is_answered(&self, id: Uuid) -> bool {
         self.observer.is_answered(id)
     }
@@ -206,8 +207,8 @@ impl<'a> Verification<'a> {
         orders.iter().all(|order| self.is_answered(order.id))
     }
 
-    /// Sends one transfer and waits for its answer, which should be this reason, or none: then the
-    /// balances and sequences must be those that the model decides.
+    /// Sends one transfer and checks its outcome: a rejection with `reason`, or a confirmation.
+    /// After a confirmation, balances and sequences must be those of the model.
     pub fn decide(
         &mut self,
         point: Point,
@@ -225,7 +226,7 @@ impl<'a> Verification<'a> {
             _ => false,
         };
         let outcome = self.observer.outcome_of(order.id);
-        let wrong = || format!("{asked}: {reason:?} expected, got {outcome:?}");
+        let wrong = || format!("{asked}: expected {reason:?}, found {outcome:?}");
         let case = outcome.is_some_and(fits).then_some(()).ok_or_else(wrong);
         self.findings.note(point, case);
         if reason.is_none() {
@@ -257,16 +258,16 @@ impl<'a> Verification<'a> {
                     accounts.push(Account { iban, token });
                     Ok(())
                 }
-                // One iban in a thousand million: it does not happen here.
-                outcome => Err(format!("an account was asked for, the answer is {outcome:?}")),
+                // A rejection for an iban that is taken has a probability below 1e-9.
+                outcome => Err(format!("account not opened, the outcome is {outcome:?}")),
             };
             self.findings.note(Point::Accounts, case);
         }
         Ok(accounts)
     }
 
-    /// Sees to it that all that was sent to the partitions is done: a transfer more in each,
-    /// answered. What the account gets by it, cents.
+    /// Waits until all commands in all partitions are answered, by sending one more transfer to
+    /// each. Returns the sum of these transfers, cents.
     pub fn settle(&mut self, account: &Account) -> Result<i64, Error> {
         let partitions = CONFIRM_MONEY_TRANSFER.partitions;
         let orders: Vec<_> =
@@ -276,8 +277,8 @@ impl<'a> Verification<'a> {
         Ok(i64::from(partitions))
     }
 
-    /// A cent to each account: its change has the balance and the sequence that the handler has
-    /// stored, and they must follow on what was published before.
+    /// Transfers one cent to each account. The change contains the balance and sequence that the
+    /// handler has stored, which must match the changes published before.
     pub fn balances(&mut self, accounts: &[Account], point: Point) -> Result<(), Error> {
         for account in accounts {
             self.decide(point, account.gets(1), None)?;
@@ -288,12 +289,12 @@ impl<'a> Verification<'a> {
     }
 }
 
-/// How many of `orders` have an answer.
+/// Number of `orders` that have an outcome.
 pub fn answered_of(verification: &Verification<'_>, orders: &[ConfirmMoneyTransfer]) -> usize {
     orders.iter().filter(|order| verification.observer.outcome_of(order.id).is_some()).count()
 }
 
-/// An order whose id goes to this partition.
+/// An order whose id belongs to this partition.
 pub fn in_partition(
     wanted: i32,
     mut order: impl FnMut() -> ConfirmMoneyTransfer,

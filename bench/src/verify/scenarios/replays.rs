@@ -1,4 +1,4 @@
-//! Commands that come again.
+//! Replayed commands.
 
 use crate::error::Error;
 use crate::verify::findings::Point;
@@ -10,8 +10,8 @@ use observer::Outcome;
 use observer::rule_cases::Account;
 use uuid::Uuid;
 
-/// The same id twice at once, and with another amount: the first counts.
-pub fn twins(verification: &mut Verification<'_>, account: &Account) -> Result<(), Error> {
+/// Sends a command three times at once, once with another amount. Only the first one counts.
+pub fn duplicates(verification: &mut Verification<'_>, account: &Account) -> Result<(), Error> {
     let first = account.gets(5);
     let second = ConfirmMoneyTransfer { amount: Cents::new(7), ..first.clone() };
     let before = verification.observer.state(&account.iban).map_or(0, |state| state.balance);
@@ -26,15 +26,19 @@ pub fn twins(verification: &mut Verification<'_>, account: &Account) -> Result<(
     let settled = verification.settle(account)?;
     let found = verification.observer.state(&account.iban).map_or(0, |state| state.balance);
     let expected = before + first.amount.get() + settled;
-    let fault = || format!("of two orders with one id the first counts: {found}, not {expected}");
+    let fault = || {
+        format!(
+            "the first of several commands with one id counts: expected {expected}, found {found}"
+        )
+    };
     let confirmed = verification.observer.outcome_of(first.id) == Some(&Outcome::Confirmed);
     let case = (confirmed && found == expected).then_some(()).ok_or_else(fault);
     verification.findings.note(Point::Replays, case);
     Ok(())
 }
 
-/// All commands so far once more, and some with another amount. Then one cent to each account shows
-/// what the database has.
+/// Sends all commands so far again, and some with another amount. Then transfers one cent to each
+/// account to check the stored balances.
 pub fn replays(verification: &mut Verification<'_>, accounts: &[Account]) -> Result<(), Error> {
     let before = verification.times.clone();
     let asked = verification.asked.iter().map(|command| command.id);
@@ -47,14 +51,14 @@ pub fn replays(verification: &mut Verification<'_>, accounts: &[Account]) -> Res
         records.push(verification.transfer(&ConfirmMoneyTransfer { amount, ..order.clone() }));
     }
     verification.send(&records)?;
-    // The outcome and every change.
+    // The outcome and all changes.
     let again = |it: &Verification<'_>, id: &Uuid| {
         let Some(before) = before.get(id) else { return false };
         before.iter().all(|(iban, times)| it.times[id][iban] > *times)
     };
     verification.wait(|it| ids.iter().all(|id| again(it, id)))?;
     for id in &ids {
-        let fault = || format!("command {id} came again, not all that it was answered did");
+        let fault = || format!("command {id} was replayed, but not all its records were repeated");
         let case = again(verification, id).then_some(()).ok_or_else(fault);
         verification.findings.note(Point::Replays, case);
     }

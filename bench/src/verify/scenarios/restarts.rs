@@ -1,24 +1,24 @@
-//! kill -9 in the midst of work, and SIGTERM.
+//! kill -9 under load, and SIGTERM.
 
 use super::replays::replays;
 use crate::error::Error;
 use crate::verify::findings::Point;
-use crate::verify::verification::{PATIENCE, Verification, answered_of};
+use crate::verify::verification::{OUTCOME_TIMEOUT, Verification, answered_of};
 use observer::Outcome;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// Accounts that pay each other while the handler is killed.
+/// Accounts with transfers between them while the handler is killed.
 const PAYERS: usize = 20;
-/// What each of them has.
+/// Deposit in each of them.
 const PAYERS_CENTS: i64 = 1_000_000_000;
 
-/// How much work the handler is killed in.
+/// Number of kills and the load of each.
 #[derive(Debug, Clone, Copy)]
 pub struct Kills {
-    /// How often.
+    /// Number of kills.
     pub count: usize,
-    /// Transfers sent before each of them.
+    /// Transfers sent before each kill.
     pub transfers: usize,
 }
 
@@ -42,7 +42,7 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
     let mut amid = 0;
     for kill in 0..kills.count {
         let count = kills.transfers;
-        // The first at once, the last when half is done.
+        // The first kill is at once, the last one when half of the transfers are answered.
         let answers = (count * kill / kills.count / 2).max(1);
         let orders: Vec<_> = (0..count)
             .map(|_| {
@@ -60,22 +60,22 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
         amid += usize::from(answered_of(verification, &orders) < count);
         all.extend(orders);
         if !verification.start(false)? {
-            verification.findings.fault(Point::Kills, "it does not start again".to_owned());
+            verification.findings.fault(Point::Kills, "the handler does not restart".to_owned());
             return Ok(());
         }
     }
-    verification.say(&format!("{amid} of {} kills came in the midst of work", kills.count));
+    verification.progress(&format!("{amid} of {} kills hit unanswered commands", kills.count));
     verification.wait(|it| it.are_answered(&all))?;
     for order in &all {
         let answered = verification.is_answered(order.id);
         let case = match verification.observer.outcome_of(order.id) {
             Some(Outcome::Confirmed) if answered => Ok(()),
-            Some(Outcome::Confirmed) => Err(format!("{order:?}: not all changes were published")),
+            Some(Outcome::Confirmed) => Err(format!("{order:?}: some changes were not published")),
             outcome => Err(format!("{order:?}: {outcome:?}")),
         };
         verification.findings.note(Point::Kills, case);
     }
-    verification.patience = PATIENCE;
+    verification.outcome_timeout = OUTCOME_TIMEOUT;
     verification.balances(&payers, Point::Kills)?;
     replays(verification, &payers[..2])
 }
@@ -83,7 +83,7 @@ pub fn kills(verification: &mut Verification<'_>, kills: Kills) -> Result<(), Er
 pub fn stops(verification: &mut Verification<'_>) -> Result<(), Error> {
     let Some(account) = verification.open_accounts(1)?.pop() else { return Ok(()) };
     let mut orders = Vec::new();
-    // First in the midst of work, then with nothing to do.
+    // First under load, then without.
     for count in [500, 0] {
         let more: Vec<_> = (0..count).map(|_| account.gets(1)).collect();
         verification.order(&more)?;
@@ -92,25 +92,25 @@ pub fn stops(verification: &mut Verification<'_>) -> Result<(), Error> {
         let repeats = verification.observer.counts().repeated;
         let Some(process) = &mut verification.process else { return Ok(()) };
         let case = match process.terminate()? {
-            None => Err("it goes on after SIGTERM".to_owned()),
-            Some((end, _)) if end.code() != Some(0) => Err(format!("it ends with {end}")),
+            None => Err("the handler still runs after SIGTERM".to_owned()),
+            Some((end, _)) if end.code() != Some(0) => Err(format!("the handler ended with {end}")),
             Some(_) => Ok(()),
         };
         verification.findings.note(Point::Stops, case);
         if !verification.start(false)? {
-            verification.findings.fault(Point::Stops, "it does not start again".to_owned());
+            verification.findings.fault(Point::Stops, "the handler does not restart".to_owned());
             return Ok(());
         }
         let all = verification.wait(|it| it.are_answered(&orders))?;
-        let fault = || "not all orders are answered after the next start".to_owned();
+        let fault = || "some commands are unanswered after the restart".to_owned();
         verification.findings.note(Point::Stops, all.then_some(()).ok_or_else(fault));
-        verification.patience = PATIENCE;
+        verification.outcome_timeout = OUTCOME_TIMEOUT;
         verification.settle(&account)?;
         let again = verification.observer.counts().repeated - repeats;
         let case = if count > 0 || again == 0 {
             Ok(())
         } else {
-            Err(format!("{again} records were published again after a stop without work"))
+            Err(format!("{again} records were published again after a shutdown without load"))
         };
         verification.findings.note(Point::Stops, case);
     }

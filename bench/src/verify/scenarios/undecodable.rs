@@ -1,4 +1,4 @@
-//! Records that can't be decoded, and committed offsets.
+//! Undecodable records, and committed offsets.
 
 use crate::error::Error;
 use crate::handler_process::GROUP;
@@ -15,11 +15,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Sends records that are wrong in one thing each, to both topics of commands.
+/// Sends records with one defect each to both topics of commands.
 pub fn undecodable(verification: &mut Verification<'_>, account: &Account) -> Result<(), Error> {
     let mut client = verification.cluster.kafka_client();
     for case in cases(verification, account)? {
-        if verification.findings.is_hopeless(Point::Undecodable) {
+        if verification.findings.has_enough_faults(Point::Undecodable) {
             break;
         }
         let result = send_and_check(verification, account, &mut *client, &case)?;
@@ -48,8 +48,8 @@ fn cases(
     Ok(cases)
 }
 
-/// Sends the record and a good command after it: the first must arrive in dead_letter, the second
-/// must be answered.
+/// Sends an undecodable record and a valid command after it. The first must be written to
+/// dead_letter, the second must be answered.
 fn send_and_check(
     verification: &mut Verification<'_>,
     account: &Account,
@@ -78,32 +78,32 @@ fn send_and_check(
     let origin = format!("{}/{at}/{offset}: ", topic.name);
     let before = verification.dead_letters.len();
     let dead_letter = |it: &Verification<'_>| {
-        let mut letters = it.dead_letters[before..].iter();
-        letters.find(|it| it.key_text().starts_with(&origin)).map(|it| it.value.clone())
+        let mut records = it.dead_letters[before..].iter();
+        records.find(|it| it.key_text().starts_with(&origin)).map(|it| it.value.clone())
     };
-    let went_on = verification.wait(|it| dead_letter(it).is_some() && it.is_answered(id))?
+    let continued = verification.wait(|it| dead_letter(it).is_some() && it.is_answered(id))?
         || verification.is_answered(id);
     Ok(match dead_letter(verification) {
-        _ if !went_on => Err("the next command is not answered".to_owned()),
-        None => Err(format!("nothing in dead_letter with key {origin:?}")),
+        _ if !continued => Err("the next command is unanswered".to_owned()),
+        None => Err(format!("dead_letter has no record with key {origin:?}")),
         Some(bytes) if bytes != value.clone().unwrap_or_default() => {
-            Err("other bytes in dead_letter".to_owned())
+            Err("the record in dead_letter has other bytes".to_owned())
         }
         Some(_) => Ok(()),
     })
 }
 
-/// The group is at the end of both topics of commands.
+/// Checks that the group has committed the end of both topics of commands.
 pub fn offsets(verification: &mut Verification<'_>) -> Result<(), Error> {
     let mut kafka_client = verification.cluster.kafka_client();
-    let deadline = Instant::now() + verification.patience;
+    let deadline = Instant::now() + verification.outcome_timeout;
     for topic in [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER] {
         let mut done = is_done(&mut *kafka_client, GROUP, &topic)?;
         while !done && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(50));
             done = is_done(&mut *kafka_client, GROUP, &topic)?;
         }
-        let fault = || format!("group {GROUP} is not at the end of {}", topic.name);
+        let fault = || format!("group {GROUP} has not committed the end of {}", topic.name);
         verification.findings.note(Point::Offsets, done.then_some(()).ok_or_else(fault));
     }
     Ok(())
