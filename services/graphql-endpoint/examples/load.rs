@@ -1,10 +1,12 @@
-//! Measures a running endpoint: records into balance_changed at a steady rate, subscribers of one account each, queries beside them.
+//! Load test of a running endpoint. It produces records to balance_changed at a constant rate, with
+//! subscribers of one account each, and with clients that send queries.
 //!
-//!     stack/stack.sh with cargo run --release -p graphql-endpoint --example load -- RATE SECONDS SUBSCRIBERS QUERIERS
+//!     stack/stack.sh with cargo run --release -p graphql-endpoint --example load -- \
+//!         RATE SECONDS SUBSCRIBERS QUERIERS
 //!
-//! Prints one line of JSON. A latency is the time from handing a record to Kafka's producer to its arrival at the subscriber, on
-//! one clock; records are due on schedule, and late ones count from when they were due.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool")]
+//! Prints one line of JSON. The latency of a record is the time from its scheduled send to its
+//! arrival at the subscriber, measured with one clock.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a command-line tool")]
 
 use avro::registry::Registry;
 use avro::{Encoder, Record};
@@ -26,10 +28,11 @@ use tungstenite::client::IntoClientRequest;
 use uuid::Uuid;
 
 fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name}: run it by stack.sh with"))
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run this program with `stack.sh with`"))
 }
 
-/// Resident memory and CPU seconds of the process that listens on `port`.
+/// Resident memory in MiB and CPU seconds of a process.
 fn process(pid: &str) -> (f64, f64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let kib: f64 = status
@@ -54,7 +57,7 @@ fn process(pid: &str) -> (f64, f64) {
     (kib / 1024.0, ticks / 100.0)
 }
 
-/// Counts its events until `stop`; latencies in µs.
+/// Subscribes until `stop`. Returns the latencies in µs.
 fn subscriber(
     address: &str,
     iban: &str,
@@ -69,7 +72,8 @@ fn subscriber(
     socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
     socket.read().unwrap();
     let query = format!(
-        "subscription {{ stream_transactions(iban: \"{iban}\") {{ id iban new_balance changed_by from_to descr direction }} }}"
+        "subscription {{ stream_transactions(iban: \"{iban}\") {{
+            id iban new_balance changed_by from_to descr direction }} }}"
     );
     let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
     socket.send(Message::text(message.to_string())).unwrap();
@@ -96,11 +100,16 @@ fn subscriber(
     latencies
 }
 
-/// Asks for an account's transactions again and again; how often.
+/// Queries the transactions of an account in a loop until `stop`. Returns the number of queries.
 fn querier(address: &str, iban: &str, stop: &AtomicBool) -> u64 {
-    let body = json!({ "query": format!("{{ transactions_by_iban(iban: \"{iban}\", max_items: 10) {{ id new_balance changed_by from_to }} }}") }).to_string();
+    let query = format!(
+        "{{ transactions_by_iban(iban: \"{iban}\", max_items: 10) {{
+            id new_balance changed_by from_to }} }}"
+    );
+    let body = json!({ "query": query }).to_string();
     let request = format!(
-        "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut count = 0;
@@ -118,7 +127,7 @@ fn querier(address: &str, iban: &str, stop: &AtomicBool) -> u64 {
 fn main() {
     let numbers: Vec<u64> = std::env::args().skip(1).map(|it| it.parse().unwrap()).collect();
     let [rate, seconds, subscribers, queriers] = numbers[..] else {
-        panic!("RATE SECONDS SUBSCRIBERS QUERIERS")
+        panic!("expected arguments: RATE SECONDS SUBSCRIBERS QUERIERS")
     };
     let address = variable("GRAPHQL_ENDPOINT_URL").trim_start_matches("http://").to_owned();
     let pid = variable("ENDPOINT_PID");
@@ -150,7 +159,7 @@ fn main() {
         }
         thread::sleep(Duration::from_secs(1));
         let before = process(&pid);
-        let askers: Vec<_> = (0..queriers as usize)
+        let querying: Vec<_> = (0..queriers as usize)
             .map(|n| {
                 let (address, iban, stop) = (&address, &ibans[n], &stop_queries);
                 scope.spawn(move || querier(address, iban, stop))
@@ -183,7 +192,7 @@ fn main() {
         }
         let took = (start.elapsed() - began).as_secs_f64();
         stop_queries.store(true, Ordering::Relaxed);
-        let queries: u64 = askers.into_iter().map(|it| it.join().unwrap()).sum();
+        let queries: u64 = querying.into_iter().map(|it| it.join().unwrap()).sum();
         thread::sleep(Duration::from_secs(3));
         let after = process(&pid);
         stop.store(true, Ordering::Relaxed);
@@ -202,7 +211,8 @@ fn main() {
         println!(
             "{}",
             json!({
-                "rate_asked": rate, "rate_sent": (total as f64 / took).round(), "subscribers": subscribers,
+                "rate_asked": rate, "rate_sent": (total as f64 / took).round(),
+                "subscribers": subscribers,
                 "delivered": latencies.len(), "expected": expected,
                 "p50_ms": at(0.5), "p99_ms": at(0.99), "p999_ms": at(0.999),
                 "queries_per_s": (queries as f64 / took).round(),

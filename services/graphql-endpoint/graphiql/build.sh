@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the compressed files that stand beside this script, from the packages in package-lock.json. They are checked in, so that
-# a build of the bank needs neither npm nor a network; run this after changing a version or a page, and commit what it makes.
+# Builds the compressed files in this folder from the packages in package-lock.json. The results are
+# committed, so that a build of the bank needs neither npm nor a network. Run this after changing a
+# version or a page, and commit the results.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}"
 
@@ -10,12 +11,13 @@ cp package.json package-lock.json "$work"
 (cd "$work" && npm ci --ignore-scripts --no-audit --no-fund --silent)
 from=$work/node_modules
 
-# Zopfli's gzip is 4 % smaller than gzip's own, and has no time and name in it: the same input gives the same bytes.
+# The output of zopfli is 4 % smaller than that of gzip. It contains no time and no name, so the
+# same input gives the same bytes.
 command -v zopfli >/dev/null || {
   echo "build.sh: zopfli is missing: apt-get install zopfli" >&2
   exit 1
 }
-# pack NAME [FILE]: FILE or stdin.
+# pack NAME [FILE]: compresses FILE or stdin to NAME.gz.
 pack() {
   cat "${2:--}" >"$work/$1"
   zopfli -c --i15 "$work/$1" >"$1.gz"
@@ -24,7 +26,7 @@ pack() {
 pack react.js "$from/react/umd/react.production.min.js"
 pack react-dom.js "$from/react-dom/umd/react-dom.production.min.js"
 pack graphiql.js "$from/graphiql/graphiql.min.js"
-# The fonts inside are as large as all the rest; the system has fonts.
+# The embedded fonts would double the size of all files. The system's fonts are used instead.
 python3 -c '
 import re, sys
 css = sys.stdin.read()
@@ -34,7 +36,7 @@ pack start.js start.js
 pack index.html index.html
 
 {
-  echo "The files here come from these packages, all under the MIT licence:"
+  echo "The files in this folder contain these packages, all under the MIT license:"
   for package in graphiql react react-dom graphql; do
     echo
     echo "== $package $(node -p "require('$from/$package/package.json').version")"

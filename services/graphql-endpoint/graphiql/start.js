@@ -1,16 +1,17 @@
-// Shows GraphiQL. Subscriptions come as server-sent events over fetch: no library is needed for them, and headers can be sent.
+// Starts GraphiQL. Subscriptions are server-sent events over fetch, which needs no library. Unlike
+// EventSource, fetch can send headers.
 "use strict";
 
-const examples = `# Ctrl-Enter runs what the cursor is in. The book at the
-# top left has the docs of every field.
+const examples = `# Ctrl-Enter runs the operation at the cursor. The book
+# icon at the top left opens the documentation.
 
-query last_of_each_account {
+query all_accounts {
   all_last_transactions(max_items: 10) {
     iban new_balance changed_by from_to descr direction
   }
 }
 
-query of_the_company {
+query company_account {
   transactions_by_iban(
     iban: "NL66OPEN0000000000"
     max_items: 5
@@ -19,26 +20,26 @@ query of_the_company {
   }
 }
 
-# Live: what moves at least 10 euros into an account.
+# Live credits of at least 10 euros to any account.
 subscription live {
   stream_transactions(min_amount: 1000, direction: CREDIT) {
     iban changed_by new_balance from_to descr
   }
 }
 
-# A new name opens an account; the same name and password
-# give the same iban and token again.
+# A new user name opens an account. The same name and
+# password return the same iban and token again.
 mutation account {
   get_account(
-    username: "somebody"
+    username: "example-user"
     password: "a long password"
   ) {
     iban token reason
   }
 }
 
-# Take a new uuid for each transfer: the same one gives
-# the same result and moves nothing.
+# Use a new uuid for each transfer. A repeated uuid
+# returns the same result and moves no money.
 mutation deposit(
   $uuid: String = "2f1c0f6e-3a52-4cf1-8f0a-0c8a1d6a9a11"
 ) {
@@ -62,7 +63,7 @@ function kind(document, name) {
   return (operations.find((it) => it.name?.value === name) ?? operations[0])?.operation;
 }
 
-async function ask(params, accept, headers, signal) {
+async function post(params, accept, headers, signal) {
   return fetch("/graphql", {
     method: "POST",
     headers: { ...headers, "Content-Type": "application/json", Accept: accept },
@@ -72,9 +73,9 @@ async function ask(params, accept, headers, signal) {
 }
 
 async function* events(params, headers) {
-  const leave = new AbortController();
+  const cancel = new AbortController();
   try {
-    const reply = await ask(params, "text/event-stream", headers, leave.signal);
+    const reply = await post(params, "text/event-stream", headers, cancel.signal);
     if (!reply.ok) {
       yield await reply.json();
       return;
@@ -99,7 +100,7 @@ async function* events(params, headers) {
       }
     }
   } finally {
-    leave.abort();
+    cancel.abort();
   }
 }
 
@@ -107,7 +108,7 @@ function fetcher(params, options) {
   const headers = options?.headers ?? {};
   if (kind(options?.documentAST, params.operationName) === "subscription")
     return events(params, headers);
-  return ask(params, "application/json", headers).then((reply) => reply.json());
+  return post(params, "application/json", headers).then((reply) => reply.json());
 }
 
 if (typeof ReactDOM !== "undefined") {
@@ -120,5 +121,5 @@ if (typeof ReactDOM !== "undefined") {
   );
 }
 
-// For the test in Node.
+// For tests/clients/clients.mjs.
 if (typeof module !== "undefined") module.exports = { fetcher, examples };

@@ -1,4 +1,4 @@
-//! Read access: which transactions a client may read.
+//! Read access of clients.
 
 use crate::config::{Config, Secret};
 use crate::error::Error;
@@ -8,19 +8,15 @@ use crate::token::{bearer, digest};
 /// Which transactions a client may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadAccess {
-    /// All transactions.
     All,
-    /// Those of one account.
+    /// The transactions of one account, by iban.
     Account(String),
-    /// No transactions.
     None,
 }
 
 impl ReadAccess {
-    /// The access that an `Authorization` header gives, as in `Bearer 01234567890123456789`.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// The access of a client with this `Authorization` header, as in
+    /// `Bearer 01234567890123456789`.
     pub fn of(config: &Config, store: &Store, authorization: Option<&str>) -> Result<Self, Error> {
         if config.public_ledger {
             return Ok(Self::All);
@@ -34,7 +30,6 @@ impl ReadAccess {
         Ok(store.iban_of_token(&token)?.map_or(Self::None, Self::Account))
     }
 
-    /// True if transactions of `iban` may be read.
     pub fn may_read(&self, iban: &str) -> bool {
         match self {
             Self::All => true,

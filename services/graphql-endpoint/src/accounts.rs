@@ -1,5 +1,5 @@
-//! The account service: a user name and a password return an iban and its token, the same ones each
-//! time.
+//! Accounts of users. A user logs in with a name and a password and gets an iban and its token, the
+//! same ones each time.
 
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
@@ -10,9 +10,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Characters of a user name, and of a password.
+/// Length of a user name and of a password, in characters.
 const LENGTHS: RangeInclusive<usize> = 8..=128;
-/// Commands sent for an account, if the bank generates ibans that exist already.
+/// Commands that are sent for an account. The bank refuses one if it generates an iban that exists.
 const ATTEMPTS: usize = 3;
 
 const INCORRECT: &str = "incorrect password";
@@ -20,27 +20,20 @@ const TOO_SOON: &str = "too many failed tries, wait a minute";
 const BUSY: &str = "too many log in now, try again";
 const NO_ANSWER: &str = "the bank has not answered yet, try again";
 
-/// Iban and token, or the reason of the refusal.
+/// Iban and token, or the reason of a refusal.
 pub type Account = Result<(String, String), String>;
 
-/// The service.
 #[derive(Clone, Copy)]
 pub struct Accounts<'a> {
-    /// Users and accounts.
     pub store: &'a Store,
-    /// Sends the commands.
     pub commands: &'a CommandClient,
-    /// Hashes passwords.
     pub hasher: &'a Hasher,
-    /// Longest wait for an outcome.
+    /// Timeout for an outcome.
     pub wait: Duration,
 }
 
 impl Accounts<'_> {
-    /// The account of a user with the right password, or a new one for an unknown user name.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// The account of a user with this password. For an unknown user name, opens a new account.
     pub fn get(self, username: &str, password: &str) -> Result<Account, Error> {
         if let Some(reason) =
             invalid("username", username).or_else(|| invalid("password", password))
@@ -55,7 +48,8 @@ impl Accounts<'_> {
                     let Some(user) = self.new_user(password)? else {
                         return Ok(Err(BUSY.to_owned()));
                     };
-                    // Otherwise another client added the same name meanwhile: its password counts.
+                    // False if another client has added the name meanwhile. Then that client's
+                    // password counts.
                     if self.store.add_user(username, &user)? {
                         return self.open(username, user.creation);
                     }
@@ -87,7 +81,8 @@ impl Accounts<'_> {
         }))
     }
 
-    /// Sends the stored command to the bank. The same command always returns the same account.
+    /// Sends the stored command to the bank. For the same command the bank returns the same
+    /// account.
     fn open(self, username: &str, mut creation: Uuid) -> Result<Account, Error> {
         let mut last_reason = String::new();
         for _ in 0..ATTEMPTS {
@@ -108,7 +103,7 @@ impl Accounts<'_> {
     }
 }
 
-/// Why `text` is not accepted as a name or a password; `None` if it is.
+/// Why `text` is not valid as a user name or a password; `None` if it is valid.
 fn invalid(what: &str, text: &str) -> Option<String> {
     let (from, to) = (LENGTHS.start(), LENGTHS.end());
     if !LENGTHS.contains(&text.chars().count()) {

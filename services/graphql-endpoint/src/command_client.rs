@@ -19,22 +19,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Time for retries of a call that can be made again.
-const SLICE: Duration = Duration::from_millis(500);
+/// Timeout of a request to the brokers, which is repeated until shutdown.
+const BROKER_WAIT: Duration = Duration::from_millis(500);
 
 /// The outcome of a command.
 #[derive(Clone, PartialEq, Eq)]
 pub enum CommandOutcome {
-    /// The account was opened.
     AccountOpened {
-        /// Its number.
         iban: String,
-        /// Secret that allows transfers from it.
+        /// Secret that allows transfers from the account.
         token: String,
     },
-    /// The money moved.
     Transferred,
-    /// The bank refused, for this reason.
+    /// With the bank's reason.
     Refused(String),
 }
 
@@ -47,11 +44,8 @@ pub struct CommandClient {
 }
 
 impl CommandClient {
-    /// Looks up the schema ids of the commands; waits for the registry. `None` if shutdown was
-    /// requested first.
-    ///
-    /// # Errors
-    /// The registry does not have a schema.
+    /// Looks up the schema ids of the commands and waits until the registry is available. `None` if
+    /// shutdown was requested first.
     pub fn open(
         producer: Arc<Producer>,
         registry: &Registry,
@@ -62,17 +56,17 @@ impl CommandClient {
         Ok(Some(Self { producer, creations, transfers, pending: Arc::default() }))
     }
 
-    /// The commands without an outcome, for the threads that read outcomes.
+    /// For the threads that read outcomes.
     pub fn pending(&self) -> &Arc<PendingCommands> {
         &self.pending
     }
 
-    /// The value of a record with `command`.
+    /// The value of a command record.
     pub fn encode(&self, command: &ConfirmMoneyTransfer) -> Vec<u8> {
         self.transfers.encode(command)
     }
 
-    /// Sends a command to open an account; `None` if no outcome has arrived within `wait`.
+    /// Sends a command to open an account. `None` if no outcome arrives within `wait`.
     pub fn open_account(
         &self,
         command: &ConfirmAccountCreation,
@@ -82,8 +76,8 @@ impl CommandClient {
         self.send(ConfirmAccountCreation::TOPIC.name, command.id, value, wait)
     }
 
-    /// Sends a command to transfer money, whose record has this `value`; `None` if no outcome has
-    /// arrived within `wait`.
+    /// Sends a command to transfer money; `value` is the result of [`Self::encode`]. `None` if no
+    /// outcome arrives within `wait`.
     pub fn transfer(&self, id: Uuid, value: Vec<u8>, wait: Duration) -> Option<CommandOutcome> {
         self.send(ConfirmMoneyTransfer::TOPIC.name, id, value, wait)
     }
@@ -96,13 +90,13 @@ impl CommandClient {
         wait: Duration,
     ) -> Option<CommandOutcome> {
         let wait_for = self.pending.register(id);
-        // The outcome proves the delivery; an outcome that arrives after the wait is ignored.
+        // The outcome proves the delivery. An outcome after the timeout is ignored.
         drop(self.producer.send(Outgoing { topic, key: id.to_string(), value }));
         wait_for.outcome(wait)
     }
 }
 
-/// The commands whose outcome is awaited, by id.
+/// The commands whose outcome is awaited, by command id.
 #[derive(Default)]
 pub struct PendingCommands(Mutex<HashMap<Uuid, Vec<Arc<PendingCommand>>>>);
 
@@ -112,7 +106,7 @@ struct PendingCommand {
     decided: Condvar,
 }
 
-/// The wait for one outcome, which ends when dropped.
+/// The wait for one outcome. Dropping it ends the wait.
 struct OutcomeWait<'a> {
     pending: &'a PendingCommands,
     id: Uuid,
@@ -143,7 +137,7 @@ impl PendingCommands {
 }
 
 impl OutcomeWait<'_> {
-    /// The outcome; `None` if it has not arrived within `wait`.
+    /// `None` if the outcome does not arrive within `wait`.
     fn outcome(&self, wait: Duration) -> Option<CommandOutcome> {
         let outcome = self.command.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         let waited =
@@ -164,9 +158,8 @@ impl Drop for OutcomeWait<'_> {
     }
 }
 
-/// A record with the outcome of a command.
+/// A record of an outcome topic.
 pub trait OutcomeRecord: Record {
-    /// The outcome.
     fn outcome(self) -> CommandOutcome;
 }
 
@@ -194,17 +187,15 @@ impl OutcomeRecord for MoneyTransferFailed {
     }
 }
 
-/// Reads the outcomes of one topic, from its end on.
+/// Reads one outcome topic, from its end at startup.
 pub struct OutcomeReader<R> {
     consumer: Consumer,
     decoder: Decoder<R>,
 }
 
 impl<R: OutcomeRecord> OutcomeReader<R> {
-    /// Finds the end of the topic; waits for the brokers. `None` if shutdown was requested first.
-    ///
-    /// # Errors
-    /// The configuration of the cluster does not allow this.
+    /// Looks up the end of the topic and waits until the brokers are available. `None` if shutdown
+    /// was requested first.
     pub fn open(
         kafka: &KafkaConfig,
         registry: &Registry,
@@ -213,7 +204,7 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
         let topic = R::TOPIC.name;
         let mut client = messaging::connect_until(kafka, shutdown);
         while !shutdown.requested() {
-            match client.log_range(topic, SLICE) {
+            match client.log_range(topic, BROKER_WAIT) {
                 Ok(ranges) => {
                     let position = |(partition, (_, next))| Position { partition, next };
                     let positions = (0..).zip(ranges).map(position).collect();
@@ -227,17 +218,14 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
         Ok(None)
     }
 
-    /// Completes pending commands until shutdown. A restart loses no outcome: the command is sent
-    /// again and gets the same one.
-    ///
-    /// # Errors
-    /// One that is not retryable.
+    /// Completes pending commands until shutdown. Outcomes that are missed during a restart are not
+    /// lost: a retry sends the command again, and the bank publishes the same outcome again.
     pub fn run(mut self, pending: &PendingCommands, shutdown: &Shutdown) -> Result<(), Error> {
         while !shutdown.requested() {
             for data in self.consumer.poll(POLL_WAIT)? {
                 for record in data.records {
                     let key = record.key.as_deref().and_then(|key| str::from_utf8(key).ok());
-                    // Most outcomes belong to commands of other programs: their keys show that, and
+                    // Most outcomes belong to commands of other programs. The key shows it, so
                     // their values are not decoded.
                     let Some(id) = key.and_then(|key| Uuid::try_parse(key).ok()) else { continue };
                     if !pending.contains(id) {
@@ -247,7 +235,11 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
                         Ok(record) => pending.complete(id, &record.outcome()),
                         Err(err) => {
                             let (topic, offset) = (R::TOPIC.name, record.offset);
-                            log::warn!(topic, partition = data.partition, offset, error:% = Chain(&err); "undecodable outcome skipped");
+                            let partition = data.partition;
+                            log::warn!(
+                                topic, partition, offset, error:% = Chain(&err);
+                                "outcome skipped: undecodable record"
+                            );
                         }
                     }
                 }

@@ -1,4 +1,4 @@
-//! The environment of the endpoint, read once.
+//! The configuration of the endpoint, read from the environment at startup.
 
 use messaging::producer::ProducerConfig;
 use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
@@ -23,65 +23,59 @@ const GRAPHQL_PORT: Variable =
 const VISITORS: Variable = Variable::new(
     "VISITORS",
     "2000",
-    "most open connections, 4 to 20000; fewer where the process may open too few files, 4 for each",
+    "maximum of open connections, 4 to 20000; also limited to a quarter of the open files limit",
 );
 const PUBLIC_LEDGER: Variable = Variable::new(
     "PUBLIC_LEDGER",
     "true",
-    "true: every client reads all transactions, as in the talk; false: the token of an account reads its own, EMPLOYEE_TOKEN all",
+    "true: clients read all transactions, as in the talk; false: an account's token reads that \
+     account, EMPLOYEE_TOKEN reads all",
 );
 const EMPLOYEE_TOKEN: Variable = Variable::new(
     "EMPLOYEE_TOKEN",
     "",
-    "reads all transactions where PUBLIC_LEDGER is false, 16 characters or more",
+    "token that reads all transactions if PUBLIC_LEDGER is false, 16 to 256 characters",
 )
 .secret();
 const CORS_ORIGINS: Variable = Variable::new(
     "CORS_ORIGINS",
     "",
-    "origins whose pages may send requests, as in https://bank.example, separated by commas; * for all",
+    "origins whose pages may send requests, as in https://bank.example, separated by commas; \
+     * for all",
 );
 const INTROSPECTION: Variable =
-    Variable::new("INTROSPECTION", "true", "true or false: whether clients may query the schema");
+    Variable::new("INTROSPECTION", "true", "whether clients may query the schema, true or false");
 const ANSWER_TIMEOUT_MS: Variable = Variable::new(
     "ANSWER_TIMEOUT_MS",
     "10000",
-    "how long get_account and money_transfer wait for the bank, 100 to 60000 ms",
+    "timeout of get_account and money_transfer for the outcome, 100 to 60000 ms",
 );
 const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: locks in the database assign the partitions to endpoints; classic: a consumer group does, with the built-in client",
+    "none: locks in the database assign the partitions to endpoints; classic: a consumer group \
+     assigns them, which needs the built-in client",
 );
 
-/// Settings of the endpoint.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The cluster and the producer.
     pub producer: ProducerConfig,
-    /// `SCHEMA_REGISTRY_URL`.
     pub registry_url: String,
-    /// `DATABASE_URL`: transactiondb.
+    /// transactiondb.
     pub database: postgres::Config,
-    /// `GRAPHQL_PORT`.
     pub port: u16,
-    /// `VISITORS`.
+    /// `VISITORS`: maximum of open connections.
     pub visitors: usize,
-    /// `PUBLIC_LEDGER`.
     pub public_ledger: bool,
-    /// `EMPLOYEE_TOKEN`.
     pub employee_token: Option<Secret>,
-    /// `CORS_ORIGINS`.
     pub origins: Origins,
-    /// `INTROSPECTION`.
     pub introspection: bool,
-    /// `ANSWER_TIMEOUT_MS`.
     pub answer_timeout: Duration,
-    /// `CONSUMER_GROUP_PROTOCOL` is classic.
+    /// True if `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
 }
 
-/// A text that `Debug` does not print.
+/// A secret, which `Debug` does not print.
 #[derive(Clone)]
 pub struct Secret(pub String);
 
@@ -91,12 +85,11 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// The origins whose pages may send requests.
+/// The web origins whose pages may send requests (CORS).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// All origins.
     All,
-    /// These origins, in lower case.
+    /// In lower case.
     These(Vec<String>),
 }
 
@@ -112,9 +105,6 @@ impl Origins {
 
 impl Config {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is missing or invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         const SWITCH: [(&str, bool); 2] = [("true", true), ("false", false)];
         let mut producer = ProducerConfig::from_env(env)?;
@@ -140,7 +130,7 @@ fn employee_token(token: String) -> Result<Option<Secret>, env::Error> {
         0 => Ok(None),
         16..=256 if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(Secret(token))),
         _ => {
-            let expected = "16 to 256 characters of ASCII without spaces".to_owned();
+            let expected = "16 to 256 ASCII characters without spaces".to_owned();
             Err(env::invalid(&EMPLOYEE_TOKEN, token, expected))
         }
     }
@@ -155,14 +145,14 @@ fn origins(text: String) -> Result<Origins, env::Error> {
         .map(|it| it.trim().to_ascii_lowercase())
         .filter(|it| !it.is_empty())
         .collect();
-    let fits = |origin: &String| {
+    let is_origin = |origin: &String| {
         origin.split_once("://").is_some_and(|(scheme, host)| {
             matches!(scheme, "http" | "https")
                 && !host.is_empty()
                 && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
         })
     };
-    if origins.iter().all(fits) {
+    if origins.iter().all(is_origin) {
         Ok(Origins::These(origins))
     } else {
         let expected = "origins as in https://bank.example, separated by commas, or *".to_owned();

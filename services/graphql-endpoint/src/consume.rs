@@ -1,5 +1,5 @@
-//! The loop: own partitions of balance_changed -> take a batch -> store it -> publish it to
-//! subscribers -> commit offsets.
+//! The consume loop: poll a batch from the owned partitions of balance_changed, store it, publish
+//! it to subscribers, commit the offsets.
 
 use crate::config::Config;
 use crate::error::Error;
@@ -22,51 +22,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Consumer group of the offsets of balance_changed.
+/// Consumer group that the offsets are committed for.
 const GROUP: &str = "graphql-endpoint";
 
-/// Most transactions stored at once.
+/// Maximum of transactions in one database transaction.
 const BATCH_MAX: usize = 2000;
-/// Interval at which a session counts the members of the topic and claims free partitions. Also
-/// its heartbeat: PostgreSQL ends a session that is idle for 10 s.
+/// Interval at which an endpoint counts the other endpoints and claims free partitions. Also its
+/// heartbeat, since PostgreSQL ends a session that is idle for 10 s.
 const SHARE_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest wait of a poll, and so until an idle thread sees that shutdown was requested.
+/// Maximum wait of a poll. An idle thread notices a shutdown after this time.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Time between two commits of offsets: records that are read again after a crash are found in the
-/// store.
+/// Interval of offset commits. After a crash, records since the last commit are read again; the
+/// store ignores duplicates.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
-/// Time for a request to a broker that is repeated later anyway.
+/// Timeout of requests to the brokers that are repeated anyway.
 const BROKER_WAIT: Duration = Duration::from_millis(800);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Stores and publishes the changes in the partitions that this endpoint owns.
+/// Stores and publishes the records of the partitions that this endpoint owns.
 pub struct Worker {
-    /// Settings.
     pub config: Config,
-    /// Identifies this endpoint among others.
+    /// Random id of this process, by which it ignores its own notifications.
     pub endpoint: Uuid,
-    /// The schema registry.
     pub registry: Registry,
     /// Produces dead letters.
     pub producer: Arc<Producer>,
-    /// Subscriptions.
     pub hub: Arc<Hub>,
     /// True while other endpoints share the partitions.
     pub others: Arc<AtomicBool>,
-    /// Ends the work.
     pub shutdown: Shutdown,
 }
 
 impl Worker {
-    /// Works until shutdown; calls `ready` with whether the topic is served.
+    /// Runs until shutdown. Calls `ready` with true when it owns partitions, with false after an
+    /// error.
     ///
     /// # Errors
-    /// One that is not retryable.
+    /// The first error that is not retryable.
     pub fn run(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let mut client = messaging::connect_until(&self.config.producer.kafka, &self.shutdown);
-        let result = retry(&self.shutdown, "session lost, starting over", || {
+        let result = retry(&self.shutdown, "session lost, reconnecting", || {
             let result = self.own_and_serve(&mut *client, ready);
             if result.is_err() {
                 ready(false);
@@ -81,8 +78,7 @@ impl Worker {
         result
     }
 
-    /// One session: owns a share of the partitions and serves them until shutdown, or an error that
-    /// ends the session.
+    /// One database session: claims a share of the partitions and serves them until shutdown.
     fn own_and_serve(
         &self,
         client: &mut dyn KafkaClient,
@@ -114,8 +110,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes the share of this endpoint, by locks of the database or from the group; `None` if
-    /// shutdown was requested meanwhile.
+    /// Takes the share of this endpoint, by locks in the database or from the consumer group.
+    /// `None` if shutdown was requested meanwhile.
     fn take_share(
         &self,
         writer: &mut TransactionWriter,
@@ -146,7 +142,7 @@ impl Worker {
         Ok(None)
     }
 
-    /// Remembers whether other endpoints have sessions, as of the last count.
+    /// Updates `others` from the last count of endpoints.
     fn note_others(&self, writer: &TransactionWriter) {
         self.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
     }
@@ -155,15 +151,14 @@ impl Worker {
 /// The partitions of this endpoint.
 struct Share {
     partitions: Vec<i32>,
-    /// Generation of the consumer group; `None` where locks share the partitions.
+    /// Generation of the consumer group; `None` if locks assign the partitions.
     generation: Option<i32>,
 }
 
-/// Repeats `work` with backoff until it returns without a retryable error, or shutdown is
-/// requested.
+/// Repeats `work` with backoff while it fails with a retryable error and no shutdown is requested.
 ///
 /// # Errors
-/// One that is not retryable.
+/// The first error that is not retryable.
 pub fn retry(
     shutdown: &Shutdown,
     message: &str,
@@ -177,7 +172,8 @@ pub fn retry(
                 if started.elapsed() > BACKOFF_MAX {
                     backoff = BACKOFF_MIN;
                 }
-                log::warn!(error:% = Chain(&err), retry_in_ms = backoff.as_millis() as u64; "{message}");
+                let retry_in_ms = backoff.as_millis() as u64;
+                log::warn!(error:% = Chain(&err), retry_in_ms; "{message}");
                 shutdown.wait(backoff);
                 backoff = (backoff * 2).min(BACKOFF_MAX);
             }
@@ -187,21 +183,20 @@ pub fn retry(
     Ok(())
 }
 
-/// The partitions that are served now.
+/// The partitions that are being served.
 struct ServedPartitions<'a> {
     worker: &'a Worker,
     /// See [`Share`].
     generation: Option<i32>,
     consumer: Consumer,
     decoder: Decoder<BalanceChanged>,
-    /// Next offset of each partition whose records are stored and whose offset is not committed
-    /// yet.
+    /// Next offset of each partition that is stored but not committed yet.
     stored: BTreeMap<i32, i64>,
     committed: Instant,
 }
 
 impl ServedPartitions<'_> {
-    /// Stores batch after batch until the share of partitions changes.
+    /// Stores batches until the share of partitions changes.
     fn serve(
         &mut self,
         writer: &mut TransactionWriter,
@@ -223,7 +218,8 @@ impl ServedPartitions<'_> {
         self.commit(client)
     }
 
-    /// True if the share of this endpoint changes. Also a heartbeat to the database and the group.
+    /// True if the share of this endpoint has changed. Also a heartbeat to the database and the
+    /// consumer group.
     fn share_has_changed(
         &mut self,
         writer: &mut TransactionWriter,
@@ -231,7 +227,7 @@ impl ServedPartitions<'_> {
     ) -> Result<bool, Error> {
         let changed = if let Some(generation) = self.generation {
             writer.ownership.share()?;
-            // Commit first: a member that gets a partition continues at the committed offset.
+            // Commit before the rebalance: the next owner starts at the committed offset.
             self.commit(client)?;
             match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
                 Ok(assignment) => assignment.generation != generation,
@@ -260,7 +256,7 @@ impl ServedPartitions<'_> {
                     self.store(writer, &mut batch, &mut positions)?;
                 }
             }
-            // Past control records and holes of compaction as well.
+            // Also moves past control records and the gaps of compaction.
             positions.insert(data.partition, data.next);
         }
         self.store(writer, &mut batch, &mut positions)
@@ -285,8 +281,8 @@ impl ServedPartitions<'_> {
         Ok(())
     }
 
-    /// The change in a record, or why the record is undecodable. An error while the registry is
-    /// unavailable starts over, since skipping the record would lose it.
+    /// The change in a record, or why it cannot be stored. While the registry is unavailable, the
+    /// outer result is an error, so that the record is read again instead of skipped.
     fn decode(&mut self, record: &FetchedRecord) -> Result<Result<BalanceChanged, String>, Error> {
         let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
         match self.decoder.decode(value) {
@@ -299,7 +295,7 @@ impl ServedPartitions<'_> {
         }
     }
 
-    /// Sends the record to dead_letter.
+    /// Sends the record to the topic dead_letter.
     fn send_dead_letter(
         &self,
         partition: i32,
@@ -311,14 +307,16 @@ impl ServedPartitions<'_> {
         let dead_letter = Outgoing::dead_letter(topic, partition, offset, value, reason);
         match self.worker.producer.send(dead_letter).wait() {
             Err(err) if err.kind == ErrorKind::Message => {
-                log::error!(topic, partition, offset, error:% = err; "dead letter dropped: too large for its topic");
+                log::error!(
+                    topic, partition, offset, error:% = err;
+                    "dead letter dropped: too large for its topic"
+                );
                 Ok(())
             }
             result => Ok(result?),
         }
     }
 
-    /// Commits the offsets of stored records.
     fn commit(&mut self, client: &mut dyn KafkaClient) -> Result<(), Error> {
         self.committed = Instant::now();
         if self.stored.is_empty() {
@@ -329,9 +327,12 @@ impl ServedPartitions<'_> {
         match client.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER_WAIT) {
             Ok(()) => self.stored.clear(),
             Err(err) if err.kind == ErrorKind::Config => return Err(err.into()),
-            // Another member has the partitions by now, and finds the records in the store.
+            // Another member owns the partitions now. It finds the records in the store.
             Err(err) if err.kind == ErrorKind::Fenced && self.generation.is_some() => {
-                log::warn!(error:% = Chain(&err); "offsets not committed: the partitions belong to another member");
+                log::warn!(
+                    error:% = Chain(&err);
+                    "offsets not committed: the partitions belong to another member"
+                );
                 self.stored.clear();
             }
             // The next commit includes these offsets.
@@ -344,7 +345,7 @@ impl ServedPartitions<'_> {
 /// Publishes the transactions that other endpoints have stored, until shutdown.
 ///
 /// # Errors
-/// One that is not retryable.
+/// The first error that is not retryable.
 pub fn follow_other_endpoints(
     config: &Config,
     endpoint: Uuid,
@@ -353,10 +354,10 @@ pub fn follow_other_endpoints(
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
     let mut reconnects = false;
-    retry(shutdown, "notifications of other endpoints interrupted, reconnecting", || {
+    retry(shutdown, "lost the notifications of other endpoints, reconnecting", || {
         let mut listener = NotificationListener::open(&config.database, endpoint, shutdown)?;
-        // Notifications were missed: subscribers are told, so that they query the transactions in
-        // between.
+        // Notifications were missed. Ending the subscriptions makes clients query the missing
+        // transactions.
         if mem::replace(&mut reconnects, true) && others.load(Ordering::Relaxed) {
             hub.end_all(Ending::Interrupted);
         }

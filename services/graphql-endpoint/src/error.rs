@@ -7,32 +7,29 @@ use service::log::Chain;
 /// A failed step of this service. A refused request is not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The database.
     #[error(transparent)]
     Database(#[from] database::Error),
-    /// A request to Kafka failed.
-    #[error("kafka")]
+    #[error("Kafka request failed")]
     Kafka(#[from] messaging::Error),
-    /// The registry lacks a schema that the synchronizer registers.
-    #[error("schema registry")]
+    /// A schema that the synchronizer registers is missing, or the registry is unavailable.
+    #[error("could not get a schema")]
     Registry(#[from] registry::Error),
     /// The writer's schema of a record is not available.
-    #[error("decode")]
+    #[error("could not decode a record")]
     Avro(#[from] avro::Error),
-    /// The system's random number generator failed.
-    #[error("generate a salt")]
+    #[error("could not generate a salt")]
     Random(#[source] rand::rngs::SysError),
 }
 
 impl Error {
-    /// Logs the error of an operation, whose client gets a general message only.
+    /// Logs the error of an operation. Its client gets a general message only.
     pub fn log(&self) {
         log::warn!(error:% = Chain(self); "operation failed");
     }
 
     /// True if the same step can succeed later.
     pub fn is_retryable(&self) -> bool {
-        // No `_` arm: a new variant does not compile until someone has decided.
+        // No `_` arm: a new variant does not compile without a decision here.
         match self {
             Self::Database(err) => err.is_retryable(),
             Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,

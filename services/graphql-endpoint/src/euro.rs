@@ -1,10 +1,9 @@
-//! Amounts as the Dutch write them.
+//! Amounts in Dutch notation.
 
 use bank::money::Cents;
 use std::fmt::Write;
 
-/// Euros with a comma before the cents and a dot before each three digits: `€10,00`, `€1.234,56`,
-/// `-€0,05`.
+/// Formats with a decimal comma and dots between thousands: `€10,00`, `€1.234,56`, `-€0,05`.
 pub fn format(amount: Cents) -> String {
     let cents = amount.get().unsigned_abs();
     let euros = (cents / 100).to_string();
@@ -26,7 +25,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn amounts_are_written_as_the_dutch_do() {
+    fn amounts_are_in_dutch_notation() {
         for (cents, text) in [
             (0, "€0,00"),
             (5, "€0,05"),
@@ -48,9 +47,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn without_its_marks_it_is_the_number_of_cents(cents: i64) {
+        fn formatted_amount_keeps_its_digits(cents: i64) {
             let text = format(Cents::new(cents));
-            let digits: String = text.chars().filter(|it| it.is_ascii_digit() || *it == '-').collect();
+            let is_kept = |it: &char| it.is_ascii_digit() || *it == '-';
+            let digits: String = text.chars().filter(is_kept).collect();
             prop_assert_eq!(digits.parse::<i64>().unwrap(), cents);
             for group in text.split(',').next().unwrap().split('.').skip(1) {
                 prop_assert_eq!(group.len(), 3);

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 use tiny_http::Header;
 
-/// Media type of the stream.
+/// Media type of a stream of server-sent events.
 pub const EVENTS: &str = "text/event-stream";
 
-/// Interval of comments on an idle stream: a closed connection shows when something is sent.
+/// Interval of comments on an idle stream. A closed connection is detected by a failed write.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Writes server-sent events to one client.
@@ -19,31 +19,31 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Writes to `out`.
     pub fn new(out: Box<dyn Write + Send>) -> Self {
         Self { out, buffered: false, sent: Instant::now() }
     }
 
-    /// Sends the head of the response.
+    /// Sends status and headers of the response.
     pub fn open(&mut self, headers: &[Header]) -> io::Result<()> {
         let mut head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {EVENTS}\r\nCache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+            "HTTP/1.1 200 OK\r\nContent-Type: {EVENTS}\r\nCache-Control: no-cache\r\n\
+             X-Accel-Buffering: no\r\n"
         );
         for header in headers {
             head += &format!("{}: {}\r\n", header.field, header.value);
         }
-        // The end of the connection is the end of the stream.
+        // No Content-Length: the stream ends with the connection.
         self.send(&(head + "\r\n:\n\n"))
     }
 
-    /// Buffers a response; the next call sends it.
+    /// Buffers a response. The next call of `idle` or `complete` sends it.
     pub fn next(&mut self, json: &str) -> io::Result<()> {
         self.buffered = true;
         write!(self.out, "event: next\ndata: {json}\n\n")
     }
 
-    /// Ends the stream. An EventSource drops an event without data, so there is an empty line of
-    /// it.
+    /// Ends the stream. An EventSource ignores events without a data line, so the event has an
+    /// empty one.
     pub fn complete(&mut self) -> io::Result<()> {
         self.send("event: complete\ndata:\n\n")
     }

@@ -7,20 +7,18 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Transactions that may wait for a subscriber: a few batches of the store, each of which arrives
-/// at once.
+/// Maximum of transactions in the queue of a subscriber: a few batches of the store, which
+/// publishes a batch at once.
 pub const QUEUE_MAX: usize = 8192;
 
 /// Why a subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// The client cancelled it.
     Cancelled,
-    /// [`QUEUE_MAX`] transactions were waiting.
+    /// The queue was full.
     TooSlow,
     /// Transactions of other endpoints may have been missed.
     Interrupted,
-    /// The service shuts down.
     Stopping,
 }
 
@@ -30,7 +28,7 @@ pub struct Hub(Mutex<Subscribers>);
 
 #[derive(Default)]
 struct Subscribers {
-    /// Subscribers of one account, by iban: a transaction of another one costs them nothing.
+    /// Subscribers of one account, by iban, so that transactions of other accounts skip them.
     by_iban: HashMap<String, Vec<Subscriber>>,
     /// Subscribers of all accounts.
     all: Vec<Subscriber>,
@@ -42,21 +40,18 @@ struct Subscriber {
     queue: Arc<Queue>,
 }
 
-/// A subscription; leaves the hub when dropped.
+/// A subscription, removed from the hub when dropped.
 pub struct Subscription {
     hub: Arc<Hub>,
     iban: Option<String>,
     queue: Arc<Queue>,
 }
 
-/// The next event of a subscription.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A transaction.
     Transaction(Arc<Transaction>),
     /// No transaction is waiting.
     Empty,
-    /// The subscription has ended.
     End(Ending),
 }
 
@@ -99,7 +94,6 @@ impl Hub {
         }
     }
 
-    /// True if there is no subscription.
     pub fn is_empty(&self) -> bool {
         let subscribers = self.subscribers();
         subscribers.by_iban.is_empty() && subscribers.all.is_empty()
@@ -111,12 +105,12 @@ impl Hub {
 }
 
 impl Subscription {
-    /// The queue, which can end the subscription.
+    /// For [`Queue::wait`] and [`Queue::end`].
     pub fn queue(&self) -> &Arc<Queue> {
         &self.queue
     }
 
-    /// The next event; does not wait.
+    /// The next event, without waiting.
     pub fn next(&self) -> Event {
         self.queue.take()
     }
@@ -141,8 +135,7 @@ impl Drop for Subscription {
     }
 }
 
-/// Transactions that wait for one subscriber. Unlike a channel it takes no memory while it is
-/// empty.
+/// The queue of one subscriber. Unlike a channel it uses no memory while it is empty.
 #[derive(Default)]
 pub struct Queue {
     state: Mutex<State>,
@@ -156,7 +149,8 @@ struct State {
 }
 
 impl Queue {
-    /// Ends the subscription at once and discards waiting transactions. The first reason counts.
+    /// Ends the subscription at once and discards queued transactions. Further calls have no
+    /// effect.
     pub fn end(&self, ending: Ending) {
         let mut state = self.state();
         if state.ending.is_none() {
@@ -187,7 +181,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Returns when a transaction is waiting, the subscription has ended, or `time` is over.
+    /// Waits at most `time` until a transaction is queued or the subscription has ended.
     pub fn wait(&self, time: Duration) {
         let is_empty = |state: &mut State| state.ending.is_none() && state.waiting.is_empty();
         drop(self.changed.wait_timeout_while(self.state(), time, is_empty));
@@ -239,7 +233,11 @@ mod tests {
             hub.publish(&event);
             assert_eq!(quick.next(), Event::Transaction(event.clone()));
         }
-        assert_eq!(slow.next(), Event::Transaction(event.clone()), "it may wait so long");
+        assert_eq!(
+            slow.next(),
+            Event::Transaction(event.clone()),
+            "the queue is full, not exceeded"
+        );
         hub.publish(&event);
         hub.publish(&event);
         assert_eq!(slow.next(), Event::End(Ending::TooSlow));

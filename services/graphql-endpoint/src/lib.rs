@@ -1,7 +1,8 @@
-//! The bank for browsers: queries, mutations and live subscriptions over GraphQL.
+//! GraphQL endpoint of the bank: queries, mutations and live subscriptions.
 //!
-//! Config -> database -> Kafka -> threads that store and publish transactions and read outcomes ->
-//! the HTTP listener.
+//! At startup: configuration, database migrations, producer, threads, HTTP listener. One thread
+//! stores the records of balance_changed and publishes them to subscribers. One thread receives
+//! what other endpoints store. One thread for each outcome topic completes pending commands.
 
 mod config;
 
@@ -64,10 +65,9 @@ use uuid::Uuid;
 
 pub use crate::schema::sdl;
 
-/// This service.
 pub const SERVICE: Service = Service {
     name: "graphql-endpoint",
-    about: "The bank for browsers: queries, mutations and live subscriptions over GraphQL",
+    about: "GraphQL endpoint of the bank: queries, mutations and live subscriptions",
     variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES],
     flags: &[(SDL_FLAG, "prints the schema and exits")],
     run,
@@ -75,10 +75,10 @@ pub const SERVICE: Service = Service {
 
 const SDL_FLAG: &str = "--schema";
 
-/// Threads that run queries, and connections to the database.
+/// Threads that run queries; also the maximum of database connections for them.
 const WORKERS: usize = 4;
-/// Time to notify subscribers of a shutdown.
-const GOODBYE: Duration = Duration::from_millis(300);
+/// Time at shutdown to send close frames to subscribers.
+const CLOSE_TIME: Duration = Duration::from_millis(300);
 
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     if start.flags.contains(&SDL_FLAG) {
@@ -109,15 +109,15 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         to_end.end_all(Ending::Stopping);
     })?;
     threads.wait(&health)?;
-    let deadline = Instant::now() + GOODBYE;
+    let deadline = Instant::now() + CLOSE_TIME;
     while !hub.is_empty() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts the threads that store and publish transactions: those of this endpoint's partitions, and
-/// those of other endpoints.
+/// Starts two threads. One stores and publishes the transactions in this endpoint's partitions. The
+/// other publishes the transactions that other endpoints store.
 fn store_transactions(
     threads: &mut Threads,
     config: &Config,
@@ -145,7 +145,6 @@ fn store_transactions(
     });
 }
 
-/// Starts the HTTP listener.
 fn listen(
     config: Config,
     commands: CommandClient,
@@ -198,13 +197,13 @@ fn read<R: OutcomeRecord + Send + 'static>(
     Ok(())
 }
 
-/// What a thread reports.
+/// A report from a thread to [`Threads::wait`].
 enum Event {
     Ready(bool),
     Stopped(Result<(), Error>),
 }
 
-/// The threads whose end is the end of the service.
+/// The threads that the service cannot run without.
 struct Threads {
     events: Sender<Event>,
     received: Receiver<Event>,
@@ -222,14 +221,14 @@ impl Threads {
         self.running += 1;
         thread::Builder::new()
             .name(name.into())
-            // `run` may have returned with another thread's error: then the channel is closed, and
-            // the process ends.
+            // The channel is closed if `run` has returned the error of another thread. The process
+            // then exits.
             .spawn(move || drop(events.send(Event::Stopped(work()))))
-            .expect("a thread can be started: the service has a handful");
+            .expect("the service starts fewer than ten threads here");
     }
 
-    /// Waits until all have stopped. The first error stops the service: a part of it would look
-    /// healthy.
+    /// Waits until all threads have stopped. The first error stops the service, since without one
+    /// of its threads it would still look healthy.
     fn wait(mut self, health: &Health) -> Result<(), Error> {
         while self.running > 0 {
             match self.received.recv().expect("`self.events` is a sender") {

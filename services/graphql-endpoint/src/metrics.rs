@@ -1,4 +1,4 @@
-//! Metrics of the endpoint.
+//! Metrics of the endpoint. Their help texts describe them.
 
 use prometheus::{
     Histogram, IntCounter, IntCounterVec, IntGauge, register_histogram, register_int_counter,
@@ -8,26 +8,22 @@ use std::sync::LazyLock;
 
 const UNIQUE: &str = "the only metric of this name";
 
-/// Transactions stored.
 pub static STORED: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("graphql_transactions_stored_total", "Transactions stored").expect(UNIQUE)
 });
-/// Time to store a batch.
 pub static STORE_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
     let buckets = vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
     let help = "Time to store a batch of transactions";
     register_histogram!("graphql_store_seconds", help, buckets).expect(UNIQUE)
 });
-/// Open subscriptions to transactions.
 pub static SUBSCRIBERS: LazyLock<IntGauge> = LazyLock::new(|| {
     register_int_gauge!("graphql_subscribers", "Open subscriptions to transactions").expect(UNIQUE)
 });
-/// Subscribers that were cut off because they did not keep up.
 pub static CUT_OFF: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Subscribers cut off because they did not keep up";
     register_int_counter!("graphql_subscribers_cut_off_total", help).expect(UNIQUE)
 });
-/// Operations by kind: query, mutation, subscription, or refused before they ran.
+/// `kind`: query, mutation, subscription, or refused by validation.
 pub static OPERATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("graphql_operations_total", "Operations received", &["kind"])
         .expect(UNIQUE)

@@ -1,4 +1,4 @@
-//! Runs an operation for one of the transports.
+//! Runs GraphQL operations for the transports: HTTP, server-sent events and websockets.
 
 use crate::access::ReadAccess;
 use crate::app::App;
@@ -21,46 +21,38 @@ use std::time::Duration;
 /// The path of all transports.
 pub const PATH: &str = "/graphql";
 
-/// Time between two [`Step::Idle`] of a stream without transactions.
+/// Interval of [`Step::Idle`] in a stream without transactions.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// What an operation emits: responses (one for a query or mutation), possibly with time between
-/// them, and then an end unless the transport has disconnected.
+/// A step of an operation. A query or mutation emits one response, a subscription any number. Then
+/// an end follows, unless the client has disconnected.
 pub enum Step<'a> {
-    /// A response.
     Response(&'a GraphQLResponse),
-    /// No response for now: the transport should flush. Repeated while none follows.
+    /// There is no response for now. The transport flushes its buffer. Repeated each second.
     Idle,
-    /// The operation does not run.
+    /// The operation is invalid and does not run.
     Refused(&'a GraphQLError),
-    /// All responses were emitted.
     Complete,
-    /// The stream ended before its client wanted it to.
+    /// The service ended the stream, not the client.
     CutOff(Ending),
 }
 
 /// The client closed the connection or cancelled the operation.
 pub struct Disconnected;
 
-/// Takes the steps of an operation.
+/// Sends a step of an operation to the client.
 pub type Emit<'a> = dyn FnMut(Step<'_>) -> Result<(), Disconnected> + 'a;
 
-/// An operation that was validated against the schema.
 pub type ValidOperation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
 
 /// Runs operations.
 pub struct Executor {
-    /// The schema.
     pub schema: Schema,
-    /// What the resolvers need.
     pub app: Arc<App>,
 }
 
 impl Executor {
-    /// Parses and validates `request`.
-    ///
-    /// # Errors
-    /// The errors for the client.
+    /// Parses and validates `request`. The error is for the client.
     pub fn parse<'a>(
         &'a self,
         request: &'a GraphQLRequest,
@@ -69,11 +61,8 @@ impl Executor {
         ValidatedOperation::new(&request.query, name, &self.schema)
     }
 
-    /// Runs the result of [`Self::parse`] to its end, or until `emit` fails or `running` is
-    /// cancelled. A stream waits on the caller's thread.
-    ///
-    /// # Errors
-    /// Those of `emit`.
+    /// Runs the result of [`Self::parse`] to its end, until `emit` fails, or until `running` is
+    /// cancelled. A subscription blocks the caller's thread.
     pub fn run(
         &self,
         access: ReadAccess,
@@ -101,7 +90,6 @@ fn count(kind: &str) {
     metrics::OPERATIONS.with_label_values(&[kind]).inc();
 }
 
-/// Runs a query or mutation.
 fn execute(
     operation: &ValidOperation<'_>,
     request: &GraphQLRequest,
@@ -110,7 +98,7 @@ fn execute(
 ) -> Result<(), Disconnected> {
     let is_mutation = operation.operation_type() == OperationType::Mutation;
     let result = guarded(|| operation.execute_sync(&request.variables(), context));
-    // An operation that would wait runs again on another thread, and is counted there.
+    // An operation that would wait runs again on another thread and is counted there.
     if !context.running.would_wait() {
         count(if is_mutation { "mutation" } else { "query" });
     }
@@ -122,7 +110,6 @@ fn execute(
     emit(Step::Complete)
 }
 
-/// Runs a subscription.
 fn subscribe(
     operation: &ValidOperation<'_>,
     request: &GraphQLRequest,
@@ -135,7 +122,7 @@ fn subscribe(
         let opening = pin!(operation.resolve_into_stream(&variables, context));
         opening.poll(&mut no_waker)
     });
-    // No resolver awaits anything, so the first poll returns the stream.
+    // No resolver awaits, so the first poll returns the stream.
     let opened = match opened {
         Some(Poll::Ready(opened)) => opened,
         Some(Poll::Pending) | None => {
@@ -153,7 +140,7 @@ fn subscribe(
     }
 }
 
-/// The one stream of a subscription and the name of its field, or the response to send instead.
+/// The field name and the stream of a subscription, or an error response.
 fn single_stream<'a>(
     value: Value<ValuesStream<'a>>,
     errors: Vec<ExecutionError<juniper::DefaultScalarValue>>,
@@ -166,12 +153,12 @@ fn single_stream<'a>(
     let mut fields = object.into_iter();
     match (fields.next(), fields.next()) {
         (Some((name, Value::Scalar(values))), None) => Ok((name.to_string(), values)),
-        (Some(_), Some(_)) => error("a subscription has one field"),
+        (Some(_), Some(_)) => error("a subscription must have exactly one field"),
         _ => error("the subscription has no stream"),
     }
 }
 
-/// Emits the values of a stream, waiting on this thread.
+/// Emits the values of a stream and blocks this thread between them.
 fn follow(
     name: &str,
     mut values: ValuesStream<'_>,
@@ -210,7 +197,7 @@ fn follow(
     }
 }
 
-/// The response after a panic, which is in the log.
+/// The response after a panic, which the guard has logged.
 fn internal_error() -> GraphQLResponse {
-    GraphQLResponse::error(FieldError::from("a fault of the service, which is logged"))
+    GraphQLResponse::error(FieldError::from("internal error"))
 }

@@ -1,17 +1,17 @@
-//! Threads of operations that wait: for the bank, or for transactions.
+//! Threads for operations that wait for an outcome or for transactions.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Most threads of operations at the same time.
+/// Maximum of such threads at a time.
 const OPERATIONS_MAX: usize = 4096;
-/// Stack of such a thread: four times what the deepest query within the limits needs.
+/// Stack size of such a thread: four times the need of the deepest query within the limits.
 const STACK_BYTES: usize = 256 << 10;
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Counts a thread until it is dropped.
+/// Counts a thread in [`RUNNING`] until dropped.
 struct RunningThread;
 
 impl Drop for RunningThread {
@@ -20,10 +20,8 @@ impl Drop for RunningThread {
     }
 }
 
-/// Starts a thread for an operation that may wait.
-///
-/// # Errors
-/// [`OPERATIONS_MAX`] are running, or the system refuses the thread.
+/// Starts a thread for an operation. Fails if [`OPERATIONS_MAX`] are running or the system cannot
+/// start a thread.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let before = RUNNING.fetch_add(1, Ordering::Relaxed);
     let running = RunningThread;

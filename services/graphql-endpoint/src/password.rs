@@ -1,5 +1,5 @@
-//! Password hashes, by PBKDF2-HMAC-SHA256: it needs no memory, so it fits a small container. One
-//! hash per core is computed at a time, so that logins do not delay all other requests.
+//! Password hashes by PBKDF2-HMAC-SHA256, which needs little memory. At most one hash per core is
+//! computed at a time, so that logins do not delay all other requests.
 
 use crate::error::Error;
 use pbkdf2::pbkdf2_hmac;
@@ -13,10 +13,9 @@ use std::thread;
 
 /// Rounds of a new hash. Source: OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256.
 pub const ROUNDS: u32 = 600_000;
-/// Hashes that may wait for a core: a few seconds of work.
+/// Maximum of hashes that wait for a core: a few seconds of work.
 const WAITING_MAX: usize = 32;
 
-/// Length of a hash, bytes.
 pub const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 
@@ -43,10 +42,7 @@ impl Default for Hasher {
 }
 
 impl Hasher {
-    /// The hash of `password`; takes most of a second.
-    ///
-    /// # Errors
-    /// Too many hashes are waiting.
+    /// The hash of `password`. Takes most of a second with [`ROUNDS`].
     pub fn hash(&self, password: &str, salt: &[u8], rounds: u32) -> Result<[u8; HASH_BYTES], Busy> {
         let _core = self.acquire_core()?;
         let mut hash = [0; HASH_BYTES];
@@ -82,17 +78,14 @@ impl Drop for CoreGuard<'_> {
     }
 }
 
-/// A new salt.
-///
-/// # Errors
-/// The system has no randomness to give.
+/// A new random salt.
 pub fn salt() -> Result<[u8; SALT_BYTES], Error> {
     let mut salt = [0; SALT_BYTES];
     SysRng.try_fill_bytes(&mut salt).map_err(Error::Random)?;
     Ok(salt)
 }
 
-/// Compares in a time that does not depend on where they differ.
+/// Compares in constant time for inputs of equal length.
 pub fn are_equal(a: &[u8], b: &[u8]) -> bool {
     let differences = a.iter().zip(b).fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
     a.len() == b.len() && differences == 0
@@ -105,14 +98,14 @@ mod tests {
 
     #[test]
     fn hash_is_pbkdf2_hmac_sha256() {
-        // Made with Python: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 4096).
+        // From Python: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 4096).
         let hash = Hasher::default().hash("password", b"salt", 4096).unwrap();
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "c5e478d59288c841aa530db6845c4c8d962893a001ce4e11a4963873aa98134a");
     }
 
     #[test]
-    fn hashes_are_compared_in_all_bytes() {
+    fn hashes_are_compared_byte_by_byte() {
         assert!(are_equal(b"abc", b"abc"));
         for other in [&b"abd"[..], b"bbc", b"ab", b"abcd", b""] {
             assert!(!are_equal(b"abc", other), "{other:?}");

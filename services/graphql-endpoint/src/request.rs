@@ -6,7 +6,7 @@ use juniper::http::GraphQLRequest;
 use serde::Deserialize;
 use std::collections::HashMap;
 
-/// The JSON of a request.
+/// The JSON body of a request.
 #[derive(Deserialize)]
 struct Body {
     query: String,
@@ -16,13 +16,10 @@ struct Body {
     variables: Option<InputValue>,
 }
 
-/// The request in a JSON body.
-///
-/// # Errors
-/// The message for the client.
+/// Parses a JSON body. The error is a message for the client.
 pub fn parse_body(json: &[u8]) -> Result<GraphQLRequest, String> {
     let expected = |err: serde_json::Error| {
-        // The error's own text could contain a part of the body: a password.
+        // The text of `err` could contain a part of the body, such as a password.
         let (line, column) = (err.line(), err.column());
         format!(
             "line {line}, column {column}: expected JSON as in {{\"query\": \"{{ __typename }}\"}}"
@@ -33,10 +30,7 @@ pub fn parse_body(json: &[u8]) -> Result<GraphQLRequest, String> {
     checked(query, operation_name, variables)
 }
 
-/// The request in a query string.
-///
-/// # Errors
-/// The message for the client.
+/// Parses a query string. The error is a message for the client.
 pub fn parse_query(query: &str) -> Result<GraphQLRequest, String> {
     let mut pairs: HashMap<String, String> = HashMap::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -47,7 +41,8 @@ pub fn parse_query(query: &str) -> Result<GraphQLRequest, String> {
         Some(text) => Some(serde_json::from_str(&text).map_err(|_| "variables: expected JSON")?),
         None => None,
     };
-    let query = pairs.remove("query").ok_or("expected ?query=")?;
+    let query =
+        pairs.remove("query").ok_or("expected the parameter query, as in ?query={__typename}")?;
     checked(query, pairs.remove("operationName").filter(|name| !name.is_empty()), variables)
 }
 
@@ -62,7 +57,7 @@ fn checked(
     Ok(GraphQLRequest::new(query, operation_name, variables))
 }
 
-/// A part of a query string as text.
+/// Decodes a name or value of a query string.
 fn decode(part: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(part.len());
     let mut rest = part.bytes();
@@ -72,7 +67,9 @@ fn decode(part: &str) -> Result<String, String> {
             b'%' => {
                 let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
                 let (Some(high), Some(low)) = (digit(), digit()) else {
-                    return Err("a percent sign needs two hexadecimal digits".to_owned());
+                    return Err(
+                        "query string: expected two hexadecimal digits after each %".to_owned()
+                    );
                 };
                 u8::try_from(high * 16 + low).unwrap_or_default()
             }
@@ -119,7 +116,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".*") {
+        fn any_bytes_are_parsed_without_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            text in ".*",
+        ) {
             let _ = parse_body(&bytes);
             let _ = parse_query(&text);
         }

@@ -1,11 +1,10 @@
-//! The state of a running operation that its transport and its resolvers share.
+//! The state of a running operation, shared by its transport and its resolvers.
 
 use crate::hub::{Ending, Queue};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// A running operation, which can be cancelled.
 #[derive(Default)]
 pub struct RunningOperation {
     cancelled: AtomicBool,
@@ -15,13 +14,13 @@ pub struct RunningOperation {
 }
 
 impl RunningOperation {
-    /// An operation on a thread that serves other clients as well: its resolvers must not wait for
-    /// the bank.
+    /// An operation whose resolvers must not wait for an outcome, because its thread serves other
+    /// clients as well.
     pub fn without_waiting() -> Self {
         Self { must_not_wait: true, ..Self::default() }
     }
 
-    /// Cancels the operation: a stream ends at once.
+    /// Cancels the operation and ends its stream at once.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
         if let Some(queue) = self.queue.get() {
@@ -29,7 +28,6 @@ impl RunningOperation {
         }
     }
 
-    /// True once the operation was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
@@ -39,14 +37,14 @@ impl RunningOperation {
         self.queue.get().and_then(|queue| queue.ending()).unwrap_or(Ending::Cancelled)
     }
 
-    /// Returns when the stream may have a transaction, or after `time`.
+    /// Waits at most `time` until the stream has a transaction or ends.
     pub fn wait(&self, time: Duration) {
         if let Some(queue) = self.queue.get() {
             queue.wait(time);
         }
     }
 
-    /// Attaches the queue of the operation's subscription, which [`Self::cancel`] ends.
+    /// Attaches the queue of the subscription, so that [`Self::cancel`] ends it.
     pub fn attach(&self, queue: &Arc<Queue>) {
         let _ = self.queue.set(queue.clone());
         if self.is_cancelled() {
@@ -54,8 +52,8 @@ impl RunningOperation {
         }
     }
 
-    /// For a resolver that has to wait for the bank: true if it may. If not, the operation runs
-    /// again on a thread of its own and this result is discarded.
+    /// True if a resolver may wait for an outcome. If false, its result is discarded and the
+    /// operation runs again on its own thread.
     pub fn may_wait(&self) -> bool {
         if self.must_not_wait {
             self.would_wait.store(true, Ordering::Relaxed);
@@ -63,7 +61,7 @@ impl RunningOperation {
         !self.must_not_wait
     }
 
-    /// True if a resolver had to wait and was not allowed to.
+    /// True if [`Self::may_wait`] has returned false.
     pub fn would_wait(&self) -> bool {
         self.would_wait.load(Ordering::Relaxed)
     }
@@ -74,11 +72,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operation_that_may_not_wait_remembers_that_it_would() {
+    fn refused_wait_is_remembered() {
         let operation = RunningOperation::without_waiting();
         assert!(!operation.would_wait());
         assert!(!operation.may_wait() && operation.would_wait());
-        let patient = RunningOperation::default();
-        assert!(patient.may_wait() && !patient.would_wait());
+        let waiting = RunningOperation::default();
+        assert!(waiting.may_wait() && !waiting.would_wait());
     }
 }

@@ -1,5 +1,5 @@
-//! The GraphQL schema. Names, arguments and nullability are those of the talk; other fields are
-//! additions.
+//! The GraphQL schema. It extends the schema of the talk and keeps its names, arguments and
+//! nullability.
 
 use crate::access::ReadAccess;
 use crate::app::App;
@@ -18,13 +18,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
-/// Most transactions in one response.
+/// Maximum of `max_items`.
 const ITEMS_MAX: i32 = 1000;
 
-/// The schema with its resolvers.
 pub type Schema = RootNode<Query, Mutation, Subscription>;
 
-/// The schema, within limits that the introspection query of GraphQL's reference client passes.
+/// The schema. Its limits admit the introspection query of graphql-js.
 pub fn schema(introspection: bool) -> Schema {
     let schema = Schema::new(Query, Mutation, Subscription)
         .limit_depth(24)
@@ -33,30 +32,27 @@ pub fn schema(introspection: bool) -> Schema {
     if introspection { schema } else { schema.disable_introspection() }
 }
 
-/// The schema in its own language, as in `schema.graphql`.
+/// The schema in SDL, as in `schema.graphql`.
 pub fn sdl() -> String {
     schema(true).as_sdl()
 }
 
-/// The context of an operation.
 pub struct Context {
-    /// Shared by all operations.
     pub app: Arc<App>,
-    /// What the client may read.
     pub access: ReadAccess,
-    /// The state that the transport shares.
+    /// Shared with the transport.
     pub running: Arc<RunningOperation>,
 }
 
 impl juniper::Context for Context {}
 
-/// Which way the money went, seen from the account.
+/// The direction of a transaction, seen from the account.
 #[derive(Clone, Copy, GraphQLEnum)]
 #[graphql(name = "dtype")]
 pub enum Dtype {
-    /// Out of the account.
+    /// Money left the account.
     Debit,
-    /// Into the account.
+    /// Money entered the account.
     Credit,
 }
 
@@ -69,7 +65,6 @@ impl From<Dtype> for Direction {
     }
 }
 
-/// A transaction in the schema.
 pub struct TransactionObject(Arc<Transaction>);
 
 impl From<Transaction> for TransactionObject {
@@ -78,52 +73,51 @@ impl From<Transaction> for TransactionObject {
     }
 }
 
-#[expect(clippy::wrong_self_convention, reason = "the talk's name of a field: from_to")]
-/// One change of the balance of one account.
+#[expect(clippy::wrong_self_convention, reason = "from_to is the talk's name of a field")]
+/// A change of the balance of one account.
 #[graphql_object(context = Context, name = "Transaction", rename_all = "none")]
 impl TransactionObject {
-    /// Number of the transaction; begins anew after 2147483647.
+    /// Number of the transaction. After 2147483647 it starts again at 0; `ref` stays unique.
     fn id(&self) -> i32 {
         self.0.id()
     }
 
-    /// Names the transaction forever: see `transaction_by_ref`.
+    /// Unique identifier of the transaction, for `transaction_by_ref`.
     fn r#ref(&self) -> ID {
         self.0.number.to_string().into()
     }
 
-    /// Its place among the transactions of the account: 1, 2, 3 ...; those of one account may be stored and streamed in another
-    /// order, as several command-handlers tell them.
+    /// Number of the transaction in its account, from 1. The stream may have another order.
     fn sequence(&self) -> ID {
         self.0.sequence.to_string().into()
     }
 
-    /// The account.
+    /// Account number.
     fn iban(&self) -> Option<&str> {
         Some(&self.0.iban)
     }
 
-    /// Its balance after the change, as in "€1.234,56".
+    /// Balance of the account after the change, as in "€1.234,56".
     fn new_balance(&self) -> Option<String> {
         Some(euro::format(self.0.new_balance))
     }
 
-    /// The change, as in "€10,00" or "-€10,00".
+    /// Amount of the change, as in "€10,00" or "-€10,00".
     fn changed_by(&self) -> Option<String> {
         Some(euro::format(self.0.changed_by))
     }
 
-    /// The other side: an iban, "cash" or a name.
+    /// The other party: an iban, "cash" or a name.
     fn from_to(&self) -> Option<&str> {
         Some(&self.0.from_to)
     }
 
-    /// Text of the transfer.
+    /// Description of the transfer.
     fn descr(&self) -> Option<&str> {
         Some(&self.0.description)
     }
 
-    /// Which way the money went.
+    /// Direction of the change.
     fn direction(&self) -> Option<Dtype> {
         Some(match self.0.direction() {
             Direction::Debit => Dtype::Debit,
@@ -132,27 +126,27 @@ impl TransactionObject {
     }
 }
 
-/// An account, or why there is none.
+/// An account, or the reason of a refusal.
 #[derive(GraphQLObject)]
 #[graphql(rename_all = "none")]
 pub struct AccountResult {
-    /// Number of the account.
+    /// Account number; null if the request was refused.
     iban: Option<String>,
-    /// Secret that allows transfers from the account.
+    /// Secret that allows transfers from the account; null if the request was refused.
     token: Option<String>,
-    /// Why there is no account.
+    /// Reason of a refusal, else null.
     reason: Option<String>,
 }
 
-/// What became of a transfer.
+/// The result of a transfer.
 #[derive(GraphQLObject)]
 #[graphql(rename_all = "none")]
 pub struct MoneyTransferResult {
-    /// As it was given.
+    /// The uuid of the request.
     uuid: Option<String>,
-    /// Whether the money moved; null while nobody knows.
+    /// True if the money moved, false if it was refused, null while the outcome is unknown.
     success: Option<bool>,
-    /// Why there is no success.
+    /// Why `success` is not true, else null.
     reason: Option<String>,
 }
 
@@ -163,10 +157,9 @@ impl From<TransferResult> for MoneyTransferResult {
     }
 }
 
-/// All queries.
 pub struct Query;
 
-/// Questions about accounts and transfers.
+/// Reads transactions and results of transfers.
 #[graphql_object(context = Context, rename_all = "none")]
 impl Query {
     /// The newest transaction with this id.
@@ -183,11 +176,11 @@ impl Query {
         Ok(context.readable(found))
     }
 
-    /// Transactions of an account, the newest first.
+    /// Transactions of an account, newest first.
     fn transactions_by_iban(
         context: &Context,
         iban: String,
-        #[graphql(description = "At most so many, 1 to 1000.")] max_items: i32,
+        #[graphql(description = "Maximum number of transactions, 1 to 1000.")] max_items: i32,
     ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
         let items = items(max_items)?;
         if !context.access.may_read(&iban) {
@@ -196,12 +189,14 @@ impl Query {
         Ok(entries(context.app.store.by_iban(&iban, items).map_err(failed)?))
     }
 
-    /// The last transaction of each account, by iban, a page at a time.
+    /// The last transaction of each account, ordered by iban, in pages.
     fn all_last_transactions(
         context: &Context,
-        #[graphql(description = "Accounts behind this iban: the last one of the page before.")]
+        #[graphql(
+            description = "Only accounts after this iban: the last iban of the previous page."
+        )]
         after: Option<String>,
-        #[graphql(description = "At most so many, 1 to 1000; 1000 if it is left out.")]
+        #[graphql(description = "Maximum number of accounts, 1 to 1000; default 1000.")]
         max_items: Option<i32>,
     ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
         let items = items(max_items.unwrap_or(ITEMS_MAX))?;
@@ -216,7 +211,7 @@ impl Query {
         Ok(entries(last.map_err(failed)?))
     }
 
-    /// What became of a transfer that was asked for by `money_transfer`.
+    /// The result of a transfer that `money_transfer` has requested.
     fn transfer_by_uuid(
         context: &Context,
         uuid: String,
@@ -227,13 +222,12 @@ impl Query {
     }
 }
 
-/// All mutations.
 pub struct Mutation;
 
-/// What changes something; each answers when the bank has answered.
+/// Opens accounts and moves money. Each mutation waits for the outcome from the bank.
 #[graphql_object(context = Context, rename_all = "none")]
 impl Mutation {
-    /// Opens an account for a new user; gives a known one theirs.
+    /// Opens an account for a new user name, or returns the account of a known one.
     fn get_account(
         context: &Context,
         #[graphql(description = "8 to 128 characters.")] username: String,
@@ -242,38 +236,37 @@ impl Mutation {
         context.account(&username, &password)
     }
 
-    /// Moves money once, however often it is asked with the same uuid.
+    /// Moves money once for each uuid. A repeated request returns the same result.
     fn money_transfer(
         context: &Context,
         #[graphql(description = "A new UUID for each transfer.")] uuid: String,
-        #[graphql(description = "Token of `from`; any for \"cash\".")] token: String,
-        #[graphql(description = "Euro cents.")] amount: i32,
-        #[graphql(description = "Who pays: an iban of this bank or \"cash\".")] from: String,
-        #[graphql(description = "Who is paid: an iban of this bank or any name.")] to: String,
-        #[graphql(description = "Any text.")] descr: String,
+        #[graphql(description = "Token of the account `from`; any text if `from` is \"cash\".")]
+        token: String,
+        #[graphql(description = "Amount in euro cents.")] amount: i32,
+        #[graphql(description = "Debited party: an iban of this bank or \"cash\".")] from: String,
+        #[graphql(description = "Credited party: an iban of this bank or any name.")] to: String,
+        #[graphql(description = "Description of the transfer.")] descr: String,
     ) -> FieldResult<Option<MoneyTransferResult>> {
         context.transfer(&uuid, &token, amount, &from, &to, &descr)
     }
 }
 
-/// The results of one subscription.
 pub type ResultStream<T> = Pin<Box<dyn Stream<Item = FieldResult<Option<T>>> + Send>>;
 
-/// All subscriptions.
 pub struct Subscription;
 
-/// Transactions as they happen; and the mutations as streams of one answer, as in the talk.
+/// Streams transactions. As in the talk, the mutations also exist as subscriptions with one result.
 #[graphql_subscription(context = Context, rename_all = "none")]
 impl Subscription {
-    /// Transactions from now on, as soon as they are stored.
+    /// Streams new transactions as soon as they are stored.
     async fn stream_transactions(
         context: &Context,
-        #[graphql(description = "Of this account only.")] iban: Option<String>,
+        #[graphql(description = "Only transactions of this account.")] iban: Option<String>,
         #[graphql(
-            description = "With at least this change in euro cents: -500 for all that took no more than €5,00."
+            description = "Minimum of the signed change in euro cents: 1 selects income only."
         )]
         min_amount: Option<i32>,
-        #[graphql(description = "This way only.")] direction: Option<Dtype>,
+        #[graphql(description = "Only transactions in this direction.")] direction: Option<Dtype>,
     ) -> FieldResult<ResultStream<TransactionObject>> {
         let iban = match (&context.access, iban) {
             (ReadAccess::Account(own), None) => Some(own.clone()),
@@ -288,7 +281,7 @@ impl Subscription {
         Ok(Box::pin(TransactionStream(subscription)))
     }
 
-    /// Opens an account for a new user; gives a known one theirs.
+    /// Opens an account for a new user name, or returns the account of a known one.
     async fn get_account(
         context: &Context,
         #[graphql(description = "8 to 128 characters.")] username: String,
@@ -297,15 +290,16 @@ impl Subscription {
         once(context.account(&username, &password))
     }
 
-    /// Moves money once, however often it is asked with the same uuid.
+    /// Moves money once for each uuid. A repeated request returns the same result.
     async fn money_transfer(
         context: &Context,
         #[graphql(description = "A new UUID for each transfer.")] uuid: String,
-        #[graphql(description = "Token of `from`; any for \"cash\".")] token: String,
-        #[graphql(description = "Euro cents.")] amount: i32,
-        #[graphql(description = "Who pays: an iban of this bank or \"cash\".")] from: String,
-        #[graphql(description = "Who is paid: an iban of this bank or any name.")] to: String,
-        #[graphql(description = "Any text.")] descr: String,
+        #[graphql(description = "Token of the account `from`; any text if `from` is \"cash\".")]
+        token: String,
+        #[graphql(description = "Amount in euro cents.")] amount: i32,
+        #[graphql(description = "Debited party: an iban of this bank or \"cash\".")] from: String,
+        #[graphql(description = "Credited party: an iban of this bank or any name.")] to: String,
+        #[graphql(description = "Description of the transfer.")] descr: String,
     ) -> ResultStream<MoneyTransferResult> {
         once(context.transfer(&uuid, &token, amount, &from, &to, &descr))
     }
@@ -316,8 +310,8 @@ fn once<T: Send + 'static>(result: FieldResult<Option<T>>) -> ResultStream<T> {
     Box::pin(juniper::futures::stream::iter([result]))
 }
 
-/// The transactions of a subscription. `Pending` registers no waker: [`RunningOperation::wait`]
-/// returns when to poll again.
+/// The transactions of a subscription. `Pending` registers no waker: the caller waits by
+/// [`RunningOperation::wait`] before it polls again.
 struct TransactionStream(hub::Subscription);
 
 impl Stream for TransactionStream {
@@ -378,14 +372,14 @@ fn entries(transactions: Vec<Transaction>) -> Option<Vec<Option<TransactionObjec
     Some(transactions.into_iter().map(|transaction| Some(transaction.into())).collect())
 }
 
-/// Logs the error; the client gets a general message.
+/// Logs the error. The client gets a general message.
 fn failed(err: crate::error::Error) -> FieldError {
     err.log();
-    field_error("the bank's store does not answer, try again")
+    field_error("the database is unavailable, try again")
 }
 
 fn not_allowed() -> FieldError {
-    field_error("not allowed: send Authorization: Bearer with the token of this account")
+    field_error("not allowed: send the token of this account, as in Authorization: Bearer TOKEN")
 }
 
 fn field_error(text: impl Into<String>) -> FieldError {
@@ -399,7 +393,7 @@ mod tests {
     #[test]
     fn schema_file_is_up_to_date() {
         let golden = include_str!("../schema.graphql");
-        assert_eq!(sdl(), golden, "make schema updates it");
+        assert_eq!(sdl(), golden, "run make schema");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! All SQL of the service.
 //!
 //! A [`TransactionWriter`] is one connection that owns partitions of balance_changed and stores
-//! their records. A [`Store`] is a handful of connections for the requests of clients. A
-//! [`NotificationListener`] receives what other endpoints store.
+//! their records. A [`Store`] is a small pool of connections for the requests of clients. A
+//! [`NotificationListener`] receives the transactions that other endpoints store.
 
 mod connection;
 mod notifications;

@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a token. The database finds an account by it, and comparing digests takes a time that
-/// reveals nothing about tokens.
+/// SHA-256 of a token. Accounts are found by the digest, so that comparison times reveal nothing
+/// about tokens.
 pub fn digest(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }

@@ -1,4 +1,4 @@
-//! Transactions and the filters of subscriptions. No I/O.
+//! Transactions and the filters of subscriptions, without I/O.
 
 use bank::money::Cents;
 
@@ -7,26 +7,24 @@ use bank::money::Cents;
 pub struct Transaction {
     /// Number in the store, from 1.
     pub number: i64,
-    /// Number among the changes of its account: 1, 2, 3 ...; 0 from programs older than this field.
+    /// Number among the changes of its account: 1, 2, 3 ... It is 0 if the record lacks this field.
     pub sequence: i64,
-    /// The account.
     pub iban: String,
-    /// The balance after it.
+    /// The balance after the change.
     pub new_balance: Cents,
-    /// The change: below zero for the debited account.
+    /// Negative for the debited account.
     pub changed_by: Cents,
-    /// The other party.
+    /// The other party: an iban, `cash` or a name.
     pub from_to: String,
-    /// Text of the transfer.
     pub description: String,
 }
 
-/// Which way the money went, seen from the account.
+/// The direction of a change, seen from the account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Out.
+    /// Money left the account.
     Debit,
-    /// In.
+    /// Money entered the account.
     Credit,
 }
 
@@ -36,7 +34,6 @@ impl Transaction {
         i32::try_from(self.number & i64::from(i32::MAX)).expect("31 bits fit")
     }
 
-    /// Which way the money went.
     pub fn direction(&self) -> Direction {
         if self.changed_by < Cents::ZERO { Direction::Debit } else { Direction::Credit }
     }
@@ -45,16 +42,15 @@ impl Transaction {
 /// Selects the transactions of a subscription; `None` selects all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of this account.
+    /// Transactions of this account.
     pub iban: Option<String>,
-    /// Lowest change, with its sign.
+    /// Minimum of the signed change.
     pub min_amount: Option<Cents>,
-    /// Direction of the change.
     pub direction: Option<Direction>,
 }
 
 impl Filter {
-    /// True if `transaction` is selected, apart from its account.
+    /// True if `transaction` is selected by all criteria except `iban`.
     pub fn matches_apart_from_iban(&self, transaction: &Transaction) -> bool {
         self.min_amount.is_none_or(|min| transaction.changed_by >= min)
             && self.direction.is_none_or(|direction| transaction.direction() == direction)
@@ -78,7 +74,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn id_is_the_lower_31_bits_of_the_number() {
+    fn id_has_the_lower_31_bits() {
         for (number, id) in [
             (1, 1),
             (i64::from(i32::MAX), i32::MAX),
@@ -92,15 +88,17 @@ pub(crate) mod tests {
 
     #[test]
     fn filter_compares_the_signed_change() {
-        let wants = |min: Option<i64>, direction, cents| {
+        let selects = |min: Option<i64>, direction, cents| {
             let filter = Filter { iban: None, min_amount: min.map(Cents::new), direction };
             filter.matches_apart_from_iban(&transaction(1, "a", cents))
         };
-        assert!(wants(None, None, -5));
-        assert!(wants(Some(100), None, 100) && !wants(Some(100), None, 99));
-        assert!(!wants(Some(100), None, -1000));
-        assert!(wants(Some(-100), None, -100) && !wants(Some(-100), None, -101));
-        assert!(wants(None, Some(Direction::Debit), -1) && !wants(None, Some(Direction::Debit), 1));
-        assert!(wants(None, Some(Direction::Credit), 0));
+        assert!(selects(None, None, -5));
+        assert!(selects(Some(100), None, 100) && !selects(Some(100), None, 99));
+        assert!(!selects(Some(100), None, -1000));
+        assert!(selects(Some(-100), None, -100) && !selects(Some(-100), None, -101));
+        assert!(
+            selects(None, Some(Direction::Debit), -1) && !selects(None, Some(Direction::Debit), 1)
+        );
+        assert!(selects(None, Some(Direction::Credit), 0));
     }
 }

@@ -1,4 +1,4 @@
-//! The money-transfer service: each uuid moves money once and has one result.
+//! Transfers: each uuid moves money once and has one result.
 
 use crate::access::ReadAccess;
 use crate::command_client::{CommandClient, CommandOutcome};
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Most bytes of a party or a token, and of a description.
+/// Maximum length of a party or a token.
 const PARTY_BYTES_MAX: usize = 128;
 const DESCRIPTION_BYTES_MAX: usize = 1024;
 
@@ -19,35 +19,32 @@ const OTHER_CONTENT: &str = "uuid was used for another transfer";
 const NO_ANSWER: &str = "the bank has not answered yet, ask transfer_by_uuid later";
 const UNKNOWN: &str = "uuid is not known";
 
-/// Name space of command ids. Commands that come through GraphQL get ids of their own, since the
-/// bank finds an outcome by the id alone: with the clients' uuids as ids, a client that sends the
-/// id of another client's command would get its outcome.
+/// Namespace of command ids. A command id is derived from the client's uuid (UUID version 5, RFC
+/// 9562), never equal to it. The bank finds an outcome by the command id alone. With uuids as
+/// command ids, a client that sends the id of another command would get the outcome of that
+/// command.
 const COMMAND_NAMESPACE: Uuid = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_5c1e_77b4);
 
-/// The arguments of a transfer.
 pub struct TransferInput<'a> {
-    /// Identifies the transfer.
+    /// Identifies the transfer; in any form of a UUID.
     pub uuid: &'a str,
     /// Token of `from`.
     pub token: &'a str,
-    /// The amount that moves.
     pub amount: Cents,
-    /// The debited party.
+    /// The debited party: an iban or `cash`.
     pub from: &'a str,
-    /// The credited party.
+    /// The credited party: an iban or any name.
     pub to: &'a str,
-    /// Any text.
     pub description: &'a str,
 }
 
-/// The result of a transfer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TransferResult {
-    /// As the client sent it.
+    /// In the form that the client sent.
     pub uuid: String,
     /// `None` while the outcome is unknown.
     pub success: Option<bool>,
-    /// Why it did not succeed.
+    /// `None` if the transfer succeeded.
     pub reason: Option<String>,
 }
 
@@ -65,22 +62,16 @@ impl TransferResult {
     }
 }
 
-/// The service.
 #[derive(Clone, Copy)]
 pub struct Transfers<'a> {
-    /// Known transfers.
     pub store: &'a Store,
-    /// Sends the commands.
     pub commands: &'a CommandClient,
-    /// Longest wait for an outcome.
+    /// Timeout for an outcome.
     pub wait: Duration,
 }
 
 impl Transfers<'_> {
-    /// Moves money, or returns the result of the same request before.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Moves money. A repeated request returns the same result.
     pub fn make(self, input: &TransferInput<'_>) -> Result<TransferResult, Error> {
         let given = input.uuid;
         let Ok(uuid) = Uuid::try_parse(given) else {
@@ -110,11 +101,8 @@ impl Transfers<'_> {
         self.finish(given, transfer)
     }
 
-    /// The result of a transfer. If its outcome is unknown, the command is sent again. `None` if
-    /// that needs a wait for the bank and `may_wait` returns false.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// The result of a transfer. If its outcome is unknown, sends the command again and waits.
+    /// `None` if `may_wait` does not allow the wait.
     pub fn find(
         self,
         given: &str,
@@ -135,8 +123,8 @@ impl Transfers<'_> {
         }
     }
 
-    /// The result of `transfer`. A command without an outcome is sent again, the same bytes: the
-    /// bank handles an id once and publishes the same outcome for each replay.
+    /// The result of `transfer`. A command without an outcome is sent again with the same bytes.
+    /// The bank executes a command id once and publishes the same outcome for each replay.
     fn finish(self, given: &str, transfer: StoredTransfer) -> Result<TransferResult, Error> {
         if let Some(result) = transfer.result {
             return Ok(TransferResult::new(given, result));
@@ -154,13 +142,12 @@ impl Transfers<'_> {
     }
 }
 
-/// Id of the command for a client's uuid.
 fn command_id(uuid: Uuid) -> Uuid {
     Uuid::new_v5(&COMMAND_NAMESPACE, uuid.as_bytes())
 }
 
-/// A digest of all arguments except the uuid. Each text follows its length, so that different
-/// arguments never give the same bytes.
+/// A digest of all arguments except the uuid. Each text has a length prefix, so that different
+/// arguments never give the same input.
 fn content(input: &TransferInput<'_>) -> Vec<u8> {
     let mut digest = Sha256::new();
     digest.update(input.amount.get().to_be_bytes());
@@ -171,7 +158,7 @@ fn content(input: &TransferInput<'_>) -> Vec<u8> {
     digest.finalize().to_vec()
 }
 
-/// Why no command is sent; `None` if the arguments are valid.
+/// Why the arguments are refused; `None` if they are valid.
 fn invalid(input: &TransferInput<'_>) -> Option<String> {
     let texts = [
         ("token", input.token, PARTY_BYTES_MAX),
@@ -225,16 +212,16 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_a_uuid_give_one_command_id() {
+    fn uuid_forms_give_the_same_command_id() {
         let uuid = Uuid::new_v4();
-        for spelling in [uuid.to_string().to_uppercase(), uuid.simple().to_string()] {
-            assert_eq!(command_id(Uuid::try_parse(&spelling).unwrap()), command_id(uuid));
+        for form in [uuid.to_string().to_uppercase(), uuid.simple().to_string()] {
+            assert_eq!(command_id(Uuid::try_parse(&form).unwrap()), command_id(uuid));
         }
         assert_ne!(command_id(uuid), uuid);
     }
 
     #[test]
-    fn texts_may_reach_their_limits_only() {
+    fn texts_are_limited_in_bytes() {
         let text = |len| "x".repeat(len);
         let (fits, too_long) = (text(DESCRIPTION_BYTES_MAX), text(DESCRIPTION_BYTES_MAX + 1));
         assert_eq!(invalid(&TransferInput { description: &fits, ..INPUT }), None);

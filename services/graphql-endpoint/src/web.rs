@@ -1,4 +1,4 @@
-//! HTTP: GraphQL by POST and GET, and its streams as server-sent events.
+//! GraphQL over HTTP: POST, GET and server-sent events.
 //!
 //! Sources: GraphQL over HTTP (graphql.github.io/graphql-over-http), graphql-sse's "distinct
 //! connections mode" (its PROTOCOL.md), Fetch standard (CORS).
@@ -23,9 +23,9 @@ use tiny_http::{Header, Method, Request, Response};
 
 const JSON: &str = "application/json";
 const GRAPHQL_JSON: &str = "application/graphql-response+json";
-const UNAVAILABLE: &str = "the bank's store does not answer, try again";
+const UNAVAILABLE: &str = "the database is unavailable, try again";
 
-/// Handles all requests to the port of the endpoint.
+/// Handler of the endpoint's port.
 pub struct Endpoint(pub Arc<Executor>);
 
 impl Handler for Endpoint {
@@ -49,8 +49,7 @@ fn answer(executor: &Arc<Executor>, mut request: Request) {
         Method::Options => return send(request, preflight(), cors),
         Method::Post => {
             let content_type = value(&request, "Content-Type").unwrap_or_default();
-            // This also refuses forms of foreign pages, which cannot send this type without a
-            // preflight request.
+            // Also prevents cross-site requests by forms: this type needs a preflight request.
             if !is_media_type(content_type, JSON) {
                 return refuse(request, cors, 415, "Content-Type: expected application/json");
             }
@@ -63,7 +62,7 @@ fn answer(executor: &Arc<Executor>, mut request: Request) {
         }
         Method::Get | Method::Head => parse_query(&query),
         _ => {
-            let reply = errors(405, JSON, "only GET and POST")
+            let reply = errors(405, JSON, "method not allowed: use GET or POST")
                 .with_header(header("Allow", "GET, POST, OPTIONS"));
             return send(request, reply, cors);
         }
@@ -74,7 +73,7 @@ fn answer(executor: &Arc<Executor>, mut request: Request) {
     }
 }
 
-/// The response to a preflight request, without the headers of [`cors`].
+/// The response to a CORS preflight request, without the headers of [`cors`].
 fn preflight() -> Response<io::Empty> {
     Response::empty(204)
         .with_header(header("Access-Control-Allow-Methods", "GET, POST"))
@@ -86,7 +85,7 @@ fn preflight() -> Response<io::Empty> {
 struct HttpOperation {
     request: Request,
     graphql: GraphQLRequest,
-    /// Headers of every response.
+    /// CORS headers of the response.
     cors: Vec<Header>,
 }
 
@@ -105,9 +104,9 @@ impl HttpOperation {
     }
 }
 
-/// Chooses the thread of an operation: one of its own if it waits for the bank or for transactions,
-/// else this one. If there are too many such threads, the connection is closed without a response,
-/// as by a listener at its limit.
+/// Runs an operation on this thread, or on its own thread if it waits for an outcome or for
+/// transactions. If there are too many such threads, the connection is closed without a response,
+/// as a listener at its limit does.
 fn dispatch(executor: &Arc<Executor>, http: HttpOperation) {
     if accepts(&http.request, EVENTS) {
         let executor = executor.clone();
@@ -122,18 +121,18 @@ fn dispatch(executor: &Arc<Executor>, http: HttpOperation) {
         }
         Ok(OperationType::Mutation) => {
             drop(operation);
-            http.refuse(405, "a mutation comes by POST");
+            http.refuse(405, "a mutation requires POST");
         }
         Ok(OperationType::Subscription) => {
             drop(operation);
-            let reason = "a subscription comes with Accept: text/event-stream, or over a websocket";
+            let reason = "a subscription requires Accept: text/event-stream or a websocket";
             http.refuse(406, reason);
         }
         Ok(OperationType::Query) | Err(_) => {
             let running = Arc::new(RunningOperation::without_waiting());
             let response = execute(executor, &http, operation, &running);
             if running.would_wait() {
-                // One of its resolvers has to wait for the bank.
+                // A resolver must wait for an outcome.
                 execute_apart("query", executor, http);
             } else {
                 respond(http, response);
@@ -142,7 +141,7 @@ fn dispatch(executor: &Arc<Executor>, http: HttpOperation) {
     }
 }
 
-/// Runs a query or mutation on a thread of its own.
+/// Runs a query or mutation on its own thread.
 fn execute_apart(name: &str, executor: &Arc<Executor>, http: HttpOperation) {
     let executor = executor.clone();
     let _ = operation_thread::spawn(name, move || {
@@ -152,7 +151,7 @@ fn execute_apart(name: &str, executor: &Arc<Executor>, http: HttpOperation) {
     });
 }
 
-/// Runs a query or mutation: status and body of the response.
+/// Runs a query or mutation. Returns status and body of the response.
 fn execute(
     executor: &Executor,
     http: &HttpOperation,
@@ -167,7 +166,7 @@ fn execute(
     let _ = executor.run(access, running, &http.graphql, operation, &mut |step| {
         response = match step {
             Step::Response(result) => Some((200, json(result))),
-            // With the older media type every response of GraphQL has status 200.
+            // With `application/json` every well-formed GraphQL response has status 200.
             Step::Refused(err) if format == JSON => Some((200, json(&errors_of(err)))),
             Step::Refused(err) => Some((400, json(&errors_of(err)))),
             Step::Idle | Step::Complete | Step::CutOff(_) => return Ok(()),
@@ -184,14 +183,14 @@ fn respond(http: HttpOperation, response: Option<(u16, String)>) {
     }
 }
 
-/// Runs any operation as a stream of events.
+/// Runs any operation and sends its results as server-sent events.
 fn stream(executor: &Executor, http: HttpOperation) {
     let operation = executor.parse(&http.graphql);
     let is_mutation =
         operation.as_ref().is_ok_and(|it| it.operation_type() == OperationType::Mutation);
     if *http.request.method() == Method::Get && is_mutation {
         drop(operation);
-        return http.refuse(405, "a mutation comes by POST");
+        return http.refuse(405, "a mutation requires POST");
     }
     let Some(access) = http.access(&executor.app) else {
         drop(operation);
@@ -203,8 +202,7 @@ fn stream(executor: &Executor, http: HttpOperation) {
         executor.run(access, &running, &http.graphql, operation, &mut |step| {
             let sent = match step {
                 Step::Response(response) => events.next(&json(response)),
-                // Status 200 and an event here too: a browser's EventSource hides the body of any
-                // other status.
+                // An event with status 200, since EventSource hides the body of other statuses.
                 Step::Refused(err) => {
                     events.next(&json(&errors_of(err))).and_then(|()| events.complete())
                 }
@@ -239,7 +237,7 @@ fn accepts(request: &Request, media_type: &str) -> bool {
         .is_some_and(|accept| accept.split(',').any(|range| is_media_type(range, media_type)))
 }
 
-/// Headers by which the page of an allowed origin may read the response.
+/// CORS headers, which let pages of an allowed origin read the response.
 fn cors(app: &App, request: &Request) -> Vec<Header> {
     let allowed = value(request, "Origin").filter(|origin| app.config.origins.allow(origin));
     let vary = header("Vary", "Origin, Accept");

@@ -1,7 +1,7 @@
 //! GraphQL over a websocket: the protocol `graphql-transport-ws`. Source: graphql-ws, PROTOCOL.md.
 //!
-//! The thread of the connection reads; each operation has a thread that writes. They share the
-//! frames of the socket behind a lock.
+//! The thread of the connection reads. Each operation has a thread that writes. They share the
+//! socket, which has a lock.
 
 mod frames;
 mod handshake;
@@ -24,19 +24,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tungstenite::{Bytes, Message};
 
-/// Operations of one connection at a time.
+/// Maximum of operations of one connection at a time.
 const OPERATIONS_MAX: usize = 32;
-/// Time for the client's `connection_init`.
+/// Timeout for the client's `connection_init`.
 const INIT_TIME: Duration = Duration::from_secs(3);
-/// Silence after which a ping is sent. After as long again without a message the connection is
-/// closed.
+/// Time without a message after which a ping is sent. After the same time without a response the
+/// connection is closed.
 const PING_AFTER: Duration = Duration::from_secs(10);
-/// Time for the client to close its side.
+/// Timeout for the client to close its side.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
-/// Longest id of an operation, bytes.
+/// Maximum length of an operation id.
 const ID_BYTES_MAX: usize = 256;
 
-/// Serves a connection whose client asks for a websocket, until one side closes it.
+/// Serves a websocket connection until one side closes it.
 pub fn serve(executor: &Arc<Executor>, handshake: &Handshake, client: TcpStream) {
     let accepted = match handshake::accept(&executor.app.config.origins, handshake) {
         Ok(accepted) => accepted,
@@ -75,8 +75,8 @@ fn refuse(client: &TcpStream, (status, reason): handshake::Refusal) {
     let _ = (&*client).write_all(response.as_bytes());
 }
 
-/// Reads and discards until the client has closed its side, for at most [`CLOSE_TIME`]: a reset
-/// could overtake the close frame.
+/// Reads and discards until the client has closed its side, at most [`CLOSE_TIME`]. Closing with
+/// unread input would send a reset, which can discard the close frame.
 fn drain(client: &TcpStream) {
     let _ = client.shutdown(Shutdown::Write);
     let deadline = Instant::now() + CLOSE_TIME;
@@ -126,29 +126,28 @@ struct ServerMessage<'a, P> {
     payload: Option<P>,
 }
 
-/// One connection.
 struct Connection {
     executor: Arc<Executor>,
     socket: Arc<Socket>,
-    /// Header of the handshake, for clients that can set it there.
+    /// Header of the handshake. Browsers cannot set it.
     authorization: Option<String>,
-    /// Known once the connection is initialised.
+    /// `None` until `connection_init`.
     access: Option<ReadAccess>,
     operations: Arc<Operations>,
 }
 
-/// What a read from the socket returned.
+/// The result of a read from the socket.
 enum ReadEvent {
     Bytes(usize),
-    /// The time-out, or an interrupt.
+    /// Timeout or interrupt.
     Nothing,
     /// The client closed the connection, or it is lost.
     End,
 }
 
 impl Connection {
-    /// Handles messages until the client closes the connection, or until the error with which to
-    /// close it.
+    /// Handles messages until the client closes the connection. An error is the close frame to
+    /// send.
     fn read_messages(&mut self, client: &TcpStream) -> Result<(), Close> {
         let opened = Instant::now();
         let mut last_message = Instant::now();
@@ -182,14 +181,16 @@ impl Connection {
         }
     }
 
-    /// Handles the messages that `bytes` complete; true if the connection was closed.
+    /// Handles the messages that are complete with `bytes`. True if the connection was closed.
     fn handle_bytes(&mut self, bytes: &[u8]) -> Result<bool, Close> {
         let messages = match self.socket.decode(bytes) {
             Ok(messages) => messages,
             Err(tungstenite::Error::Capacity(_)) => {
-                return Err(Close::new(1009, "a message has at most 65536 bytes"));
+                return Err(Close::new(1009, "message exceeds 65536 bytes"));
             }
-            Err(tungstenite::Error::Utf8(_)) => return Err(Close::new(1007, "not UTF-8")),
+            Err(tungstenite::Error::Utf8(_)) => {
+                return Err(Close::new(1007, "message is not UTF-8"));
+            }
             Err(tungstenite::Error::Protocol(err)) => return Err(Close(1002, err.to_string())),
             // Closed by one of the two sides.
             Err(_) => return Ok(true),
@@ -197,7 +198,7 @@ impl Connection {
         for message in messages {
             match message {
                 Message::Text(text) => self.handle_message(&text)?,
-                Message::Binary(_) => return Err(Close::bad_request("expected text")),
+                Message::Binary(_) => return Err(Close::bad_request("expected a text message")),
                 Message::Close(_) => return Ok(true),
                 Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
             }
@@ -231,11 +232,12 @@ impl Connection {
     }
 
     fn send_text(&self, text: &str) {
-        // An error means that the connection is lost, which the next read returns as well.
+        // An error means that the connection is lost, which the next read reports.
         let _ = self.socket.send(Message::text(text));
     }
 
-    /// Browsers cannot set headers of a handshake, so the payload may contain the token.
+    /// Handles `connection_init`. Its payload may contain the token, since browsers cannot set
+    /// headers of the handshake.
     fn initialise(&mut self, payload: Option<&RawValue>) -> Result<(), Close> {
         let payload: HashMap<String, serde_json::Value> = match payload {
             Some(payload) => serde_json::from_str::<Option<_>>(payload.get())
@@ -249,7 +251,7 @@ impl Connection {
         let app = &self.executor.app;
         let access = ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
             err.log();
-            Close::new(1013, "the bank's store does not answer, try again")
+            Close::new(1013, "the database is unavailable, try again")
         })?;
         if access == ReadAccess::None && authorization.is_some() {
             return Err(Close::new(4403, "Forbidden"));
@@ -311,15 +313,15 @@ impl Operations {
             return Err(Close(4409, format!("Subscriber for {id} already exists")));
         }
         if operations.len() >= OPERATIONS_MAX {
-            return Err(Close::new(1013, "a connection has at most 32 operations"));
+            return Err(Close::new(1013, "too many operations: a connection may have 32"));
         }
         let running = Arc::new(RunningOperation::default());
         operations.insert(id.to_owned(), running.clone());
         Ok(running)
     }
 
-    /// Removes an operation, so that its id may be used again. False if the client has completed it
-    /// before.
+    /// Removes an operation, so that its id can be reused. False if the client has completed it
+    /// already.
     fn remove(&self, id: &str, running: &Arc<RunningOperation>) -> bool {
         let mut operations = self.lock();
         let is_same = operations.get(id).is_some_and(|it| Arc::ptr_eq(it, running));
@@ -346,7 +348,6 @@ impl Operations {
     }
 }
 
-/// Sends a step of an operation.
 fn send_step(
     socket: &Socket,
     operations: &Operations,
@@ -370,7 +371,7 @@ fn send_step(
         // The reading thread sends pings.
         Step::Idle => return socket.flush(),
         Step::Complete => {
-            // Removed first: a client may use the id again as soon as it receives the message.
+            // Removed first: a client may reuse the id as soon as it receives the message.
             if !operations.remove(id, running) {
                 return Err(Disconnected);
             }
@@ -385,7 +386,7 @@ fn send_step(
     socket.send(Message::text(text))
 }
 
-/// The list of errors alone.
+/// The errors of a response, as an array.
 fn errors_in(response: &GraphQLResponse) -> serde_json::Value {
     let mut value = serde_json::to_value(response).unwrap_or_default();
     match value.get_mut("errors").map(serde_json::Value::take) {

@@ -1,4 +1,4 @@
-//! Clients that no one here wrote: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql.
+//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -12,8 +12,8 @@ use support::Endpoint;
 
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
 
-/// A folder under target/ that was made for exactly these `files`, by `make` if it was not.
-fn made_for(name: &str, files: &[&str], make: impl FnOnce(&Path)) -> PathBuf {
+/// A folder under target/ with these `files`. If their content has changed, `make` fills it again.
+fn prepared_dir(name: &str, files: &[&str], make: impl FnOnce(&Path)) -> PathBuf {
     let dir = target_dir().join(name);
     let complete = dir.join("complete");
     let wanted: String = files
@@ -38,7 +38,7 @@ fn run(dir: &Path, words: &[&str], hint: &str) {
     assert!(done.is_ok_and(|status| status.success()), "{words:?} failed: {hint}");
 }
 
-/// Runs a client against `endpoint`; its last words if it fails.
+/// Runs a client against `endpoint`. A failure shows the client's output.
 fn passes(endpoint: &Endpoint, command: &mut Command) {
     let client = command
         .env("URL", endpoint.url())
@@ -46,9 +46,9 @@ fn passes(endpoint: &Endpoint, command: &mut Command) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let (told, errors) =
+    let (output, errors) =
         (String::from_utf8_lossy(&client.stdout), String::from_utf8_lossy(&client.stderr));
-    assert!(client.status.success(), "{}\n{told}\n{errors}", client.status);
+    assert!(client.status.success(), "{}\n{output}\n{errors}", client.status);
 }
 
 #[test]
@@ -57,14 +57,14 @@ fn clients_from_npm_query_and_subscribe() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
-    let dir = made_for("graphql-clients-npm", &["package.json", "package-lock.json"], |dir| {
+    let dir = prepared_dir("graphql-clients-npm", &["package.json", "package-lock.json"], |dir| {
         run(
             dir,
             &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             "apt-get install nodejs npm",
         );
     });
-    // Node looks for packages beside the script.
+    // Node resolves packages from the folder of the script.
     fs::copy(Path::new(CLIENTS).join("clients.mjs"), dir.join("clients.mjs")).unwrap();
     let folder = Path::new(CLIENTS).parent().unwrap();
     let start = dir.join("start.cjs");
@@ -82,12 +82,12 @@ fn python_client_queries_and_subscribes() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
-    let dir = made_for("graphql-clients-pypi", &["requirements.txt"], |dir| {
+    let dir = prepared_dir("graphql-clients-pypi", &["requirements.txt"], |dir| {
         run(dir, &["python3", "-m", "venv", "venv"], "apt-get install python3-venv");
         run(
             dir,
             &["venv/bin/python", "-m", "pip", "install", "--quiet", "-r", "requirements.txt"],
-            "see above",
+            "pip needs a package index",
         );
     });
     let mut python = Command::new(dir.join("venv/bin/python"));

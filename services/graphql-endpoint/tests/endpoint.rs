@@ -1,4 +1,4 @@
-//! The endpoint beside a real Kafka, registry, PostgreSQL and command-handler.
+//! Tests of the endpoint with a real Kafka, registry, PostgreSQL and command-handler.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -59,8 +59,9 @@ fn account_is_opened_and_money_moves() {
         assert_eq!(endpoint.data(by_ref, &nothing)["transaction_by_ref"], Value::Null);
     }
 
-    // Page by page, every account once, by iban.
-    let page = "query($after: String) { all_last_transactions(after: $after, max_items: 3) { iban descr } }";
+    // The pages contain each account once, ordered by iban.
+    let page = "query($after: String) {
+        all_last_transactions(after: $after, max_items: 3) { iban descr } }";
     let (mut after, mut seen) = (Value::Null, Vec::new());
     loop {
         let data = endpoint.data(page, &json!({ "after": after }));
@@ -92,7 +93,7 @@ fn only_the_password_returns_the_account() {
     let handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
     let (user, password) = (name(), "correct horse");
-    // Two first logins at the same moment.
+    // Several first logins at the same time.
     let accounts: Vec<Value> = thread::scope(|scope| {
         let logins = [(); 4].map(|()| scope.spawn(|| endpoint.log_in(&user, password)));
         logins.into_iter().map(|login| login.join().unwrap()).collect()
@@ -105,7 +106,7 @@ fn only_the_password_returns_the_account() {
     assert_eq!(endpoint.log_in(&user, "correct hors"), wrong);
     drop(handler);
     drop(endpoint);
-    // The bank isn't needed for who is known.
+    // The login of a known user does not need the bank.
     let endpoint = Endpoint::start(&stack);
     assert_eq!(&endpoint.log_in(&user, password), account);
     for (user, password) in
@@ -114,15 +115,15 @@ fn only_the_password_returns_the_account() {
         let reason = endpoint.log_in(user, password)["reason"].as_str().unwrap().to_owned();
         assert!(reason.contains("8 to 128 characters"), "{reason}");
     }
-    // Whoever guesses is slowed down, also with many guesses at once, and even with the right one.
+    // Failed logins are delayed, also if they are concurrent, and so is the correct password.
     let reasons: Vec<String> = thread::scope(|scope| {
         let guesses = [(); 16].map(|()| {
             scope.spawn(|| endpoint.log_in(&user, "wrong password")["reason"].to_string())
         });
         guesses.into_iter().map(|guess| guess.join().unwrap()).collect()
     });
-    let slowed = reasons.iter().filter(|reason| reason.contains("wait a minute")).count();
-    assert_eq!(slowed, 6, "{reasons:?}");
+    let delayed = reasons.iter().filter(|reason| reason.contains("wait a minute")).count();
+    assert_eq!(delayed, 6, "{reasons:?}");
     let too_soon = "too many failed tries, wait a minute";
     until("the next guess is too soon", PATIENCE, || {
         (endpoint.log_in(&user, "wrong password")["reason"] == too_soon).then_some(())
@@ -165,10 +166,10 @@ fn known_uuid_returns_the_same_result() {
         (true.into(), false.into())
     );
     assert_eq!(first[1]["reason"], "insufficient funds");
-    // In another spelling it is the same uuid.
-    let mut shouted = made.clone();
-    shouted["uuid"] = made["uuid"].as_str().unwrap().to_uppercase().into();
-    assert_eq!(endpoint.transfer(&shouted)["success"], true);
+    // The same uuid in upper case.
+    let mut upper_case = made.clone();
+    upper_case["uuid"] = made["uuid"].as_str().unwrap().to_uppercase().into();
+    assert_eq!(endpoint.transfer(&upper_case)["success"], true);
     let mut other = made.clone();
     other["amount"] = 701.into();
     let reason = endpoint.transfer(&other)["reason"].clone();
@@ -176,7 +177,7 @@ fn known_uuid_returns_the_same_result() {
 
     drop(handler);
     drop(endpoint);
-    // Known after a restart, without the bank.
+    // After a restart the results are known without the bank.
     let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "300")]);
     assert_eq!([endpoint.transfer(&made), endpoint.transfer(&refused)], first);
     let find = "query($uuid: String!) { transfer_by_uuid(uuid: $uuid) { uuid success reason } }";
@@ -186,7 +187,7 @@ fn known_uuid_returns_the_same_result() {
     assert_eq!(found(&endpoint, &made["uuid"]), first[0]);
     let unknown = json!(Uuid::new_v4().to_string());
     assert_eq!(found(&endpoint, &unknown)["reason"], "uuid is not known");
-    // The bank is away: that is said, and the answer can be had later, after another restart too.
+    // While the bank is down the outcome is unknown. It can be queried later, also after a restart.
     let late = deposit(&iban, 900, "late");
     let unanswered = endpoint.transfer(&late);
     assert_eq!(unanswered["success"], Value::Null);
@@ -207,7 +208,7 @@ fn known_uuid_returns_the_same_result() {
     assert!(reason.as_str().unwrap().starts_with("uuid must be a UUID"), "{reason}");
 }
 
-/// A record of balance_changed, as the bank would tell it.
+/// A record of balance_changed, as the bank publishes it.
 fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> Post {
     let change = BalanceChanged {
         iban: iban.to_owned(),
@@ -224,7 +225,7 @@ fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
+fn duplicates_and_undecodable_records_are_not_stored() {
     let stack = Stack::shared();
     let mut kafka_client = stack.kafka_client();
     let iban = bank_tests::nobody();
@@ -234,7 +235,7 @@ fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
         change(&stack, &iban, 2, Some(Uuid::new_v4())),
         change(&stack, &iban, 1, twice),
         change(&stack, &iban, 1, twice),
-        // As programs write that don't know these fields: each record is a transaction of its own.
+        // Without transfer_id and sequence, as older programs write: each record is a transaction.
         change(&stack, &iban, 0, None),
         change(&stack, &iban, 0, None),
     ];
@@ -255,7 +256,7 @@ fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
         .map(|at| format!("{}/{}/{}: ", topic.name, posts[at].partition, offsets[at]))
         .collect();
     let (mut next, mut found) = (dead_letters_from, BTreeSet::new());
-    until("the letters are there", PATIENCE, || {
+    until("the dead letters arrive", PATIENCE, || {
         let position = Position { partition: 0, next };
         for chunk in
             kafka_client.fetch(DEAD_LETTER.name, &[position], Duration::from_millis(500)).unwrap()
@@ -268,7 +269,7 @@ fn duplicates_are_stored_once_and_undecodable_records_are_dead_letters() {
         }
         (found == wanted).then_some(())
     });
-    // After a restart nothing comes again.
+    // After a restart no record is stored again.
     assert!(endpoint.stop() < Duration::from_secs(1));
     let endpoint = Endpoint::start(&stack);
     post(&mut *kafka_client, &[change(&stack, &iban, 3, Some(Uuid::new_v4()))]);
@@ -300,8 +301,8 @@ fn private_ledger_is_read_by_owner_and_employees() {
     assert_eq!((mine.len(), theirs.len()), (1, 1));
     assert_eq!(of(&iban, Some(&token)).as_ref(), Some(&mine));
     assert_eq!(of(&other, Some(&token)), None);
-    for nobody in [None, Some("00000000000000000001"), Some("")] {
-        assert_eq!(of(&iban, nobody), None);
+    for unknown in [None, Some("00000000000000000001"), Some("")] {
+        assert_eq!(of(&iban, unknown), None);
     }
     let by_id = format!(
         "{{ a: transaction_by_id(id: {}) {{ descr }} b: transaction_by_id(id: {}) {{ descr }} }}",
@@ -316,7 +317,7 @@ fn private_ledger_is_read_by_owner_and_employees() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn http_says_what_it_takes() {
+fn http_requests_are_validated() {
     let stack = Stack::shared();
     let origin = "https://bank.example";
     let endpoint =
@@ -337,7 +338,7 @@ fn http_says_what_it_takes() {
     assert_eq!((status, body.as_str()), (200, r#"{"data":{"__typename":"Query"}}"#));
     assert!(content_type.starts_with(graphql));
     assert!(post("application/json; charset=utf-8", "*/*", good).1.starts_with(json));
-    // A wrong document: the newer type says so by its status.
+    // An invalid document has status 400 with the newer media type only.
     let wrong = r#"{"query":"{ nothing }"}"#;
     assert_eq!((post(json, graphql, wrong).0, post(json, json, wrong).0), (400, 200));
     assert_eq!(post("text/plain", json, good).0, 415);
@@ -366,8 +367,9 @@ fn http_says_what_it_takes() {
     assert_eq!((status, allowed.as_deref()), (200, Some(origin)));
     assert!(body.contains("Query"));
     assert_eq!(get("").0, 400);
-    let mutation = "query=mutation%7Bget_account(username:%22abcdefgh%22,password:%22abcdefgh%22)%7Biban%7D%7D";
-    assert_eq!(get(mutation).0, 405);
+    let arguments = "username:%22abcdefgh%22,password:%22abcdefgh%22";
+    let mutation = format!("query=mutation%7Bget_account({arguments})%7Biban%7D%7D");
+    assert_eq!(get(&mutation).0, 405);
     assert_eq!(get("query=subscription%7Bstream_transactions%7Bid%7D%7D").0, 406);
     let foreign = agent
         .get(format!("{}?query=%7B__typename%7D", endpoint.url()))
@@ -382,27 +384,27 @@ fn http_says_what_it_takes() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn two_endpoints_share_the_store_and_take_over() {
+fn endpoints_share_partitions_and_take_over() {
     share_and_take_over(&[], |_| {});
 }
 
-/// Members of a consumer group do the same, and Kafka knows of them.
+/// The same with a consumer group: the group rejects commits of other clients.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn two_endpoints_in_a_consumer_group_share_the_store_and_take_over() {
+fn endpoints_in_a_consumer_group_take_over() {
     let group = [("CONSUMER_GROUP_PROTOCOL", "classic"), ("KAFKA_CLIENT", "built-in")];
     share_and_take_over(&group, |stack| {
-        let mut stranger = messaging::connect(&KafkaConfig {
+        let mut other_client = messaging::connect(&KafkaConfig {
             client: ClientChoice::BuiltIn,
             ..stack.kafka.clone()
         });
         let position = [Position { partition: 0, next: 0 }];
-        let err = stranger.commit("graphql-endpoint", "balance_changed", &position, PATIENCE);
+        let err = other_client.commit("graphql-endpoint", "balance_changed", &position, PATIENCE);
         assert_eq!(err.unwrap_err().kind, ErrorKind::Fenced, "the group has members");
     });
 }
 
-/// Two endpoints with `env`; `shared` looks at what both have.
+/// Runs two endpoints with `env`. Calls `shared` when both own partitions.
 fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
     let stack = Stack::shared();
     let first = Endpoint::start_with(&stack, env);
@@ -410,7 +412,7 @@ fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
     let ibans: Vec<String> = (0..40).map(|_| bank_tests::nobody()).collect();
     let mut kafka_client = stack.kafka_client();
     let mut round = 0;
-    let mut tell = || {
+    let mut publish = || {
         round += 1;
         let posts: Vec<Post> =
             ibans.iter().map(|iban| change(&stack, iban, round, Some(Uuid::new_v4()))).collect();
@@ -422,8 +424,7 @@ fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
             ibans.iter().all(|iban| endpoint.transactions(iban).len() == count).then_some(())
         });
     };
-    // Each has a share.
-    until("the second has its share", PATIENCE, || {
+    until("both endpoints have a share", PATIENCE, || {
         let last = |endpoint: &Endpoint| {
             let log = endpoint.log();
             let line = log.lines().rfind(|line| line.contains("msg=serving"))?.to_owned();
@@ -434,33 +435,31 @@ fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
         (shares == [4, 5]).then_some(())
     });
     shared(&stack);
-    let told = tell();
-    all_have(&first, told);
-    all_have(&second, told);
-    // One is frozen, as a machine that stands still, and then goes on beside its replacement.
+    let published = publish();
+    all_have(&first, published);
+    all_have(&second, published);
+    // One process is stopped. It continues after the other has taken over its partitions.
     first.signal("STOP");
     let started = Instant::now();
-    let told = tell();
-    all_have(&second, told);
+    let published = publish();
+    all_have(&second, published);
     let took = started.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}");
     first.signal("CONT");
-    let told = tell();
-    all_have(&second, told);
-    // One is killed.
+    let published = publish();
+    all_have(&second, published);
+    // One process is killed.
     drop(first);
-    let told = tell();
-    all_have(&second, told);
+    let published = publish();
+    all_have(&second, published);
     second.stop();
 }
 
-/// The commands in docs/graphql.md that begin with `curl`, as they stand there.
+/// The `curl` commands in docs/graphql.md, unchanged: indented blocks of one or more lines.
 fn examples() -> Vec<String> {
-    let docs = include_str!("../../../docs/graphql.md").replace(" \\\n", " ");
-    docs.lines()
-        .filter_map(|line| line.strip_prefix("    curl "))
-        .map(|rest| format!("curl {rest}"))
-        .collect()
+    let docs = include_str!("../../../docs/graphql.md");
+    let commands = docs.split("\n\n").filter(|block| block.starts_with("    curl "));
+    commands.map(|block| block.replace("\n    ", "\n").trim_start().to_owned()).collect()
 }
 
 #[test]
@@ -474,17 +473,17 @@ fn examples_of_the_docs_work() {
     for example in examples {
         let command = example.replace("localhost:8888", &format!("localhost:{}", endpoint.port));
         let streams = command.contains("text/event-stream");
-        // A stream has no end.
+        // A stream does not end by itself.
         let limit = if streams { "-m 2 " } else { "" };
         let command = command.replacen("curl ", &format!("curl {limit}"), 1);
         let done = Command::new("bash").args(["-c", &command]).output().unwrap();
-        let told = String::from_utf8_lossy(&done.stdout);
+        let output = String::from_utf8_lossy(&done.stdout);
         if streams {
-            assert!(told.starts_with(":\n\n"), "{command}: {told}");
+            assert!(output.starts_with(":\n\n"), "{command}: {output}");
         } else {
             assert!(
-                told.starts_with("{\"data\":{") && !told.contains("errors"),
-                "{command}: {told}"
+                output.starts_with("{\"data\":{") && !output.contains("errors"),
+                "{command}: {output}"
             );
         }
     }

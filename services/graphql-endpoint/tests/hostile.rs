@@ -1,4 +1,4 @@
-//! Malicious clients and clients that do not read: the service stays up and serves the others.
+//! Tests with malicious and stalled clients: the service keeps serving other clients.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -20,7 +20,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 use uuid::Uuid;
 
-/// A websocket that has said hello.
+/// A websocket after `connection_init`.
 fn websocket(endpoint: &Endpoint) -> WebSocket<TcpStream> {
     let mut request =
         format!("ws://127.0.0.1:{}/graphql", endpoint.port).into_client_request().unwrap();
@@ -39,7 +39,7 @@ fn subscribe(socket: &mut WebSocket<TcpStream>, iban: &str) {
     socket.send(Message::text(message.to_string())).unwrap();
 }
 
-/// The number of a metric without labels.
+/// The value of a metric without labels; 0 if it is missing.
 fn metric(endpoint: &Endpoint, name: &str) -> f64 {
     let url = format!("http://127.0.0.1:{}/metrics", endpoint.health);
     let text = support::agent().get(&url).call().unwrap().body_mut().read_to_string().unwrap();
@@ -48,7 +48,7 @@ fn metric(endpoint: &Endpoint, name: &str) -> f64 {
 }
 
 fn subscribers(endpoint: &Endpoint, count: u32) {
-    until("they have subscribed or left", PATIENCE, || {
+    until("the endpoint has this number of subscribers", PATIENCE, || {
         (metric(endpoint, "graphql_subscribers") == f64::from(count)).then_some(())
     });
 }
@@ -74,7 +74,7 @@ fn changes(stack: &Stack, iban: &str, count: usize) -> Vec<Post> {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn slow_subscriber_is_cut_off_and_no_other() {
-    // More than the sockets between them buffer.
+    // More than the buffers of the sockets hold.
     const COUNT: usize = 40_000;
     const STEP: usize = 1000;
     let stack = Stack::shared();
@@ -84,11 +84,11 @@ fn slow_subscriber_is_cut_off_and_no_other() {
     subscribe(&mut slow, &iban);
     subscribe(&mut quick, &iban);
     subscribers(&endpoint, 2);
-    let (tell, heard) = mpsc::channel();
+    let (progress, reached) = mpsc::channel();
     let reader = thread::spawn(move || {
         for at in 0..COUNT {
             if at % STEP == 0 {
-                tell.send(at).unwrap();
+                progress.send(at).unwrap();
             }
             let event: Value =
                 serde_json::from_str(quick.read().unwrap().to_text().unwrap()).unwrap();
@@ -99,14 +99,14 @@ fn slow_subscriber_is_cut_off_and_no_other() {
     });
     let mut kafka_client = stack.kafka_client();
     for batch in changes(&stack, &iban, COUNT).chunks(STEP) {
-        // As fast as the quick one reads.
-        heard.recv_timeout(PATIENCE).unwrap();
+        // As fast as the quick client reads.
+        reached.recv_timeout(PATIENCE).unwrap();
         post(&mut *kafka_client, batch);
     }
     until("the slow one is cut off", PATIENCE, || {
         (metric(&endpoint, "graphql_subscribers_cut_off_total") == 1.0).then_some(())
     });
-    // What was on its way arrives, and then the reason.
+    // Transactions in transit arrive first, then the close frame.
     let closed = loop {
         match slow.read().unwrap() {
             Message::Close(frame) => break frame.unwrap(),
@@ -121,7 +121,7 @@ fn slow_subscriber_is_cut_off_and_no_other() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn subscribers_hear_that_the_service_stops() {
+fn shutdown_closes_subscriptions() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
     let mut socket = websocket(&endpoint);
@@ -135,7 +135,7 @@ fn subscribers_hear_that_the_service_stops() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn subscribers_of_every_endpoint_hear_of_everything() {
+fn subscribers_receive_transactions_of_all_endpoints() {
     let stack = Stack::shared();
     let endpoints = [Endpoint::start(&stack), Endpoint::start(&stack)];
     let ibans: Vec<String> = (0..20).map(|_| bank_tests::nobody()).collect();
@@ -161,16 +161,16 @@ fn subscribers_of_every_endpoint_hear_of_everything() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn hostile_requests_get_errors_and_the_service_stays() {
+fn hostile_requests_get_errors() {
     let stack = Stack::shared();
     let mut endpoint = Endpoint::start(&stack);
-    let fine = |endpoint: &Endpoint| {
+    let is_responsive = |endpoint: &Endpoint| {
         let asked = Instant::now();
         assert_eq!(endpoint.data("{ __typename }", &json!({}))["__typename"], "Query");
         let took = asked.elapsed();
         assert!(took < Duration::from_secs(1), "{took:?}");
     };
-    fine(&endpoint);
+    is_responsive(&endpoint);
     let agent = support::agent();
     let send = |body: &[u8]| {
         let sent = agent.post(endpoint.url()).header("Content-Type", "application/json").send(body);
@@ -179,7 +179,7 @@ fn hostile_requests_get_errors_and_the_service_stays() {
         })
     };
     let document = |query: &str| json!({ "query": query }).to_string().into_bytes();
-    // As much as a body may hold.
+    // As large as a body may be.
     for hostile in [
         "{a".repeat(30_000),
         format!("{{{}}}", " a:__typename".repeat(5_000)),
@@ -198,7 +198,7 @@ fn hostile_requests_get_errors_and_the_service_stays() {
             answer.starts_with(r#"{"errors":["#) || answer.starts_with(r#"{"errors":{"#),
             "{answer:.300}"
         );
-        fine(&endpoint);
+        is_responsive(&endpoint);
     }
     let deep = format!(
         r#"{{"query":"{{ __typename }}","variables":{{"a":{}{}}}}}"#,
@@ -207,19 +207,20 @@ fn hostile_requests_get_errors_and_the_service_stays() {
     );
     assert_eq!(send(deep.as_bytes()).unwrap().0, 400);
     assert_eq!(send(b"{\"query\":\"\xff\xfe\"}").unwrap().0, 400);
-    // 10 MB, and a hundred thousand levels: more than a body may have. Who goes on sending may find
-    // the connection closed.
+    // Larger than a body may be. The connection may be closed while the client still sends.
     for large in
         [vec![b'x'; 10 << 20], document(&"{a".repeat(100_000)), document(&"a:b ".repeat(100_000))]
     {
         if let Ok((status, _)) = send(&large) {
             assert_eq!(status, 413);
         }
-        fine(&endpoint);
+        is_responsive(&endpoint);
     }
-    // Frames that are none, half frames, half-open sockets.
-    let upgrade = "GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n";
+    // Invalid frames, incomplete frames, half-closed sockets.
+    let upgrade = "GET /graphql HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+        Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n";
     let raw = |frames: &[u8]| {
         let mut socket = TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -238,35 +239,36 @@ fn hostile_requests_get_errors_and_the_service_stays() {
     for (frames, code) in [
         (vec![0x81, 0x01, b'x'], 1002),     // not masked
         (masked(&[0xff, 0x80], b""), 1002), // reserved bits, unknown opcode
-        (masked(&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], b""), 1009), // 2^63 bytes
+        // 2^63 - 1 bytes.
+        (masked(&[0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], b""), 1009),
         (masked(&[0x81, 0x82], b"\xff\xfe"), 1007), // not UTF-8
-        (masked(&[0x80, 0x81], b"x"), 1002),        // the rest of nothing
-        (masked(&[0x81, 0x80], b""), 4400),         // nothing
-        (Vec::new(), 4408),                         // silence
-        (vec![0x81], 4408),                         // half a frame
+        (masked(&[0x80, 0x81], b"x"), 1002),        // continuation without a start
+        (masked(&[0x81, 0x80], b""), 4400),         // empty message
+        (Vec::new(), 4408),                         // no data
+        (vec![0x81], 4408),                         // incomplete frame
     ] {
         let mut socket = raw(&frames);
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).unwrap();
-        assert!(heard.len() >= 4 && heard[0] == 0x88, "{frames:?}: {heard:?}");
-        assert_eq!(u16::from_be_bytes([heard[2], heard[3]]), code, "{frames:?}");
-        fine(&endpoint);
+        let mut received = Vec::new();
+        socket.read_to_end(&mut received).unwrap();
+        assert!(received.len() >= 4 && received[0] == 0x88, "{frames:?}: {received:?}");
+        assert_eq!(u16::from_be_bytes([received[2], received[3]]), code, "{frames:?}");
+        is_responsive(&endpoint);
     }
     let crowd = || {
         let idle: Vec<TcpStream> = (0..200).map(|_| raw(b"")).collect();
         for socket in idle.iter().take(100) {
             socket.shutdown(Shutdown::Write).unwrap();
         }
-        fine(&endpoint);
+        is_responsive(&endpoint);
         for mut socket in idle {
             let mut rest = Vec::new();
             socket.read_to_end(&mut rest).unwrap();
         }
-        fine(&endpoint);
+        is_responsive(&endpoint);
         endpoint.rss_mib()
     };
-    // The system's allocator keeps stacks and arenas of threads that have ended, and takes them for
-    // the next ones: what a first crowd left is enough for a second.
+    // The allocator reuses stacks and arenas of ended threads, so a second crowd needs no more
+    // memory than the first.
     let (first, second) = (crowd(), crowd());
     assert!(second < first + 4.0, "{first} MiB, then {second} MiB");
     assert!(endpoint.is_alive());

@@ -1,4 +1,4 @@
-//! Connections to the database: settings, migrations, rows of transactions.
+//! Database connections: settings, migrations, rows of transactions.
 
 use crate::error::Error;
 use crate::transaction::Transaction;
@@ -7,37 +7,37 @@ use postgres::{Client, Row};
 use service::database;
 use service::shutdown::Shutdown;
 
-/// The migrations, in order; version n is the n-th.
+/// The migrations in order, from version 1.
 const MIGRATIONS: [&str; 2] = [
     include_str!("../../migrations/1-transactions.sql"),
     include_str!("../../migrations/2-accounts-and-transfers.sql"),
 ];
 
-/// Application name in PostgreSQL, and name of the lock on the migrations.
+/// `application_name` in PostgreSQL, and name of the lock for migrations.
 const SERVICE: &str = "graphql-endpoint";
 
-/// Every statement finds its rows by an index, also right after the first start, when the
-/// statistics still describe empty tables.
-const SETTINGS: &str = "-c lock_timeout=10s -c enable_seqscan=off -c jit=off -c plan_cache_mode=force_generic_plan \
-     -c client_min_messages=warning";
-/// A stopped process keeps its connection open. The idle time-outs end its session and its locks,
-/// so that another endpoint takes over. A live session sends a statement every second.
-pub const WRITER_SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s";
-/// Queries of clients are quick or fail.
+/// Every statement finds its rows by an index, also after the first start, when the statistics
+/// still describe empty tables.
+const SETTINGS: &str = "-c lock_timeout=10s -c enable_seqscan=off -c jit=off \
+     -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
+/// A stopped process keeps its connection open. The idle timeouts end its session and release its
+/// locks, so that another endpoint takes over. A running process sends a statement every second.
+pub const WRITER_SETTINGS: &str = "-c idle_session_timeout=10s \
+     -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s";
+/// A slow query of a client fails instead of occupying a connection.
 pub const READER_SETTINGS: &str = "-c statement_timeout=5s";
 
-/// Brings the database to this version. Safe when several endpoints start at once: one migrates,
-/// the others wait.
+/// Migrates the database. If several endpoints start at once, one migrates and the others wait.
 ///
 /// # Errors
-/// The database can't be reached, or is of a newer version.
+/// The database is unavailable, or its version is newer than this program.
 pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
     let _watch = database::watch(shutdown, "migrate the database");
     let mut client = database::connect(config, SERVICE, WRITER_SETTINGS)?;
     Ok(database::migrate(&mut client, SERVICE, &MIGRATIONS)?)
 }
 
-/// Turns an error of PostgreSQL into one that names the failed step.
+/// Converts an error of PostgreSQL into one that names the failed step.
 pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| database::step(step)(source).into()
 }
@@ -47,10 +47,10 @@ pub fn connect(config: &postgres::Config, more: &str) -> Result<Client, Error> {
     Ok(database::connect(config, SERVICE, &format!("{SETTINGS} {more}"))?)
 }
 
-/// Columns of a transaction, in the order of [`transaction`].
+/// Columns of a transaction, in the order that [`transaction`] expects.
 pub const COLUMNS: &str = "number, sequence, iban, new_balance, changed_by, from_to, description";
 
-/// The transaction in a row of [`COLUMNS`].
+/// Converts a row of [`COLUMNS`].
 pub fn transaction(row: &Row) -> Transaction {
     Transaction {
         number: row.get(0),

@@ -1,4 +1,4 @@
-//! Notifications by which endpoints learn what the others have stored.
+//! PostgreSQL notifications (LISTEN and NOTIFY) about transactions that other endpoints store.
 
 use super::connection::{COLUMNS, READER_SETTINGS, connect, step, transaction};
 use crate::error::Error;
@@ -11,10 +11,9 @@ use std::fmt::Write;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The channel of the notifications.
 pub const CHANNEL: &str = "transaction_stored";
-/// Longest list of ranges in a notification, bytes: the limit of PostgreSQL less the id of the
-/// endpoint.
+/// Maximum length of the ranges in a payload. PostgreSQL allows 7999 bytes; the rest is for the id
+/// of the endpoint.
 pub const PAYLOAD_BYTES_MAX: usize = 7900;
 
 /// Receives the transactions that other endpoints store.
@@ -26,10 +25,7 @@ pub struct NotificationListener {
 }
 
 impl NotificationListener {
-    /// Connects; receives all notifications from now on.
-    ///
-    /// # Errors
-    /// The database can't be reached.
+    /// Connects and subscribes to the notifications.
     pub fn open(
         config: &postgres::Config,
         endpoint: Uuid,
@@ -45,10 +41,8 @@ impl NotificationListener {
         Ok(Self { client, range, endpoint, shutdown: shutdown.clone() })
     }
 
-    /// The transactions that others have stored; waits at most `wait` for a notification.
-    ///
-    /// # Errors
-    /// The connection is lost.
+    /// Waits at most `wait` for a notification. Returns the transactions of all received
+    /// notifications of other endpoints.
     pub fn next(&mut self, wait: Duration) -> Result<Vec<Transaction>, Error> {
         let mut received = Vec::new();
         {
@@ -73,17 +67,14 @@ impl NotificationListener {
         Ok(stored)
     }
 
-    /// Checks the connection: a lost one looks like one without notifications.
-    ///
-    /// # Errors
-    /// The connection is lost.
+    /// Checks the connection, since a lost one looks like one without notifications.
     pub fn check(&mut self) -> Result<(), Error> {
         let _watch = database::watch(&self.shutdown, "listen");
         self.client.batch_execute("").map_err(step("listen"))
     }
 }
 
-/// The numbers of `stored`, which is sorted, as payloads like `1-5,9-9`.
+/// The numbers of `stored` as payloads of ranges, as in `1-5,9-9`. `stored` must be sorted.
 pub fn ranges(stored: &[Transaction]) -> Vec<String> {
     let mut payloads = Vec::new();
     let mut payload = String::new();
@@ -102,7 +93,8 @@ pub fn ranges(stored: &[Transaction]) -> Vec<String> {
     payloads
 }
 
-/// The ranges in a notification of another endpoint than `own`; none in a malformed one.
+/// The ranges in a payload, which has the form `ENDPOINT:RANGES`. Empty if the endpoint is `own` or
+/// the payload is malformed.
 pub fn ranges_of_others(payload: &str, own: Uuid) -> Vec<(i64, i64)> {
     let Some((endpoint, ranges)) = payload.split_once(':') else { return Vec::new() };
     if endpoint == own.to_string() {

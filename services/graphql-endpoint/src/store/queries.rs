@@ -1,4 +1,4 @@
-//! The queries and updates that requests of clients need.
+//! The queries and updates for the requests of clients.
 
 use super::connection::{COLUMNS, READER_SETTINGS, connect, step, transaction};
 use crate::error::Error;
@@ -17,13 +17,13 @@ use uuid::Uuid;
 pub struct Store {
     config: postgres::Config,
     connections: Vec<Mutex<Option<PreparedConnection>>>,
-    /// Index of the next connection to wait for if all are busy.
+    /// Number of waits so far: if all connections are busy, waits take turns.
     turn: AtomicUsize,
     shutdown: Shutdown,
 }
 
 impl Store {
-    /// At most `connections` at a time.
+    /// A pool of `connections`.
     pub fn new(config: &postgres::Config, connections: usize, shutdown: &Shutdown) -> Self {
         Self {
             config: config.clone(),
@@ -34,9 +34,6 @@ impl Store {
     }
 
     /// The newest transaction with this id.
-    ///
-    /// # Errors
-    /// The database did not answer.
     pub fn by_id(&self, id: i32) -> Result<Option<Transaction>, Error> {
         let sql = format!(
             "SELECT {COLUMNS} FROM transaction WHERE number =
@@ -45,19 +42,12 @@ impl Store {
         Ok(self.query(&sql, &[&i64::from(id)])?.iter().map(transaction).next())
     }
 
-    /// The transaction with this number.
-    ///
-    /// # Errors
-    /// The database did not answer.
     pub fn by_number(&self, number: i64) -> Result<Option<Transaction>, Error> {
         let sql = format!("SELECT {COLUMNS} FROM transaction WHERE number = $1");
         Ok(self.query(&sql, &[&number])?.iter().map(transaction).next())
     }
 
-    /// Transactions of an account, the newest first.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Transactions of an account, newest first.
     pub fn by_iban(&self, iban: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
         let sql = format!(
             "SELECT {COLUMNS} FROM transaction WHERE iban = $1
@@ -66,13 +56,9 @@ impl Store {
         Ok(self.query(&sql, &[&iban, &items_max])?.iter().map(transaction).collect())
     }
 
-    /// The newest transaction of each account after `after`, by iban.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// The newest transaction of each account with an iban after `after`, ordered by iban.
     pub fn last_of_each(&self, after: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
-        // Jumps from iban to iban in the index: as many steps as items, however many transactions
-        // there are.
+        // A loose index scan: the number of steps depends on the accounts, not on the transactions.
         let sql = format!(
             "WITH RECURSIVE last AS (
                  (SELECT * FROM transaction WHERE iban > $1
@@ -86,29 +72,23 @@ impl Store {
         Ok(self.query(&sql, &[&after, &items_max])?.iter().map(transaction).collect())
     }
 
-    /// The account with this token.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// The account whose token has this digest.
     pub fn iban_of_token(&self, digest: &[u8; 32]) -> Result<Option<String>, Error> {
         let sql = "SELECT iban FROM account WHERE token_digest = $1";
         Ok(self.query(sql, &[&digest.as_slice()])?.first().map(|row| row.get(0)))
     }
 
-    /// Begins a login, which counts as failed until [`Self::logged_in`], so that concurrent logins
-    /// are all counted.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
+    /// all counted.
     pub fn begin_login(&self, username: &str) -> Result<Login, Error> {
-        let tried = self.query(
+        let updated = self.query(
             "UPDATE account SET failed_tries = failed_tries + 1, failed_at = now()
              WHERE username = $1 AND (failed_tries < $2 OR
                  failed_at + power(2, least(failed_tries - $2, $3)) * interval '1 second' <= now())
              RETURNING salt, rounds, hash, creation, iban, token",
             &[&username, &FREE_TRIES, &DOUBLINGS_MAX],
         )?;
-        if let [row, ..] = tried.as_slice() {
+        if let [row, ..] = updated.as_slice() {
             let iban: Option<String> = row.get(4);
             return Ok(Login::Known(User {
                 salt: row.get(0),
@@ -122,22 +102,17 @@ impl Store {
         Ok(if known.is_empty() { Login::Unknown } else { Login::TooSoon })
     }
 
-    /// Ends a login with the right password.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Ends a login with the correct password: resets the counter of failed logins.
     pub fn logged_in(&self, username: &str) -> Result<(), Error> {
         let sql = "UPDATE account SET failed_tries = 0 WHERE username = $1";
         self.query(sql, &[&username]).map(drop)
     }
 
-    /// Stores a new user; false if there is one of this name.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Stores a new user. False if the user name exists.
     pub fn add_user(&self, username: &str, user: &User) -> Result<bool, Error> {
         let added = self.query(
-            "INSERT INTO account (username, salt, rounds, hash, creation) VALUES ($1, $2, $3, $4, $5)
+            "INSERT INTO account (username, salt, rounds, hash, creation)
+             VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (username) DO NOTHING RETURNING username",
             &[&username, &user.salt, &user.rounds, &user.hash, &user.creation],
         )?;
@@ -145,9 +120,6 @@ impl Store {
     }
 
     /// Stores the account that the bank opened for the command `creation`.
-    ///
-    /// # Errors
-    /// The database did not answer.
     pub fn store_account(&self, creation: Uuid, iban: &str, token: &str) -> Result<(), Error> {
         let sql = "UPDATE account SET iban = $2, token = $3, token_digest = $4
                    WHERE creation = $1 AND iban IS NULL";
@@ -155,11 +127,8 @@ impl Store {
         self.query(sql, &[&creation, &iban, &token, &digest.as_slice()]).map(drop)
     }
 
-    /// Replaces the refused command `creation`: returns `next`, or the one that another client of
-    /// the same user stored meanwhile.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Replaces the id of a refused command. Returns `next`, or the id that another client of the
+    /// same user has stored meanwhile.
     pub fn replace_creation(
         &self,
         username: &str,
@@ -172,10 +141,8 @@ impl Store {
         Ok(self.query(sql, &[&username])?.first().map_or(next, |row| row.get(0)))
     }
 
-    /// Stores a transfer before its command is sent; returns the stored one if the uuid is known.
-    ///
-    /// # Errors
-    /// The database did not answer.
+    /// Stores a transfer before its command is sent. If the uuid is known, returns the stored
+    /// transfer instead.
     pub fn begin_transfer(&self, transfer: &StoredTransfer) -> Result<StoredTransfer, Error> {
         self.query(
             "INSERT INTO transfer (uuid, content, from_party, command) VALUES ($1, $2, $3, $4)
@@ -186,10 +153,6 @@ impl Store {
         Ok(stored.unwrap_or_else(|| transfer.clone()))
     }
 
-    /// The transfer with this uuid.
-    ///
-    /// # Errors
-    /// The database did not answer.
     pub fn transfer(&self, uuid: Uuid) -> Result<Option<StoredTransfer>, Error> {
         let sql =
             "SELECT content, from_party, command, success, reason FROM transfer WHERE uuid = $1";
@@ -214,19 +177,15 @@ impl Store {
     }
 
     /// Stores the outcome of a transfer.
-    ///
-    /// # Errors
-    /// The database did not answer.
     pub fn end_transfer(&self, uuid: Uuid, result: &Result<(), String>) -> Result<(), Error> {
         let sql = "UPDATE transfer SET success = $2, reason = $3, command = NULL
                    WHERE uuid = $1 AND success IS NULL";
         self.query(sql, &[&uuid, &result.is_ok(), &result.as_ref().err()]).map(drop)
     }
 
-    /// Runs a statement on a free connection, and again on a new one if the first was closed by the
-    /// server.
+    /// Runs a statement. If the server has closed the connection, runs it again on a new one.
     fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        let _watch = database::watch(&self.shutdown, "answer a request");
+        let _watch = database::watch(&self.shutdown, "query for a client");
         let mut slot = self.free_connection();
         for last in [false, true] {
             let connection = match &mut *slot {
@@ -234,15 +193,15 @@ impl Store {
                 lost => lost.insert(PreparedConnection::open(&self.config)?),
             };
             match connection.query(sql, params) {
-                // The server closed it while it was idle, which shows at the next statement.
+                // The server has closed the idle connection; the statement detects it.
                 Err(_) if connection.client.is_closed() && !last => {}
-                result => return result.map_err(step("answer a request")),
+                result => return result.map_err(step("query for a client")),
             }
         }
-        unreachable!("the last round returns")
+        unreachable!("the last attempt returns")
     }
 
-    /// The first free connection; if all are busy, waits for one in turn.
+    /// The first free connection. If all are busy, waits for one of them in turn.
     fn free_connection(&self) -> MutexGuard<'_, Option<PreparedConnection>> {
         for connection in &self.connections {
             match connection.try_lock() {
@@ -256,30 +215,27 @@ impl Store {
     }
 }
 
-/// Failed logins that are not delayed.
+/// Failed logins before further attempts are delayed.
 const FREE_TRIES: i32 = 10;
-/// After these the delay is a second and doubles with each failed login, at most this often.
+/// The delay starts at one second and doubles with each failed login, at most this often.
 const DOUBLINGS_MAX: i32 = 6;
 
-/// Whether a user may log in.
 #[derive(Debug)]
 pub enum Login {
-    /// There is no user of this name.
+    /// The user name does not exist.
     Unknown,
     /// Too many logins have failed recently.
     TooSoon,
-    /// A user whose password is to be checked.
+    /// The caller must check the password.
     Known(User),
 }
 
-/// A user with a password, and with an account once the bank has opened it.
+/// A user. The account is `None` until the bank has opened it.
 #[derive(Clone)]
 pub struct User {
-    /// Salt of the hash.
     pub salt: Vec<u8>,
-    /// Rounds of the hash.
+    /// Of PBKDF2.
     pub rounds: i32,
-    /// Hash of the password.
     pub hash: Vec<u8>,
     /// Id of the command that opens the account.
     pub creation: Uuid,
@@ -293,26 +249,25 @@ impl std::fmt::Debug for User {
     }
 }
 
-/// A requested transfer.
 #[derive(Clone)]
 pub struct StoredTransfer {
-    /// Given by the client.
+    /// Chosen by the client.
     pub uuid: Uuid,
     /// SHA-256 of all other arguments.
     pub content: Vec<u8>,
     /// The debited party.
     pub from: String,
-    /// Value of the command record; kept until the outcome is known, to be sent again.
+    /// Value of the command record, for retries; `None` once the outcome is known.
     pub command: Option<Vec<u8>>,
-    /// The outcome: made, or the reason of the refusal.
+    /// The outcome; an error is the reason of a refusal.
     pub result: Option<Result<(), String>>,
 }
 
-/// A connection with prepared statements: parsing and planning take the server longer than the
-/// query.
+/// A connection with its prepared statements. Without them, parsing and planning would take longer
+/// than the queries.
 struct PreparedConnection {
     client: Client,
-    /// By their SQL text.
+    /// By SQL text.
     statements: HashMap<String, Statement>,
 }
 

@@ -1,4 +1,4 @@
-//! Tests of the store; those with a database need a PostgreSQL server.
+//! Tests of the store. The ignored ones need a PostgreSQL server.
 
 use super::connection::connect;
 use super::notifications::{PAYLOAD_BYTES_MAX, ranges, ranges_of_others};
@@ -11,8 +11,7 @@ use service::shutdown::Shutdown;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// A database of the test's own, migrated, on the server of `TRANSACTION_DATABASE_URL`; dropped
-/// with it.
+/// A new, migrated database on the server of `TRANSACTION_DATABASE_URL`. Dropped with this value.
 pub(crate) struct Database {
     server: postgres::Config,
     pub(crate) config: postgres::Config,
@@ -85,12 +84,12 @@ fn ranges_are_encoded_and_decoded() {
     let payloads = ranges(&numbers(&scattered));
     assert!(payloads.len() > 1 && payloads.iter().all(|it| it.len() <= PAYLOAD_BYTES_MAX));
     let (own, other) = (Uuid::new_v4(), Uuid::new_v4());
-    let heard: Vec<i64> = payloads
+    let received: Vec<i64> = payloads
         .iter()
         .flat_map(|payload| ranges_of_others(&format!("{other}:{payload}"), own))
         .flat_map(|(first, last)| first..=last)
         .collect();
-    assert_eq!(heard, scattered);
+    assert_eq!(received, scattered);
     for ignored in
         [&format!("{own}:1-3"), "", "x", "x:", "x:1", "x:a-b", "x:1-99999999999999999999"]
     {
@@ -117,12 +116,12 @@ fn replayed_batch_is_stored_once() {
     let id = Uuid::new_v4();
     let mut batch =
         vec![record(1, "a", 1, Some(id)), record(2, "b", 1, Some(id)), record(3, "a", 0, None)];
-    // Within a batch too.
+    // A duplicate within the batch.
     batch.push(batch[0].clone());
     let stored = writer.store(&batch).unwrap();
     assert_eq!(texts(&stored), ["a 1", "b 1", "a 0"]);
     assert!(writer.store(&batch).unwrap().is_empty());
-    // Another record without transfer_id is another transaction, though equal in every field.
+    // Without a transfer_id, a record at another offset is another transaction.
     let other = ChangeRecord { offset: 4, ..batch[2].clone() };
     let again = writer.store(&[batch[2].clone(), other]).unwrap();
     assert_eq!(texts(&again), ["a 0"]);
@@ -187,7 +186,7 @@ fn id_finds_its_newest_transaction() {
     assert_eq!(found(i32::MAX), Some("a 3".to_owned()));
     assert_eq!(found(0), Some("a 4".to_owned()));
     assert_eq!(found(1), Some("a 5".to_owned()), "not the first one");
-    assert_eq!(found(2), Some("a 2".to_owned()), "nobody has taken it yet");
+    assert_eq!(found(2), Some("a 2".to_owned()), "the id is not used again yet");
     assert_eq!(store.by_number(1).unwrap().unwrap().description, "a 1");
     assert_eq!(store.by_number(i64::MAX).unwrap(), None);
 }
@@ -207,7 +206,7 @@ fn other_endpoints_are_notified_of_stored_transactions() {
     let stored = writer.store(&batch).unwrap();
     let wait = Duration::from_secs(10);
     assert_eq!(other.next(wait).unwrap(), stored);
-    assert!(itself.next(wait).unwrap().is_empty(), "it knows already");
+    assert!(itself.next(wait).unwrap().is_empty(), "an endpoint ignores its own notifications");
     writer.store(&batch).unwrap();
     assert!(other.next(Duration::from_millis(1)).unwrap().is_empty(), "nothing was new");
 }

@@ -11,10 +11,10 @@ use service::database::{self, Ownership};
 use service::shutdown::Shutdown;
 use uuid::Uuid;
 
-/// Longest iban that is stored, bytes: an index has a limit, and no bank uses longer ones.
+/// Maximum length of an iban. ISO 13616 allows 34 characters, and an index entry has a limit.
 const IBAN_BYTES_MAX: usize = 64;
 
-/// Why PostgreSQL cannot store `record`, as the reason in dead_letter; `None` if it can.
+/// Why PostgreSQL cannot store `record`: the reason in its dead letter. `None` if it can.
 pub fn unstorable(record: &BalanceChanged) -> Option<&'static str> {
     let texts = [&record.iban, &record.from_to, &record.description];
     if texts.iter().any(|text| text.contains('\0')) {
@@ -23,14 +23,11 @@ pub fn unstorable(record: &BalanceChanged) -> Option<&'static str> {
     (record.iban.len() > IBAN_BYTES_MAX).then_some("the iban has more than 64 bytes")
 }
 
-/// A record of balance_changed and its position.
+/// A record of balance_changed with its position.
 #[derive(Debug, Clone)]
 pub struct ChangeRecord {
-    /// Partition of the record.
     pub partition: i32,
-    /// Offset of the record.
     pub offset: i64,
-    /// Value of the record.
     pub change: BalanceChanged,
 }
 
@@ -45,7 +42,6 @@ impl ChangeRecord {
 
 /// A connection that owns partitions of balance_changed.
 pub struct TransactionWriter {
-    /// The connection and the partitions it owns.
     pub ownership: Ownership,
     insert: Statement,
     insert_missing: Statement,
@@ -55,10 +51,7 @@ pub struct TransactionWriter {
 }
 
 impl TransactionWriter {
-    /// Connects and joins the endpoints; owns no partition yet.
-    ///
-    /// # Errors
-    /// The database can't be reached.
+    /// Connects and registers this endpoint. It owns no partition yet.
     pub fn open(
         config: &postgres::Config,
         endpoint: Uuid,
@@ -67,10 +60,11 @@ impl TransactionWriter {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config, WRITER_SETTINGS)?;
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
-        let insert = "INSERT INTO transaction (iban, sequence, new_balance, changed_by, from_to, description,
-                                      transfer_id, record_partition, record_offset)
-             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[],
-                                  $7::uuid[], $8::integer[], $9::bigint[])";
+        let insert = "INSERT INTO transaction
+                 (iban, sequence, new_balance, changed_by, from_to, description,
+                  transfer_id, record_partition, record_offset)
+             SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[],
+                                  $5::text[], $6::text[], $7::uuid[], $8::integer[], $9::bigint[])";
         let insert_missing =
             prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?;
         let insert = prepare(&format!("{insert} RETURNING number"))?;
@@ -80,21 +74,18 @@ impl TransactionWriter {
         Ok(Self { ownership, insert, insert_missing, notify, endpoint })
     }
 
-    /// Stores `batch` in one transaction and notifies the other endpoints. Returns the new
-    /// transactions, in order; those stored before stay as they are.
-    ///
-    /// # Errors
-    /// Nothing was written.
+    /// Stores `batch` in one database transaction and notifies the other endpoints. Returns the new
+    /// transactions by number; records that are stored already are skipped.
     pub fn store(&mut self, batch: &[ChangeRecord]) -> Result<Vec<Transaction>, Error> {
         match self.try_store(batch, false) {
-            // Records that are read again after a crash. A check in every batch would double the
-            // cost of a row.
+            // The batch contains records that were stored before a crash. A check for duplicates in
+            // every batch would double the cost of a row.
             Err(Error::Database(err)) if err.is_duplicate() => self.try_store(batch, true),
             stored => stored,
         }
     }
 
-    /// See [`Self::store`]. A row that exists is an error, unless `again`.
+    /// See [`Self::store`]. An existing row is an error, unless `again`.
     fn try_store(
         &mut self,
         batch: &[ChangeRecord],
@@ -107,7 +98,7 @@ impl TransactionWriter {
         let mut stored: Vec<Transaction> = if again {
             rows.iter().map(connection::transaction).collect()
         } else {
-            // A row for each record, in their order.
+            // One row for each record, in the same order.
             rows.iter().zip(batch).map(|(row, record)| record.stored_as(row.get(0))).collect()
         };
         stored.sort_unstable_by_key(|transaction| transaction.number);

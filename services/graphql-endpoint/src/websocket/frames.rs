@@ -8,13 +8,12 @@ use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
-/// Largest message of a client, bytes.
+/// Maximum size of a client's message.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Buffer for messages to a client, bytes: a handful of transactions, which the store delivers in
-/// batches.
+/// Write buffer of a connection. It holds several transactions, since the store publishes batches.
 const WRITE_BUFFER_BYTES: usize = 2 << 10;
 
-/// Websocket frames on a socket that several threads write to. The lock is held for one message.
+/// A websocket that several threads write to. The lock is held for one message.
 pub struct Socket(Mutex<Frames>);
 
 struct Frames {
@@ -22,7 +21,7 @@ struct Frames {
     stream: SplitStream,
 }
 
-/// Input that has been read already, and the socket for output.
+/// Bytes that were read from the socket, and the socket for output.
 struct SplitStream {
     input: Cursor<Vec<u8>>,
     out: TcpStream,
@@ -48,10 +47,7 @@ impl Write for SplitStream {
 }
 
 impl Socket {
-    /// Writes to a clone of `client`.
-    ///
-    /// # Errors
-    /// The system refuses the clone.
+    /// A websocket on a clone of `client`.
     pub fn new(client: &TcpStream) -> io::Result<Self> {
         let config = WebSocketConfig::default()
             .read_buffer_size(1 << 10)
@@ -64,14 +60,14 @@ impl Socket {
         Ok(Self(Mutex::new(Frames { context, stream })))
     }
 
-    /// Sends `message` after all buffered ones.
+    /// Sends all buffered messages, then `message`.
     pub fn send(&self, message: Message) -> Result<(), Disconnected> {
         self.output(|context, stream| {
             context.write(stream, message).and_then(|()| context.flush(stream))
         })
     }
 
-    /// Buffers `message` for the next [`Self::send`] or [`Self::flush`]; sends it if the buffer is
+    /// Buffers `message` until the next [`Self::send`] or [`Self::flush`], or until the buffer is
     /// full.
     pub fn buffer(&self, message: Message) -> Result<(), Disconnected> {
         self.output(|context, stream| context.write(stream, message))
@@ -89,8 +85,8 @@ impl Socket {
         let mut frames = self.frames();
         let Frames { context, stream } = &mut *frames;
         work(context, stream).map_err(|_| {
-            // A frame may be half written, so the connection is unusable. The reading thread sees
-            // its end.
+            // A frame may be incomplete, so the connection is unusable. The reading thread notices
+            // the shutdown.
             let _ = stream.out.shutdown(Shutdown::Both);
             Disconnected
         })
@@ -98,7 +94,7 @@ impl Socket {
 
     /// Sends a close frame.
     pub fn close(&self, code: u16, reason: &str) {
-        // A close frame has room for 123 bytes.
+        // Maximum length of the reason in a close frame (RFC 6455, section 5.5).
         let mut reason = reason.to_owned();
         while reason.len() > 123 {
             reason.pop();
@@ -111,10 +107,8 @@ impl Socket {
         let _ = context.flush(stream);
     }
 
-    /// Decodes received bytes: the messages that are complete by now.
-    ///
-    /// # Errors
-    /// The bytes are not valid frames, or the connection was closed.
+    /// Decodes received bytes. Returns the messages that are complete. An error means invalid
+    /// frames or a closed connection.
     pub fn decode(&self, bytes: &[u8]) -> Result<Vec<Message>, tungstenite::Error> {
         let mut frames = self.frames();
         let Frames { context, stream } = &mut *frames;

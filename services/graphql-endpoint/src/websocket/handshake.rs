@@ -1,4 +1,4 @@
-//! The opening handshake.
+//! The opening handshake of a websocket. Source: RFC 6455, section 4.2.
 
 use crate::config::Origins;
 use crate::operation::PATH;
@@ -8,36 +8,32 @@ use tungstenite::handshake::derive_accept_key;
 /// The supported subprotocol.
 pub const PROTOCOL: &str = "graphql-transport-ws";
 
-/// An accepted handshake.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The response, as it is sent.
+    /// The complete HTTP response.
     pub response: String,
-    /// The client offers [`PROTOCOL`].
+    /// True if the client offers [`PROTOCOL`].
     pub offers_protocol: bool,
     /// Header `Authorization`.
     pub authorization: Option<String>,
 }
 
-/// Status and reason of a refusal.
+/// HTTP status and reason of a refusal.
 pub type Refusal = (&'static str, &'static str);
 
-/// Checks a handshake. Source: RFC 6455, section 4.2.
-///
-/// # Errors
-/// The refusal to send.
+/// Checks a handshake.
 pub fn accept(origins: &Origins, handshake: &Handshake) -> Result<Accepted, Refusal> {
     let value = |name: &str| {
         let header = handshake.headers.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
         header.map(|(_, value)| value.trim())
     };
     if handshake.target.split('?').next() != Some(PATH) {
-        return Err(("404 Not Found", "there is /graphql"));
+        return Err(("404 Not Found", "not found: the endpoint is at /graphql"));
     }
     if value("Sec-WebSocket-Version") != Some("13") {
         return Err(("426 Upgrade Required", "Sec-WebSocket-Version: expected 13"));
     }
-    // Sixteen bytes in base64.
+    // 16 bytes in base64.
     let Some(key) = value("Sec-WebSocket-Key").filter(|key| key.len() == 24) else {
         return Err(("400 Bad Request", "Sec-WebSocket-Key: expected 24 characters"));
     };
@@ -68,8 +64,8 @@ pub fn accept(origins: &Origins, handshake: &Handshake) -> Result<Accepted, Refu
     })
 }
 
-/// True for a page of this endpoint. Browsers let every page open websockets to any server and send
-/// the page's origin.
+/// True for a page of this endpoint. Browsers let every page open websockets to any server. They
+/// send the origin of the page.
 fn is_same_origin(origin: &str, host: Option<&str>) -> bool {
     let own = origin.split_once("://").map(|(_, host)| host);
     own.is_some_and(|own| host.is_some_and(|host| host.eq_ignore_ascii_case(own)))

@@ -1,4 +1,7 @@
-"""Talks to the endpoint at URL by PyPI's gql, over HTTP and over a websocket. Exits with 0 if all was as it should be."""
+"""Tests the endpoint at URL with PyPI's gql, over HTTP and over a websocket.
+
+Exits with 0 if all assertions hold.
+"""
 
 import asyncio
 import os
@@ -11,9 +14,11 @@ from gql.transport.websockets import WebsocketsTransport
 
 URL = os.environ["URL"]
 
-ACCOUNT = "($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }"
+ACCOUNT = """($u: String!, $p: String!) {
+    get_account(username: $u, password: $p) { iban token reason } }"""
 TRANSFER = """($uuid: String!, $amount: Int!, $to: String!, $descr: String!) {
-    money_transfer(uuid: $uuid, token: "cash", amount: $amount, from: "cash", to: $to, descr: $descr) { uuid success reason } }"""
+    money_transfer(uuid: $uuid, token: "cash", amount: $amount, from: "cash",
+        to: $to, descr: $descr) { uuid success reason } }"""
 STREAM = "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }"
 
 
@@ -25,10 +30,11 @@ def ask(text, **variables):
 
 def over_http():
     transport = RequestsHTTPTransport(url=URL, timeout=30)
-    # Fetches the schema by introspection, and checks each document against it.
+    # The client fetches the schema by introspection and validates each document.
     with Client(transport=transport, fetch_schema_from_transport=True) as session:
         user = f"user-{uuid.uuid4()}"
-        account = session.execute(ask("mutation" + ACCOUNT, u=user, p="correct horse"))["get_account"]
+        login = ask("mutation" + ACCOUNT, u=user, p="correct horse")
+        account = session.execute(login)["get_account"]
         assert account["iban"].startswith("NL"), account
         deposit = dict(uuid=str(uuid.uuid4()), amount=1050, to=account["iban"], descr="by gql")
         made = session.execute(ask("mutation" + TRANSFER, **deposit))["money_transfer"]
@@ -46,21 +52,23 @@ async def over_websocket(account):
     async with Client(transport=transport, fetch_schema_from_transport=True) as session:
         events = session.subscribe(ask(STREAM, iban=account["iban"]))
         first = asyncio.ensure_future(events.__anext__())
-        # Deposits until the subscription hears of one: nothing says when it has begun.
+        # Deposits until the subscription receives one: the protocol does not confirm its start.
         made = 0
         while not first.done():
             made += 1
-            deposit = dict(uuid=str(uuid.uuid4()), amount=100, to=account["iban"], descr=f"event {made}")
+            descr = f"event {made}"
+            deposit = dict(uuid=str(uuid.uuid4()), amount=100, to=account["iban"], descr=descr)
             result = await session.execute(ask("mutation" + TRANSFER, **deposit))
             assert result["money_transfer"]["success"], result
             await asyncio.wait([first], timeout=0.2)
             assert made < 100
         event = first.result()["stream_transactions"]
-        # The answer over HTTP does not wait until subscribers have heard: the first they hear may be that transfer.
+        # The first event can be the earlier transfer: its response does not wait for subscribers.
         assert event["descr"] == "by gql" or event["descr"].startswith("event "), event
         assert event["new_balance"].startswith("€"), event
         await events.aclose()
-        async for answer in session.subscribe(ask("subscription" + ACCOUNT, u=f"user-{uuid.uuid4()}", p="correct horse")):
+        login = ask("subscription" + ACCOUNT, u=f"user-{uuid.uuid4()}", p="correct horse")
+        async for answer in session.subscribe(login):
             assert answer["get_account"]["iban"], answer
 
 

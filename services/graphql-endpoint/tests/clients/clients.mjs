@@ -1,5 +1,5 @@
-// Talks to the endpoint at URL (http://host:port/graphql) as a page would: by graphql-js, graphql-ws and graphql-sse. Exits with
-// 0 if everything was as it should be. SDL is the file with the talk's schema.
+// Tests the endpoint at URL (http://host:port/graphql) with graphql-js, graphql-ws and graphql-sse.
+// SDL is the file with the talk's schema. Exits with 0 if all assertions hold.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -19,10 +19,13 @@ const wsUrl = url.replace("http", "ws");
 
 const GET_ACCOUNT =
   "($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }";
-const MONEY_TRANSFER = `($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
-  money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { uuid success reason } }`;
+const MONEY_TRANSFER = `($uuid: String!, $token: String!, $amount: Int!,
+    $from: String!, $to: String!, $descr: String!) {
+  money_transfer(uuid: $uuid, token: $token, amount: $amount,
+    from: $from, to: $to, descr: $descr) { uuid success reason } }`;
 const STREAM = `subscription($iban: String, $min: Int, $direction: dtype) {
-  stream_transactions(iban: $iban, min_amount: $min, direction: $direction) { descr changed_by direction } }`;
+  stream_transactions(iban: $iban, min_amount: $min, direction: $direction) {
+    descr changed_by direction } }`;
 
 async function post(query, variables, headers = {}) {
   const body = JSON.stringify({ query, variables });
@@ -34,7 +37,7 @@ async function post(query, variables, headers = {}) {
   return reply.json();
 }
 
-// All answers of an operation that ends by itself.
+// All responses of an operation that ends by itself.
 async function all(client, payload) {
   const answers = [];
   for await (const answer of client.iterate(payload)) answers.push(answer);
@@ -61,11 +64,11 @@ async function schema() {
     ours.getType("Transaction"),
   ]) {
     for (const field of Object.values(type.getFields()))
-      assert.ok(field.description, `${type}.${field.name} has no docs`);
+      assert.ok(field.description, `${type}.${field.name} has no description`);
   }
 }
 
-// The operations of a bank's customer; `live` gives what a subscription has heard, in order, once it has `count`.
+// The operations of a client of the bank: login, subscriptions, deposits, a payment.
 async function customer(client) {
   const user = { u: `user-${randomUUID()}`, p: "correct horse" };
   const [opened, ...more] = await all(client, {
@@ -115,7 +118,7 @@ async function customer(client) {
   await subscribed(0);
 }
 
-// Waits until the endpoint has so many subscribers.
+// Waits until the endpoint has `count` subscribers.
 async function subscribed(count) {
   for (const deadline = Date.now() + 30_000; ;) {
     const text = await (await fetch(process.env.METRICS)).text();
@@ -138,7 +141,7 @@ async function refusals(client) {
     "subscription { stream_transactions { nothing } }",
     two,
   ]) {
-    // graphql-ws throws what the protocol calls an error; graphql-sse gives it as an answer.
+    // graphql-ws throws the errors of an invalid operation; graphql-sse returns them.
     const refused = await all(client, { query }).catch((errors) => [{ errors }]);
     assert.ok(refused[0].errors.length > 0, query);
   }
@@ -153,7 +156,7 @@ async function manyAtOnce(client) {
   );
 }
 
-// What a socket hears until it is closed, after saying `messages`.
+// Sends `messages` and returns the code and reason of the close frame.
 function closing(messages, protocol = "graphql-transport-ws") {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(wsUrl, protocol === null ? [] : [protocol]);
@@ -190,7 +193,7 @@ async function closeCodes() {
     [4406, [], "graphql-ws"],
   ]) {
     const closed = await closing(messages, protocol).catch((err) => ({ code: err.message }));
-    // A client that asked for another protocol may refuse our handshake before it hears the code.
+    // A client with another subprotocol may refuse the handshake before the close frame.
     if (protocol === "graphql-ws" && /subprotocol/.test(closed.code)) continue;
     assert.equal(closed.code, code, JSON.stringify([messages.slice(0, 3), closed]));
     assert.ok(closed.reason.length > 0);

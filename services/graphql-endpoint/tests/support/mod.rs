@@ -1,4 +1,4 @@
-//! Endpoints that a test starts and stops, and a plain HTTP client.
+//! Support for the tests: starts and stops endpoints, sends requests to them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use bank_tests::stack::{PATIENCE, Stack, binary};
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A running endpoint, killed when dropped.
+/// A running endpoint process, killed when dropped.
 pub struct Endpoint {
     process: Child,
     pub port: u16,
@@ -80,20 +80,20 @@ impl Endpoint {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{signal} {pid}");
     }
 
-    /// Stops it by SIGTERM; how long that took.
+    /// Stops the process by SIGTERM. Returns the time until its exit.
     pub fn stop(mut self) -> Duration {
-        let asked = Instant::now();
+        let started = Instant::now();
         self.signal("TERM");
         let end = self.process.wait().unwrap();
         assert_eq!(end.code(), Some(0), "{}", self.log());
-        asked.elapsed()
+        started.elapsed()
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/graphql", self.port)
     }
 
-    /// Asks by POST; the whole answer.
+    /// Sends a POST request. Returns the whole response.
     pub fn ask(&self, query: &str, variables: &Value) -> Value {
         self.ask_as(query, variables, None)
     }
@@ -109,7 +109,7 @@ impl Endpoint {
         serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
     }
 
-    /// The data of an answer without errors.
+    /// The data of a response without errors.
     pub fn data(&self, query: &str, variables: &Value) -> Value {
         let mut answer = self.ask(query, variables);
         assert!(answer.get("errors").is_none(), "{answer}");
@@ -117,11 +117,12 @@ impl Endpoint {
     }
 
     pub fn log_in(&self, username: &str, password: &str) -> Value {
-        let query = "mutation($u: String!, $p: String!) { get_account(username: $u, password: $p) { iban token reason } }";
+        let query = "mutation($u: String!, $p: String!) {
+            get_account(username: $u, password: $p) { iban token reason } }";
         self.data(query, &json!({ "u": username, "p": password }))["get_account"].take()
     }
 
-    /// A new user's iban and token.
+    /// Opens an account for a new user. Returns its iban and token.
     pub fn account(&self) -> (String, String) {
         let account = self.log_in(&name(), "correct horse");
         let text =
@@ -130,12 +131,14 @@ impl Endpoint {
     }
 
     pub fn transfer(&self, transfer: &Value) -> Value {
-        let query = "mutation($uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!) {
-            money_transfer(uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr) { uuid success reason } }";
+        let query = "mutation($uuid: String!, $token: String!, $amount: Int!,
+                $from: String!, $to: String!, $descr: String!) {
+            money_transfer(uuid: $uuid, token: $token, amount: $amount,
+                from: $from, to: $to, descr: $descr) { uuid success reason } }";
         self.data(query, transfer)["money_transfer"].take()
     }
 
-    /// Gives `cents` to `iban` from cash, and waits until the store knows.
+    /// Deposits `cents` and waits until the transaction is stored.
     pub fn deposit(&self, iban: &str, cents: i32, descr: &str) {
         let transfer = deposit(iban, cents, descr);
         assert_eq!(self.transfer(&transfer)["success"], true);
@@ -170,12 +173,12 @@ pub fn deposit(iban: &str, cents: i32, descr: &str) -> Value {
     })
 }
 
-/// A user name that nobody has.
+/// A new user name.
 pub fn name() -> String {
     format!("user-{}", uuid::Uuid::new_v4())
 }
 
-/// Takes any status for an answer.
+/// An HTTP client that accepts responses of any status.
 pub fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
