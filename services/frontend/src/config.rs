@@ -1,4 +1,4 @@
-//! The environment of the frontend, read once.
+//! The configuration of the frontend, read from the environment at startup.
 
 use service::env::{self, Env, Variable};
 use std::path::PathBuf;
@@ -11,31 +11,27 @@ const FRONTEND_PORT: Variable =
 const GRAPHQL_URL: Variable = Variable::new(
     "GRAPHQL_URL",
     ":8888/graphql",
-    "the endpoint as browsers reach it: a URL as in https://bank.example/graphql, or :PORT/PATH on the host that the page \
-     came from, or /PATH where a proxy has both; the endpoint's CORS_ORIGINS must name the page's origin, but for /PATH",
+    "address of the GraphQL endpoint for browsers: a URL as in https://bank.example/graphql, \
+     :PORT/PATH on the host of the page, or /PATH on its origin. Except for /PATH, CORS_ORIGINS of \
+     the endpoint must contain the origin of the page",
 );
 const RESULTS_DIR: Variable = Variable::new(
     "RESULTS_DIR",
     "",
-    "folders with results to show, separated by colons: graphs (.svg, .png), raw rows (.csv), figures (.json)",
+    "folders with results to show, separated by colons: graphs (.svg, .png), raw data (.csv), \
+     figures (.json)",
 );
 
-/// Settings of the frontend.
 #[derive(Debug)]
 pub struct Config {
-    /// `FRONTEND_PORT`.
     pub port: u16,
-    /// `GRAPHQL_URL`.
     pub graphql_url: GraphqlUrl,
-    /// `RESULTS_DIR`; a folder may be created later, or never.
+    /// `RESULTS_DIR`. The folders need not exist.
     pub results_dirs: Vec<PathBuf>,
 }
 
 impl Config {
     /// Reads and checks the environment.
-    ///
-    /// # Errors
-    /// A variable is invalid.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let url = env.text(&GRAPHQL_URL)?;
         let Some(graphql_url) = GraphqlUrl::parse(&url) else {
@@ -51,22 +47,21 @@ impl Config {
     }
 }
 
-/// The URL by which the page finds the endpoint. No character in it has a meaning in HTML or in a
+/// `GRAPHQL_URL`. None of its characters has a special meaning in HTML or in a
 /// Content-Security-Policy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct GraphqlUrl {
-    /// As configured: what the page contains.
+    /// As configured, for the `meta` element of the page.
     pub text: String,
-    /// The host in it.
     pub host: Host,
 }
 
-/// The host of the endpoint, seen from the page.
+/// The host of the endpoint, relative to the page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Host {
-    /// The origin of its websockets, as in `wss://bank.example`.
+    /// Another host: the origin of its websockets, as in `wss://bank.example`.
     Other(String),
-    /// The host of the page, on this port.
+    /// The host of the page, with this port.
     SamePage(u16),
     /// The origin of the page.
     SameOrigin,
@@ -109,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn all_variables_have_defaults() {
+    fn variables_have_defaults() {
         let config = read("", "").unwrap();
         assert_eq!(config.port, 8181);
         assert_eq!(config.graphql_url.host, Host::SamePage(8888));
@@ -117,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_url_is_absolute_or_relative_to_the_page() {
+    fn endpoint_url_is_absolute_or_relative() {
         let host = |url| read("GRAPHQL_URL", url).map(|config| config.graphql_url.host);
         let other = |origin: &str| Ok(Host::Other(origin.to_owned()));
         assert_eq!(host("http://a:8888/graphql"), other("ws://a:8888"));
@@ -145,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn results_may_be_in_several_folders() {
+    fn results_folders_are_separated_by_colons() {
         let dirs = read("RESULTS_DIR", "/a::b/c:").unwrap().results_dirs;
         assert_eq!(dirs, [PathBuf::from("/a"), PathBuf::from("b/c")]);
     }

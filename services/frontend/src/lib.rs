@@ -1,5 +1,5 @@
-//! The bank in a browser: serves a page that sends requests to the GraphQL endpoint, and the
-//! results of the performance test that the page shows. It needs no other server.
+//! Web pages of the bank. Serves one page, which connects to the GraphQL endpoint, and the results
+//! of the performance test that the page shows. Needs no other server to start.
 
 mod config;
 mod metrics;
@@ -14,20 +14,18 @@ use service::http::{self, Capacity};
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 
-/// This service.
 pub const SERVICE: Service = Service {
     name: "frontend",
-    about: "The bank in a browser: pages on FRONTEND_PORT that use the GraphQL endpoint",
+    about: "Web pages of the bank, which connect to the GraphQL endpoint",
     variables: &[VARIABLES],
     flags: &[],
     run,
 };
 
-/// A browser opens about six connections, each for a moment. The Compose file and the unit allow as
-/// many threads.
+/// A browser opens about six short connections. The limits of threads in compose.yml and in the
+/// systemd unit allow this number.
 const CAPACITY: Capacity = Capacity { workers: 4, connections: 200 };
 
-/// Config -> ports, until shutdown.
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let Config { port, graphql_url, results_dirs } = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;

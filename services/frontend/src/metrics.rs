@@ -3,24 +3,22 @@
 use prometheus::{IntCounterVec, register_int_counter_vec};
 use std::sync::LazyLock;
 
-/// Requests by kind of response.
 static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("frontend_requests_total", "Requests by kind of response", &["got"])
         .expect("the only metric of this name")
 });
 
-/// The kind of a response.
+/// The label `got` of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// A page.
     Page,
-    /// A file that belongs to the pages.
+    /// A script, style sheet or icon.
     Asset,
-    /// A result, or the list of them.
+    /// A result or the list of results.
     Result,
-    /// Status 304: the client has the current version.
+    /// Status 304.
     Unchanged,
-    /// A refusal.
+    /// Status 404, 405 or 503.
     Refusal,
 }
 
@@ -45,7 +43,6 @@ pub fn register() {
     }
 }
 
-/// Counts a request.
 pub fn count(kind: ResponseKind) {
     REQUESTS.with_label_values(&[kind.label()]).inc();
 }

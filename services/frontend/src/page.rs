@@ -1,24 +1,24 @@
-//! The page and its files, in this binary as `page/build.sh` made them.
+//! The page and its files, which `page/build.sh` builds into `page/dist`.
 
 use crate::config::GraphqlUrl;
 use std::hash::{DefaultHasher, Hasher};
 
-/// The paths of the page, which shows the view that the path names.
+/// The paths of the page. Its script shows the view of the path.
 pub const PATHS: [&str; 4] = ["/", "/bank-employee", "/client", "/background"];
 
 const INDEX: &str = include_str!("../page/dist/index.html");
 
-/// Name in the index, type, content compressed by gzip.
+/// Name in the index, content type, content compressed by gzip.
 const FILES: [(&str, &str, &[u8]); 3] = [
     ("app.css", "text/css; charset=utf-8", include_bytes!("../page/dist/app.css.gz")),
     ("app.js", "text/javascript; charset=utf-8", include_bytes!("../page/dist/app.js.gz")),
     ("icon.svg", "image/svg+xml", include_bytes!("../page/dist/icon.svg.gz")),
 ];
 
-/// A file that never changes: another content has another path.
+/// A file of the page. A change of its content changes its path.
 #[derive(Debug)]
 pub struct Asset {
-    /// As in `/assets/app-0123456789abcdef.js`.
+    /// Contains a hash of the content, as in `/assets/app-0123456789abcdef.js`.
     pub path: String,
     pub content_type: &'static str,
     /// Compressed.
@@ -26,19 +26,19 @@ pub struct Asset {
     pub etag: String,
 }
 
-/// The page, as all its paths serve it.
+/// The HTML page, the same for all paths.
 #[derive(Debug)]
 pub struct Index {
     pub html: String,
     pub etag: String,
 }
 
-/// The index with the paths of its files and `graphql_url` filled in, and the files.
+/// The index, with the paths of its files and `graphql_url` inserted, and the files.
 pub fn render(graphql_url: &GraphqlUrl) -> (Index, Vec<Asset>) {
     let mut html = INDEX.replace("{GRAPHQL_URL}", &graphql_url.text);
     let assets = FILES.map(|(name, content_type, gzip)| {
         let hash = hash(gzip);
-        let (stem, extension) = name.split_once('.').expect("all of FILES have one");
+        let (stem, extension) = name.split_once('.').expect("all names in FILES contain a dot");
         let path = format!("/assets/{stem}-{hash}.{extension}");
         html = html.replace(&format!("/{name}\""), &format!("{path}\""));
         Asset { path, content_type, gzip, etag: format!("\"{hash}\"") }
@@ -47,7 +47,7 @@ pub fn render(graphql_url: &GraphqlUrl) -> (Index, Vec<Asset>) {
     (Index { html, etag }, assets.into())
 }
 
-/// A hash of the content, the same in all processes of one build.
+/// A hash of the content. It is the same in all processes of one build.
 fn hash(bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
@@ -64,13 +64,13 @@ mod tests {
     }
 
     #[test]
-    fn index_names_every_file_once_by_its_hash() {
+    fn index_refers_to_each_file_once() {
         let (index, assets) = rendered("/graphql");
         for asset in &assets {
             assert_eq!(index.html.matches(&asset.path).count(), 1, "{}", index.html);
         }
         assert_eq!(index.html.matches("/assets/").count(), assets.len());
-        assert!(!index.html.contains('{'), "all is filled in: {}", index.html);
+        assert!(!index.html.contains('{'), "a placeholder is left: {}", index.html);
         let mut paths: Vec<_> = assets.iter().map(|asset| &asset.path[..]).collect();
         paths.dedup();
         assert_eq!(paths.len(), FILES.len());
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn page_has_nothing_that_its_policy_forbids() {
+    fn index_complies_with_its_policy() {
         for forbidden in
             ["<style", " style=", "<script>", " onload=", " onclick=", "http:", "https:"]
         {

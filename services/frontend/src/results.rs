@@ -1,5 +1,5 @@
-//! The results of the performance test and of the footprint comparison: files that other programs
-//! write and the page shows.
+//! The results of the performance test and of the footprint comparison. Other programs write these
+//! files, and the page shows them.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::fs::{self, File, Metadata};
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-/// The types that are served; no other file of the folders is.
+/// The file types that are served. All other files in the folders are ignored.
 const TYPES: [(&str, &str); 4] = [
     ("csv", "text/csv; charset=utf-8"),
     ("json", "application/json"),
@@ -17,11 +17,11 @@ const TYPES: [(&str, &str); 4] = [
 const NAME_BYTES_MAX: usize = 100;
 const FILES_MAX: usize = 1000;
 
-/// The folders; the first one with a file of the name serves it.
+/// The folders. If several contain a name, the first one is used.
 #[derive(Debug)]
 pub struct Results(pub Vec<PathBuf>);
 
-/// An entry of the list.
+/// An entry of the list of results.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct ListEntry {
     pub name: String,
@@ -38,7 +38,7 @@ pub struct ResultFile {
 }
 
 impl Results {
-    /// The files by name, at most a thousand. An unreadable folder counts as empty.
+    /// At most [`FILES_MAX`] files, sorted by name. An unreadable folder counts as empty.
     pub fn list(&self) -> Vec<ListEntry> {
         let mut found = BTreeMap::new();
         let entries = self.0.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
@@ -53,8 +53,8 @@ impl Results {
         lines.map(|(name, bytes)| ListEntry { name, bytes }).collect()
     }
 
-    /// The file of this name, if its type is served. Links are not followed: they can lead
-    /// anywhere.
+    /// Opens the file of this name if its type is served. Symbolic links are not followed, since
+    /// they can lead out of the folder.
     pub fn open(&self, name: &str) -> Option<ResultFile> {
         let content_type = content_type(name)?;
         let is_file = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|it| it.is_file());
@@ -66,8 +66,8 @@ impl Results {
     }
 }
 
-/// The type of a file that is served. Its name consists of characters that cannot lead out of a
-/// folder and have no special meaning in a path.
+/// The content type of a file; `None` if it is not served. Names that could lead out of the folder
+/// are not served.
 fn content_type(name: &str) -> Option<&'static str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.len() > NAME_BYTES_MAX || name.starts_with('.') || !name.bytes().all(plain) {
@@ -77,7 +77,7 @@ fn content_type(name: &str) -> Option<&'static str> {
     TYPES.iter().find(|(known, _)| *known == extension).map(|(_, content_type)| *content_type)
 }
 
-/// Changes when the file does.
+/// From size and modification time.
 fn etag(metadata: &Metadata) -> String {
     let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     format!("\"{:x}-{:x}\"", metadata.len(), modified.unwrap_or_default().as_nanos())
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn served_names_are_plain_with_a_known_type() {
+    fn served_names_are_plain_with_known_type() {
         for name in ["latency.svg", "run-1_a.b.csv", "0.json", "A.png"] {
             assert!(content_type(name).is_some(), "{name}");
         }

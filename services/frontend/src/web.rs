@@ -1,4 +1,4 @@
-//! HTTP: the page, its files, the results.
+//! HTTP handler for the page, its files and the results.
 
 use crate::config::{GraphqlUrl, Host};
 use crate::metrics::{self, ResponseKind};
@@ -12,31 +12,31 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use tiny_http::{Header, Method, Request, Response};
 
-/// Path of the list of results; the files are below it.
+/// Path of the list of results and prefix of the result files.
 const RESULTS: &str = "/results/";
-/// Results that are sent at the same time: a large one waits for a slow client, so each has a
-/// thread.
+/// Maximum of results that are sent at a time. Each has a thread, since a slow client blocks a
+/// large result.
 const RESULTS_AT_ONCE: usize = 32;
 
-/// Only scripts of the page; the origins that they may connect to are appended.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; \
-     form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; connect-src 'self'";
-/// For a result that is opened by itself. A graph may contain styles, but no scripts and nothing
-/// from other origins.
+/// Allows the page's own files only. The origin of the endpoint is appended to `connect-src`.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+     require-trusted-types-for 'script'; connect-src 'self'";
+/// For a result in a tab of its own. A graph may contain styles, but no scripts and nothing from
+/// other origins.
 const RESULT_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; sandbox";
 
-/// Revalidated by every request, which costs little while the file is unchanged.
+/// Clients revalidate the file with each request.
 const CHECKED: &str = "no-cache";
-/// Never requested again: another content has another path.
+/// Clients never request the file again: other content has another path.
 const KEPT: &str = "public, max-age=31536000, immutable";
 
-/// The page, its files and the results.
 pub struct Site {
     index: Index,
     assets: Vec<Asset>,
     endpoint: Host,
     results: Results,
-    /// Number of results that are being sent.
+    /// See [`SendingResult`].
     sending: Arc<AtomicUsize>,
 }
 
@@ -44,7 +44,7 @@ impl Handler for Site {
     fn answer(&self, request: Request) {
         let path = request.url().split('?').next().unwrap_or_default().to_owned();
         if !matches!(request.method(), Method::Get | Method::Head) {
-            let reply = http::text(405, "only GET and HEAD");
+            let reply = http::text(405, "method not allowed: use GET or HEAD");
             return refuse(request, reply.with_header(header("Allow", "GET, HEAD")));
         }
         if page::PATHS.contains(&&path[..]) {
@@ -56,7 +56,10 @@ impl Handler for Site {
         } else if let Some(name) = path.strip_prefix(RESULTS) {
             self.send_result(request, name);
         } else {
-            let reason = format!("there are {} and {RESULTS}", page::PATHS.join(", "));
+            let reason = format!(
+                "not found: the pages are {}, results are in {RESULTS}",
+                page::PATHS.join(", ")
+            );
             refuse(request, http::text(404, &reason));
         }
     }
@@ -85,7 +88,8 @@ impl Site {
     }
 
     fn send_list(&self, request: Request) {
-        let list = serde_json::to_vec(&self.results.list()).expect("texts and numbers have a form");
+        let list =
+            serde_json::to_vec(&self.results.list()).expect("texts and numbers can be serialized");
         let reply = http::reply(200, "application/json", list)
             .with_header(header("Cache-Control", CHECKED))
             .with_header(header("X-Content-Type-Options", "nosniff"));
@@ -96,26 +100,29 @@ impl Site {
 
     fn send_result(&self, request: Request, name: &str) {
         let Some(ResultFile { file, bytes, content_type, etag }) = self.results.open(name) else {
-            return refuse(request, http::text(404, "no such result; /results/ lists them"));
+            return refuse(
+                request,
+                http::text(404, "result not found: /results/ lists the results"),
+            );
         };
         let Some(sending) = SendingResult::start(&self.sending) else {
-            return refuse(request, http::text(503, "too many want results now, try again"));
+            return refuse(request, http::text(503, "too many results are being sent, try again"));
         };
         let headers = vec![
             header("Content-Type", content_type),
             header("Content-Security-Policy", RESULT_POLICY),
         ];
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-        // Without a thread the connection is closed.
+        // If no thread can be started, the connection is closed.
         let _ = thread::Builder::new().name("result".into()).spawn(move || {
             let _sending = sending;
-            // At most the announced length, in case the file grows meanwhile.
+            // At most Content-Length, in case the file grows meanwhile.
             send(request, ResponseKind::Result, &etag, CHECKED, headers, file.take(bytes), len);
         });
     }
 }
 
-/// Counts a result that is being sent, until it is dropped.
+/// A result that is being sent, counted until dropped.
 struct SendingResult(Arc<AtomicUsize>);
 
 impl SendingResult {
@@ -136,13 +143,13 @@ impl Drop for SendingResult {
 fn send_asset(request: Request, asset: &Asset) {
     let headers = vec![
         header("Content-Type", asset.content_type),
-        // Always gzip: all browsers accept it.
+        // All browsers accept gzip, so there is no other encoding.
         header("Content-Encoding", "gzip"),
     ];
     send(request, ResponseKind::Asset, &asset.etag, KEPT, headers, asset.gzip, asset.gzip.len());
 }
 
-/// Sends `body`, or status 304 if the client has it already.
+/// Sends `body`, or status 304 if the client has the current version.
 fn send(
     request: Request,
     kind: ResponseKind,
@@ -157,9 +164,10 @@ fn send(
     headers.push(header("X-Content-Type-Options", "nosniff"));
     headers.push(header("Referrer-Policy", "no-referrer"));
     headers.push(header("Cross-Origin-Resource-Policy", "same-origin"));
-    // A proxy that compresses marks the tag as weak.
-    let is_ours = |tag: &str| tag.trim().trim_start_matches("W/") == etag;
-    let known = value(&request, "If-None-Match").is_some_and(|tags| tags.split(',').any(is_ours));
+    // Proxies that compress mark the ETag as weak.
+    let is_current = |tag: &str| tag.trim().trim_start_matches("W/") == etag;
+    let known =
+        value(&request, "If-None-Match").is_some_and(|tags| tags.split(',').any(is_current));
     // An error means that the client closed the connection.
     let _ = if known {
         metrics::count(ResponseKind::Unchanged);
@@ -177,8 +185,8 @@ fn refuse(request: Request, reply: Response<io::Cursor<Vec<u8>>>) {
     let _ = request.respond(reply);
 }
 
-/// The host in the request, for a policy; `*` for a host that a policy cannot name (an IPv6
-/// address).
+/// The host of the request, for a Content-Security-Policy. `*` for hosts that a policy cannot
+/// contain, such as IPv6 addresses.
 fn host_name(request: &Request) -> &str {
     let host = value(request, "Host").unwrap_or_default();
     let name = host.split(':').next().unwrap_or_default();
@@ -191,7 +199,6 @@ fn value<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
     header.map(|header| header.value.as_str())
 }
 
-/// A header of ours.
 fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("it is ASCII")
+    Header::from_bytes(name, value).expect("own headers are ASCII")
 }

@@ -1,4 +1,4 @@
-//! The service as it is started in earnest. It needs no other server.
+//! Tests of the frontend's binary. They need no other server.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything that should come.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAGES: [&str; 4] = ["/", "/bank-employee", "/client", "/background"];
 
-/// A frontend on ports of its own, killed when dropped.
+/// A frontend process on free ports, killed when dropped.
 struct Frontend {
     process: Child,
     port: u16,
@@ -59,7 +59,7 @@ impl Frontend {
         frontend
     }
 
-    /// As a container's health check asks.
+    /// Runs the health check of the image.
     fn is_ready(&self) -> bool {
         let mut check = Command::new(env!("CARGO_BIN_EXE_frontend"));
         check.arg("healthcheck").env("HEALTH_PORT", self.health.to_string()).stderr(Stdio::null());
@@ -74,12 +74,12 @@ impl Frontend {
         ask(self.port, &format!("{method} {path} HTTP/1.1\r\n{headers}\r\n"))
     }
 
-    /// Asks it to stop; its exit and how long that took.
+    /// Stops the process by SIGTERM. Returns its exit status and the time until its exit.
     fn terminate(mut self) -> (ExitStatus, Duration) {
-        let asked = Instant::now();
+        let started = Instant::now();
         let pid = self.process.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        (self.process.wait().unwrap(), asked.elapsed())
+        (self.process.wait().unwrap(), started.elapsed())
     }
 }
 
@@ -112,14 +112,14 @@ fn ask(port: u16, request: &str) -> Reply {
     Reply { status, headers, body }
 }
 
-/// Paths of the files that the page names.
+/// Paths of the files that the page refers to.
 fn assets(html: &str) -> Vec<String> {
     let paths = html.split('"').filter(|part| part.starts_with("/assets/"));
     paths.map(str::to_owned).collect()
 }
 
 #[test]
-fn every_page_is_the_same_file_under_a_strict_policy() {
+fn pages_are_one_file_with_strict_policy() {
     let frontend = Frontend::start(&[]);
     let home = frontend.get("/");
     for path in PAGES {
@@ -140,7 +140,7 @@ fn every_page_is_the_same_file_under_a_strict_policy() {
 }
 
 #[test]
-fn files_are_kept_for_ever_and_pages_asked_for_again() {
+fn assets_are_immutable_and_pages_revalidated() {
     let frontend = Frontend::start(&[]);
     let assets = assets(frontend.get("/").text());
     assert_eq!(assets.len(), 3);
@@ -193,7 +193,7 @@ fn page_may_connect_to_the_endpoint_only() {
     }
 }
 
-/// Folders with results, and one beside them that nobody may see; deleted when dropped.
+/// Folders with results, and a folder next to them that must not be served. Deleted when dropped.
 struct Folders(PathBuf);
 
 impl Folders {
@@ -210,7 +210,7 @@ impl Folders {
             ("one/index.html", "no"),
             ("one/notes", "no"),
             ("one/sub.svg/inner.svg", "no"),
-            ("two/latency.csv", "the second is not seen"),
+            ("two/latency.csv", "ignored: the first folder has this name"),
             ("two/footprint.json", "{}"),
             ("secret/token.csv", "no"),
         ] {
@@ -233,12 +233,14 @@ impl Drop for Folders {
 }
 
 #[test]
-fn results_are_listed_and_sent_and_change_when_they_do() {
+fn results_are_listed_and_follow_their_files() {
     let folders = Folders::new("results");
     let frontend = Frontend::start(&[("RESULTS_DIR", &folders.variable())]);
     let list = frontend.get("/results/");
-    let expected = r#"[{"name":"footprint.json","bytes":2},{"name":"latency.csv","bytes":12},{"name":"latency.svg","bytes":6}]"#;
-    assert_eq!((list.status, list.text()), (200, expected));
+    let expected = r#"[{"name":"footprint.json","bytes":2},{"name":"latency.csv","bytes":12},"#
+        .to_owned()
+        + r#"{"name":"latency.svg","bytes":6}]"#;
+    assert_eq!((list.status, list.text()), (200, expected.as_str()));
     for (name, content_type, text) in [
         ("latency.svg", "image/svg+xml", "<svg/>"),
         ("latency.csv", "text/csv; charset=utf-8", "load,ms\n1,2\n"),
@@ -261,7 +263,7 @@ fn results_are_listed_and_sent_and_change_when_they_do() {
 }
 
 #[test]
-fn nothing_else_in_any_folder_can_be_had() {
+fn other_files_are_not_served() {
     let folders = Folders::new("traversal");
     let frontend = Frontend::start(&[("RESULTS_DIR", &folders.variable())]);
     for name in [
@@ -336,13 +338,13 @@ fn stalled_clients_do_not_delay_others() {
     drop(slow);
     let deadline = Instant::now() + PATIENCE;
     while frontend.get("/results/latency.csv").status != 200 {
-        assert!(Instant::now() < deadline, "places are given back");
+        assert!(Instant::now() < deadline, "slots are released");
         thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn it_counts_what_it_sends_and_stops_at_once() {
+fn responses_are_counted() {
     let frontend = Frontend::start(&[]);
     let etag = frontend.get("/client").header("etag").to_owned();
     frontend.ask("GET", "/", &format!("If-None-Match: {etag}\r\n"));
@@ -371,9 +373,9 @@ fn invalid_environment_is_one_line() {
         ("GRAPHQL_URL", "http://a/\"><script>"),
     ] {
         let refused = run(&[(name, value)], &[]);
-        let said = String::from_utf8(refused.stderr).unwrap();
-        assert_eq!((refused.status.code(), said.lines().count()), (Some(2), 1), "{said}");
-        assert!(said.starts_with(&format!("frontend: {name}=")), "{said}");
+        let error = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!((refused.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+        assert!(error.starts_with(&format!("frontend: {name}=")), "{error}");
     }
     let help = String::from_utf8(run(&[], &["--help"]).stdout).unwrap();
     for name in ["FRONTEND_PORT", "GRAPHQL_URL", "RESULTS_DIR", "HEALTH_PORT", "LOG"] {

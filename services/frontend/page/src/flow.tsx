@@ -84,12 +84,15 @@ export function Flow() {
 function Shape({ x, y, name, kind }: Node) {
   const width = WIDTHS[kind];
   const first = y + HEIGHT / 2 + 5 - (name.length - 1) * 8 + (kind === "database" ? 5 : 0);
+  // A cylinder: down, along the bottom, up, along the top and its front edge.
+  const side = HEIGHT - 16;
+  const arc = `a${width / 2} 8 0 0 0`;
+  const walls = `M${x} ${y + 8}v${side}${arc} ${width} 0v${-side}`;
+  const cylinder = `${walls}${arc}${-width} 0${arc} ${width} 0`;
   return (
     <g class={kind}>
       {kind === "database" ? (
-        <path
-          d={`M${x} ${y + 8}v${HEIGHT - 16}a${width / 2} 8 0 0 0 ${width} 0v${16 - HEIGHT}a${width / 2} 8 0 0 0${-width} 0a${width / 2} 8 0 0 0 ${width} 0`}
-        />
+        <path d={cylinder} />
       ) : (
         <rect x={x} y={y} width={width} height={HEIGHT} rx={kind === "topic" ? HEIGHT / 2 : 4} />
       )}

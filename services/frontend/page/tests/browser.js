@@ -45,7 +45,8 @@ export async function openPage(path, options = {}, prepare = async () => {}, rea
           const [from, to] = [previousRect, currentRect].map(
             (it) => `${it.x},${it.y} ${it.width}x${it.height}`,
           );
-          return `${(node?.outerHTML ?? node?.textContent ?? "gone").slice(0, 100)}: ${from} -> ${to}`;
+          const text = node?.outerHTML ?? node?.textContent ?? "gone";
+          return `${text.slice(0, 100)}: ${from} -> ${to}`;
         });
         globalThis.shifts.push({ value, byUser: hadRecentInput, what });
       }
@@ -124,8 +125,7 @@ export async function deposit(iban, amount, descr = "test deposit") {
 }
 
 export async function transactions(iban, max = 1000) {
-  const query =
-    `query($iban: String!, $max: Int!) {
+  const query = `query($iban: String!, $max: Int!) {
       transactions_by_iban(iban: $iban, max_items: $max) { id ref changed_by new_balance descr } }`;
   return (await ask(query, { iban, max })).transactions_by_iban;
 }

@@ -15,7 +15,7 @@ async function run(page, name) {
   await page.getByRole("menuitem", { name, exact: true }).click();
 }
 
-/** A field of the shown result; undefined if there is none. */
+/** A field of the shown result, or undefined. */
 async function shown(page, field) {
   const text = await page.evaluate(() =>
     document.querySelector(".result-window .CodeMirror").CodeMirror.getValue(),
@@ -43,9 +43,9 @@ test("GraphiQL examples work without other servers", async () => {
   assert.match(token, /^\d{20}$/);
   await run(page, "deposit");
   assert.equal((await result(page, "money_transfer")).success, true);
-  await run(page, "of_the_company");
+  await run(page, "company_account");
   assert.ok((await result(page, "transactions_by_iban")).length > 0);
-  await run(page, "last_of_each_account");
+  await run(page, "all_accounts");
   assert.ok((await result(page, "all_last_transactions")).length > 0);
 
   await run(page, "live");
@@ -67,6 +67,6 @@ test("GraphiQL shows the descriptions of the schema", async () => {
   const page = await openPage(`${GRAPHQL_ENDPOINT_URL}/`, {}, () => {}, ready);
   await page.getByRole("button", { name: /documentation/i }).click();
   await page.getByRole("link", { name: "Query", exact: true }).click();
-  await page.getByText("Transactions of an account, the newest first.").waitFor();
+  await page.getByText("Transactions of an account, newest first.").waitFor();
   await closePage(page);
 });
