@@ -84,7 +84,7 @@ impl Generator {
     /// Waits for the registry and Kafka. Returns `None` if shutdown is requested first.
     ///
     /// # Errors
-    /// The first error that a retry does not help.
+    /// The first error that is not retryable.
     pub fn open(config: Config, shutdown: &Shutdown) -> Result<Option<Self>, BoxError> {
         let registry = Registry::new(&config.registry_url);
         let (Some(open_account), Some(transfer)) =
@@ -125,7 +125,7 @@ impl Generator {
     /// Runs until shutdown. Calls `ready` once all accounts that existed at the start are read.
     ///
     /// # Errors
-    /// The first error that a retry does not help.
+    /// The first error that is not retryable.
     pub fn run(mut self, ready: impl Fn()) -> Result<(), BoxError> {
         let mut has_assignment = false;
         while !self.shutdown.requested() {
@@ -356,7 +356,7 @@ impl Generator {
                     let (topic, key) = (record.topic, record.key.as_str());
                     log::error!(topic, key, error:% = err; "command dropped: broker rejected it");
                 }
-                // The sender retries until shutdown, so this error is one of the shutdown.
+                // The sender retries until shutdown, so the records are sent after the next start.
                 Err(_) if self.shutdown.requested() => return Ok(false),
                 Err(err) => return Err(err),
             }

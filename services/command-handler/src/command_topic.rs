@@ -28,7 +28,7 @@ pub trait CommandTopic: Sized + Send + 'static {
     /// The registry does not have one of the schemas.
     fn open(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, Error>;
 
-    /// Why PostgreSQL cannot store `command`, as the reason in dead_letter; `None` if it can.
+    /// Returns the reason for dead_letter if PostgreSQL cannot store `command`.
     fn unstorable(command: &Self::Command) -> Option<&'static str>;
 
     /// Decides `commands` in one transaction. Returns one outcome per command, in the same order.

@@ -82,14 +82,14 @@ impl<C: Record + Send + 'static> CommandReader<C> {
         thread::Builder::new()
             .name(format!("in-{}", C::TOPIC.name))
             .spawn(move || reader.run(consumer))
-            .expect("a thread can be started: the service has fewer than ten");
+            .expect("a thread can be started: their number is small and fixed");
         Self { batches, stop }
     }
 
     /// Returns the next batch, or `None` if no batch arrives within `wait`.
     ///
     /// # Errors
-    /// The error that ended the thread: one that a retry does not help.
+    /// The error that ended the thread. It is not retryable.
     pub fn next(&self, wait: Duration) -> Result<Option<CommandBatch<C>>, Error> {
         match self.batches.recv_timeout(wait) {
             Ok(batch) => batch.map(Some),

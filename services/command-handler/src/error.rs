@@ -1,4 +1,4 @@
-//! The errors of the handler, and which of them a retry can solve.
+//! The errors of the handler, and which of them are retryable.
 
 use avro::registry;
 use service::{database, env};
@@ -9,7 +9,7 @@ pub enum Error {
     /// A variable of the environment is missing or invalid.
     #[error(transparent)]
     Environment(#[from] env::Error),
-    /// A statement failed, or the connection to the database.
+    /// A statement or the connection to the database failed.
     #[error(transparent)]
     Database(#[from] database::Error),
     /// Another handler stored an outcome for one of the commands during this transaction. Nothing

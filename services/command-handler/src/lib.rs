@@ -111,5 +111,5 @@ fn spawn<T: CommandTopic>(
     thread::Builder::new()
         .name(name.into())
         .spawn(run)
-        .expect("a thread can be started: the service has fewer than ten");
+        .expect("a thread can be started: their number is small and fixed");
 }

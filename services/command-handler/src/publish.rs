@@ -74,7 +74,7 @@ impl<O: Send + 'static> Publisher<O> {
         thread::Builder::new()
             .name(format!("out-{}", T::Command::TOPIC.name))
             .spawn(move || writer.run(&inbox, &outbox))
-            .expect("a thread can be started: the service has fewer than ten");
+            .expect("a thread can be started: their number is small and fixed");
         Self { tasks, done, in_flight: 0, uncommitted: false, failed: false }
     }
 
@@ -235,9 +235,8 @@ impl<T: CommandTopic> OutcomeWriter<T> {
     }
 }
 
-/// Commits `positions` and retries until shutdown, because a later commit covers these offsets too.
-/// After a shutdown request it retries for [`COMMIT_GRACE`]. The client has a backoff and logs each
-/// failed attempt.
+/// Commits `positions`, with retries until shutdown. Publishing waits meanwhile. After a shutdown
+/// request it retries for [`COMMIT_GRACE`]. The client has a backoff and logs each failed attempt.
 fn commit(
     client: &mut dyn KafkaClient,
     topic: &str,

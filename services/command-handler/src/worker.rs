@@ -45,7 +45,7 @@ impl Worker {
     /// the session is lost.
     ///
     /// # Errors
-    /// The first error that a retry does not help.
+    /// The first error that is not retryable.
     pub fn run<T: CommandTopic>(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let topic = T::Command::TOPIC.name;
         let Some(encoders) = T::open(&self.registry, &self.shutdown)? else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The errors of the heartbeat, and which of them a retry can solve.
+//! The errors of the heartbeat, and which of them are retryable.
 
 use avro::registry;
 use messaging::ErrorKind;

@@ -13,7 +13,7 @@ pub struct Schedule {
     /// Time at which the last heartbeat was due. It may have been sent later.
     last: Instant,
     sleep: Duration,
-    /// A heartbeat was skipped since the schedule was last on time. The log line is written once.
+    /// A heartbeat was skipped since the schedule was last on time, and a warning was logged.
     behind: bool,
 }
 

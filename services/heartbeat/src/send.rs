@@ -22,7 +22,7 @@ pub struct HeartbeatSender {
     encoder: Encoder<Heartbeat>,
     /// Number of the next record.
     next: i64,
-    /// Maximum of records that are encoded at a time.
+    /// Maximum number of records encoded at a time.
     batch_records: usize,
     shutdown: Shutdown,
 }
@@ -32,7 +32,7 @@ impl HeartbeatSender {
     /// requested first.
     ///
     /// # Errors
-    /// The first error that a retry does not help.
+    /// The first error that is not retryable.
     pub fn open(config: &Config, shutdown: &Shutdown) -> Result<Option<Self>, Error> {
         let registry = Registry::new(&config.registry_url);
         let Some(encoder) = Encoder::wait(&registry, shutdown).map_err(Error::Schema)? else {

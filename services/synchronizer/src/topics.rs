@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_without_a_leader_is_planned_for() {
+    fn partition_without_a_leader_is_listed() {
         let mut state = settled(1, &[BALANCE_CHANGED]);
         state.topics.get_mut("balance_changed").unwrap().leaderless = vec![4, 8];
         assert_eq!(
