@@ -105,6 +105,7 @@ pub use client::Client;
 pub use config::{Config, ConnectionConfig, ShutdownCheck};
 pub use connection::Connection;
 pub use error::{Api, ConnectionError, Error, ErrorKind, ProduceResult, Result};
+pub use metadata::broker_address;
 pub use sasl::{Mechanism, Sasl};
 pub use types::{
     Assignment, Batch, Compression, FetchedRecord, Header, NewRecord, PartitionData, Position,

@@ -220,11 +220,8 @@ impl Cluster {
 
     fn add_brokers(&mut self, response: &MetadataResponse) {
         for messages::Broker { node_id, host, port } in &response.brokers {
-            if let Ok(port) = u16::try_from(*port) {
-                let ipv6 = host.contains(':');
-                let address =
-                    if ipv6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-                self.addresses.insert(*node_id, address);
+            if (0..=i32::from(u16::MAX)).contains(port) {
+                self.addresses.insert(*node_id, broker_address(host, *port));
             }
         }
     }
@@ -265,7 +262,7 @@ impl Cluster {
         let what = format!("find the coordinator of {group_id}");
         let (host, response) = self.call_any(&what, &FindCoordinator { group_id })?;
         check_code(response.error_code, format_args!("{what} at {host}"))?;
-        let coordinator = format!("{}:{}", response.host, response.port);
+        let coordinator = broker_address(&response.host, response.port);
         self.coordinators.insert(group_id.to_owned(), coordinator.clone());
         Ok(coordinator)
     }
@@ -274,4 +271,10 @@ impl Cluster {
     pub fn invalidate_coordinator(&mut self, group_id: &str) {
         self.coordinators.remove(group_id);
     }
+}
+
+/// Returns host:port from the host and port in a response. An IPv6 address gets brackets, as in
+/// `[::1]:9092` (RFC 3986, section 3.2.2).
+pub fn broker_address(host: &str, port: i32) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use crate::codec;
+use crate::metadata::Cluster;
 use crate::protocol::Request as OwnRequest;
 use crate::protocol::messages::Fetch;
 use crate::record_batch;
@@ -95,6 +96,17 @@ fn coordinator_at(incoming: &Incoming, port: u16) -> Action {
     let host = StrBytes::from_static_str("127.0.0.1");
     let response = FindCoordinatorResponse::default().with_host(host).with_port(i32::from(port));
     incoming.respond::<FindCoordinatorRequest>(&response)
+}
+
+#[test]
+fn ipv6_coordinator_address_has_brackets() {
+    let host = broker(|incoming, _| {
+        let host = StrBytes::from_static_str("::1");
+        let response = FindCoordinatorResponse::default().with_host(host).with_port(9092);
+        incoming.respond::<FindCoordinatorRequest>(&response)
+    });
+    let coordinator = Cluster::new(&config(&[&host])).coordinator("g");
+    assert_eq!(coordinator.unwrap(), "[::1]:9092");
 }
 
 fn leaders(host: &String) -> Result<Vec<i32>> {

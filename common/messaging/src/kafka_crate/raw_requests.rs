@@ -2,6 +2,7 @@
 //! log start and end offsets, and the header of a stored batch. Each uses a separate connection.
 
 use crate::config::CLIENT_ID;
+use kafka_client::broker_address;
 use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST};
 use kafka_client::protocol::{ApiSpec, DecodeError, Reader, Request, Writer};
 use std::io::{self, Read, Write};
@@ -39,7 +40,7 @@ pub fn find_coordinator(host: &str, group: &str) -> io::Result<Result<String, i1
     let mut response = Reader::new(&frame);
     let code = response.i16();
     response.skip(4); // node_id
-    let coordinator = format!("{}:{}", response.string(), response.i32());
+    let coordinator = broker_address(&response.string(), response.i32());
     if code != 0 {
         return Ok(Err(code));
     }
