@@ -1,5 +1,6 @@
-//! Time per block, with the system's allocator and with this one, for threads that free what they allocate and for pairs of threads of
-//! which one allocates what the other frees. Built for musl it shows why this crate is there.
+//! Measures the time per block of the system allocator and of this one. In one case a thread frees
+//! its own blocks. In the other one thread allocates blocks and a second one frees them. With musl
+//! the results show why this crate exists.
 
 use allocator::PerThread;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -9,27 +10,27 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
-/// Blocks per thread.
+/// Number of blocks per thread.
 const BLOCKS: usize = 2_000_000;
-/// Blocks that a thread holds at a time, as a record of the bank has some dozens.
+/// Number of blocks that a thread holds at a time. A record of the bank has some dozens of blocks.
 const HELD: usize = 32;
 
 struct Block(*mut u8, Layout);
 
-// SAFETY: it owns the block.
+// SAFETY: the value owns the block.
 unsafe impl Send for Block {}
 
 fn allocate<A: GlobalAlloc>(allocator: &A, index: usize) -> Block {
     let layout = Layout::from_size_align(8 + index * 37 % 200, 8).expect("both fit");
-    // SAFETY: the size isn't zero.
+    // SAFETY: the size is not zero.
     let block = unsafe { allocator.alloc(layout) };
-    // SAFETY: the block has eight bytes.
+    // SAFETY: the block has at least eight bytes.
     unsafe { block.write_bytes(1, 8) };
     Block(block, layout)
 }
 
 fn free<A: GlobalAlloc>(allocator: &A, block: &Block) {
-    // SAFETY: the block came from this allocator with this layout.
+    // SAFETY: this allocator returned the block for this layout.
     unsafe { allocator.dealloc(block.0, block.1) };
 }
 
@@ -40,7 +41,7 @@ fn own<A: GlobalAlloc>(allocator: &A) {
     }
 }
 
-fn handed<A: GlobalAlloc + Copy + Send + 'static>(allocator: A) {
+fn handed_over<A: GlobalAlloc + Copy + Send + 'static>(allocator: A) {
     let (send, receive) = sync_channel::<[Block; HELD]>(16);
     let freeing = thread::spawn(move || {
         for blocks in receive {
@@ -48,13 +49,14 @@ fn handed<A: GlobalAlloc + Copy + Send + 'static>(allocator: A) {
         }
     });
     for round in 0..BLOCKS / HELD {
-        send.send(std::array::from_fn(|n| allocate(&allocator, round + n))).expect("it listens");
+        send.send(std::array::from_fn(|n| allocate(&allocator, round + n)))
+            .expect("the receiver is open");
     }
     drop(send);
-    freeing.join().expect("it doesn't panic");
+    freeing.join().expect("the thread does not panic");
 }
 
-/// CPU seconds of this process.
+/// Returns the CPU time of this process, seconds.
 fn cpu() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     stat.split_whitespace()
@@ -65,20 +67,20 @@ fn cpu() -> f64 {
         / 100.0
 }
 
-/// What it is called, how many threads do it, and what.
+/// Name, number of threads, and work of each thread.
 type Case<A> = (&'static str, usize, fn(A));
 
 fn measure<A: GlobalAlloc + Copy + Send + 'static>(name: &str, allocator: A) {
     let cases: [Case<A>; 3] = [
-        ("1 thread, its own", 1, |allocator| own(&allocator)),
-        ("2 threads, their own", 2, |allocator| own(&allocator)),
-        ("1 pair, handed over", 1, handed),
+        ("1 thread, own blocks", 1, |allocator| own(&allocator)),
+        ("2 threads, own blocks", 2, |allocator| own(&allocator)),
+        ("1 pair of threads", 1, handed_over),
     ];
     for (what, threads, work) in cases {
         let (since, used) = (Instant::now(), cpu());
         let running: Vec<_> =
             (0..threads).map(|_| thread::spawn(move || work(allocator))).collect();
-        running.into_iter().for_each(|thread| thread.join().expect("it doesn't panic"));
+        running.into_iter().for_each(|thread| thread.join().expect("no thread panics"));
         let blocks = (threads * BLOCKS) as f64;
         let _ = writeln!(
             std::io::stdout(),

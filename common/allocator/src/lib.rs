@@ -1,34 +1,39 @@
-//! Free lists per thread before the system's allocator, for a C library whose own takes one lock for everything, as musl's does:
-//! two busy threads get less done with it than one. docs/decisions/0009-allocator.md has the figures.
+//! Thread-local free lists on top of the system allocator.
 //!
-//! Blocks of up to a KiB come in classes of 16 bytes. A thread keeps the ones it frees, up to 8 KiB of a class, and takes from
-//! them without a lock. What is more goes in one piece to a depot, from where a thread that has none left fetches it: so blocks
-//! that one thread allocates and another frees go round without the system's lock too. A thread that ends gives its blocks back.
+//! The allocator of musl has one lock for all threads: two busy threads do less work than one.
+//! docs/decisions/0009-allocator.md has measurements.
 //!
-//! Blocks of up to a MiB go to the depot one by one, in classes a quarter of a power of two apart: the system maps and unmaps pages
-//! for nearly each of them. Larger ones are its business.
+//! Small blocks, up to 1 KiB, have size classes of 16 bytes. A thread keeps the small blocks that
+//! it frees, up to 8 KiB per class, and reuses them without a lock. When a list is full, it moves
+//! to a global depot. A thread with an empty list gets a full one from the depot. Thus blocks that
+//! one thread allocates and another frees also circulate without the lock of the system allocator.
+//! At its end a thread returns its blocks to the system.
+//!
+//! Large blocks, up to 1 MiB, go to the depot directly. Their classes are a quarter of a power of
+//! two apart. For nearly each of them the system allocator would map and unmap pages. Even larger
+//! blocks are passed to the system allocator.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, UnsafeCell};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Granularity of the classes, bytes.
+/// Granularity of the small classes, bytes.
 const STEP: usize = 16;
-/// Largest block of which threads keep lists, bytes.
+/// Maximum size of a small block, bytes. Threads have lists of small blocks only.
 const SMALL_MAX: usize = 1 << 10;
 const SMALL_CLASSES: usize = SMALL_MAX / STEP;
-/// Largest block that is kept, bytes.
+/// Maximum size of a large block, bytes.
 const LARGE_MAX: usize = 1 << 20;
-/// Classes of large blocks between a power of two and the next.
+/// Number of classes between two powers of two.
 const QUARTERS: usize = 4;
 const CLASSES: usize = SMALL_CLASSES + QUARTERS * (LARGE_MAX / SMALL_MAX).ilog2() as usize;
-/// What the system's allocator aligns to unasked.
+/// Minimum alignment of the system allocator, bytes.
 const ALIGN: usize = 2 * size_of::<usize>();
-/// Most that a thread keeps of one class: bytes and blocks.
+/// Maximum size of a thread's list, in bytes and in blocks.
 const KEPT_BYTES: usize = 8 << 10;
 const KEPT_BLOCKS: usize = 64;
-/// Most bytes in the depot: of one class, and of all.
+/// Maximum size of the depot, bytes: per class, and of all classes.
 const DEPOT_CLASS_BYTES: usize = LARGE_MAX;
 const DEPOT_BYTES: usize = 4 << 20;
 
@@ -36,18 +41,18 @@ const DEPOT_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, Copy)]
 pub struct PerThread;
 
-// Never inlined: the binary would grow by 94 kB and gain nothing.
+// `alloc`, `dealloc` and `realloc` are not inlined: the binary would grow by 94 kB without a gain.
 //
-// SAFETY: a block is either the system's, with the layout it was asked for, or of a class whose blocks are as large as the largest
-// layout of the class and aligned for all of them. A block of a class is in one place at a time: with the caller, in
-// one list, or with the system.
+// SAFETY: a block either comes from the system allocator with the requested layout, or it belongs
+// to a class. The blocks of a class have the size and alignment of the largest layout of the class.
+// A block of a class has one owner at a time: the caller, one list, or the system allocator.
 unsafe impl GlobalAlloc for PerThread {
     #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match class(layout) {
             Some(class) if is_small(class) => LISTS.with(|lists| lists.take(class)),
             Some(class) => take_large(class),
-            // SAFETY: the caller's promise is the same.
+            // SAFETY: the caller fulfills the same contract.
             None => unsafe { System.alloc(layout) },
         }
     }
@@ -56,26 +61,26 @@ unsafe impl GlobalAlloc for PerThread {
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         match class(layout) {
             Some(class) if is_small(class) => LISTS.with(|lists| {
-                // SAFETY: a block of this layout came from the same class.
+                // SAFETY: a block of this layout belongs to this class.
                 unsafe { lists.put(class, block.cast()) }
             }),
-            // SAFETY: the same.
+            // SAFETY: a block of this layout belongs to this class.
             Some(class) => unsafe { put_large(class, block.cast()) },
-            // SAFETY: a block of this layout came from the system.
+            // SAFETY: a block of this layout came from the system allocator.
             None => unsafe { System.dealloc(block, layout) },
         }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if class(layout).is_none() {
-            // Fresh pages are zero already, which only the system knows.
-            // SAFETY: the caller's promise is the same.
+            // The system allocator does not need to clear new pages.
+            // SAFETY: the caller fulfills the same contract.
             return unsafe { System.alloc_zeroed(layout) };
         }
-        // SAFETY: the caller's promise is the same.
+        // SAFETY: the caller fulfills the same contract.
         let block = unsafe { self.alloc(layout) };
         if !block.is_null() {
-            // SAFETY: the block is at least as large.
+            // SAFETY: the block has at least this size.
             unsafe { block.write_bytes(0, layout.size()) };
         }
         block
@@ -83,17 +88,18 @@ unsafe impl GlobalAlloc for PerThread {
 
     #[inline(never)]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the size fits the alignment.
+        // SAFETY: the caller ensures that the size is valid for this alignment.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (class(layout), class(wanted)) {
-            // SAFETY: a block of this layout came from the system.
+            // SAFETY: a block of this layout came from the system allocator.
             (None, None) => unsafe { System.realloc(block, layout, size) },
             (Some(old), Some(new)) if old == new => block,
             _ => {
-                // SAFETY: size isn't zero, by the caller's promise.
+                // SAFETY: the caller ensures that the size is not zero.
                 let moved = unsafe { self.alloc(wanted) };
                 if !moved.is_null() {
-                    // SAFETY: two blocks, both at least as large as what is copied; the old one is the caller's until here.
+                    // SAFETY: these are two blocks, each at least as large as the copied range. The
+                    // caller owned the old one and does not use it after this call.
                     unsafe {
                         ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
                         self.dealloc(block, layout);
@@ -105,9 +111,9 @@ unsafe impl GlobalAlloc for PerThread {
     }
 }
 
-/// The class that serves `layout`; none if the system does.
+/// Returns the class of `layout`. `None`: the system allocator serves it.
 fn class(layout: Layout) -> Option<usize> {
-    // A size of zero is not allowed; were it given, it would be the system's.
+    // A size of zero violates the contract. It would be passed to the system allocator.
     let last = layout.size().wrapping_sub(1);
     if last >= LARGE_MAX || layout.align() > ALIGN {
         return None;
@@ -115,7 +121,7 @@ fn class(layout: Layout) -> Option<usize> {
     if last < SMALL_MAX {
         return Some(last / STEP);
     }
-    // The two bits behind the first one tell the quarter.
+    // The two bits after the highest one are the number of the quarter.
     let power = last.ilog2() as usize;
     let quarter = last >> (power - 2) & (QUARTERS - 1);
     Some(SMALL_CLASSES + (power - SMALL_MAX.ilog2() as usize) * QUARTERS + quarter)
@@ -125,7 +131,7 @@ fn is_small(class: usize) -> bool {
     class < SMALL_CLASSES
 }
 
-/// Bytes of a block.
+/// Returns the size of a block, bytes.
 const fn size(class: usize) -> usize {
     if class < SMALL_CLASSES {
         return (class + 1) * STEP;
@@ -134,7 +140,7 @@ const fn size(class: usize) -> usize {
     (SMALL_MAX << power) / QUARTERS * (QUARTERS + quarter + 1)
 }
 
-/// What the system is asked for.
+/// Returns the layout with which a block is requested from the system allocator.
 const fn layout(class: usize) -> Layout {
     match Layout::from_size_align(size(class), ALIGN) {
         Ok(layout) => layout,
@@ -142,7 +148,8 @@ const fn layout(class: usize) -> Layout {
     }
 }
 
-/// Blocks in a full list: the most that a thread keeps of a class, and one of a large one.
+/// Returns the number of blocks in a full list: for a small class the maximum that a thread keeps,
+/// for a large class 1.
 const fn kept(class: usize) -> usize {
     match KEPT_BYTES / size(class) {
         _ if class >= SMALL_CLASSES => 1,
@@ -151,24 +158,24 @@ const fn kept(class: usize) -> usize {
     }
 }
 
-/// A block that nobody uses. The smallest class has room for it.
+/// A free block. The smallest class is large enough for it.
 struct Block {
-    /// In the same list.
+    /// The next block of the same list.
     next: *mut Block,
-    /// In the depot, of a list's first block: the first one of the next list.
+    /// In the first block of a list in the depot: the first block of the next list.
     next_list: *mut Block,
 }
 
 const _: () = assert!(size_of::<Block>() <= STEP && align_of::<Block>() <= ALIGN);
 
 thread_local! {
-    // Nothing to drop, so that it can be reached at any time in the life of a thread.
+    // It needs no drop, so that it is accessible during the whole life of a thread.
     static LISTS: Lists = const { Lists::new() };
-    // Dropped with the thread.
-    static LEAVE: Leave = const { Leave };
+    // Its drop runs at the end of the thread.
+    static THREAD_END: ThreadEnd = const { ThreadEnd };
 }
 
-/// A thread's blocks.
+/// The free blocks of a thread.
 struct Lists {
     stage: Cell<Stage>,
     lists: [List; SMALL_CLASSES],
@@ -176,17 +183,17 @@ struct Lists {
 
 struct List {
     head: Cell<*mut Block>,
-    /// How many blocks may be added; 0 in a thread that keeps none.
+    /// Number of blocks that may be added. 0 in a thread that keeps no blocks.
     room: Cell<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Has asked for nothing yet.
+    /// The thread has not allocated yet.
     New,
-    /// Keeps blocks.
+    /// The thread keeps blocks.
     Keeping,
-    /// Keeps none: it is about to, in which it may allocate, or it ends.
+    /// The thread keeps no blocks: it is registering its end, which may allocate, or it ends.
     Without,
 }
 
@@ -199,14 +206,14 @@ impl Lists {
         }
     }
 
-    /// A block, or null if there is no memory.
+    /// Returns a block, or null if there is no memory.
     fn take(&self, class: usize) -> *mut u8 {
         let list = &self.lists[class];
         let block = list.head.get();
         if block.is_null() {
             return self.take_elsewhere(class);
         }
-        // SAFETY: a block in the list is nobody else's.
+        // SAFETY: the list owns its blocks.
         list.head.set(unsafe { (*block).next });
         list.room.set(list.room.get() + 1);
         block.cast()
@@ -222,7 +229,7 @@ impl Lists {
             if !fetched.is_null() {
                 let list = &self.lists[class];
                 list.head.set(fetched);
-                // Lists come whole.
+                // The depot has only full lists.
                 list.room.set(0);
                 return self.take(class);
             }
@@ -230,16 +237,18 @@ impl Lists {
         from_system(class)
     }
 
+    /// Adds a free block.
+    ///
     /// # Safety
-    /// `block` is of this class, and its owner is done with it.
+    /// `block` belongs to this class, and the caller owns it.
     unsafe fn put(&self, class: usize, block: *mut Block) {
         let list = &self.lists[class];
         let room = list.room.get();
         if room == 0 {
-            // SAFETY: the same promise.
+            // SAFETY: the contract is the same.
             return unsafe { self.put_elsewhere(class, block) };
         }
-        // SAFETY: the block is ours now.
+        // SAFETY: this function owns the block.
         unsafe { (*block).next = list.head.get() };
         list.head.set(block);
         list.room.set(room - 1);
@@ -254,24 +263,24 @@ impl Lists {
         }
         let list = &self.lists[class];
         if self.stage.get() == Stage::Keeping {
-            // Full, or this is the first block of all.
+            // The list is full, or the thread has not kept a block yet.
             if list.room.get() == 0 && DEPOT.store(class, list.head.get()) {
                 list.head.set(ptr::null_mut());
                 list.room.set(kept(class));
             }
             if list.room.get() > 0 {
-                // SAFETY: the same promise.
+                // SAFETY: the contract is the same.
                 return unsafe { self.put(class, block) };
             }
         }
-        // SAFETY: the same promise.
+        // SAFETY: the contract is the same.
         unsafe { to_system(class, block) };
     }
 
     fn begin(&self) {
-        // What follows may allocate and free, on some systems.
+        // On some systems the registration below allocates and frees.
         self.stage.set(Stage::Without);
-        if LEAVE.try_with(|_| ()).is_ok() {
+        if THREAD_END.try_with(|_| ()).is_ok() {
             for (class, list) in self.lists.iter().enumerate() {
                 list.room.set(kept(class));
             }
@@ -285,7 +294,7 @@ impl Lists {
             list.room.set(0);
             let mut block = list.head.replace(ptr::null_mut());
             while !block.is_null() {
-                // SAFETY: a block in the list is nobody else's, and no longer in it.
+                // SAFETY: the block was removed from the list, which owned it.
                 unsafe {
                     let next = (*block).next;
                     to_system(class, block);
@@ -296,59 +305,61 @@ impl Lists {
     }
 }
 
-/// Gives the blocks of a thread back when it ends.
-struct Leave;
+/// Returns the blocks of a thread to the system allocator when the thread ends.
+struct ThreadEnd;
 
-impl Drop for Leave {
+impl Drop for ThreadEnd {
     fn drop(&mut self) {
         LISTS.with(Lists::end);
     }
 }
 
-/// A block of a large class, or null if there is no memory.
+/// Returns a block of a large class, or null if there is no memory.
 fn take_large(class: usize) -> *mut u8 {
     let fetched = DEPOT.fetch(class);
     if fetched.is_null() { from_system(class) } else { fetched.cast() }
 }
 
+/// Adds a free block of a large class.
+///
 /// # Safety
-/// `block` is of this class, and its owner is done with it.
+/// `block` belongs to this class, and the caller owns it.
 unsafe fn put_large(class: usize, block: *mut Block) {
-    // SAFETY: the block is ours now.
+    // SAFETY: this function owns the block.
     unsafe { (*block).next = ptr::null_mut() };
     if !DEPOT.store(class, block) {
-        // SAFETY: the same promise.
+        // SAFETY: the contract is the same.
         unsafe { to_system(class, block) };
     }
 }
 
 static DEPOT: Depot =
-    Depot { shelves: [const { Shelf::new() }; CLASSES], bytes: AtomicUsize::new(0) };
+    Depot { classes: [const { FullLists::new() }; CLASSES], bytes: AtomicUsize::new(0) };
 
-/// What no thread keeps and the system doesn't get back yet.
+/// The global depot: free blocks that no thread keeps.
 struct Depot {
-    shelves: [Shelf; CLASSES],
-    /// On all shelves, and on the way there.
+    classes: [FullLists; CLASSES],
+    /// Size of all classes, including lists that are being added.
     bytes: AtomicUsize,
 }
 
 impl Depot {
-    /// A list of [`kept`] blocks; null if there is none to be had.
+    /// Removes and returns a list of [`kept`] blocks. Null if no list is available.
     fn fetch(&self, class: usize) -> *mut Block {
-        let list = self.shelves[class].fetch();
+        let list = self.classes[class].fetch();
         if !list.is_null() {
             self.bytes.fetch_sub(kept(class) * size(class), Ordering::Relaxed);
         }
         list
     }
 
-    /// Takes over a list of [`kept`] blocks; false if there is no place for it.
+    /// Adds a list of [`kept`] blocks. Returns false if the depot is full or the class is locked.
     fn store(&self, class: usize, list: *mut Block) -> bool {
-        debug_assert!(!list.is_null(), "a list without room has blocks");
+        debug_assert!(!list.is_null(), "a full list has blocks");
         let bytes = kept(class) * size(class);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let stored = before + bytes <= DEPOT_BYTES
-            && self.shelves[class].store(list, DEPOT_CLASS_BYTES / bytes);
+            && self.classes[class].store(list, DEPOT_CLASS_BYTES / bytes);
         if !stored {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
@@ -356,26 +367,27 @@ impl Depot {
     }
 }
 
-/// Full lists of one class, for whichever thread needs one. Nobody waits for it: who finds it taken goes to the system.
-struct Shelf {
-    taken: AtomicBool,
-    /// First block of the first list, and number of lists; for the one who has it taken.
+/// The full lists of one class in the depot. A thread that finds it locked does not wait, but uses
+/// the system allocator.
+struct FullLists {
+    locked: AtomicBool,
+    /// First block of the first list, and number of lists. Only the lock's owner accesses it.
     lists: UnsafeCell<(*mut Block, usize)>,
 }
 
-// SAFETY: `taken` lets one thread at a time to `lists`, whose blocks are nobody else's.
-unsafe impl Sync for Shelf {}
+// SAFETY: `locked` gives one thread at a time access to `lists`, which owns its blocks.
+unsafe impl Sync for FullLists {}
 
-impl Shelf {
+impl FullLists {
     const fn new() -> Self {
-        Self { taken: AtomicBool::new(false), lists: UnsafeCell::new((ptr::null_mut(), 0)) }
+        Self { locked: AtomicBool::new(false), lists: UnsafeCell::new((ptr::null_mut(), 0)) }
     }
 
     fn fetch(&self) -> *mut Block {
         self.with(|first, count| {
             let list = *first;
             if !list.is_null() {
-                // SAFETY: blocks in here are nobody else's.
+                // SAFETY: the depot owns the blocks of its lists.
                 *first = unsafe { (*list).next_list };
                 *count -= 1;
             }
@@ -384,46 +396,47 @@ impl Shelf {
         .unwrap_or(ptr::null_mut())
     }
 
-    /// False if there are `lists_max` already.
+    /// Adds a list. Returns false if there are already `lists_max`, or if the class is locked.
     fn store(&self, list: *mut Block, lists_max: usize) -> bool {
         let stored = self.with(|first, count| {
-            let place = *count < lists_max;
-            if place {
-                // SAFETY: the list is ours from here on.
+            let has_room = *count < lists_max;
+            if has_room {
+                // SAFETY: the depot now owns the list.
                 unsafe { (*list).next_list = *first };
                 *first = list;
                 *count += 1;
             }
-            place
+            has_room
         });
         stored.unwrap_or(false)
     }
 
-    fn with<T>(&self, use_it: impl FnOnce(&mut *mut Block, &mut usize) -> T) -> Option<T> {
-        if self.taken.swap(true, Ordering::Acquire) {
+    /// Runs `access` with the lock. `None` if another thread has the lock.
+    fn with<T>(&self, access: impl FnOnce(&mut *mut Block, &mut usize) -> T) -> Option<T> {
+        if self.locked.swap(true, Ordering::Acquire) {
             return None;
         }
-        // SAFETY: `taken` was not set before, so that no other thread is here.
+        // SAFETY: `locked` was false, so no other thread has access.
         let (first, count) = unsafe { &mut *self.lists.get() };
-        let result = use_it(first, count);
-        self.taken.store(false, Ordering::Release);
+        let result = access(first, count);
+        self.locked.store(false, Ordering::Release);
         Some(result)
     }
 }
 
 fn from_system(class: usize) -> *mut u8 {
     #[cfg(test)]
-    tests::ASKED[class].fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the size of a class isn't zero.
+    tests::ALLOCATED[class].fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the size of a class is not zero.
     unsafe { System.alloc(layout(class)) }
 }
 
 /// # Safety
-/// `block` came from [`from_system`] with the same class, and nobody uses it.
+/// `block` came from [`from_system`] with the same class, and the caller owns it.
 unsafe fn to_system(class: usize, block: *mut Block) {
     #[cfg(test)]
     tests::RETURNED[class].fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller fulfills the contract.
     unsafe { System.dealloc(block.cast(), layout(class)) }
 }
 
@@ -434,28 +447,28 @@ mod tests {
     use std::sync::mpsc::sync_channel;
     use std::thread;
 
-    // The tests themselves run on it.
+    // The test process uses the allocator itself.
     #[global_allocator]
     static GLOBAL: PerThread = PerThread;
 
-    /// Blocks that the system was asked for and was given back, per class.
-    pub static ASKED: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
+    /// Number of blocks allocated by the system allocator and returned to it, per class.
+    pub static ALLOCATED: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
     pub static RETURNED: [AtomicUsize; CLASSES] = [const { AtomicUsize::new(0) }; CLASSES];
 
-    /// A block with a pattern in it, which shows whether somebody else wrote there.
+    /// A block filled with a pattern, which reveals writes by other owners.
     struct Owned {
         at: *mut u8,
         layout: Layout,
         seed: u8,
     }
 
-    // SAFETY: it owns the block.
+    // SAFETY: the value owns the block.
     unsafe impl Send for Owned {}
 
     impl Owned {
         fn new(size: usize, align: usize, seed: u8) -> Self {
             let layout = Layout::from_size_align(size, align).unwrap();
-            // SAFETY: sizes in these tests aren't zero.
+            // SAFETY: sizes in these tests are not zero.
             let at = unsafe { PerThread.alloc(layout) };
             let owned = Self { at, layout, seed };
             owned.fill();
@@ -466,7 +479,7 @@ mod tests {
             assert!(!self.at.is_null());
             assert_eq!(self.at.addr() % self.layout.align(), 0);
             for index in 0..self.layout.size() {
-                // SAFETY: inside of the block.
+                // SAFETY: the index is within the block.
                 unsafe { self.at.add(index).write(self.byte(index)) };
             }
         }
@@ -477,14 +490,14 @@ mod tests {
 
         fn check(&self, size: usize) {
             for index in 0..size {
-                // SAFETY: inside of the block.
+                // SAFETY: the index is within the block.
                 assert_eq!(unsafe { self.at.add(index).read() }, self.byte(index), "{index}");
             }
         }
 
         fn resize(&mut self, size: usize) {
             let old = self.layout.size();
-            // SAFETY: the block is of that layout.
+            // SAFETY: the block has this layout.
             self.at = unsafe { PerThread.realloc(self.at, self.layout, size) };
             self.layout = Layout::from_size_align(size, self.layout.align()).unwrap();
             self.check(old.min(size));
@@ -495,26 +508,27 @@ mod tests {
     impl Drop for Owned {
         fn drop(&mut self) {
             self.check(self.layout.size());
-            // SAFETY: the block is of that layout.
+            // SAFETY: the block has this layout.
             unsafe { PerThread.dealloc(self.at, self.layout) };
         }
     }
 
-    /// Leaves out the classes whose blocks are counted below.
+    /// Sizes without the classes whose blocks are counted below.
     fn sizes() -> impl Strategy<Value = usize> {
         prop_oneof![3 => 1..=960usize, 1 => 1009..6000usize]
     }
 
     proptest! {
         #[test]
-        fn blocks_are_aligned_apart_and_keep_what_is_in_them(
+        fn blocks_are_aligned_and_keep_their_contents(
             steps in proptest::collection::vec((0..3u8, sizes(), 0..8u32, any::<usize>()), 1..400)
         ) {
             let mut blocks = Vec::new();
             for (what, size, align, which) in steps {
+                let new = || Owned::new(size, 1 << align, which as u8);
                 match what {
-                    _ if blocks.is_empty() => blocks.push(Owned::new(size, 1 << align, which as u8)),
-                    0 => blocks.push(Owned::new(size, 1 << align, which as u8)),
+                    _ if blocks.is_empty() => blocks.push(new()),
+                    0 => blocks.push(new()),
                     1 => {
                         let index = which % blocks.len();
                         blocks[index].resize(size);
@@ -526,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_end_where_they_should() {
+    fn class_of_a_layout_matches_its_limits() {
         let class = |size, align| class(Layout::from_size_align(size, align).unwrap());
         assert_eq!(class(1, 1), Some(0));
         assert_eq!(class(16, ALIGN), Some(0));
@@ -540,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_as_large_as_the_largest_of_its_class_and_the_next_is_larger() {
+    fn size_of_a_class_is_its_largest_layout() {
         let class = |size| class(Layout::from_size_align(size, 1).unwrap());
         for it in 0..CLASSES {
             assert_eq!(class(size(it)), Some(it));
@@ -550,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_grows_in_place_within_its_class() {
+    fn block_grows_in_place_within_its_class() {
         let mut block = Owned::new(33, 8, 1);
         let at = block.at;
         block.resize(48);
@@ -560,11 +574,11 @@ mod tests {
     }
 
     #[test]
-    fn zeroed_blocks_are_zero_when_used_before() {
+    fn zeroed_block_is_zero_after_reuse() {
         for size in [100, 5000] {
             let layout = Layout::from_size_align(size, 8).unwrap();
             drop(Owned::new(size, 8, 255));
-            // SAFETY: the size isn't zero, and the block is of that layout.
+            // SAFETY: the size is not zero, and the block has this layout.
             unsafe {
                 let block = PerThread.alloc_zeroed(layout);
                 assert!((0..size).all(|index| block.add(index).read() == 0));
@@ -573,12 +587,12 @@ mod tests {
         }
     }
 
-    // A class that no other test and nothing else here uses, for each of the next ones.
-    const ENDING: usize = 1008;
-    const WANDERING: usize = 992;
-    const STORMING: usize = 976;
-    const LARGE: usize = 300_000;
-    const TOO_MANY: usize = 400_000;
+    // Sizes of the tests below. Each has a class that no other code of this process uses.
+    const THREAD_END_SIZE: usize = 1008;
+    const OTHER_THREAD_SIZE: usize = 992;
+    const MANY_THREADS_SIZE: usize = 976;
+    const LARGE_SIZE: usize = 300_000;
+    const DEPOT_SIZE: usize = 400_000;
 
     fn of(size: usize) -> usize {
         class(Layout::from_size_align(size, 8).unwrap()).unwrap()
@@ -588,56 +602,69 @@ mod tests {
         counter[of(size)].load(Ordering::Relaxed)
     }
 
-    /// That the system was asked for and has not got back.
+    /// The number of blocks that were not returned to the system allocator.
     fn out(size: usize) -> usize {
-        count(&ASKED, size) - count(&RETURNED, size)
+        count(&ALLOCATED, size) - count(&RETURNED, size)
     }
 
     #[test]
-    fn large_blocks_are_used_again() {
+    fn large_blocks_are_reused() {
         for n in 0..100 {
-            drop(Owned::new(LARGE, 8, n));
+            drop(Owned::new(LARGE_SIZE, 8, n));
         }
-        assert!(count(&ASKED, LARGE) < 10, "{}", count(&ASKED, LARGE));
+        assert!(count(&ALLOCATED, LARGE_SIZE) < 10, "{}", count(&ALLOCATED, LARGE_SIZE));
     }
 
     #[test]
-    fn the_depot_keeps_a_bounded_number_of_blocks() {
-        let blocks: Vec<_> = (0..20).map(|n| Owned::new(TOO_MANY, 8, n)).collect();
+    fn depot_keeps_a_bounded_number_of_blocks() {
+        let blocks: Vec<_> = (0..20).map(|n| Owned::new(DEPOT_SIZE, 8, n)).collect();
         drop(blocks);
-        assert!(out(TOO_MANY) <= DEPOT_CLASS_BYTES / size(of(TOO_MANY)), "{}", out(TOO_MANY));
+        assert!(out(DEPOT_SIZE) <= DEPOT_CLASS_BYTES / size(of(DEPOT_SIZE)), "{}", out(DEPOT_SIZE));
         assert!(DEPOT.bytes.load(Ordering::Relaxed) <= 2 * DEPOT_BYTES);
     }
 
     #[test]
-    fn threads_that_end_keep_nothing() {
+    fn ended_threads_return_their_blocks() {
         const THREADS: usize = 50;
         const BLOCKS: usize = 20;
         for _ in 0..THREADS {
-            let work =
-                || drop((0..BLOCKS).map(|n| Owned::new(ENDING, 8, n as u8)).collect::<Vec<_>>());
+            let work = || {
+                drop(
+                    (0..BLOCKS)
+                        .map(|n| Owned::new(THREAD_END_SIZE, 8, n as u8))
+                        .collect::<Vec<_>>(),
+                )
+            };
             thread::spawn(work).join().unwrap();
         }
-        assert!(out(ENDING) * ENDING <= DEPOT_CLASS_BYTES, "{} blocks are out", out(ENDING));
-        assert!(count(&RETURNED, ENDING) > 0);
+        assert!(
+            out(THREAD_END_SIZE) * THREAD_END_SIZE <= DEPOT_CLASS_BYTES,
+            "{} blocks are out",
+            out(THREAD_END_SIZE)
+        );
+        assert!(count(&RETURNED, THREAD_END_SIZE) > 0);
     }
 
     #[test]
-    fn blocks_freed_by_another_thread_come_back() {
+    fn blocks_freed_by_another_thread_are_reused() {
         const BLOCKS: usize = 10_000;
-        // Few are under way, so that there is no reason to ask the system for many.
+        // The channel holds few blocks, so that few must come from the system allocator.
         let (send, receive) = sync_channel::<Owned>(4);
         let freeing = thread::spawn(move || receive.into_iter().for_each(drop));
         for n in 0..BLOCKS {
-            send.send(Owned::new(WANDERING, 8, n as u8)).unwrap();
+            send.send(Owned::new(OTHER_THREAD_SIZE, 8, n as u8)).unwrap();
         }
         drop(send);
         freeing.join().unwrap();
-        assert!(count(&ASKED, WANDERING) < BLOCKS / 10, "{}", count(&ASKED, WANDERING));
+        assert!(
+            count(&ALLOCATED, OTHER_THREAD_SIZE) < BLOCKS / 10,
+            "{}",
+            count(&ALLOCATED, OTHER_THREAD_SIZE)
+        );
     }
 
     #[test]
-    fn many_threads_hand_blocks_round_and_none_is_given_twice() {
+    fn blocks_passed_between_threads_have_one_owner() {
         const THREADS: usize = 4;
         const ROUNDS: usize = 200;
         let (senders, receivers): (Vec<_>, Vec<_>) =
@@ -649,15 +676,20 @@ mod tests {
                 let next = senders[(index + 1) % THREADS].clone();
                 thread::spawn(move || {
                     for round in 0..ROUNDS {
-                        let blocks = (0..20).map(|n| Owned::new(STORMING, 8, (n + round) as u8));
+                        let blocks =
+                            (0..20).map(|n| Owned::new(MANY_THREADS_SIZE, 8, (n + round) as u8));
                         next.send(blocks.collect()).unwrap();
-                        // Checks what is in them.
+                        // The drop checks the contents.
                         drop(receiver.recv().unwrap());
                     }
                 })
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(out(STORMING) * STORMING <= DEPOT_CLASS_BYTES, "{} blocks are out", out(STORMING));
+        assert!(
+            out(MANY_THREADS_SIZE) * MANY_THREADS_SIZE <= DEPOT_CLASS_BYTES,
+            "{} blocks are out",
+            out(MANY_THREADS_SIZE)
+        );
     }
 }
