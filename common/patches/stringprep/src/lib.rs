@@ -1,27 +1,29 @@
-//! What the PostgreSQL client asks of the crate that this one stands in for: how a password is written before it is hashed (RFC 4013,
-//! SASLprep). That crate brings tables of Unicode into every service with a database, for passwords that nearly nobody has.
-//! docs/decisions/0007-static-binaries.md has the bytes.
+//! A replacement of the crate `stringprep`, with only the API that the PostgreSQL client uses:
+//! SASLprep (RFC 4013), the normalization of a password before it is hashed.
+//!
+//! The original crate adds Unicode tables to every service with a database. Only passwords that are
+//! not printable ASCII need them. docs/decisions/0007-static-binaries.md has their size.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A password that is not prepared. The client then takes its bytes as they are, as PostgreSQL's own does with one that may not be
-/// prepared; that fits unless Unicode's form NFKC writes it differently.
+/// The password was not normalized. The client then uses its bytes unchanged, as libpq does with a
+/// password that SASLprep prohibits. The login fails only if SASLprep would change the password.
 #[derive(Debug)]
 pub struct Error;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a password that is not printable ASCII is not prepared")
+        f.write_str("the password is not printable ASCII, so SASLprep was not applied")
     }
 }
 
 impl std::error::Error for Error {}
 
-/// Printable ASCII, which stays as it is.
+/// Returns a password of printable ASCII unchanged.
 ///
 /// # Errors
-/// There is anything else in it.
+/// The password has other characters.
 pub fn saslprep(password: &str) -> Result<Cow<'_, str>, Error> {
     let printable = password.bytes().all(|byte| matches!(byte, b' '..=b'~'));
     if printable { Ok(Cow::Borrowed(password)) } else { Err(Error) }
@@ -32,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn printable_ascii_stays_and_nothing_else_is_prepared() {
+    fn password_of_printable_ascii_is_unchanged() {
         for password in ["", "bank", " ~!\"'\\"] {
             assert_eq!(saslprep(password).unwrap(), password);
         }
