@@ -17,7 +17,7 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 /// use kafka_client::{Compression, Config};
 ///
 /// let config = Config {
-///     client_id: "inventory",
+///     client_id: "inventory".to_owned(),
 ///     compression: Compression::Lz4,
 ///     ..Config::new(vec!["kafka-1:9092".to_owned(), "kafka-2:9092".to_owned()])
 /// };
@@ -33,7 +33,7 @@ pub struct Config {
     /// Compression of produced batches. Its Cargo feature must be enabled.
     pub compression: Compression,
     /// `client_id` in request headers. Brokers use it in request logs, metrics and quotas.
-    pub client_id: &'static str,
+    pub client_id: String,
     /// SASL credentials. None if the brokers require no authentication.
     pub sasl: Option<Sasl>,
     /// After it has returned true, no call waits for a response for more than 1 s.
@@ -49,7 +49,7 @@ impl Config {
             timeout: Duration::from_secs(10),
             fetch_bytes: 1 << 20,
             compression: Compression::None,
-            client_id: "kafka-client",
+            client_id: "kafka-client".to_owned(),
             sasl: None,
             shutdown: None,
         }
@@ -59,7 +59,7 @@ impl Config {
         ConnectionConfig {
             connect_timeout: CONNECT_TIMEOUT_MAX.min(self.timeout),
             shutdown: self.shutdown.clone(),
-            client_id: self.client_id,
+            client_id: self.client_id.clone(),
             sasl: self.sasl.clone(),
         }
     }
@@ -73,7 +73,7 @@ pub struct ConnectionConfig {
     /// After it has returned true, the connection waits for a response for at most 1 s.
     pub shutdown: Option<ShutdownCheck>,
     /// `client_id` in request headers. Brokers use it in request logs, metrics and quotas.
-    pub client_id: &'static str,
+    pub client_id: String,
     /// SASL credentials. None if the broker requires no authentication.
     pub sasl: Option<Sasl>,
 }

@@ -251,7 +251,7 @@ impl Connection {
         }
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let mut writer = Writer(vec![0; 4]);
-        spec.encode_header(&mut writer, self.correlation_id, self.config.client_id);
+        spec.encode_header(&mut writer, self.correlation_id, &self.config.client_id);
         encode(&mut writer);
         let Writer(mut frame) = writer;
         let Ok(length) = i32::try_from(frame.len() - 4) else {

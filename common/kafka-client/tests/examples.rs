@@ -22,7 +22,7 @@ fn create_topic(partitions: i32) -> String {
     let config = ConnectionConfig {
         connect_timeout: TIMEOUT,
         shutdown: None,
-        client_id: "examples-test",
+        client_id: "examples-test".to_owned(),
         sasl: None,
     };
     // In KRaft mode every broker forwards the request to the controller.

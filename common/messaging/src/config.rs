@@ -8,13 +8,11 @@ use std::time::Duration;
 /// `client_id` of requests.
 pub const CLIENT_ID: &str = "scratchbank";
 
-/// `KAFKA_BROKERS`.
 pub const KAFKA_BROKERS: Variable = Variable::required(
     "KAFKA_BROKERS",
     "bootstrap brokers, host:port separated by commas; one reachable broker is enough",
 );
 
-/// `KAFKA_CLIENT`.
 pub const KAFKA_CLIENT: Variable = Variable::new(
     "KAFKA_CLIENT",
     "auto",
@@ -22,7 +20,6 @@ pub const KAFKA_CLIENT: Variable = Variable::new(
      crate if the brokers support its protocol version, else the built-in client. The kafka crate \
      may duplicate records on retries, and has no SASL and no consumer groups",
 );
-/// `KAFKA_TIMEOUT_MS`.
 pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "KAFKA_TIMEOUT_MS",
     "10000",
@@ -33,7 +30,6 @@ pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
 /// see docs/decisions/0008-batch-sizes.md.
 const FETCH_BYTES: i32 = 32 << 10;
 
-/// `COMPRESSION`.
 pub const COMPRESSION: Variable = Variable::new(
     "COMPRESSION",
     "none",
@@ -42,24 +38,20 @@ pub const COMPRESSION: Variable = Variable::new(
      uncompressed, so this only reduces the traffic to the brokers",
 );
 
-/// `KAFKA_SASL_MECHANISM`.
 pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
     "KAFKA_SASL_MECHANISM",
     "none",
     "SASL mechanism: none, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. SASL requires the built-in \
      client, and SCRAM a build with the feature scram. PLAIN sends the password unencrypted",
 );
-/// `KAFKA_SASL_USERNAME`.
 pub const KAFKA_SASL_USERNAME: Variable =
     Variable::new("KAFKA_SASL_USERNAME", "", "SASL user, required with KAFKA_SASL_MECHANISM");
-/// `KAFKA_SASL_PASSWORD`.
 pub const KAFKA_SASL_PASSWORD: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD",
     "",
     "SASL password; KAFKA_SASL_MECHANISM requires either this or KAFKA_SASL_PASSWORD_FILE",
 )
 .secret();
-/// `KAFKA_SASL_PASSWORD_FILE`.
 pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD_FILE",
     "",

@@ -172,7 +172,7 @@ fn open(
             timeout: config.timeout,
             fetch_bytes: config.fetch_bytes,
             compression: config.compression,
-            client_id: CLIENT_ID,
+            client_id: CLIENT_ID.to_owned(),
             sasl: config.sasl.clone(),
             shutdown: stop
                 .map(|stop| -> kafka_client::ShutdownCheck { Arc::new(move || stop.requested()) }),

@@ -118,7 +118,7 @@ impl Admin {
         let config = ConnectionConfig {
             connect_timeout: CONNECT_TIMEOUT,
             shutdown: None,
-            client_id: "synchronizer",
+            client_id: "synchronizer".to_owned(),
             sasl,
         };
         let mut connection = Connection::open(broker, &config)?;

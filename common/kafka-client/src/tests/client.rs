@@ -43,7 +43,7 @@ fn config(brokers: &[&String]) -> Config {
         timeout: TIMEOUT,
         fetch_bytes: 1 << 16,
         compression: Compression::None,
-        client_id: "test",
+        client_id: "test".to_owned(),
         sasl: None,
         shutdown: None,
     }

@@ -4,13 +4,11 @@ use crate::config::KafkaConfig;
 use service::env::{self, Env, Variable};
 use std::time::Duration;
 
-/// `PRODUCER_MODE`.
 pub const PRODUCER_MODE: Variable = Variable::new(
     "PRODUCER_MODE",
     "batched",
     "batched or single; single sends each record in its own request, for comparison, and is slow",
 );
-/// `LINGER_MS`.
 pub const LINGER_MS: Variable = Variable::new(
     "LINGER_MS",
     "0",
@@ -19,7 +17,6 @@ pub const LINGER_MS: Variable = Variable::new(
 );
 /// Maximum number of records per request.
 const BATCH_RECORDS: usize = 2000;
-/// `BATCH_BYTES`.
 pub const BATCH_BYTES: Variable = Variable::new(
     "BATCH_BYTES",
     "900000",
