@@ -1,4 +1,4 @@
-//! Sends commands and has an observer check everything that the bank publishes.
+//! A client that sends commands and checks everything that the bank publishes.
 
 use crate::stack::{PATIENCE, Post, Stack, post};
 use crate::wait::until;
@@ -28,33 +28,34 @@ pub const OUTCOMES: [Topic; 5] = [
 
 /// Balance of the company account of a new bank, cents.
 const COMPANY_CENTS: i128 = observer::model::COMPANY_CENTS as i128;
-/// Outcomes and changes that are kept.
+/// Number of outcomes and changes that are kept.
 const RECORDS_MAX: usize = 10_000;
 
-/// Sends commands, reads all that the bank publishes from now on, and ends the test at the first
-/// violation of the contract.
+/// Sends commands and reads all records that the bank publishes after its creation. The first
+/// violation of the contract fails the test.
 pub struct BankClient<'a> {
     stack: &'a Stack,
     kafka: Box<dyn KafkaClient>,
     reader: Reader,
     observer: Observer,
-    /// Ids of commands that are not answered yet.
+    /// Ids of unanswered commands.
     awaited: Vec<Uuid>,
-    /// Number of commands that were sent.
+    /// Number of commands sent.
     pub sent: usize,
-    /// The first outcomes and changes that were read.
+    /// The first [`RECORDS_MAX`] outcomes and changes.
     pub records: Vec<ObservedRecord>,
-    /// Dead letters that were read.
+    /// Records of dead_letter.
     pub dead_letters: Vec<ObservedRecord>,
-    /// Outcomes in a schema that is not the bank's own: the observer does not get them.
+    /// Outcomes in a schema that is not the bank's. The observer does not receive them.
     pub foreign: Vec<ObservedRecord>,
 }
 
 impl<'a> BankClient<'a> {
-    /// Reads from now on. Handlers of earlier tests may have left commands without an outcome.
+    /// Starts at the current ends of the topics. Handlers of earlier tests may have left unanswered
+    /// commands.
     ///
     /// # Panics
-    /// The servers do not answer.
+    /// If the servers do not respond.
     pub fn open(stack: &'a Stack) -> Self {
         let mut kafka = stack.kafka_client();
         let accounts = stored_accounts(&mut stack.database()).expect("read accounts");
@@ -100,10 +101,10 @@ impl<'a> BankClient<'a> {
         self.expect(commands.iter().map(|command| command.id));
     }
 
-    /// Opens `count` accounts and puts `cents` into each.
+    /// Opens `count` accounts and deposits `cents` in each.
     ///
     /// # Panics
-    /// No handler does it in time.
+    /// If the commands are not answered in time.
     #[track_caller]
     pub fn open_accounts(&mut self, count: usize, cents: i64) -> Vec<Account> {
         let commands: Vec<_> = (0..count).map(|_| creation(Atype::Manual)).collect();
@@ -121,7 +122,7 @@ impl<'a> BankClient<'a> {
     /// The account that was opened for the command `id`.
     ///
     /// # Panics
-    /// There is none.
+    /// If the command opened no account.
     #[track_caller]
     pub fn account(&self, id: Uuid) -> Account {
         match self.outcome(id) {
@@ -137,8 +138,8 @@ impl<'a> BankClient<'a> {
         self.observer.outcome_of(id)
     }
 
-    /// Sends one transfer and waits for its outcome, which must be what the model decides: `None`,
-    /// or why it was refused.
+    /// Sends one transfer and waits for its outcome. Returns the reason of a rejection. The outcome
+    /// must match the decision of the model.
     #[track_caller]
     pub fn decide(&mut self, command: &ConfirmMoneyTransfer) -> Option<String> {
         let decision = self.observer.decide(command).err().map(|reason| reason.text());
@@ -149,10 +150,10 @@ impl<'a> BankClient<'a> {
         refusal
     }
 
-    /// Why the transfer `id` was refused; `None` if it was confirmed.
+    /// The reason for which the transfer `id` was rejected; `None` if it was confirmed.
     ///
     /// # Panics
-    /// It has no outcome.
+    /// If it has no outcome.
     #[track_caller]
     pub fn refusal(&self, id: Uuid) -> Option<String> {
         match self.outcome(id) {
@@ -165,7 +166,7 @@ impl<'a> BankClient<'a> {
     /// The changes of `iban` in the order in which they were read.
     ///
     /// # Panics
-    /// Too many records were read to keep them all.
+    /// If more records were read than are kept.
     pub fn changes(&self, iban: &str) -> Vec<&BalanceChanged> {
         assert!(self.records.len() < RECORDS_MAX, "not all records are kept");
         let mut changes = Vec::new();
@@ -182,7 +183,7 @@ impl<'a> BankClient<'a> {
     /// Reads until every command has its outcome, and every confirmed transfer its changes.
     ///
     /// # Panics
-    /// Some have not within `limit`.
+    /// If commands are unanswered after `limit`.
     #[track_caller]
     pub fn settle(&mut self, limit: Duration) {
         let deadline = Instant::now() + limit;
@@ -198,13 +199,13 @@ impl<'a> BankClient<'a> {
         }
     }
 
-    /// Reads what was published; waits for the first record at most `wait`.
+    /// Reads the published records. Waits at most `wait` for the first one.
     ///
     /// # Panics
-    /// A record violates the contract.
+    /// If a record violates the contract.
     pub fn read(&mut self, wait: Duration) {
         let mut deadline = Instant::now() + wait;
-        // A registry that does not answer is waited for by the reader.
+        // The reader retries while the registry does not respond.
         while let Ok(Some(batch)) = self.reader.next(deadline) {
             if !batch.records.is_empty() {
                 deadline = Instant::now();
@@ -232,10 +233,10 @@ impl<'a> BankClient<'a> {
         }
     }
 
-    /// Reads all that the topics hold now.
+    /// Reads up to the current ends of the topics.
     ///
     /// # Panics
-    /// It does not come in time.
+    /// If that takes too long.
     pub fn read_to_the_end(&mut self) {
         let topics = [&OUTCOMES[..], &[DEAD_LETTER]].concat();
         let look = || log_ends(&mut *self.kafka, &topics, PATIENCE).ok();
@@ -246,10 +247,10 @@ impl<'a> BankClient<'a> {
         });
     }
 
-    /// Reads until so many commands have outcomes.
+    /// Reads until `count` commands have outcomes.
     ///
     /// # Panics
-    /// They have not within `limit`.
+    /// If they have not after `limit`.
     #[track_caller]
     pub fn wait_outcomes(&mut self, count: usize, limit: Duration) {
         until(&format!("{count} outcomes"), limit, || {
@@ -259,15 +260,15 @@ impl<'a> BankClient<'a> {
         });
     }
 
-    /// What was read so far.
+    /// Counts of the records read so far.
     pub fn counts(&self) -> Counts {
         *self.observer.counts()
     }
 
-    /// The contract holds once all is settled, in the topics and in the database.
+    /// Checks the contract in topics and database after all commands are answered.
     ///
     /// # Panics
-    /// Something does not hold.
+    /// If it is violated.
     pub fn check(&mut self) {
         let report = self.observer.report();
         assert!(report.violations.is_empty(), "{report:#?}");
@@ -282,11 +283,11 @@ fn is_command(event: &Event) -> bool {
     matches!(event, Event::OpenAccount(_) | Event::Transfer(_))
 }
 
-/// No money was made or lost, in the database alone: all balances together are what the company
-/// had, and what came from outside, less what went there.
+/// Checks in the database that no money was created or lost. The sum of all balances is the
+/// company's initial balance, plus cash paid in, minus cash paid out.
 ///
 /// # Panics
-/// They are not.
+/// If the sum differs.
 pub fn check_sums(stack: &Stack) {
     let mut database = stack.database();
     let mut number = |sql: &str| -> i128 {
@@ -296,24 +297,25 @@ pub fn check_sums(stack: &Stack) {
     let balances = number("SELECT sum(balance)::text FROM account");
     let mut moved = |side: &str| {
         number(&format!(
-            "SELECT coalesce(sum(amount), 0)::text FROM transfer WHERE reason IS NULL AND {side} IS NULL"
+            "SELECT coalesce(sum(amount), 0)::text FROM transfer WHERE reason IS NULL AND {side} \
+             IS NULL"
         ))
     };
-    let (came, went) = (moved("from_sequence"), moved("to_sequence"));
-    assert_eq!(balances, COMPANY_CENTS + came - went, "balances = seed + what came - what went");
+    let (paid_in, paid_out) = (moved("from_sequence"), moved("to_sequence"));
+    assert_eq!(balances, COMPANY_CENTS + paid_in - paid_out, "initial + paid in - paid out");
 }
 
-/// The committed offset of each partition of `topic` for the handlers.
+/// The committed offset of each partition of `topic` for the group of the handlers.
 pub fn committed(stack: &Stack, topic: &str) -> Vec<i64> {
     let mut kafka = stack.kafka_client();
     let offsets = kafka.committed("command-handler", topic, PATIENCE).expect("the group's offsets");
     offsets.into_iter().map(|offset| offset.unwrap_or(0)).collect()
 }
 
-/// Waits until the handlers have committed all of `topic`.
+/// Waits until the handlers have committed the end of `topic`.
 ///
 /// # Panics
-/// They have not within `limit`.
+/// If they have not after `limit`.
 #[track_caller]
 pub fn wait_committed(stack: &Stack, topic: &str, limit: Duration) {
     let mut kafka = stack.kafka_client();

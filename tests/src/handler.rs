@@ -14,22 +14,23 @@ use std::time::{Duration, Instant};
 
 const SIGKILL: i32 = 9;
 
-/// Longest wait for the stop of a handler whose test is over.
+/// Timeout for the shutdown of a handler at the end of a test.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
-/// How a handler is started.
+/// Settings of a handler.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Settings<'a> {
-    /// Environment beside the addresses of the servers.
+    /// Environment variables in addition to the addresses of the servers.
     pub env: &'a [(&'a str, &'a str)],
-    /// The same, for the first life only.
+    /// Environment variables of the first process only.
     pub env_first: &'a [(&'a str, &'a str)],
-    /// It stays dead when it dies.
+    /// The handler is not restarted when it ends.
     pub once: bool,
 }
 
-/// A command-handler. Started again when it dies, as the stack's supervisor does. Stopped when dropped, so that the next test's
-/// handler has nothing to tell again; killed if it does not stop.
+/// A command-handler. It is restarted when it ends, as the stack's supervisor does. Dropping it
+/// stops it, so that the handler of the next test has no records to repeat. It is killed if it does
+/// not stop.
 pub struct Handler {
     shared: Arc<Mutex<Shared>>,
     supervisor: Option<JoinHandle<()>>,
@@ -38,11 +39,11 @@ pub struct Handler {
 }
 
 struct Shared {
-    /// The process, while it lives.
+    /// The process while it runs.
     child: Option<Child>,
-    /// How its lives ended so far.
+    /// Exit statuses of its processes so far.
     exits: Vec<ExitStatus>,
-    /// This life is its last.
+    /// The current process is not restarted.
     last: bool,
 }
 
@@ -52,17 +53,17 @@ impl Handler {
         Self::start_with(stack, Settings::default())
     }
 
-    /// The same, with settings.
+    /// Starts a handler with settings and waits until it is ready.
     pub fn start_with(stack: &Stack, settings: Settings<'_>) -> Self {
         let handler = Self::launch(stack, settings);
         handler.wait_ready(PATIENCE);
         handler
     }
 
-    /// Starts a handler and waits for nothing.
+    /// Starts a handler without waiting until it is ready.
     ///
     /// # Panics
-    /// It can't be started.
+    /// If it can't be started.
     pub fn launch(stack: &Stack, settings: Settings<'_>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -99,7 +100,7 @@ impl Handler {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// True if it says that it serves both topics.
+    /// True if `/readyz` reports that it consumes both topics.
     pub fn is_ready(&self) -> bool {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(Duration::from_secs(1)))
@@ -109,16 +110,16 @@ impl Handler {
         agent.get(&url).call().is_ok_and(|answer| answer.status() == 200)
     }
 
-    /// Waits until it serves both topics.
+    /// Waits until it is ready.
     ///
     /// # Panics
-    /// It does not within `limit`.
+    /// If it is not after `limit`.
     #[track_caller]
     pub fn wait_ready(&self, limit: Duration) {
         until("the handler is ready", limit, || self.is_ready().then_some(()));
     }
 
-    /// The number of `/metrics` in the line that starts with `name`; `None` if there is none.
+    /// The value in the line of `/metrics` that starts with `name`; `None` without such a line.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.port);
         let text = ureq::get(&url).call().ok()?.body_mut().read_to_string().ok()?;
@@ -126,39 +127,39 @@ impl Handler {
         line.rsplit(' ').next()?.parse().ok()
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// How its lives ended so far.
+    /// Exit statuses of its processes so far.
     pub fn exits(&self) -> Vec<ExitStatus> {
         self.shared().exits.clone()
     }
 
-    /// Kills it (SIGKILL); it is started again unless it was to live once.
+    /// Kills it (SIGKILL). It is restarted unless `once` is set.
     pub fn kill(&self) {
         self.signal("KILL");
     }
 
-    /// Kills it for good.
+    /// Kills it (SIGKILL) without a restart.
     pub fn kill_for_good(&self) {
         self.shared().last = true;
         self.kill();
         self.wait_gone(PATIENCE);
     }
 
-    /// Stops all its threads where they are.
+    /// Stops all its threads (SIGSTOP).
     pub fn freeze(&self) {
         self.signal("STOP");
     }
 
-    /// Lets it go on.
+    /// Continues all its threads (SIGCONT).
     pub fn thaw(&self) {
         self.signal("CONT");
     }
 
-    /// While the lock is held nobody waits for the child, so its pid is nobody else's.
+    /// The lock keeps the supervisor from reaping the child, so its pid is not reused.
     fn signal(&self, signal: &str) {
         if let Some(child) = &self.shared().child {
             let pid = child.id().to_string();
@@ -167,10 +168,10 @@ impl Handler {
         }
     }
 
-    /// Waits until it has ended `count` times; the last end.
+    /// Waits until it has ended `count` times. Returns the last exit status.
     ///
     /// # Panics
-    /// It has not within `limit`.
+    /// If it has not after `limit`.
     #[track_caller]
     pub fn wait_exits(&self, count: usize, limit: Duration) -> ExitStatus {
         until(&format!("the handler ends (time {count})"), limit, || {
@@ -182,10 +183,10 @@ impl Handler {
         until("the handler is gone", limit, || self.shared().child.is_none().then_some(()));
     }
 
-    /// Stops it by SIGTERM; how long that took.
+    /// Stops it (SIGTERM). Returns the time until its end.
     ///
     /// # Panics
-    /// It exits with another code than 0.
+    /// If the exit code is not 0.
     #[track_caller]
     pub fn stop(&self) -> Duration {
         let (end, took) = self.terminate();
@@ -193,10 +194,10 @@ impl Handler {
         took
     }
 
-    /// Ends it by SIGTERM: how, and how long that took.
+    /// Stops it (SIGTERM). Returns the exit status and the time until its end.
     ///
     /// # Panics
-    /// It goes on.
+    /// If it does not end.
     #[track_caller]
     pub fn terminate(&self) -> (ExitStatus, Duration) {
         let started = Instant::now();
@@ -204,7 +205,7 @@ impl Handler {
         self.signal("TERM");
         self.wait_gone(PATIENCE);
         let took = started.elapsed();
-        (*self.exits().last().expect("it is gone"), took)
+        (*self.exits().last().expect("the process has ended"), took)
     }
 
     fn end_of_log(&self) -> String {
@@ -236,18 +237,18 @@ impl Drop for Handler {
     }
 }
 
-/// True for an end by SIGKILL.
+/// True if the process was ended by SIGKILL.
 pub fn was_killed(end: ExitStatus) -> bool {
     end.signal() == Some(SIGKILL)
 }
 
-/// Starts the handler again whenever it ends with another code than 0 (done) and 2 (its environment is wrong).
+/// Restarts the handler when it ends with an exit code other than 0 (done) and 2 (usage error).
 fn supervise(shared: &Mutex<Shared>, mut command: Command) {
-    const LOOK: Duration = Duration::from_millis(5);
+    const CHECK_INTERVAL: Duration = Duration::from_millis(5);
     const PAUSE: Duration = Duration::from_millis(100);
     let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
-        thread::sleep(LOOK);
+        thread::sleep(CHECK_INTERVAL);
         {
             let mut shared = lock();
             let Some(child) = &mut shared.child else { return };
@@ -279,7 +280,7 @@ fn appending(log: &Path) -> File {
     file.unwrap_or_else(|err| panic!("{}: {err}", log.display()))
 }
 
-/// A port that nobody listens on now.
+/// A port on which nothing listens now.
 fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the system has a port");
     listener.local_addr().expect("it is bound").port()

@@ -1,9 +1,9 @@
-//! What the end-to-end tests in `tests/` share: the servers, handlers that they start and kill,
-//! load, and a client that checks what must always hold.
+//! Code shared by the end-to-end tests in `tests/`: the servers, handlers that tests start and
+//! kill, load, and a client that checks the contract.
 //!
 //! The servers run without services, and all tests share their topics and database. So each test
-//! opens its own accounts, knows its own command ids, starts its own handlers, and reads the
-//! outcomes from where the topics end when it starts.
+//! opens its own accounts, starts its own handlers, and knows the ids of its commands. It reads
+//! outcomes from the ends of the topics at its start.
 
 pub mod bank_client;
 pub mod handler;
@@ -20,8 +20,8 @@ pub fn creation(a_type: Atype) -> ConfirmAccountCreation {
     ConfirmAccountCreation { id: Uuid::new_v4(), a_type }
 }
 
-/// An iban of this bank that is well formed and (but for one chance in a thousand million)
-/// nobody's.
+/// A well-formed iban of this bank without an account. The probability that it has one is below
+/// 1e-9.
 pub fn nobody() -> String {
     bank::iban::generate(&mut rand::rng())
 }

@@ -1,4 +1,4 @@
-//! A steady stream of transfers.
+//! A constant load of transfers.
 
 use crate::stack::{Post, Stack, post};
 use crate::{Account, SHOP, nobody};
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// A thread that orders transfers between accounts until it is stopped; while Kafka is away it keeps trying.
+/// A thread that sends transfers between accounts until it is stopped. It retries while Kafka is
+/// unavailable.
 pub struct Load {
     stop: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
@@ -19,7 +20,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Orders `per_second` transfers of `accounts`.
+    /// Sends `per_second` transfers between `accounts`.
     pub fn start(stack: &Stack, accounts: &[Account], per_second: usize) -> Self {
         const TICK: Duration = Duration::from_millis(20);
         let stop = Arc::new(AtomicBool::new(false));
@@ -34,7 +35,7 @@ impl Load {
             let started = Instant::now();
             let mut due = 0;
             while !stopped.load(Ordering::Relaxed) {
-                // After a pause of Kafka's, a second's worth at most comes at once.
+                // When Kafka is available again, at most the transfers of one second are sent.
                 let passed = usize::try_from(started.elapsed().as_millis()).expect("it is short");
                 let behind = (passed * per_second / 1000).saturating_sub(due);
                 due += behind;
@@ -55,19 +56,19 @@ impl Load {
         Self { stop, count, thread: Some(thread) }
     }
 
-    /// How many it has ordered so far.
+    /// Number of transfers sent so far.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Stops it; what it has ordered.
+    /// Stops the load. Returns the transfers that were sent.
     ///
     /// # Panics
-    /// It has.
+    /// If the thread has panicked.
     pub fn stop(mut self) -> Vec<ConfirmMoneyTransfer> {
         self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().expect("it is stopped once");
-        thread.join().expect("the load could be written")
+        let thread = self.thread.take().expect("a load is stopped once");
+        thread.join().expect("the thread sent its transfers")
     }
 }
 
@@ -80,7 +81,7 @@ impl Drop for Load {
     }
 }
 
-/// A transfer of each kind now and then, some of which the bank refuses.
+/// A random transfer. Some are of kinds that the bank rejects.
 pub fn random_transfer(rng: &mut impl Rng, accounts: &[Account]) -> ConfirmMoneyTransfer {
     let any = |rng: &mut _| &accounts[RngExt::random_range(rng, 0..accounts.len())];
     let from = any(rng);

@@ -1,4 +1,4 @@
-//! The real servers that the tests run on, as `stack.sh env` describes them.
+//! The real servers of the tests, with the addresses that `stack.sh env` prints.
 
 use avro::registry::Registry;
 use avro::{Encoder, Record};
@@ -14,31 +14,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-/// How long the harness itself may wait for a server that answers slowly.
+/// Timeout of requests of the tests to slow servers.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running Kafka, registry and PostgreSQL, with topics and schemas made.
+/// Running Kafka, registry and PostgreSQL, with all topics and schemas.
 pub struct Stack {
     variables: BTreeMap<String, String>,
-    /// The cluster.
     pub kafka: KafkaConfig,
-    /// The registry.
     pub registry: Registry,
     /// Schema id of each topic that has one.
     pub schema_ids: BTreeMap<&'static str, u32>,
-    /// Writes commands.
+    /// Encodes commands.
     pub creations: Encoder<ConfirmAccountCreation>,
-    /// Writes commands.
+    /// Encodes commands.
     pub transfers: Encoder<ConfirmMoneyTransfer>,
-    /// Stops the servers again, where this value has started them.
+    /// Stops the servers that this value has started.
     _own: Option<Own>,
 }
 
 impl Stack {
-    /// The stack that this process's environment names.
+    /// The stack in the environment variables of this process.
     ///
     /// # Panics
-    /// It is not there: a missing server fails a test.
+    /// If a variable is missing: a missing server fails a test.
     pub fn shared() -> Self {
         let names =
             ["STACK", "STACK_DIR", "KAFKA_BROKERS", "SCHEMA_REGISTRY_URL", "BALANCE_DATABASE_URL"];
@@ -50,11 +48,11 @@ impl Stack {
         Self::describe(names.into_iter().map(variable).collect(), None)
     }
 
-    /// A stack of three brokers beside the shared one, each of its ports 100 above the shared one's; stopped and deleted when
-    /// dropped.
+    /// Starts a stack of three brokers in addition to the shared one. Each port is 100 above that
+    /// of the shared stack. Dropping it stops the servers and deletes their data.
     ///
     /// # Panics
-    /// It does not start.
+    /// If it does not start.
     pub fn of_three_brokers() -> Self {
         let shared = Self::shared();
         let dir = format!("{}-3", shared.variables["STACK_DIR"]);
@@ -73,7 +71,7 @@ impl Stack {
             ("REGISTRY_PORT".to_owned(), port("SCHEMA_REGISTRY_URL")),
             ("POSTGRES_PORT".to_owned(), port("BALANCE_DATABASE_URL")),
         ]);
-        // What a run that was killed has left.
+        // Removes the rest of a run that was killed.
         script(&variables, &["wipe"]);
         let own = Own(variables.clone());
         script(&variables, &["up", "--servers-only"]);
@@ -87,10 +85,10 @@ impl Stack {
     }
 
     fn describe(variables: BTreeMap<String, String>, own: Option<Own>) -> Self {
-        // The harness outlives a broker that is frozen for a while.
+        // Longer than the time for which tests freeze a broker.
         let lookup = |name: &str| match name {
             "KAFKA_TIMEOUT_MS" => Some("110000".to_owned()),
-            // As the services that the tests start.
+            // The same client as in the services that the tests start.
             "KAFKA_CLIENT" => std::env::var(name).ok(),
             _ => variables.get(name).cloned(),
         };
@@ -113,10 +111,11 @@ impl Stack {
         messaging::connect(&self.kafka)
     }
 
-    /// Is it today's protocol that these tests, and the services that they start, run on? Else it is the kafka crate.
+    /// True if these tests, and the services that they start, use the built-in client. Otherwise
+    /// they use the kafka crate.
     ///
     /// # Panics
-    /// The cluster does not answer.
+    /// If the cluster does not respond.
     pub fn built_in(&self) -> bool {
         let mut kafka_client = self.kafka_client();
         kafka_client
@@ -125,13 +124,13 @@ impl Stack {
         kafka_client.fetches_from_all()
     }
 
-    /// A command as a record.
+    /// A command as a record for its topic.
     pub fn creation(&self, command: &ConfirmAccountCreation) -> Post {
         let topic = ConfirmAccountCreation::TOPIC;
         Post::keyed(&topic, command.id.to_string(), self.creations.encode(command))
     }
 
-    /// A command as a record.
+    /// A command as a record for its topic.
     pub fn transfer(&self, command: &ConfirmMoneyTransfer) -> Post {
         let topic = ConfirmMoneyTransfer::TOPIC;
         Post::keyed(&topic, command.id.to_string(), self.transfers.encode(command))
@@ -140,46 +139,46 @@ impl Stack {
     /// A connection to balancedb.
     ///
     /// # Panics
-    /// It can't be had.
+    /// If the connection fails.
     pub fn database(&self) -> postgres::Client {
         postgres::Client::connect(self.database_url(), NoTls).expect("connect to balancedb")
     }
 
-    /// The URL of balancedb.
+    /// URL of balancedb.
     pub fn database_url(&self) -> &str {
         &self.variables["BALANCE_DATABASE_URL"]
     }
 
-    /// The URL of the registry.
+    /// URL of the registry.
     pub fn registry_url(&self) -> &str {
         &self.variables["SCHEMA_REGISTRY_URL"]
     }
 
-    /// Where the stack keeps its logs, and the tests theirs.
+    /// Folder for the logs of the stack and of the tests.
     pub fn log_dir(&self) -> PathBuf {
         Path::new(&self.variables["STACK_DIR"]).join("log")
     }
 
-    /// Stops a part with TERM or KILL; ending or dropping the fault starts it again.
+    /// Stops a part with TERM or KILL. Ending or dropping the fault starts it again.
     #[must_use = "the part starts again when the fault is dropped"]
     pub fn stop(&self, part: &str, signal: &str) -> Fault<'_> {
         self.fault(part, &["stop", part, signal], "start")
     }
 
-    /// Freezes a part by SIGSTOP; ending or dropping the fault lets it go on.
-    #[must_use = "the part goes on when the fault is dropped"]
+    /// Freezes a part (SIGSTOP). Ending or dropping the fault continues it.
+    #[must_use = "the part continues when the fault is dropped"]
     pub fn freeze(&self, part: &str) -> Fault<'_> {
         self.fault(part, &["kill", part, "STOP"], "CONT")
     }
 
-    fn fault(&self, part: &str, words: &[&str], mend: &'static str) -> Fault<'_> {
-        let fault = Fault { stack: self, part: part.to_owned(), mend };
+    fn fault(&self, part: &str, words: &[&str], undo: &'static str) -> Fault<'_> {
+        let fault = Fault { stack: self, part: part.to_owned(), undo };
         script(&self.variables, words);
         fault
     }
 }
 
-/// Servers that end, and whose data go, when this is dropped.
+/// Servers that are stopped, and whose data are deleted, on drop.
 struct Own(BTreeMap<String, String>);
 
 impl Drop for Own {
@@ -191,21 +190,21 @@ impl Drop for Own {
     }
 }
 
-/// A part of the stack that is down or frozen for as long as this lives.
+/// A stopped or frozen part of the stack. Dropping this value ends the fault.
 pub struct Fault<'a> {
     stack: &'a Stack,
     part: String,
-    mend: &'static str,
+    undo: &'static str,
 }
 
 impl Fault<'_> {
-    /// Ends it; returns once the part is ready again.
+    /// Ends the fault and waits until the part is ready.
     pub fn end(self) {}
 }
 
 impl Drop for Fault<'_> {
     fn drop(&mut self) {
-        let words: &[&str] = if self.mend == "CONT" {
+        let words: &[&str] = if self.undo == "CONT" {
             &["kill", &self.part, "CONT"]
         } else {
             &["start", &self.part]
@@ -236,7 +235,7 @@ fn script(variables: &BTreeMap<String, String>, words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("the script writes text")
 }
 
-/// Runs the synchronizer: topics and schemas are what they should be.
+/// Runs the synchronizer, which creates topics and schemas.
 fn synchronize(variables: &BTreeMap<String, String>) {
     let output = Command::new(binary("synchronizer"))
         .envs(variables)
@@ -247,13 +246,13 @@ fn synchronize(variables: &BTreeMap<String, String>) {
     assert!(output.status.success(), "synchronizer: {}\n{errors}", output.status);
 }
 
-/// A binary of this build: in `BIN_DIR`, or where Cargo has put this test.
+/// A binary of this build, in `BIN_DIR` or in Cargo's folder.
 pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("BIN_DIR").filter(|dir| !dir.is_empty());
     dir.map_or_else(profile_dir, PathBuf::from).join(name)
 }
 
-/// Cargo's folder for what is built.
+/// Cargo's target folder.
 pub fn target_dir() -> PathBuf {
     let mut dir = profile_dir();
     dir.pop();
@@ -261,36 +260,32 @@ pub fn target_dir() -> PathBuf {
 }
 
 fn profile_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows where it is");
+    let test = std::env::current_exe().expect("the path of the test is known");
     let dir = test.parent().and_then(Path::parent);
-    dir.expect("Cargo puts tests into deps/ beside the binaries").to_owned()
+    dir.expect("Cargo puts tests into deps/ next to the binaries").to_owned()
 }
 
-/// A record on its way to a topic.
+/// A record for a topic.
 pub struct Post {
-    /// Topic name.
     pub topic: &'static str,
-    /// Partition, from 0.
     pub partition: i32,
-    /// Key; null if there is none.
     pub key: Option<Vec<u8>>,
-    /// Value; null if there is none.
     pub value: Option<Vec<u8>>,
 }
 
 impl Post {
-    /// A record where its key belongs.
+    /// A record for the partition of its key.
     pub fn keyed(topic: &Topic, key: String, value: Vec<u8>) -> Self {
         let partition = partition(key.as_bytes(), topic.partitions);
         Self { topic: topic.name, partition, key: Some(key.into_bytes()), value: Some(value) }
     }
 }
 
-/// Writes all of `posts`, in order within each partition, and again what perhaps was not written: a cluster in trouble can
-/// get a record twice. The offset of each.
+/// Writes `posts`, in order within each partition, and returns their offsets. Retries after errors,
+/// so a record may be written twice.
 ///
 /// # Panics
-/// Not all could be written within [`PATIENCE`].
+/// If they are not written after [`PATIENCE`].
 pub fn post(kafka_client: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
     let mut left: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
     for (at, post) in posts.iter().enumerate() {
@@ -311,10 +306,10 @@ pub fn post(kafka_client: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
             })
             .collect();
         let results = kafka_client.produce(&batches, Duration::from_secs(10));
-        let places: Vec<(&str, i32)> = left.keys().copied().collect();
-        for (place, result) in places.into_iter().zip(results) {
+        let partitions: Vec<(&str, i32)> = left.keys().copied().collect();
+        for (partition, result) in partitions.into_iter().zip(results) {
             if let Ok(first) = result {
-                for (offset, at) in (first..).zip(left.remove(&place).into_iter().flatten()) {
+                for (offset, at) in (first..).zip(left.remove(&partition).into_iter().flatten()) {
                     offsets[at] = offset;
                 }
             }

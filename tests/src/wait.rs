@@ -1,12 +1,12 @@
-//! Waiting for what must come to be.
+//! Waiting for a condition.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Asks `look` again and again until it has something.
+/// Calls `look` repeatedly until it returns a value.
 ///
 /// # Panics
-/// It has nothing within `limit`; the message tells `what` was waited for.
+/// If it returns none within `limit`. The message contains `what`.
 #[track_caller]
 pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + limit;
@@ -14,7 +14,7 @@ pub fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that go away, come back and freeze while the bank is under load.
+//! Servers that stop, restart and freeze while the bank is under load.
 
 use bank::records::{Atype, ConfirmMoneyTransfer};
 use bank::topology::CONFIRM_MONEY_TRANSFER;
@@ -11,15 +11,15 @@ use bank_tests::{Account, creation};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How soon after a server's return the bank must work.
+/// Time after the return of a server within which the bank must work again.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// How long a stop may take, with some time for the process to end.
+/// Longest duration of a shutdown.
 const STOP: Duration = Duration::from_millis(1_500);
-/// The same where a call hangs, which is given two seconds.
+/// Longest duration of a shutdown while a call hangs, for which the handler waits two seconds.
 const STOP_HUNG: Duration = Duration::from_secs(4);
 const PER_SECOND: usize = 2_000;
 
-/// A bank at work.
+/// A bank under load.
 struct Bank<'a> {
     client: BankClient<'a>,
     handler: Handler,
@@ -37,7 +37,7 @@ impl<'a> Bank<'a> {
         Self { client, handler, accounts, load }
     }
 
-    /// Both kinds of commands, ordered now, are answered soon enough.
+    /// Sends both kinds of commands, which must be answered within [`RECOVERY`].
     #[track_caller]
     fn recovers(&mut self) {
         let started = Instant::now();
@@ -46,7 +46,7 @@ impl<'a> Bank<'a> {
         self.client.settle(RECOVERY.saturating_sub(started.elapsed()));
     }
 
-    /// All that was ever ordered has its one answer.
+    /// Checks that each command has exactly one outcome.
     fn close(mut self) -> BankClient<'a> {
         self.client.expect_transfers(&self.load.stop());
         self.client.settle(PATIENCE);
@@ -59,7 +59,7 @@ impl<'a> Bank<'a> {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_broker_restarts_under_load() {
+fn broker_restarts_under_load() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
     for signal in ["TERM", "KILL"] {
@@ -76,22 +76,22 @@ fn postgresql_restarts_under_load() {
     let mut bank = Bank::open(&stack, &[]);
     for signal in ["TERM", "KILL"] {
         let fault = stack.stop("postgres", signal);
-        until("the handler says that it can't serve", PATIENCE, || {
+        until("the handler reports that it is not ready", PATIENCE, || {
             (!bank.handler.is_ready()).then_some(())
         });
         fault.end();
         bank.recovers();
         bank.handler.wait_ready(RECOVERY);
     }
-    assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+    assert!(bank.handler.exits().is_empty(), "the handler ended instead of waiting");
     bank.close();
 }
 
-/// What it has decided and can't tell, the next one tells. One that has yet to begin doesn't wait
-/// for the server either.
+/// The next handler publishes the outcomes that the stopped one has stored but not published. A
+/// handler stops as fast if the server was down at its start.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_is_stopped_while_a_server_is_away() {
+fn handler_stops_while_a_server_is_down() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
     for (part, sign, sign_at_start) in [
@@ -100,15 +100,17 @@ fn a_handler_is_stopped_while_a_server_is_away() {
     ] {
         let before = bank.handler.log().matches(sign).count();
         let fault = stack.stop(part, "TERM");
-        until("it notices", PATIENCE, || {
+        until("the handler logs the failure", PATIENCE, || {
             (bank.handler.log().matches(sign).count() > before).then_some(())
         });
         let took = bank.handler.stop();
-        assert!(took < STOP, "without {part} the stop took {took:?}");
+        assert!(took < STOP, "without {part} the shutdown took {took:?}");
         let next = Handler::launch(&stack, Settings::default());
-        until("it notices", PATIENCE, || next.log().contains(sign_at_start).then_some(()));
+        until("the next handler logs the failure", PATIENCE, || {
+            next.log().contains(sign_at_start).then_some(())
+        });
         let took = next.stop();
-        assert!(took < STOP, "without {part} from its start the stop took {took:?}");
+        assert!(took < STOP, "started without {part}, the shutdown took {took:?}");
         fault.end();
         bank.handler = Handler::start(&stack);
         bank.recovers();
@@ -116,17 +118,16 @@ fn a_handler_is_stopped_while_a_server_is_away() {
     bank.close();
 }
 
-/// A call that hangs doesn't hold up the stop. The exit code says that something was left to be
-/// done.
+/// A call that hangs does not delay the shutdown. Exit code 75 means that work was left.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_is_stopped_while_a_server_is_frozen() {
+fn handler_stops_while_a_server_is_frozen() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
     for part in ["kafka-1", "postgres"] {
         let fault = stack.freeze(part);
         let (end, took) = bank.handler.terminate();
-        assert!(took < STOP_HUNG, "beside a frozen {part} the stop took {took:?}");
+        assert!(took < STOP_HUNG, "with a frozen {part} the shutdown took {took:?}");
         assert!(matches!(end.code(), Some(0 | 75)), "{end:?}");
         fault.end();
         bank.handler = Handler::start(&stack);
@@ -137,28 +138,28 @@ fn a_handler_is_stopped_while_a_server_is_frozen() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_waits_for_a_registry_that_is_down_at_its_start() {
+fn handler_waits_for_the_registry_at_start() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let fault = stack.stop("registry", "TERM");
     let handler = Handler::launch(&stack, Settings::default());
     client.send_creations(&[creation(Atype::Manual)]);
-    until("it says what it waits for", PATIENCE, || {
+    until("the handler logs that it waits", PATIENCE, || {
         handler.log().contains("waiting for the schema registry").then_some(())
     });
     assert!(!handler.is_ready());
     fault.end();
     client.settle(RECOVERY);
     handler.wait_ready(RECOVERY);
-    assert!(handler.exits().is_empty(), "it waits, and does not end");
+    assert!(handler.exits().is_empty(), "the handler ended instead of waiting");
     client.check();
 }
 
-/// What it needs for the bank's own schemas it has learned. A command in another schema waits until
-/// it can be read.
+/// The handler caches the ids of the bank's own schemas. A command in another schema waits until
+/// its schema is available.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn the_registry_goes_away_and_comes_back() {
+fn registry_restarts_under_load() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
     let newer = newer_schema();
@@ -173,20 +174,20 @@ fn the_registry_goes_away_and_comes_back() {
         &mut *stack.kafka_client(),
         &[Post::keyed(&CONFIRM_MONEY_TRANSFER, key, in_newer_schema(&stack, id, &order))],
     );
-    until("it says what it waits for", PATIENCE, || {
+    until("the handler logs that it waits", PATIENCE, || {
         bank.handler.log().contains("waiting for the schema registry").then_some(())
     });
     fault.end();
     bank.recovers();
     assert_eq!(bank.client.refusal(order.id), None);
-    assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+    assert!(bank.handler.exits().is_empty(), "the handler ended instead of waiting");
     let client = bank.close();
     assert!(client.dead_letters.is_empty(), "{:?}", client.dead_letters);
 }
 
-/// A schema of transfers with one field more.
+/// A schema of transfers with an additional field.
 fn newer_schema() -> String {
-    let ours = CONFIRM_MONEY_TRANSFER.schema.expect("it has one");
+    let ours = CONFIRM_MONEY_TRANSFER.schema.expect("the topic has a schema");
     let mut schema: serde_json::Value = serde_json::from_str(ours).expect("schemas are JSON");
     let note = serde_json::json!({ "name": "note", "type": "string", "default": "" });
     schema["fields"].as_array_mut().expect("a record has fields").push(note);
@@ -200,12 +201,11 @@ fn in_newer_schema(stack: &Stack, id: u32, order: &ConfirmMoneyTransfer) -> Vec<
     value
 }
 
-/// Its socket stays open and says nothing: only a deadline helps. The kafka crate's sockets can't
-/// be reached, so that only a new process gets rid of the call; today's client takes a new
-/// connection.
+/// The socket of a frozen broker stays open, so only a timeout ends the call. The sockets of the
+/// kafka crate are private, so the process must restart. The built-in client reconnects.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_broker_freezes_for_longer_than_a_call_may_take() {
+fn broker_freezes_longer_than_the_request_timeout() {
     let stack = Stack::shared();
     let built_in = stack.built_in();
     let mut bank = Bank::open(&stack, &[("KAFKA_TIMEOUT_MS", "3000")]);
@@ -213,13 +213,13 @@ fn a_broker_freezes_for_longer_than_a_call_may_take() {
     let before = bank.handler.log().matches(given_up).count();
     let fault = stack.freeze("kafka-1");
     if built_in {
-        until("it gives an answer up", PATIENCE, || {
+        until("the request times out", PATIENCE, || {
             (bank.handler.log().matches(given_up).count() > before).then_some(())
         });
     } else {
         let end = bank.handler.wait_exits(1, PATIENCE);
         assert_eq!(end.code(), Some(75), "{end:?}");
-        until("the next one finds no broker", PATIENCE, || {
+        until("the next process finds no broker", PATIENCE, || {
             bank.handler.log().contains("does not respond").then_some(())
         });
     }
@@ -230,21 +230,21 @@ fn a_broker_freezes_for_longer_than_a_call_may_take() {
     bank.close();
 }
 
-/// For longer than its sessions may be idle, and then for longer than a call may take.
+/// First for longer than a session may be idle, then for longer than a call may take.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn postgresql_freezes() {
+fn postgresql_freezes_under_load() {
     let stack = Stack::shared();
     let mut bank = Bank::open(&stack, &[]);
     let fault = stack.freeze("postgres");
     let since = Instant::now();
-    until("the time has passed", PATIENCE, || {
+    until("12 s have passed", PATIENCE, || {
         bank.client.read(Duration::from_millis(100));
         (since.elapsed() > Duration::from_secs(12)).then_some(())
     });
     fault.end();
     bank.recovers();
-    assert!(bank.handler.exits().is_empty(), "it waits, and does not end");
+    assert!(bank.handler.exits().is_empty(), "the handler ended instead of waiting");
 
     let fault = stack.freeze("postgres");
     let end = bank.handler.wait_exits(1, Duration::from_secs(45));

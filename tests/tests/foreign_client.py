@@ -1,7 +1,9 @@
-"""A client of the bank that shares no code with it: Confluent's, with its own Avro and its own partitioner.
+"""A client of the bank that shares no code with it: Confluent's, with another Avro library and
+another partitioner.
 
-Opens two accounts, orders transfers, and reads every outcome through the registry. Prints what it did and read as one JSON object.
-Bootstrap brokers and the registry's URL come from the environment.
+Opens two accounts, sends transfers, and reads every outcome through the registry. Prints the
+records sent and read as one JSON object. The addresses of the brokers and of the registry are in
+environment variables.
 """
 
 import json
@@ -23,7 +25,7 @@ OUTCOMES = [
     "money_transfer_failed",
     "balance_changed",
 ]
-# As the talk's programs know it: without transfer_id and sequence.
+# The schema of the talk's programs, without transfer_id and sequence.
 TALK = json.dumps({
     "namespace": "nl.openweb.data",
     "type": "record",
@@ -36,12 +38,14 @@ TALK = json.dumps({
         {"name": "description", "type": "string"},
     ],
 })
-PATIENCE_S = 30
+TIMEOUT_S = 30
 
 registry = SchemaRegistryClient({"url": os.environ["SCHEMA_REGISTRY_URL"]})
-# librdkafka's own default is another hash.
+# librdkafka's default partitioner uses another hash.
 producer = Producer({"bootstrap.servers": BROKERS, "partitioner": "murmur2_random", "acks": "all"})
-consumer = Consumer({"bootstrap.servers": BROKERS, "group.id": "foreign-client", "enable.auto.commit": False})
+consumer = Consumer({
+    "bootstrap.servers": BROKERS, "group.id": "foreign-client", "enable.auto.commit": False,
+})
 serializers = {}
 sent, read = [], []
 
@@ -52,7 +56,8 @@ def main():
     for command in creations:
         send("confirm_account_creation", command)
     read_until(lambda: answered(creations))
-    a, b = (next(it["value"] for it in read if it["value"]["id"] == text(command)) for command in creations)
+    opened = {it["value"]["id"]: it["value"] for it in read if "id" in it["value"]}
+    a, b = (opened[text(command)] for command in creations)
 
     def transfer(amount, source, token, to):
         fields = {"amount": amount, "from": source, "token": token, "to": to}
@@ -64,16 +69,17 @@ def main():
     read_until(lambda: answered(orders) and changes() >= len(orders))
     more = [transfer(n, a["iban"], a["token"], b["iban"]) for n in range(50)]
     more += [transfer(1, a["iban"], b["token"], b["iban"])]
-    # As a serializer comes: it registers its own text of the schema, without blanks, which may get another id.
+    # By default a serializer registers its own text of the schema, which may have another id.
     own = registry.get_latest_version("confirm_money_transfer-value").schema.schema_str
     for command in more:
         send("confirm_money_transfer", command, own)
-    # The first of them moves nothing, and the last one has the wrong token.
+    # The first transfer has an amount of 0, and the last one has a wrong token.
     read_until(lambda: answered(more) and changes() >= len(orders) + 2 * (len(more) - 2))
 
-    talk = {"iban": "NL00TALK" + uuid.uuid4().hex, "new_balance": 7, "changed_by": -3, "from_to": "x", "description": "y"}
+    talk = {"iban": "NL00TALK" + uuid.uuid4().hex, "new_balance": 7, "changed_by": -3}
+    talk |= {"from_to": "x", "description": "y"}
     send("balance_changed", talk, TALK)
-    producer.flush(PATIENCE_S)
+    producer.flush(TIMEOUT_S)
     json.dump({"sent": sent, "read": read, "talk": talk}, sys.stdout)
 
 
@@ -82,12 +88,13 @@ def text(command):
 
 
 def send(topic, value, schema=None):
-    """Writes `value` in the newest schema of the topic, or in one that the client registers."""
+    """Writes `value` in the newest schema of the topic, or in `schema`, which is registered."""
     conf = {} if schema else {"auto.register.schemas": False, "use.latest.version": True}
     key = text(value) if "id" in value else value["iban"]
     if (topic, schema) not in serializers:
         serializers[topic, schema] = AvroSerializer(registry, schema, conf=conf)
-    produce(topic, key, serializers[topic, schema](value, SerializationContext(topic, MessageField.VALUE)))
+    context = SerializationContext(topic, MessageField.VALUE)
+    produce(topic, key, serializers[topic, schema](value, context))
 
 
 def produce(topic, key, value):
@@ -100,22 +107,22 @@ def produce(topic, key, value):
 
 
 def read_from_the_end():
-    places = []
+    partitions = []
     for topic in OUTCOMES:
-        for partition in consumer.list_topics(topic, timeout=PATIENCE_S).topics[topic].partitions:
-            place = TopicPartition(topic, partition)
-            _, place.offset = consumer.get_watermark_offsets(place, timeout=PATIENCE_S)
-            places.append(place)
-    consumer.assign(places)
+        for partition in consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions:
+            position = TopicPartition(topic, partition)
+            _, position.offset = consumer.get_watermark_offsets(position, timeout=TIMEOUT_S)
+            partitions.append(position)
+    consumer.assign(partitions)
 
 
 def read_until(done):
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     with_writers_schema = AvroDeserializer(registry)
     as_the_talk = AvroDeserializer(registry, TALK)
     while not done():
         producer.poll(0)
-        assert time.monotonic() < deadline, f"of {len(sent)} commands too little is answered: {read}"
+        assert time.monotonic() < deadline, f"of {len(sent)} commands some are unanswered: {read}"
         message = consumer.poll(0.1)
         if message is None:
             continue
@@ -133,7 +140,10 @@ def read_until(done):
 
 
 def plain(value):
-    return {name: str(uuid.UUID(bytes=it)) if isinstance(it, bytes) else it for name, it in value.items()}
+    return {
+        name: str(uuid.UUID(bytes=it)) if isinstance(it, bytes) else it
+        for name, it in value.items()
+    }
 
 
 def answered(commands):

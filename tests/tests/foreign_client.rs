@@ -1,4 +1,4 @@
-//! A client that shares no code with the bank asks and understands all that it answers.
+//! A client that shares no code with the bank sends commands and reads all outcomes.
 
 use avro::Decoder;
 use bank::records::{Atype, BalanceChanged};
@@ -13,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// A Python that has Confluent's client, made once for each list of packages.
+/// A Python environment with Confluent's client. It is created once for each list of packages.
 fn python() -> PathBuf {
     let packages = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign_client.txt");
     let wanted = fs::read_to_string(packages).expect("the list of packages is there");
@@ -32,11 +32,11 @@ fn python() -> PathBuf {
         let done = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).status();
         assert!(done.is_ok_and(|status| status.success()), "{words:?} failed: {hint}");
     }
-    fs::write(&complete, wanted).expect("the folder was just made");
+    fs::write(&complete, wanted).expect("the folder was just created");
     python
 }
 
-/// A record of the bank as the client should have read it.
+/// A record of the bank in the format in which the client prints it.
 fn as_json(record: &ObservedRecord, value: Value) -> Value {
     let position = &record.position;
     json!({
@@ -86,7 +86,7 @@ fn sorted(mut records: Vec<Value>) -> Vec<Value> {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn confluent_client_understands_every_outcome() {
+fn confluent_client_reads_every_outcome() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
@@ -99,11 +99,11 @@ fn confluent_client_understands_every_outcome() {
         .expect("run the client");
     let errors = String::from_utf8_lossy(&process.stderr);
     assert!(process.status.success(), "{}\n{errors}", process.status);
-    let did: Value = serde_json::from_slice(&process.stdout).expect("it prints JSON");
-    let list = |name: &str| did[name].as_array().expect("it prints a list").clone();
+    let output: Value = serde_json::from_slice(&process.stdout).expect("the client prints JSON");
+    let list = |name: &str| output[name].as_array().expect("the field is a list").clone();
     client.read_to_the_end();
 
-    // Its keys fall where ours do.
+    // Both clients assign a key to the same partition.
     let sent = list("sent");
     assert_eq!(sent.len(), 2 + 50 + 51 + 1);
     for record in &sent {
@@ -112,7 +112,7 @@ fn confluent_client_understands_every_outcome() {
         assert_eq!(record["partition"], ours, "{record}");
     }
 
-    // It has read what we read: all of it, equal in every field.
+    // Both clients have read the same records, equal in every field.
     let ours = sorted(client.records.iter().map(record_as_json).collect());
     assert_eq!(ours.len(), 2 + 50 + 51 + 50 + 2 * 49);
     assert_eq!(sorted(list("read")), ours);
@@ -127,15 +127,15 @@ fn confluent_client_understands_every_outcome() {
     assert!(refused.len() == 2 && refused.contains(&"invalid token"), "{refused:?}");
     check_sums(&stack);
 
-    // What it wrote in the talk's schema, which lacks our two fields, is read.
+    // The bank decodes a record in the talk's schema, which lacks two fields.
     let [talk] = &client.foreign[..] else { panic!("{:?}", client.foreign) };
     let change =
         Decoder::<BalanceChanged>::new(stack.registry.clone()).decode(&talk.value).unwrap();
     assert_eq!((change.transfer_id, change.sequence), (None, 0));
     let read = change_as_json(talk, &change);
-    assert_eq!(read["as_the_talk"], did["talk"]);
+    assert_eq!(read["as_the_talk"], output["talk"]);
 
-    // That schema is now the newest of its subject. The bank goes on in its own.
+    // That schema is now the newest of its subject. The bank continues with its own schema.
     handler.stop();
     let _next = Handler::start(&stack);
     client.open_accounts(1, 1);

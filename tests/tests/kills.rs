@@ -1,4 +1,4 @@
-//! Handlers that are killed where it hurts, and anywhere.
+//! Handlers that are killed at critical points, and at random times.
 
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
@@ -12,11 +12,11 @@ use std::thread;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How many commands wait for the handler that will die.
+/// Number of commands for the handler that is killed.
 const COMMANDS: usize = 300;
 
-/// Number of records in the topics that tell outcomes.
-fn told(stack: &Stack) -> i64 {
+/// Number of records in the topics of outcomes.
+fn published(stack: &Stack) -> i64 {
     let mut kafka = stack.kafka_client();
     let mut ends = |topic: &str| kafka.log_range(topic, PATIENCE).expect("the topic is there");
     OUTCOMES.iter().flat_map(|topic| ends(topic.name)).map(|(_, end)| end).sum()
@@ -38,8 +38,9 @@ enum Commands {
     Transfers(Vec<ConfirmMoneyTransfer>),
 }
 
-/// What is stored and told when a handler dies at `point`, and that the next one makes it whole.
-fn dies_at(point: &str) {
+/// Checks what a handler has stored and published when it is killed at the failpoint `point`, and
+/// that the next handler completes it.
+fn kill_at(point: &str) {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
@@ -63,27 +64,31 @@ fn dies_at(point: &str) {
                 transfers.iter().map(|command| command.id).collect()
             }
         };
-        let (told_before, positions_before) = (told(&stack), positions(&stack));
+        let (published_before, positions_before) = (published(&stack), positions(&stack));
         let env_first = &[("FAILPOINT", point)];
         let doomed =
             Handler::launch(&stack, Settings { env_first, once: true, ..Settings::default() });
         let end = doomed.wait_exits(1, PATIENCE);
         assert!(
             was_killed(end),
-            "{end:?} instead of a death at {point}: built without failpoints?"
+            "{end:?} instead of SIGKILL at {point}: built without failpoints?"
         );
 
-        let told_by_it = told(&stack) - told_before;
+        let published_by_it = published(&stack) - published_before;
         assert_eq!(stored(&stack, &ids) > 0, point != "commit", "stored at {point}");
-        assert_eq!(told_by_it > 0, point == "offsets", "told at {point}: {told_by_it}");
+        assert_eq!(
+            published_by_it > 0,
+            point == "offsets",
+            "published at {point}: {published_by_it}"
+        );
         assert_eq!(positions(&stack), positions_before, "offsets committed at {point}");
         check_sums(&stack);
 
         let next = Handler::start(&stack);
         client.settle(PATIENCE);
         assert_eq!(stored(&stack, &ids), ids.len() as i64);
-        // What was told before the death comes again, and nothing else.
-        let repeats = u64::try_from(told_by_it).expect("topics grow");
+        // Exactly the records that were published before the kill are published again.
+        let repeats = u64::try_from(published_by_it).expect("topics only grow");
         wait_committed(&stack, CONFIRM_MONEY_TRANSFER.name, PATIENCE);
         wait_committed(&stack, CONFIRM_ACCOUNT_CREATION.name, PATIENCE);
         client.read_to_the_end();
@@ -95,25 +100,25 @@ fn dies_at(point: &str) {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_that_dies_before_it_commits_has_done_nothing() {
-    dies_at("commit");
+fn handler_killed_before_commit_has_no_effect() {
+    kill_at("commit");
 }
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_that_dies_before_it_tells_is_spoken_for_by_the_next() {
-    dies_at("produce");
+fn stored_outcomes_are_published_after_a_kill() {
+    kill_at("produce");
 }
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_that_dies_before_its_offsets_are_committed_is_repeated_word_for_word() {
-    dies_at("offsets");
+fn published_outcomes_are_repeated_unchanged_after_a_kill() {
+    kill_at("offsets");
 }
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn twenty_kills_under_load_lose_nothing_and_make_nothing() {
+fn twenty_kills_under_load_lose_no_cent() {
     const KILLS: usize = 20;
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
@@ -124,7 +129,7 @@ fn twenty_kills_under_load_lose_nothing_and_make_nothing() {
         handler.wait_ready(PATIENCE);
         let new: Vec<_> = (0..3).map(|_| creation(Atype::Auto)).collect();
         client.send_creations(&new);
-        // Anywhere in its work: while it takes in, decides, tells or commits.
+        // At any step: while it consumes, decides, publishes or commits.
         thread::sleep(Duration::from_millis(rand::rng().random_range(0..400)));
         handler.kill();
         handler.wait_exits(kill, PATIENCE);
@@ -134,7 +139,7 @@ fn twenty_kills_under_load_lose_nothing_and_make_nothing() {
     client.settle(PATIENCE);
     assert!(handler.exits().iter().all(|end| was_killed(*end)), "{:?}", handler.exits());
     assert_eq!(handler.exits().len(), KILLS);
-    // All may be answered before it is started again.
+    // All commands may be answered before the handler is restarted.
     handler.wait_ready(PATIENCE);
     handler.stop();
     client.read_to_the_end();
@@ -144,7 +149,7 @@ fn twenty_kills_under_load_lose_nothing_and_make_nothing() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_stop_under_load_takes_a_second_at_most_and_repeats_nothing() {
+fn shutdown_under_load_is_fast_and_repeats_nothing() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let mut handler = Handler::start(&stack);
@@ -154,7 +159,7 @@ fn a_stop_under_load_takes_a_second_at_most_and_repeats_nothing() {
         let count = load.count();
         client.wait_outcomes(count + 1_000, PATIENCE);
         let took = handler.stop();
-        assert!(took < Duration::from_secs(1), "the stop took {took:?}");
+        assert!(took < Duration::from_secs(1), "the shutdown took {took:?}");
         handler = Handler::start(&stack);
     }
     client.expect_transfers(&load.stop());

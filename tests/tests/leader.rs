@@ -1,4 +1,4 @@
-//! Three brokers, of which one at a time freezes or dies.
+//! Three brokers, of which one is frozen or killed.
 
 use bank::records::Atype;
 use bank::topology::CONFIRM_MONEY_TRANSFER;
@@ -10,15 +10,15 @@ use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
 use std::time::{Duration, Instant};
 
-/// Shorter than a call may take, and than the cluster needs to see it.
+/// Shorter than the request timeout, and than the cluster needs to detect the loss of a broker.
 const FROZEN: Duration = Duration::from_secs(6);
-/// The cluster needs 9 s to see that a broker is gone, and elects new leaders.
+/// The cluster detects the loss of a broker after 9 s, and then elects new leaders.
 const FAILOVER: Duration = Duration::from_secs(25);
 const RECOVERY: Duration = Duration::from_secs(10);
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_leader_freezes_and_is_killed_under_load() {
+fn leader_freezes_and_is_killed_under_load() {
     let stack = Stack::of_three_brokers();
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
@@ -29,20 +29,20 @@ fn a_leader_freezes_and_is_killed_under_load() {
     let leaders = kafka.leaders(CONFIRM_MONEY_TRANSFER.name, PATIENCE).unwrap();
     let leader = format!("kafka-{}", leaders[0]);
 
-    // Writes wait for it as a replica meanwhile, wherever they go.
+    // Writes to all partitions wait for it, since it is a replica of each.
     let fault = stack.freeze(&leader);
     let since = Instant::now();
-    until("the time has passed", PATIENCE, || {
+    until("6 s have passed", PATIENCE, || {
         client.read(Duration::from_millis(100));
         (since.elapsed() >= FROZEN).then_some(())
     });
     fault.end();
     client.send_creations(&[creation(Atype::Manual)]);
-    // A transfer for each partition, some of which it leads.
+    // Transfers for all partitions, some of which it leads.
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
     client.send_transfers(&probe);
     client.settle(RECOVERY);
-    assert!(handler.exits().is_empty(), "it waits, and does not end: {:?}", handler.exits());
+    assert!(handler.exits().is_empty(), "the handler has ended: {:?}", handler.exits());
 
     let fault = stack.stop(&leader, "KILL");
     client.send_creations(&[creation(Atype::Manual)]);
@@ -58,7 +58,7 @@ fn a_leader_freezes_and_is_killed_under_load() {
     let probe: Vec<_> = accounts.iter().map(|account| account.gets(1)).collect();
     client.send_transfers(&probe);
     client.settle(RECOVERY);
-    assert!(handler.exits().is_empty(), "it waits, and does not end: {:?}", handler.exits());
+    assert!(handler.exits().is_empty(), "the handler has ended: {:?}", handler.exits());
 
     client.expect_transfers(&load.stop());
     client.settle(PATIENCE);

@@ -1,4 +1,4 @@
-//! Several handlers at once, and what becomes of partitions whose handler is gone, or seems so.
+//! Several handlers at once, and the partitions of handlers that end or freeze.
 
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
 use bank_tests::bank_client::BankClient;
@@ -9,10 +9,11 @@ use bank_tests::wait::until;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How many partitions of `topic` each database session owns.
+/// Number of partitions of `topic` that each database session owns.
 fn owners(stack: &Stack, topic: &Topic) -> BTreeMap<i32, usize> {
     let sql = "SELECT pid FROM pg_locks
-               WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND classid = hashtext($1)::oid";
+               WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
+               AND classid = hashtext($1)::oid";
     let rows = stack.database().query(sql, &[&topic.name]).expect("read the locks");
     let mut owners = BTreeMap::new();
     for row in rows {
@@ -21,11 +22,11 @@ fn owners(stack: &Stack, topic: &Topic) -> BTreeMap<i32, usize> {
     owners
 }
 
-/// Waits until the transfers' partitions are shared as said, largest share first; the sessions that
-/// own them.
+/// Waits until the partitions of transfers are divided into `shares`, the largest first. Returns
+/// the sessions that own them.
 #[track_caller]
 fn wait_shares(stack: &Stack, shares: &[usize], limit: Duration) -> Vec<i32> {
-    until(&format!("partitions are shared as {shares:?}"), limit, || {
+    until(&format!("partitions are divided into {shares:?}"), limit, || {
         let owners = owners(stack, &CONFIRM_MONEY_TRANSFER);
         let mut found: Vec<usize> = owners.values().copied().collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
@@ -33,7 +34,7 @@ fn wait_shares(stack: &Stack, shares: &[usize], limit: Duration) -> Vec<i32> {
     })
 }
 
-/// Transfers that a handler has confirmed in its life.
+/// Number of transfers that a handler has confirmed since its start.
 fn confirmed(handler: &Handler) -> f64 {
     let name = r#"bank_commands_total{outcome="confirmed",topic="confirm_money_transfer"}"#;
     handler.metric(name).unwrap_or(0.0)
@@ -41,7 +42,7 @@ fn confirmed(handler: &Handler) -> f64 {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
+fn handlers_share_partitions_and_take_over() {
     const TAKE_OVER: Duration = Duration::from_secs(10);
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
@@ -59,19 +60,19 @@ fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
             .then_some(())
     });
 
-    // The one dies, and its share is served by the other.
+    // The second handler is killed, and the first takes over its partitions.
     second.kill();
     assert!(was_killed(second.wait_exits(1, PATIENCE)));
     wait_shares(&stack, &[9], TAKE_OVER);
 
-    // A third comes, and the first is stopped.
+    // A third handler starts, and the first is stopped.
     let third = Handler::start(&stack);
     wait_shares(&stack, &[5, 4], PATIENCE);
     first.stop();
     wait_shares(&stack, &[9], TAKE_OVER);
     assert_eq!(owners(&stack, &CONFIRM_ACCOUNT_CREATION).len(), 1);
     let more = confirmed(&third) + 1_000.0;
-    until("the third goes on alone", PATIENCE, || {
+    until("the third handler continues alone", PATIENCE, || {
         client.read(Duration::ZERO);
         (confirmed(&third) >= more).then_some(())
     });
@@ -84,11 +85,11 @@ fn two_handlers_share_the_partitions_and_take_over_from_each_other() {
     client.check();
 }
 
-/// The replacement has decided what the frozen one had in its hands. It must not decide, tell
-/// otherwise or own anything when it wakes up.
+/// The replacement decides the commands that the frozen handler had read. When the frozen handler
+/// continues, it must not decide these commands, publish other outcomes or own their partitions.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn a_handler_that_was_frozen_for_half_a_minute_does_no_harm_beside_its_replacement() {
+fn frozen_handler_does_no_harm_after_its_replacement() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let frozen = Handler::start(&stack);
@@ -100,24 +101,24 @@ fn a_handler_that_was_frozen_for_half_a_minute_does_no_harm_beside_its_replaceme
     frozen.freeze();
     let since = Instant::now();
     let replacement = Handler::launch(&stack, Settings::default());
-    let new = until("the replacement owns all", Duration::from_secs(20), || {
+    let new = until("the replacement owns all partitions", Duration::from_secs(20), || {
         let owners = owners(&stack, &CONFIRM_MONEY_TRANSFER);
         let new = owners.iter().find(|(pid, count)| !old.contains(pid) && **count == 9);
         new.map(|(pid, _)| *pid)
     });
     replacement.wait_ready(PATIENCE);
     let before = confirmed(&replacement);
-    until("half a minute has passed", Duration::from_secs(60), || {
+    until("30 s have passed", Duration::from_secs(60), || {
         client.read(Duration::from_millis(100));
         (since.elapsed() >= Duration::from_secs(30)).then_some(())
     });
-    assert!(confirmed(&replacement) > before + 10_000.0, "it worked all the time");
+    assert!(confirmed(&replacement) > before + 10_000.0, "the replacement did not work");
 
     frozen.thaw();
     let both = wait_shares(&stack, &[5, 4], PATIENCE);
-    assert!(both.contains(&new) && !both.contains(&old[0]), "{both:?}: {old:?} was ended");
+    assert!(both.contains(&new) && !both.contains(&old[0]), "{both:?}: session {old:?} remains");
     let more = [confirmed(&frozen) + 500.0, confirmed(&replacement) + 500.0];
-    until("both go on", PATIENCE, || {
+    until("both handlers confirm transfers", PATIENCE, || {
         client.read(Duration::from_millis(20));
         (confirmed(&frozen) >= more[0] && confirmed(&replacement) >= more[1]).then_some(())
     });

@@ -1,4 +1,4 @@
-//! Everything again from the start.
+//! A replay of all commands from the start of the topics.
 
 use bank::records::Atype;
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 const COMMANDS: [Topic; 2] = [CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER];
 
-/// All that the bank knows, a line for each row.
-fn books(stack: &Stack) -> Vec<String> {
+/// The rows of all tables of the bank, as text.
+fn table_rows(stack: &Stack) -> Vec<String> {
     let mut database = stack.database();
     let mut lines = Vec::new();
     for table in ["account", "account_creation", "transfer"] {
@@ -26,8 +26,8 @@ fn books(stack: &Stack) -> Vec<String> {
     lines
 }
 
-/// All outcomes and changes that the bank ever published: how many records, and the different ones
-/// among them.
+/// All outcomes and changes that the bank has published: the number of records, and the hashes of
+/// the different ones.
 fn published(stack: &Stack) -> (usize, HashSet<u64>) {
     let mut kafka = stack.kafka_client();
     let starts = log_starts(&mut *kafka, &OUTCOMES, PATIENCE).expect("topics are there");
@@ -39,7 +39,7 @@ fn published(stack: &Stack) -> (usize, HashSet<u64>) {
         let batch =
             reader.next(deadline).expect("topics can be read").expect("all is read in time");
         for record in batch.records {
-            // Another client has written a record in a schema of its own.
+            // Records in another schema come from the client in foreign_client.py.
             let id = stack.schema_ids[record.position.topic].to_be_bytes();
             if record.value.get(1..5) == Some(&id) {
                 count += 1;
@@ -50,7 +50,7 @@ fn published(stack: &Stack) -> (usize, HashSet<u64>) {
     (count, different)
 }
 
-/// Commands of all tests that ran before on this stack are among them, whatever faults those had.
+/// The commands include those of all earlier tests on this stack.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn replay_of_all_commands_changes_nothing() {
@@ -68,7 +68,7 @@ fn replay_of_all_commands_changes_nothing() {
     handler.stop();
     client.read_to_the_end();
     client.check();
-    let before = books(&stack);
+    let before = table_rows(&stack);
     let (count, different) = published(&stack);
     drop(client);
 
@@ -88,8 +88,8 @@ fn replay_of_all_commands_changes_nothing() {
     handler.stop();
 
     let (count_now, different_now) = published(&stack);
-    assert!(different_now == different, "a record is new, or differs from the first one");
-    assert!(count_now >= count + different.len(), "not all was published again");
-    assert!(books(&stack) == before, "the books have changed");
+    assert!(different_now == different, "a record is new or differs from the first one");
+    assert!(count_now >= count + different.len(), "some records were not published again");
+    assert!(table_rows(&stack) == before, "rows of the database have changed");
     check_sums(&stack);
 }

@@ -1,4 +1,4 @@
-//! Every rule of the bank at both sides of its boundary, asked and answered through Kafka.
+//! Every rule of the bank on both sides of its boundary, through Kafka.
 
 use bank::iban::is_well_formed;
 use bank::records::{Atype, ConfirmAccountCreation};
@@ -11,7 +11,7 @@ use observer::Outcome;
 use observer::rule_cases::{self, RuleCase};
 use std::time::Duration;
 
-/// Sends one after the other, since their partitions would let them overtake each other.
+/// Sends one transfer at a time, since the order of transfers in different partitions is undefined.
 fn run(cases: Vec<RuleCase>, client: &mut BankClient<'_>) {
     for RuleCase { rule, command, holds } in cases {
         let expected = holds.then_some(rule.text());
@@ -19,7 +19,12 @@ fn run(cases: Vec<RuleCase>, client: &mut BankClient<'_>) {
     }
     client.check();
     let counts = client.counts();
-    assert_eq!((counts.repeated, counts.disordered), (0, 0), "nothing was disturbed");
+    assert_eq!(
+        (counts.repeated, counts.disordered),
+        (0, 0),
+        "records were repeated or out of \
+        order"
+    );
 }
 
 #[test]
@@ -35,7 +40,7 @@ fn reason_holds_up_to_its_boundary() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn balance_reaches_the_end_of_a_long() {
+fn balance_reaches_the_highest_long() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let _handler = Handler::start(&stack);
@@ -48,7 +53,7 @@ fn balance_reaches_the_end_of_a_long() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn first_reason_that_holds_wins() {
+fn first_reason_in_precedence_is_reported() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let _handler = Handler::start(&stack);
@@ -80,7 +85,7 @@ fn account_is_opened_once_for_each_command() {
     accounts.dedup_by(|a, b| a.iban == b.iban || a.token == b.token);
     assert_eq!(accounts.len(), commands.len());
 
-    // The same ids once more, one of them with another type: nothing new, and the same answers.
+    // The same ids again, one with another type: no new accounts, and the same outcomes.
     let mut again = commands.to_vec();
     again[0] = ConfirmAccountCreation { a_type: Atype::Manual, ..again[0] };
     client.send_creations(&again);
@@ -90,11 +95,11 @@ fn account_is_opened_once_for_each_command() {
     client.check();
 }
 
-/// Of a thousand million numbers two are never equal within a test, so a trigger in the database
-/// sees to it.
+/// A random iban is practically never taken, so a trigger in the database replaces it by one that
+/// is.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn existing_iban_is_not_given_out_again() {
+fn existing_iban_is_not_assigned_again() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let _handler = Handler::start(&stack);
@@ -112,11 +117,11 @@ fn existing_iban_is_not_given_out_again() {
     }
     drop(taken);
 
-    // "Try again" is for a new command. The old one keeps its answer.
+    // "Try again" means with a new command. A replayed command keeps its outcome.
     client.send_creations(&refused);
     client.open_accounts(1, 0);
-    // Refusals have a topic of their own, which may be read later than the one of the account.
-    until("the old answers", PATIENCE, || {
+    // Rejections are on another topic than the new account, so they may be read later.
+    until("the outcomes are repeated", PATIENCE, || {
         client.read(Duration::from_millis(20));
         (client.counts().repeated >= refused.len() as u64).then_some(())
     });
@@ -125,7 +130,7 @@ fn existing_iban_is_not_given_out_again() {
     client.check();
 }
 
-/// Turns the iban of each new account into one iban until it is dropped.
+/// A trigger that gives each new account the same iban, until this value is dropped.
 struct EveryIbanIs<'a>(&'a Stack);
 
 impl<'a> EveryIbanIs<'a> {
@@ -136,7 +141,7 @@ impl<'a> EveryIbanIs<'a> {
              CREATE TRIGGER test_same_iban BEFORE INSERT ON account
              FOR EACH ROW EXECUTE FUNCTION test_same_iban()"
         );
-        stack.database().batch_execute(&sql).expect("make a trigger");
+        stack.database().batch_execute(&sql).expect("create a trigger");
         Self(stack)
     }
 }

@@ -1,4 +1,4 @@
-//! Records that are not commands.
+//! Undecodable records.
 
 use bank::records::{Atype, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT};
@@ -13,7 +13,7 @@ use observer::undecodable::{COMMAND_BYTES_MAX, UndecodableCase, cases, transfers
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Every case of both topics.
+/// All cases of both topics.
 fn all_cases(stack: &Stack, account: &Account) -> Vec<UndecodableCase> {
     let heartbeat = stack.schema_ids[HEARTBEAT.name];
     let creation = stack.creations.encode(&creation(Atype::Auto));
@@ -24,8 +24,8 @@ fn all_cases(stack: &Stack, account: &Account) -> Vec<UndecodableCase> {
     all
 }
 
-/// Sends undecodable records, each followed by a good command in the same partition: both are dealt
-/// with.
+/// Sends undecodable records, each followed by a valid command in the same partition. The first
+/// must reach dead_letter, the second must be answered.
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn undecodable_record_goes_to_dead_letter() {
@@ -53,13 +53,13 @@ fn undecodable_record_goes_to_dead_letter() {
         client.expect([id]);
         post(&mut *kafka, &[good]);
         client.settle(PATIENCE);
-        let letter = dead_letter(&mut client, index);
-        let key = letter.key_text();
+        let record = dead_letter(&mut client, index);
+        let key = record.key_text();
         let origin = format!("{}/{at}/{offset}: ", topic.name);
         let found =
             key.strip_prefix(&origin).unwrap_or_else(|| panic!("{key} instead of {origin}"));
-        assert!(found.contains(reason), "{what}: {found}: nothing of {reason:?}");
-        assert!(letter.value == value.unwrap_or_default(), "{what}: {key}: other bytes");
+        assert!(found.contains(reason), "{what}: {found} does not contain {reason:?}");
+        assert!(record.value == value.unwrap_or_default(), "{what}: {key}: other bytes");
     }
     assert!(handler.exits().is_empty());
     let counted = r#"bank_commands_total{outcome="dead_letter",topic="confirm_money_transfer"}"#;
@@ -71,14 +71,14 @@ fn undecodable_record_goes_to_dead_letter() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
-fn command_may_be_large_up_to_the_limit() {
+fn command_up_to_the_size_limit_is_accepted() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let _handler = Handler::start(&stack);
     let [account] = client.open_accounts(1, 1_000).try_into().unwrap();
     let mut order = account.pays(1, SHOP);
     let bytes = stack.transfers.encode(&order).len();
-    // A longer text has two more bytes in front that state its length.
+    // The length of a longer string takes two more bytes.
     order.description = "x".repeat(COMMAND_BYTES_MAX - bytes + order.description.len() - 2);
     assert_eq!(stack.transfers.encode(&order).len(), COMMAND_BYTES_MAX);
     assert_eq!(client.decide(&order), None);
@@ -93,7 +93,7 @@ fn command_may_be_large_up_to_the_limit() {
     client.check();
 }
 
-/// A command whose id belongs into `wanted`.
+/// A command whose id belongs to the partition `wanted`.
 fn in_partition(wanted: i32, command: impl Fn() -> ConfirmMoneyTransfer) -> ConfirmMoneyTransfer {
     let partitions = CONFIRM_MONEY_TRANSFER.partitions;
     loop {
@@ -104,7 +104,7 @@ fn in_partition(wanted: i32, command: impl Fn() -> ConfirmMoneyTransfer) -> Conf
     }
 }
 
-/// The dead letter with this index among those of the test.
+/// The dead letter of the test with this index.
 fn dead_letter(client: &mut BankClient<'_>, index: usize) -> ObservedRecord {
     until("a record in dead_letter", PATIENCE, || {
         client.read(Duration::from_millis(100));

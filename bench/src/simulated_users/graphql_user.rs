@@ -14,7 +14,8 @@ const LOG_IN: &str = "mutation($username: String!, $password: String!) {
 const LISTEN: &str =
     "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }";
 const TRANSFER: &str = "mutation(
-        $uuid: String!, $token: String!, $amount: Int!, $from: String!, $to: String!, $descr: String!
+        $uuid: String!, $token: String!, $amount: Int!,
+        $from: String!, $to: String!, $descr: String!
     ) {
     money_transfer(
         uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr
