@@ -16,16 +16,19 @@ pub const KAFKA_BROKERS: Variable = Variable::required(
 pub const KAFKA_CLIENT: Variable = Variable::new(
     "KAFKA_CLIENT",
     "auto",
-    "auto, kafka-crate (Kafka up to 3.9) or built-in (Kafka 2.8 and later). auto selects the kafka \
-     crate if the brokers support its protocol version, else the built-in client. The kafka crate \
-     may duplicate records on retries, and has no SASL and no consumer groups",
+    "Kafka client: auto, kafka-crate (Kafka up to 3.9) or built-in (Kafka 2.8 and later). auto \
+     selects the kafka crate if the brokers support its protocol version, else the built-in \
+     client. The kafka crate may duplicate records on retries, and has no SASL and no consumer \
+     groups",
 );
+
 pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "KAFKA_TIMEOUT_MS",
     "10000",
     "request timeout, 1000 to 110000 ms. After it the built-in client retries on a new connection. \
      With the kafka crate the service exits with code 75 and must be restarted",
 );
+
 /// `partition_max_bytes` of a fetch, bytes. A larger record is still returned. For measurements,
 /// see docs/decisions/0008-batch-sizes.md.
 const FETCH_BYTES: i32 = 32 << 10;
@@ -44,19 +47,23 @@ pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
     "SASL mechanism: none, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. SASL requires the built-in \
      client, and SCRAM a build with the feature scram. PLAIN sends the password unencrypted",
 );
+
 pub const KAFKA_SASL_USERNAME: Variable =
-    Variable::new("KAFKA_SASL_USERNAME", "", "SASL user, required with KAFKA_SASL_MECHANISM");
+    Variable::new("KAFKA_SASL_USERNAME", "", "SASL user, required if KAFKA_SASL_MECHANISM is not none");
+
 pub const KAFKA_SASL_PASSWORD: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD",
     "",
-    "SASL password; KAFKA_SASL_MECHANISM requires either this or KAFKA_SASL_PASSWORD_FILE",
+    "SASL password. If KAFKA_SASL_MECHANISM is not none, either this or KAFKA_SASL_PASSWORD_FILE \
+     is required",
 )
 .secret();
+
 pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD_FILE",
     "",
-    "path of a file with the SASL password, instead of KAFKA_SASL_PASSWORD; read once at startup; \
-     one line break at its end is removed",
+    "path of a file with the SASL password, instead of KAFKA_SASL_PASSWORD. It is read once, at \
+     startup. One line break at its end is removed",
 );
 
 /// A choice of the Kafka client.

@@ -14,8 +14,7 @@ pub fn connect(config: &KafkaConfig) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, None))
 }
 
-/// Like [`connect`]. After `stop` is requested, a call that hangs delays the shutdown by at most 2
-/// s.
+/// Like [`connect`]. After `stop` is requested, a hung call delays the shutdown by at most 2 s.
 pub fn connect_until(config: &KafkaConfig, stop: &Shutdown) -> Box<dyn KafkaClient> {
     Box::new(SelectedClient::new(config, Some(stop.clone())))
 }

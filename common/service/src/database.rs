@@ -101,7 +101,7 @@ pub fn connect(
 /// # Errors
 /// The connection is lost, or the database has a newer version.
 pub fn migrate(client: &mut Client, service: &str, migrations: &[&str]) -> Result<(), Error> {
-    let mut transaction = client.transaction().map_err(step("begin"))?;
+    let mut transaction = client.transaction().map_err(step("begin the migration"))?;
     transaction
         .batch_execute(&format!(
             "SELECT pg_advisory_xact_lock(hashtext('{service}/migrations'));

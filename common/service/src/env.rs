@@ -36,21 +36,20 @@ impl Variable {
     }
 }
 
-/// `LOG`: the log level.
 pub const LOG: Variable = Variable::new(
     "LOG",
     "info",
     "log level: off, error, warn, info, debug or trace. Of other crates only warnings and errors \
      are logged",
 );
-/// `DATABASE_URL`: the database of the service.
+
 pub const DATABASE_URL: Variable = Variable::required(
     "DATABASE_URL",
     "URL of the PostgreSQL database of this service, such as \
      postgres://user:password@host:5432/balancedb. The connection is not encrypted",
 )
 .secret();
-/// `SCHEMA_REGISTRY_URL`: the schema registry.
+
 pub const SCHEMA_REGISTRY_URL: Variable = Variable::required(
     "SCHEMA_REGISTRY_URL",
     "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7. \

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tiny_http::{Header, Method, Request};
 
-/// `HEALTH_PORT`: port of the health checks and metrics.
 pub const HEALTH_PORT: Variable = Variable::new(
     "HEALTH_PORT",
     "9090",

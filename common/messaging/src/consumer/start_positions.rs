@@ -74,7 +74,7 @@ pub(super) fn find_positions(
         positions.push(Position { partition, next });
     }
     if !new.is_empty() {
-        // Without this commit, a restart would skip the records written since now.
+        // Without this commit, a restart would skip the records written in the meantime.
         until.retry(|slice| client.commit(group, topic, &new, slice))?;
     }
     Ok(positions)

@@ -7,16 +7,20 @@ use std::time::Duration;
 pub const PRODUCER_MODE: Variable = Variable::new(
     "PRODUCER_MODE",
     "batched",
-    "batched or single; single sends each record in its own request, for comparison, and is slow",
+    "how records are sent: batched or single. single sends each record in its own request. It is \
+     slow and only for comparisons",
 );
+
 pub const LINGER_MS: Variable = Variable::new(
     "LINGER_MS",
     "0",
     "maximum wait for a larger batch, 0 to 1000 ms. 0 sends as soon as no request is in flight. \
      A higher value adds latency to each record",
 );
+
 /// Maximum number of records per request.
 const BATCH_RECORDS: usize = 2000;
+
 pub const BATCH_BYTES: Variable = Variable::new(
     "BATCH_BYTES",
     "900000",
