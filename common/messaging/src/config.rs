@@ -48,8 +48,11 @@ pub const KAFKA_SASL_MECHANISM: Variable = Variable::new(
      client, and SCRAM a build with the feature scram. PLAIN sends the password unencrypted",
 );
 
-pub const KAFKA_SASL_USERNAME: Variable =
-    Variable::new("KAFKA_SASL_USERNAME", "", "SASL user, required if KAFKA_SASL_MECHANISM is not none");
+pub const KAFKA_SASL_USERNAME: Variable = Variable::new(
+    "KAFKA_SASL_USERNAME",
+    "",
+    "SASL user, required if KAFKA_SASL_MECHANISM is not none",
+);
 
 pub const KAFKA_SASL_PASSWORD: Variable = Variable::new(
     "KAFKA_SASL_PASSWORD",
