@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# What must be on the machine. Root on Debian gets what is missing; anyone else is told what to do.
+# Checks that the machine has the required programs. As root on Debian, installs missing packages.
+# Otherwise prints what to install.
 
-# prerequisites [servers] [build] [lint] [test] [browser] [static] [images] [peers] [fuzz]: for what
-# the caller is about to do; without a word for all that the tests need.
+# prerequisites [PURPOSE...]: checks what each purpose needs, by default servers, build, lint and
+# test. Purposes: servers build lint test browser static images peers fuzz.
 prerequisites() {
   local purposes=("$@")
   [[ $# -gt 0 ]] || purposes=(servers build lint test)
@@ -20,7 +21,7 @@ prerequisites() {
   die "install it, then try again"
 }
 
-# What is missing, in words, and the Debian packages that have it.
+# The missing programs, and the Debian packages that contain them.
 missing=()
 packages=()
 
@@ -29,7 +30,8 @@ find_missing() {
   packages=()
   local purpose
   for purpose in "$@"; do
-    declare -F "find_missing_$purpose" >/dev/null || usage_error "prerequisites: unknown purpose $purpose"
+    declare -F "find_missing_$purpose" >/dev/null ||
+      usage_error "prerequisites: unknown purpose $purpose"
     "find_missing_$purpose"
   done
 }
@@ -37,11 +39,13 @@ find_missing() {
 find_missing_servers() {
   java_fits || lacks "a Java runtime, 17 or later" default-jre-headless
   has mvn || lacks "Maven (mvn)" maven ca-certificates
-  has_postgres || lacks "PostgreSQL 14 or later (POSTGRES_BIN names its folder if it is not found)" postgresql
+  has_postgres ||
+    lacks "PostgreSQL 14 or later (set POSTGRES_BIN to its folder if it is not found)" postgresql
 }
 
 find_missing_build() {
-  cargo_fits || lacks "Rust $(rust_version) or later (cargo, rustc)" rustc-web cargo-web ca-certificates
+  cargo_fits ||
+    lacks "Rust $(rust_version) or later (cargo, rustc)" rustc-web cargo-web ca-certificates
   has make || lacks "make" make
   has cc || lacks "a C compiler (cc), for Rust's linker" gcc libc6-dev
 }
@@ -57,10 +61,10 @@ find_missing_lint() {
 }
 
 find_missing_test() {
-  # A client that shares no code with the bank is written in it.
+  # The tests run Confluent's Kafka client, which is written in Python.
   python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' &>/dev/null ||
     lacks "Python 3.10 or later with venv" python3-venv
-  # So are clients of the GraphQL endpoint.
+  # The tests run GraphQL clients that are written in JavaScript.
   find_missing_node
 }
 
@@ -69,10 +73,10 @@ find_missing_node() {
     lacks "Node.js 18 or later with npm" nodejs npm
 }
 
-# The pages are tried in it.
+# The browser for the tests of the web pages.
 find_missing_browser() {
   find_missing_node
-  has "${CHROMIUM:-chromium}" || lacks "Chromium (CHROMIUM names another of its kind)" chromium
+  has "${CHROMIUM:-chromium}" || lacks "Chromium (or set CHROMIUM to a browser based on it)" chromium
 }
 
 # For static binaries: rustup's musl target, or a way to build its standard library
@@ -80,17 +84,22 @@ find_missing_browser() {
 find_missing_static() {
   find_missing_build
   has python3 || lacks "Python 3.11 or later" python3
-  compgen -G "$(rustc --print target-libdir --target "$(uname -m)-unknown-linux-musl" 2>/dev/null)/libstd-*.rlib" >/dev/null ||
-    compgen -G "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/std" >/dev/null ||
+  local musl sysroot
+  musl=$(uname -m)-unknown-linux-musl
+  sysroot=$(rustc --print sysroot 2>/dev/null || true)
+  compgen -G "$(rustc --print target-libdir --target "$musl" 2>/dev/null)/libstd-*.rlib" >/dev/null ||
+    compgen -G "$sysroot/lib/rustlib/src/rust/library/std" >/dev/null ||
     [[ -f /usr/lib/rustlib/src/rust/library/std/Cargo.toml && -x /usr/bin/cargo ]] ||
-    lacks "rustup's musl target (rustup target add $(uname -m)-unknown-linux-musl)" rustc-web cargo-web rust-web-src
-  compgen -G "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/*/bin/rust-lld" >/dev/null || has ld.lld || has ld.lld-16 ||
-    lacks "LLVM's linker (ld.lld)" lld-16
+    lacks "rustup's musl target (rustup target add $musl)" rustc-web cargo-web rust-web-src
+  compgen -G "$sysroot/lib/rustlib/*/bin/rust-lld" >/dev/null ||
+    has ld.lld || has ld.lld-16 || lacks "LLVM's linker (ld.lld)" lld-16
 }
 
-# The other implementations of the command-handler: librdkafka in C, and a JVM's.
+# The other implementations of the command-handler: librdkafka in C, and one on the JVM.
 find_missing_peers() {
-  { has mvn && has jlink && has javac; } || lacks "Maven and a JDK, 17 or later (mvn, javac, jlink)" maven default-jdk-headless ca-certificates
+  { has mvn && has jlink && has javac; } ||
+    lacks "Maven and a JDK, 17 or later (mvn, javac, jlink)" \
+      maven default-jdk-headless ca-certificates
   has c++ || lacks "a C++ compiler (c++), for librdkafka's build" g++
 }
 
@@ -98,10 +107,11 @@ find_missing_fuzz() {
   has c++ || lacks "a C++ compiler (c++), for libFuzzer" g++
 }
 
-# To try images: an engine and an emulator.
+# The tests of images: a Docker engine and an emulator.
 find_missing_images() {
   docker version &>/dev/null || has dockerd || lacks "a Docker engine" docker.io
-  has qemu-aarch64-static || has qemu-aarch64 || lacks "an emulator of arm64 (qemu-aarch64)" qemu-user-static
+  has qemu-aarch64-static || has qemu-aarch64 ||
+    lacks "an emulator of arm64 (qemu-aarch64)" qemu-user-static
 }
 
 # lacks WORDS PACKAGE...
@@ -128,27 +138,29 @@ rust_version() {
   sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml"
 }
 
-# PostgreSQL's programs are in POSTGRES_BIN, in Debian's folder, or beside `postgres` in PATH.
+# True if PostgreSQL's programs are in POSTGRES_BIN, in Debian's folder, or in PATH.
 has_postgres() {
   local dir
-  for dir in "${POSTGRES_BIN:-}" /usr/lib/postgresql/*/bin "$(dirname "$(command -v postgres || echo none)")"; do
+  for dir in "${POSTGRES_BIN:-}" /usr/lib/postgresql/*/bin \
+    "$(dirname "$(command -v postgres || echo none)")"; do
     [[ ! -x $dir/postgres || ! -x $dir/initdb || ! -x $dir/pg_isready ]] || return 0
   done
   return 1
 }
 
-# install_missing PURPOSES...: one at a time; what another one has installed meanwhile is not
-# missing any more.
+# install_missing PURPOSE...: installs packages. One installation runs at a time, so the check is
+# repeated after the wait for another one.
 install_missing() {
   local log=$root/target/apt-get.log apt=(apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
   mkdir -p "$root/target"
   exec 8>"$root/target/prerequisites.lock"
-  flock --timeout 1800 8 || die "another installation has not ended after 30 minutes: stop it and try again"
+  flock --timeout 1800 8 ||
+    die "another installation has not ended after 30 minutes: stop it and try again"
   find_missing "$@"
   if ((${#missing[@]} > 0)); then
     say "Installing with apt-get: ${packages[*]}"
     export DEBIAN_FRONTEND=noninteractive
-    # Debian's postgresql would make and start a cluster of its own.
+    # Keeps Debian's postgresql from creating and starting a cluster.
     local own=/etc/postgresql-common/createcluster.d/scratchbank.conf code=0
     mkdir -p "${own%/*}"
     echo "create_main_cluster = false" >"$own"
@@ -159,7 +171,7 @@ install_missing() {
     if ((code != 0)); then
       say "The end of $log:"
       tail -n 15 "$log" | sed 's/^/    /' >&2
-      die "apt-get exited with code $code (124 is a time-out)"
+      die "apt-get exited with code $code (124 is a timeout)"
     fi
     find_missing "$@"
   fi

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # shellcheck source-path=SCRIPTDIR
-# Builds the program `stack` where that is needed, and becomes it. README.md beside this file lists
-# the commands and variables. One command is done here: `prerequisites`, which also brings Rust,
-# without which there is no program.
+# Builds the program `stack` if its sources have changed, and runs it. README.md in this folder lists
+# the commands and variables. The command `prerequisites` is implemented here, since it also
+# installs Rust, which the build of the program needs.
 set -euo pipefail
 
 stack=$(cd "${BASH_SOURCE[0]%/*}" && pwd)
 root=${stack%/*}
-# rustup puts its programs where not every shell looks.
+# rustup installs programs here, which is not in the PATH of every shell.
 PATH=$PATH:${CARGO_HOME:-~/.cargo}/bin
 
 say() {
@@ -33,11 +33,11 @@ if [[ ${1:-} == prerequisites ]]; then
   exit
 fi
 
-# A folder of its own: no other build, which holds the lock of target/, delays a command.
+# In a separate folder, so that another build does not delay a command by its lock on target/.
 target=${CARGO_TARGET_DIR:-$root/target}/stack-program
 program=$target/debug/stack
 
-# True if the program is newer than all that it is made of.
+# True if the program is newer than its sources.
 up_to_date() {
   local file
   [[ -x $program ]] || return 1
@@ -48,14 +48,14 @@ up_to_date() {
 
 if ! up_to_date; then
   cargo_fits || prerequisites build
-  # Nothing but this message may wait on stderr, so the sleep gets none.
+  # The sleep must not keep stderr open after the end of this script.
   (sleep 2 &>/dev/null && say "Building the program that runs the servers.") </dev/null >/dev/null &
   message=$!
   begun=$(mktemp)
-  cargo build --locked --quiet --manifest-path "$root/Cargo.toml" --package stack --target-dir "$target" ||
-    die "cargo build failed"
+  cargo build --locked --quiet --manifest-path "$root/Cargo.toml" --package stack \
+    --target-dir "$target" || die "cargo build failed"
   kill "$message" 2>/dev/null || true
-  # As old as the sources were when the build began: a later change is newer.
+  # Has the time of the build's start, so that a later change of a source is newer.
   touch --reference "$begun" "$target/built"
   rm "$begun"
 fi

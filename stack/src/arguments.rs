@@ -10,17 +10,17 @@ use std::path::PathBuf;
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Start what is down.
+    /// Start the parts that are down.
     Up(Scope),
     /// Stop everything.
     Down,
-    /// A line for each part.
+    /// Print a line for each part.
     Status,
-    /// The logs of one part or all.
+    /// Follow or print the logs of one part or of all.
     Logs(Option<String>),
-    /// Addresses.
+    /// Print addresses.
     Env,
-    /// Run a command on a stack that is up meanwhile.
+    /// Run a command while the stack is up.
     With(Scope, Vec<OsString>),
     /// Start one part.
     Start(String),
@@ -36,13 +36,13 @@ pub enum Command {
     Wipe,
     /// List the commands.
     Help,
-    /// Hidden: keep a service running (name, folder of pid files, binary).
+    /// Hidden: supervise a service (name, folder of pid files, binary).
     Supervise(String, PathBuf, PathBuf),
-    /// Hidden: become a program in a session of its own.
+    /// Hidden: run a program in a separate session.
     Detach(Vec<OsString>),
 }
 
-/// Which parts a command is about.
+/// The parts that a command starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// All of them.
@@ -51,7 +51,7 @@ pub enum Scope {
     Servers,
 }
 
-/// The command in `words`, which follow the program's name.
+/// Parses `words`, which follow the program's name.
 pub fn parse(words: Vec<OsString>) -> Result<Command> {
     let mut words = Words { words: words.into(), command: String::new() };
     let Some(command) = words.next_text()? else { return Ok(Command::Help) };
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_read_with_their_arguments() {
+    fn commands_are_parsed_with_their_arguments() {
         assert_eq!(parse("").unwrap(), Command::Help);
         assert_eq!(parse("up").unwrap(), Command::Up(Scope::All));
         assert_eq!(parse("up --servers-only").unwrap(), Command::Up(Scope::Servers));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_command_lines_are_refused() {
+    fn wrong_command_lines_are_rejected() {
         for (line, expected) in [
             ("upp", "unknown command upp; stack.sh help lists them"),
             ("up --server", "up: unexpected argument --server"),

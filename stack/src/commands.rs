@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 use crate::arguments::Scope;
 use crate::environment;
@@ -22,13 +22,13 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// `with` waits for its command as long as it runs: some days.
+/// The command of `with` may run for days.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Starts what is down. After a failure or a signal, what this call started is stopped again.
+/// Starts the parts that are down. After a failure or a signal, stops what it has started.
 pub fn up(stack: &mut Stack, scope: Scope) -> Result<()> {
     let _lock = stack.lock()?;
-    // Another command may have changed them.
+    // Another command may have changed the settings.
     take_settings(stack)?;
     let mut wanted = parts::servers(&stack.settings);
     if scope == Scope::All {
@@ -65,7 +65,7 @@ fn start_down(stack: &Stack, start: &Start, scope: Scope, down: Vec<Part>) -> Re
     Ok(())
 }
 
-/// Takes the settings of the running stack, or, if nothing runs, those of the caller.
+/// Uses the settings of the running stack or, if nothing runs, those of the caller.
 fn take_settings(stack: &mut Stack) -> Result<()> {
     stack.settings = Settings::remembered(&stack.given, &stack.dir)?;
     if stack.parts_up().is_empty() {
@@ -75,7 +75,8 @@ fn take_settings(stack: &mut Stack) -> Result<()> {
     match stack.settings.difference(&stack.given) {
         None => Ok(()),
         Some((name, here, given)) => Err(usage(format!(
-            "the running stack has {name}={here}, not {given}: down first, or use another STACK_DIR"
+            "the running stack has {name}={here}, not {given}: run `make down` first, or use \
+             another STACK_DIR"
         ))),
     }
 }
@@ -86,8 +87,8 @@ pub fn down(stack: &Stack) -> Result<()> {
     stop::stop(stack, &stack.parts(), How::Gracefully)
 }
 
-/// Runs a command in the environment of a stack that is up meanwhile. Afterwards the parts that
-/// were down before are stopped, whatever happens. Returns the command's exit code.
+/// Runs a command while the stack is up, with its addresses in the environment. Afterwards stops
+/// the parts that were down before, in any case. Returns the command's exit code.
 pub fn with(stack: &mut Stack, scope: Scope, words: &[OsString]) -> Result<u8> {
     let up_before = stack.parts_up();
     up(stack, scope)?;
@@ -100,12 +101,11 @@ fn run_with(stack: &Stack, words: &[OsString]) -> Result<u8> {
     let Some((program, arguments)) = words.split_first() else { return Ok(0) };
     let mut command = Command::new(program);
     command.args(arguments).envs(environment::variables(stack)?);
-    // The services' binaries are found without a path.
+    // PATH begins with the folder of the services' binaries.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = [stack.bin_dir()?].into_iter().chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(path).map_err(|err| failed(err.to_string()))?);
-    // The search for the program takes the new PATH, since that is part of the command's
-    // environment.
+    // `Command` searches the program in the new PATH, which is in the command's environment.
     let what = program.display().to_string();
     match command.process_group(0).spawn() {
         Ok(child) => {
@@ -114,14 +114,14 @@ fn run_with(stack: &Stack, words: &[OsString]) -> Result<u8> {
         }
         Err(err) => {
             say(format!("stack: could not run {what}: {err}"));
-            // As a shell.
+            // The codes of a shell.
             Ok(if err.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
         }
     }
 }
 
-/// Stops what `with` and its command started, also stacks whose STACK_DIR is this one's with a dash
-/// and more. The command's own output stays the last: messages go to a log.
+/// Stops the parts that `with` and its command have started, and stacks whose STACK_DIR is this
+/// one's with a dash and a suffix. Messages go to a log, so the command's output stays the last.
 fn put_back(stack: &Stack, up_before: &[Part]) {
     interrupt::ignore();
     if let Ok(log) = foreground::append(&stack.log("stack")) {
@@ -140,7 +140,7 @@ fn put_back(stack: &Stack, up_before: &[Part]) {
     }
 }
 
-/// Folders of stacks named as this one's with a dash and more.
+/// Folders of stacks whose name is this one's with a dash and a suffix.
 fn dirs_beside(stack: &Stack) -> Vec<PathBuf> {
     let (Some(parent), Some(name)) = (stack.dir.parent(), stack.dir.file_name()) else {
         return Vec::new();
@@ -163,7 +163,7 @@ pub fn env(stack: &Stack) -> Result<()> {
 
 fn print(text: String) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
-        // The reader has read enough, as `head` does.
+        // The reader, such as `head`, has closed the pipe.
         Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("stdout"),
     }
@@ -235,7 +235,7 @@ pub fn start(stack: &Stack, name: &str) -> Result<()> {
     result
 }
 
-/// Stops one part. The supervisor does not start a stopped service again.
+/// Stops one part. The supervisor does not restart a stopped service.
 pub fn stop(stack: &Stack, name: &str, how: How) -> Result<()> {
     let _lock = stack.lock()?;
     stop::stop(stack, &[known(stack, name)?], how)
@@ -250,7 +250,7 @@ pub fn kill(stack: &Stack, name: &str, signal: Signal) -> Result<()> {
     for member in &family {
         member.signal(signal);
     }
-    // A large process takes a moment to end, and many threads a moment to stop.
+    // A large process takes a moment to end, and a process with many threads a moment to stop.
     let since = Instant::now();
     let takes_effect = || match signal {
         Signal::KILL => !process.is_alive(),
@@ -286,7 +286,7 @@ fn known(stack: &Stack, name: &str) -> Result<Part> {
 
 /// Builds the services.
 pub fn build(stack: &mut Stack) -> Result<()> {
-    // With the caller's profile and features, whatever a stack was started with.
+    // With the caller's profile and features, not those of the running stack.
     stack.settings = Settings::configured(&stack.given)?;
     services::build(stack)
 }
@@ -309,7 +309,7 @@ pub fn wipe(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Folders that `up` makes, and those of a version that kept its data beside them.
+/// True for folders that `up` creates, also for those of an earlier layout.
 fn is_data(name: &str) -> bool {
     matches!(name, "run" | "log" | "registry" | "postgres" | "postgres.new")
         || name.starts_with("kafka-")
@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_of_a_stack_are_data() {
+    fn only_stack_folders_are_data() {
         for name in ["3.9", "4", "4-brokers-3", "kafka-1", "run", "log"] {
             assert!(is_data(name), "{name}");
         }

@@ -17,15 +17,15 @@ fn addresses(first: u16, count: u16) -> String {
     addresses.join(",")
 }
 
-/// The Confluent API of the registry.
+/// URL of the registry's Confluent API.
 pub fn registry_url(settings: &Settings) -> String {
     format!("http://127.0.0.1:{}/apis/ccompat/v7", settings.registry_port)
 }
 
-/// The variables of `env`; fails if nothing runs.
+/// The variables that `env` prints. Fails if nothing runs.
 pub fn variables(stack: &Stack) -> Result<Vec<(String, String)>> {
     if stack.parts_up().is_empty() {
-        return Err(failed(format!("nothing runs in {}: make up", stack.dir.display())));
+        return Err(failed(format!("nothing runs in {}: run `make up`", stack.dir.display())));
     }
     let settings = &stack.settings;
     let mut variables = Vec::new();

@@ -1,11 +1,11 @@
-//! Why a command ends without success, and with which exit code.
+//! Errors of commands and their exit codes.
 
 use std::fmt;
 
-/// A command's failure.
+/// The error of a command.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line or a variable is wrong: nothing was done.
+    /// The command line or a variable is wrong. Nothing was done.
     Usage(String),
     /// A signal ended the command.
     Interrupted(i32),
@@ -13,18 +13,17 @@ pub enum Error {
     Failed {
         /// What failed, and what to do.
         message: String,
-        /// Name of the log that has more, if there is one.
+        /// Name of a log with more details, if there is one.
         log: Option<String>,
     },
-    /// Another part has failed, so the wait for this one ended.
+    /// The wait for this part ended because another part has failed.
     Cancelled,
 }
 
-/// Result of a step.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The exit code: 2 for wrong usage, 128 and the signal's number after a signal, otherwise 1.
+    /// The exit code: 2 for wrong usage, 128 plus the signal's number after a signal, otherwise 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
@@ -33,7 +32,7 @@ impl Error {
         }
     }
 
-    /// The same failure, explained by the log `name`.
+    /// Adds the log `name`, which explains the failure.
     #[must_use]
     pub fn logged_in(self, name: &str) -> Self {
         match self {
@@ -68,9 +67,9 @@ pub fn usage(message: impl Into<String>) -> Error {
     Error::Usage(message.into())
 }
 
-/// Names the file or program that an I/O error is about.
+/// Adds the file or program to an I/O error.
 pub trait Context<T> {
-    /// The error becomes `CONTEXT: error`.
+    /// Converts the error to `CONTEXT: error`.
     fn context(self, context: impl fmt::Display) -> Result<T>;
 }
 
@@ -85,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_tell_usage_signals_and_failures_apart() {
+    fn exit_codes_distinguish_usage_signals_and_failures() {
         assert_eq!(usage("x").exit_code(), 2);
         assert_eq!(Error::Interrupted(2).exit_code(), 130);
         assert_eq!(Error::Interrupted(15).exit_code(), 143);

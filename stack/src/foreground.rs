@@ -1,5 +1,5 @@
-//! Commands that this program waits for: each in a process group of its own, with a deadline,
-//! stopped on a signal.
+//! Commands that this program waits for. Each runs in a separate process group with a deadline, and
+//! is stopped on a signal.
 
 use crate::error::{Context, Error, Result, failed};
 use crate::interrupt::{self, POLL_INTERVAL};
@@ -14,21 +14,21 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a command may take to end after a signal, before it is killed.
+/// Time between the signal and SIGKILL.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How long the kernel may take to end what was killed.
+/// Time for the kernel to end a killed process.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// What is reported during the wait.
+/// What is printed during the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     /// A line of progress.
     Progress,
-    /// Nothing: the command writes itself, or another thread reports.
+    /// Nothing, since the command prints itself or another thread reports.
     Nothing,
 }
 
-/// Runs `command` until it ends, `limit` at most. After a signal it is stopped.
+/// Runs `command` until it ends or `limit` has passed. After a signal it is stopped.
 pub fn run(
     command: &mut Command,
     what: &str,
@@ -39,7 +39,7 @@ pub fn run(
     wait(child, what, limit, report)
 }
 
-/// The same, with output to the end of `log`, and `input` as its input.
+/// Like [`run`], with output appended to `log`, and with `input` on stdin.
 pub fn run_logged(
     command: &mut Command,
     what: &str,
@@ -54,19 +54,19 @@ pub fn run_logged(
     command.stdin(stdin).stdout(output).stderr(errors).process_group(0);
     let mut child = command.spawn().context(format!("could not run {what}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read it fails, which its exit code shows.
+        // A program that does not read its input fails, which its exit code shows.
         let _ = stdin.write_all(input.as_bytes());
     }
     wait(child, what, limit, report)
 }
 
-/// Runs `command` without output; true if it succeeds within `limit`.
+/// Runs `command` without output. True if it succeeds within `limit`.
 pub fn succeeds(command: &mut Command, limit: Duration) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     run(command, "a check", limit, Report::Nothing).is_ok_and(|status| status.success())
 }
 
-/// Waits until `child`, which leads a process group, has ended.
+/// Waits until `child`, the leader of a process group, has ended.
 pub fn wait(mut child: Child, what: &str, limit: Duration, report: Report) -> Result<ExitStatus> {
     let since = Instant::now();
     let group = i32::try_from(child.id()).unwrap_or(0);
@@ -88,7 +88,7 @@ pub fn wait(mut child: Child, what: &str, limit: Duration, report: Report) -> Re
         if since.elapsed() > limit {
             stop(&mut child, group, Signal::TERM);
             return Err(failed(format!(
-                "{what} was stopped: not done after {} s",
+                "{what} did not end within {} s and was stopped",
                 limit.as_secs()
             )));
         }
@@ -99,18 +99,18 @@ pub fn wait(mut child: Child, what: &str, limit: Duration, report: Report) -> Re
     }
 }
 
-/// Sends `signal` to the group and waits until it is gone; then it is killed.
+/// Sends `signal` to the group, and SIGKILL after [`STOP_LIMIT`].
 fn stop(child: &mut Child, group: i32, signal: Signal) {
     signal_group(group, signal);
     for (limit, then) in [(STOP_LIMIT, Some(Signal::KILL)), (KILL_LIMIT, None)] {
         let since = Instant::now();
         while since.elapsed() < limit {
-            // Takes the exit code: until then the group exists.
+            // The group exists until the exit code is read.
             let _ = child.try_wait();
             if !group_exists(group) {
                 return;
             }
-            output::progress("waiting for the command to stop", since);
+            output::progress("Waiting for the command to stop", since);
             thread::sleep(POLL_INTERVAL);
         }
         if let Some(signal) = then {
@@ -119,18 +119,18 @@ fn stop(child: &mut Child, group: i32, signal: Signal) {
     }
 }
 
-/// The exit code as a shell has it: 128 and the signal's number after a signal.
+/// The exit code as a shell returns it: 128 plus the signal's number after a signal.
 pub fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Opens a log to write at its end.
+/// Opens a log for appending.
 pub fn append(log: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(log).context(log.display())
 }
 
-/// Renames a log above 10 MiB, so that none grows forever.
+/// Renames a log above 10 MiB, which limits its size.
 pub fn rotate(log: &Path) -> Result<()> {
     match fs::metadata(log) {
         Ok(metadata) if metadata.len() > 10 << 20 => {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_are_those_of_a_shell() {
+    fn exit_codes_match_those_of_a_shell() {
         let limit = Duration::from_secs(10);
         let status = run(&mut shell("exit 7"), "sh", limit, Report::Nothing).unwrap();
         assert_eq!(exit_code(status), 7);
@@ -162,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn command_is_stopped_with_its_children_at_the_limit() {
+    fn command_and_its_children_stop_at_the_limit() {
         let since = Instant::now();
         let mut command = shell("sleep 60 & sleep 60");
         let limit = Duration::from_millis(100);
         let err = run(&mut command, "sleep", limit, Report::Nothing).unwrap_err();
-        assert!(err.to_string().starts_with("sleep was stopped: not done after"), "{err}");
+        assert!(err.to_string().starts_with("sleep did not end within"), "{err}");
         assert!(since.elapsed() < STOP_LIMIT);
     }
 }

@@ -1,18 +1,18 @@
-//! Readiness over HTTP.
+//! Readiness checks over HTTP.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// How long a server may take to answer.
+/// Timeout of a response.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
-/// True if GET `path` on `port` has status 200.
+/// True if GET `path` on `port` returns status 200.
 pub fn is_ok(port: u16, path: &str) -> bool {
     status(port, path).is_ok_and(|line| line.split(' ').nth(1) == Some("200"))
 }
 
-/// The first bytes of the response, which hold its status.
+/// The first bytes of the response, which contain its status.
 fn status(port: u16, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER_LIMIT)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -45,7 +45,7 @@ mod tests {
     }
 
     #[test]
-    fn only_status_200_is_ready() {
+    fn status_200_alone_is_ready() {
         assert!(answer("HTTP/1.1 200 OK\r\n\r\n"));
         assert!(!answer("HTTP/1.1 503 Service Unavailable\r\n\r\n"));
         assert!(!answer("HTTP"));

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP: a handler notes the signal, and every wait looks for it.
+//! SIGINT, SIGTERM and SIGHUP: a handler stores the signal, and every wait checks for it.
 
 use crate::error::{Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -9,11 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The last signal, 0 if none has come.
+/// The last signal received; 0 if none.
 static RECEIVED: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 static IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// How often a wait looks whether it is over.
+/// Time between two checks in a wait.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Installs the handlers.
@@ -37,13 +37,13 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
-/// From now on signals are ignored: what follows stops processes, and each wait in it has its own
+/// Ignores signals from now on. The steps that follow stop processes, and each wait in them has a
 /// deadline.
 pub fn ignore() {
     IGNORED.store(true, Ordering::Relaxed);
 }
 
-/// Fails after a signal.
+/// Fails if a signal was received.
 pub fn check() -> Result<()> {
     let signal = RECEIVED.get().map_or(0, |received| received.load(Ordering::Relaxed));
     if signal == 0 || IGNORED.load(Ordering::Relaxed) {
@@ -53,7 +53,7 @@ pub fn check() -> Result<()> {
     }
 }
 
-/// Waits for `duration`; a signal ends the wait.
+/// Waits for `duration`. A signal ends the wait with an error.
 pub fn pause(duration: Duration) -> Result<()> {
     let deadline = Instant::now() + duration;
     loop {

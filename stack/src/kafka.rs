@@ -1,4 +1,4 @@
-//! Apache Kafka in KRaft mode, each broker a controller too.
+//! Apache Kafka in KRaft mode. Each broker is also a controller.
 
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// All brokers of a stack share one cluster id: 16 bytes in base64.
+/// Cluster id of all stacks: 16 bytes in base64.
 const CLUSTER_ID: &str = "c2NyYXRjaGJhbmstc3RhYw";
 const FORMAT_LIMIT: Duration = Duration::from_secs(120);
-/// How long a broker may take to answer.
+/// Timeout of a broker's response.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 const LOG4J: &str = "\
@@ -34,7 +34,7 @@ fn dir(stack: &Stack, n: u16) -> PathBuf {
     stack.data_dir().join(format!("kafka-{n}"))
 }
 
-/// Writes the settings of broker `n` and, once, formats its data.
+/// Writes the settings of broker `n`, and formats its data folder once.
 pub fn prepare(stack: &Stack, n: u16) -> Result<()> {
     let dir = dir(stack, n);
     fs::create_dir_all(&dir).context(dir.display())?;
@@ -51,7 +51,7 @@ pub fn prepare(stack: &Stack, n: u16) -> Result<()> {
     words.extend(arguments.map(str::to_owned));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
-    let what = format!("{name}'s format");
+    let what = format!("formatting the data of {name}");
     let log = stack.log(&name);
     let status =
         foreground::run_logged(&mut command, &what, &log, "", Report::Nothing, FORMAT_LIMIT)?;
@@ -99,8 +99,8 @@ group.initial.rebalance.delay.ms=0
         min_isr = brokers.div_ceil(2),
     );
     if brokers == 1 {
-        // After kill -9 a broker may register again when its former session is over; no other
-        // broker could take over.
+        // After kill -9 a broker registers again only when its former session has timed out. A
+        // single broker has no other one to take over, so the timeout is short.
         text.push_str("broker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=1000\n");
     }
     if let Some(sasl_port) = settings.sasl_port {
@@ -112,29 +112,33 @@ group.initial.rebalance.delay.ms=0
     text
 }
 
-/// A listener in addition to the others that requires SASL. PLAIN knows user `bank`; SCRAM knows
-/// the users that Kafka's tools or clients create.
+/// An additional listener that requires SASL. PLAIN accepts the user `bank`. SCRAM accepts the
+/// users
+/// that Kafka's tools or clients create.
 fn sasl_listener(port: u16, sasl_port: u16, controller: u16) -> String {
     let modules = "org.apache.kafka.common.security";
     let mut text = format!(
         "\
-listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},\
+CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
-listener.name.sasl.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required user_bank=\"in plain words\";
+listener.name.sasl.plain.sasl.jaas.config={modules}.plain.PlainLoginModule required \
+user_bank=\"in plain words\";
 "
     );
     for mechanism in ["scram-sha-256", "scram-sha-512"] {
         let _ = writeln!(
             text,
-            "listener.name.sasl.{mechanism}.sasl.jaas.config={modules}.scram.ScramLoginModule required;"
+            "listener.name.sasl.{mechanism}.sasl.jaas.config={modules}.scram.ScramLoginModule \
+             required;"
         );
     }
     text
 }
 
-/// `java` with `options` and the brokers' classes; a class and its arguments follow.
+/// `java` with `options` and the class path of the brokers. A class and its arguments follow.
 fn java(stack: &Stack, dir: &Path, options: &[&str]) -> Vec<String> {
     let mut words = vec!["java".to_owned()];
     words.extend(options.iter().map(|&option| option.to_owned()));
@@ -144,10 +148,10 @@ fn java(stack: &Stack, dir: &Path, options: &[&str]) -> Vec<String> {
     words
 }
 
-/// The command of broker `n`.
+/// The command line of broker `n`.
 pub fn command(stack: &Stack, n: u16) -> Vec<String> {
     let dir = dir(stack, n);
-    // The collector's settings are those of Kafka's own scripts.
+    // The settings of the garbage collector are those of Kafka's start scripts.
     let options = [
         "-Xms256m",
         "-Xmx512m",
@@ -163,22 +167,22 @@ pub fn command(stack: &Stack, n: u16) -> Vec<String> {
     words
 }
 
-/// True if broker `n` answers and counts itself, and `count` brokers at least, as alive.
+/// True if broker `n` responds and lists itself and at least `count` brokers as alive.
 pub fn is_ready(settings: &Settings, n: u16, count: u16) -> bool {
     alive_brokers(settings.kafka_port + n - 1)
         .is_ok_and(|ids| ids.contains(&i32::from(n)) && ids.len() >= usize::from(count))
 }
 
-/// Ids of the brokers that the one at `port` counts as alive.
+/// Ids of the brokers in a metadata response of the broker at `port`.
 fn alive_brokers(port: u16) -> io::Result<Vec<i32>> {
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER_LIMIT)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-    // Length; Metadata (api key 3) version 1; correlation id 0; no client id; no topics.
+    // Length; metadata request (API key 3) version 1; correlation id 0; no client id; no topics.
     stream.write_all(b"\0\0\0\x0e\0\x03\0\x01\0\0\0\0\xff\xff\0\0\0\0")?;
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
-    // Three brokers and no topic are some 100 bytes.
+    // A response with three brokers and no topics has about 100 bytes.
     let length = u32::from_be_bytes(length).min(4096);
     let mut response = vec![0; length as usize];
     stream.read_exact(&mut response)?;
@@ -206,7 +210,7 @@ fn take_i32(rest: &mut &[u8]) -> Option<i32> {
 
 fn skip_string(rest: &mut &[u8]) -> Option<()> {
     let (length, after) = rest.split_first_chunk()?;
-    // -1: null.
+    // A length of -1 is null.
     let length = usize::try_from(i16::from_be_bytes(*length)).unwrap_or(0);
     *rest = after.get(length..)?;
     Some(())
@@ -218,7 +222,7 @@ mod tests {
     use crate::settings::Values;
 
     #[test]
-    fn brokers_are_read_from_a_metadata_response() {
+    fn brokers_are_parsed_from_a_metadata_response() {
         let mut response = vec![0, 0, 0, 0, 0, 0, 0, 2];
         for id in [1, 3] {
             response.extend([0, 0, 0, id, 0, 2]);

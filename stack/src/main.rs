@@ -71,8 +71,8 @@ fn run() -> Result<u8> {
     Ok(0)
 }
 
-/// The checkout: `--root DIR` before the command, as `stack.sh` gives it, or where this was
-/// compiled.
+/// The checkout: `--root DIR` before the command, as `stack.sh` passes it, or the folder of the
+/// build.
 fn root(words: &mut Vec<OsString>) -> PathBuf {
     if words.len() >= 2 && words[0] == "--root" {
         let root = PathBuf::from(&words[1]);

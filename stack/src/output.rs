@@ -1,4 +1,4 @@
-//! Messages and progress. They go to stderr: stdout carries the result of a command.
+//! Messages and progress on stderr. The result of a command is on stdout.
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 struct State {
-    /// Where messages go instead of stderr.
+    /// File for messages instead of stderr.
     file: Option<File>,
-    /// The seconds that the progress line shows.
+    /// Seconds in the progress line.
     shown_s: u64,
 }
 
@@ -21,7 +21,7 @@ fn state() -> MutexGuard<'static, State> {
 }
 
 impl State {
-    // A closed stderr does not end the program: it has processes to stop.
+    // A closed stderr must not end the program, which has processes to stop.
     fn write(&mut self, text: &str) {
         let _ = match &mut self.file {
             Some(file) => file.write_all(text.as_bytes()),
@@ -41,22 +41,22 @@ impl State {
     }
 }
 
-/// Writes a line.
+/// Prints a line.
 pub fn say(message: impl Display) {
     let mut state = state();
     state.clear_progress();
     state.write(&format!("{message}\n"));
 }
 
-/// From now on messages are appended to `file`.
+/// Appends messages to `file` from now on.
 pub fn redirect(file: File) {
     let mut state = state();
     state.clear_progress();
     state.file = Some(file);
 }
 
-/// After two seconds, and then now and again, writes that `what` is waited for. On a terminal it is
-/// one line that changes.
+/// Prints after two seconds, and then at intervals, what the program waits for. On a terminal the
+/// line is updated in place.
 pub fn progress(what: impl Display, since: Instant) {
     let seconds = since.elapsed().as_secs();
     let mut state = state();
@@ -71,17 +71,17 @@ pub fn progress(what: impl Display, since: Instant) {
     state.shown_s = seconds;
 }
 
-/// Removes the progress line from a terminal.
+/// Removes the progress line from the terminal.
 pub fn clear_progress() {
     state().clear_progress();
 }
 
-/// As in "1.4 s".
+/// A duration as in "1.4 s".
 pub fn seconds(duration: Duration) -> String {
     format!("{}.{} s", duration.as_secs(), duration.subsec_millis() / 100)
 }
 
-/// Writes the last 15 lines of a log.
+/// Prints the last 15 lines of a log.
 pub fn end_of_log(path: &Path) {
     let Ok(bytes) = fs::read(path) else { return };
     let text = String::from_utf8_lossy(&bytes);

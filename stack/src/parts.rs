@@ -1,4 +1,4 @@
-//! The parts of a stack, in the order of their start, and their ports.
+//! The parts of a stack in the order in which they start, and their ports.
 
 use crate::settings::Settings;
 use std::fmt;
@@ -8,13 +8,13 @@ use std::fmt;
 pub struct Service {
     /// Name of its binary.
     pub name: &'static str,
-    /// Its database.
+    /// Its database, if it has one.
     pub database: Option<&'static str>,
     /// The variable of a port in addition to the health port.
     pub own_port: Option<&'static str>,
 }
 
-/// The services, in the order of their start. All get KAFKA_BROKERS, SCHEMA_REGISTRY_URL,
+/// The services in the order in which they start. Each receives KAFKA_BROKERS, SCHEMA_REGISTRY_URL,
 /// HEALTH_PORT and the caller's environment.
 pub static SERVICES: [Service; 5] = [
     Service { name: "heartbeat", database: None, own_port: Some("CONTROL_PORT") },
@@ -28,24 +28,24 @@ pub static SERVICES: [Service; 5] = [
     Service { name: "frontend", database: None, own_port: Some("FRONTEND_PORT") },
 ];
 
-/// Runs to its end before the services start; it creates topics and schemas.
+/// The program that creates topics and schemas before the services start.
 pub const SYNCHRONIZER: &str = "synchronizer";
 
-/// One part of a stack.
+/// A part of a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// A broker, counted from 1.
+    /// A broker; the first has number 1.
     Kafka(u16),
     /// The schema registry.
     Registry,
     /// The database server.
     Postgres,
-    /// A service of the bank, by its index in [`SERVICES`].
+    /// A service of the bank, by index in [`SERVICES`].
     Service(usize),
 }
 
 impl Part {
-    /// The service that this part is.
+    /// The service, if this part is one.
     pub fn service(self) -> Option<&'static Service> {
         match self {
             Self::Service(index) => SERVICES.get(index),
@@ -53,7 +53,7 @@ impl Part {
         }
     }
 
-    /// All ports that it listens on; clients use the first.
+    /// All ports on which the part listens. Clients use the first.
     pub fn ports(self, settings: &Settings) -> Vec<u16> {
         match self {
             Self::Kafka(n) => {
@@ -75,7 +75,7 @@ impl Part {
         self.ports(settings)[0]
     }
 
-    /// The port of a service's health endpoints; for servers, their first port.
+    /// The port of a service's health endpoints. For a server, its first port.
     pub fn health_port(self, settings: &Settings) -> u16 {
         match self {
             Self::Service(index) => settings.health_ports + u16::try_from(index).unwrap_or(0),
@@ -84,7 +84,7 @@ impl Part {
     }
 }
 
-/// The value of a port variable in the table of services.
+/// The value of a port variable of [`SERVICES`].
 pub fn own_port(settings: &Settings, variable: &str) -> u16 {
     match variable {
         "CONTROL_PORT" => settings.control_port,
@@ -119,7 +119,7 @@ pub fn all(settings: &Settings) -> Vec<Part> {
     servers(settings).into_iter().chain(services()).collect()
 }
 
-/// Names, separated by `separator`.
+/// The names of `parts`, separated by `separator`.
 pub fn names(parts: &[Part], separator: &str) -> String {
     parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
@@ -130,7 +130,7 @@ mod tests {
     use crate::settings::Values;
 
     #[test]
-    fn ports_count_up_from_the_first_broker_and_service() {
+    fn ports_count_up_from_the_first() {
         let mut given = Values::new();
         given.insert("BROKERS".to_owned(), "3".to_owned());
         given.insert("SASL_PORT".to_owned(), "29292".to_owned());

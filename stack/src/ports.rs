@@ -1,13 +1,13 @@
-//! Who listens on a port, read from /proc.
+//! Finds the process that listens on a port, in /proc.
 
 use std::fs;
 use std::path::Path;
 
-/// Describes the process that listens on `port`, as in "pid 12 (java -Xmx512m ...)". None if nobody
-/// does.
+/// Describes the process that listens on `port`, as in "pid 12 (java -Xmx512m ...)". None if the
+/// port is free.
 pub fn owner(port: u16) -> Option<String> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
-        // The second is missing where IPv6 is off.
+        // The second table is missing without IPv6.
         listening_inode(&fs::read_to_string(table).ok()?, port)
     })?;
     let Some(pid) = holder(&inode) else {
@@ -19,7 +19,7 @@ pub fn owner(port: u16) -> Option<String> {
     Some(format!("pid {pid} ({command})"))
 }
 
-/// Inode of the listening socket in a table as /proc/net/tcp.
+/// Inode of the listening socket in a table like /proc/net/tcp.
 fn listening_inode(table: &str, port: u16) -> Option<String> {
     let port = format!(":{port:04X}");
     table.lines().find_map(|line| {
@@ -29,7 +29,7 @@ fn listening_inode(table: &str, port: u16) -> Option<String> {
     })
 }
 
-/// The lowest pid that has the socket open.
+/// The lowest pid of the processes that have the socket open.
 fn holder(inode: &str) -> Option<i32> {
     let socket = format!("socket:[{inode}]");
     let mut pids: Vec<i32> = fs::read_dir("/proc")
@@ -38,7 +38,7 @@ fn holder(inode: &str) -> Option<i32> {
         .collect();
     pids.sort_unstable();
     pids.into_iter().find(|pid| {
-        // Fails on processes of other users, and on those that have ended.
+        // Fails for processes of other users, and for those that have ended.
         fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut files| {
             files.any(|file| {
                 let link = file.ok().and_then(|file| fs::read_link(file.path()).ok());

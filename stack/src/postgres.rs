@@ -1,5 +1,5 @@
-//! PostgreSQL with balancedb and transactiondb, both owned by the role `bank`. It refuses to run as
-//! root, so root runs it as `POSTGRES_USER`.
+//! PostgreSQL with the databases balancedb and transactiondb, both owned by the role `bank`.
+//! PostgreSQL refuses to run as root, so root runs it as `POSTGRES_USER`.
 
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const INIT_LIMIT: Duration = Duration::from_secs(120);
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
-/// How long backends may live after a killed postmaster.
+/// Time for the backends to end after their postmaster was killed.
 const BACKENDS_LIMIT: Duration = Duration::from_secs(10);
 
 fn data(stack: &Stack) -> PathBuf {
@@ -33,16 +33,16 @@ fn bin() -> Result<PathBuf> {
             return Ok(given);
         }
         return Err(failed(format!(
-            "POSTGRES_BIN={} does not hold postgres, initdb and pg_isready",
+            "POSTGRES_BIN={} does not contain postgres, initdb and pg_isready",
             given.display()
         )));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = debian_folders().into_iter().chain(std::env::split_paths(&path)).find(complete);
-    found.ok_or_else(|| failed("PostgreSQL was not found: set POSTGRES_BIN to its folder"))
+    found.ok_or_else(|| failed("PostgreSQL not found: set POSTGRES_BIN to its folder"))
 }
 
-/// Where Debian puts PostgreSQL, the newest version first.
+/// Folders of Debian's PostgreSQL packages, the newest version first.
 fn debian_folders() -> Vec<PathBuf> {
     let Ok(versions) = fs::read_dir("/usr/lib/postgresql") else { return Vec::new() };
     let mut versions: Vec<(u32, PathBuf)> = versions
@@ -64,7 +64,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The words before a command that run it as a user that PostgreSQL accepts.
+/// The beginning of a command line that runs it as a user whom PostgreSQL accepts.
 fn as_user(stack: &Stack) -> Result<Vec<String>> {
     if !is_root() {
         return Ok(Vec::new());
@@ -72,16 +72,15 @@ fn as_user(stack: &Stack) -> Result<Vec<String>> {
     let user = user()?;
     let base = ["setpriv".to_owned(), format!("--reuid={user}"), format!("--regid={user}")];
     let base = [&base[..], &["--init-groups".to_owned()]].concat();
-    // Below root's home, that user may not even pass the folders above a checkout's own. It gets a
-    // capability for it, the smaller one where there is a choice (a container has the larger one
-    // only).
+    // If the checkout is below root's home, that user can't enter the folders above it. The user
+    // then gets a capability: the smaller one if possible. A container has only the larger one.
     for capability in [None, Some("dac_read_search"), Some("dac_override")] {
         let mut words = base.clone();
         if let Some(name) = capability {
             words.push(format!("--inh-caps=+{name}"));
             words.push(format!("--ambient-caps=+{name}"));
         }
-        // Not access(2), as `test -x` does: it knows nothing of capabilities.
+        // Not access(2), as in `test -x`, since it ignores capabilities.
         let mut check = Command::new(&words[0]);
         check.args(&words[1..]).arg("stat").arg(stack.dir.join("."));
         if foreground::succeeds(&mut check, CHECK_LIMIT) {
@@ -96,14 +95,14 @@ fn as_user(stack: &Stack) -> Result<Vec<String>> {
     )))
 }
 
-/// Waits for the end of an earlier PostgreSQL and, once, makes the databases.
+/// Waits until an earlier PostgreSQL has ended, and creates the databases once.
 pub fn prepare(stack: &Stack) -> Result<()> {
     let data = data(stack);
     wait_until_backends_end(&data)?;
     if data.is_dir() {
         return Ok(());
     }
-    // Made under another name: a folder that has the final name is complete.
+    // Created under another name, so a folder with the final name is complete.
     let new = stack.data_dir().join("postgres.new");
     if new.exists() {
         fs::remove_dir_all(&new).context(new.display())?;
@@ -180,14 +179,14 @@ CREATE DATABASE transactiondb OWNER bank
     fs::write(&access, "host all all 127.0.0.1/32 scram-sha-256\n").context(access.display())
 }
 
-/// Its command.
+/// The command line.
 pub fn command(stack: &Stack) -> Result<Vec<String>> {
     let mut words = as_user(stack)?;
     words.push(bin()?.join("postgres").display().to_string());
     words.extend(["-D".to_owned(), data(stack).display().to_string()]);
     let port = format!("port={}", stack.settings.postgres_port);
-    // Durable as PostgreSQL comes (fsync, synchronous_commit); the rest fits a small machine that
-    // writes much.
+    // Durability has PostgreSQL's defaults (fsync, synchronous_commit). The other settings are for
+    // a small machine with many writes.
     let options = [
         "listen_addresses=127.0.0.1",
         &port,
@@ -224,9 +223,9 @@ pub fn url(stack: &Stack, database: &str) -> Result<String> {
     Ok(format!("postgres://bank:{}@127.0.0.1:{port}/{database}", password.trim()))
 }
 
-/// The backends of a killed PostgreSQL end a moment after it, and until then its data cannot be
-/// opened. Their working folder is the data's. A postmaster.pid whose process is a zombie would
-/// make the next PostgreSQL refuse to start.
+/// After a kill of PostgreSQL its backends still run for a moment, and its data can't be opened
+/// until they end. Their working directory is the data folder. A postmaster.pid whose process is a
+/// zombie would keep the next PostgreSQL from starting.
 fn wait_until_backends_end(data: &Path) -> Result<()> {
     let since = Instant::now();
     while works_in(data) {
@@ -244,7 +243,7 @@ fn wait_until_backends_end(data: &Path) -> Result<()> {
     }
 }
 
-/// True if a process has `dir` as its working folder.
+/// True if a process has `dir` as its working directory.
 fn works_in(dir: &Path) -> bool {
     fs::read_dir("/proc").is_ok_and(|processes| {
         processes.filter_map(std::result::Result::ok).any(|process| {

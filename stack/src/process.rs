@@ -1,22 +1,21 @@
-//! Processes, known by pid and time of birth: the system gives pids out again, and a process of
-//! another program is never signalled.
+//! Processes, identified by pid and start time. The system reuses pids, so a process with another
+//! start time is never signalled.
 
 use crate::error::{Context, Result};
 use rustix::process::{Pid, Signal};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A process that was alive when it was looked up.
+/// A process that was running when it was looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Process {
-    /// Its pid.
     pub pid: i32,
-    /// When it began, in clock ticks since boot.
+    /// Start time, in clock ticks since boot.
     born: u64,
 }
 
 impl Process {
-    /// The process that has `pid` now.
+    /// The current process with this `pid`.
     pub fn of(pid: i32) -> Option<Self> {
         birth(pid).map(|born| Self { pid, born })
     }
@@ -26,10 +25,10 @@ impl Process {
         birth(self.pid) == Some(self.born)
     }
 
-    /// Sends `signal`, if the process is still alive.
+    /// Sends `signal`, unless the process has ended.
     pub fn signal(self, signal: Signal) {
         if let (true, Some(pid)) = (self.is_alive(), Pid::from_raw(self.pid)) {
-            // It may have ended since.
+            // The process may have ended since the check.
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
@@ -41,19 +40,19 @@ impl Process {
         }
     }
 
-    /// True once SIGSTOP has reached every thread: they stop one after the other, some time after
-    /// the signal was sent.
+    /// True when SIGSTOP has stopped every thread. The threads stop one after the other, some time
+    /// after the signal.
     pub fn is_stopped(self) -> bool {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return true };
         threads.filter_map(std::result::Result::ok).all(|thread| {
             let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
             let stat = String::from_utf8_lossy(&stat);
-            // A thread that has just ended has no state.
+            // A thread that has just ended has no stat file.
             stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with(['T', 'Z', 'X']))
         })
     }
 
-    /// The process and its children, which only PostgreSQL has.
+    /// The process and its children. Only PostgreSQL has children.
     pub fn family(self) -> Vec<Self> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid);
         let children = fs::read_to_string(path).unwrap_or_default();
@@ -61,13 +60,13 @@ impl Process {
         [self].into_iter().chain(children).collect()
     }
 
-    /// Resident memory in MiB, with its children; what they share counts once.
+    /// Memory with children, MiB. Shared memory counts once.
     pub fn memory_mib(self) -> u64 {
         self.family().into_iter().map(Self::memory_kib).sum::<u64>() / 1024
     }
 
     fn memory_kib(self) -> u64 {
-        // PSS needs the right to look into the process; RSS does not.
+        // Reading PSS needs permission for the process; reading RSS does not.
         field_kib(self.pid, "smaps_rollup", "Pss:")
             .or_else(|| field_kib(self.pid, "status", "VmRSS:"))
             .unwrap_or(0)
@@ -80,7 +79,7 @@ fn field_kib(pid: i32, file: &str, field: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// Sends `signal` to the process group `group`, if there is one.
+/// Sends `signal` to the process group `group`, if it exists.
 pub fn signal_group(group: i32, signal: Signal) {
     if let Some(group) = Pid::from_raw(group) {
         let _ = rustix::process::kill_process_group(group, signal);
@@ -92,15 +91,15 @@ pub fn group_exists(group: i32) -> bool {
     Pid::from_raw(group).is_some_and(|it| rustix::process::test_kill_process_group(it).is_ok())
 }
 
-/// When the process began. None if it has ended, even if its parent has not taken the exit code
-/// yet. A process whose first thread alone has ended still holds its ports.
+/// Start time of the process. None if it has ended, even if its parent has not yet read the exit
+/// code. A process whose main thread alone has ended still has its ports open.
 fn birth(pid: i32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     parse_birth(&String::from_utf8_lossy(&stat))
 }
 
 fn parse_birth(stat: &str) -> Option<u64> {
-    // Fields are counted from the end of the command's name, which may hold anything.
+    // The command name may contain any characters, so fields are counted from its end.
     let (_, fields) = stat.rsplit_once(") ")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ended = matches!(*fields.first()?, "Z" | "X");
@@ -111,24 +110,22 @@ fn parse_birth(stat: &str) -> Option<u64> {
     fields.get(19)?.parse().ok()
 }
 
-/// The folder of pid files. Each holds a pid and the process's birth.
+/// A folder of pid files. Each contains the pid and the start time of a process.
 #[derive(Debug, Clone)]
 pub struct PidFiles {
     dir: PathBuf,
 }
 
 impl PidFiles {
-    /// The files in `dir`.
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.to_owned() }
     }
 
-    /// Their folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Writes the file of `name`, in one step: no reader sees half of it.
+    /// Writes the file of `name` atomically.
     pub fn record(&self, name: &str, pid: i32) -> Result<()> {
         let born = birth(pid).map_or_else(|| "dead".to_owned(), |born| born.to_string());
         let new = self.dir.join(format!("{name}.pid.new"));
@@ -137,7 +134,7 @@ impl PidFiles {
         fs::rename(&new, &path).context(path.display())
     }
 
-    /// The process of `name`, if it runs.
+    /// The process of `name`, if it is running.
     pub fn find(&self, name: &str) -> Option<Process> {
         let text = fs::read_to_string(self.dir.join(format!("{name}.pid"))).ok()?;
         let (pid, born) = text.trim().split_once(' ')?;
@@ -151,7 +148,7 @@ pub fn supervisor(name: &str) -> String {
     format!("{name}.supervisor")
 }
 
-/// A signal by its name, with or without SIG, or its number.
+/// Parses the name of a signal, with or without SIG, or its number.
 pub fn parse_signal(text: &str) -> Option<Signal> {
     let name = text.strip_prefix("SIG").unwrap_or(text);
     let named = [
@@ -189,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn birth_is_read_after_any_command_name() {
+    fn start_time_is_parsed_after_any_command_name() {
         let tail = "S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 1 1";
         assert_eq!(parse_birth(&format!("7 (a) b ) {tail}")), Some(12345));
         assert_eq!(parse_birth(&format!("7 (z) {}", tail.replace('S', "Z"))), None);
@@ -204,7 +201,7 @@ mod tests {
         files.record("part", pid).unwrap();
         let process = files.find("part").unwrap();
         process.signal(Signal::KILL);
-        // Its parent has not taken the exit code yet.
+        // The parent has not read the exit code yet.
         while process.is_alive() {
             std::thread::yield_now();
         }
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn stopped_process_is_told_from_a_running_one() {
+    fn stopped_process_differs_from_a_running_one() {
         let mut child = sleep();
         let process = Process::of(i32::try_from(child.id()).unwrap()).unwrap();
         assert!(!process.is_stopped());
@@ -244,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_are_known_by_name_and_number() {
+    fn signals_are_parsed_by_name_and_number() {
         assert_eq!(parse_signal("STOP"), Some(Signal::STOP));
         assert_eq!(parse_signal("SIGCONT"), Some(Signal::CONT));
         assert_eq!(parse_signal("9"), Some(Signal::KILL));

@@ -1,4 +1,4 @@
-//! Apicurio Registry with the Confluent API, its schemas in a file.
+//! Apicurio Registry with the Confluent API and its data in a file.
 
 use crate::error::{Context, Result, failed};
 use crate::http;
@@ -7,15 +7,15 @@ use crate::stack::Stack;
 use std::fs;
 use std::path::PathBuf;
 
-/// Makes its folder.
+/// Creates the data folder.
 pub fn prepare(stack: &Stack) -> Result<()> {
     let dir = stack.data_dir().join("registry");
     fs::create_dir_all(&dir).context(dir.display())
 }
 
-/// Its command.
+/// The command line.
 pub fn command(stack: &Stack) -> Result<Vec<String>> {
-    // Each commit reaches the file at once: after kill -9 no schema is lost whose id was given.
+    // Each commit is written to the file at once, so kill -9 loses no schema whose id was returned.
     let database = format!(
         "jdbc:h2:file:{}/registry/schemas;WRITE_DELAY=0;DB_CLOSE_ON_EXIT=FALSE",
         stack.data_dir().display()
@@ -49,7 +49,7 @@ fn jar(stack: &Stack) -> Result<PathBuf> {
     })
 }
 
-/// True if it lists its subjects.
+/// True if the registry lists its subjects.
 pub fn is_ready(settings: &Settings) -> bool {
     http::is_ok(settings.registry_port, "/apis/ccompat/v7/subjects")
 }

@@ -1,4 +1,4 @@
-//! The bank's own services, each under a supervisor, and the synchronizer before them.
+//! The services of the bank, each under a supervisor, and the synchronizer, which runs before them.
 
 use crate::environment;
 use crate::error::{Context, Result, failed};
@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// A bound for the worst case: the synchronizer has one of its own.
+/// Longer than the synchronizer's own timeout.
 const SYNCHRONIZER_LIMIT: Duration = Duration::from_secs(120);
 
-/// The path of a binary, which must be there.
+/// The path of a binary. Fails if it is missing.
 fn binary(stack: &Stack, name: &str) -> Result<PathBuf> {
     let path = stack.bin_dir()?.join(name);
     let executable = std::fs::metadata(&path)
@@ -25,11 +25,11 @@ fn binary(stack: &Stack, name: &str) -> Result<PathBuf> {
     if executable {
         Ok(path)
     } else {
-        Err(failed(format!("{} is missing: make build", path.display())))
+        Err(failed(format!("{} is missing: run `make build`", path.display())))
     }
 }
 
-/// How to start a service.
+/// The command that starts a service.
 pub fn launch(stack: &Stack, part: Part) -> Result<Launch> {
     let binary = binary(stack, &part.to_string())?;
     Ok(Launch::Service { binary, variables: variables(stack, part)? })
@@ -40,7 +40,7 @@ pub fn is_ready(settings: &Settings, part: Part) -> bool {
     http::is_ok(part.health_port(settings), "/readyz")
 }
 
-/// Variables that all programs of the bank get.
+/// Environment variables of all programs of the bank.
 fn common_variables(stack: &Stack) -> Vec<(String, String)> {
     vec![
         ("KAFKA_BROKERS".to_owned(), environment::kafka_brokers(&stack.settings)),
@@ -48,7 +48,7 @@ fn common_variables(stack: &Stack) -> Vec<(String, String)> {
     ]
 }
 
-/// Variables of one service.
+/// Environment variables of one service.
 fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     let settings = &stack.settings;
     let mut variables = common_variables(stack);
@@ -61,8 +61,8 @@ fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     if let Some(name) = service.own_port {
         add(name, parts::own_port(settings, name).to_string());
     }
-    // The page and the endpoint are on two ports, so they are two origins: each gets the address of
-    // the other.
+    // The page and the endpoint have different ports, so they are different origins. Each gets the
+    // address of the other.
     let given = |name: &str, default: String| {
         settings::variable(name).map(|given| given.unwrap_or(default))
     };
@@ -84,7 +84,7 @@ fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     Ok(variables)
 }
 
-/// Runs the synchronizer: it makes topics and schemas what they should be.
+/// Runs the synchronizer, which creates topics and schemas.
 pub fn synchronize(stack: &Stack) -> Result<()> {
     let since = Instant::now();
     let log = stack.log(SYNCHRONIZER);
@@ -107,7 +107,7 @@ pub fn synchronize(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Builds the services, unless `BIN_DIR` names binaries that are there already.
+/// Builds the services, unless `BIN_DIR` is set.
 pub fn build(stack: &Stack) -> Result<()> {
     const BUILD_LIMIT: Duration = Duration::from_secs(3600);
     let settings = &stack.settings;
@@ -125,7 +125,7 @@ pub fn build(stack: &Stack) -> Result<()> {
     if status.success() { Ok(()) } else { Err(failed(format!("cargo build failed: {status}"))) }
 }
 
-/// Maven brings the servers' jars, once for each pom.xml and version of Kafka.
+/// Downloads the jars of the servers with Maven, once for each pom.xml and version of Kafka.
 pub fn download_servers(stack: &Stack) -> Result<()> {
     const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
     let dir = &stack.servers_dir;
@@ -137,7 +137,7 @@ pub fn download_servers(stack: &Stack) -> Result<()> {
     if is_complete(&complete) {
         return Ok(());
     }
-    // A stack on another version of Kafka may be running the registry.
+    // The registry may be running in a stack with another version of Kafka.
     let has_registry =
         ["3.9", "4"].map(|it| dir.join(format!("complete-{it}"))).iter().any(is_complete);
     say(format!("Downloading Kafka {version} and the registry with Maven (190 MB, once)."));

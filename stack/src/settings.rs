@@ -1,12 +1,11 @@
-//! The variables that a running stack remembers, so that later commands find it by `STACK_DIR`
-//! alone.
+//! The variables that a running stack stores, so that later commands need only `STACK_DIR`.
 
 use crate::error::{Context, Result, usage};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each variable with its default; README.md describes them.
+/// All variables with their defaults. README.md describes them.
 const DEFAULTS: [(&str, &str); 16] = [
     ("BROKERS", "1"),
     ("KAFKA", "3.9"),
@@ -26,34 +25,34 @@ const DEFAULTS: [(&str, &str); 16] = [
     ("POSTGRES_OPTIONS", ""),
 ];
 
-/// Ports above are left for what is counted up from them.
+/// Highest port, which leaves ports for further brokers and services.
 const PORT_MAX: u16 = 65_499;
 
 /// Variables by name.
 pub type Values = BTreeMap<String, String>;
 
-/// Checked settings of one stack.
+/// The checked settings of a stack.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// As they are written to the file `settings`.
+    /// All variables, as in the file `settings`.
     pub values: Values,
     /// Kafka brokers, 1 or 3.
     pub brokers: u16,
     /// Version of Kafka, "3.9" or "4".
     pub kafka: String,
-    /// Port of kafka-1; each further broker takes the next.
+    /// Port of kafka-1. Each further broker has the next port.
     pub kafka_port: u16,
     /// Port of the controller in kafka-1.
     pub raft_port: u16,
-    /// Port where kafka-1 requires SASL.
+    /// Port on which kafka-1 requires SASL.
     pub sasl_port: Option<u16>,
     /// Port of the registry.
     pub registry_port: u16,
     /// Port of PostgreSQL.
     pub postgres_port: u16,
-    /// `HEALTH_PORT` of the first service; each further service takes the next.
+    /// `HEALTH_PORT` of the first service. Each further service has the next port.
     pub health_ports: u16,
-    /// Port of the heartbeat.
+    /// Control port of the heartbeat.
     pub control_port: u16,
     /// Port of the graphql-endpoint.
     pub graphql_port: u16,
@@ -62,7 +61,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings that the environment gives; the rest are defaults.
+    /// The settings in the environment, with defaults for the others.
     pub fn configured(given: &Values) -> Result<Self> {
         let mut values = Values::new();
         for (name, default) in DEFAULTS {
@@ -72,8 +71,8 @@ impl Settings {
         Self::check(values)
     }
 
-    /// The settings that the stack in `dir` was last started with; without any, those of the
-    /// environment.
+    /// The settings with which the stack in `dir` was last started, or those in the environment if
+    /// it was never started.
     pub fn remembered(given: &Values, dir: &Path) -> Result<Self> {
         let mut values = Self::configured(given)?.values;
         let text = match fs::read_to_string(dir.join("settings")) {
@@ -89,7 +88,7 @@ impl Settings {
         Self::check(values)
     }
 
-    /// Keeps the settings for later commands.
+    /// Stores the settings for later commands.
     pub fn memorize(&self, dir: &Path) -> Result<()> {
         let text: String =
             self.values.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
@@ -128,12 +127,12 @@ impl Settings {
         })
     }
 
-    /// A setting as text, empty if it has no value.
+    /// A setting as text; empty if it is not set.
     pub fn text(&self, name: &str) -> &str {
         self.values.get(name).map_or("", String::as_str)
     }
 
-    /// The first setting of the caller that differs from these: name, value here, value given.
+    /// The first setting of the caller that differs: name, value here, value given.
     pub fn difference<'a>(&'a self, given: &'a Values) -> Option<(&'a str, &'a str, &'a str)> {
         given
             .iter()
@@ -150,7 +149,7 @@ fn port(values: &Values, name: &str) -> Result<u16> {
         .ok_or_else(|| usage(format!("{name}={text}: expected a port from 1 to {PORT_MAX}")))
 }
 
-/// What the caller's environment sets. An empty variable counts as not set.
+/// The variables in the caller's environment. An empty variable counts as not set.
 pub fn given() -> Result<Values> {
     let mut given = Values::new();
     for (name, _) in DEFAULTS {
@@ -173,7 +172,7 @@ pub fn variable(name: &str) -> Result<Option<String>> {
     }
 }
 
-/// A folder that an environment variable names, as an absolute path.
+/// The folder in an environment variable, as an absolute path.
 pub fn folder(name: &str) -> Result<Option<PathBuf>> {
     variable(name)?.map(|value| absolute(Path::new(&value))).transpose()
 }
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_the_readme() {
+    fn defaults_match_the_readme() {
         let settings = Settings::configured(&Values::new()).unwrap();
         assert_eq!((settings.brokers, settings.kafka.as_str()), (1, "3.9"));
         assert_eq!((settings.raft_port, settings.sasl_port), (19_102, None));
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_are_refused_with_their_name() {
+    fn wrong_settings_are_rejected_by_name() {
         for (name, value, expected) in [
             ("BROKERS", "2", "BROKERS=2: expected 1 or 3"),
             ("KAFKA", "5", "KAFKA=5: expected 3.9 or 4"),
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_differing_setting_is_found() {
+    fn differing_setting_is_found() {
         let settings = Settings::configured(&given(&[("SASL_PORT", "29292")])).unwrap();
         assert_eq!(settings.sasl_port, Some(29_292));
         assert_eq!(settings.difference(&given(&[("SASL_PORT", "29292")])), None);

@@ -1,4 +1,4 @@
-//! One stack: its folders, settings, pid files and lock.
+//! A stack: its folders, settings, pid files and lock.
 
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
@@ -14,31 +14,29 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a command waits for another one that changes the same stack: as long as a build may
-/// take.
+/// Time that a command waits for another one that changes the same stack, which may be a build.
 const LOCK_LIMIT: Duration = Duration::from_secs(3600);
-/// How long the installation of packages may take.
+/// Longest duration of an installation of packages.
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
 
-/// A stack in its folder.
+/// A stack and its folders.
 #[derive(Debug, Clone)]
 pub struct Stack {
     /// The checkout.
     pub root: PathBuf,
     /// `STACK_DIR`.
     pub dir: PathBuf,
-    /// What Maven brings.
+    /// Folder of the servers that Maven downloads.
     pub servers_dir: PathBuf,
-    /// Its settings.
+    /// Current settings.
     pub settings: Settings,
-    /// Variables that the caller set.
+    /// Variables in the caller's environment.
     pub given: Values,
-    /// Pid files.
     pub pids: PidFiles,
 }
 
 impl Stack {
-    /// The stack that the environment names, with the settings that it was last started with.
+    /// The stack in the environment variables, with the settings of its last start.
     pub fn open(root: &Path) -> Result<Self> {
         let dir = settings::folder("STACK_DIR")?.unwrap_or_else(|| root.join(".stack"));
         Self::open_in(root, dir)
@@ -58,13 +56,14 @@ impl Stack {
         })
     }
 
-    /// All its parts.
+    /// All parts.
     pub fn parts(&self) -> Vec<Part> {
         parts::all(&self.settings)
     }
 
-    /// Its data: a folder for each version of Kafka and number of brokers. The registry's and
-    /// PostgreSQL's data are there too, since schema ids and outcomes belong to the log.
+    /// The data folder of a version of Kafka and number of brokers. It includes the data of
+    /// registry
+    /// and PostgreSQL, since schema ids and outcomes belong to Kafka's log.
     pub fn data_dir(&self) -> PathBuf {
         let Settings { kafka, brokers, .. } = &self.settings;
         self.dir.join(match brokers {
@@ -78,7 +77,7 @@ impl Stack {
         self.servers_dir.join(format!("kafka-{}", self.settings.kafka))
     }
 
-    /// The folder of the services' binaries.
+    /// The folder of the binaries of services.
     pub fn bin_dir(&self) -> Result<PathBuf> {
         let given = self.settings.text("BIN_DIR");
         if !given.is_empty() {
@@ -92,12 +91,12 @@ impl Stack {
         }))
     }
 
-    /// The script that callers run.
+    /// The path of stack.sh.
     pub fn script(&self) -> PathBuf {
         self.root.join("stack/stack.sh")
     }
 
-    /// Checks what the machine needs for `purpose`; as root on Debian, installs it.
+    /// Checks that the machine has what `purpose` needs. As root on Debian, installs it.
     pub fn prerequisites(&self, purpose: &str) -> Result<()> {
         let mut script = Command::new(self.script());
         script.arg("prerequisites").arg(purpose).stdin(Stdio::null());
@@ -106,26 +105,26 @@ impl Stack {
         if status.success() {
             return Ok(());
         }
-        // The script has written what is missing.
+        // stack.sh has printed what is missing.
         Err(failed(format!("the prerequisites of {purpose} are missing")))
     }
 
-    /// The log of a part or step.
+    /// Path of the log of a part or step.
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.join("log").join(format!("{name}.log"))
     }
 
-    /// The process of `part`, if it runs.
+    /// The process of `part`, if it is running.
     pub fn process(&self, part: Part) -> Option<Process> {
         self.pids.find(&part.to_string())
     }
 
-    /// The supervisor of `part`, if it is a service and its supervisor runs.
+    /// The supervisor of `part`, if it is a service whose supervisor is running.
     pub fn supervisor(&self, part: Part) -> Option<Process> {
         part.service().and_then(|service| self.pids.find(&supervisor(service.name)))
     }
 
-    /// True if `part` runs, or will be restarted.
+    /// True if `part` is running or will be restarted.
     pub fn is_up(&self, part: Part) -> bool {
         match part.service() {
             Some(_) => self.supervisor(part).is_some(),
@@ -133,12 +132,12 @@ impl Stack {
         }
     }
 
-    /// Parts that are up.
+    /// The parts that are up.
     pub fn parts_up(&self) -> Vec<Part> {
         self.parts().into_iter().filter(|&part| self.is_up(part)).collect()
     }
 
-    /// Starts `command` in a session of its own, with its output at the end of the part's log.
+    /// Starts `command` in a separate session, with its output appended to the part's log.
     pub fn launch(&self, part: Part, launched: Launch) -> Result<()> {
         let log = self.log(&part.to_string());
         let output = foreground::append(&log)?;
@@ -152,7 +151,7 @@ impl Stack {
             }
             Launch::Service { binary, variables } => {
                 let name = part.to_string();
-                // Variables, not arguments: everybody on the machine can read arguments.
+                // As variables, since all users of the machine can read arguments.
                 command.arg("supervise").arg(&name).arg(self.pids.dir()).arg(binary);
                 command.envs(variables);
                 supervisor(&name)
@@ -163,7 +162,8 @@ impl Stack {
         self.pids.record(&name, i32::try_from(child.id()).unwrap_or(0))
     }
 
-    /// Takes the lock: one command at a time changes a stack. It ends when the result is dropped.
+    /// Takes the lock, so that one command at a time changes a stack. Dropping the result releases
+    /// it.
     pub fn lock(&self) -> Result<Lock> {
         for dir in [self.pids.dir().to_owned(), self.dir.join("log")] {
             fs::create_dir_all(&dir).context(dir.display())?;
@@ -186,7 +186,7 @@ impl Stack {
             }
             if !told {
                 say(format!(
-                    "{} changes {}; waiting for it.",
+                    "{} is changing {}: waiting for it.",
                     holder(&mut file),
                     self.dir.display()
                 ));
@@ -194,36 +194,36 @@ impl Stack {
             }
             if since.elapsed() > LOCK_LIMIT {
                 return Err(failed(format!(
-                    "{} still changes {} after an hour: stop it and try again",
+                    "{} is still changing {} after one hour: stop it and try again",
                     holder(&mut file),
                     self.dir.display()
                 )));
             }
-            output::progress("waiting for the other command", since);
+            output::progress("Waiting for the other command", since);
             interrupt::pause(Duration::from_millis(50))?;
         }
         output::clear_progress();
-        // Only for the message above.
+        // The pid is only for the messages above.
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = write!(file, "{}", std::process::id());
         Ok(Lock(file))
     }
 }
 
-/// What [`Stack::launch`] starts.
+/// A command for [`Stack::launch`].
 pub enum Launch {
     /// A program with its arguments.
     Server(Vec<String>),
-    /// A service's binary with variables, under a supervisor.
+    /// The binary of a service with variables, under a supervisor.
     Service {
-        /// Its path.
+        /// Path of the binary.
         binary: PathBuf,
         /// Added to the environment.
         variables: Vec<(String, String)>,
     },
 }
 
-/// The lock of a stack, held while this lives.
+/// The lock of a stack. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "closing the file ends the lock")] File);
 
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_version_and_number_of_brokers_has_its_folder() {
+    fn data_folder_depends_on_version_and_brokers() {
         let mut stack = Stack::open_in(Path::new("/checkout"), "/s".into()).unwrap();
         for (kafka, brokers, folder) in
             [("3.9", "1", "/s/3.9"), ("4", "1", "/s/4"), ("4", "3", "/s/4-brokers-3")]

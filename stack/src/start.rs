@@ -1,5 +1,5 @@
-//! Starting parts: all servers at once, then all services at once. What a failed command started is
-//! stopped again.
+//! Starts parts: all servers at the same time, then all services. After a failure stops what was
+//! started.
 
 use crate::error::{Error, Result, failed};
 use crate::foreground;
@@ -18,12 +18,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a part may take until it is ready: a busy machine is slow.
+/// Timeout until a part is ready, for busy machines.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-/// How often a part is asked whether it is ready.
+/// Time between two readiness checks of a part.
 const READY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The start of some parts.
+/// The start of several parts.
 pub struct Start<'a> {
     stack: &'a Stack,
     started: Mutex<Vec<Part>>,
@@ -31,13 +31,13 @@ pub struct Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    /// Nothing is started yet.
+    /// A start without parts.
     pub fn new(stack: &'a Stack) -> Self {
         Self { stack, started: Mutex::default(), failed: AtomicBool::new(false) }
     }
 
     /// Starts `parts` at the same time and waits until all are ready. A broker is ready when it
-    /// counts `brokers` alive.
+    /// lists `brokers` brokers as alive.
     pub fn start(&self, parts: &[Part], brokers: u16) -> Result<()> {
         let since = Instant::now();
         thread::scope(|scope| {
@@ -45,7 +45,7 @@ impl<'a> Start<'a> {
                 .iter()
                 .map(|&part| scope.spawn(move || self.start_part(part, brokers)))
                 .collect();
-            // Bounded, because each start is.
+            // This loop ends, since each start has a timeout.
             while starts.iter().any(|start| !start.is_finished()) {
                 let waiting: Vec<Part> = parts
                     .iter()
@@ -53,7 +53,7 @@ impl<'a> Start<'a> {
                     .filter(|(_, start)| !start.is_finished())
                     .map(|(&part, _)| part)
                     .collect();
-                output::progress(format!("waiting for {}", parts::names(&waiting, ", ")), since);
+                output::progress(format!("Waiting for {}", parts::names(&waiting, ", ")), since);
                 thread::sleep(POLL_INTERVAL);
             }
             output::clear_progress();
@@ -118,7 +118,7 @@ impl<'a> Start<'a> {
         Ok(())
     }
 
-    /// After a failure: shows the log that explains it, and stops what was started.
+    /// After a failure, prints the log that explains it and stops what was started.
     pub fn undo(self, err: &Error) {
         interrupt::ignore();
         if let Error::Failed { log: Some(name), .. } = err {
@@ -129,21 +129,21 @@ impl<'a> Start<'a> {
         if started.is_empty() {
             return;
         }
-        say("Stopping what was started.");
+        say("Stopping the parts that were started.");
         if let Err(err) = stop::stop(self.stack, &started, How::Gracefully) {
             say(format!("stack: {err}"));
         }
     }
 }
 
-/// The first failure; one that is only a consequence of another comes last.
+/// The first failure. One that is only a consequence of another comes last.
 fn first_cause(results: impl Iterator<Item = Result<()>>) -> Result<()> {
     let (consequences, causes): (Vec<Error>, Vec<Error>) =
         results.filter_map(Result::err).partition(|err| matches!(err, Error::Cancelled));
     causes.into_iter().chain(consequences).next().map_or(Ok(()), Err)
 }
 
-/// True if `part` does its work.
+/// True if `part` is ready.
 pub fn is_ready(stack: &Stack, part: Part, brokers: u16) -> bool {
     match part {
         Part::Kafka(n) => kafka::is_ready(&stack.settings, n, brokers),
@@ -153,9 +153,9 @@ pub fn is_ready(stack: &Stack, part: Part, brokers: u16) -> bool {
     }
 }
 
-/// Before anything starts, the ports of `parts` must be free.
+/// Checks that the ports of `parts` are free.
 pub fn check_ports(stack: &Stack, parts: &[Part]) -> Result<()> {
-    // A service whose supervisor was killed would be in its own way.
+    // A service whose supervisor was killed would occupy its own port.
     let orphans: Vec<Part> =
         parts.iter().copied().filter(|&part| stack.process(part).is_some()).collect();
     stop::stop(stack, &orphans, How::Gracefully)?;
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cause_is_reported_before_its_consequences() {
+    fn cause_precedes_its_consequences() {
         let results = [Err(Error::Cancelled), Ok(()), Err(failed("kafka-2 has exited"))];
         let err = first_cause(results.into_iter()).unwrap_err();
         assert_eq!(err.to_string(), "kafka-2 has exited");

@@ -1,5 +1,5 @@
-//! Stopping parts: services first, then servers, each group at the same time. What does not end is
-//! killed.
+//! Stops parts: services first, then servers, each group at the same time. Parts that do not end
+//! are killed.
 
 use crate::error::{Result, failed};
 use crate::interrupt;
@@ -10,21 +10,21 @@ use crate::stack::Stack;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
-/// How long a part may take to end before it is killed.
+/// Time between the signal and SIGKILL.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
-/// How long the kernel may take to end what was killed.
+/// Time for the kernel to end a killed process.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
-/// How parts are stopped.
+/// The signal with which parts are stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// With the signal that asks for it; after [`STOP_LIMIT`] with SIGKILL.
+    /// The signal for a shutdown, and after [`STOP_LIMIT`] SIGKILL.
     Gracefully,
     /// With SIGKILL.
     Killed,
 }
 
-/// Stops `parts` and waits until they are gone.
+/// Stops `parts` and waits until they have ended.
 pub fn stop(stack: &Stack, parts: &[Part], how: How) -> Result<()> {
     let (services, servers): (Vec<Part>, Vec<Part>) =
         parts.iter().partition(|part| part.service().is_some());
@@ -32,7 +32,7 @@ pub fn stop(stack: &Stack, parts: &[Part], how: How) -> Result<()> {
     stop_at_once(stack, servers, how)
 }
 
-/// Brokers especially: the last one alone would wait for the others.
+/// Stops parts at the same time, since the last of several brokers would wait for the others.
 fn stop_at_once(stack: &Stack, parts: Vec<Part>, how: How) -> Result<()> {
     let since = Instant::now();
     let mut left: Vec<Part> = parts.into_iter().filter(|&part| runs(stack, part)).collect();
@@ -54,16 +54,16 @@ fn stop_at_once(stack: &Stack, parts: Vec<Part>, how: How) -> Result<()> {
         let names = parts::names(&left, ", ");
         if !killed && since.elapsed() > STOP_LIMIT {
             let limit = STOP_LIMIT.as_secs();
-            say(format!("{names} did not stop within {limit} s, so it is killed."));
+            say(format!("{names} did not stop within {limit} s: sending SIGKILL."));
             for &part in &left {
                 signal(stack, part, How::Killed);
             }
             killed = true;
         }
         if since.elapsed() > STOP_LIMIT + KILL_LIMIT {
-            return Err(failed(format!("{names} still runs after SIGKILL: stop it by hand")));
+            return Err(failed(format!("{names} is still running after SIGKILL: stop it by hand")));
         }
-        output::progress(format!("stopping {names}"), since);
+        output::progress(format!("Stopping {names}"), since);
         interrupt::pause(interrupt::POLL_INTERVAL)?;
     }
 }
@@ -77,8 +77,8 @@ fn signal(stack: &Stack, part: Part, how: How) {
     let supervisor = stack.supervisor(part);
     let process = stack.process(part);
     if how == How::Killed {
-        // The supervisor leads a group with the service, which ends at once: it is not started
-        // again.
+        // The supervisor leads a process group that contains the service. Both are killed at once,
+        // so the service is not restarted.
         if let Some(supervisor) = supervisor {
             supervisor.signal_group(Signal::KILL);
             supervisor.signal(Signal::KILL);
@@ -89,14 +89,14 @@ fn signal(stack: &Stack, part: Part, how: How) {
         return;
     }
     match (supervisor, process) {
-        // It passes SIGTERM on to the service.
+        // The supervisor passes SIGTERM on to the service.
         (Some(supervisor), _) => supervisor.signal(Signal::TERM),
-        // PostgreSQL waits for its clients on SIGTERM, and ends their sessions on SIGINT.
+        // On SIGTERM PostgreSQL waits for its clients; on SIGINT it ends their sessions.
         (None, Some(process)) if part == Part::Postgres => process.signal(Signal::INT),
         (None, Some(process)) => process.signal(Signal::TERM),
         (None, None) => {}
     }
-    // A frozen process ends when it goes on.
+    // A frozen process handles the signal only when it continues.
     for member in supervisor.into_iter().chain(process.into_iter().flat_map(Process::family)) {
         member.signal(Signal::CONT);
     }

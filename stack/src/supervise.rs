@@ -1,9 +1,10 @@
-//! Keeps one service running, in a process of its own that outlives `up`.
+//! Keeps one service running, in a separate process that outlives `up`.
 //!
-//! A service is started again when it exits with a code other than 0 (done) and 2 (its environment
-//! is wrong, which a restart does not mend): after 0.1 s, then after twice as long each time up to
-//! 5 s, and after 0.1 s again once it has lived for 10 s. SIGTERM is passed on and ends both.
-//! SIGKILL to the process group ends both too.
+//! A service is restarted when it exits with a code other than 0 (done) and 2 (wrong environment,
+//! which a restart does not change). The delay is 0.1 s and doubles each time up to 5 s. It is 0.1
+//! s
+//! again after the service has run for 10 s. SIGTERM is passed on and ends both processes. SIGKILL
+//! to the process group ends both too.
 
 use crate::error::{Context, Result};
 use crate::foreground;
@@ -21,9 +22,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 const DELAY_FIRST: Duration = Duration::from_millis(100);
 const DELAY_MAX: Duration = Duration::from_secs(5);
-/// A service that has lived for so long is started again without delay.
+/// A service that has run for this time is restarted with the shortest delay.
 const HEALTHY: Duration = Duration::from_secs(10);
-/// How long a service may take to end after SIGTERM, before it is killed. `stop` kills it earlier.
+/// Time between SIGTERM and SIGKILL. `stop` kills the service earlier.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// The delay before the next restart.
@@ -31,7 +32,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 struct Backoff(Duration);
 
 impl Backoff {
-    /// The delay after a life of `lived`.
+    /// The delay after a run of the duration `lived`.
     fn next(&mut self, lived: Duration) -> Duration {
         if lived >= HEALTHY {
             self.0 = DELAY_FIRST;
@@ -42,9 +43,9 @@ impl Backoff {
     }
 }
 
-/// Runs `binary` as service `name` until it is done or SIGTERM comes. Returns its exit code.
+/// Runs `binary` as service `name` until it is done or SIGTERM is received. Returns its exit code.
 pub fn supervise(name: &str, run_dir: &Path, binary: &Path) -> Result<u8> {
-    // A session of its own: no signal of the terminal reaches it, and its group is killed as one.
+    // In a separate session no signal of the terminal arrives, and the group can be killed at once.
     let _ = rustix::process::setsid();
     let signals = Signals::new([SIGCHLD, SIGTERM]).context("could not handle signals")?;
     let pids = PidFiles::new(run_dir);
@@ -67,7 +68,7 @@ impl Supervisor {
             let since = Instant::now();
             let (code, stopping) = match Command::new(&self.binary).stdin(Stdio::null()).spawn() {
                 Ok(child) => self.wait(child)?,
-                // The code of a shell for what it cannot run.
+                // The exit code of a shell for a command that can't be run.
                 Err(err) => {
                     self.log("warn", "could not start the service", &format!("error=\"{err}\""));
                     (127, false)
@@ -88,25 +89,25 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the end of `child`: its exit code, and true if SIGTERM has come.
+    /// Waits for the end of `child`. Returns its exit code, and true if SIGTERM was received.
     fn wait(&mut self, mut child: Child) -> Result<(u8, bool)> {
         let pid = i32::try_from(child.id()).unwrap_or(0);
         self.pids.record(&self.name, pid)?;
         loop {
-            // Blocks until a signal: a service may run forever.
+            // Blocks until a signal, since a service may run forever.
             let stopping = self.signals.wait().any(|signal| signal == SIGTERM);
             if stopping {
                 return Ok((stop(&mut child, pid)?, true));
             }
             if let Some(status) = child.try_wait().context(&self.name)? {
-                // SIGTERM may have come since.
+                // SIGTERM may have been received in between.
                 let stopping = self.signals.pending().any(|signal| signal == SIGTERM);
                 return Ok((foreground::exit_code(status), stopping));
             }
         }
     }
 
-    /// Waits for `delay`; true as soon as SIGTERM has come.
+    /// Waits for `delay`. Returns true when SIGTERM is received.
     fn pause(&mut self, delay: Duration) -> bool {
         let deadline = Instant::now() + delay;
         loop {
@@ -121,17 +122,17 @@ impl Supervisor {
         }
     }
 
-    /// Writes a line to the service's log, which is stderr here.
+    /// Writes a line to stderr, which is the service's log.
     fn log(&self, level: &str, message: &str, fields: &str) {
         let time = humantime::format_rfc3339_seconds(SystemTime::now());
         let name = &self.name;
         let line = format!("ts={time} level={level} msg=\"{message}\" service={name} {fields}\n");
-        // A log that cannot be written does not stop a service.
+        // A log that can't be written does not stop the service.
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 }
 
-/// Passes SIGTERM on and waits for the end; after [`STOP_LIMIT`] the service is killed.
+/// Passes SIGTERM on and waits for the end of the service. Kills it after [`STOP_LIMIT`].
 fn stop(child: &mut Child, pid: i32) -> Result<u8> {
     let process = Process::of(pid);
     if let Some(process) = process {
@@ -151,7 +152,7 @@ fn stop(child: &mut Child, pid: i32) -> Result<u8> {
     }
 }
 
-/// Becomes the program of `words`, in a session of its own. Returns only if that fails.
+/// Replaces this process by the program in `words`, in a separate session. Returns only on failure.
 pub fn detach(words: &[OsString]) -> Result<u8> {
     use std::os::unix::process::CommandExt;
     let _ = rustix::process::setsid();
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_starts_over_after_a_healthy_life() {
+    fn delay_is_reset_after_a_long_run() {
         let mut backoff = Backoff(DELAY_MAX);
         assert_eq!(backoff.next(Duration::from_secs(10)), DELAY_FIRST);
         assert_eq!(backoff.next(Duration::ZERO), DELAY_FIRST * 2);

@@ -1,7 +1,7 @@
-//! Tests of the stack on real servers, with a folder of its own and the ports of the environment:
-//! make test-stack.
+//! Tests of the commands of stack.sh on real servers (make test-stack). They use a separate folder
+//! and the ports in the environment.
 //!
-//! Every command has a time limit: one that hangs is a failure with its name.
+//! Every command has a time limit, so a command that hangs fails its test.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -13,15 +13,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A command may wait for a build, or start servers on a busy machine.
+/// Timeout of a command. It may wait for a build, or start servers on a busy machine.
 const COMMAND_LIMIT: Duration = Duration::from_secs(150);
-/// How long a state may take to come.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an interrupted command may take to stop what it started.
+/// Timeout for a change of state.
+const STATE_LIMIT: Duration = Duration::from_secs(30);
+/// Timeout for an interrupted command to stop the parts that it has started.
 const INTERRUPT_LIMIT: Duration = Duration::from_secs(45);
 const PARTS: usize = 8;
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 struct Outcome {
     code: i32,
@@ -44,7 +44,7 @@ impl Outcome {
     }
 }
 
-/// A stack in a folder, with variables. Dropped, it is stopped.
+/// A stack in a folder, with variables. Dropping it stops it.
 struct Stack {
     dir: PathBuf,
     variables: BTreeMap<&'static str, String>,
@@ -54,7 +54,7 @@ struct Stack {
 }
 
 impl Stack {
-    /// The stack of these tests, stopped. A space in the path finds each missing quote.
+    /// The stack of these tests, stopped. The space in its path reveals missing quotes.
     fn new() -> Self {
         let stack = Self::in_folder("stack tests");
         stack.run(&["down"]).succeeds();
@@ -100,7 +100,7 @@ impl Stack {
         self.spawn(words).finish(COMMAND_LIMIT)
     }
 
-    /// So many parts are up, or will be.
+    /// Number of parts that are up or will be restarted.
     fn count_up(&self) -> usize {
         let status = self.run(&["status"]).succeeds().stdout;
         status.lines().filter(|line| line.contains(" up") || line.contains(" restarting")).count()
@@ -125,7 +125,7 @@ impl Stack {
         fs::read_to_string(self.dir.join(format!("log/{part}.log"))).unwrap()
     }
 
-    /// Processes that have the stack's folder among their arguments or variables.
+    /// Processes with the stack's folder in their arguments or environment.
     fn processes(&self) -> Vec<String> {
         let folder = self.dir.display().to_string();
         let mut found = Vec::new();
@@ -144,7 +144,7 @@ impl Stack {
 
     #[track_caller]
     fn assert_nothing_runs(&self) {
-        // The kernel removes what has ended a moment later.
+        // The kernel removes ended processes a moment later.
         let since = Instant::now();
         while !self.processes().is_empty() && since.elapsed() < Duration::from_secs(2) {
             thread::sleep(Duration::from_millis(20));
@@ -167,7 +167,7 @@ impl Drop for Stack {
     }
 }
 
-/// A command of stack.sh that runs, in a process group of its own.
+/// A running command of stack.sh, in a separate process group.
 struct Running {
     name: String,
     child: Child,
@@ -202,7 +202,7 @@ impl Running {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// To its whole group, as a terminal does.
+    /// Sends a signal to its process group, as a terminal does.
     fn signal(&self, name: &str) {
         signal(&format!("-{}", self.child.id()), name);
     }
@@ -221,7 +221,7 @@ fn signal(target: &str, name: &str) {
 fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_true() {
-        assert!(since.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(since.elapsed() < STATE_LIMIT, "not within {STATE_LIMIT:?}: {what}");
         thread::sleep(Duration::from_millis(50));
     }
 }
@@ -236,7 +236,7 @@ fn kafka_port() -> u16 {
 
 #[test]
 #[ignore = "starts Kafka, registry and PostgreSQL: make test-stack"]
-fn wrong_commands_are_refused_with_exit_code_2() {
+fn wrong_commands_exit_with_2() {
     let stack = Stack::new();
     stack.run(&["upp"]).fails_with(2, "unknown command upp");
     stack.run(&["up", "--all"]).fails_with(2, "up: unexpected argument --all");
@@ -350,7 +350,7 @@ fn frozen_and_killed_servers_come_back(stack: &Stack) {
 
 #[test]
 #[ignore = "starts Kafka, registry and PostgreSQL: make test-stack"]
-fn reused_pid_is_left_alone() {
+fn process_with_a_reused_pid_is_not_signalled() {
     let mut stack = Stack::new();
     let bystander = Command::new("sleep").arg("600").spawn().unwrap();
     fs::write(stack.pid_file("registry"), format!("{} 1\n", bystander.id())).unwrap();
@@ -362,7 +362,7 @@ fn reused_pid_is_left_alone() {
 
 #[test]
 #[ignore = "starts Kafka, registry and PostgreSQL: make test-stack"]
-fn each_version_of_kafka_has_its_data() {
+fn kafka_versions_have_separate_data() {
     let stack = Stack::new();
     stack.run(&["wipe"]).succeeds();
     let id_of = |folder: &str| {
@@ -417,11 +417,11 @@ fn interrupted_start_ends_and_leaves_nothing() {
     while hits < MOMENTS {
         tries += 1;
         assert!(tries <= 2 * MOMENTS, "starts end before they are interrupted");
-        // Some starts format data and make databases, too.
+        // Some starts also format data and create databases.
         if tries % 5 == 0 {
             stack.run(&["wipe"]).succeeds();
         }
-        // Early moments are more likely: more happens then, and the test is shorter.
+        // Early times are more likely, since more happens then.
         let moment = random.below(start_ms).min(random.below(start_ms));
         let moment = Duration::from_millis(moment);
         let (name, code) = if random.below(2) == 0 { ("INT", 130) } else { ("TERM", 143) };
@@ -438,7 +438,7 @@ fn interrupted_start_ends_and_leaves_nothing() {
         let outcome = up.finish(INTERRUPT_LIMIT);
         longest = longest.max(signalled.elapsed());
         eprintln!("{name} after {moment:?}: ended after {:?}", signalled.elapsed());
-        // In the last moments the start may be complete.
+        // A start may be complete before a late signal.
         if outcome.code == 0 {
             stack.run(&["down"]).succeeds();
             hits -= 1;
@@ -448,11 +448,11 @@ fn interrupted_start_ends_and_leaves_nothing() {
         stack.assert_nothing_runs();
     }
     eprintln!("longest: {longest:?}");
-    // What is left can be started.
+    // The remaining data can be used.
     stack.run(&["up", "--servers-only"]).succeeds();
 }
 
-/// Xorshift.
+/// A xorshift generator.
 struct Random(u64);
 
 impl Random {
@@ -470,7 +470,7 @@ fn now_ns() -> u64 {
 
 #[test]
 #[ignore = "starts Kafka, registry and PostgreSQL: make test-stack"]
-fn with_runs_a_command_and_stops_what_it_started() {
+fn command_runs_with_servers_that_stop_afterwards() {
     let stack = Stack::new();
     let echo = "echo \"brokers $KAFKA_BROKERS\"; exit 7";
     let with = stack.run(&["with", "--servers-only", "sh", "-c", echo]);
@@ -488,7 +488,7 @@ fn with_runs_a_command_and_stops_what_it_started() {
     signal(&with.child.id().to_string(), "TERM");
     let outcome = with.finish(INTERRUPT_LIMIT);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (143, "begun\nended\n"));
-    // They were up before.
+    // Parts that were up before stay up.
     assert!(stack.is_ready("kafka-1") && stack.is_ready("postgres"));
     a_stack_beside_is_stopped(&stack);
     stack.run(&["down"]).succeeds();
