@@ -1,5 +1,5 @@
 //! Checks the contract of the bank. It reads commands, outcomes and balance changes from the topics
-//! and compares them with a model of the rules. It shares no code with the command-handler.
+//! and compares them with a model of the rules. It does not depend on the command-handler.
 
 mod account;
 mod comparison;
