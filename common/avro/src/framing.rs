@@ -26,7 +26,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 /// A value could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The value is permanently undecodable and belongs into dead_letter. Contains the reason.
+    /// The value is permanently undecodable and belongs in dead_letter. Contains the reason.
     #[error("{0}")]
     Undecodable(String),
     /// The registry did not return the schema. A retry may succeed.
