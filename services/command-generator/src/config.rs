@@ -8,16 +8,18 @@ use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
 pub const SEED: Variable = Variable::new(
     "SEED",
     "",
-    "number from 0 to 18446744073709551615; equal heartbeat numbers then get equal kinds and \
-     amounts, but other accounts; unset: the command ids determine kinds and amounts",
+    "number that makes a load repeatable, 0 to 18446744073709551615. Equal heartbeat numbers then \
+     get equal kinds and amounts, but accounts may differ. Without a seed, the command ids \
+     determine kinds and amounts",
 );
 
 /// `CONSUMER_GROUP_PROTOCOL`: whether the instances share the partitions as a consumer group.
 pub const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: each instance reads all partitions and sends every command; classic: the instances \
-     share the partitions as a consumer group, with the built-in client",
+    "assignment of partitions: none or classic. none: each instance reads all partitions and \
+     sends every command. classic: the instances share the partitions as a consumer group, which \
+     requires the built-in client",
 );
 
 #[derive(Debug, Clone)]

@@ -9,21 +9,21 @@ use std::time::Duration;
 pub const BATCH_SIZE: Variable = Variable::new(
     "BATCH_SIZE",
     "0",
-    "records per heartbeat at startup, 0 to 100000; 0 sends none until a PUT request changes it",
+    "records per heartbeat at startup, 0 to 100000. 0 sends none until a PUT request changes it",
 );
 /// `SLEEP_MS`: interval between heartbeats at startup.
 pub const SLEEP_MS: Variable = Variable::new(
     "SLEEP_MS",
     "1000",
-    "interval between heartbeats at startup, 1 to 3600000 ms; the records of an interval are sent \
+    "interval between heartbeats at startup, 1 to 3600000 ms. All records of a heartbeat are sent \
      at once",
 );
 /// `CONTROL_PORT`: HTTP port that changes the load while the service runs.
 pub const CONTROL_PORT: Variable = Variable::new(
     "CONTROL_PORT",
     "17888",
-    "HTTP port to read the load (GET /) and change it (PUT / with JSON), 1 to 65535; it has no \
-     authentication",
+    "HTTP port that controls the load, 1 to 65535. GET / returns it, PUT / sets batch_size and \
+     sleep_ms (JSON). The port has no authentication",
 );
 
 /// Accepted values of [`BATCH_SIZE`].

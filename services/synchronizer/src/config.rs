@@ -8,8 +8,8 @@ use std::time::Duration;
 pub const WAIT_S: Variable = Variable::new(
     "WAIT_S",
     "60",
-    "longest wait for Kafka, the registry and a leader of each partition, 0 to 3600 s; after that \
-     the synchronizer exits with code 75",
+    "longest wait for Kafka, the registry and a leader of each partition, 0 to 3600 s. After \
+     that the synchronizer exits with code 75",
 );
 
 #[derive(Debug, Clone)]
