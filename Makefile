@@ -55,8 +55,8 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 
 .PHONY: help \
 	up down status logs env wipe build demo \
-	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration test-kafka test-bank \
-	test-kafka-4 test-peers test-images fuzz verify \
+	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration \
+	test-kafka test-bank test-kafka-4 test-peers test-images fuzz verify \
 	bench bench-quick results bench-probe bench-graphql bench-scale compare-handlers footprint \
 	peers binaries images verify-reproducible \
 	schema configuration page graphiql screenshots

@@ -54,6 +54,9 @@ find_missing_lint() {
   cargo fmt --version &>/dev/null || lacks "rustfmt" rustfmt-web
   cargo clippy --version &>/dev/null || lacks "clippy" rust-web-clippy
   has shellcheck || lacks "shellcheck" shellcheck
+  # The prose linter is a Python program that runs textlint and cspell.
+  has python3 || lacks "Python 3" python3
+  find_missing_node
   # textlint and cspell check the prose.
   has git || lacks "git" git
   has python3 || lacks "Python 3.10 or later" python3
@@ -69,14 +72,15 @@ find_missing_test() {
 }
 
 find_missing_node() {
-  { has npm && node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' &>/dev/null; } ||
+  { has npm && node -e 'process.exit(+(parseInt(process.versions.node) < 18))' &>/dev/null; } ||
     lacks "Node.js 18 or later with npm" nodejs npm
 }
 
 # The browser for the tests of the web pages.
 find_missing_browser() {
   find_missing_node
-  has "${CHROMIUM:-chromium}" || lacks "Chromium (or set CHROMIUM to a browser based on it)" chromium
+  has "${CHROMIUM:-chromium}" ||
+    lacks "Chromium (or set CHROMIUM to a browser based on it)" chromium
 }
 
 # For static binaries: rustup's musl target, or a way to build its standard library
@@ -84,10 +88,11 @@ find_missing_browser() {
 find_missing_static() {
   find_missing_build
   has python3 || lacks "Python 3.11 or later" python3
-  local musl sysroot
+  local musl sysroot targets
   musl=$(uname -m)-unknown-linux-musl
+  targets=$(rustc --print target-libdir --target "$musl" 2>/dev/null || true)
   sysroot=$(rustc --print sysroot 2>/dev/null || true)
-  compgen -G "$(rustc --print target-libdir --target "$musl" 2>/dev/null)/libstd-*.rlib" >/dev/null ||
+  compgen -G "$targets/libstd-*.rlib" >/dev/null ||
     compgen -G "$sysroot/lib/rustlib/src/rust/library/std" >/dev/null ||
     [[ -f /usr/lib/rustlib/src/rust/library/std/Cargo.toml && -x /usr/bin/cargo ]] ||
     lacks "rustup's musl target (rustup target add $musl)" rustc-web cargo-web rust-web-src

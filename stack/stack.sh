@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # shellcheck source-path=SCRIPTDIR
-# Builds the program `stack` if its sources have changed, and runs it. README.md in this folder lists
-# the commands and variables. The command `prerequisites` is implemented here, since it also
+# Builds the program `stack` if its sources have changed, and runs it. README.md in this folder
+# lists the commands and variables. The command `prerequisites` is implemented here, since it also
 # installs Rust, which the build of the program needs.
 set -euo pipefail
 
