@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""module_cycles.py [FOLDER...]: fails if modules of a Rust crate import each other in a cycle; default is the whole repository.
+"""module_cycles.py [FOLDER...]: fails if modules of a Rust crate import each other in a cycle.
 
-A module is a file. An edge is a path in `use` declarations or in code (`crate::a::b`, `super::b`, `self::b`), followed
-through re-exports to the file that defines the name. Tests (`#[cfg(test)] mod tests` and what is only for them) are left out:
-they may name everything. A `mod` line alone is no edge, so a parent may use its children as long as none of them uses it.
+The default is the whole repository. A module is a file. An edge is a path in a `use` declaration or
+in code (`crate::a::b`, `super::b`, `self::b`). Re-exports are followed to the file that defines the
+name. Items below `#[cfg(test)]` are ignored, since tests may use all modules. A `mod` line is not
+an edge, so a parent may use its children as long as none of them uses the parent.
 """
 import re
 import subprocess
@@ -14,12 +15,12 @@ WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def without_tests_and_comments(text):
-    """The code alone: comments, strings and items below #[cfg(test)] are blanked."""
+    """The code without comments, strings and items below #[cfg(test)]."""
     text = re.sub(r"//[^\n]*", "", text)
     text = re.sub(r'"(?:\\.|[^"\\])*"', '""', text, flags=re.S)
     while match := re.search(r"#\[cfg\((?:test|any\(test, [^\]]*\))\)\]\s*", text):
         text = text[: match.start()] + text[end_of_item(text, match.end()) :]
-    # What a module inside the file takes from `super` is the file's own.
+    # In a module inside the file, `super` is the file itself.
     for match in reversed(list(re.finditer(rf"\bmod\s+{WORD}\s*(?={{)", text))):
         end = end_of_item(text, match.end())
         body = re.sub(r"\bsuper::", "self::", text[match.end() : end])
@@ -28,7 +29,7 @@ def without_tests_and_comments(text):
 
 
 def end_of_item(text, at):
-    """Where the item that begins at `at` ends: behind its semicolon or its closing brace."""
+    """The end of the item that begins at `at`: after its semicolon or its closing brace."""
     depth = 0
     for index in range(at, len(text)):
         if text[index] in "{([":
@@ -43,7 +44,7 @@ def end_of_item(text, at):
 
 
 def leaves(tree, prefix=()):
-    """The paths of a `use` tree: `a::{b, c::d as e}` gives (a, b) as b and (a, c, d) as e."""
+    """The paths in a `use` tree: `a::{b, c::d as e}` contains (a, b) as b and (a, c, d) as e."""
     tree = tree.strip()
     brace = tree.find("{")
     if brace < 0:
@@ -81,13 +82,14 @@ class Crate:
     def add(self, module, file, folder):
         code = without_tests_and_comments(file.read_text(encoding="utf-8"))
         self.files[module], self.code[module] = file, code
-        for name in re.findall(rf"^\s*(?:pub(?:\([^)]*\))?\s+)?mod\s+({WORD})\s*;", code, flags=re.M):
+        modules = rf"^\s*(?:pub(?:\([^)]*\))?\s+)?mod\s+({WORD})\s*;"
+        for name in re.findall(modules, code, flags=re.M):
             for child in (folder / f"{name}.rs", folder / name / "mod.rs"):
                 if child.exists():
                     self.add(module + (name,), child, folder / name)
 
     def absolute(self, module, path):
-        """`path` as written in `module`, from the crate's root; None for other crates' paths."""
+        """`path`, used in `module`, from the crate's root; None for a path in another crate."""
         if path[0] == "crate":
             return path[1:]
         if path[0] == "self":
@@ -133,7 +135,7 @@ class Crate:
 
 
 def cycles(edges):
-    """Groups of modules of which each reaches each other."""
+    """Groups of modules in which each module reaches each other one."""
     def reachable(start):
         found, todo = set(), list(edges[start])
         while todo:
@@ -153,7 +155,7 @@ def cycles(edges):
 
 
 def roots(folder):
-    """src/lib.rs or src/main.rs of every crate below `folder`, without build folders."""
+    """src/lib.rs or src/main.rs of each crate below `folder`, without build folders."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*Cargo.toml"],
         cwd=folder, capture_output=True, text=True,
@@ -180,12 +182,13 @@ def main(folders):
                 for module in group:
                     for other in sorted(edges[module]):
                         if other in group:
-                            print(f"  {crate.files[module]} uses {crate.files[other]}", file=sys.stderr)
+                            line = f"  {crate.files[module]} uses {crate.files[other]}"
+                            print(line, file=sys.stderr)
     if not count:
         sys.exit("module_cycles: no modules found")
     if found:
-        sys.exit(f"module_cycles: {found} cycles; move what both need into a module of its own")
-    print(f"module_cycles: {count} modules, no cycle")
+        sys.exit(f"module_cycles: {found} cycles; move shared items into a separate module")
+    print(f"module_cycles: {count} modules without cycles")
 
 
 if __name__ == "__main__":
