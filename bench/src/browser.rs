@@ -23,7 +23,6 @@ pub struct Chromium {
     browser: String,
 }
 
-/// A tab of the browser.
 pub struct Tab {
     socket: Socket,
     /// Id of the last command.

@@ -26,8 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::{fs, io};
 
-/// Compare size, startup time, memory, latency and cost of command-handlers, ours and those in
-/// peers/
+/// Compare size, startup, memory, latency and cost of command-handlers, ours and those in peers/
 ///
 /// First verifies each handler (bench verify), unless it was verified since its last build. A
 /// handler that does not keep the contract is measured too, and its figures are marked. Then all

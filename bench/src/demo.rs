@@ -31,8 +31,8 @@ const BALANCE_DATABASE_URL: Variable = Variable::required(
 /// Run the bank under load for a minute and check that no cent is lost
 ///
 /// Raises the load in steps. Each heartbeat record becomes a command: the first ones open accounts,
-/// the others transfer money. Every command, outcome and balance change is read from the topics.
-/// Meanwhile three simulated users open accounts through GraphQL. Each sends a transfer once a
+/// the others transfer money. Every command, outcome and balance change is read from the topics. At
+/// the same time three simulated users open accounts through GraphQL. Each sends a transfer once a
 /// second and waits for the new balance. Then the load stops. When all commands are answered, these
 /// checks run:
 ///   - Every command has exactly one outcome. A replayed outcome counts as the same one if it is

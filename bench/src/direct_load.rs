@@ -191,7 +191,6 @@ impl DirectLoad {
     }
 }
 
-/// The measurement of a load.
 struct Measured {
     answered: Answered,
     /// CPU time in the window.

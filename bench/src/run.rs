@@ -50,10 +50,10 @@ use std::time::Duration;
 ///     than 2 % of the records due in a half, or by less than 0.7 s of the load, since consumers
 ///     commit later.
 ///   - No step timed out, and p99 is below one second.
+///
 /// With --driver browser the users are tabs of a Chromium on the web pages, as in the talk. The
 /// latency then includes the browser. CPU and memory of each part are sampled every second. Each
-/// run
-/// writes NAME-loads.csv, NAME-seconds.csv and NAME-steps.csv while it measures. `bench report`
+/// run writes NAME-loads.csv, NAME-seconds.csv and NAME-steps.csv while it measures. `bench report`
 /// makes tables and graphs of these files. Ctrl-C ends the measurement and keeps its rows.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[

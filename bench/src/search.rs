@@ -1,7 +1,6 @@
 //! Searches for the highest load that is held: first upwards in a list of loads, then by bisection
 //! between the last load held and the first not held.
 
-/// The state of a search.
 #[derive(Debug)]
 pub struct Search {
     /// Loads to try, the next one last.

@@ -39,7 +39,6 @@ impl Stack {
         self.run(&["start", part], variables).map(drop)
     }
 
-    /// Sends `signal` to `part`.
     pub fn kill(&self, part: &str, signal: &str) -> Result<(), Error> {
         self.run(&["kill", part, signal], &[]).map(drop)
     }

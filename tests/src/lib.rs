@@ -2,7 +2,7 @@
 //! kill, load, and a client that checks the contract.
 //!
 //! The servers run without services, and all tests share their topics and database. So each test
-//! opens its own accounts, starts its own handlers, and knows the ids of its commands. It reads
+//! opens its own accounts, starts its own handlers, and keeps the ids of its commands. It reads
 //! outcomes from the ends of the topics at its start.
 
 pub mod bank_client;

@@ -49,7 +49,6 @@ pub struct Costs {
 }
 
 impl Figures {
-    /// Figures without runs.
     pub fn new(handler: Handler, broken: Vec<String>) -> Self {
         Self { handler, broken, runs: Vec::new() }
     }

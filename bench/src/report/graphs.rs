@@ -7,7 +7,6 @@ use super::talk::{TALKED_OF, Talk, TalkRow};
 use crate::output::rounded;
 use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
 
-/// A graph of the report.
 pub struct Graph {
     /// Base name of its files.
     pub name: String,
@@ -22,7 +21,6 @@ pub struct Graph {
 const LOAD: &str = "load, commands per second";
 const TALK_LINES: &str = "Grey lines: the talk's four handlers of 2019, on another machine.";
 
-/// The texts of a graph.
 struct Caption<'a> {
     name: &'a str,
     title: &'a str,

@@ -66,7 +66,6 @@ impl JoinedRuns {
         Ok(())
     }
 
-    /// Joins all runs.
     pub fn finish(mut self, name: String) -> ModeSummary {
         for (latencies, _) in self.steps.values_mut() {
             latencies.sort_by(f64::total_cmp);

@@ -28,7 +28,6 @@ const STYLE: &str = "\
 .c3{stroke:#e879f9;fill:#e879f9}.r0,.r1,.r2,.r3{stroke:#6b7280;fill:#6b7280}.line{fill:none}\
 .dot{stroke:none}}";
 
-/// The scale of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     /// Starts at 0.
@@ -37,7 +36,6 @@ pub enum Scale {
     Log,
 }
 
-/// The style of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hue {
     /// A mode of ours: each number has a different color.
@@ -48,7 +46,6 @@ pub enum Hue {
     Talk(usize),
 }
 
-/// A point of a line.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
     pub x: f64,

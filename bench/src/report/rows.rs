@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A CSV file.
 #[derive(Debug)]
 pub struct CsvTable {
     path: PathBuf,
@@ -19,7 +18,6 @@ pub struct CsvTable {
     rows: Vec<Vec<String>>,
 }
 
-/// A row of a table.
 #[derive(Clone, Copy)]
 pub struct CsvRow<'a> {
     table: &'a CsvTable,
@@ -76,7 +74,6 @@ impl CsvTable {
         Ok(Self { path, session, text, header, titles: titles.unwrap_or_default(), rows })
     }
 
-    /// Name of the file.
     pub fn name(&self) -> String {
         self.path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
     }

@@ -32,7 +32,6 @@ pub const TALKED_OF: [(&str, &str, f64, f64); 4] = [
     ("rust-kafka", "Rust, kafka, 2019", 195.0, 220.0),
 ];
 
-/// Parses [`TALK`].
 impl Talk {
     /// Parses [`TALK`].
     pub fn read() -> Result<Self, Error> {

@@ -17,7 +17,6 @@ pub trait Client: Send {
     fn reconnect(&mut self) -> Result<(), Error>;
 }
 
-/// How a transfer ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TransferEnd {
     /// The new balance of the step with this number was received.

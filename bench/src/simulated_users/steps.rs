@@ -3,7 +3,6 @@
 use crate::measure::Latencies;
 use std::time::{Duration, Instant};
 
-/// A step of a simulated user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStep {
     /// When it was due. It may have started later.
@@ -11,7 +10,6 @@ pub struct UserStep {
     pub end: StepEnd,
 }
 
-/// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StepEnd {
     /// The new balance was received this long after the step was due.
@@ -36,7 +34,6 @@ pub struct UserSteps {
 }
 
 impl UserSteps {
-    /// Adds a step.
     pub fn note(&mut self, step: &UserStep) {
         match &step.end {
             StepEnd::Changed(latency) => {
@@ -53,7 +50,6 @@ impl UserSteps {
         }
     }
 
-    /// Number of steps.
     pub fn count(&self) -> u64 {
         self.latencies.count() + self.timed_out + self.refused
     }
