@@ -18,7 +18,7 @@ deploy/images/binaries.sh "$arch"
 # The builds share only the files of the C library, which binaries.sh checks by checksum.
 mkdir -p "$again/elsewhere/source/target"
 [[ ! -d target/musl ]] || cp -r target/musl "$again/elsewhere/source/target/"
-TARGET_DIR='' DIST='' "$again/elsewhere/source/images/binaries.sh" "$arch"
+TARGET_DIR='' DIST='' "$again/elsewhere/source/deploy/images/binaries.sh" "$arch"
 (cd "$again/elsewhere/source/dist/$arch" && sha256sum --check "$root/dist/$arch/SHA256SUMS")
 cmp "$again/elsewhere/source/dist/$arch/sbom.cdx.json" "dist/$arch/sbom.cdx.json"
 echo "$arch: two builds of $(git rev-parse --short HEAD) in different folders are identical"
