@@ -1,5 +1,6 @@
 // screenshots.js FOLDER: takes screenshots of all pages. `make screenshots` runs it.
 import { mkdirSync } from "node:fs";
+import { setTimeout } from "node:timers/promises";
 import {
   COMPANY,
   setLoad,
@@ -14,7 +15,6 @@ import {
 const folder = process.argv[2];
 mkdirSync(folder, { recursive: true });
 await openAccounts();
-await setLoad(3, 200);
 
 const DESKTOP = { viewport: { width: 1280, height: 800 } };
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
@@ -23,6 +23,11 @@ for (const [name, options] of [
   ["dark", { ...DESKTOP, colorScheme: "dark" }],
   ["phone", PHONE],
 ]) {
+  // Some load, then a second without load, so that the deposits are the newest transactions.
+  await setLoad(3, 200);
+  await setTimeout(3000);
+  await setLoad(0, 1000);
+  await setTimeout(1000);
   const page = await openPage("/", options);
   const shot = (what) => page.screenshot({ path: `${folder}/${what}-${name}.png` });
   for (const [cents, descr] of [
@@ -33,6 +38,7 @@ for (const [name, options] of [
     await deposit(COMPANY, cents, descr);
   await newest(page, "€42,50");
   await shot("home");
+  await setLoad(3, 200);
   await page.goto("/bank-employee");
   await page.locator("#accounts button").nth(2).click();
   await page.locator("#transactions > div").first().waitFor();
