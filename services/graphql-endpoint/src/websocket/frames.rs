@@ -52,7 +52,6 @@ impl Socket {
         let config = WebSocketConfig::default()
             .read_buffer_size(1 << 10)
             .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_write_buffer_size(1 << 20)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let context = WebSocketContext::new(Role::Server, Some(config));
@@ -127,5 +126,28 @@ impl Socket {
 
     fn frames(&self) -> MutexGuard<'_, Frames> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+    use tungstenite::WebSocket;
+
+    /// A thousand transactions with long descriptions exceed a mebibyte.
+    #[test]
+    fn large_message_is_sent() {
+        const BYTES: usize = 10 << 20;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let reader = thread::spawn(move || {
+            WebSocket::from_raw_socket(client, Role::Client, None).read().unwrap().len()
+        });
+        let socket = Socket::new(&server).unwrap();
+        assert!(socket.send(Message::text("x".repeat(BYTES))).is_ok());
+        assert_eq!(reader.join().unwrap(), BYTES);
     }
 }
