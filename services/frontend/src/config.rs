@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn read(name: &'static str, value: &'static str) -> Result<Config, env::Error> {
-        let lookup = |asked: &str| (asked == name).then(|| value.to_owned());
+        let lookup = |wanted: &str| (wanted == name).then(|| value.to_owned());
         Config::from_env(&Env::new(&lookup))
     }
 

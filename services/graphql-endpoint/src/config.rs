@@ -64,8 +64,8 @@ pub struct Config {
     /// transactiondb.
     pub database: postgres::Config,
     pub port: u16,
-    /// `VISITORS`: maximum of open connections.
-    pub visitors: usize,
+    /// `VISITORS`.
+    pub connections_max: usize,
     pub public_ledger: bool,
     pub employee_token: Option<Secret>,
     pub origins: Origins,
@@ -114,7 +114,7 @@ impl Config {
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
             port: env.number(&GRAPHQL_PORT, 1..=u16::MAX)?,
-            visitors: env.number(&VISITORS, 4..=20_000)?,
+            connections_max: env.number(&VISITORS, 4..=20_000)?,
             public_ledger: env.choice(&PUBLIC_LEDGER, &SWITCH)?,
             employee_token: employee_token(env.text(&EMPLOYEE_TOKEN)?)?,
             origins: origins(env.text(&CORS_ORIGINS)?)?,
@@ -171,8 +171,8 @@ mod tests {
             ("DATABASE_URL", "postgres://bank:secret@db:5432/transactiondb"),
             (name, value),
         ];
-        let lookup = |asked: &str| {
-            set.iter().rev().find(|(name, _)| *name == asked).map(|(_, value)| (*value).to_owned())
+        let lookup = |wanted: &str| {
+            set.iter().rev().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         };
         Config::from_env(&Env::new(&lookup))
     }

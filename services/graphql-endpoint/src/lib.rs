@@ -152,7 +152,7 @@ fn listen(
     shutdown: &Shutdown,
 ) -> Result<(), BoxError> {
     let port = config.port;
-    let capacity = Capacity { workers: WORKERS, connections: config.visitors };
+    let capacity = Capacity { workers: WORKERS, connections: config.connections_max };
     let executor = Executor {
         schema: schema::schema(config.introspection),
         app: Arc::new(App {

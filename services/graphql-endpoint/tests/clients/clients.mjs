@@ -87,7 +87,7 @@ async function customer(client) {
     query: STREAM,
     variables: { iban: account.iban, direction: "DEBIT" },
   });
-  const heard = [every.next(), large.next(), debits.next()];
+  const events = [every.next(), large.next(), debits.next()];
   await subscribed(3);
   const small = deposit(account.iban, 999, "small");
   for (const kind of ["subscription", "mutation"]) {
@@ -104,7 +104,7 @@ async function customer(client) {
   const out = { ...deposit("cash", 5, "out"), from: account.iban, token: account.token };
   await all(client, { query: `subscription ${MONEY_TRANSFER}`, variables: out });
   const event = ({ value }) => ({ ...value.data.stream_transactions });
-  const [first, one, debit] = (await Promise.all(heard)).map(event);
+  const [first, one, debit] = (await Promise.all(events)).map(event);
   assert.deepEqual(first, { descr: "small", changed_by: "€9,99", direction: "CREDIT" });
   assert.deepEqual(event(await every.next()), {
     descr: "large",
@@ -203,25 +203,25 @@ async function closeCodes() {
 }
 
 async function graphiql() {
-  const asked = globalThis.fetch;
-  globalThis.fetch = (path, options) => asked(new URL(path, url), options);
+  const original = globalThis.fetch;
+  globalThis.fetch = (path, options) => original(new URL(path, url), options);
   const { fetcher, examples } = createRequire(import.meta.url)(start);
   const { parse, validate } = await import("graphql");
   const { data } = await fetcher({ query: getIntrospectionQuery() });
   const documentAST = parse(examples);
   assert.deepEqual(validate(buildClientSchema(data), documentAST), []);
   const events = fetcher({ query: examples, operationName: "live" }, { documentAST });
-  const heard = events.next();
+  const first = events.next();
   await subscribed(1);
   const { data: made } = await fetcher(
     { query: examples, operationName: "deposit", variables: { uuid: randomUUID() } },
     { documentAST },
   );
   assert.equal(made.money_transfer.success, true);
-  assert.equal((await heard).value.data.stream_transactions.from_to, "cash");
+  assert.equal((await first).value.data.stream_transactions.from_to, "cash");
   await events.return();
   await subscribed(0);
-  globalThis.fetch = asked;
+  globalThis.fetch = original;
 }
 
 const ws = createWs({ url: wsUrl, webSocketImpl: WebSocket, lazy: false, retryAttempts: 0 });
