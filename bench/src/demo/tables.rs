@@ -76,20 +76,23 @@ fn euros(cents: i128) -> String {
 pub fn report_text(report: &Report, (sum_before, sum_now): (i128, i128)) -> String {
     let (counts, inflow) = (report.counts, report.inflow);
     let expected = sum_before + inflow;
+    let balances = [
+        ("Sum of all balances before the load:", sum_before),
+        ("Paid in from outside (cash):", inflow),
+        ("Expected sum after the load:", expected),
+        ("Sum in the database:", sum_now),
+    ]
+    .map(|(title, cents)| vec![title.to_owned(), euros(cents)]);
     format!(
-        "Commands: {}, of which {} were confirmed, {} rejected by a rule of the bank, {} \
-         unanswered. \
-         {} records were replayed unchanged.\n\
-         Balances: {} before + {} paid in from outside = {} expected; {} in the database: {}\n",
+        "Commands: {} ({} confirmed, {} rejected by a rule of the bank, {} unanswered)\n\
+         Records replayed unchanged: {}\n\
+         {}Check of the balances: {}\n",
         counts.commands,
         counts.confirmed,
         counts.failed,
         report.unanswered,
         counts.repeated + counts.commands_repeated,
-        euros(sum_before),
-        euros(inflow),
-        euros(expected),
-        euros(sum_now),
+        output::table(&balances),
         match (expected == sum_now, report.unanswered) {
             (true, 0) => "no cent is lost",
             (false, 0) => "MONEY WAS LOST OR CREATED",
@@ -177,8 +180,8 @@ impl DemoStep {
 /// What the simulated users measured, as sentences.
 pub fn users_text(users: u32, steps: &UserSteps, url: &str) -> String {
     format!(
-        "GraphQL: {users} simulated users sent {} transfers and received {} new balances, after \
-         {} ms (median) and {} ms (p99). {} took longer than 5 s.\n\
+        "GraphQL: {users} simulated users sent {} transfers and received {} new balances.\n\
+         Time until the new balance: p50 {} ms, p99 {} ms; {} took longer than 5 s\n\
          GraphiQL, while the bank runs (make up): {url}\n",
         steps.count(),
         steps.latencies.count(),
