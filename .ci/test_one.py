@@ -86,7 +86,28 @@ def run(root, make_target, name, selections):
     """True if the tests of `make_target` whose names contain `name` have passed."""
     make = [os.environ.get("MAKE", "make"), "--no-print-directory", make_target]
     make += [f"TESTS={' '.join(sorted(selections))}", f"T={name}"]
-    return subprocess.run(make, cwd=root).returncode == 0
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(make, cwd=root, **output) as process:
+        for line in without_empty_runs(process.stdout):
+            print(line, end="", flush=True)
+    return process.returncode == 0
+
+
+def without_empty_runs(lines):
+    """The output of cargo test without the test programs that ran no test."""
+    held, skipping = [], False
+    for line in lines:
+        if re.match(r"\s+Running (unittests|tests/)", line):
+            held = [line]
+        elif skipping:
+            skipping = not line.startswith("test result:")
+        elif held and not line.strip():
+            held.append(line)
+        elif held and line.startswith("running 0 tests"):
+            held, skipping = [], True
+        else:
+            yield from (*held, line)
+            held = []
 
 
 if __name__ == "__main__":

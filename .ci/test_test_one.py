@@ -6,7 +6,7 @@ import unittest
 from pathlib import Path
 
 sys.dont_write_bytecode = True
-from test_one import tests
+from test_one import tests, without_empty_runs
 
 
 def found(files):
@@ -41,6 +41,15 @@ class Tests(unittest.TestCase):
             ("a", "test-kafka", "--test kafka"), ("b", "test-bank", "--lib --bins"),
             ("c", "test-bank", "--test support"), ("d", "test-stack", "--test stack"),
             ("e", "test-bank", "--test kills"), ("f", "test-unit", "--test kills")])
+
+    def test_programs_without_tests_are_not_printed(self):
+        empty = ["     Running unittests src/lib.rs (x)\n", "\n", "running 0 tests\n", "\n",
+                 "test result: ok. 0 passed\n"]
+        full = ["     Running tests/kills.rs (y)\n", "\n", "running 1 test\n", "test a ... ok\n",
+                "test result: ok. 1 passed\n"]
+        lines = ["   Compiling x\n", *empty, "\n", *full, "\n", *empty]
+        self.assertEqual(
+            list(without_empty_runs(lines)), ["   Compiling x\n", "\n", *full, "\n"])
 
     def test_helper_of_tests_is_not_a_test(self):
         files = {"bench/Cargo.toml": "", "bench/src/a.rs": ignored("one", "run by the tests below")}
