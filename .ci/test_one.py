@@ -98,9 +98,9 @@ def without_empty_runs(lines):
     held, skipping = [], False
     for line in lines:
         if re.match(r"\s+Running (unittests|tests/)", line):
-            held = [line]
-        elif skipping:
-            skipping = not line.startswith("test result:")
+            held, skipping = [line], False
+        elif skipping and (not line.strip() or line.startswith("test result:")):
+            continue
         elif held and not line.strip():
             held.append(line)
         elif held and line.startswith("running 0 tests"):
@@ -108,6 +108,7 @@ def without_empty_runs(lines):
         else:
             yield from (*held, line)
             held = []
+    yield from held
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Tests(unittest.TestCase):
                 "test result: ok. 1 passed\n"]
         lines = ["   Compiling x\n", *empty, "\n", *full, "\n", *empty]
         self.assertEqual(
-            list(without_empty_runs(lines)), ["   Compiling x\n", "\n", *full, "\n"])
+            list(without_empty_runs(lines)), ["   Compiling x\n", *full, "\n"])
 
     def test_helper_of_tests_is_not_a_test(self):
         files = {"bench/Cargo.toml": "", "bench/src/a.rs": ignored("one", "run by the tests below")}
