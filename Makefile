@@ -162,7 +162,7 @@ test-integration: ## run test-kafka and test-bank; KAFKA=4, KAFKA_CLIENT=built-i
 	@$(MAKE_TARGET) test-kafka
 	@$(MAKE_TARGET) test-bank
 
-test-kafka: ## test common/ on three brokers, with each Kafka client; TESTS="--test kafka"
+test-kafka: ## test common/ on three brokers with both clients; TESTS="--test kafka"
 	@echo "Testing on three Kafka brokers: about 4 minutes with each client ($(CLIENTS))"
 	@$(TEST_KAFKA) $(STACK) wipe
 	@$(TEST_KAFKA) BROKERS=3 SASL_PORT=29292 KAFKA_OPTIONS="$(TEST_KAFKA_OPTIONS)" \
@@ -218,7 +218,7 @@ fuzz: ## fuzz each parser of broker responses for FUZZ_S=60 seconds with libFuzz
 			$$target target/fuzz/corpus/$$target common/kafka-client/golden -- \
 			-max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=1024 || exit 1; done
 
-verify: ## check a command-handler against the contract; HANDLER=java, all; IMAGE=name
+verify: ## check a command-handler against its contract; HANDLER=java; IMAGE=name
 	@echo "Verifying a command-handler: a few minutes for each"
 	@$(STACK) build
 	@$(STACK) with --servers-only bench verify \
@@ -226,7 +226,7 @@ verify: ## check a command-handler against the contract; HANDLER=java, all; IMAG
 
 ##@ Measure (ARGS="..." passes further options to the program bench)
 
-bench: ## latency and highest load in three producer modes, three runs each, and graphs
+bench: ## latency and highest load in three modes, three runs each, with graphs
 	@echo "Measuring the bank in three modes, three runs each: about 1 hour"
 	@$(STACK) with sh -c 'bench run --profile max --modes $(MODES) --runs 3 $(ARGS) \
 		&& bench report'
