@@ -96,10 +96,10 @@ build: ## build all services
 	@echo "Building all services: about 4 minutes from a clean checkout"
 	@$(STACK) build
 
-##@ Test (all on servers and ports of their own)
+##@ Test (on separate servers and ports)
 
 test: ## run all tests
-	@echo "Running all tests on servers of their own: about 30 minutes"
+	@echo "Running all tests on separate servers: about 30 minutes"
 	@$(MAKE_TARGET) test-unit
 	@$(MAKE_TARGET) test-stack
 	@$(MAKE_TARGET) test-browser
