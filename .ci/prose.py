@@ -47,8 +47,8 @@ CODE_TOKEN = re.compile(
     re.S | re.X,
 )
 STATEMENT = re.compile(
-    r"\s*(select|insert|update|delete|create|alter|drop|truncate|with|begin|commit|lock|set|listen|copy|"
-    r"values|query|mutation|subscription|import|export|function|GET|POST|PUT|HTTP/)\b",
+    r"\s*(select|insert|update|delete|create|alter|drop|truncate|with|begin|commit|lock|set|"
+    r"listen|copy|values|query|mutation|subscription|import|export|function|GET|POST|PUT|HTTP/)\b",
     re.I,
 )
 TEST_MODULE = re.compile(r"^#\[cfg\(test\)\]\n(pub )?mod \w+ \{", re.M)
