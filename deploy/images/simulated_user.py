@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """simulated_user.py FRONTEND ENDPOINT: uses the bank as a user does.
 
-Loads the page and GraphiQL, opens an account, deposits 12.34 euro and waits for the new balance.
-FRONTEND and ENDPOINT are URLs.
+Loads the page and GraphiQL, and sends documents that must be refused. Then opens an account,
+deposits 12.34 euro and waits for the new balance. FRONTEND and ENDPOINT are URLs.
 """
 
 import gzip
@@ -14,11 +14,22 @@ import uuid
 
 frontend, url = sys.argv[1:]
 
+# The GraphQL library panics on the first two. A panic ends the process of an image.
+REFUSED = [
+    "query($v: Boolean = null) { __typename @skip(if: $v) }",
+    "subscription { ...f } fragment f on Subscription { __typename }",
+    "subscription { a: stream_transactions { id } b: stream_transactions { id } }",
+]
 
-def execute(query):
+
+def send(query):
     body = json.dumps({"query": query}).encode()
     request = urllib.request.Request(url + "/graphql", body, {"Content-Type": "application/json"})
-    response = json.load(urllib.request.urlopen(request, timeout=30))
+    return json.load(urllib.request.urlopen(request, timeout=30))
+
+
+def execute(query):
+    response = send(query)
     if response.get("errors"):
         sys.exit(f"simulated_user: {query} failed: {response}")
     return response["data"]
@@ -36,6 +47,11 @@ def check_page(address, text):
 def main():
     check_page(frontend, b"<script")
     check_page(url, b"graphiql")
+
+    for query in REFUSED:
+        response = send(query)
+        if not response.get("errors"):
+            sys.exit(f"simulated_user: {query} was not refused: {response}")
 
     login = f'username: "user-{uuid.uuid4()}", password: "a long password"'
     account = execute(f"mutation {{ get_account({login}) {{ iban reason }} }}")

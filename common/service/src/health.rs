@@ -58,8 +58,10 @@ impl Health {
             }
             (Method::Get | Method::Head, "/readyz") => http::text(503, "not ready"),
             (Method::Get | Method::Head, "/metrics") => metrics(),
-            (_, "/healthz" | "/readyz" | "/metrics") => http::text(405, "method not allowed: use GET or HEAD")
-                .with_header(Header::from_bytes("Allow", "GET, HEAD").expect("it is ASCII")),
+            (_, "/healthz" | "/readyz" | "/metrics") => {
+                http::text(405, "method not allowed: use GET or HEAD")
+                    .with_header(Header::from_bytes("Allow", "GET, HEAD").expect("it is ASCII"))
+            }
             _ => http::text(404, "not found; try /healthz, /readyz or /metrics"),
         };
         // An error means that the client closed the connection.

@@ -2,6 +2,7 @@
 
 use crate::access::ReadAccess;
 use crate::app::App;
+use crate::document_rules;
 use crate::hub::Ending;
 use crate::metrics;
 use crate::running::RunningOperation;
@@ -58,7 +59,9 @@ impl Executor {
         request: &'a GraphQLRequest,
     ) -> Result<ValidOperation<'a>, GraphQLError> {
         let name = request.operation_name.as_deref();
-        ValidatedOperation::new(&request.query, name, &self.schema)
+        let operation = ValidatedOperation::new(&request.query, name, &self.schema)?;
+        document_rules::check(&self.schema, request)?;
+        Ok(operation)
     }
 
     /// Runs the result of [`Self::parse`] to its end, until `emit` fails, or until `running` is
