@@ -133,7 +133,7 @@ lint-dependencies: ## check licenses, duplicates and banned crates with cargo-de
 	PATH="$(abspath target/tools/bin):$$PATH" \
 		cargo deny --locked check --hide-inclusion-graph bans licenses sources
 
-test-one: ## run each Rust test whose name contains T, with its servers; T=rules
+test-one: ## run each Rust test whose name contains T, with its servers; T=transfer
 	@.ci/test_one.py "$(T)"
 
 test-unit: ## run the tests that need no server

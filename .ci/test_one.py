@@ -61,7 +61,7 @@ def options(path):
 def main(arguments):
     name = arguments[0] if len(arguments) == 1 else ""
     if not re.fullmatch(r"\w+", name):
-        sys.exit("test-one: T names a test or a part of its name: make test-one T=rules")
+        sys.exit("test-one: T names a test or a part of its name: make test-one T=transfer")
     root = Path(__file__).resolve().parent.parent
     found = defaultdict(list)
     for test, make_target, selection in tests(root):
