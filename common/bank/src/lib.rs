@@ -2,5 +2,6 @@
 
 pub mod iban;
 pub mod money;
+pub mod reasons;
 pub mod records;
 pub mod topology;

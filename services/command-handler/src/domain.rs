@@ -2,6 +2,7 @@
 
 use bank::iban::{CASH, is_well_formed};
 use bank::money::Cents;
+use bank::reasons;
 use bank::records::{Atype, ConfirmMoneyTransfer};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -119,8 +120,8 @@ impl Rejection {
     /// docs/handler-contract.md.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::AmountNotPositive => "amount must be positive",
-            Self::FromInvalid => "from is invalid",
+            Self::AmountNotPositive => reasons::AMOUNT_NOT_POSITIVE,
+            Self::FromInvalid => reasons::FROM_INVALID,
             Self::SameAccount => "from and to can't be same for transfer",
             Self::BothUnknown => "both to and from not known at this bank",
             Self::FromUnknown => "from is not known at this bank",

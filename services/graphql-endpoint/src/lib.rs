@@ -20,6 +20,7 @@ mod token;
 mod transfers;
 
 mod app;
+mod budget;
 mod document_rules;
 mod operation;
 mod operation_thread;

@@ -2,6 +2,7 @@
 
 use crate::access::ReadAccess;
 use crate::app::App;
+use crate::budget::Budget;
 use crate::document_rules;
 use crate::hub::Ending;
 use crate::metrics;
@@ -74,7 +75,8 @@ impl Executor {
         operation: Result<ValidOperation<'_>, GraphQLError>,
         emit: &mut Emit<'_>,
     ) -> Result<(), Disconnected> {
-        let context = Context { app: self.app.clone(), access, running: running.clone() };
+        let (app, running, budget) = (self.app.clone(), running.clone(), Budget::default());
+        let context = Context { app, access, running, budget };
         match operation {
             Err(err) => {
                 count("refused");

@@ -3,6 +3,7 @@
 
 use crate::access::ReadAccess;
 use crate::app::App;
+use crate::budget::Budget;
 use crate::euro;
 use crate::hub::{self, Event};
 use crate::running::RunningOperation;
@@ -11,8 +12,8 @@ use crate::transfers::{TransferInput, TransferResult};
 use bank::money::Cents;
 use juniper::futures::Stream;
 use juniper::{
-    FieldError, FieldResult, GraphQLEnum, GraphQLObject, ID, RootNode, graphql_object,
-    graphql_subscription,
+    DefaultScalarValue, Executor, FieldError, FieldResult, GraphQLEnum, GraphQLObject, ID,
+    RootNode, graphql_object, graphql_subscription,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub struct Context {
     pub access: ReadAccess,
     /// Shared with the transport.
     pub running: Arc<RunningOperation>,
+    pub budget: Budget,
 }
 
 impl juniper::Context for Context {}
@@ -160,10 +162,11 @@ impl From<TransferResult> for MoneyTransferResult {
 pub struct Query;
 
 /// Reads transactions and results of transfers.
-#[graphql_object(context = Context, rename_all = "none")]
+#[graphql_object(context = Context, scalar = DefaultScalarValue, rename_all = "none")]
 impl Query {
     /// The newest transaction with this id.
     fn transaction_by_id(context: &Context, id: i32) -> FieldResult<Option<TransactionObject>> {
+        context.budget.charge_rows(1)?;
         let found = context.app.store.by_id(id).map_err(failed)?;
         Ok(context.readable(found))
     }
@@ -172,25 +175,28 @@ impl Query {
     fn transaction_by_ref(context: &Context, r#ref: ID) -> FieldResult<Option<TransactionObject>> {
         // A ref that is not a number matches no transaction.
         let Ok(number) = r#ref.parse() else { return Ok(None) };
+        context.budget.charge_rows(1)?;
         let found = context.app.store.by_number(number).map_err(failed)?;
         Ok(context.readable(found))
     }
 
     /// Transactions of an account, newest first.
     fn transactions_by_iban(
+        executor: &Executor<'_, '_, Context>,
         context: &Context,
         iban: String,
         #[graphql(description = "Maximum number of transactions, 1 to 1000.")] max_items: i32,
     ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
-        let items = items(max_items)?;
+        let items = context.items(max_items)?;
         if !context.access.may_read(&iban) {
             return Err(not_allowed());
         }
-        Ok(entries(context.app.store.by_iban(&iban, items).map_err(failed)?))
+        entries(executor, context.app.store.by_iban(&iban, items).map_err(failed)?)
     }
 
     /// The last transaction of each account, ordered by iban, in pages.
     fn all_last_transactions(
+        executor: &Executor<'_, '_, Context>,
         context: &Context,
         #[graphql(
             description = "Only accounts after this iban: the last iban of the previous page."
@@ -199,7 +205,7 @@ impl Query {
         #[graphql(description = "Maximum number of accounts, 1 to 1000; default 1000.")]
         max_items: Option<i32>,
     ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
-        let items = items(max_items.unwrap_or(ITEMS_MAX))?;
+        let items = context.items(max_items.unwrap_or(ITEMS_MAX))?;
         let after = after.unwrap_or_default();
         let store = &context.app.store;
         let last = match &context.access {
@@ -208,7 +214,7 @@ impl Query {
             ReadAccess::Account(_) => Ok(Vec::new()),
             ReadAccess::None => return Err(not_allowed()),
         };
-        Ok(entries(last.map_err(failed)?))
+        entries(executor, last.map_err(failed)?)
     }
 
     /// The result of a transfer that `money_transfer` has requested.
@@ -216,6 +222,7 @@ impl Query {
         context: &Context,
         uuid: String,
     ) -> FieldResult<Option<MoneyTransferResult>> {
+        context.budget.charge_rows(1)?;
         let may_wait = || context.running.may_wait();
         let found = context.app.transfers().find(&uuid, &context.access, may_wait);
         Ok(found.map_err(failed)?.map(MoneyTransferResult::from))
@@ -329,6 +336,15 @@ impl Stream for TransactionStream {
 }
 
 impl Context {
+    /// Checks `max_items` and charges it to the budget.
+    fn items(&self, max_items: i32) -> FieldResult<i64> {
+        if !(1..=ITEMS_MAX).contains(&max_items) {
+            return Err(field_error(format!("max_items={max_items}: expected 1 to {ITEMS_MAX}")));
+        }
+        self.budget.charge_rows(max_items as usize)?;
+        Ok(max_items.into())
+    }
+
     fn readable(&self, found: Option<Transaction>) -> Option<TransactionObject> {
         found
             .filter(|transaction| self.access.may_read(&transaction.iban))
@@ -360,16 +376,12 @@ impl Context {
     }
 }
 
-fn items(max_items: i32) -> FieldResult<i64> {
-    if (1..=ITEMS_MAX).contains(&max_items) {
-        Ok(max_items.into())
-    } else {
-        Err(field_error(format!("max_items={max_items}: expected 1 to {ITEMS_MAX}")))
-    }
-}
-
-fn entries(transactions: Vec<Transaction>) -> Option<Vec<Option<TransactionObject>>> {
-    Some(transactions.into_iter().map(|transaction| Some(transaction.into())).collect())
+fn entries(
+    executor: &Executor<'_, '_, Context>,
+    transactions: Vec<Transaction>,
+) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
+    executor.context().budget.charge_response(&executor.look_ahead(), &transactions)?;
+    Ok(Some(transactions.into_iter().map(|transaction| Some(transaction.into())).collect()))
 }
 
 /// Logs the error. The client gets a general message.

@@ -4,7 +4,9 @@ use crate::access::ReadAccess;
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
 use crate::store::{Store, StoredTransfer};
+use bank::iban::{self, CASH};
 use bank::money::Cents;
+use bank::reasons;
 use bank::records::ConfirmMoneyTransfer;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -170,9 +172,17 @@ fn invalid(input: &TransferInput<'_>) -> Option<String> {
         if text.len() > bytes_max {
             return Some(format!("{name} has more than {bytes_max} bytes"));
         }
-        if text.contains('\0') {
-            return Some(format!("{name} has a NUL character"));
+        // They take six bytes each in responses, and a NUL cannot be stored.
+        if text.contains(char::is_control) {
+            return Some(format!("{name} has a control character"));
         }
+    }
+    // The bank would reject these too, but each command is stored and produced first.
+    if input.amount <= Cents::ZERO {
+        return Some(reasons::AMOUNT_NOT_POSITIVE.to_owned());
+    }
+    if input.from != CASH && !iban::is_well_formed(input.from) {
+        return Some(reasons::FROM_INVALID.to_owned());
     }
     None
 }
@@ -185,7 +195,7 @@ mod tests {
         uuid: "",
         token: "1",
         amount: Cents::new(5),
-        from: "a",
+        from: CASH,
         to: "b",
         description: "c",
     };
@@ -227,6 +237,37 @@ mod tests {
         assert_eq!(invalid(&TransferInput { description: &fits, ..INPUT }), None);
         assert!(invalid(&TransferInput { description: &too_long, ..INPUT }).is_some());
         assert!(invalid(&TransferInput { to: &text(PARTY_BYTES_MAX + 1), ..INPUT }).is_some());
-        assert!(invalid(&TransferInput { from: "a\0", ..INPUT }).is_some());
+    }
+
+    #[test]
+    fn control_characters_are_refused() {
+        for text in ["a\0", "\n", "a\u{1f}", "\u{7f}b"] {
+            for input in [
+                TransferInput { token: text, ..INPUT },
+                TransferInput { from: text, ..INPUT },
+                TransferInput { to: text, ..INPUT },
+                TransferInput { description: text, ..INPUT },
+            ] {
+                let refusal = invalid(&input);
+                assert!(refusal.is_some_and(|it| it.contains("control character")), "{text:?}");
+            }
+        }
+        assert_eq!(invalid(&TransferInput { description: "café €5", ..INPUT }), None);
+    }
+
+    #[test]
+    fn transfers_that_the_bank_always_rejects_are_refused() {
+        for (amount, expected) in [(1, None), (0, Some("amount must be positive"))] {
+            let input = TransferInput { amount: Cents::new(amount), ..INPUT };
+            assert_eq!(invalid(&input).as_deref(), expected);
+        }
+        for (from, expected) in [
+            ("NL66OPEN0000000000", None),
+            ("NL67OPEN0000000000", Some("from is invalid")),
+            ("Cash", Some("from is invalid")),
+            ("", Some("from is invalid")),
+        ] {
+            assert_eq!(invalid(&TransferInput { from, ..INPUT }).as_deref(), expected, "{from}");
+        }
     }
 }

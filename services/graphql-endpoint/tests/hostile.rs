@@ -121,6 +121,44 @@ fn slow_subscriber_is_cut_off_and_no_other() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
+fn operation_budget_limits_rows_and_bytes() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let iban = bank_tests::nobody();
+    post(&mut *stack.kafka_client(), &changes(&stack, &iban, 1000));
+    let list = |fields: &str| {
+        endpoint.ask(
+            &format!(
+                "{{ transactions_by_iban(iban: \"{iban}\", max_items: 1000) {{ {fields} }} }}"
+            ),
+            &json!({}),
+        )
+    };
+    until("all changes are stored", PATIENCE, || {
+        let stored = list("id");
+        (stored["data"]["transactions_by_iban"].as_array().unwrap().len() == 1000).then_some(())
+    });
+    let refusal = |answer: &Value| answer["errors"][0]["message"].as_str().map(str::to_owned);
+    // A thousand descriptions have about a mebibyte.
+    let all_fields = "id ref sequence iban new_balance changed_by from_to descr direction";
+    assert_eq!(refusal(&list(all_fields)), None);
+    let repeated = list("a: descr b: descr c: descr");
+    assert!(refusal(&repeated).unwrap().contains("exceeds 2097152 bytes"), "{repeated:.300}");
+    let lists = |count: usize| {
+        let fields = (0..count).map(|n| format!("a{n}: all_last_transactions {{ id }} "));
+        endpoint.ask(&format!("{{ {} }}", fields.collect::<String>()), &json!({}))
+    };
+    assert_eq!(refusal(&lists(2)), None);
+    let answer = lists(60);
+    assert!(refusal(&answer).unwrap().contains("reads more than 2000 rows"), "{answer:.300}");
+    assert!(answer.to_string().len() < 1 << 20);
+    let single = (0..101).map(|n| format!("a{n}: transaction_by_id(id: {n}) {{ id }} "));
+    let answer = endpoint.ask(&format!("{{ {} }}", single.collect::<String>()), &json!({}));
+    assert_eq!(answer["errors"].as_array().unwrap().len(), 1, "{answer:.300}");
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
 fn shutdown_closes_subscriptions() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
