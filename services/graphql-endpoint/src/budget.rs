@@ -32,8 +32,8 @@ impl Budget {
     pub fn charge_rows(&self, rows: usize) -> Result<(), String> {
         charge(&self.rows, rows.max(QUERY_ROWS)).ok_or_else(|| {
             format!(
-                "the operation reads more than {ROWS_MAX} rows, counting each query as {QUERY_ROWS} \
-                 or more: reduce max_items or the number of fields"
+                "the operation reads more than {ROWS_MAX} rows, counting each query as \
+                 {QUERY_ROWS} or more: reduce max_items or the number of fields"
             )
         })
     }
@@ -58,8 +58,8 @@ impl Budget {
         }
         charge(&self.bytes, bytes).ok_or_else(|| {
             format!(
-                "the response exceeds {RESPONSE_BYTES_MAX} bytes: reduce max_items or the number of \
-                 fields"
+                "the response exceeds {RESPONSE_BYTES_MAX} bytes: reduce max_items or the number \
+                 of fields"
             )
         })
     }
