@@ -20,14 +20,14 @@ use std::collections::{HashMap, HashSet};
 /// - A mutation selects one field at most, apart from `__typename`. Each field is one command to
 ///   the bank or one login, which costs much more than the rest of an operation.
 ///
-/// The document must be valid for juniper.
+/// The document must be valid for juniper. Returns the effect of the operation.
 ///
 /// # Errors
 /// [`GraphQLError::ValidationError`] with the first violation.
-pub fn check(schema: &Schema, request: &GraphQLRequest) -> Result<(), GraphQLError> {
+pub fn check(schema: &Schema, request: &GraphQLRequest) -> Result<Effect, GraphQLError> {
     // Each rule concerns documents with one of these, and most documents have none.
     if !["@", "mutation", "subscription"].iter().any(|part| request.query.contains(part)) {
-        return Ok(());
+        return Ok(Effect::Reads);
     }
     let document = parse_document_source(&request.query, &schema.schema)?;
     let mut fragments = HashMap::new();
@@ -53,9 +53,24 @@ pub fn check(schema: &Schema, request: &GraphQLRequest) -> Result<(), GraphQLErr
             variables.entry(name.item.to_owned()).or_insert_with(|| default.item.clone());
         }
     }
-    let mut rules = Rules { fragments, variables, visited: HashSet::new(), root_fields: 0 };
+    let mut rules = Rules { fragments, variables, visited: HashSet::new(), root_field: None };
     rules.check_conditions(&operation.selection_set)?;
-    rules.check_root(operation.operation_type, &operation.selection_set)
+    rules.check_root(operation.operation_type, &operation.selection_set)?;
+    Ok(match rules.root_field {
+        None | Some(READING_SUBSCRIPTION) => Effect::Reads,
+        Some(_) => Effect::Writes,
+    })
+}
+
+/// The only subscription that is not a mutation with another name.
+const READING_SUBSCRIPTION: &str = "stream_transactions";
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    Reads,
+    /// Opens an account or moves money.
+    Writes,
 }
 
 struct Rules<'a, 'd> {
@@ -64,7 +79,8 @@ struct Rules<'a, 'd> {
     variables: Variables,
     /// Names of the fragments whose conditions were checked.
     visited: HashSet<&'a str>,
-    root_fields: usize,
+    /// The field at the root of a mutation or subscription.
+    root_field: Option<&'a str>,
 }
 
 impl<'a> Rules<'a, '_> {
@@ -134,9 +150,8 @@ impl<'a> Rules<'a, '_> {
                         return Err(violation(text, position));
                     }
                 }
-                Selection::Field(_) => {
-                    self.root_fields += 1;
-                    if self.root_fields > 1 {
+                Selection::Field(field) => {
+                    if self.root_field.replace(field.item.name.item).is_some() {
                         let text = "A mutation or subscription selects more than one field.";
                         return Err(violation(text, position));
                     }
@@ -254,6 +269,25 @@ mod tests {
     }
 
     #[test]
+    fn effect_depends_on_the_root_field() {
+        const LOGIN: &str = r#"get_account(username: "name1234", password: "secret12") { iban }"#;
+        for (query, effect) in [
+            ("{ __typename }".to_owned(), Effect::Reads),
+            ("mutation { __typename }".to_owned(), Effect::Reads),
+            (format!("mutation {{ {LOGIN} }}"), Effect::Writes),
+            (format!("subscription {{ a: {LOGIN} }}"), Effect::Writes),
+            (
+                format!("subscription {{ ...f }} fragment f on Subscription {{ {LOGIN} }}"),
+                Effect::Writes,
+            ),
+            ("subscription { get_account: stream_transactions { id } }".to_owned(), Effect::Reads),
+        ] {
+            let request = GraphQLRequest::new(query.clone(), None, None);
+            assert_eq!(check(&schema(true), &request).ok(), Some(effect), "{query}");
+        }
+    }
+
+    #[test]
     fn only_the_selected_operation_is_checked() {
         let schema = schema(true);
         let query = "query a { __typename } \
@@ -262,7 +296,7 @@ mod tests {
             let name = Some(name.to_owned());
             check(&schema, &GraphQLRequest::new(query.to_owned(), name, None))
         };
-        assert!(check("a").is_ok());
+        assert_eq!(check("a").ok(), Some(Effect::Reads));
         assert!(matches!(check("b"), Err(GraphQLError::ValidationError(_))));
         assert!(matches!(check("c"), Err(GraphQLError::UnknownOperationName)));
     }

@@ -3,7 +3,7 @@
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
-use crate::document_rules;
+use crate::document_rules::{self, Effect};
 use crate::hub::Ending;
 use crate::metrics;
 use crate::running::RunningOperation;
@@ -45,7 +45,17 @@ pub struct Disconnected;
 /// Sends a step of an operation to the client.
 pub type Emit<'a> = dyn FnMut(Step<'_>) -> Result<(), Disconnected> + 'a;
 
-pub type ValidOperation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
+/// An operation that passed the validation of juniper and of [`document_rules`].
+pub struct ValidOperation<'a> {
+    operation: ValidatedOperation<'a, Query, Mutation, Subscription>,
+    pub effect: Effect,
+}
+
+impl ValidOperation<'_> {
+    pub fn operation_type(&self) -> OperationType {
+        self.operation.operation_type()
+    }
+}
 
 /// Runs operations.
 pub struct Executor {
@@ -61,8 +71,8 @@ impl Executor {
     ) -> Result<ValidOperation<'a>, GraphQLError> {
         let name = request.operation_name.as_deref();
         let operation = ValidatedOperation::new(&request.query, name, &self.schema)?;
-        document_rules::check(&self.schema, request)?;
-        Ok(operation)
+        let effect = document_rules::check(&self.schema, request)?;
+        Ok(ValidOperation { operation, effect })
     }
 
     /// Runs the result of [`Self::parse`] to its end, until `emit` fails, or until `running` is
@@ -102,7 +112,7 @@ fn execute(
     emit: &mut Emit<'_>,
 ) -> Result<(), Disconnected> {
     let is_mutation = operation.operation_type() == OperationType::Mutation;
-    let result = guarded(|| operation.execute_sync(&request.variables(), context));
+    let result = guarded(|| operation.operation.execute_sync(&request.variables(), context));
     // An operation that would wait runs again on another thread and is counted there.
     if !context.running.would_wait() {
         count(if is_mutation { "mutation" } else { "query" });
@@ -124,7 +134,7 @@ fn subscribe(
     let variables = request.variables();
     let mut no_waker = task::Context::from_waker(Waker::noop());
     let opened = guarded(|| {
-        let opening = pin!(operation.resolve_into_stream(&variables, context));
+        let opening = pin!(operation.operation.resolve_into_stream(&variables, context));
         opening.poll(&mut no_waker)
     });
     // No resolver awaits, so the first poll returns the stream.

@@ -5,6 +5,7 @@
 
 use crate::access::ReadAccess;
 use crate::app::App;
+use crate::document_rules::Effect;
 use crate::events::{EVENTS, EventWriter};
 use crate::operation::{self, Disconnected, Executor, Step, ValidOperation};
 use crate::operation_thread;
@@ -108,20 +109,25 @@ impl HttpOperation {
 /// transactions. If there are too many such threads, the connection is closed without a response,
 /// as a listener at its limit does.
 fn dispatch(executor: &Arc<Executor>, http: HttpOperation) {
-    if accepts(&http.request, EVENTS) {
+    let operation = executor.parse(&http.graphql);
+    // Any web page can let a browser send a GET or HEAD request. A POST request with this content
+    // type needs the permission of CORS.
+    if *http.request.method() != Method::Post
+        && operation.as_ref().is_ok_and(|it| it.effect == Effect::Writes)
+    {
+        drop(operation);
+        return http.refuse(405, "an operation that opens an account or moves money requires POST");
+    }
+    if accepts(&http.request, EVENTS) && *http.request.method() != Method::Head {
+        drop(operation);
         let executor = executor.clone();
         let _ = operation_thread::spawn("events", move || stream(&executor, http));
         return;
     }
-    let operation = executor.parse(&http.graphql);
-    match operation.as_ref().map(|it| it.operation_type()) {
-        Ok(OperationType::Mutation) if *http.request.method() == Method::Post => {
-            drop(operation);
-            execute_apart("mutation", executor, http);
-        }
+    match operation.as_ref().map(ValidOperation::operation_type) {
         Ok(OperationType::Mutation) => {
             drop(operation);
-            http.refuse(405, "a mutation requires POST");
+            execute_apart("mutation", executor, http);
         }
         Ok(OperationType::Subscription) => {
             drop(operation);
@@ -186,12 +192,6 @@ fn respond(http: HttpOperation, response: Option<(u16, String)>) {
 /// Runs any operation and sends its results as server-sent events.
 fn stream(executor: &Executor, http: HttpOperation) {
     let operation = executor.parse(&http.graphql);
-    let is_mutation =
-        operation.as_ref().is_ok_and(|it| it.operation_type() == OperationType::Mutation);
-    if *http.request.method() == Method::Get && is_mutation {
-        drop(operation);
-        return http.refuse(405, "a mutation requires POST");
-    }
     let Some(access) = http.access(&executor.app) else {
         drop(operation);
         return http.refuse(503, UNAVAILABLE);

@@ -384,6 +384,32 @@ fn http_requests_are_validated() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
+fn effects_require_a_post_request() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let agent = support::agent();
+    let iban = bank_tests::nobody();
+    for kind in ["mutation", "subscription"] {
+        let uuid = Uuid::new_v4();
+        let transfer = format!(
+            "{kind}%7Bmoney_transfer(uuid:%22{uuid}%22,token:%22%22,amount:1,from:%22cash%22,\
+             to:%22{iban}%22,descr:%22%22)%7Breason%7D%7D"
+        );
+        let url = format!("{}?query={transfer}", endpoint.url());
+        for accept in ["text/event-stream", "application/json"] {
+            for request in [agent.get(&url), agent.head(&url)] {
+                let answer = request.header("Accept", accept).call().unwrap();
+                assert_eq!(answer.status(), 405, "{kind}, {accept}");
+            }
+        }
+        let query = format!("{{ transfer_by_uuid(uuid: \"{uuid}\") {{ reason }} }}");
+        let found = endpoint.data(&query, &json!({}));
+        assert_eq!(found["transfer_by_uuid"]["reason"], "uuid is not known", "{kind}");
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
 fn endpoints_share_partitions_and_take_over() {
     share_and_take_over(&[], |_| {});
 }
