@@ -7,8 +7,9 @@ use crate::output::{self, say};
 use crate::parts::{self, Part};
 use crate::process::{PidFiles, Process, supervisor};
 use crate::settings::{self, Settings, Values};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -167,6 +168,8 @@ impl Stack {
     pub fn lock(&self) -> Result<Lock> {
         for dir in [self.pids.dir().to_owned(), self.dir.join("log")] {
             fs::create_dir_all(&dir).context(dir.display())?;
+            // Logs are for the owner only. PostgreSQL's user passes through the folder above.
+            fs::set_permissions(&dir, Permissions::from_mode(0o700)).context(dir.display())?;
         }
         let path = self.dir.join("lock");
         let mut file = OpenOptions::new()

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -255,6 +256,7 @@ fn up_starts_all_parts_and_supervises_services() {
     stack.run(&["wipe"]).succeeds();
     stack.run(&["up"]).succeeds();
     assert_eq!(stack.count_up(), PARTS);
+    logs_are_readable_by_their_owner_only(&stack);
     a_second_up_starts_nothing(&stack);
     env_names_the_servers(&stack);
     a_killed_service_is_started_again(&stack);
@@ -266,6 +268,11 @@ fn up_starts_all_parts_and_supervises_services() {
     stack.run(&["down"]).succeeds();
     assert_eq!(stack.count_up(), 0);
     stack.assert_nothing_runs();
+}
+
+fn logs_are_readable_by_their_owner_only(stack: &Stack) {
+    let mode = fs::metadata(stack.dir.join("log")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }
 
 fn a_second_up_starts_nothing(stack: &Stack) {
