@@ -105,7 +105,8 @@ impl<'a> Rules<'a, '_> {
                 for (name, value) in arguments {
                     if name.item == "if" && !self.is_boolean(&value.item) {
                         let directive = directive.item.name.item;
-                        let text = format!(r#"Argument "if" of "@{directive}" is null."#);
+                        let text =
+                            format!(r#"Argument "if" of "@{directive}" is not true or false."#);
                         return Err(violation(&text, value.span.start));
                     }
                 }
@@ -219,7 +220,7 @@ mod tests {
         ];
         for (query, variables) in NULL {
             let refusal = refusal(query, variables);
-            assert!(refusal.is_some_and(|it| it.contains("is null")), "{query}");
+            assert!(refusal.is_some_and(|it| it.contains("is not true or false")), "{query}");
         }
     }
 

@@ -24,6 +24,7 @@ use tiny_http::{Header, Method, Request, Response};
 
 const JSON: &str = "application/json";
 const GRAPHQL_JSON: &str = "application/graphql-response+json";
+const POST_REQUIRED: &str = "an operation that opens an account or moves money requires POST";
 const UNAVAILABLE: &str = "the database is unavailable, try again";
 
 /// Handler of the endpoint's port.
@@ -95,6 +96,14 @@ impl HttpOperation {
         refuse(self.request, self.cors, status, reason);
     }
 
+    /// True if `operation` has an effect and this is not a POST request. Any web page can let a
+    /// browser send a GET or HEAD request. A POST request with this content type needs the
+    /// permission of CORS.
+    fn lacks_post(&self, operation: &Result<ValidOperation<'_>, GraphQLError>) -> bool {
+        *self.request.method() != Method::Post
+            && operation.as_ref().is_ok_and(|it| it.effect == Effect::Writes)
+    }
+
     fn format(&self) -> &'static str {
         if accepts(&self.request, GRAPHQL_JSON) { GRAPHQL_JSON } else { JSON }
     }
@@ -109,20 +118,15 @@ impl HttpOperation {
 /// transactions. If there are too many such threads, the connection is closed without a response,
 /// as a listener at its limit does.
 fn dispatch(executor: &Arc<Executor>, http: HttpOperation) {
-    let operation = executor.parse(&http.graphql);
-    // Any web page can let a browser send a GET or HEAD request. A POST request with this content
-    // type needs the permission of CORS.
-    if *http.request.method() != Method::Post
-        && operation.as_ref().is_ok_and(|it| it.effect == Effect::Writes)
-    {
-        drop(operation);
-        return http.refuse(405, "an operation that opens an account or moves money requires POST");
-    }
     if accepts(&http.request, EVENTS) && *http.request.method() != Method::Head {
-        drop(operation);
         let executor = executor.clone();
         let _ = operation_thread::spawn("events", move || stream(&executor, http));
         return;
+    }
+    let operation = executor.parse(&http.graphql);
+    if http.lacks_post(&operation) {
+        drop(operation);
+        return http.refuse(405, POST_REQUIRED);
     }
     match operation.as_ref().map(ValidOperation::operation_type) {
         Ok(OperationType::Mutation) => {
@@ -192,6 +196,10 @@ fn respond(http: HttpOperation, response: Option<(u16, String)>) {
 /// Runs any operation and sends its results as server-sent events.
 fn stream(executor: &Executor, http: HttpOperation) {
     let operation = executor.parse(&http.graphql);
+    if http.lacks_post(&operation) {
+        drop(operation);
+        return http.refuse(405, POST_REQUIRED);
+    }
     let Some(access) = http.access(&executor.app) else {
         drop(operation);
         return http.refuse(503, UNAVAILABLE);
