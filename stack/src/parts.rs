@@ -89,7 +89,8 @@ pub fn own_port(settings: &Settings, variable: &str) -> u16 {
     match variable {
         "CONTROL_PORT" => settings.control_port,
         "GRAPHQL_PORT" => settings.graphql_port,
-        _ => settings.frontend_port,
+        "FRONTEND_PORT" => settings.frontend_port,
+        other => panic!("no setting has the port {other}: add it here and to settings.rs"),
     }
 }
 

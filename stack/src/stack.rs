@@ -180,20 +180,20 @@ impl Stack {
             .open(&path)
             .context(path.display())?;
         let since = Instant::now();
-        let mut told = false;
+        let mut reported = false;
         loop {
             match file.try_lock() {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(err)) => return Err(err).context(path.display()),
             }
-            if !told {
+            if !reported {
                 say(format!(
                     "{} is changing {}: waiting for it.",
                     holder(&mut file),
                     self.dir.display()
                 ));
-                told = true;
+                reported = true;
             }
             if since.elapsed() > LOCK_LIMIT {
                 return Err(failed(format!(
