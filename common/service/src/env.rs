@@ -1,7 +1,7 @@
 //! Configuration from environment variables. They are read and checked once, at startup. `--help`
 //! lists them.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -163,6 +163,24 @@ impl<'a> Env<'a> {
         self.number(variable, range).map(Duration::from_millis)
     }
 
+    /// Returns a secret token: 16 to 256 visible ASCII characters. `None` if it is not set.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn token(&self, variable: &Variable) -> Result<Option<Secret>, Error> {
+        let token = self.text(variable)?;
+        match token.len() {
+            0 => Ok(None),
+            16..=256 if token.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Ok(Some(Secret(token)))
+            }
+            _ => {
+                let expected = "16 to 256 ASCII characters without spaces".to_owned();
+                Err(invalid(variable, token, expected))
+            }
+        }
+    }
+
     /// Returns the value of the word in `choices` that equals the variable.
     ///
     /// # Errors
@@ -173,6 +191,16 @@ impl<'a> Env<'a> {
             let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             invalid(variable, text, words.join(" or "))
         })
+    }
+}
+
+/// A secret, which `Debug` does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 

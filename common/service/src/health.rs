@@ -1,9 +1,10 @@
 //! Health checks and metrics over HTTP: `/healthz`, `/readyz` and `/metrics`.
 
-use crate::env::{Env, Variable};
+use crate::env::{self, Env, Variable};
 use crate::exit::BoxError;
-use crate::http::{self, Capacity, Timed};
+use crate::http::{self, Limits, Request, Response, Timed};
 use crate::log::Chain;
+use ::http::Method;
 use prometheus::{Encoder, TextEncoder};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,14 +12,21 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tiny_http::{Header, Method, Request};
 
 pub const HEALTH_PORT: Variable = Variable::new(
     "HEALTH_PORT",
     "9090",
-    "TCP port of /healthz, /readyz and /metrics on all addresses, without authentication, 1 to \
-     65535",
+    "TCP port of /healthz, /readyz and /metrics, without authentication, 1 to 65535",
 );
+pub const HEALTH_ADDR: Variable = Variable::new(
+    "HEALTH_ADDR",
+    "127.0.0.1",
+    "IP address that HEALTH_PORT listens on; :: for all, which probes and Prometheus on other \
+     machines need",
+);
+
+/// Maximum of connections to the health port.
+const CONNECTIONS_MAX: usize = 32;
 
 /// The health of this process, served until the process ends. Clones share the state. `/metrics`
 /// shows `prometheus::default_registry()`.
@@ -26,13 +34,12 @@ pub const HEALTH_PORT: Variable = Variable::new(
 pub struct Health(Arc<AtomicBool>);
 
 impl Health {
-    /// Listens on `HEALTH_PORT` on all addresses. The state is "not ready" at first.
+    /// Listens on `HEALTH_ADDR` and `HEALTH_PORT`. The state is "not ready" at first.
     ///
     /// # Errors
-    /// The variable is invalid, or the port is in use.
+    /// A variable is invalid, or the port is in use.
     pub fn serve(env: &Env<'_>) -> Result<Self, BoxError> {
-        let port = env.number(&HEALTH_PORT, 1..=u16::MAX)?;
-        let (health, _) = Self::open(&http::everywhere(port))?;
+        let (health, _) = Self::open(addr(env)?)?;
         Ok(health)
     }
 
@@ -41,35 +48,41 @@ impl Health {
         self.0.store(ready, Ordering::Relaxed);
     }
 
-    fn open(addrs: &[SocketAddr]) -> Result<(Self, SocketAddr), http::Error> {
+    fn open(addr: SocketAddr) -> Result<(Self, SocketAddr), http::Error> {
         let health = Self(Arc::new(AtomicBool::new(false)));
         let state = health.clone();
-        let capacity = Capacity { workers: 1, connections: 32 };
-        let addr = http::serve(addrs, capacity, move |request| state.answer(request))?;
-        Ok((health, addr))
+        let limits = Limits { connections: CONNECTIONS_MAX, ..Limits::default() };
+        let listener = http::serve(addr, limits, move |request: &Request| state.response(request))?;
+        Ok((health, listener.addr))
     }
 
-    fn answer(&self, request: Request) {
-        let path = request.url().split('?').next().unwrap_or_default();
-        let reply = match (request.method(), path) {
-            (Method::Get | Method::Head, "/healthz") => http::text(200, "alive"),
-            (Method::Get | Method::Head, "/readyz") if self.0.load(Ordering::Relaxed) => {
+    fn response(&self, request: &Request) -> Response {
+        match (&request.method, request.path()) {
+            (&Method::GET | &Method::HEAD, "/healthz") => http::text(200, "alive"),
+            (&Method::GET | &Method::HEAD, "/readyz") if self.0.load(Ordering::Relaxed) => {
                 http::text(200, "ready")
             }
-            (Method::Get | Method::Head, "/readyz") => http::text(503, "not ready"),
-            (Method::Get | Method::Head, "/metrics") => metrics(),
+            (&Method::GET | &Method::HEAD, "/readyz") => http::text(503, "not ready"),
+            (&Method::GET | &Method::HEAD, "/metrics") => metrics(),
             (_, "/healthz" | "/readyz" | "/metrics") => {
                 http::text(405, "method not allowed: use GET or HEAD")
-                    .with_header(Header::from_bytes("Allow", "GET, HEAD").expect("it is ASCII"))
+                    .with_header("Allow", "GET, HEAD")
             }
             _ => http::text(404, "not found; try /healthz, /readyz or /metrics"),
-        };
-        // An error means that the client closed the connection.
-        let _ = request.respond(reply);
+        }
     }
 }
 
-fn metrics() -> tiny_http::Response<io::Cursor<Vec<u8>>> {
+/// The address of the health port.
+///
+/// # Errors
+/// A variable is invalid.
+fn addr(env: &Env<'_>) -> Result<SocketAddr, env::Error> {
+    let port = env.number(&HEALTH_PORT, 1..=u16::MAX)?;
+    Ok(SocketAddr::new(env.parse(&HEALTH_ADDR, http::IP_ADDRESS)?, port))
+}
+
+fn metrics() -> Response {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&prometheus::gather(), &mut text) {
         Ok(()) => http::reply(200, prometheus::TEXT_FORMAT, text),
@@ -77,26 +90,36 @@ fn metrics() -> tiny_http::Response<io::Cursor<Vec<u8>>> {
     }
 }
 
-/// Checks whether the service on the local `port` is ready. Exit code 0 if so, else 1. Takes at
-/// most 2 s.
-pub fn check(port: u16) -> ExitCode {
-    match ready(port) {
+/// Checks whether the service on this machine with this environment is ready. Exit code 0 if so,
+/// else 1. Takes at most 2 s.
+///
+/// # Errors
+/// A variable is invalid.
+pub fn check(env: &Env<'_>) -> Result<ExitCode, env::Error> {
+    Ok(check_at(addr(env)?))
+}
+
+fn check_at(mut addr: SocketAddr) -> ExitCode {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    match ready(addr) {
         Ok(status) if status == "200" => ExitCode::SUCCESS,
         Ok(status) => {
-            eprintln!("port {port} is not ready: /readyz returned status {status:?}");
+            eprintln!("{addr} is not ready: /readyz returned status {status:?}");
             ExitCode::FAILURE
         }
         Err(err) => {
-            eprintln!("port {port} is not ready: no response from /readyz: {err}");
+            eprintln!("{addr} is not ready: no response from /readyz: {err}");
             ExitCode::FAILURE
         }
     }
 }
 
 /// The status code of `/readyz`, three characters.
-fn ready(port: u16) -> io::Result<String> {
+fn ready(addr: SocketAddr) -> io::Result<String> {
     const TIME: Duration = Duration::from_secs(1);
-    let service = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), TIME)?;
+    let service = TcpStream::connect_timeout(&addr, TIME)?;
     let mut service = Timed::new(&service, TIME);
     service.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
     let mut start = [0; "HTTP/1.0 200".len()];
@@ -119,24 +142,24 @@ mod tests {
 
     #[test]
     fn endpoints_reflect_the_ready_state() {
-        let (health, addr) = Health::open(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
-        let get = |path: &str| ask(addr, &format!("GET {path} HTTP/1.1\r\n\r\n"));
+        let (health, addr) = Health::open((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let get = |path: &str| ask(addr, &format!("GET {path} HTTP/1.0\r\n\r\n"));
 
         assert!(get("/healthz").starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"));
         assert!(get("/readyz").starts_with("HTTP/1.1 503 "));
-        assert_eq!(check(addr.port()), ExitCode::FAILURE);
+        assert_eq!(check_at(addr), ExitCode::FAILURE);
         health.set_ready(true);
         assert!(get("/readyz?verbose").starts_with("HTTP/1.1 200 "));
-        assert_eq!(check(addr.port()), ExitCode::SUCCESS);
+        assert_eq!(check_at(addr), ExitCode::SUCCESS);
         health.set_ready(false);
         assert!(get("/readyz").ends_with("\r\n\r\nnot ready\n"));
 
         assert!(get("/").starts_with("HTTP/1.1 404 "));
-        let refused = ask(addr, "POST /readyz HTTP/1.1\r\n\r\n");
+        let refused = ask(addr, "POST /readyz HTTP/1.0\r\n\r\n");
         assert!(
             refused.starts_with("HTTP/1.1 405 ") && refused.contains("\r\nAllow: GET, HEAD\r\n")
         );
-        assert!(ask(addr, "HEAD /readyz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"), "no body");
+        assert!(ask(addr, "HEAD /readyz HTTP/1.0\r\n\r\n").ends_with("\r\n\r\n"), "no body");
     }
 
     #[test]
@@ -144,8 +167,8 @@ mod tests {
         let counter = prometheus::IntCounter::new("health_test_total", "For this test.").unwrap();
         prometheus::default_registry().register(Box::new(counter.clone())).unwrap();
         counter.inc_by(7);
-        let (_, addr) = Health::open(&[(Ipv4Addr::LOCALHOST, 0).into()]).unwrap();
-        let reply = ask(addr, "GET /metrics HTTP/1.1\r\n\r\n");
+        let (_, addr) = Health::open((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let reply = ask(addr, "GET /metrics HTTP/1.0\r\n\r\n");
         assert!(reply.contains("\r\nContent-Type: text/plain; version=0.0.4\r\n"), "{reply}");
         assert!(
             reply.contains("\n# TYPE health_test_total counter\nhealth_test_total 7\n"),
@@ -156,16 +179,16 @@ mod tests {
     #[test]
     fn port_without_a_response_is_not_ready() {
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = silent.local_addr().unwrap().port();
-        assert_eq!(check(port), ExitCode::FAILURE);
+        let addr = silent.local_addr().unwrap();
+        assert_eq!(check_at(addr), ExitCode::FAILURE);
         drop(silent);
-        assert_eq!(check(port), ExitCode::FAILURE);
+        assert_eq!(check_at(addr), ExitCode::FAILURE);
     }
 
     #[test]
     fn bind_error_names_the_address() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let err = Health::open(&[taken.local_addr().unwrap()]).unwrap_err();
+        let err = Health::open(taken.local_addr().unwrap()).unwrap_err();
         assert!(err.to_string().contains(&taken.local_addr().unwrap().to_string()), "{err}");
     }
 }

@@ -1,26 +1,35 @@
-//! The HTTP listener. It checks every request and enforces limits before tiny_http receives it.
+//! The HTTP/1.1 server of all services. Sources: RFC 9110, RFC 9112.
 //!
-//! tiny_http 0.12 must not be exposed to a network:
-//! - One request with a huge Content-Length aborts the process.
-//! - An accept error closes its listener permanently.
-//! - Half-sent bodies block its workers.
-//! - Heads and pipelines grow without bound.
+//! One thread serves all connections of a listener (`server.rs`), so neither an idle client nor a
+//! slow one occupies a thread. It reads one whole request within the limits (`request.rs`,
+//! `limits.rs`). The handler responds at once or later, from any thread (`outbox.rs`). A connection
+//! carries one request. It can become a stream, for server-sent events and websockets.
 //!
-//! Therefore clients connect to this listener. One thread per connection reads one whole request
-//! within the limits and rejects everything that is not plain HTTP. It rebuilds the head and passes
-//! the request to tiny_http over a unix socket. One connection carries one request.
-//!
-//! The unix socket has an abstract name (Linux), since a scratch image has no writable folder. Such
-//! a name has no permissions: any process in the same network namespace can bypass the listener. A
-//! process in that namespace can reach the brokers as well.
+//! Why no library: docs/decisions/0029-http-server.md.
+
+use crate::env::Variable;
 
 mod limits;
-mod listener;
+mod outbox;
 mod request;
 mod response;
+mod server;
 
+pub const HTTP_ADDR: Variable = Variable::new(
+    "HTTP_ADDR",
+    "::",
+    "IP address that the HTTP port listens on; :: for all of IPv6 and IPv4",
+);
+
+/// What [`Env::parse`](crate::env::Env::parse) expects of an address to listen on.
+pub const IP_ADDRESS: &str = "an IP address, as in 127.0.0.1, or :: for all";
+
+pub use ::http::Method;
 pub(crate) use limits::Timed;
-pub use limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, REQUEST_TIME, RESPONSE_PART_TIME};
-pub use listener::{Capacity, Error, Handler, everywhere, serve};
-pub use request::Handshake;
-pub use response::{reply, text};
+pub use limits::{
+    BODY_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, REQUEST_TIME, RESPONSE_TIME, client_of,
+};
+pub use outbox::{Disconnected, Outbox, Responder, Session};
+pub use request::Request;
+pub use response::{Body, Response, reply, text};
+pub use server::{Error, Handler, Limits, Listener, serve};

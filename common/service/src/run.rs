@@ -2,7 +2,7 @@
 
 use crate::env::{self, Env, LOG, Variable};
 use crate::exit::{BoxError, EXIT_USAGE};
-use crate::health::{self, HEALTH_PORT};
+use crate::health::{self, HEALTH_ADDR, HEALTH_PORT};
 use crate::log::Chain;
 use crate::panic_guard;
 use crate::shutdown::Shutdown;
@@ -19,7 +19,8 @@ pub struct Service {
     pub name: &'static str,
     /// One line for `--help`.
     pub about: &'static str,
-    /// The environment variables of the service, in addition to `LOG` and `HEALTH_PORT`.
+    /// The environment variables of the service, in addition to `LOG`,
+    /// `HEALTH_ADDR` and `HEALTH_PORT`.
     pub variables: &'static [&'static [Variable]],
     /// Command-line flags such as `--dry-run`, each with its meaning.
     pub flags: &'static [(&'static str, &'static str)],
@@ -50,7 +51,7 @@ pub fn run(service: &Service, args: &[String]) -> ExitCode {
     exit_code(service.name, start(service, args, &lookup))
 }
 
-/// Checks whether the service on the local `HEALTH_PORT` is ready. Exit code 0 if so, else 1.
+/// Checks whether the service on this machine is ready. Exit code 0 if so, else 1.
 /// `program` is the prefix of error messages.
 pub fn healthcheck(program: &str) -> ExitCode {
     exit_code(program, check(&Env::new(&lookup)))
@@ -110,7 +111,7 @@ fn start(
 }
 
 fn check(env: &Env<'_>) -> Result<ExitCode, BoxError> {
-    Ok(health::check(env.number(&HEALTH_PORT, 1..=u16::MAX)?))
+    Ok(health::check(env)?)
 }
 
 fn caused_by_environment(err: &(dyn Error + 'static)) -> bool {
@@ -145,7 +146,7 @@ fn help(service: &Service) -> String {
     }
     text += "\nEnvironment:\n";
     let own = service.variables.iter().copied().flatten();
-    for variable in own.chain([&HEALTH_PORT, &LOG]) {
+    for variable in own.chain([&HEALTH_ADDR, &HEALTH_PORT, &LOG]) {
         let default = match variable.default {
             None => "required".to_owned(),
             Some("") => "default: none".to_owned(),

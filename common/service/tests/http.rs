@@ -6,8 +6,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use service::EXIT_TEMPORARY;
-use service::http::{self, Capacity, Handler, Handshake};
+use service::http::{self, Handler, Limits, Outbox, Request, Responder, Response, Session};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Lines, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -15,18 +14,21 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-use tiny_http::{Request, Response};
 
 /// Set in the server process of a test.
 const SERVES: &str = "LISTENER_TEST_SERVES";
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-const CAPACITY: Capacity = Capacity { workers: 4, connections: 1000 };
+const CONNECTIONS: usize = 1000;
+const HELLO: &[u8] = b"GET / HTTP/1.1\r\nHost: bank\r\n\r\n";
+/// Body of `/large`: more than fits into the buffers of both sockets.
+const LARGE_BYTES: usize = 4 << 20;
 /// Time limit for a response. It is generous, since other programs may load this machine.
 const SOON: Duration = Duration::from_secs(2);
-/// Maximum memory under attack, MiB. 1000 threads with half a body of 64 KiB each would need 80.
-const RSS_MIB_MAX: u64 = 40;
+/// Maximum memory under attack, MiB. 1000 bodies of 64 KiB would need 64.
+const RSS_MIB_MAX: u64 = 24;
 
 /// A process with a listener. It responds to `GET /` with "hello" and echoes the body of any other
 /// request.
@@ -81,9 +83,9 @@ impl Served {
     /// Sends a valid request. Returns the response time.
     fn answers(&self) -> Duration {
         let start = Instant::now();
-        let reply = ask(self.addr, b"GET / HTTP/1.1\r\nHost: bank\r\n\r\n").unwrap();
+        let reply = ask(self.addr, HELLO).unwrap();
         assert!(reply.starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"), "{reply}");
-        assert!(reply.ends_with("hello"), "{reply}");
+        assert!(reply.ends_with("hello\n"), "{reply}");
         start.elapsed()
     }
 
@@ -157,30 +159,31 @@ fn wait_until(time: Duration, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn hello(mut request: Request) {
-    let reply = match request.url() {
-        "/" => Response::from_string("hello"),
-        "/unread" => http::text(200, "body not read"),
-        _ => {
-            let mut body = Vec::new();
-            request.as_reader().read_to_end(&mut body).unwrap();
-            http::reply(200, "text/plain", body)
-        }
-    };
-    let _ = request.respond(reply);
+fn limits() -> Limits {
+    Limits { connections: CONNECTIONS, ..Limits::default() }
+}
+
+fn hello(request: &Request) -> Response {
+    match request.path() {
+        "/" => http::text(200, "hello"),
+        "/large" => http::reply(200, "text/plain", vec![b'x'; LARGE_BYTES]),
+        "/address" => http::text(200, &request.address.to_string()),
+        _ => http::reply(200, "text/plain", request.body.clone()),
+    }
 }
 
 #[test]
 fn request_is_answered() {
     let before_kb = status_of("self", "RssAnon");
-    let addr = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
+    let addr = http::serve(LOCALHOST, limits(), hello).unwrap().addr;
     if std::env::var(SERVES).is_ok() {
         println!("\nbefore {before_kb}");
         println!("serves {addr}");
         serve_until_closed();
         return;
     }
-    let reply = ask(addr, b"PUT /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nworld").unwrap();
+    let reply =
+        ask(addr, b"PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nworld").unwrap();
     assert!(reply.starts_with("HTTP/1.1 200 OK\r\nConnection: close\r\n"), "{reply}");
     assert!(reply.ends_with("\r\n\r\nworld"), "{reply}");
 }
@@ -225,14 +228,16 @@ fn invalid_content_lengths_are_rejected() {
         ("Content-Length: -1", "400 "),
         ("Content-Length: 5\r\nContent-Length: 5", "400 "),
         ("Content-Length: 5\r\nContent-Length: 50", "400 "),
-        ("Transfer-Encoding: chunked", "411 "),
-        ("Transfer-Encoding: identity\r\nContent-Length: 5", "411 "),
-        ("Content-Length: 5\r\nTransfer-Encoding: xchunked", "411 "),
+        ("Transfer-Encoding: chunked", "200 "),
+        ("Transfer-Encoding: identity", "501 "),
+        ("Transfer-Encoding: identity\r\nContent-Length: 5", "400 "),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", "400 "),
         ("Content-Length: 5", "200 "),
     ] {
-        for path in ["/", "/echo", "/unread"] {
+        for path in ["/", "/echo"] {
             let request = format!(
-                "POST {path} HTTP/1.1\r\n{headers}\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n"
+                "POST {path} HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n0\r\n\r\n\
+                 GET /smuggled HTTP/1.0\r\n\r\n"
             );
             let reply = ask(served.addr, request.as_bytes()).unwrap();
             assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{headers}: {reply}");
@@ -255,15 +260,16 @@ fn half_sent_bodies_do_not_delay_other_requests() {
             .map(|_| {
                 let mut connection = connect(served.addr);
                 connection
-                    .write_all(b"POST /echo HTTP/1.1\r\nContent-Length: 60000\r\n\r\n")
+                    .write_all(b"POST /echo HTTP/1.0\r\nContent-Length: 60000\r\n\r\n")
                     .unwrap();
                 connection.write_all(&[b'x'; 30_000]).unwrap();
                 connection
             })
             .collect();
-        for half in halves {
-            assert!(read_all(half).unwrap().starts_with("HTTP/1.1 408 "));
-        }
+        // All of them use more memory than allowed, so some are closed before their time.
+        let late = |half| read_all(half).is_ok_and(|reply| reply.starts_with("HTTP/1.1 408 "));
+        let late = halves.into_iter().map(late).filter(|it| *it).count();
+        assert!((200..400).contains(&late), "{late}");
     });
     assert!(start.elapsed() < http::REQUEST_TIME + 2 * SOON, "{:?}", start.elapsed());
     served.is_well();
@@ -286,7 +292,7 @@ fn endless_head_is_rejected() {
         sent
     });
     assert!(sent < 32 << 20, "the listener took {sent} bytes");
-    let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(http::HEAD_BYTES_MAX));
+    let head = format!("GET / HTTP/1.0\r\nX: {}", "x".repeat(http::HEAD_BYTES_MAX));
     assert!(ask(served.addr, head.as_bytes()).unwrap().starts_with("HTTP/1.1 431 "));
     served.is_well();
 }
@@ -299,7 +305,7 @@ fn only_first_pipelined_request_is_answered() {
         let mut sending = connection.try_clone().unwrap();
         // The write may fail, since the listener does not read all requests.
         let pipeline = thread::spawn(move || {
-            let _ = sending.write_all(&b"GET / HTTP/1.1\r\n\r\n".repeat(200_000));
+            let _ = sending.write_all(&b"GET / HTTP/1.0\r\n\r\n".repeat(200_000));
         });
         let reply = BufReader::new(&connection).lines().map_while(Result::ok);
         assert_eq!(reply.filter(|line| line.contains("HTTP/1.1 200 OK")).count(), 1);
@@ -331,17 +337,16 @@ fn ten_thousand_idle_connections_block_no_requests() {
     for _ in 0..100 {
         // There are fewer connections if this process has too few file descriptors.
         idle.extend((0..100).map_while(|_| TcpStream::connect(served.addr).ok()));
-        // The next request gets a response or 503 immediately. This also shows that the listener
+        // The next request gets a response or 429 immediately. This also shows that the listener
         // has accepted the connections before it.
-        match ask(served.addr, b"GET / HTTP/1.1\r\n\r\n") {
-            Ok(reply) => assert!(reply.ends_with("hello") || reply.contains(" 503 "), "{reply}"),
-            // The request was rejected before it was read, and the reset overtook the 503.
+        match ask(served.addr, HELLO) {
+            Ok(reply) => assert!(reply.ends_with("hello\n") || reply.contains(" 429 "), "{reply}"),
+            // The request was rejected before it was read, and the reset overtook the 429.
             Err(err) => assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
         }
     }
-    assert!(idle.len() > CAPACITY.connections, "{}", idle.len());
-    let threads_max = (CAPACITY.connections + CAPACITY.workers) as u64 + 20;
-    assert!(served.status("Threads") < threads_max);
+    assert!(idle.len() > CONNECTIONS, "{}", idle.len());
+    assert!(served.status("Threads") < 8);
     // The listener closes all connections, although no client closes its side.
     let descriptors = format!("/proc/{}/fd", served.process.id());
     wait_until(http::REQUEST_TIME + 2 * SOON, || fs::read_dir(&descriptors).unwrap().count() < 30);
@@ -350,65 +355,64 @@ fn ten_thousand_idle_connections_block_no_requests() {
 }
 
 #[test]
+fn idle_connection_gives_its_place_to_a_request() {
+    let served = Served::start();
+    let places = CONNECTIONS - CONNECTIONS / 4;
+    let idle: Vec<TcpStream> = (0..places).map(|_| connect(served.addr)).collect();
+    let start = Instant::now();
+    wait_until(2 * SOON, || ask(served.addr, HELLO).is_ok_and(|reply| reply.ends_with("hello\n")));
+    assert!(
+        start.elapsed() < http::REQUEST_TIME,
+        "the place was free before: {:?}",
+        start.elapsed()
+    );
+    drop(idle);
+}
+
+#[test]
+fn slow_readers_do_not_delay_other_requests() {
+    let served = Served::start();
+    let slow = served.answers_during(|| {
+        let ask = |_| {
+            let mut connection = connect(served.addr);
+            connection.write_all(b"GET /large HTTP/1.0\r\n\r\n").unwrap();
+            connection
+        };
+        let slow: Vec<TcpStream> = (0..100).map(ask).collect();
+        for mut connection in &slow {
+            // A connection is closed early if all responses use too much memory.
+            let _ = connection.read(&mut [0; 1]);
+        }
+        slow
+    });
+    served.is_well();
+    drop(slow);
+}
+
+#[test]
 fn listener_with_64_descriptors_stays_open() {
     let served = Served::with_descriptors("64");
     let idle: Vec<TcpStream> = (0..500).map(|_| connect(served.addr)).collect();
-    let mut refused = 0;
-    for connection in idle {
-        refused += u32::from(read_all(connection).unwrap().starts_with("HTTP/1.1 503 "));
-    }
+    let refused = |connection| {
+        read_all(connection).is_ok_and(|it| [" 503 ", " 429 "].iter().any(|no| it.contains(no)))
+    };
+    let refused = idle.into_iter().map(refused).filter(|it| *it).count();
     assert!(refused > 400, "{refused}");
     served.is_well();
 }
 
-/// If the file descriptors run out between the listener's check and tiny_http's accept, the process
-/// exits and is restarted. It must never stay alive without accepting connections.
 #[test]
-fn process_without_descriptors_recovers_or_exits() {
+fn process_without_descriptors_recovers() {
     let mut served = Served::with_descriptors("64");
-    for left in 0..10 {
+    for left in 0..4 {
         served.tell(&format!("leave {left}"));
-        for _ in 0..3 {
-            let Ok(mut connection) = TcpStream::connect(served.addr) else { break };
-            connection.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-            let mut start = [0; "HTTP/1.1 200".len()];
-            let asked = connection.write_all(b"GET / HTTP/1.1\r\n\r\n");
-            match asked.and_then(|()| connection.read_exact(&mut start)) {
-                Ok(()) => assert!([b"200", b"503"].contains(&&start[9..].try_into().unwrap())),
-                // The connection waits in the kernel's backlog, or it was refused.
-                Err(err) => assert!(
-                    [
-                        io::ErrorKind::WouldBlock,
-                        io::ErrorKind::ConnectionReset,
-                        io::ErrorKind::BrokenPipe,
-                        io::ErrorKind::UnexpectedEof,
-                    ]
-                    .contains(&err.kind()),
-                    "with {left} left: {err}"
-                ),
-            }
-        }
-        // This fails if the process has ended.
-        let _ = writeln!(served.commands, "release");
-        let mut ended = None;
-        wait_until(SOON, || {
-            ended = served.process.try_wait().unwrap();
-            let hello = || {
-                let mut connection = TcpStream::connect(served.addr)?;
-                connection.set_read_timeout(Some(SOON))?;
-                connection.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
-                read_all(connection)
-            };
-            ended.is_some() || hello().is_ok_and(|reply| reply.ends_with("hello"))
-        });
-        match ended {
-            None => served.wait_for_line("done"),
-            Some(status) => {
-                assert_eq!(status.code(), Some(EXIT_TEMPORARY.into()), "with {left} left");
-                served = Served::with_descriptors("64");
-                String::new()
-            }
-        };
+        let waiting = connect(served.addr);
+        let asked = (&waiting).write_all(HELLO);
+        served.tell("release");
+        asked.unwrap();
+        let reply = read_all(waiting).unwrap();
+        assert!(reply.ends_with("hello\n") || reply.contains(" 503 "), "{left} left: {reply}");
+        served.answers();
     }
     served.is_well();
 }
@@ -430,7 +434,7 @@ fn parts() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn tiny_http_survives_all_accepted_requests() {
+fn arbitrary_requests_leave_the_listener_well() {
     let served = Served::start();
     let mut runner = TestRunner::new(ProptestConfig::with_cases(500));
     let requests = prop::collection::vec(parts(), 0..8).prop_map(|parts| parts.concat());
@@ -441,7 +445,6 @@ fn tiny_http_survives_all_accepted_requests() {
         let mut reply = Vec::new();
         match connection.read_to_end(&mut reply) {
             Err(err) => prop_assert_eq!(err.kind(), io::ErrorKind::ConnectionReset),
-            // Status 500 means that tiny_http closed the connection without a response.
             Ok(_) => prop_assert!(!reply.starts_with(b"HTTP/1.1 500")),
         }
         Ok(())
@@ -450,53 +453,97 @@ fn tiny_http_survives_all_accepted_requests() {
     served.is_well();
 }
 
-/// Streams its responses. On a websocket it sends the target and echoes bytes.
-struct Streamer;
+#[test]
+fn proxy_names_the_address_of_the_client() {
+    let proxies = vec![Ipv4Addr::LOCALHOST.into()];
+    let addr = http::serve(LOCALHOST, Limits { proxies, ..limits() }, hello).unwrap().addr;
+    let direct = http::serve(LOCALHOST, limits(), hello).unwrap().addr;
+    let headers = "Host: a\r\nX-Forwarded-For: 192.0.2.1, 192.0.2.2\r\nX-Forwarded-For: 192.0.2.3";
+    let request = format!("GET /address HTTP/1.1\r\n{headers}\r\n\r\n");
+    assert!(ask(addr, request.as_bytes()).unwrap().ends_with("\r\n\r\n192.0.2.3\n"));
+    assert!(ask(direct, request.as_bytes()).unwrap().ends_with("\r\n\r\n127.0.0.1\n"));
+}
 
-impl Handler for Streamer {
-    fn answer(&self, request: Request) {
-        let mut reply = request.into_writer();
-        let mut write = |part: &str| reply.write_all(part.as_bytes()).and_then(|()| reply.flush());
-        write("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").unwrap();
-        let mut count = 0;
-        while write(&format!("data: {count}\n\n")).is_ok() && count < 1_000_000 {
-            count += 1;
+#[test]
+fn unspecified_address_serves_both_families() {
+    let addr = http::serve("[::]:0".parse().unwrap(), limits(), hello).unwrap().addr;
+    for ip in ["127.0.0.1", "::1"] {
+        let addr = SocketAddr::new(ip.parse().unwrap(), addr.port());
+        // A machine without IPv6 has no ::1.
+        if ip == "127.0.0.1" || TcpStream::connect(addr).is_ok() {
+            assert!(ask(addr, HELLO).unwrap().ends_with("hello\n"), "{ip}");
+        }
+    }
+}
+
+/// A stream of numbers, or an echo.
+struct Stream {
+    out: Outbox,
+    is_echo: bool,
+    is_closed: Arc<AtomicBool>,
+}
+
+impl Session for Stream {
+    fn received(&self, bytes: &[u8]) {
+        if self.is_echo {
+            self.out.send(bytes.to_vec()).unwrap();
         }
     }
 
-    fn websocket(&self, handshake: Handshake, mut client: TcpStream) {
-        client.write_all(handshake.target.as_bytes()).unwrap();
-        io::copy(&mut client.try_clone().unwrap(), &mut client).unwrap();
+    fn tick(&self, _now: Instant) {
+        let context = Context::from_waker(Waker::noop());
+        while !self.is_echo && self.out.poll_room(&context) == Poll::Ready(Ok(())) {
+            self.out.send(b"data: number\n\n".to_vec()).unwrap();
+        }
+    }
+
+    fn closed(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Streams its responses. On a websocket it sends the target and echoes bytes.
+struct Streamer(Arc<AtomicBool>);
+
+impl Streamer {
+    fn take_over(&self, responder: Responder, head: &str, is_echo: bool) {
+        let is_closed = self.0.clone();
+        let stream = |out| Arc::new(Stream { out, is_echo, is_closed }) as Arc<dyn Session>;
+        responder.take_over(head.as_bytes().to_vec(), stream).unwrap();
+    }
+}
+
+impl Handler for Streamer {
+    fn answer(&self, _: Request, responder: Responder) {
+        self.take_over(responder, "HTTP/1.1 200 OK\r\n\r\n", false);
+    }
+
+    fn websocket(&self, handshake: Request, responder: Responder) {
+        self.take_over(responder, &handshake.target, true);
     }
 }
 
 #[test]
-fn handler_streams_a_response_until_disconnect() {
-    let over = Arc::new(AtomicBool::new(false));
-    let ended = over.clone();
-    let addr = http::serve(&[LOCALHOST], CAPACITY, move |request| {
-        Streamer.answer(request);
-        ended.store(true, Ordering::Relaxed);
-    })
-    .unwrap();
+fn session_streams_until_disconnect() {
+    let is_closed = Arc::new(AtomicBool::new(false));
+    let addr = http::serve(LOCALHOST, limits(), Streamer(is_closed.clone())).unwrap().addr;
     let mut connection = connect(addr);
-    connection.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    connection.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let mut lines = BufReader::new(connection).lines().map(Result::unwrap);
     assert_eq!(lines.next().unwrap(), "HTTP/1.1 200 OK");
-    assert_eq!(lines.next().unwrap(), "Connection: close");
-    assert!(lines.any(|line| line == "data: 1000"));
-    assert!(!over.load(Ordering::Relaxed));
-    drop(lines);
-    wait_until(SOON, || over.load(Ordering::Relaxed));
+    assert_eq!(lines.filter(|line| line == "data: number").take(10_000).count(), 10_000);
+    wait_until(SOON, || is_closed.load(Ordering::Relaxed));
 }
 
 #[test]
 fn websocket_is_rejected_without_a_handler() {
-    let handshake = b"GET /talk HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let rejecting = http::serve(&[LOCALHOST], CAPACITY, hello).unwrap();
+    let handshake =
+        b"GET /talk HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let rejecting = http::serve(LOCALHOST, limits(), hello).unwrap().addr;
     assert!(ask(rejecting, handshake).unwrap().starts_with("HTTP/1.1 501 "));
 
-    let streaming = http::serve(&[LOCALHOST], CAPACITY, Streamer).unwrap();
+    let is_closed = Arc::new(AtomicBool::new(false));
+    let streaming = http::serve(LOCALHOST, limits(), Streamer(is_closed.clone())).unwrap().addr;
     let mut connection = connect(streaming);
     connection.write_all(handshake).unwrap();
     let mut received = [0; 5];
@@ -505,6 +552,8 @@ fn websocket_is_rejected_without_a_handler() {
     connection.write_all(b" back").unwrap();
     connection.read_exact(&mut received).unwrap();
     assert_eq!(&received, b" back");
+    assert!(!is_closed.load(Ordering::Relaxed));
     connection.shutdown(Shutdown::Write).unwrap();
     assert_eq!(connection.read(&mut received).unwrap(), 0);
+    assert!(is_closed.load(Ordering::Relaxed));
 }

@@ -1,10 +1,12 @@
 //! The configuration of the frontend, read from the environment at startup.
 
 use service::env::{self, Env, Variable};
+use service::http::{self, HTTP_ADDR};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The variables of this service.
-pub const VARIABLES: &[Variable] = &[FRONTEND_PORT, GRAPHQL_URL, RESULTS_DIR];
+pub const VARIABLES: &[Variable] = &[FRONTEND_PORT, HTTP_ADDR, GRAPHQL_URL, RESULTS_DIR];
 
 const FRONTEND_PORT: Variable =
     Variable::new("FRONTEND_PORT", "8181", "port of the pages, 1 to 65535");
@@ -24,7 +26,8 @@ const RESULTS_DIR: Variable = Variable::new(
 
 #[derive(Debug)]
 pub struct Config {
-    pub port: u16,
+    /// `HTTP_ADDR` and `FRONTEND_PORT`.
+    pub addr: SocketAddr,
     pub graphql_url: GraphqlUrl,
     /// `RESULTS_DIR`. The folders need not exist.
     pub results_dirs: Vec<PathBuf>,
@@ -40,7 +43,10 @@ impl Config {
         };
         let dirs = env.text(&RESULTS_DIR)?;
         Ok(Self {
-            port: env.number(&FRONTEND_PORT, 1..=u16::MAX)?,
+            addr: SocketAddr::new(
+                env.parse(&HTTP_ADDR, http::IP_ADDRESS)?,
+                env.number(&FRONTEND_PORT, 1..=u16::MAX)?,
+            ),
             graphql_url,
             results_dirs: dirs.split(':').filter(|dir| !dir.is_empty()).map(Into::into).collect(),
         })
@@ -106,7 +112,7 @@ mod tests {
     #[test]
     fn variables_have_defaults() {
         let config = read("", "").unwrap();
-        assert_eq!(config.port, 8181);
+        assert_eq!(config.addr.port(), 8181);
         assert_eq!(config.graphql_url.host, Host::SamePage(8888));
         assert!(config.results_dirs.is_empty());
     }

@@ -10,7 +10,7 @@ mod web;
 use crate::config::{Config, VARIABLES};
 use crate::web::Site;
 use service::health::Health;
-use service::http::{self, Capacity};
+use service::http::{self, Limits, Request};
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 
@@ -22,17 +22,18 @@ pub const SERVICE: Service = Service {
     run,
 };
 
-/// A browser opens about six short connections. The limits of threads in compose.yml and in the
-/// systemd unit allow this number.
-const CAPACITY: Capacity = Capacity { workers: 4, connections: 200 };
+/// Maximum of open connections. A browser opens about six short ones.
+const CONNECTIONS_MAX: usize = 200;
 
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
-    let Config { port, graphql_url, results_dirs } = Config::from_env(&start.env)?;
+    let Config { addr, graphql_url, results_dirs } = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
     metrics::register();
-    http::serve(&http::everywhere(port), CAPACITY, Site::new(graphql_url, results_dirs))?;
+    let site = Site::new(graphql_url, results_dirs);
+    let limits = Limits { connections: CONNECTIONS_MAX, ..Limits::default() };
+    http::serve(addr, limits, move |request: &Request| site.response(request))?;
     health.set_ready(true);
-    log::info!(port; "listening");
+    log::info!(port = addr.port(); "listening");
     start.shutdown.wait_for_ever();
     Ok(ExitCode::SUCCESS)
 }

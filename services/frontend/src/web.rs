@@ -4,19 +4,11 @@ use crate::config::{GraphqlUrl, Host};
 use crate::metrics::{self, ResponseKind};
 use crate::page::{self, Asset, Index};
 use crate::results::{ResultFile, Results};
-use service::http::{self, Handler};
-use std::io::{self, Read};
+use service::http::{self, Body, Method, Request, Response};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use tiny_http::{Header, Method, Request, Response};
 
 /// Path of the list of results and prefix of the result files.
 const RESULTS: &str = "/results/";
-/// Maximum of results that are sent at a time. Each has a thread, since a slow client blocks a
-/// large result.
-const RESULTS_AT_ONCE: usize = 32;
 
 /// Allows the page's own files only. The origin of the endpoint is appended to `connect-src`.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -36,169 +28,111 @@ pub struct Site {
     assets: Vec<Asset>,
     endpoint: Host,
     results: Results,
-    /// See [`SendingResult`].
-    sending: Arc<AtomicUsize>,
-}
-
-impl Handler for Site {
-    fn answer(&self, request: Request) {
-        let path = request.url().split('?').next().unwrap_or_default().to_owned();
-        if !matches!(request.method(), Method::Get | Method::Head) {
-            let reply = http::text(405, "method not allowed: use GET or HEAD");
-            return refuse(request, reply.with_header(header("Allow", "GET, HEAD")));
-        }
-        if page::PATHS.contains(&&path[..]) {
-            self.send_page(request);
-        } else if let Some(asset) = self.assets.iter().find(|asset| asset.path == path) {
-            send_asset(request, asset);
-        } else if path == RESULTS {
-            self.send_list(request);
-        } else if let Some(name) = path.strip_prefix(RESULTS) {
-            self.send_result(request, name);
-        } else {
-            let reason = format!(
-                "not found: the pages are {}, results are in {RESULTS}",
-                page::PATHS.join(", ")
-            );
-            refuse(request, http::text(404, &reason));
-        }
-    }
 }
 
 impl Site {
     pub fn new(graphql_url: GraphqlUrl, results_dirs: Vec<PathBuf>) -> Self {
         let (index, assets) = page::render(&graphql_url);
-        let (results, sending) = (Results(results_dirs), Arc::default());
-        Self { index, assets, endpoint: graphql_url.host, results, sending }
+        Self { index, assets, endpoint: graphql_url.host, results: Results(results_dirs) }
     }
 
-    fn send_page(&self, request: Request) {
+    pub fn response(&self, request: &Request) -> Response {
+        let path = request.path();
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            let reply = http::text(405, "method not allowed: use GET or HEAD");
+            return refusal(reply.with_header("Allow", "GET, HEAD"));
+        }
+        if page::PATHS.contains(&path) {
+            self.page(request)
+        } else if let Some(asset) = self.assets.iter().find(|asset| asset.path == path) {
+            asset_response(request, asset)
+        } else if path == RESULTS {
+            self.list()
+        } else if let Some(name) = path.strip_prefix(RESULTS) {
+            self.result(request, name)
+        } else {
+            let reason = format!(
+                "not found: the pages are {}, results are in {RESULTS}",
+                page::PATHS.join(", ")
+            );
+            refusal(http::text(404, &reason))
+        }
+    }
+
+    fn page(&self, request: &Request) -> Response {
         let policy = match &self.endpoint {
             Host::Other(origin) => format!("{POLICY} {origin}"),
-            Host::SamePage(port) => format!("{POLICY} ws://{}:{port}", host_name(&request)),
+            Host::SamePage(port) => format!("{POLICY} ws://{}:{port}", host_name(request)),
             Host::SameOrigin => POLICY.to_owned(),
         };
-        let headers = vec![
-            header("Content-Security-Policy", &policy),
-            header("Cross-Origin-Opener-Policy", "same-origin"),
-            header("Content-Type", "text/html; charset=utf-8"),
-        ];
-        let html = self.index.html.as_bytes();
-        send(request, ResponseKind::Page, &self.index.etag, CHECKED, headers, html, html.len());
+        let html = self.index.html.clone();
+        file_response(request, ResponseKind::Page, &self.index.etag, CHECKED, html.into())
+            .with_header("Content-Security-Policy", policy)
+            .with_header("Cross-Origin-Opener-Policy", "same-origin")
+            .with_header("Content-Type", "text/html; charset=utf-8")
     }
 
-    fn send_list(&self, request: Request) {
+    fn list(&self) -> Response {
         let list =
             serde_json::to_vec(&self.results.list()).expect("texts and numbers can be serialized");
-        let reply = http::reply(200, "application/json", list)
-            .with_header(header("Cache-Control", CHECKED))
-            .with_header(header("X-Content-Type-Options", "nosniff"));
         metrics::count(ResponseKind::Result);
-        // An error means that the client closed the connection.
-        let _ = request.respond(reply);
+        http::reply(200, "application/json", list)
+            .with_header("Cache-Control", CHECKED)
+            .with_header("X-Content-Type-Options", "nosniff")
     }
 
-    fn send_result(&self, request: Request, name: &str) {
+    fn result(&self, request: &Request, name: &str) -> Response {
         let Some(ResultFile { file, bytes, content_type, etag }) = self.results.open(name) else {
-            return refuse(
-                request,
-                http::text(404, "result not found: /results/ lists the results"),
-            );
+            return refusal(http::text(404, "result not found: /results/ lists the results"));
         };
-        let Some(sending) = SendingResult::start(&self.sending) else {
-            return refuse(request, http::text(503, "too many results are being sent, try again"));
-        };
-        let headers = vec![
-            header("Content-Type", content_type),
-            header("Content-Security-Policy", RESULT_POLICY),
-        ];
-        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
-        // If no thread can be started, the connection is closed.
-        let _ = thread::Builder::new().name("result".into()).spawn(move || {
-            let _sending = sending;
-            // At most Content-Length, in case the file grows meanwhile.
-            send(request, ResponseKind::Result, &etag, CHECKED, headers, file.take(bytes), len);
-        });
+        let body = Body::File(file, bytes);
+        file_response(request, ResponseKind::Result, &etag, CHECKED, body)
+            .with_header("Content-Type", content_type)
+            .with_header("Content-Security-Policy", RESULT_POLICY)
     }
 }
 
-/// A result that is being sent, counted until dropped.
-struct SendingResult(Arc<AtomicUsize>);
-
-impl SendingResult {
-    /// `None` if [`RESULTS_AT_ONCE`] are being sent.
-    fn start(count: &Arc<AtomicUsize>) -> Option<Self> {
-        let below = |count| (count < RESULTS_AT_ONCE).then_some(count + 1);
-        count.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
-        Some(Self(count.clone()))
-    }
-}
-
-impl Drop for SendingResult {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-fn send_asset(request: Request, asset: &Asset) {
-    let headers = vec![
-        header("Content-Type", asset.content_type),
+fn asset_response(request: &Request, asset: &Asset) -> Response {
+    file_response(request, ResponseKind::Asset, &asset.etag, KEPT, asset.gzip.into())
+        .with_header("Content-Type", asset.content_type)
         // All browsers accept gzip, so there is no other encoding.
-        header("Content-Encoding", "gzip"),
-    ];
-    send(request, ResponseKind::Asset, &asset.etag, KEPT, headers, asset.gzip, asset.gzip.len());
+        .with_header("Content-Encoding", "gzip")
 }
 
-/// Sends `body`, or status 304 if the client has the current version.
-fn send(
-    request: Request,
+/// A response with `body`, or with status 304 if the client has the current version.
+fn file_response(
+    request: &Request,
     kind: ResponseKind,
     etag: &str,
-    cache: &str,
-    mut headers: Vec<Header>,
-    body: impl Read,
-    len: usize,
-) {
-    headers.push(header("ETag", etag));
-    headers.push(header("Cache-Control", cache));
-    headers.push(header("X-Content-Type-Options", "nosniff"));
-    headers.push(header("Referrer-Policy", "no-referrer"));
-    headers.push(header("Cross-Origin-Resource-Policy", "same-origin"));
+    cache: &'static str,
+    body: Body,
+) -> Response {
     // Proxies that compress mark the ETag as weak.
-    let is_current = |tag: &str| tag.trim().trim_start_matches("W/") == etag;
-    let known =
-        value(&request, "If-None-Match").is_some_and(|tags| tags.split(',').any(is_current));
-    // An error means that the client closed the connection.
-    let _ = if known {
+    let is_current = |tag: &str| tag.trim_start_matches("W/") == etag;
+    let response = if request.list("if-none-match").any(is_current) {
         metrics::count(ResponseKind::Unchanged);
-        request.respond(Response::new(304.into(), headers, io::empty(), None, None))
+        Response::new(304, Vec::new())
     } else {
         metrics::count(kind);
-        let whole = Response::new(200.into(), headers, body, Some(len), None);
-        request.respond(whole.with_chunked_threshold(usize::MAX))
+        Response::new(200, body)
     };
+    response
+        .with_header("ETag", etag.to_owned())
+        .with_header("Cache-Control", cache)
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Referrer-Policy", "no-referrer")
+        .with_header("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-fn refuse(request: Request, reply: Response<io::Cursor<Vec<u8>>>) {
+fn refusal(response: Response) -> Response {
     metrics::count(ResponseKind::Refusal);
-    // An error means that the client closed the connection.
-    let _ = request.respond(reply);
+    response
 }
 
 /// The host of the request, for a Content-Security-Policy. `*` for hosts that a policy cannot
 /// contain, such as IPv6 addresses.
 fn host_name(request: &Request) -> &str {
-    let host = value(request, "Host").unwrap_or_default();
-    let name = host.split(':').next().unwrap_or_default();
+    let name = request.host_name();
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-.".contains(&byte);
     if name.is_empty() || !name.bytes().all(fits) { "*" } else { name }
-}
-
-fn value<'a>(request: &'a Request, name: &'static str) -> Option<&'a str> {
-    let header = request.headers().iter().find(|header| header.field.equiv(name));
-    header.map(|header| header.value.as_str())
-}
-
-fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("own headers are ASCII")
 }

@@ -71,7 +71,8 @@ impl Frontend {
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str) -> Reply {
-        ask(self.port, &format!("{method} {path} HTTP/1.1\r\n{headers}\r\n"))
+        let host = if headers.contains("Host: ") { "" } else { "Host: localhost\r\n" };
+        ask(self.port, &format!("{method} {path} HTTP/1.1\r\n{host}{headers}\r\n"))
     }
 
     /// Stops the process by SIGTERM. Returns its exit status and the time until its exit.
@@ -324,23 +325,18 @@ fn stalled_clients_do_not_delay_others() {
     let slow: Vec<TcpStream> = (0..40)
         .map(|_| {
             let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, frontend.port)).unwrap();
-            client.write_all(b"GET /results/large.csv HTTP/1.1\r\n\r\n").unwrap();
+            client.write_all(b"GET /results/large.csv HTTP/1.0\r\n\r\n").unwrap();
             client.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut start = [0; "HTTP/1.1 200".len()];
             client.read_exact(&mut start).unwrap();
-            assert!([b"HTTP/1.1 200", b"HTTP/1.1 503"].contains(&&start));
+            assert_eq!(&start, b"HTTP/1.1 200");
             client
         })
         .collect();
-    assert_eq!(frontend.get("/results/large.csv").status, 503);
+    assert_eq!(frontend.get("/results/large.csv").body.len(), 16 << 20);
     assert_eq!(frontend.get("/").status, 200);
     assert_eq!(frontend.get("/results/").status, 200);
     drop(slow);
-    let deadline = Instant::now() + PATIENCE;
-    while frontend.get("/results/latency.csv").status != 200 {
-        assert!(Instant::now() < deadline, "slots are released");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -349,7 +345,7 @@ fn responses_are_counted() {
     let etag = frontend.get("/client").header("etag").to_owned();
     frontend.ask("GET", "/", &format!("If-None-Match: {etag}\r\n"));
     frontend.get("/nothing");
-    let metrics = ask(frontend.health, "GET /metrics HTTP/1.1\r\n\r\n");
+    let metrics = ask(frontend.health, "GET /metrics HTTP/1.0\r\n\r\n");
     for (got, count) in [("page", 1), ("asset", 0), ("result", 0), ("unchanged", 1), ("refusal", 1)]
     {
         let line = format!("\nfrontend_requests_total{{got=\"{got}\"}} {count}\n");

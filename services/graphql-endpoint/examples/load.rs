@@ -108,7 +108,7 @@ fn querier(address: &str, iban: &str, stop: &AtomicBool) -> u64 {
     );
     let body = json!({ "query": query }).to_string();
     let request = format!(
-        "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        "POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );

@@ -1,9 +1,10 @@
 //! Read access of clients.
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::error::Error;
 use crate::store::Store;
 use crate::token::{bearer, digest};
+use service::env::Secret;
 
 /// Which transactions a client may read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! The configuration of the endpoint, read from the environment at startup.
 
 use messaging::producer::ProducerConfig;
-use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
+use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Secret, Variable};
+use service::http::{self, HTTP_ADDR};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// The variables of this service in addition to those of Kafka and the producer.
@@ -9,21 +11,31 @@ pub const VARIABLES: &[Variable] = &[
     SCHEMA_REGISTRY_URL,
     DATABASE_URL,
     GRAPHQL_PORT,
+    HTTP_ADDR,
+    TRUSTED_PROXIES,
     VISITORS,
     PUBLIC_LEDGER,
     EMPLOYEE_TOKEN,
     CORS_ORIGINS,
     INTROSPECTION,
+    GRAPHIQL,
     ANSWER_TIMEOUT_MS,
     CONSUMER_GROUP_PROTOCOL,
 ];
 
 const GRAPHQL_PORT: Variable =
     Variable::new("GRAPHQL_PORT", "8888", "port of /graphql and of GraphiQL at /, 1 to 65535");
+const TRUSTED_PROXIES: Variable = Variable::new(
+    "TRUSTED_PROXIES",
+    "",
+    "IP addresses of proxies in front of the endpoint, separated by commas. The last address in \
+     their X-Forwarded-For counts as the address of the client",
+);
 const VISITORS: Variable = Variable::new(
     "VISITORS",
     "2000",
-    "maximum of open connections, 4 to 20000; also limited to a quarter of the open files limit",
+    "maximum of open connections, 4 to 20000; also limited by the open files limit. One address \
+     can have three quarters of them",
 );
 const PUBLIC_LEDGER: Variable = Variable::new(
     "PUBLIC_LEDGER",
@@ -41,10 +53,16 @@ const CORS_ORIGINS: Variable = Variable::new(
     "CORS_ORIGINS",
     "",
     "origins whose pages may send requests, as in https://bank.example, separated by commas; \
-     * for all",
+     * for all. Requests to the names of these hosts are accepted, besides localhost and IP \
+     addresses",
 );
 const INTROSPECTION: Variable =
     Variable::new("INTROSPECTION", "true", "whether clients may query the schema, true or false");
+const GRAPHIQL: Variable = Variable::new(
+    "GRAPHIQL",
+    "true",
+    "whether the endpoint has GraphiQL, a page to try queries, at /; true or false",
+);
 const ANSWER_TIMEOUT_MS: Variable = Variable::new(
     "ANSWER_TIMEOUT_MS",
     "10000",
@@ -63,26 +81,19 @@ pub struct Config {
     pub registry_url: String,
     /// transactiondb.
     pub database: postgres::Config,
-    pub port: u16,
+    /// `HTTP_ADDR` and `GRAPHQL_PORT`.
+    pub addr: SocketAddr,
+    pub proxies: Vec<IpAddr>,
     /// `VISITORS`.
     pub connections_max: usize,
     pub public_ledger: bool,
     pub employee_token: Option<Secret>,
     pub origins: Origins,
     pub introspection: bool,
+    pub graphiql: bool,
     pub answer_timeout: Duration,
     /// True if `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
-}
-
-/// A secret, which `Debug` does not print.
-#[derive(Clone)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// The web origins whose pages may send requests (CORS).
@@ -101,6 +112,18 @@ impl Origins {
             Self::These(origins) => origins.iter().any(|it| it.eq_ignore_ascii_case(origin)),
         }
     }
+
+    /// True if `host`, without a port, is the host of one of the origins.
+    pub fn have_host(&self, host: &str) -> bool {
+        let host_of = |origin: &str| {
+            let host = origin.split_once("://").map_or("", |(_, host)| host);
+            host.split_once(':').map_or(host, |(host, _)| host).to_owned()
+        };
+        match self {
+            Self::All => true,
+            Self::These(origins) => origins.iter().any(|it| host_of(it).eq_ignore_ascii_case(host)),
+        }
+    }
 }
 
 impl Config {
@@ -113,27 +136,30 @@ impl Config {
             producer,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
-            port: env.number(&GRAPHQL_PORT, 1..=u16::MAX)?,
+            addr: SocketAddr::new(
+                env.parse(&HTTP_ADDR, http::IP_ADDRESS)?,
+                env.number(&GRAPHQL_PORT, 1..=u16::MAX)?,
+            ),
+            proxies: proxies(env.text(&TRUSTED_PROXIES)?)?,
             connections_max: env.number(&VISITORS, 4..=20_000)?,
             public_ledger: env.choice(&PUBLIC_LEDGER, &SWITCH)?,
-            employee_token: employee_token(env.text(&EMPLOYEE_TOKEN)?)?,
+            employee_token: env.token(&EMPLOYEE_TOKEN)?,
             origins: origins(env.text(&CORS_ORIGINS)?)?,
             introspection: env.choice(&INTROSPECTION, &SWITCH)?,
+            graphiql: env.choice(&GRAPHIQL, &SWITCH)?,
             answer_timeout: env.millis(&ANSWER_TIMEOUT_MS, 100..=60_000)?,
             is_member,
         })
     }
 }
 
-fn employee_token(token: String) -> Result<Option<Secret>, env::Error> {
-    match token.len() {
-        0 => Ok(None),
-        16..=256 if token.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Some(Secret(token))),
-        _ => {
-            let expected = "16 to 256 ASCII characters without spaces".to_owned();
-            Err(env::invalid(&EMPLOYEE_TOKEN, token, expected))
-        }
-    }
+fn proxies(text: String) -> Result<Vec<IpAddr>, env::Error> {
+    let addresses = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+    let parsed: Result<_, _> = addresses.map(str::parse).collect();
+    parsed.map_err(|_| {
+        let expected = "IP addresses, separated by commas".to_owned();
+        env::invalid(&TRUSTED_PROXIES, text, expected)
+    })
 }
 
 fn origins(text: String) -> Result<Origins, env::Error> {
@@ -193,9 +219,22 @@ mod tests {
         let two = origins("http://localhost:8181, https://Bank.example").unwrap();
         assert!(two.allow("https://bank.example") && two.allow("http://localhost:8181"));
         assert!(!two.allow("http://bank.example") && !two.allow("null") && !two.allow(""));
+        assert!(two.have_host("BANK.example") && two.have_host("localhost"));
+        assert!(!two.have_host("example") && !two.have_host(""));
         for wrong in ["bank.example", "ftp://a", "http://", "http://a/", "http://a b", "http://a,*"]
         {
             assert!(origins(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn trusted_proxies_are_addresses() {
+        let proxies = |text| read("TRUSTED_PROXIES", text).map(|config| config.proxies);
+        let expected: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+        assert_eq!(proxies("10.0.0.1, ::1").unwrap(), expected);
+        assert!(proxies("").unwrap().is_empty());
+        for wrong in ["proxy", "10.0.0.0/8", "10.0.0.1:80"] {
+            assert!(proxies(wrong).is_err(), "{wrong}");
         }
     }
 

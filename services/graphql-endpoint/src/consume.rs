@@ -273,9 +273,7 @@ impl ServedPartitions<'_> {
             let stored = writer.store(&mem::take(batch))?;
             metrics::STORED.inc_by(stored.len() as u64);
             metrics::STORE_SECONDS.observe(started.elapsed().as_secs_f64());
-            for transaction in stored {
-                self.worker.hub.publish(&Arc::new(transaction));
-            }
+            self.worker.hub.publish(stored);
         }
         self.stored.append(positions);
         Ok(())
@@ -363,9 +361,7 @@ pub fn follow_other_endpoints(
         }
         let mut checked = Instant::now();
         while !shutdown.requested() {
-            for transaction in listener.next(POLL_WAIT)? {
-                hub.publish(&Arc::new(transaction));
-            }
+            hub.publish(listener.next(POLL_WAIT)?);
             if checked.elapsed() >= SHARE_INTERVAL {
                 checked = Instant::now();
                 listener.check()?;

@@ -1,67 +1,152 @@
 //! Server-sent events. Source: graphql-sse, PROTOCOL.md, "distinct connections mode".
 
-use std::io::{self, Write};
+use crate::operation::{Step, Transport};
+use crate::response::{Headers, close_of, errors_of, json};
+use crate::running::RunningOperation;
+use crate::web;
+use juniper::FieldError;
+use juniper::http::GraphQLResponse;
+use service::http::{Disconnected, Outbox, Responder, Session};
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tiny_http::Header;
 
 /// Media type of a stream of server-sent events.
 pub const EVENTS: &str = "text/event-stream";
 
-/// Interval of comments on an idle stream. A closed connection is detected by a failed write.
+/// Interval of comments on a stream, so that proxies keep it open.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Events are sent when they have this size together, bytes.
+const BUFFER_BYTES: usize = 4 << 10;
 
-/// Writes server-sent events to one client.
-pub struct EventWriter {
-    out: Box<dyn Write + Send>,
-    /// An event may still be buffered.
-    buffered: bool,
-    sent: Instant,
+/// Sends the steps of one operation as events.
+pub struct EventTransport {
+    out: Out,
+    /// Events that are not sent yet.
+    buffer: String,
+    running: Arc<RunningOperation>,
 }
 
-impl EventWriter {
-    pub fn new(out: Box<dyn Write + Send>) -> Self {
-        Self { out, buffered: false, sent: Instant::now() }
-    }
+enum Out {
+    /// The head of the response, and how to send it.
+    Unopened(Responder, Headers),
+    Open(Outbox),
+    Closed,
+}
 
-    /// Sends status and headers of the response.
-    pub fn open(&mut self, headers: &[Header]) -> io::Result<()> {
-        let mut head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {EVENTS}\r\nCache-Control: no-cache\r\n\
-             X-Accel-Buffering: no\r\n"
-        );
-        for header in headers {
-            head += &format!("{}: {}\r\n", header.field, header.value);
+/// The connection of a stream.
+struct EventSession {
+    out: Outbox,
+    commented: Mutex<Instant>,
+    running: Arc<RunningOperation>,
+}
+
+impl Session for EventSession {
+    fn tick(&self, now: Instant) {
+        let mut commented = self.commented.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*commented) >= HEARTBEAT {
+            *commented = now;
+            // An error means that the connection is closed.
+            let _ = self.out.send(b":\n\n".to_vec());
         }
-        // No Content-Length: the stream ends with the connection.
-        self.send(&(head + "\r\n:\n\n"))
     }
 
-    /// Buffers a response. The next call of `idle` or `complete` sends it.
-    pub fn next(&mut self, json: &str) -> io::Result<()> {
-        self.buffered = true;
-        write!(self.out, "event: next\ndata: {json}\n\n")
+    fn closed(&self) {
+        self.running.cancel();
+    }
+}
+
+impl EventTransport {
+    /// The response starts with the first step. `headers` are added to it.
+    pub fn new(responder: Responder, headers: Headers, running: Arc<RunningOperation>) -> Self {
+        Self { out: Out::Unopened(responder, headers), buffer: String::new(), running }
+    }
+
+    /// The outbox, after the head of the response.
+    fn open(&mut self) -> Result<&Outbox, Disconnected> {
+        if let Out::Unopened(..) = self.out
+            && let Out::Unopened(responder, headers) = mem::replace(&mut self.out, Out::Closed)
+        {
+            let mut head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {EVENTS}\r\n\
+                 Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+            );
+            for (name, value) in headers {
+                head += &format!("{name}: {value}\r\n");
+            }
+            // No Content-Length: the stream ends with the connection.
+            head += "\r\n:\n\n";
+            let running = self.running.clone();
+            let mut opened = None;
+            responder.take_over(head.into_bytes(), |out| {
+                opened = Some(out.clone());
+                let commented = Mutex::new(Instant::now());
+                Arc::new(EventSession { out, commented, running })
+            })?;
+            self.out = opened.map_or(Out::Closed, Out::Open);
+        }
+        match &self.out {
+            Out::Open(out) => Ok(out),
+            Out::Unopened(..) | Out::Closed => Err(Disconnected),
+        }
+    }
+
+    fn next(&mut self, json: &str) -> Result<(), Disconnected> {
+        self.buffer += &format!("event: next\ndata: {json}\n\n");
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), Disconnected> {
+        let events = mem::take(&mut self.buffer).into_bytes();
+        let out = self.open()?;
+        if events.is_empty() { Ok(()) } else { out.send(events) }
     }
 
     /// Ends the stream. An EventSource ignores events without a data line, so the event has an
     /// empty one.
-    pub fn complete(&mut self) -> io::Result<()> {
-        self.send("event: complete\ndata:\n\n")
+    fn complete(&mut self) -> Result<(), Disconnected> {
+        self.buffer += "event: complete\ndata:\n\n";
+        self.flush()?;
+        self.open()?.finish();
+        Ok(())
     }
+}
 
-    /// Sends buffered events, or a comment if none was sent for [`HEARTBEAT`].
-    pub fn idle(&mut self) -> io::Result<()> {
-        if self.buffered {
-            self.send("")
-        } else if self.sent.elapsed() < HEARTBEAT {
-            Ok(())
-        } else {
-            self.send(":\n\n")
+impl Transport for EventTransport {
+    fn emit(&mut self, step: Step<'_>) -> Result<(), Disconnected> {
+        match step {
+            Step::Response(response) => self.next(&json(response)),
+            Step::Idle => self.flush(),
+            Step::Complete => self.complete(),
+            // An event with status 200, since EventSource hides the body of other statuses.
+            Step::Refused(err) => {
+                self.next(&json(&errors_of(err)))?;
+                self.complete()
+            }
+            Step::CutOff(ending) => {
+                let reason = close_of(ending).1;
+                let last: GraphQLResponse = GraphQLResponse::error(FieldError::from(reason));
+                self.next(&json(&last))?;
+                self.complete()
+            }
+            Step::Busy(_) | Step::PostRequired | Step::StreamRequired => {
+                match mem::replace(&mut self.out, Out::Closed) {
+                    Out::Unopened(responder, headers) => {
+                        web::refuse(responder, headers, web::JSON, &step);
+                        Ok(())
+                    }
+                    Out::Open(_) | Out::Closed => Err(Disconnected),
+                }
+            }
         }
     }
 
-    fn send(&mut self, text: &str) -> io::Result<()> {
-        (self.buffered, self.sent) = (false, Instant::now());
-        self.out.write_all(text.as_bytes())?;
-        self.out.flush()
+    fn poll_room(&mut self, context: &Context<'_>) -> Poll<Result<(), Disconnected>> {
+        match &self.out {
+            Out::Unopened(..) => Poll::Ready(Ok(())),
+            Out::Open(out) => out.poll_room(context),
+            Out::Closed => Poll::Ready(Err(Disconnected)),
+        }
     }
 }

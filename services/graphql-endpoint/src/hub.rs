@@ -1,166 +1,110 @@
-//! Delivers stored transactions to subscriptions. The publisher never waits: each subscriber has a
-//! bounded queue, and a subscriber whose queue is full is cut off.
+//! Delivers stored transactions to subscriptions. The publisher never waits. It appends to bounded
+//! logs, and each subscription reads the log of its account, or that of all accounts, at its own
+//! pace. A subscription that falls behind its log is cut off.
 
 use crate::metrics;
 use crate::transaction::{Filter, Transaction};
 use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::mem;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::thread;
 
-/// Maximum of transactions in the queue of a subscriber: a few batches of the store, which
-/// publishes a batch at once.
-pub const QUEUE_MAX: usize = 8192;
+/// Maximum of transactions in a log: a few batches of the store, which publishes a batch at once.
+pub const LOG_MAX: usize = 8192;
+/// Maximum of transactions in all logs.
+const LOGS_MAX: usize = 4 * LOG_MAX;
+/// Maximum of transactions that a subscription takes at a time.
+const BATCH: usize = 32;
+/// The log of all accounts.
+const ALL: &str = "";
 
 /// Why a subscription ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     Cancelled,
-    /// The queue was full.
+    /// It fell behind its log.
     TooSlow,
     /// Transactions of other endpoints may have been missed.
     Interrupted,
     Stopping,
 }
 
-/// All subscribers of this endpoint.
-#[derive(Default)]
-pub struct Hub(Mutex<Subscribers>);
-
-#[derive(Default)]
-struct Subscribers {
-    /// Subscribers of one account, by iban, so that transactions of other accounts skip them.
-    by_iban: HashMap<String, Vec<Subscriber>>,
-    /// Subscribers of all accounts.
-    all: Vec<Subscriber>,
-    stopping: bool,
-}
-
-struct Subscriber {
-    filter: Filter,
-    queue: Arc<Queue>,
-}
-
-/// A subscription, removed from the hub when dropped.
-pub struct Subscription {
-    hub: Arc<Hub>,
-    iban: Option<String>,
-    queue: Arc<Queue>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    Transaction(Arc<Transaction>),
-    /// No transaction is waiting.
-    Empty,
-    End(Ending),
-}
-
-impl Hub {
-    /// Subscribes to the transactions that `filter` selects, from now on.
-    pub fn subscribe(self: &Arc<Self>, filter: Filter) -> Subscription {
-        let queue = Arc::new(Queue::default());
-        let iban = filter.iban.clone();
-        let subscriber = Subscriber { filter, queue: queue.clone() };
-        let mut subscribers = self.subscribers();
-        if subscribers.stopping {
-            queue.end(Ending::Stopping);
-        }
-        match &iban {
-            Some(iban) => subscribers.by_iban.entry(iban.clone()).or_default().push(subscriber),
-            None => subscribers.all.push(subscriber),
-        }
-        metrics::SUBSCRIBERS.inc();
-        Subscription { hub: self.clone(), iban, queue }
-    }
-
-    /// Queues `transaction` for the subscriptions that select it.
-    pub fn publish(&self, transaction: &Arc<Transaction>) {
-        let mut subscribers = self.subscribers();
-        let Subscribers { by_iban, all, .. } = &mut *subscribers;
-        let own = by_iban.get(&transaction.iban).into_iter().flatten();
-        for subscriber in own.chain(all.iter()) {
-            if subscriber.filter.matches_apart_from_iban(transaction) {
-                subscriber.queue.put(transaction);
-            }
-        }
-    }
-
-    /// Ends all subscriptions; after [`Ending::Stopping`] new ones end at once.
-    pub fn end_all(&self, ending: Ending) {
-        let mut subscribers = self.subscribers();
-        subscribers.stopping |= ending == Ending::Stopping;
-        for subscriber in subscribers.by_iban.values().flatten().chain(&subscribers.all) {
-            subscriber.queue.end(ending);
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        let subscribers = self.subscribers();
-        subscribers.by_iban.is_empty() && subscribers.all.is_empty()
-    }
-
-    fn subscribers(&self) -> MutexGuard<'_, Subscribers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Subscription {
-    /// For [`Queue::wait`] and [`Queue::end`].
-    pub fn queue(&self) -> &Arc<Queue> {
-        &self.queue
-    }
-
-    /// The next event, without waiting.
-    pub fn next(&self) -> Event {
-        self.queue.take()
-    }
-}
-
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        let mut subscribers = self.hub.subscribers();
-        let others = |it: &Subscriber| !Arc::ptr_eq(&it.queue, &self.queue);
-        match &self.iban {
-            Some(iban) => {
-                if let Some(same) = subscribers.by_iban.get_mut(iban) {
-                    same.retain(others);
-                    if same.is_empty() {
-                        subscribers.by_iban.remove(iban);
-                    }
-                }
-            }
-            None => subscribers.all.retain(others),
-        }
-        metrics::SUBSCRIBERS.dec();
-    }
-}
-
-/// The queue of one subscriber. Unlike a channel it uses no memory while it is empty.
-#[derive(Default)]
-pub struct Queue {
+/// All subscriptions of this endpoint.
+pub struct Hub {
     state: Mutex<State>,
-    changed: Condvar,
+    news: Condvar,
+    /// Open subscriptions.
+    open: AtomicUsize,
+    open_max: usize,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Arc<Transaction>>,
-    ending: Option<Ending>,
+    /// Number of the next entry in all logs.
+    next: u64,
+    /// By iban, and [`ALL`]. An account without subscriptions has no log.
+    logs: HashMap<String, Log>,
+    /// Entries in all logs.
+    entries: usize,
+    /// Logs with entries for which no subscription has been woken yet.
+    fresh: Vec<String>,
+    stopping: bool,
 }
 
-impl Queue {
-    /// Ends the subscription at once and discards queued transactions. Further calls have no
-    /// effect.
+#[derive(Default)]
+struct Log {
+    entries: VecDeque<(u64, Arc<Transaction>)>,
+    /// Entries with a lower number may have been dropped before all subscriptions read them.
+    lost_before: u64,
+    readers: Vec<Arc<Reader>>,
+    is_fresh: bool,
+}
+
+/// The part of a subscription that other threads use.
+pub struct Reader {
+    /// Number of the first entry that it has not read.
+    position: AtomicU64,
+    state: Mutex<ReaderState>,
+}
+
+#[derive(Default)]
+struct ReaderState {
+    ending: Option<Ending>,
+    /// To be woken by new entries, and by the end.
+    waker: Option<Waker>,
+    /// To be woken by the end.
+    end_waker: Option<Waker>,
+}
+
+impl Reader {
+    /// Ends the subscription at once. Further calls have no effect.
     pub fn end(&self, ending: Ending) {
         let mut state = self.state();
-        if state.ending.is_none() {
-            state.ending = Some(ending);
-            state.waiting = VecDeque::new();
-            if ending == Ending::TooSlow {
-                metrics::CUT_OFF.inc();
-            }
-            self.changed.notify_all();
+        if state.ending.is_some() {
+            return;
         }
+        state.ending = Some(ending);
+        let wakers = [state.waker.take(), state.end_waker.take()];
+        drop(state);
+        if ending == Ending::TooSlow {
+            metrics::CUT_OFF.inc();
+        }
+        for waker in wakers.into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    /// Ready when the subscription has ended.
+    pub fn poll_end(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.ending.is_some() {
+            return Poll::Ready(());
+        }
+        state.end_waker = Some(context.waker().clone());
+        Poll::Pending
     }
 
     /// Why the subscription has ended; `None` if it has not.
@@ -168,31 +112,136 @@ impl Queue {
         self.state().ending
     }
 
-    fn put(&self, transaction: &Arc<Transaction>) {
-        let mut state = self.state();
-        if state.ending.is_some() {
-            return;
+    fn wake(&self) {
+        let waker = self.state().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
         }
-        if state.waiting.len() >= QUEUE_MAX {
-            drop(state);
-            return self.end(Ending::TooSlow);
-        }
-        state.waiting.push_back(transaction.clone());
-        self.changed.notify_one();
     }
 
-    /// Waits at most `time` until a transaction is queued or the subscription has ended.
-    pub fn wait(&self, time: Duration) {
-        let is_empty = |state: &mut State| state.ending.is_none() && state.waiting.is_empty();
-        drop(self.changed.wait_timeout_while(self.state(), time, is_empty));
+    fn state(&self) -> MutexGuard<'_, ReaderState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A subscription, removed from the hub when dropped.
+pub struct Subscription {
+    hub: Arc<Hub>,
+    filter: Filter,
+    reader: Arc<Reader>,
+    /// Entries that were taken from the log.
+    taken: VecDeque<Arc<Transaction>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    Transaction(Arc<Transaction>),
+    End(Ending),
+}
+
+/// There are as many subscriptions as the memory allows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl Hub {
+    /// A hub for at most `open_max` subscriptions. Starts the thread that wakes them.
+    pub fn start(open_max: usize) -> io::Result<Arc<Self>> {
+        let hub = Self::new(open_max);
+        let waking = hub.clone();
+        thread::Builder::new().name("fan-out".into()).spawn(move || {
+            loop {
+                waking.wait_for_news();
+                waking.wake_readers();
+            }
+        })?;
+        Ok(hub)
     }
 
-    fn take(&self) -> Event {
+    fn new(open_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            news: Condvar::new(),
+            open: AtomicUsize::new(0),
+            open_max,
+        })
+    }
+
+    /// Subscribes to the transactions that `filter` selects, from now on.
+    pub fn subscribe(self: &Arc<Self>, filter: Filter) -> Result<Subscription, TooMany> {
+        let below = |open| (open < self.open_max).then_some(open + 1);
+        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).map_err(|_| TooMany)?;
+        metrics::SUBSCRIBERS.inc();
         let mut state = self.state();
-        match (state.ending, state.waiting.pop_front()) {
-            (Some(ending), _) => Event::End(ending),
-            (None, Some(transaction)) => Event::Transaction(transaction),
-            (None, None) => Event::Empty,
+        let ending = state.stopping.then_some(Ending::Stopping);
+        let reader = Arc::new(Reader {
+            position: AtomicU64::new(state.next),
+            state: Mutex::new(ReaderState { ending, ..ReaderState::default() }),
+        });
+        let log = state.logs.entry(log_of(&filter).to_owned()).or_default();
+        log.readers.push(reader.clone());
+        drop(state);
+        Ok(Subscription { hub: self.clone(), filter, reader, taken: VecDeque::new() })
+    }
+
+    /// Appends transactions to the logs of their accounts and to the log of all accounts.
+    pub fn publish(&self, transactions: impl IntoIterator<Item = Transaction>) {
+        let mut state = self.state();
+        for transaction in transactions {
+            let transaction = Arc::new(transaction);
+            let number = state.next;
+            state.next += 1;
+            for name in [&transaction.iban[..], ALL] {
+                state.append(name, number, &transaction);
+            }
+        }
+        if !state.fresh.is_empty() {
+            self.news.notify_one();
+        }
+    }
+
+    /// Ends all subscriptions; after [`Ending::Stopping`] new ones end at once.
+    pub fn end_all(&self, ending: Ending) {
+        let mut state = self.state();
+        state.stopping |= ending == Ending::Stopping;
+        let readers: Vec<Arc<Reader>> =
+            state.logs.values().flat_map(|log| log.readers.iter().cloned()).collect();
+        drop(state);
+        for reader in readers {
+            reader.end(ending);
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open.load(Ordering::Acquire) == 0
+    }
+
+    fn wait_for_news(&self) {
+        let nothing = |state: &mut State| state.fresh.is_empty();
+        drop(self.news.wait_while(self.state(), nothing));
+    }
+
+    /// Wakes the subscriptions with new entries, cuts off those that have fallen behind, and drops
+    /// entries that all have read.
+    fn wake_readers(&self) {
+        let (mut readers, mut slow) = (Vec::new(), Vec::new());
+        let mut state = self.state();
+        for name in mem::take(&mut state.fresh) {
+            if let Some(log) = state.logs.get_mut(&name) {
+                log.is_fresh = false;
+                let is_slow =
+                    |it: &&Arc<Reader>| it.position.load(Ordering::Acquire) < log.lost_before;
+                slow.extend(log.readers.iter().filter(is_slow).cloned());
+                readers.extend(log.readers.iter().cloned());
+                let dropped = log.drop_read();
+                state.entries -= dropped;
+            }
+        }
+        drop(state);
+        for reader in slow {
+            reader.end(Ending::TooSlow);
+        }
+        for reader in readers {
+            reader.wake();
         }
     }
 
@@ -201,69 +250,255 @@ impl Queue {
     }
 }
 
+/// The log that has the transactions of `filter`.
+fn log_of(filter: &Filter) -> &str {
+    filter.iban.as_deref().unwrap_or(ALL)
+}
+
+impl State {
+    fn append(&mut self, name: &str, number: u64, transaction: &Arc<Transaction>) {
+        let Some(log) = self.logs.get_mut(name) else { return };
+        log.entries.push_back((number, transaction.clone()));
+        self.entries += 1;
+        if !mem::replace(&mut log.is_fresh, true) {
+            self.fresh.push(name.to_owned());
+        }
+        if log.entries.len() > LOG_MAX {
+            self.entries -= log.lose(1);
+        }
+        if self.entries > LOGS_MAX
+            && let Some(longest) = self.logs.values_mut().max_by_key(|log| log.entries.len())
+        {
+            self.entries -= longest.lose(longest.entries.len() / 2);
+        }
+    }
+}
+
+impl Log {
+    /// Drops the oldest `count` entries. Returns their number.
+    fn lose(&mut self, count: usize) -> usize {
+        let mut dropped = self.entries.drain(..count);
+        if let Some((number, _)) = dropped.next_back() {
+            self.lost_before = number + 1;
+        }
+        count
+    }
+
+    /// Drops the entries that all subscriptions have read. Returns their number.
+    fn drop_read(&mut self) -> usize {
+        let positions = self.readers.iter().map(|reader| reader.position.load(Ordering::Acquire));
+        let read = positions.min().unwrap_or(u64::MAX);
+        let count = self.entries.partition_point(|(number, _)| *number < read);
+        self.entries.drain(..count);
+        count
+    }
+}
+
+impl Subscription {
+    /// To end the subscription from another thread.
+    pub fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
+
+    pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<Event> {
+        {
+            // First, so that news after the look into the log wake this task.
+            let mut state = self.reader.state();
+            if let Some(ending) = state.ending {
+                return Poll::Ready(Event::End(ending));
+            }
+            state.waker = Some(context.waker().clone());
+        }
+        if self.taken.is_empty() && !self.take() {
+            self.reader.end(Ending::TooSlow);
+            return Poll::Ready(Event::End(Ending::TooSlow));
+        }
+        match self.taken.pop_front() {
+            Some(transaction) => Poll::Ready(Event::Transaction(transaction)),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Takes entries from the log, if there are any. False if some were lost.
+    fn take(&mut self) -> bool {
+        let mut state = self.hub.state();
+        let Some(log) = state.logs.get_mut(log_of(&self.filter)) else { return true };
+        let position = self.reader.position.load(Ordering::Relaxed);
+        if position < log.lost_before {
+            return false;
+        }
+        let first = log.entries.partition_point(|(number, _)| *number < position);
+        for (number, transaction) in log.entries.range(first..) {
+            if self.taken.len() >= BATCH {
+                break;
+            }
+            self.reader.position.store(number + 1, Ordering::Release);
+            if self.filter.matches_apart_from_iban(transaction) {
+                self.taken.push_back(transaction.clone());
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.hub.state();
+        let State { logs, entries, .. } = &mut *state;
+        if let Some(log) = logs.get_mut(log_of(&self.filter)) {
+            log.readers.retain(|reader| !Arc::ptr_eq(reader, &self.reader));
+            if log.readers.is_empty() {
+                *entries -= log.entries.len();
+                logs.remove(log_of(&self.filter));
+            }
+        }
+        drop(state);
+        metrics::SUBSCRIBERS.dec();
+        self.hub.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::transaction::tests::transaction;
-    use std::thread;
+    use std::sync::atomic::AtomicBool;
+    use std::task::Wake;
 
     fn of(iban: &str) -> Filter {
         Filter { iban: Some(iban.to_owned()), ..Filter::default() }
     }
 
+    fn next(subscription: &mut Subscription) -> Option<Event> {
+        match subscription.poll_next(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(event) => Some(event),
+            Poll::Pending => None,
+        }
+    }
+
+    fn numbers(subscription: &mut Subscription) -> Vec<i64> {
+        let transactions = std::iter::from_fn(|| match next(subscription) {
+            Some(Event::Transaction(transaction)) => Some(transaction.number),
+            _ => None,
+        });
+        transactions.collect()
+    }
+
     #[test]
     fn subscription_gets_its_account_only() {
-        let hub = Arc::new(Hub::default());
-        let (a, all) = (hub.subscribe(of("a")), hub.subscribe(Filter::default()));
-        let (to_a, to_b) = (Arc::new(transaction(1, "a", 5)), Arc::new(transaction(2, "b", 5)));
-        hub.publish(&to_a);
-        hub.publish(&to_b);
-        assert_eq!(a.next(), Event::Transaction(to_a.clone()));
-        assert_eq!(a.next(), Event::Empty);
-        assert_eq!(all.next(), Event::Transaction(to_a));
-        assert_eq!(all.next(), Event::Transaction(to_b));
+        let hub = Hub::new(10);
+        let mut a = hub.subscribe(of("a")).unwrap();
+        let mut all = hub.subscribe(Filter::default()).unwrap();
+        hub.publish([transaction(1, "a", 5), transaction(2, "b", 5)]);
+        assert_eq!(numbers(&mut a), [1]);
+        assert_eq!(numbers(&mut all), [1, 2]);
+        hub.publish((3..1000).map(|number| transaction(number, "a", 5)));
+        assert_eq!(numbers(&mut a), (3..1000).collect::<Vec<_>>());
+        let mut later = hub.subscribe(of("a")).unwrap();
+        assert_eq!(next(&mut later), None);
     }
 
     #[test]
-    fn full_queue_cuts_off_its_subscriber_only() {
-        let hub = Arc::new(Hub::default());
-        let (slow, quick) = (hub.subscribe(of("a")), hub.subscribe(of("a")));
-        let event = Arc::new(transaction(1, "a", 5));
-        for _ in 0..QUEUE_MAX {
-            hub.publish(&event);
-            assert_eq!(quick.next(), Event::Transaction(event.clone()));
+    fn subscription_behind_its_log_is_cut_off() {
+        let hub = Hub::new(10);
+        let mut slow = hub.subscribe(of("a")).unwrap();
+        let mut quick = hub.subscribe(of("a")).unwrap();
+        let mut other = hub.subscribe(of("b")).unwrap();
+        for number in 0..LOG_MAX as i64 {
+            hub.publish([transaction(number, "a", 5)]);
+            assert_eq!(numbers(&mut quick), [number]);
         }
-        assert_eq!(
-            slow.next(),
-            Event::Transaction(event.clone()),
-            "the queue is full, not exceeded"
-        );
-        hub.publish(&event);
-        hub.publish(&event);
-        assert_eq!(slow.next(), Event::End(Ending::TooSlow));
-        assert_eq!(quick.next(), Event::Transaction(event));
+        let mut full = hub.subscribe(of("a")).unwrap();
+        hub.publish([transaction(0, "a", 5), transaction(1, "b", 5)]);
+        assert_eq!(next(&mut slow), Some(Event::End(Ending::TooSlow)));
+        assert_eq!(next(&mut slow), Some(Event::End(Ending::TooSlow)));
+        assert_eq!(numbers(&mut quick), [0]);
+        assert_eq!(numbers(&mut full), [0]);
+        assert_eq!(numbers(&mut other), [1]);
     }
 
     #[test]
-    fn dropped_subscription_leaves_the_hub() {
-        let hub = Arc::new(Hub::default());
-        let subscriptions =
-            [hub.subscribe(of("a")), hub.subscribe(of("a")), hub.subscribe(Filter::default())];
-        assert!(!hub.is_empty());
+    fn logs_together_are_bounded() {
+        let hub = Hub::new(100);
+        let ibans: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+        let mut stalled: Vec<Subscription> =
+            ibans.iter().map(|iban| hub.subscribe(of(iban)).unwrap()).collect();
+        for iban in &ibans {
+            hub.publish((0..5000).map(|number| transaction(number, iban, 5)));
+            let entries: usize = hub.state().logs.values().map(|log| log.entries.len()).sum();
+            assert_eq!(hub.state().entries, entries);
+            assert!(entries <= LOGS_MAX);
+        }
+        let cut_off =
+            stalled.iter_mut().filter_map(next).filter(|it| matches!(it, Event::End(_))).count();
+        assert!((1..10).contains(&cut_off), "{cut_off}");
+        drop(stalled);
+        let state = hub.state();
+        assert_eq!((state.entries, state.logs.len()), (0, 0));
+    }
+
+    #[test]
+    fn read_entries_are_dropped() {
+        let hub = Hub::new(10);
+        let (mut one, mut two) = (hub.subscribe(of("a")).unwrap(), hub.subscribe(of("a")).unwrap());
+        hub.publish((0..100).map(|number| transaction(number, "a", 5)));
+        numbers(&mut one);
+        hub.wake_readers();
+        assert_eq!(hub.state().entries, 100);
+        numbers(&mut two);
+        hub.publish([transaction(0, "a", 5)]);
+        hub.wake_readers();
+        assert_eq!(hub.state().entries, 1);
+    }
+
+    #[test]
+    fn filter_skips_entries_without_waiting() {
+        let hub = Hub::new(10);
+        let filter = Filter { min_amount: Some(bank::money::Cents::new(6)), ..of("a") };
+        let mut subscription = hub.subscribe(filter).unwrap();
+        hub.publish((0..1000).map(|number| transaction(number, "a", number % 7)));
+        assert_eq!(numbers(&mut subscription).len(), 142);
+    }
+
+    #[test]
+    fn dropped_subscription_frees_its_place() {
+        let hub = Hub::new(2);
+        let subscriptions = [hub.subscribe(of("a")), hub.subscribe(Filter::default())];
+        assert!(subscriptions.iter().all(Result::is_ok) && !hub.is_empty());
+        assert_eq!(hub.subscribe(of("a")).err(), Some(TooMany));
         drop(subscriptions);
         assert!(hub.is_empty());
+        assert!(hub.subscribe(of("a")).is_ok());
+    }
+
+    struct Flag(AtomicBool);
+
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
     }
 
     #[test]
-    fn shutdown_ends_waiting_and_new_subscriptions() {
-        let hub = Arc::new(Hub::default());
-        let subscription = hub.subscribe(of("a"));
-        let waiter = thread::spawn(move || {
-            subscription.queue().wait(Duration::from_secs(600));
-            subscription.next()
-        });
-        hub.end_all(Ending::Stopping);
-        assert_eq!(waiter.join().unwrap(), Event::End(Ending::Stopping));
-        assert_eq!(hub.subscribe(of("b")).next(), Event::End(Ending::Stopping));
+    fn news_and_ends_wake_subscriptions() {
+        let hub = Hub::new(10);
+        let mut subscription = hub.subscribe(of("a")).unwrap();
+        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        let waker = Waker::from(flag.clone());
+        let mut is_woken_by = |action: &dyn Fn()| {
+            while let Poll::Ready(Event::Transaction(_)) =
+                subscription.poll_next(&Context::from_waker(&waker))
+            {}
+            action();
+            flag.0.swap(false, Ordering::SeqCst)
+        };
+        assert!(!is_woken_by(&|| hub.publish([transaction(1, "b", 5)])));
+        assert!(is_woken_by(&|| {
+            hub.publish([transaction(1, "a", 5)]);
+            hub.wake_readers();
+        }));
+        assert!(is_woken_by(&|| hub.end_all(Ending::Stopping)));
+        let mut later = hub.subscribe(of("b")).unwrap();
+        assert_eq!(next(&mut later), Some(Event::End(Ending::Stopping)));
     }
 }

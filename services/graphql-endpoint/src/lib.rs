@@ -23,7 +23,7 @@ mod app;
 mod budget;
 mod document_rules;
 mod operation;
-mod operation_thread;
+mod pool;
 mod running;
 mod schema;
 
@@ -43,7 +43,7 @@ use crate::config::{Config, VARIABLES};
 use crate::consume::Worker;
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
-use crate::operation::Executor;
+use crate::operation::{Executor, QUERY_THREADS};
 use crate::password::Hasher;
 use crate::store::Store;
 use crate::web::Endpoint;
@@ -54,7 +54,7 @@ use bank::records::{
 use messaging::KafkaConfig;
 use messaging::producer::{Producer, ProducerConfig};
 use service::health::Health;
-use service::http::{self, Capacity};
+use service::http::{self, Limits, Listener};
 use service::shutdown::Shutdown;
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
@@ -77,8 +77,8 @@ pub const SERVICE: Service = Service {
 
 const SDL_FLAG: &str = "--schema";
 
-/// Threads that run queries; also the maximum of database connections for them.
-const WORKERS: usize = 4;
+/// Maximum of live subscriptions.
+const SUBSCRIPTIONS_MAX: usize = 2000;
 /// Time at shutdown to send close frames to subscribers.
 const CLOSE_TIME: Duration = Duration::from_millis(300);
 
@@ -98,12 +98,12 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let Some(commands) = CommandClient::open(producer.clone(), &registry, shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let hub = Arc::new(Hub::default());
+    let hub = Hub::start(SUBSCRIPTIONS_MAX)?;
 
     let mut threads = Threads::new();
     read_outcomes(&mut threads, &config, &registry, commands.pending(), shutdown)?;
     store_transactions(&mut threads, &config, registry, producer, &hub, shutdown);
-    listen(config, commands, hub.clone(), shutdown)?;
+    let listener = listen(config, commands, hub.clone(), shutdown)?;
 
     let (stop, to_end) = (shutdown.clone(), hub.clone());
     thread::Builder::new().name("stop".into()).spawn(move || {
@@ -112,7 +112,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     })?;
     threads.wait(&health)?;
     let deadline = Instant::now() + CLOSE_TIME;
-    while !hub.is_empty() && Instant::now() < deadline {
+    while !(hub.is_empty() && listener.unsent_bytes() == 0) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
     Ok(ExitCode::SUCCESS)
@@ -152,22 +152,20 @@ fn listen(
     commands: CommandClient,
     hub: Arc<Hub>,
     shutdown: &Shutdown,
-) -> Result<(), BoxError> {
-    let port = config.port;
-    let capacity = Capacity { workers: WORKERS, connections: config.connections_max };
-    let executor = Executor {
-        schema: schema::schema(config.introspection),
-        app: Arc::new(App {
-            store: Store::new(&config.database, WORKERS, shutdown),
-            hub,
-            commands,
-            hasher: Hasher::default(),
-            config,
-        }),
-    };
-    http::serve(&http::everywhere(port), capacity, Endpoint(Arc::new(executor)))?;
-    log::info!(port; "listening");
-    Ok(())
+) -> Result<Listener, BoxError> {
+    let (addr, introspection) = (config.addr, config.introspection);
+    let limits = Limits { connections: config.connections_max, proxies: config.proxies.clone() };
+    let app = Arc::new(App {
+        store: Store::new(&config.database, QUERY_THREADS, shutdown),
+        hub,
+        commands,
+        hasher: Hasher::default(),
+        config,
+    });
+    let executor = Executor::start(schema::schema(introspection), app)?;
+    let listener = http::serve(addr, limits, Endpoint(executor))?;
+    log::info!(port = addr.port(); "listening");
+    Ok(listener)
 }
 
 /// Starts a thread for each outcome topic.

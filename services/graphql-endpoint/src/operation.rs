@@ -1,4 +1,7 @@
 //! Runs GraphQL operations for the transports: HTTP, server-sent events and websockets.
+//!
+//! Queries run on a few threads, each of which can use a database connection. Operations that wait
+//! for an outcome of the bank have more threads. A live subscription has none: it is a task.
 
 use crate::access::ReadAccess;
 use crate::app::App;
@@ -6,6 +9,7 @@ use crate::budget::Budget;
 use crate::document_rules::{self, Effect};
 use crate::hub::Ending;
 use crate::metrics;
+use crate::pool::{Busy, Pool, PoolLimits, Tasks};
 use crate::running::RunningOperation;
 use crate::schema::{Context, Mutation, Query, Schema, Subscription};
 use juniper::http::{GraphQLRequest, GraphQLResponse};
@@ -13,59 +17,200 @@ use juniper::{
     ExecutionError, FieldError, GraphQLError, OperationType, ValidatedOperation, Value,
     ValuesStream,
 };
+use service::http::Disconnected;
 use service::panic_guard::guarded;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{self, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 /// The path of all transports.
 pub const PATH: &str = "/graphql";
 
-/// Interval of [`Step::Idle`] in a stream without transactions.
-const IDLE: Duration = Duration::from_secs(1);
+/// Threads that run queries; also the maximum of database connections for them.
+pub const QUERY_THREADS: usize = 4;
+/// Threads of operations that wait for an outcome of the bank.
+const EFFECT_THREADS: usize = 24;
+/// Maximum of operations that wait for a thread, for each kind of threads.
+const WAITING_MAX: usize = 1000;
+/// Maximum time that an operation waits for a thread.
+const WAIT: Duration = Duration::from_secs(5);
+/// Values that a subscription sends before other subscriptions have their turn.
+const VALUES_PER_TURN: usize = 64;
 
 /// A step of an operation. A query or mutation emits one response, a subscription any number. Then
 /// an end follows, unless the client has disconnected.
 pub enum Step<'a> {
     Response(&'a GraphQLResponse),
-    /// There is no response for now. The transport flushes its buffer. Repeated each second.
+    /// There is no response for now. The transport sends what it has buffered.
     Idle,
     /// The operation is invalid and does not run.
     Refused(&'a GraphQLError),
     Complete,
     /// The service ended the stream, not the client.
     CutOff(Ending),
+    /// The operation does not run, since there is too much work.
+    Busy(Busy),
+    /// The operation has an effect, but the transport is open to pages of all origins.
+    PostRequired,
+    /// The operation is a subscription, but the transport sends one response only.
+    StreamRequired,
 }
 
-/// The client closed the connection or cancelled the operation.
-pub struct Disconnected;
+/// Sends the steps of one operation to its client.
+pub trait Transport: Send {
+    fn emit(&mut self, step: Step<'_>) -> Result<(), Disconnected>;
 
-/// Sends a step of an operation to the client.
-pub type Emit<'a> = dyn FnMut(Step<'_>) -> Result<(), Disconnected> + 'a;
+    /// Ready when the client has received most of what was emitted.
+    fn poll_room(&mut self, _context: &task::Context<'_>) -> Poll<Result<(), Disconnected>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An operation of a client, and how to answer it.
+pub struct Operation {
+    pub request: GraphQLRequest,
+    pub access: ReadAccess,
+    /// The client's address.
+    pub address: IpAddr,
+    /// False if any web page can let a browser send the operation.
+    pub may_write: bool,
+    /// False if the transport can send one response only.
+    pub may_stream: bool,
+    pub transport: Box<dyn Transport>,
+    /// Shared with the transport, which can cancel the operation.
+    pub running: Arc<RunningOperation>,
+}
 
 /// An operation that passed the validation of juniper and of [`document_rules`].
-pub struct ValidOperation<'a> {
+struct ValidOperation<'a> {
     operation: ValidatedOperation<'a, Query, Mutation, Subscription>,
-    pub effect: Effect,
-}
-
-impl ValidOperation<'_> {
-    pub fn operation_type(&self) -> OperationType {
-        self.operation.operation_type()
-    }
+    effect: Effect,
 }
 
 /// Runs operations.
 pub struct Executor {
     pub schema: Schema,
     pub app: Arc<App>,
+    /// Threads for work that takes a database connection at most.
+    pub queries: Arc<Pool>,
+    /// Threads for operations that wait for an outcome.
+    effects: Arc<Pool>,
+    /// Threads for live subscriptions.
+    streams: Arc<Tasks>,
 }
 
 impl Executor {
+    /// Starts all threads.
+    pub fn start(schema: Schema, app: Arc<App>) -> io::Result<Arc<Self>> {
+        let limits = |threads| PoolLimits { threads, waiting: WAITING_MAX, wait: WAIT };
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Ok(Arc::new(Self {
+            schema,
+            app,
+            queries: Pool::start("query", limits(QUERY_THREADS))?,
+            effects: Pool::start("effect", limits(EFFECT_THREADS))?,
+            streams: Tasks::start("stream", cores.clamp(2, 8))?,
+        }))
+    }
+
+    /// Runs an operation to its end, or passes it to other threads. Call it on a thread of
+    /// [`Self::queries`].
+    pub fn run(self: &Arc<Self>, mut operation: Operation) -> Result<(), Disconnected> {
+        let Operation { request, access, may_write, may_stream, running, transport, .. } =
+            &mut operation;
+        let parsed = match self.parse(request) {
+            Ok(parsed) => parsed,
+            Err(err) => {
+                count("refused");
+                return transport.emit(Step::Refused(&err));
+            }
+        };
+        let (kind, effect) = (parsed.operation.operation_type(), parsed.effect);
+        // A GET request must not have a mutation, whatever it selects (GraphQL over HTTP).
+        if !*may_write && (effect == Effect::Writes || kind == OperationType::Mutation) {
+            return transport.emit(Step::PostRequired);
+        }
+        match kind {
+            OperationType::Subscription if !*may_stream => transport.emit(Step::StreamRequired),
+            OperationType::Subscription if effect == Effect::Reads => {
+                drop(parsed);
+                let executor = self.clone();
+                self.streams.spawn(async move {
+                    // An error means that the client closed the connection.
+                    let _ = subscribe(&executor, operation).await;
+                });
+                Ok(())
+            }
+            OperationType::Subscription | OperationType::Mutation => {
+                drop(parsed);
+                self.run_apart(operation);
+                Ok(())
+            }
+            OperationType::Query => {
+                running.forbid_waiting();
+                let context = self.context(access.clone(), running);
+                let result = execute(&parsed, request, &context);
+                drop(context);
+                if running.would_wait() {
+                    drop(parsed);
+                    self.run_apart(operation);
+                    return Ok(());
+                }
+                count("query");
+                emit(result, &mut **transport)
+            }
+        }
+    }
+
+    /// Runs an operation on a thread that may wait for an outcome.
+    fn run_apart(self: &Arc<Self>, mut operation: Operation) {
+        let (executor, address) = (self.clone(), operation.address);
+        let job = move |admitted| {
+            // An error means that the client closed the connection.
+            let _ = match admitted {
+                Ok(()) => executor.run_waiting(operation),
+                Err(busy) => operation.transport.emit(Step::Busy(busy)),
+            };
+        };
+        self.effects.submit(address, Box::new(job));
+    }
+
+    fn run_waiting(self: &Arc<Self>, operation: Operation) -> Result<(), Disconnected> {
+        let Operation { request, access, running, mut transport, .. } = operation;
+        running.allow_waiting();
+        if running.is_cancelled() {
+            return transport.emit(Step::Complete);
+        }
+        let parsed = match self.parse(&request) {
+            Ok(parsed) => parsed,
+            Err(err) => return transport.emit(Step::Refused(&err)),
+        };
+        let context = self.context(access, &running);
+        match parsed.operation.operation_type() {
+            OperationType::Subscription => {
+                count("subscription");
+                // No resolver of a subscription with an effect awaits anything.
+                let stream = pin!(follow(&parsed, &request, &context, &mut *transport));
+                match stream.poll(&mut task::Context::from_waker(Waker::noop())) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => Ok(()),
+                }
+            }
+            kind => {
+                count(if kind == OperationType::Query { "query" } else { "mutation" });
+                emit(execute(&parsed, &request, &context), &mut *transport)
+            }
+        }
+    }
+
     /// Parses and validates `request`. The error is for the client.
-    pub fn parse<'a>(
+    fn parse<'a>(
         &'a self,
         request: &'a GraphQLRequest,
     ) -> Result<ValidOperation<'a>, GraphQLError> {
@@ -75,29 +220,9 @@ impl Executor {
         Ok(ValidOperation { operation, effect })
     }
 
-    /// Runs the result of [`Self::parse`] to its end, until `emit` fails, or until `running` is
-    /// cancelled. A subscription blocks the caller's thread.
-    pub fn run(
-        &self,
-        access: ReadAccess,
-        running: &Arc<RunningOperation>,
-        request: &GraphQLRequest,
-        operation: Result<ValidOperation<'_>, GraphQLError>,
-        emit: &mut Emit<'_>,
-    ) -> Result<(), Disconnected> {
-        let (app, running, budget) = (self.app.clone(), running.clone(), Budget::default());
-        let context = Context { app, access, running, budget };
-        match operation {
-            Err(err) => {
-                count("refused");
-                emit(Step::Refused(&err))
-            }
-            Ok(operation) if operation.operation_type() == OperationType::Subscription => {
-                count("subscription");
-                subscribe(&operation, request, &context, emit)
-            }
-            Ok(operation) => execute(&operation, request, &context, emit),
-        }
+    fn context(&self, access: ReadAccess, running: &Arc<RunningOperation>) -> Context {
+        let budget = Budget::default();
+        Context { app: self.app.clone(), access, running: running.clone(), budget }
     }
 }
 
@@ -105,54 +230,117 @@ fn count(kind: &str) {
     metrics::OPERATIONS.with_label_values(&[kind]).inc();
 }
 
+/// Executes a query or mutation. `None` after a panic.
 fn execute(
     operation: &ValidOperation<'_>,
     request: &GraphQLRequest,
     context: &Context,
-    emit: &mut Emit<'_>,
-) -> Result<(), Disconnected> {
-    let is_mutation = operation.operation_type() == OperationType::Mutation;
-    let result = guarded(|| operation.operation.execute_sync(&request.variables(), context));
-    // An operation that would wait runs again on another thread and is counted there.
-    if !context.running.would_wait() {
-        count(if is_mutation { "mutation" } else { "query" });
-    }
-    match result {
-        Some(Ok(done)) => emit(Step::Response(&GraphQLResponse::from_result(Ok(done))))?,
-        Some(Err(err)) => return emit(Step::Refused(&err)),
-        None => emit(Step::Response(&internal_error()))?,
-    }
-    emit(Step::Complete)
+) -> Option<Result<GraphQLResponse, GraphQLError>> {
+    let result = guarded(|| operation.operation.execute_sync(&request.variables(), context))?;
+    Some(result.map(|done| GraphQLResponse::from_result(Ok(done))))
 }
 
-fn subscribe(
+fn emit(
+    result: Option<Result<GraphQLResponse, GraphQLError>>,
+    transport: &mut dyn Transport,
+) -> Result<(), Disconnected> {
+    match result {
+        Some(Ok(response)) => transport.emit(Step::Response(&response))?,
+        Some(Err(err)) => return transport.emit(Step::Refused(&err)),
+        None => transport.emit(Step::Response(&internal_error()))?,
+    }
+    transport.emit(Step::Complete)
+}
+
+/// Runs a live subscription.
+async fn subscribe(executor: &Executor, operation: Operation) -> Result<(), Disconnected> {
+    let Operation { request, access, running, mut transport, .. } = operation;
+    let parsed = match executor.parse(&request) {
+        Ok(parsed) => parsed,
+        Err(err) => return transport.emit(Step::Refused(&err)),
+    };
+    count("subscription");
+    let context = executor.context(access, &running);
+    follow(&parsed, &request, &context, &mut *transport).await
+}
+
+/// Opens the stream of a subscription and emits its values.
+async fn follow(
     operation: &ValidOperation<'_>,
     request: &GraphQLRequest,
     context: &Context,
-    emit: &mut Emit<'_>,
+    transport: &mut dyn Transport,
 ) -> Result<(), Disconnected> {
     let variables = request.variables();
-    let mut no_waker = task::Context::from_waker(Waker::noop());
-    let opened = guarded(|| {
-        let opening = pin!(operation.operation.resolve_into_stream(&variables, context));
-        opening.poll(&mut no_waker)
+    let mut opening = pin!(operation.operation.resolve_into_stream(&variables, context));
+    let opened = poll_fn(|task| match guarded(|| opening.as_mut().poll(task)) {
+        Some(poll) => poll.map(Some),
+        None => Poll::Ready(None),
     });
-    // No resolver awaits, so the first poll returns the stream.
-    let opened = match opened {
-        Some(Poll::Ready(opened)) => opened,
-        Some(Poll::Pending) | None => {
-            emit(Step::Response(&internal_error()))?;
-            return emit(Step::Complete);
+    let opened = match opened.await {
+        Some(Ok((value, errors))) => single_stream(value, errors),
+        Some(Err(err)) => return transport.emit(Step::Refused(&err)),
+        None => Err(internal_error()),
+    };
+    let (name, mut values) = match opened {
+        Ok(stream) => stream,
+        Err(response) => {
+            transport.emit(Step::Response(&response))?;
+            return transport.emit(Step::Complete);
         }
     };
-    match opened.map(|(value, errors)| single_stream(value, errors)) {
-        Ok(Ok((name, values))) => follow(&name, values, &context.running, emit),
-        Ok(Err(response)) => {
-            emit(Step::Response(&response))?;
-            emit(Step::Complete)
+    for number in 1.. {
+        if number % VALUES_PER_TURN == 0 {
+            yield_now().await;
         }
-        Err(err) => emit(Step::Refused(&err)),
+        // A client that receives nothing must not keep an ended stream.
+        poll_fn(|task| match context.running.poll_end(task) {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => transport.poll_room(task),
+        })
+        .await?;
+        let next = poll_fn(|task| {
+            let poll = guarded(|| values.as_mut().poll_next(task));
+            match poll {
+                Some(Poll::Ready(value)) => Poll::Ready(Ok(Some(value))),
+                Some(Poll::Pending) => match transport.emit(Step::Idle) {
+                    Ok(()) => Poll::Pending,
+                    Err(disconnected) => Poll::Ready(Err(disconnected)),
+                },
+                None => Poll::Ready(Ok(None)),
+            }
+        });
+        let (value, errors) = match next.await? {
+            Some(Some(Ok(value))) => (value, Vec::new()),
+            Some(Some(Err(errors))) => (Value::null(), errors),
+            Some(None) => {
+                return transport.emit(match context.running.ending() {
+                    Ending::Cancelled => Step::Complete,
+                    ending => Step::CutOff(ending),
+                });
+            }
+            None => {
+                transport.emit(Step::Response(&internal_error()))?;
+                return transport.emit(Step::Complete);
+            }
+        };
+        let data = Value::object([(name.as_str(), value)].into_iter().collect());
+        transport.emit(Step::Response(&GraphQLResponse::from_result(Ok((data, errors)))))?;
     }
+    Ok(())
+}
+
+/// Lets other tasks run first.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|task| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The field name and the stream of a subscription, or an error response.
@@ -170,45 +358,6 @@ fn single_stream<'a>(
         (Some((name, Value::Scalar(values))), None) => Ok((name.to_string(), values)),
         (Some(_), Some(_)) => error("a subscription must have exactly one field"),
         _ => error("the subscription has no stream"),
-    }
-}
-
-/// Emits the values of a stream and blocks this thread between them.
-fn follow(
-    name: &str,
-    mut values: ValuesStream<'_>,
-    running: &RunningOperation,
-    emit: &mut Emit<'_>,
-) -> Result<(), Disconnected> {
-    let mut no_waker = task::Context::from_waker(Waker::noop());
-    loop {
-        if running.is_cancelled() {
-            return emit(Step::Complete);
-        }
-        match guarded(|| values.as_mut().poll_next(&mut no_waker)) {
-            Some(Poll::Ready(Some(value))) => {
-                let (value, errors) = match value {
-                    Ok(value) => (value, Vec::new()),
-                    Err(errors) => (Value::null(), errors),
-                };
-                let data = Value::object([(name, value)].into_iter().collect());
-                emit(Step::Response(&GraphQLResponse::from_result(Ok((data, errors)))))?;
-            }
-            Some(Poll::Pending) => {
-                emit(Step::Idle)?;
-                running.wait(IDLE);
-            }
-            Some(Poll::Ready(None)) => {
-                return emit(match running.ending() {
-                    Ending::Cancelled => Step::Complete,
-                    ending => Step::CutOff(ending),
-                });
-            }
-            None => {
-                emit(Step::Response(&internal_error()))?;
-                return emit(Step::Complete);
-            }
-        }
     }
 }
 

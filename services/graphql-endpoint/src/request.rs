@@ -4,6 +4,7 @@
 use juniper::InputValue;
 use juniper::http::GraphQLRequest;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use std::collections::HashMap;
 
 /// The JSON body of a request.
@@ -14,6 +15,9 @@ struct Body {
     operation_name: Option<String>,
     #[serde(default)]
     variables: Option<InputValue>,
+    /// Not used, but it must be an object.
+    #[serde(rename = "extensions", default)]
+    _extensions: Option<HashMap<String, IgnoredAny>>,
 }
 
 /// Parses a JSON body. The error is a message for the client.
@@ -25,7 +29,7 @@ pub fn parse_body(json: &[u8]) -> Result<GraphQLRequest, String> {
             "line {line}, column {column}: expected JSON as in {{\"query\": \"{{ __typename }}\"}}"
         )
     };
-    let Body { query, operation_name, variables } =
+    let Body { query, operation_name, variables, .. } =
         serde_json::from_slice(json).map_err(expected)?;
     checked(query, operation_name, variables)
 }

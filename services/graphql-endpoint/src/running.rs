@@ -1,30 +1,24 @@
 //! The state of a running operation, shared by its transport and its resolvers.
 
-use crate::hub::{Ending, Queue};
+use crate::hub::{Ending, Reader};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 #[derive(Default)]
 pub struct RunningOperation {
     cancelled: AtomicBool,
-    queue: OnceLock<Arc<Queue>>,
-    must_not_wait: bool,
+    reader: OnceLock<Arc<Reader>>,
+    must_not_wait: AtomicBool,
     would_wait: AtomicBool,
 }
 
 impl RunningOperation {
-    /// An operation whose resolvers must not wait for an outcome, because its thread serves other
-    /// clients as well.
-    pub fn without_waiting() -> Self {
-        Self { must_not_wait: true, ..Self::default() }
-    }
-
     /// Cancels the operation and ends its stream at once.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(queue) = self.queue.get() {
-            queue.end(Ending::Cancelled);
+        if let Some(reader) = self.reader.get() {
+            reader.end(Ending::Cancelled);
         }
     }
 
@@ -32,33 +26,44 @@ impl RunningOperation {
         self.cancelled.load(Ordering::SeqCst)
     }
 
+    /// Ready when the stream of the operation has ended, whether or not it was read to its end.
+    pub fn poll_end(&self, context: &Context<'_>) -> Poll<()> {
+        self.reader.get().map_or(Poll::Pending, |reader| reader.poll_end(context))
+    }
+
     /// Why the stream of the operation has ended.
     pub fn ending(&self) -> Ending {
-        self.queue.get().and_then(|queue| queue.ending()).unwrap_or(Ending::Cancelled)
+        self.reader.get().and_then(|reader| reader.ending()).unwrap_or(Ending::Cancelled)
     }
 
-    /// Waits at most `time` until the stream has a transaction or ends.
-    pub fn wait(&self, time: Duration) {
-        if let Some(queue) = self.queue.get() {
-            queue.wait(time);
-        }
-    }
-
-    /// Attaches the queue of the subscription, so that [`Self::cancel`] ends it.
-    pub fn attach(&self, queue: &Arc<Queue>) {
-        let _ = self.queue.set(queue.clone());
+    /// Attaches the subscription, so that [`Self::cancel`] ends it.
+    pub fn attach(&self, reader: &Arc<Reader>) {
+        let _ = self.reader.set(reader.clone());
         if self.is_cancelled() {
-            queue.end(Ending::Cancelled);
+            reader.end(Ending::Cancelled);
         }
+    }
+
+    /// From now on resolvers must not wait for an outcome, because the thread serves other clients
+    /// as well.
+    pub fn forbid_waiting(&self) {
+        self.must_not_wait.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on resolvers may wait for an outcome.
+    pub fn allow_waiting(&self) {
+        self.must_not_wait.store(false, Ordering::Relaxed);
+        self.would_wait.store(false, Ordering::Relaxed);
     }
 
     /// True if a resolver may wait for an outcome. If false, its result is discarded and the
-    /// operation runs again on its own thread.
+    /// operation runs again on another thread.
     pub fn may_wait(&self) -> bool {
-        if self.must_not_wait {
+        let may_wait = !self.must_not_wait.load(Ordering::Relaxed);
+        if !may_wait {
             self.would_wait.store(true, Ordering::Relaxed);
         }
-        !self.must_not_wait
+        may_wait
     }
 
     /// True if [`Self::may_wait`] has returned false.
@@ -73,10 +78,11 @@ mod tests {
 
     #[test]
     fn refused_wait_is_remembered() {
-        let operation = RunningOperation::without_waiting();
-        assert!(!operation.would_wait());
+        let operation = RunningOperation::default();
+        assert!(operation.may_wait() && !operation.would_wait());
+        operation.forbid_waiting();
         assert!(!operation.may_wait() && operation.would_wait());
-        let waiting = RunningOperation::default();
-        assert!(waiting.may_wait() && !waiting.would_wait());
+        operation.allow_waiting();
+        assert!(operation.may_wait() && !operation.would_wait());
     }
 }

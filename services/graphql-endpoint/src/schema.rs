@@ -5,7 +5,7 @@ use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
 use crate::euro;
-use crate::hub::{self, Event};
+use crate::hub::{self, Event, TooMany};
 use crate::running::RunningOperation;
 use crate::transaction::{Direction, Filter, Transaction};
 use crate::transfers::{TransferInput, TransferResult};
@@ -283,8 +283,12 @@ impl Subscription {
         };
         let min_amount = min_amount.map(|cents| Cents::new(cents.into()));
         let filter = Filter { iban, min_amount, direction: direction.map(Into::into) };
-        let subscription = context.app.hub.subscribe(filter);
-        context.running.attach(subscription.queue());
+        let subscription = context
+            .app
+            .hub
+            .subscribe(filter)
+            .map_err(|TooMany| field_error("too many subscriptions, try again"))?;
+        context.running.attach(subscription.reader());
         Ok(Box::pin(TransactionStream(subscription)))
     }
 
@@ -317,21 +321,20 @@ fn once<T: Send + 'static>(result: FieldResult<Option<T>>) -> ResultStream<T> {
     Box::pin(juniper::futures::stream::iter([result]))
 }
 
-/// The transactions of a subscription. `Pending` registers no waker: the caller waits by
-/// [`RunningOperation::wait`] before it polls again.
+/// The transactions of a subscription.
 struct TransactionStream(hub::Subscription);
 
 impl Stream for TransactionStream {
     type Item = FieldResult<Option<TransactionObject>>;
 
-    fn poll_next(self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Self::Item>> {
-        match self.0.next() {
-            Event::Transaction(transaction) => {
-                Poll::Ready(Some(Ok(Some(TransactionObject(transaction)))))
-            }
-            Event::Empty => Poll::Pending,
-            Event::End(_) => Poll::Ready(None),
-        }
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        self.0.poll_next(context).map(|event| match event {
+            Event::Transaction(transaction) => Some(Ok(Some(TransactionObject(transaction)))),
+            Event::End(_) => None,
+        })
     }
 }
 

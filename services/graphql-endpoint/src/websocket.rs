@@ -1,26 +1,27 @@
 //! GraphQL over a websocket: the protocol `graphql-transport-ws`. Source: graphql-ws, PROTOCOL.md.
 //!
-//! The thread of the connection reads. Each operation has a thread that writes. They share the
-//! socket, which has a lock.
+//! The event loop of the HTTP server decodes messages. The threads of the operations send theirs.
+//! They share the socket, which has a lock.
 
 mod frames;
 mod handshake;
 
 use crate::access::ReadAccess;
-use crate::operation::{Disconnected, Executor, Step};
-use crate::operation_thread;
+use crate::operation::{Executor, Operation, Step, Transport};
+use crate::pool::Busy;
 use crate::request::parse_body;
-use crate::response::{close_of, errors_of, json};
+use crate::response::{close_of, errors_of, json, reason_of};
 use crate::running::RunningOperation;
 use frames::Socket;
+use juniper::FieldError;
 use juniper::http::GraphQLResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use service::http::Handshake;
+use service::http::{self, Disconnected, Request, Responder, Session};
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tungstenite::{Bytes, Message};
 
@@ -31,65 +32,37 @@ const INIT_TIME: Duration = Duration::from_secs(3);
 /// Time without a message after which a ping is sent. After the same time without a response the
 /// connection is closed.
 const PING_AFTER: Duration = Duration::from_secs(10);
-/// Timeout for the client to close its side.
-const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Maximum length of an operation id.
 const ID_BYTES_MAX: usize = 256;
 
-/// Serves a websocket connection until one side closes it.
-pub fn serve(executor: &Arc<Executor>, handshake: &Handshake, client: TcpStream) {
+/// Responds to a handshake.
+pub fn open(executor: &Arc<Executor>, handshake: &Request, responder: Responder) {
     let accepted = match handshake::accept(&executor.app.config.origins, handshake) {
         Ok(accepted) => accepted,
-        Err(refusal) => return refuse(&client, refusal),
-    };
-    if (&client).write_all(accepted.response.as_bytes()).is_err() {
-        return;
-    }
-    let Ok(socket) = Socket::new(&client) else { return };
-    let mut connection = Connection {
-        executor: executor.clone(),
-        socket: Arc::new(socket),
-        authorization: accepted.authorization,
-        access: None,
-        operations: Arc::default(),
-    };
-    if accepted.offers_protocol {
-        let end = connection.read_messages(&client);
-        connection.operations.cancel_all();
-        if let Err(Close(code, reason)) = end {
-            connection.socket.close(code, &reason);
+        Err((status, reason)) => {
+            let response = http::text(status, reason).with_header("Sec-WebSocket-Version", "13");
+            return responder.respond(response);
         }
-    } else {
-        connection.socket.close(4406, "expected the subprotocol graphql-transport-ws");
-    }
-    drain(&client);
-}
-
-fn refuse(client: &TcpStream, (status, reason): handshake::Refusal) {
-    let length = reason.len() + 1;
-    let response = format!(
-        "HTTP/1.1 {status}\r\nConnection: close\r\nSec-WebSocket-Version: 13\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}\n"
-    );
+    };
     // An error means that the client closed the connection.
-    let _ = (&*client).write_all(response.as_bytes());
-}
-
-/// Reads and discards until the client has closed its side, at most [`CLOSE_TIME`]. Closing with
-/// unread input would send a reset, which can discard the close frame.
-fn drain(client: &TcpStream) {
-    let _ = client.shutdown(Shutdown::Write);
-    let deadline = Instant::now() + CLOSE_TIME;
-    let mut buffer = [0; 1024];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || client.set_read_timeout(Some(left)).is_err() {
-            return;
+    let _ = responder.take_over(accepted.response.into_bytes(), |out| {
+        let connection = Connection {
+            executor: executor.clone(),
+            socket: Arc::new(Socket::new(out)),
+            authorization: handshake.header("authorization").map(str::to_owned),
+            address: handshake.address,
+            state: Arc::new(Mutex::new(State {
+                access: Access::None,
+                last_message: Instant::now(),
+                pinged: false,
+            })),
+            operations: Arc::default(),
+        };
+        if !accepted.offers_protocol {
+            connection.socket.close(4406, "expected the subprotocol graphql-transport-ws");
         }
-        if matches!((&*client).read(&mut buffer), Ok(0) | Err(_)) {
-            return;
-        }
-    }
+        Arc::new(connection)
+    });
 }
 
 /// Code and reason of a close frame.
@@ -131,58 +104,68 @@ struct Connection {
     socket: Arc<Socket>,
     /// Header of the handshake. Browsers cannot set it.
     authorization: Option<String>,
-    /// `None` until `connection_init`.
-    access: Option<ReadAccess>,
+    /// The client's address.
+    address: IpAddr,
+    state: Arc<Mutex<State>>,
     operations: Arc<Operations>,
 }
 
-/// The result of a read from the socket.
-enum ReadEvent {
-    Bytes(usize),
-    /// Timeout or interrupt.
-    Nothing,
-    /// The client closed the connection, or it is lost.
-    End,
+struct State {
+    access: Access,
+    last_message: Instant,
+    pinged: bool,
 }
 
-impl Connection {
-    /// Handles messages until the client closes the connection. An error is the close frame to
-    /// send.
-    fn read_messages(&mut self, client: &TcpStream) -> Result<(), Close> {
-        let opened = Instant::now();
-        let mut last_message = Instant::now();
-        let mut pinged = false;
-        let mut buffer = [0; 4 << 10];
-        loop {
-            let left = match &self.access {
-                None => INIT_TIME.saturating_sub(opened.elapsed()),
-                Some(_) => PING_AFTER.saturating_sub(last_message.elapsed()),
-            };
-            if left.is_zero() {
-                if self.access.is_none() {
-                    return Err(Close::new(4408, "Connection initialisation timeout"));
-                }
-                if pinged || self.socket.send(Message::Ping(Bytes::new())).is_err() {
-                    return Ok(());
-                }
-                (last_message, pinged) = (Instant::now(), true);
-                continue;
-            }
-            match read_within(client, left, &mut buffer) {
-                ReadEvent::Bytes(len) => {
-                    (last_message, pinged) = (Instant::now(), false);
-                    if self.handle_bytes(&buffer[..len])? {
-                        return Ok(());
-                    }
-                }
-                ReadEvent::Nothing => {}
-                ReadEvent::End => return Ok(()),
-            }
+/// What the client may read.
+enum Access {
+    /// There was no `connection_init` yet.
+    None,
+    /// The token of `connection_init` is being looked up.
+    Pending,
+    Known(ReadAccess),
+}
+
+impl Session for Connection {
+    fn received(&self, bytes: &[u8]) {
+        {
+            let mut state = lock(&self.state);
+            (state.last_message, state.pinged) = (Instant::now(), false);
+        }
+        match self.handle_bytes(bytes) {
+            Ok(false) => {}
+            Ok(true) => self.socket.finish(),
+            Err(Close(code, reason)) => self.socket.close(code, &reason),
         }
     }
 
+    fn tick(&self, now: Instant) {
+        let mut state = lock(&self.state);
+        let silent = now.saturating_duration_since(state.last_message);
+        if matches!(state.access, Access::None) {
+            // No other message is accepted before, so this is the time since the handshake.
+            if silent >= INIT_TIME {
+                self.socket.close(4408, "Connection initialisation timeout");
+            }
+        } else if silent >= PING_AFTER {
+            if state.pinged || self.socket.send(Message::Ping(Bytes::new())).is_err() {
+                self.socket.finish();
+            }
+            (state.last_message, state.pinged) = (now, true);
+        }
+    }
+
+    fn closed(&self) {
+        self.operations.cancel_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Connection {
     /// Handles the messages that are complete with `bytes`. True if the connection was closed.
-    fn handle_bytes(&mut self, bytes: &[u8]) -> Result<bool, Close> {
+    fn handle_bytes(&self, bytes: &[u8]) -> Result<bool, Close> {
         let messages = match self.socket.decode(bytes) {
             Ok(messages) => messages,
             Err(tungstenite::Error::Capacity(_)) => {
@@ -206,13 +189,10 @@ impl Connection {
         Ok(false)
     }
 
-    fn handle_message(&mut self, text: &str) -> Result<(), Close> {
+    fn handle_message(&self, text: &str) -> Result<(), Close> {
         let message: ClientMessage<'_> = serde_json::from_str(text)
             .map_err(|_| Close::bad_request("expected a message in JSON"))?;
         match (message.kind.as_str(), message.id) {
-            ("connection_init", _) if self.access.is_some() => {
-                Err(Close::new(4429, "Too many initialisation requests"))
-            }
             ("connection_init", _) => self.initialise(message.payload),
             ("ping", _) => {
                 self.send_text(r#"{"type":"pong"}"#);
@@ -223,10 +203,7 @@ impl Connection {
                 self.operations.cancel(&id);
                 Ok(())
             }
-            ("subscribe", Some(id)) => match self.access.clone() {
-                Some(access) => self.subscribe(id, access, message.payload),
-                None => Err(Close::new(4401, "Unauthorized")),
-            },
+            ("subscribe", Some(id)) => self.subscribe(&id, message.payload),
             _ => Err(Close::bad_request("expected a message of graphql-transport-ws")),
         }
     }
@@ -238,152 +215,231 @@ impl Connection {
 
     /// Handles `connection_init`. Its payload may contain the token, since browsers cannot set
     /// headers of the handshake.
-    fn initialise(&mut self, payload: Option<&RawValue>) -> Result<(), Close> {
+    fn initialise(&self, payload: Option<&RawValue>) -> Result<(), Close> {
         let payload: HashMap<String, serde_json::Value> = match payload {
             Some(payload) => serde_json::from_str::<Option<_>>(payload.get())
                 .map_err(|_| Close::bad_request("connection_init: expected an object"))?
                 .unwrap_or_default(),
             None => HashMap::new(),
         };
+        {
+            let mut state = lock(&self.state);
+            if !matches!(state.access, Access::None) {
+                return Err(Close::new(4429, "Too many initialisation requests"));
+            }
+            state.access = Access::Pending;
+        }
         let named = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let named = named.and_then(|(_, value)| value.as_str());
-        let authorization = named.or(self.authorization.as_deref());
-        let app = &self.executor.app;
-        let access = ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
-            err.log();
-            Close::new(1013, "the database is unavailable, try again")
-        })?;
-        if access == ReadAccess::None && authorization.is_some() {
-            return Err(Close::new(4403, "Forbidden"));
-        }
-        self.access = Some(access);
-        self.send_text(r#"{"type":"connection_ack"}"#);
+        let authorization = named.or(self.authorization.as_deref()).map(str::to_owned);
+        let (executor, socket, state) =
+            (self.executor.clone(), self.socket.clone(), self.state.clone());
+        // The lookup may wait for the database.
+        let job = move |admitted: Result<(), Busy>| {
+            let access = match admitted {
+                Ok(()) => access(&executor, authorization.as_deref()),
+                Err(busy) => Err(Close::new(1013, reason_of(busy))),
+            };
+            match access {
+                Ok(access) => {
+                    lock(&state).access = Access::Known(access);
+                    // An error means that the connection is closed.
+                    let _ = socket.send(Message::text(r#"{"type":"connection_ack"}"#));
+                }
+                Err(Close(code, reason)) => socket.close(code, &reason),
+            }
+        };
+        self.executor.queries.submit(self.address, Box::new(job));
         Ok(())
     }
 
-    fn subscribe(
-        &self,
-        id: String,
-        access: ReadAccess,
-        payload: Option<&RawValue>,
-    ) -> Result<(), Close> {
+    fn subscribe(&self, id: &str, payload: Option<&RawValue>) -> Result<(), Close> {
+        let access = match &lock(&self.state).access {
+            Access::Known(access) => access.clone(),
+            Access::None | Access::Pending => return Err(Close::new(4401, "Unauthorized")),
+        };
         if id.is_empty() || id.len() > ID_BYTES_MAX {
             return Err(Close::bad_request("id: expected 1 to 256 bytes"));
         }
-        let payload = payload.map_or("", RawValue::get);
-        let request = parse_body(payload.as_bytes()).map_err(|reason| Close(4400, reason))?;
-        let running = self.operations.add(&id)?;
-        let (executor, socket, operations) =
-            (self.executor.clone(), self.socket.clone(), self.operations.clone());
-        let spawned = operation_thread::spawn("operation", move || {
-            let operation = executor.parse(&request);
-            let _ = executor.run(access, &running, &request, operation, &mut |step| {
-                send_step(&socket, &operations, &id, &running, &step)
-            });
-            operations.remove(&id, &running);
-        });
-        spawned.map_err(|_| Close::new(1013, "too many operations, try again"))
+        let payload = payload.map_or("", RawValue::get).to_owned();
+        let running = Operations::add(&self.operations, id)?;
+        let transport = SocketTransport { socket: self.socket.clone(), running };
+        let (executor, address) = (self.executor.clone(), self.address);
+        let job = move |admitted| run(&executor, access, address, &payload, transport, admitted);
+        self.executor.queries.submit(self.address, Box::new(job));
+        Ok(())
     }
 }
 
-fn read_within(client: &TcpStream, time: Duration, buffer: &mut [u8]) -> ReadEvent {
-    if client.set_read_timeout(Some(time)).is_err() {
-        return ReadEvent::End;
+fn access(executor: &Executor, authorization: Option<&str>) -> Result<ReadAccess, Close> {
+    let app = &executor.app;
+    let access = ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
+        err.log();
+        Close::new(1013, "the database is unavailable, try again")
+    })?;
+    if access == ReadAccess::None && authorization.is_some() {
+        return Err(Close::new(4403, "Forbidden"));
     }
-    match (&*client).read(buffer) {
-        Ok(0) => ReadEvent::End,
-        Ok(len) => ReadEvent::Bytes(len),
-        Err(err)
-            if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
-        {
-            ReadEvent::Nothing
-        }
-        Err(_) => ReadEvent::End,
-    }
+    Ok(access)
 }
 
-/// The running operations of a connection, by id.
+/// Runs the operation of a `subscribe` message.
+fn run(
+    executor: &Arc<Executor>,
+    access: ReadAccess,
+    address: IpAddr,
+    payload: &str,
+    mut transport: SocketTransport,
+    admitted: Result<(), Busy>,
+) {
+    if let Err(busy) = admitted {
+        // An error means that the client closed the connection.
+        let _ = transport.emit(Step::Busy(busy));
+        return;
+    }
+    let running = transport.running.operation.clone();
+    if running.is_cancelled() {
+        return;
+    }
+    let request = match parse_body(payload.as_bytes()) {
+        Ok(request) => request,
+        Err(reason) => return transport.socket.close(4400, &reason),
+    };
+    let transport = Box::new(transport);
+    let (may_write, may_stream) = (true, true);
+    let operation =
+        Operation { request, access, address, may_write, may_stream, transport, running };
+    // An error means that the client closed the connection.
+    let _ = executor.run(operation);
+}
+
+/// The operations of a connection.
 #[derive(Default)]
-struct Operations(Mutex<HashMap<String, Arc<RunningOperation>>>);
+struct Operations(Mutex<OperationsState>);
+
+#[derive(Default)]
+struct OperationsState {
+    /// By id, without those that the client has cancelled.
+    by_id: HashMap<String, Arc<RunningOperation>>,
+    /// Number of operations whose work has not ended yet.
+    running: usize,
+}
+
+/// An operation of a connection. It counts until dropped, when its work has ended.
+struct ConnectionOperation {
+    operations: Arc<Operations>,
+    id: String,
+    operation: Arc<RunningOperation>,
+}
 
 impl Operations {
-    fn add(&self, id: &str) -> Result<Arc<RunningOperation>, Close> {
-        let mut operations = self.lock();
-        if operations.contains_key(id) {
+    fn add(operations: &Arc<Self>, id: &str) -> Result<ConnectionOperation, Close> {
+        let mut state = lock(&operations.0);
+        if state.by_id.contains_key(id) {
             return Err(Close(4409, format!("Subscriber for {id} already exists")));
         }
-        if operations.len() >= OPERATIONS_MAX {
+        if state.running >= OPERATIONS_MAX {
             return Err(Close::new(1013, "too many operations: a connection may have 32"));
         }
-        let running = Arc::new(RunningOperation::default());
-        operations.insert(id.to_owned(), running.clone());
-        Ok(running)
-    }
-
-    /// Removes an operation, so that its id can be reused. False if the client has completed it
-    /// already.
-    fn remove(&self, id: &str, running: &Arc<RunningOperation>) -> bool {
-        let mut operations = self.lock();
-        let is_same = operations.get(id).is_some_and(|it| Arc::ptr_eq(it, running));
-        if is_same {
-            operations.remove(id);
-        }
-        is_same
+        let operation = Arc::<RunningOperation>::default();
+        state.by_id.insert(id.to_owned(), operation.clone());
+        state.running += 1;
+        let (operations, id) = (operations.clone(), id.to_owned());
+        Ok(ConnectionOperation { operations: operations.clone(), id, operation })
     }
 
     fn cancel(&self, id: &str) {
-        if let Some(running) = self.lock().remove(id) {
-            running.cancel();
+        let cancelled = lock(&self.0).by_id.remove(id);
+        if let Some(operation) = cancelled {
+            operation.cancel();
         }
     }
 
     fn cancel_all(&self) {
-        for (_, running) in self.lock().drain() {
-            running.cancel();
+        let all = std::mem::take(&mut lock(&self.0).by_id);
+        for (_, operation) in all {
+            operation.cancel();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<RunningOperation>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn send_step(
-    socket: &Socket,
-    operations: &Operations,
-    id: &str,
-    running: &Arc<RunningOperation>,
-    step: &Step<'_>,
-) -> Result<(), Disconnected> {
-    let text = match step {
-        Step::Response(_) if running.is_cancelled() => return Err(Disconnected),
-        Step::Response(response) => {
-            let text = json(&ServerMessage { id, kind: "next", payload: Some(response) });
-            return socket.buffer(Message::text(text));
-        }
-        Step::Refused(err) => {
-            if !operations.remove(id, running) {
-                return Err(Disconnected);
+impl ConnectionOperation {
+    /// Frees the id, so that the client can reuse it. An error means that the client has completed
+    /// the operation already.
+    fn free_id(&self) -> Result<(), Disconnected> {
+        let mut state = lock(&self.operations.0);
+        match state.by_id.get(&self.id) {
+            Some(same) if Arc::ptr_eq(same, &self.operation) => {
+                state.by_id.remove(&self.id);
+                Ok(())
             }
-            let payload = errors_in(&errors_of(err));
-            json(&ServerMessage { id, kind: "error", payload: Some(payload) })
+            _ => Err(Disconnected),
         }
-        // The reading thread sends pings.
-        Step::Idle => return socket.flush(),
-        Step::Complete => {
-            // Removed first: a client may reuse the id as soon as it receives the message.
-            if !operations.remove(id, running) {
-                return Err(Disconnected);
+    }
+}
+
+impl Drop for ConnectionOperation {
+    fn drop(&mut self) {
+        let _ = self.free_id();
+        lock(&self.operations.0).running -= 1;
+    }
+}
+
+/// Sends the steps of one operation as messages.
+struct SocketTransport {
+    socket: Arc<Socket>,
+    running: ConnectionOperation,
+}
+
+impl SocketTransport {
+    fn send(
+        &self,
+        kind: &'static str,
+        payload: Option<impl Serialize>,
+    ) -> Result<(), Disconnected> {
+        let message = ServerMessage { id: &self.running.id, kind, payload };
+        self.socket.send(Message::text(json(&message)))
+    }
+}
+
+impl Transport for SocketTransport {
+    fn emit(&mut self, step: Step<'_>) -> Result<(), Disconnected> {
+        // The id is free before the last message: a client may reuse it as soon as it receives it.
+        match step {
+            Step::Response(_) if self.running.operation.is_cancelled() => Err(Disconnected),
+            Step::Response(response) => {
+                let (id, payload) = (&self.running.id, Some(response));
+                let text = json(&ServerMessage { id, kind: "next", payload });
+                self.socket.buffer(Message::text(text))
             }
-            json(&ServerMessage::<()> { id, kind: "complete", payload: None })
+            Step::Idle => self.socket.flush(),
+            Step::Refused(err) => {
+                self.running.free_id()?;
+                self.send("error", Some(errors_in(&errors_of(err))))
+            }
+            Step::Complete => {
+                self.running.free_id()?;
+                self.send("complete", None::<()>)
+            }
+            Step::Busy(busy) => {
+                self.running.free_id()?;
+                let err: GraphQLResponse =
+                    GraphQLResponse::error(FieldError::from(reason_of(busy)));
+                self.send("error", Some(errors_in(&err)))
+            }
+            Step::CutOff(ending) => {
+                let (code, reason) = close_of(ending);
+                self.socket.close(code, reason);
+                Err(Disconnected)
+            }
+            // A websocket admits all operations.
+            Step::PostRequired | Step::StreamRequired => Err(Disconnected),
         }
-        Step::CutOff(ending) => {
-            let (code, reason) = close_of(*ending);
-            socket.close(code, reason);
-            return Err(Disconnected);
-        }
-    };
-    socket.send(Message::text(text))
+    }
+
+    fn poll_room(&mut self, context: &Context<'_>) -> Poll<Result<(), Disconnected>> {
+        self.socket.poll_room(context)
+    }
 }
 
 /// The errors of a response, as an array.

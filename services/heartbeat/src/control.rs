@@ -3,12 +3,14 @@
 use crate::config::{BATCH_SIZES, Load, SLEEPS_MS};
 use crate::schedule::Schedule;
 use serde_json::{Map, Value};
-use service::http::{self, Capacity};
+use service::env::Secret;
+use service::http::{self, Limits, Method, Request, Response};
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tiny_http::{Header, Method, Request};
 
 /// The current load. The HTTP listener and the sending thread share it.
 #[derive(Debug)]
@@ -35,13 +37,50 @@ pub struct Status {
     pub sent: u64,
 }
 
-/// Listens on `port` of every address of this machine until the process ends.
+/// Maximum of connections to the control port.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Listens on `addr` until the process ends. Requests must have `token`, if there is one.
 ///
 /// # Errors
 /// The port is in use.
-pub fn serve(port: u16, control: Arc<Control>) -> Result<(), http::Error> {
-    let capacity = Capacity { workers: 1, connections: 32 };
-    http::serve(&http::everywhere(port), capacity, move |request| control.answer(request)).map(drop)
+pub fn serve(
+    addr: SocketAddr,
+    token: Option<Secret>,
+    control: Arc<Control>,
+) -> Result<http::Listener, http::Error> {
+    let limits = Limits { connections: CONNECTIONS_MAX, ..Limits::default() };
+    http::serve(addr, limits, move |request: &Request| {
+        if let Some(refusal) = refusal(token.as_ref(), request) {
+            return refusal;
+        }
+        control.response(request)
+    })
+}
+
+/// The response to a request that is not allowed.
+fn refusal(token: Option<&Secret>, request: &Request) -> Option<Response> {
+    match token {
+        Some(token) if !has_token(token, request) => {
+            let reason = "expected Authorization: Bearer and the value of CONTROL_TOKEN";
+            Some(http::text(401, reason).with_header("WWW-Authenticate", "Bearer"))
+        }
+        // A page of another site in a browser on this machine (DNS rebinding).
+        None if !request.has_local_host() => {
+            Some(http::text(421, "expected localhost or an IP address as Host, or a CONTROL_TOKEN"))
+        }
+        _ => None,
+    }
+}
+
+/// Compares in constant time for tokens of equal length.
+fn has_token(Secret(token): &Secret, request: &Request) -> bool {
+    let given = request.header("authorization").and_then(|it| it.split_once(' '));
+    given.is_some_and(|(scheme, given)| {
+        let pairs = given.bytes().zip(token.bytes());
+        let differences = pairs.fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
+        scheme.eq_ignore_ascii_case("bearer") && given.len() == token.len() && differences == 0
+    })
 }
 
 impl Control {
@@ -86,9 +125,11 @@ impl Control {
 
     /// Applies the settings in `json`, for example `{"batch_size": 10, "sleep_ms": 1000}`.
     ///
+    /// `client` is logged.
+    ///
     /// # Errors
     /// The message for the client. No setting is changed then.
-    pub fn change(&self, json: &[u8]) -> Result<(), String> {
+    pub fn change(&self, json: &[u8], client: IpAddr) -> Result<(), String> {
         let changes: Map<String, Value> = serde_json::from_slice(json).map_err(|err| {
             format!("{err}: expected JSON such as {{\"batch_size\": 10, \"sleep_ms\": 1000}}")
         })?;
@@ -107,34 +148,27 @@ impl Control {
                 }
             }
         }
-        state.load = load;
+        state.load = load.checked()?;
         self.changed.notify_all();
         let Load { batch_size, sleep } = load;
-        log::info!(batch_size, sleep_ms = sleep.as_millis(); "load changed");
+        log::info!(batch_size, sleep_ms = sleep.as_millis(), client:%; "load changed");
         Ok(())
     }
 
-    fn answer(&self, mut request: Request) {
-        let path = request.url().split('?').next().unwrap_or_default();
-        let reply = match (request.method(), path) {
-            (Method::Get | Method::Head, "/") => self.status_response(),
-            (Method::Put, "/") => {
-                let mut body = Vec::new();
-                let read = request.as_reader().read_to_end(&mut body);
-                match read.map_err(|err| err.to_string()).and_then(|_| self.change(&body)) {
-                    Ok(()) => self.status_response(),
-                    Err(reason) => http::text(400, &reason),
-                }
-            }
+    fn response(&self, request: &Request) -> Response {
+        match (&request.method, request.path()) {
+            (&Method::GET | &Method::HEAD, "/") => self.status_response(),
+            (&Method::PUT, "/") => match self.change(&request.body, request.address) {
+                Ok(()) => self.status_response(),
+                Err(reason) => http::text(400, &reason),
+            },
             (_, "/") => http::text(405, "method not allowed: use GET, HEAD or PUT")
-                .with_header(Header::from_bytes("Allow", "GET, HEAD, PUT").expect("it is ASCII")),
+                .with_header("Allow", "GET, HEAD, PUT"),
             _ => http::text(404, "not found: the only path is /"),
-        };
-        // `respond` fails if the client has closed the connection.
-        let _ = request.respond(reply);
+        }
     }
 
-    fn status_response(&self) -> tiny_http::Response<std::io::Cursor<Vec<u8>>> {
+    fn status_response(&self) -> Response {
         let json =
             serde_json::to_vec(&self.status()).expect("a struct of three numbers is valid JSON");
         http::reply(200, "application/json", json)
@@ -160,6 +194,8 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddr, TcpStream};
     use std::thread;
 
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
     fn control(batch_size: u64, sleep_ms: u64) -> Arc<Control> {
         let sleep = Duration::from_millis(sleep_ms);
         Arc::new(Control::new(Load { batch_size, sleep }))
@@ -169,6 +205,11 @@ mod tests {
     fn settings_out_of_range_are_rejected() {
         for (json, expected) in [
             (r#"{"batch_size": 0, "sleep_ms": 1}"#, Ok((0, 1))),
+            (r#"{"batch_size": 1000, "sleep_ms": 1}"#, Ok((1000, 1))),
+            (
+                r#"{"batch_size": 1001, "sleep_ms": 1}"#,
+                Err("batch_size=1001 and sleep_ms=1: expected at most 1000000 records"),
+            ),
             (r#"{"batch_size": 100000}"#, Ok((100_000, 1000))),
             (r#"{"sleep_ms": 3600000}"#, Ok((7, 3_600_000))),
             ("{}", Ok((7, 1000))),
@@ -196,7 +237,7 @@ mod tests {
             ("{\"batch_size\": 5", Err("EOF")),
         ] {
             let control = control(7, 1000);
-            let result = control.change(json.as_bytes());
+            let result = control.change(json.as_bytes(), CLIENT);
             let Status { batch_size, sleep_ms, .. } = control.status();
             match expected {
                 Ok(expected) => assert_eq!((result, (batch_size, sleep_ms)), (Ok(()), expected)),
@@ -213,8 +254,8 @@ mod tests {
         let control = control(1, 3_600_000);
         let waiting = control.clone();
         let records = thread::spawn(move || waiting.wait(&mut Schedule::new(Instant::now())));
-        control.change(br#"{"batch_size": 5}"#).unwrap();
-        control.change(br#"{"sleep_ms": 1}"#).unwrap();
+        control.change(br#"{"batch_size": 5}"#, CLIENT).unwrap();
+        control.change(br#"{"sleep_ms": 5}"#, CLIENT).unwrap();
         assert_eq!(records.join().unwrap(), Some(5));
     }
 
@@ -239,17 +280,15 @@ mod tests {
     fn control_responds_over_http() {
         let control = control(7, 1000);
         control.count(42);
-        let capacity = Capacity { workers: 1, connections: 4 };
-        let addr = (Ipv4Addr::LOCALHOST, 0).into();
-        let addr = http::serve(&[addr], capacity, move |request| control.answer(request)).unwrap();
+        let addr = serve((Ipv4Addr::LOCALHOST, 0).into(), None, control).unwrap().addr;
         let put = |json: &str| {
             response(
                 addr,
-                &format!("PUT / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{json}", json.len()),
+                &format!("PUT / HTTP/1.0\r\nContent-Length: {}\r\n\r\n{json}", json.len()),
             )
         };
 
-        let status = response(addr, "GET / HTTP/1.1\r\n\r\n");
+        let status = response(addr, "GET / HTTP/1.0\r\n\r\n");
         assert!(status.contains("\r\nContent-Type: application/json\r\n"), "{status}");
         assert!(status.ends_with(r#"{"batch_size":7,"sleep_ms":1000,"sent":42}"#), "{status}");
         let changed = put(r#"{"batch_size": 200, "sleep_ms": 10}"#);
@@ -258,12 +297,36 @@ mod tests {
         let rejected = put(r#"{"batch_size": "many"}"#);
         assert!(rejected.starts_with("HTTP/1.1 400 "), "{rejected}");
         assert!(rejected.ends_with("expected a whole number from 0 to 100000\n"), "{rejected}");
-        let status = response(addr, "GET /?pretty HTTP/1.1\r\n\r\n");
+        let status = response(addr, "GET /?pretty HTTP/1.0\r\n\r\n");
         assert!(status.ends_with(r#"{"batch_size":200,"sleep_ms":10,"sent":42}"#), "{status}");
-        assert!(response(addr, "GET /other HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
-        let rejected = response(addr, "DELETE / HTTP/1.1\r\n\r\n");
+        assert!(response(addr, "GET /other HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 404 "));
+        let rejected = response(addr, "DELETE / HTTP/1.0\r\n\r\n");
         assert!(
             rejected.starts_with("HTTP/1.1 405 ") && rejected.contains("Allow: GET, HEAD, PUT")
         );
+    }
+
+    #[test]
+    fn token_is_required_if_configured() {
+        let token = "0123456789abcdef";
+        let local = (Ipv4Addr::LOCALHOST, 0).into();
+        let guarded = serve(local, Some(Secret(token.to_owned())), control(7, 1000)).unwrap().addr;
+        let status = |addr, headers: &str| {
+            let response = response(addr, &format!("GET / HTTP/1.1\r\n{headers}\r\n\r\n"));
+            response["HTTP/1.1 ".len()..][..3].parse::<u16>().unwrap()
+        };
+        for (headers, expected) in [
+            ("Host: localhost", 401),
+            ("Host: heartbeat\r\nAuthorization: Bearer 0123456789abcdeg", 401),
+            ("Host: heartbeat\r\nAuthorization: Bearer 0123456789abcde", 401),
+            ("Host: heartbeat\r\nAuthorization: Basic 0123456789abcdef", 401),
+            ("Host: heartbeat\r\nAuthorization: bearer 0123456789abcdef", 200),
+        ] {
+            assert_eq!(status(guarded, headers), expected, "{headers}");
+        }
+        let open = serve(local, None, control(7, 1000)).unwrap().addr;
+        for (host, expected) in [("localhost:1", 200), ("[::1]", 200), ("evil.example", 421)] {
+            assert_eq!(status(open, &format!("Host: {host}")), expected, "{host}");
+        }
     }
 }

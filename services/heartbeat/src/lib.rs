@@ -39,7 +39,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
     let control = Arc::new(Control::new(config.load));
-    control::serve(config.control_port, control.clone())?;
+    control::serve(config.control_addr, config.control_token.clone(), control.clone())?;
     let Some(sender) = HeartbeatSender::open(&config, &start.shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };

@@ -1,9 +1,9 @@
 //! The limits of the listener: bytes, times, connections.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,23 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 pub const HEADERS_MAX: usize = 64;
 /// Time limit for a client to send the whole request.
 pub const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// Time limit for a client to receive the next part of the response, up to [`PART_BYTES`].
-pub const RESPONSE_PART_TIME: Duration = Duration::from_secs(10);
+/// Time limit for a client to receive the whole response, or the part of a stream that was unsent
+/// when the time began.
+pub const RESPONSE_TIME: Duration = Duration::from_secs(30);
+/// Time after which a connection without a complete request may be closed in favour of a new one.
+pub const IDLE_TIME: Duration = Duration::from_secs(1);
+/// Time for a client to close its side after the response.
+pub const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Size of the buffer that copies a response, bytes.
-pub const PART_BYTES: usize = 8 << 10;
-/// Stack size of a connection's thread, bytes.
+/// Maximum of requests and responses in memory, bytes. Above it, the connections that stall longest
+/// are closed.
+pub const BUFFERS_BYTES_MAX: usize = 8 << 20;
+/// Size of the kernel's buffers of a connection, bytes. By itself the kernel would use megabytes
+/// for a client that does not read, and they count as memory of the container.
+pub const SOCKET_BUFFER_BYTES: usize = 64 << 10;
+
+/// Stack size of the listener's thread, bytes.
 pub const STACK_BYTES: usize = 256 << 10;
-/// File descriptors of a connection: the client's socket, the listener's end of the unix socket,
-/// and two at tiny_http's end.
-pub const DESCRIPTORS_PER_CONNECTION: usize = 4;
 /// File descriptors reserved for everything that is not a connection.
 const DESCRIPTORS_RESERVED: usize = 64;
 /// Minimum connection limit of a listener, however few file descriptors are left.
@@ -32,38 +39,75 @@ const CONNECTIONS_MIN: usize = 4;
 
 /// Counts the open connections of a listener.
 pub struct ConnectionLimit {
-    open: AtomicUsize,
     max: usize,
+    /// See [`client_of`].
+    max_per_client: usize,
+    open: usize,
+    by_client: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Full {
+    /// Of all clients.
+    Total,
+    /// Of this client.
+    Client,
 }
 
 impl ConnectionLimit {
     /// Returns a limit of up to `wanted` connections. It is lower if the process has too few file
     /// descriptors. Listeners that open later share the remaining descriptors.
-    pub fn reserve(wanted: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), max: reserve_connections(wanted) })
+    pub fn reserve(wanted: usize) -> Self {
+        Self::new(reserve_connections(wanted))
     }
 
-    /// Counts a connection until the result is dropped. `None` if the limit is reached.
-    pub fn acquire(self: &Arc<Self>) -> Option<OpenConnection> {
-        let below = |open| (open < self.max).then_some(open + 1);
-        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).ok()?;
-        Some(OpenConnection(self.clone()))
+    fn new(max: usize) -> Self {
+        // No client can use the places of all others.
+        Self { max, max_per_client: max - max / 4, open: 0, by_client: HashMap::new() }
+    }
+
+    /// Counts a connection. A proxy has no limit of its own.
+    pub fn add(&mut self, client: IpAddr, is_proxy: bool) -> Result<(), Full> {
+        if self.open >= self.max {
+            return Err(Full::Total);
+        }
+        let count = self.by_client.entry(client).or_default();
+        if *count >= self.max_per_client && !is_proxy {
+            return Err(Full::Client);
+        }
+        *count += 1;
+        self.open += 1;
+        Ok(())
+    }
+
+    pub fn remove(&mut self, client: IpAddr) {
+        self.open -= 1;
+        if let Some(count) = self.by_client.get_mut(&client) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_client.remove(&client);
+            }
+        }
     }
 }
 
-/// A counted connection of a [`ConnectionLimit`].
-pub struct OpenConnection(Arc<ConnectionLimit>);
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+/// Who counts as one client in limits: an IPv4 address, or the first 64 bits of an IPv6 address,
+/// since a provider gives at least so many addresses to one customer (RFC 6177).
+pub fn client_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
     }
 }
 
 /// The number of connections, up to `wanted`, for which this process has file descriptors left.
 fn reserve_connections(wanted: usize) -> usize {
     static RESERVED: AtomicUsize = AtomicUsize::new(0);
-    let all = descriptors_max().saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CONNECTION;
+    let all = descriptors_max().saturating_sub(DESCRIPTORS_RESERVED);
     let free = all.saturating_sub(RESERVED.load(Ordering::Relaxed));
     let connections = wanted.min(free).max(CONNECTIONS_MIN);
     RESERVED.fetch_add(connections, Ordering::Relaxed);
@@ -131,7 +175,7 @@ mod tests {
         assert!(descriptors_max() > DESCRIPTORS_RESERVED);
         assert_eq!(reserve_connections(0), CONNECTIONS_MIN);
         assert_eq!(reserve_connections(5), 5);
-        assert!(reserve_connections(usize::MAX) < descriptors_max() / DESCRIPTORS_PER_CONNECTION);
+        assert!(reserve_connections(usize::MAX) < descriptors_max());
         assert_eq!(
             reserve_connections(5),
             CONNECTIONS_MIN,
@@ -140,12 +184,18 @@ mod tests {
     }
 
     #[test]
-    fn dropped_guard_frees_a_connection() {
-        let limit = Arc::new(ConnectionLimit { open: AtomicUsize::new(0), max: 2 });
-        let first = limit.acquire();
-        let second = limit.acquire();
-        assert!(first.is_some() && second.is_some() && limit.acquire().is_none());
-        drop(first);
-        assert!(limit.acquire().is_some());
+    fn client_cannot_take_all_places() {
+        let address = |text: &str| client_of(text.parse().unwrap());
+        let mut limit = ConnectionLimit::new(4);
+        for _ in 0..3 {
+            assert_eq!(limit.add(address("::ffff:10.0.0.1"), false), Ok(()));
+        }
+        assert_eq!(limit.add(address("10.0.0.1"), false), Err(Full::Client));
+        assert_eq!(limit.add(address("2001:db8::1"), false), Ok(()));
+        assert_eq!(limit.add(address("10.0.0.2"), false), Err(Full::Total));
+        limit.remove(address("2001:db8::2"));
+        assert_eq!(limit.add(address("10.0.0.2"), false), Ok(()));
+        limit.remove(address("10.0.0.1"));
+        assert_eq!(limit.add(address("10.0.0.1"), false), Ok(()));
     }
 }

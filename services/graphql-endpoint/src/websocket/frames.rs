@@ -1,33 +1,38 @@
 //! Websocket frames on a shared socket.
 
-use crate::operation::Disconnected;
+use service::http::{Disconnected, Outbox};
 use std::io::{self, Cursor, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
 /// Maximum size of a client's message.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Write buffer of a connection. It holds several transactions, since the store publishes batches.
-const WRITE_BUFFER_BYTES: usize = 2 << 10;
+/// Messages are sent when they have this size together, bytes.
+const BUFFER_BYTES: usize = 4 << 10;
 
 /// A websocket that several threads write to. The lock is held for one message.
-pub struct Socket(Mutex<Frames>);
+pub struct Socket {
+    frames: Mutex<Frames>,
+    out: Outbox,
+}
 
 struct Frames {
     context: WebSocketContext,
-    stream: SplitStream,
+    stream: MemoryStream,
 }
 
-/// Bytes that were read from the socket, and the socket for output.
-struct SplitStream {
+/// Bytes that the client sent, and bytes for the client.
+#[derive(Default)]
+struct MemoryStream {
     input: Cursor<Vec<u8>>,
-    out: TcpStream,
+    output: Vec<u8>,
 }
 
-impl Read for SplitStream {
+impl Read for MemoryStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.input.read(buffer)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -36,9 +41,9 @@ impl Read for SplitStream {
     }
 }
 
-impl Write for SplitStream {
+impl Write for MemoryStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
+        self.output.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -47,51 +52,45 @@ impl Write for SplitStream {
 }
 
 impl Socket {
-    /// A websocket on a clone of `client`.
-    pub fn new(client: &TcpStream) -> io::Result<Self> {
+    /// A websocket whose frames go to `out`.
+    pub fn new(out: Outbox) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(1 << 10)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .write_buffer_size(0)
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX));
         let context = WebSocketContext::new(Role::Server, Some(config));
-        let stream = SplitStream { input: Cursor::default(), out: client.try_clone()? };
-        Ok(Self(Mutex::new(Frames { context, stream })))
+        Self { frames: Mutex::new(Frames { context, stream: MemoryStream::default() }), out }
     }
 
     /// Sends all buffered messages, then `message`.
     pub fn send(&self, message: Message) -> Result<(), Disconnected> {
-        self.output(|context, stream| {
-            context.write(stream, message).and_then(|()| context.flush(stream))
-        })
+        self.buffer(message)?;
+        self.flush()
     }
 
     /// Buffers `message` until the next [`Self::send`] or [`Self::flush`], or until the buffer is
     /// full.
     pub fn buffer(&self, message: Message) -> Result<(), Disconnected> {
-        self.output(|context, stream| context.write(stream, message))
+        let mut frames = self.frames();
+        let Frames { context, stream } = &mut *frames;
+        // An error means that one side has sent a close frame.
+        context.write(stream, message).map_err(|_| Disconnected)?;
+        if stream.output.len() < BUFFER_BYTES { Ok(()) } else { self.send_output(frames) }
     }
 
     /// Sends all buffered messages.
     pub fn flush(&self) -> Result<(), Disconnected> {
-        self.output(|context, stream| context.flush(stream))
+        self.send_output(self.frames())
     }
 
-    fn output(
-        &self,
-        work: impl FnOnce(&mut WebSocketContext, &mut SplitStream) -> tungstenite::Result<()>,
-    ) -> Result<(), Disconnected> {
-        let mut frames = self.frames();
-        let Frames { context, stream } = &mut *frames;
-        work(context, stream).map_err(|_| {
-            // A frame may be incomplete, so the connection is unusable. The reading thread notices
-            // the shutdown.
-            let _ = stream.out.shutdown(Shutdown::Both);
-            Disconnected
-        })
+    /// The lock is held meanwhile, since the order of frames matters.
+    fn send_output(&self, mut frames: MutexGuard<'_, Frames>) -> Result<(), Disconnected> {
+        let output = mem::take(&mut frames.stream.output);
+        if output.is_empty() { Ok(()) } else { self.out.send(output) }
     }
 
-    /// Sends a close frame.
+    /// Sends a close frame and closes the connection.
     pub fn close(&self, code: u16, reason: &str) {
         // Maximum length of the reason in a close frame (RFC 6455, section 5.5).
         let mut reason = reason.to_owned();
@@ -101,9 +100,21 @@ impl Socket {
         let mut frames = self.frames();
         let Frames { context, stream } = &mut *frames;
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
-        // An error means that the connection is closed already.
+        // Errors mean that the connection is closed already.
         let _ = context.close(stream, Some(frame));
-        let _ = context.flush(stream);
+        let _ = self.send_output(frames);
+        self.out.finish();
+    }
+
+    /// Closes the connection after what was sent.
+    pub fn finish(&self) {
+        let _ = self.flush();
+        self.out.finish();
+    }
+
+    /// Ready when the client has received most of what was sent.
+    pub fn poll_room(&self, context: &Context<'_>) -> Poll<Result<(), Disconnected>> {
+        self.out.poll_room(context)
     }
 
     /// Decodes received bytes. Returns the messages that are complete. An error means invalid
@@ -125,29 +136,6 @@ impl Socket {
     }
 
     fn frames(&self) -> MutexGuard<'_, Frames> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{Ipv4Addr, TcpListener};
-    use std::thread;
-    use tungstenite::WebSocket;
-
-    /// A thousand transactions with long descriptions exceed a mebibyte.
-    #[test]
-    fn large_message_is_sent() {
-        const BYTES: usize = 10 << 20;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        let reader = thread::spawn(move || {
-            WebSocket::from_raw_socket(client, Role::Client, None).read().unwrap().len()
-        });
-        let socket = Socket::new(&server).unwrap();
-        assert!(socket.send(Message::text("x".repeat(BYTES))).is_ok());
-        assert_eq!(reader.join().unwrap(), BYTES);
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::config::Origins;
 use crate::operation::PATH;
-use service::http::Handshake;
+use service::http::Request;
 use tungstenite::handshake::derive_accept_key;
 
 /// The supported subprotocol.
@@ -14,40 +14,31 @@ pub struct Accepted {
     pub response: String,
     /// True if the client offers [`PROTOCOL`].
     pub offers_protocol: bool,
-    /// Header `Authorization`.
-    pub authorization: Option<String>,
 }
 
 /// HTTP status and reason of a refusal.
-pub type Refusal = (&'static str, &'static str);
+pub type Refusal = (u16, &'static str);
 
 /// Checks a handshake.
-pub fn accept(origins: &Origins, handshake: &Handshake) -> Result<Accepted, Refusal> {
-    let value = |name: &str| {
-        let header = handshake.headers.iter().find(|(it, _)| it.eq_ignore_ascii_case(name));
-        header.map(|(_, value)| value.trim())
-    };
-    if handshake.target.split('?').next() != Some(PATH) {
-        return Err(("404 Not Found", "not found: the endpoint is at /graphql"));
+pub fn accept(origins: &Origins, handshake: &Request) -> Result<Accepted, Refusal> {
+    if handshake.path() != PATH {
+        return Err((404, "not found: the endpoint is at /graphql"));
     }
-    if value("Sec-WebSocket-Version") != Some("13") {
-        return Err(("426 Upgrade Required", "Sec-WebSocket-Version: expected 13"));
+    if handshake.header("sec-websocket-version") != Some("13") {
+        return Err((426, "Sec-WebSocket-Version: expected 13"));
     }
     // 16 bytes in base64.
-    let Some(key) = value("Sec-WebSocket-Key").filter(|key| key.len() == 24) else {
-        return Err(("400 Bad Request", "Sec-WebSocket-Key: expected 24 characters"));
+    let Some(key) = handshake.header("sec-websocket-key").filter(|key| key.len() == 24) else {
+        return Err((400, "Sec-WebSocket-Key: expected 24 characters"));
     };
-    if let Some(origin) = value("Origin")
-        && !is_same_origin(origin, value("Host"))
-        && !origins.allow(origin)
+    if let Some(origin) = handshake.headers.get("origin")
+        && !origin.to_str().is_ok_and(|origin| {
+            is_same_origin(origin, handshake.header("host")) || origins.allow(origin)
+        })
     {
-        return Err(("403 Forbidden", "CORS_ORIGINS does not name the origin of this page"));
+        return Err((403, "CORS_ORIGINS does not name the origin of this page"));
     }
-    let offers_protocol = handshake
-        .headers
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("Sec-WebSocket-Protocol"))
-        .any(|(_, value)| value.split(',').any(|it| it.trim() == PROTOCOL));
+    let offers_protocol = handshake.list("sec-websocket-protocol").any(|it| it == PROTOCOL);
     let protocol = if offers_protocol {
         format!("Sec-WebSocket-Protocol: {PROTOCOL}\r\n")
     } else {
@@ -60,7 +51,6 @@ pub fn accept(origins: &Origins, handshake: &Handshake) -> Result<Accepted, Refu
              Sec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
         ),
         offers_protocol,
-        authorization: value("Authorization").map(str::to_owned),
     })
 }
 
