@@ -3,10 +3,12 @@
 use rand::TryRng;
 use rand::rngs::SysRng;
 use rand::{Rng, RngExt};
+use std::fmt;
+use std::str::FromStr;
 
 /// The account of the company. It pays salaries, and exists in a new bank.
 pub const COMPANY_IBAN: &str = "NL66OPEN0000000000";
-/// Token of [`COMPANY_IBAN`].
+/// Token of [`COMPANY_IBAN`] unless another one is configured. Everyone knows it.
 pub const COMPANY_TOKEN: &str = "00000000000000000000";
 /// The counterparty of deposits and withdrawals. It has no balance, token or limit.
 pub const CASH: &str = "cash";
@@ -17,6 +19,37 @@ const TOKEN_DIGITS: usize = 20;
 const BANK_DIGITS: &str = "24251423";
 /// "NL" with each letter as two digits, and "00", which follow the account number.
 const COUNTRY_DIGITS: &str = "232100";
+
+/// The token of an account: 20 decimal digits. `Debug` does not print it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token([u8; TOKEN_DIGITS]);
+
+/// A text is not 20 decimal digits.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidToken;
+
+impl Token {
+    /// Returns the digits, for Avro and SQL.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("a token has ASCII digits only")
+    }
+}
+
+impl FromStr for Token {
+    type Err = InvalidToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        let digits = text.as_bytes().try_into().map_err(|_| InvalidToken)?;
+        let token = Self(digits);
+        if token.0.iter().all(u8::is_ascii_digit) { Ok(token) } else { Err(InvalidToken) }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
 
 /// Returns the check digits of the IBAN `NL__OPEN{account}`, 2 to 98. `None` unless `account` is
 /// ten ASCII digits. Source: ISO 13616; ISO 7064 MOD 97-10.
@@ -103,7 +136,29 @@ mod tests {
     }
 
     #[test]
-    fn token_has_twenty_digits() {
+    fn token_is_exactly_twenty_ascii_digits() {
+        let text = "01234567890123456789";
+        assert_eq!(text.parse::<Token>().unwrap().as_str(), text);
+        assert!(COMPANY_TOKEN.parse::<Token>().is_ok());
+        for other in [
+            "",
+            "0123456789012345678",
+            "012345678901234567890",
+            "0123456789012345678x",
+            "٠٠٠٠٠٠٠٠٠٠",
+        ] {
+            assert_eq!(other.parse::<Token>(), Err(InvalidToken), "{other}");
+        }
+    }
+
+    #[test]
+    fn token_is_not_in_its_debug_text() {
+        let token: Token = "01234567890123456789".parse().unwrap();
+        assert_eq!(format!("{token:?}"), "***");
+    }
+
+    #[test]
+    fn generated_token_has_twenty_digits() {
         let token = generate_token().unwrap();
         assert_eq!(token.len(), 20);
         assert!(token.bytes().all(|b| b.is_ascii_digit()));

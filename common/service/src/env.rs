@@ -50,6 +50,23 @@ pub const DATABASE_URL: Variable = Variable::required(
 )
 .secret();
 
+pub const COMPANY_TOKEN: Variable = Variable::new(
+    "COMPANY_TOKEN",
+    "",
+    "token of the company account, 20 digits. command-handler and command-generator need the same \
+     value. The handler stores it at startup. Without a value, the handler keeps the stored token, \
+     and the generator sends 20 zeros. A new database has 20 zeros, which everyone knows from the \
+     talk",
+)
+.secret();
+
+pub const COMPANY_TOKEN_FILE: Variable = Variable::new(
+    "COMPANY_TOKEN_FILE",
+    "",
+    "path of a file with the token of the company account, instead of COMPANY_TOKEN. It is read \
+     once, at startup. One line break at its end is removed",
+);
+
 pub const SCHEMA_REGISTRY_URL: Variable = Variable::required(
     "SCHEMA_REGISTRY_URL",
     "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7. \
@@ -105,11 +122,15 @@ impl<'a> Env<'a> {
     /// # Errors
     /// [`Error::Removed`].
     pub fn refuse_removed(&self) -> Result<(), Error> {
-        let is_set = |name| (self.lookup)(name).is_some_and(|value| !value.is_empty());
-        match REMOVED.into_iter().find(|(name, _)| is_set(name)) {
+        match REMOVED.into_iter().find(|(name, _)| self.value(name).is_some()) {
             Some((name, replacement)) => Err(Error::Removed { name, replacement }),
             None => Ok(()),
         }
+    }
+
+    /// Returns the value of a variable, or `None` if it is unset or empty.
+    fn value(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).filter(|value| !value.is_empty())
     }
 
     /// Returns the value of a variable, or its default. An empty value counts as unset, since
@@ -118,8 +139,7 @@ impl<'a> Env<'a> {
     /// # Errors
     /// [`Error::Missing`].
     pub fn text(&self, variable: &Variable) -> Result<String, Error> {
-        (self.lookup)(variable.name)
-            .filter(|value| !value.is_empty())
+        self.value(variable.name)
             .or_else(|| variable.default.map(str::to_owned))
             .ok_or(Error::Missing { name: variable.name, meaning: variable.meaning })
     }
@@ -131,6 +151,35 @@ impl<'a> Env<'a> {
     pub fn parse<T: FromStr>(&self, variable: &Variable, expected: &str) -> Result<T, Error> {
         let text = self.text(variable)?;
         text.trim().parse().map_err(|_| invalid(variable, text, expected.to_owned()))
+    }
+
+    /// Parses a secret: the value of `variable`, or the content of the file that `file` names. One
+    /// line break at the end of the file is removed. `None` if neither is set. Defaults are not
+    /// used.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: both are set, the file is not readable, or `expected` describes another
+    /// value.
+    pub fn parse_secret<T: FromStr>(
+        &self,
+        variable: &Variable,
+        file: &Variable,
+        expected: &str,
+    ) -> Result<Option<T>, Error> {
+        let value = self.value(variable.name);
+        let Some(path) = self.value(file.name) else {
+            let parse = |text: String| text.parse().map_err(|_| text);
+            let parsed = value.map(parse).transpose();
+            return parsed.map_err(|text| invalid(variable, text, expected.to_owned()));
+        };
+        let failed = |expected| invalid(file, path.clone(), expected);
+        if value.is_some() {
+            return Err(failed(format!("no value, since {} is set", variable.name)));
+        }
+        let text = std::fs::read_to_string(&path)
+            .map_err(|err| failed(format!("a readable file: {err}")))?;
+        let text = text.strip_suffix('\n').map_or(&*text, |it| it.trim_end_matches('\r'));
+        text.parse().map(Some).map_err(|_| failed(format!("a file with {expected}")))
     }
 
     /// Returns a number within `range`.
@@ -251,6 +300,36 @@ mod tests {
         let lookup = |_: &str| Some("hunter2".to_owned());
         let err = Env::new(&lookup).parse::<u16>(&DATABASE_URL, "a URL").unwrap_err();
         assert!(!err.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn secret_is_read_from_variable_or_file() {
+        let file = std::env::temp_dir().join(format!("secret-{}", std::process::id()));
+        let path = file.to_str().unwrap().to_owned();
+        let read = |value: &str, path: &str| {
+            let lookup = |name: &str| match name {
+                "COMPANY_TOKEN" => Some(value.to_owned()),
+                "COMPANY_TOKEN_FILE" => Some(path.to_owned()),
+                _ => None,
+            };
+            let env = Env::new(&lookup);
+            env.parse_secret::<u32>(&COMPANY_TOKEN, &COMPANY_TOKEN_FILE, "a number")
+                .map_err(|err| err.to_string())
+        };
+        assert_eq!((read("", ""), read("17", "")), (Ok(None), Ok(Some(17))));
+        assert_eq!(read("x17", "").unwrap_err(), "COMPANY_TOKEN=\"***\": expected a number");
+        for (text, expected) in
+            [("17", Some(17)), ("17\n", Some(17)), ("17\r\n", Some(17)), ("17\n\n", None)]
+        {
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(read("", &path).ok().flatten(), expected, "{text:?}");
+        }
+        let err = read("", &path).unwrap_err();
+        assert!(err.contains("expected a file with a number") && !err.contains("17\n"), "{err}");
+        let err = read("17", &path).unwrap_err();
+        assert!(err.contains("no value, since COMPANY_TOKEN is set"), "{err}");
+        std::fs::remove_file(&file).unwrap();
+        assert!(read("", &path).unwrap_err().contains("a readable file"));
     }
 
     proptest! {
