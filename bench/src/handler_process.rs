@@ -7,7 +7,7 @@ use crate::proc::Process;
 use crate::topic_reader::{Cluster, ends};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use postgres::{Client, NoTls};
-use service::env::{Env, SCHEMA_REGISTRY_URL, Variable};
+use service::env::{COMPANY_TOKEN, COMPANY_TOKEN_FILE, Env, SCHEMA_REGISTRY_URL, Variable};
 use service::shutdown::Shutdown;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -100,6 +100,9 @@ impl FreshBank {
         let mut command = Command::new("sh");
         command
             .args(["-c", &format!("exec {}", handler.command)])
+            // By the contract, a new bank has the token of the talk.
+            .env_remove(COMPANY_TOKEN.name)
+            .env_remove(COMPANY_TOKEN_FILE.name)
             .envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())))
             .envs(handler.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .env("HEALTH_PORT", port.to_string())

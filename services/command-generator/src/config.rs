@@ -1,8 +1,9 @@
 //! The environment of the command-generator, read once.
 
+use bank::iban::{self, Token};
 use bank::topology;
 use messaging::producer::ProducerConfig;
-use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
+use service::env::{self, COMPANY_TOKEN, COMPANY_TOKEN_FILE, Env, SCHEMA_REGISTRY_URL, Variable};
 
 /// `SEED`: makes the kinds and amounts of a run repeatable.
 pub const SEED: Variable = Variable::new(
@@ -30,6 +31,8 @@ pub struct Config {
     pub registry_url: String,
     /// `SEED`; `None` if it is unset.
     pub seed: Option<u64>,
+    /// `COMPANY_TOKEN` or `COMPANY_TOKEN_FILE`, else the token of the talk.
+    pub company_token: Token,
     /// `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
     /// Names of the topics and the consumer group.
@@ -63,6 +66,7 @@ impl Default for Names {
 impl Config {
     /// Reads and checks the environment.
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
+        let company_token = env.parse_secret(&COMPANY_TOKEN, &COMPANY_TOKEN_FILE, "20 digits")?;
         let seeded = !env.text(&SEED)?.is_empty();
         let mut producer = ProducerConfig::from_env(env)?;
         let is_member = producer.kafka.joins_group(env, &CONSUMER_GROUP_PROTOCOL)?;
@@ -70,23 +74,48 @@ impl Config {
             producer,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             seed: seeded.then(|| env.number(&SEED, 0..=u64::MAX)).transpose()?,
+            company_token: company_token.unwrap_or_else(well_known_token),
             is_member,
             names: Names::default(),
         })
     }
+
+    /// True if salaries carry the token of the talk, which everyone knows.
+    pub fn has_well_known_token(&self) -> bool {
+        self.company_token == well_known_token()
+    }
+}
+
+fn well_known_token() -> Token {
+    iban::COMPANY_TOKEN.parse().expect("the constant has 20 digits")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn seed(text: &str) -> Result<Option<u64>, env::Error> {
+    fn read(variable: &str, value: &str) -> Result<Config, env::Error> {
         let lookup = |name: &str| match name {
-            "SEED" => Some(text.to_owned()),
             "KAFKA_BROKERS" => Some("localhost:9092".to_owned()),
-            _ => Some("http://localhost".to_owned()).filter(|_| name == "SCHEMA_REGISTRY_URL"),
+            "SCHEMA_REGISTRY_URL" => Some("http://localhost".to_owned()),
+            _ => Some(value.to_owned()).filter(|_| name == variable),
         };
-        Config::from_env(&Env::new(&lookup)).map(|config| config.seed)
+        Config::from_env(&Env::new(&lookup))
+    }
+
+    fn seed(text: &str) -> Result<Option<u64>, env::Error> {
+        read("SEED", text).map(|config| config.seed)
+    }
+
+    #[test]
+    fn company_token_is_checked_and_not_printed() {
+        assert!(read("COMPANY_TOKEN", "").unwrap().has_well_known_token());
+        let token = "31415926535897932384";
+        let config = read("COMPANY_TOKEN", token).unwrap();
+        assert_eq!(config.company_token.as_str(), token);
+        assert!(!config.has_well_known_token() && !format!("{config:?}").contains(token));
+        let err = read("COMPANY_TOKEN", "3141592653589793238x").unwrap_err().to_string();
+        assert_eq!(err, "COMPANY_TOKEN=\"***\": expected 20 digits");
     }
 
     #[test]

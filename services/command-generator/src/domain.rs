@@ -1,7 +1,7 @@
 //! Derives a command from a heartbeat record. No I/O and no clock. The random numbers come from a
 //! generator that the heartbeat seeds.
 
-use bank::iban::{self, CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use bank::iban::{self, CASH, COMPANY_IBAN, Token};
 use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use rand::seq::IndexedRandom;
@@ -89,9 +89,7 @@ pub fn command(number: i64, id: Uuid, accounts: &Accounts, rng: &mut impl Rng) -
     let kind = Kind::draw(rng);
     let amount = kind.draw_amount(rng);
     let (token, from, to) = match kind {
-        Kind::Salary => {
-            (COMPANY_TOKEN.to_owned(), COMPANY_IBAN.to_owned(), accounts.draw(rng)?.iban())
-        }
+        Kind::Salary => paid_by_company(accounts, accounts.draw(rng)?.iban()),
         Kind::Deposit => (CASH.to_owned(), CASH.to_owned(), accounts.draw(rng)?.iban()),
         Kind::Withdraw => paid_by(accounts.draw(rng)?, CASH.to_owned()),
         Kind::Pin => paid_by(accounts.draw(rng)?, SHOP.to_owned()),
@@ -110,21 +108,24 @@ pub fn opens_account(number: i64) -> bool {
 }
 
 /// Returns the command that pays the first salary of `account`.
-pub fn first_salary(id: Uuid, account: &Account, rng: &mut impl Rng) -> Command {
+pub fn first_salary(
+    id: Uuid,
+    account: &Account,
+    accounts: &Accounts,
+    rng: &mut impl Rng,
+) -> Command {
     let kind = Kind::Salary;
-    let transfer = ConfirmMoneyTransfer {
-        id,
-        token: COMPANY_TOKEN.to_owned(),
-        amount: kind.draw_amount(rng),
-        from: COMPANY_IBAN.to_owned(),
-        to: account.iban(),
-        description: kind.name().to_owned(),
-    };
-    Command::Transfer(kind, transfer)
+    let (token, from, to) = paid_by_company(accounts, account.iban());
+    let (amount, description) = (kind.draw_amount(rng), kind.name().to_owned());
+    Command::Transfer(kind, ConfirmMoneyTransfer { id, token, amount, from, to, description })
+}
+
+fn paid_by_company(accounts: &Accounts, to: String) -> (String, String, String) {
+    (accounts.company_token.as_str().to_owned(), COMPANY_IBAN.to_owned(), to)
 }
 
 fn paid_by(account: &Account, to: String) -> (String, String, String) {
-    (account.token(), account.iban(), to)
+    (account.token.as_str().to_owned(), account.iban(), to)
 }
 
 /// Returns the id of a heartbeat's command. It is the same in every instance and after a restart,
@@ -173,26 +174,18 @@ pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
     iban: [u8; 18],
-    token: [u8; 20],
+    token: Token,
 }
 
 impl Account {
     /// Returns `None` if `iban` or `token` is not well-formed for this bank.
     pub fn new(iban: &str, token: &str) -> Option<Self> {
-        let digits = token.bytes().all(|b| b.is_ascii_digit());
-        (iban::is_well_formed(iban) && digits).then_some(())?;
-        Some(Self {
-            iban: iban.as_bytes().try_into().ok()?,
-            token: token.as_bytes().try_into().ok()?,
-        })
+        iban::is_well_formed(iban).then_some(())?;
+        Some(Self { iban: iban.as_bytes().try_into().ok()?, token: token.parse().ok()? })
     }
 
     fn iban(&self) -> String {
         self.iban.iter().copied().map(char::from).collect()
-    }
-
-    fn token(&self) -> String {
-        self.token.iter().copied().map(char::from).collect()
     }
 
     /// The account number: the last ten digits of the iban, in eight bytes.
@@ -202,8 +195,10 @@ impl Account {
 }
 
 /// The known accounts, each once, at most [`Accounts::MAX`]. An account takes about 57 bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Accounts {
+    /// Token of the company account, which is not in the list.
+    company_token: Token,
     list: Vec<Account>,
     numbers: HashSet<u64>,
 }
@@ -211,6 +206,11 @@ pub struct Accounts {
 impl Accounts {
     /// Limit of known accounts. Further accounts are ignored: a load needs no larger choice.
     pub const MAX: usize = 1_000_000;
+
+    /// Knows no account but the company's.
+    pub fn new(company_token: Token) -> Self {
+        Self { company_token, list: Vec::new(), numbers: HashSet::new() }
+    }
 
     /// Adds an account unless it is known. The topic has an account twice if its command was
     /// replayed.
@@ -248,8 +248,11 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
+    /// Token of the company account.
+    const OWN_TOKEN: &str = "31415926535897932384";
+
     fn accounts(count: u64) -> Accounts {
-        let mut accounts = Accounts::default();
+        let mut accounts = Accounts::new(OWN_TOKEN.parse().unwrap());
         let mut rng = SmallRng::seed_from_u64(1);
         for n in 0..count {
             accounts
@@ -287,7 +290,7 @@ mod tests {
         ] {
             assert_eq!(opens_account(number), opens, "{number}");
             let id = Uuid::from_u128(9);
-            let found = command(number, id, &Accounts::default(), &mut draws(None, 0, &id));
+            let found = command(number, id, &accounts(0), &mut draws(None, 0, &id));
             let open = Command::OpenAccount(ConfirmAccountCreation { id, a_type: Atype::Auto });
             assert_eq!(found, opens.then_some(open), "{number}");
         }
@@ -314,13 +317,15 @@ mod tests {
     #[test]
     fn kind_determines_parties_token_and_amount() {
         let accounts = accounts(3);
-        let token_of =
-            |iban: &str| accounts.list.iter().find(|a| a.iban() == iban).map(Account::token);
+        let token_of = |iban: &str| {
+            let account = accounts.list.iter().find(|account| account.iban() == iban);
+            account.map(|account| account.token.as_str().to_owned())
+        };
         let mut ranges: BTreeMap<Kind, (i64, i64)> = BTreeMap::new();
         for (kind, transfer) in transfers(200_000, &accounts) {
             let ConfirmMoneyTransfer { from, to, token, .. } = &transfer;
             match kind {
-                Kind::Salary => assert_eq!((&**from, &**token), (COMPANY_IBAN, COMPANY_TOKEN)),
+                Kind::Salary => assert_eq!((&**from, &**token), (COMPANY_IBAN, OWN_TOKEN)),
                 Kind::Deposit => assert_eq!((&**from, &**token), ("cash", "cash")),
                 _ => assert_eq!(Some(token.clone()), token_of(from), "{transfer:?}"),
             }
@@ -432,14 +437,16 @@ mod tests {
         assert_eq!(first_salary_id(&opened), first_salary_id(&opened));
         assert_ne!(first_salary_id(&opened), first_salary_id(&Uuid::from_u128(4)));
         assert_ne!(first_salary_id(&opened), opened);
-        let account = Account::new(COMPANY_IBAN, COMPANY_TOKEN).unwrap();
+        let accounts = accounts(1);
+        let [account] = accounts.list[..] else { panic!("one account") };
         let id = first_salary_id(&opened);
         let Command::Transfer(Kind::Salary, salary) =
-            first_salary(id, &account, &mut draws(None, 0, &id))
+            first_salary(id, &account, &accounts, &mut draws(None, 0, &id))
         else {
             panic!("no salary");
         };
-        assert_eq!((salary.id, &*salary.from, &*salary.token), (id, COMPANY_IBAN, COMPANY_TOKEN));
+        assert_eq!((salary.id, &*salary.from, &*salary.token), (id, COMPANY_IBAN, OWN_TOKEN));
+        assert_eq!(salary.to, account.iban());
         assert!((220_000..270_000).contains(&salary.amount.get()));
     }
 

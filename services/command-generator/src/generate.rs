@@ -106,6 +106,7 @@ impl Generator {
         };
         Ok(Some(Self {
             sender: Sender::new(&config.producer, shutdown),
+            accounts: Accounts::new(config.company_token),
             config,
             shutdown: shutdown.clone(),
             client,
@@ -113,7 +114,6 @@ impl Generator {
             transfer,
             heartbeats,
             confirmed,
-            accounts: Accounts::default(),
             generation: None,
             waiting: VecDeque::new(),
             knows_accounts: false,
@@ -268,7 +268,7 @@ impl Generator {
             // With a seed, the offset serves as the number of the account.
             let number = record.offset.cast_unsigned() | 1 << 63;
             let mut rng = domain::draws(self.config.seed, number, &id);
-            self.push(&domain::first_salary(id, &account, &mut rng), batch);
+            self.push(&domain::first_salary(id, &account, &self.accounts, &mut rng), batch);
         }
         self.accounts.remember(account);
         metrics::ACCOUNTS.set(self.accounts.len() as i64);

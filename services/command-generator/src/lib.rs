@@ -15,7 +15,7 @@ use config::{CONSUMER_GROUP_PROTOCOL, Config, SEED};
 use generate::Generator;
 use messaging::KafkaConfig;
 use messaging::producer::ProducerConfig;
-use service::env::SCHEMA_REGISTRY_URL;
+use service::env::{COMPANY_TOKEN, COMPANY_TOKEN_FILE, SCHEMA_REGISTRY_URL};
 use service::health::Health;
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ pub const SERVICE: Service = Service {
     variables: &[
         KafkaConfig::VARIABLES,
         ProducerConfig::VARIABLES,
-        &[SCHEMA_REGISTRY_URL, SEED, CONSUMER_GROUP_PROTOCOL],
+        &[SCHEMA_REGISTRY_URL, SEED, CONSUMER_GROUP_PROTOCOL, COMPANY_TOKEN, COMPANY_TOKEN_FILE],
     ],
     flags: &[],
     run,
@@ -36,6 +36,12 @@ pub const SERVICE: Service = Service {
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
+    if config.has_well_known_token() {
+        log::warn!(
+            "salaries are sent with the token of the talk, 20 zeros: set COMPANY_TOKEN of \
+             command-handler and command-generator to 20 random digits"
+        );
+    }
     if let Some(generator) = Generator::open(config, &start.shutdown)? {
         generator.run(|| health.set_ready(true))?;
     }

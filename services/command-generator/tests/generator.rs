@@ -27,6 +27,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
+/// Token of the company account in these tests.
+const COMPANY_TOKEN: &str = "31415926535897932384";
 /// Deadline of every wait.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -70,7 +72,8 @@ impl TestBank {
             confirm_money_transfer: own[3].name,
             dead_letter: own[4].name,
         };
-        let config = Config { names, ..Config::from_env(&env).unwrap() };
+        let company_token = COMPANY_TOKEN.parse().unwrap();
+        let config = Config { names, company_token, ..Config::from_env(&env).unwrap() };
         let registry = Registry::new(&config.registry_url);
         let sender = Sender::new(&config.producer, &Shutdown::default());
         Self { config, registry, sender }
@@ -232,6 +235,8 @@ fn heartbeats_become_accounts_salaries_and_transfers() {
     let paid: Vec<_> = transfers.iter().filter(|it| salaries.contains(&it.id)).collect();
     let to: HashSet<String> = paid.iter().map(|salary| salary.to.clone()).collect();
     assert_eq!((paid.len(), to), (20, ours));
+    let by_company = transfers.iter().filter(|it| it.from == iban::COMPANY_IBAN);
+    assert!(by_company.into_iter().all(|salary| salary.token == COMPANY_TOKEN));
     assert!(transfers.iter().all(|it| !theirs.contains(&it.from) && !theirs.contains(&it.to)));
 }
 

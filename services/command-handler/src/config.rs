@@ -1,10 +1,14 @@
 //! The environment of the command-handler, read once.
 
+use bank::iban::Token;
 use messaging::producer::ProducerConfig;
-use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
+use service::env::{
+    self, COMPANY_TOKEN, COMPANY_TOKEN_FILE, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable,
+};
 
 /// The variables of this service, in addition to those of Kafka and the producer.
-pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, DATABASE_URL];
+pub const VARIABLES: &[Variable] =
+    &[SCHEMA_REGISTRY_URL, DATABASE_URL, COMPANY_TOKEN, COMPANY_TOKEN_FILE];
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -14,6 +18,8 @@ pub struct Config {
     pub registry_url: String,
     /// `DATABASE_URL`: balancedb.
     pub database: postgres::Config,
+    /// `COMPANY_TOKEN` or `COMPANY_TOKEN_FILE`; `None` keeps the stored token.
+    pub company_token: Option<Token>,
 }
 
 impl Config {
@@ -23,6 +29,7 @@ impl Config {
             producer: ProducerConfig::from_env(env)?,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
+            company_token: env.parse_secret(&COMPANY_TOKEN, &COMPANY_TOKEN_FILE, "20 digits")?,
         })
     }
 }
@@ -31,21 +38,37 @@ impl Config {
 mod tests {
     use super::*;
 
+    const REQUIRED: [(&str, &str); 3] = [
+        ("KAFKA_BROKERS", "a:9092, b:9092"),
+        ("SCHEMA_REGISTRY_URL", "http://r"),
+        ("DATABASE_URL", "postgres://bank:secret@db:5432/balancedb"),
+    ];
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config, env::Error> {
+        let lookup = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        Config::from_env(&Env::new(&lookup))
+    }
+
     #[test]
     fn three_variables_are_required() {
-        let set = [
-            ("KAFKA_BROKERS", "a:9092, b:9092"),
-            ("SCHEMA_REGISTRY_URL", "http://r"),
-            ("DATABASE_URL", "postgres://bank:secret@db:5432/balancedb"),
-        ];
-        for missing in 0..=set.len() {
-            let lookup = |name: &str| {
-                let (at, (_, value)) =
-                    set.iter().enumerate().find(|(_, (known, _))| *known == name)?;
-                (at != missing).then(|| (*value).to_owned())
-            };
-            let config = Config::from_env(&Env::new(&lookup));
-            assert_eq!(config.is_ok(), missing == set.len(), "without {missing}");
+        assert_eq!(read(&REQUIRED).unwrap().company_token, None);
+        for missing in 0..REQUIRED.len() {
+            let mut variables = REQUIRED.to_vec();
+            variables.remove(missing);
+            assert!(read(&variables).is_err(), "without {missing}");
         }
+    }
+
+    #[test]
+    fn company_token_is_checked_and_not_printed() {
+        let token = "31415926535897932384";
+        let with = |token| read(&[&REQUIRED[..], &[("COMPANY_TOKEN", token)]].concat());
+        let config = with(token).unwrap();
+        assert_eq!(config.company_token, token.parse().ok());
+        assert!(!format!("{config:?}").contains(token));
+        let err = with("3141592653589793238x").unwrap_err().to_string();
+        assert_eq!(err, "COMPANY_TOKEN=\"***\": expected 20 digits");
     }
 }

@@ -23,6 +23,7 @@ mod metrics;
 use crate::command_topic::{AccountCreations, CommandTopic, MoneyTransfers};
 use crate::config::{Config, VARIABLES};
 use crate::error::Error;
+use crate::store::CompanyToken;
 use crate::worker::Worker;
 use avro::registry::Registry;
 use messaging::KafkaConfig;
@@ -55,7 +56,7 @@ enum Event {
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
-    migrate(&config, &start.shutdown)?;
+    prepare_database(&config, &start.shutdown)?;
     let (sender, events) = channel();
     spawn::<AccountCreations>(0, &config, &start.shutdown, &sender);
     spawn::<MoneyTransfers>(1, &config, &start.shutdown, &sender);
@@ -78,14 +79,28 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(config: &Config, shutdown: &Shutdown) -> Result<(), Error> {
+/// Migrates the database and stores the configured token of the company account, before a worker
+/// decides a command. Waits for the database.
+fn prepare_database(config: &Config, shutdown: &Shutdown) -> Result<(), Error> {
+    let prepare = || {
+        store::migrate(&config.database, shutdown)?;
+        store::set_company_token(&config.database, config.company_token, shutdown)
+    };
     while !shutdown.requested() {
-        match store::migrate(&config.database, shutdown) {
+        match prepare() {
+            Ok(CompanyToken::WellKnown) => {
+                log::warn!(
+                    "the company account has the token of the talk, 20 zeros: set COMPANY_TOKEN \
+                     of command-handler and command-generator to 20 random digits"
+                );
+                return Ok(());
+            }
+            Ok(CompanyToken::Own) => return Ok(()),
             Err(err) if err.is_retryable() => {
                 log::warn!(error:% = Chain(&err); "waiting for the database");
                 shutdown.wait(Duration::from_millis(500));
             }
-            result => return result,
+            Err(err) => return Err(err),
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::domain::{
 };
 use crate::error::Error;
 use crate::failpoint::{self, Point};
-use bank::iban;
+use bank::iban::{self, COMPANY_IBAN, COMPANY_TOKEN, Token};
 use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::topology::Topic;
@@ -47,6 +47,42 @@ const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_sessi
 pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
     let _watch = database::watch(shutdown, "migrate the database");
     Ok(database::migrate(&mut connect(config)?, SERVICE, &MIGRATIONS)?)
+}
+
+/// The stored token of the company account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompanyToken {
+    /// The token of the talk, which everyone knows.
+    WellKnown,
+    /// Another token.
+    Own,
+}
+
+/// Stores `token` as the token of the company account. `None` keeps the stored one, so that a start
+/// without the variable does not bring back the well-known token. Stored outcomes do not change.
+///
+/// # Errors
+/// The database is unavailable.
+pub fn set_company_token(
+    config: &postgres::Config,
+    token: Option<Token>,
+    shutdown: &Shutdown,
+) -> Result<CompanyToken, Error> {
+    let _watch = database::watch(shutdown, "store the token of the company account");
+    let failed = "store the token of the company account";
+    let mut client = connect(config)?;
+    if let Some(token) = token {
+        let sql = "UPDATE account SET token = $2 WHERE iban = $1 AND token <> $2";
+        let changed =
+            client.execute(sql, &[&COMPANY_IBAN, &token.as_str()]).map_err(step(failed))?;
+        if changed > 0 {
+            log::info!(iban = COMPANY_IBAN; "token of the company account replaced");
+        }
+    }
+    let sql = "SELECT FROM account WHERE iban = $1 AND token = $2";
+    let well_known =
+        client.query_opt(sql, &[&COMPANY_IBAN, &COMPANY_TOKEN]).map_err(step(failed))?;
+    Ok(if well_known.is_some() { CompanyToken::WellKnown } else { CompanyToken::Own })
 }
 
 /// Adds the name of the failed step to an error of PostgreSQL.

@@ -197,6 +197,42 @@ fn command_at_two_handlers_has_one_outcome() {
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
+fn configured_company_token_replaces_the_stored_one() {
+    const OWN: &str = "31415926535897932384";
+    const NEXT: &str = "27182818284590452353";
+    let database = Database::new();
+    let [a] = database.accounts(1, 100).try_into().unwrap();
+    let set = |token: Option<&str>| {
+        let token = token.map(|text| text.parse().unwrap());
+        set_company_token(&database.config, token, &Shutdown::default()).unwrap()
+    };
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    let mut refusals = |tokens: [&str; 3]| {
+        let commands = tokens.map(|token| order(1, COMPANY_IBAN, token, &a.iban));
+        let outcomes = session.transfer(commands.to_vec()).unwrap();
+        outcomes.into_iter().map(|outcome| outcome.result.err()).collect::<Vec<_>>()
+    };
+    let invalid = || Some(Cow::Borrowed("invalid token"));
+    assert_eq!(set(None), CompanyToken::WellKnown);
+    assert_eq!(refusals([COMPANY_TOKEN, OWN, NEXT]), [None, invalid(), invalid()]);
+    assert_eq!(set(Some(OWN)), CompanyToken::Own);
+    assert_eq!(refusals([COMPANY_TOKEN, OWN, NEXT]), [invalid(), None, invalid()]);
+    // An unset variable keeps the token.
+    assert_eq!(set(None), CompanyToken::Own);
+    assert_eq!(set(Some(NEXT)), CompanyToken::Own);
+    assert_eq!(refusals([COMPANY_TOKEN, OWN, NEXT]), [invalid(), invalid(), None]);
+    // The token of the talk is stored only if it is configured.
+    assert_eq!(set(Some(COMPANY_TOKEN)), CompanyToken::WellKnown);
+    assert_eq!(refusals([COMPANY_TOKEN, OWN, NEXT]), [None, invalid(), invalid()]);
+    assert_eq!(database.sum(), COMPANY_CENTS + 100);
+    // No other account has another token.
+    let [paid] =
+        session.transfer(vec![order(1, &a.iban, &a.token, CASH)]).unwrap().try_into().unwrap();
+    assert!(paid.result.is_ok(), "{paid:?}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
 fn partitions_are_shared_and_taken_over() {
     let database = Database::new();
     let mut first = database.session(CONFIRM_MONEY_TRANSFER);
