@@ -25,6 +25,7 @@ impl App {
 
     pub fn transfers(&self) -> Transfers<'_> {
         let Self { store, commands, config, .. } = self;
-        Transfers { store, commands, wait: config.answer_timeout }
+        let (wait, cash_deposits) = (config.answer_timeout, config.cash_deposits);
+        Transfers { store, commands, wait, cash_deposits }
     }
 }

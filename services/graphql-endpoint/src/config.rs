@@ -19,6 +19,7 @@ pub const VARIABLES: &[Variable] = &[
     CORS_ORIGINS,
     INTROSPECTION,
     GRAPHIQL,
+    CASH_DEPOSITS,
     ANSWER_TIMEOUT_MS,
     CONSUMER_GROUP_PROTOCOL,
 ];
@@ -63,6 +64,12 @@ const GRAPHIQL: Variable = Variable::new(
     "true",
     "whether the endpoint has GraphiQL, a page to try queries, at /; true or false",
 );
+const CASH_DEPOSITS: Variable = Variable::new(
+    "CASH_DEPOSITS",
+    "true",
+    "whether clients may transfer from cash, which needs no token, true or false. make demo and \
+     make bench need true",
+);
 const ANSWER_TIMEOUT_MS: Variable = Variable::new(
     "ANSWER_TIMEOUT_MS",
     "10000",
@@ -91,6 +98,7 @@ pub struct Config {
     pub origins: Origins,
     pub introspection: bool,
     pub graphiql: bool,
+    pub cash_deposits: bool,
     pub answer_timeout: Duration,
     /// True if `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
@@ -147,6 +155,7 @@ impl Config {
             origins: origins(env.text(&CORS_ORIGINS)?)?,
             introspection: env.choice(&INTROSPECTION, &SWITCH)?,
             graphiql: env.choice(&GRAPHIQL, &SWITCH)?,
+            cash_deposits: env.choice(&CASH_DEPOSITS, &SWITCH)?,
             answer_timeout: env.millis(&ANSWER_TIMEOUT_MS, 100..=60_000)?,
             is_member,
         })

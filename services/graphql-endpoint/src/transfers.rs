@@ -4,7 +4,7 @@ use crate::access::ReadAccess;
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
 use crate::store::{Store, StoredTransfer};
-use bank::iban::{self, CASH};
+use bank::iban::{self, CASH, COMPANY_IBAN};
 use bank::money::Cents;
 use bank::reasons;
 use bank::records::ConfirmMoneyTransfer;
@@ -20,6 +20,8 @@ const NOT_A_UUID: &str = "uuid must be a UUID, as in 2f1c0f6e-3a52-4cf1-8f0a-0c8
 const OTHER_CONTENT: &str = "uuid was used for another transfer";
 const NO_ANSWER: &str = "the bank has not answered yet, ask transfer_by_uuid later";
 const UNKNOWN: &str = "uuid is not known";
+const FROM_COMPANY: &str = "from is not allowed: it is the company account";
+const NO_DEPOSITS: &str = "deposits from cash are switched off";
 
 /// Namespace of command ids. A command id is derived from the client's uuid (UUID version 5, RFC
 /// 9562), never equal to it. The bank finds an outcome by the command id alone. With uuids as
@@ -70,6 +72,8 @@ pub struct Transfers<'a> {
     pub commands: &'a CommandClient,
     /// Timeout for an outcome.
     pub wait: Duration,
+    /// Transfers from cash are allowed.
+    pub cash_deposits: bool,
 }
 
 impl Transfers<'_> {
@@ -81,6 +85,15 @@ impl Transfers<'_> {
         };
         if let Some(reason) = invalid(input) {
             return Ok(TransferResult::refused(given, &reason));
+        }
+        if let Some(reason) = forbidden(input.from, self.cash_deposits) {
+            // A uuid that was accepted before keeps its result, also if `from` was allowed then.
+            return match self.store.transfer(uuid)? {
+                Some(transfer) if transfer.content == content(input) => {
+                    self.finish(given, transfer)
+                }
+                _ => Ok(TransferResult::refused(given, reason)),
+            };
         }
         let command = ConfirmMoneyTransfer {
             id: command_id(uuid),
@@ -187,6 +200,16 @@ fn invalid(input: &TransferInput<'_>) -> Option<String> {
     None
 }
 
+/// Why clients must not debit `from`; `None` if they may. The bank would execute such a transfer,
+/// the company's with its token. So the endpoint neither stores nor produces it.
+fn forbidden(from: &str, cash_deposits: bool) -> Option<&'static str> {
+    match from {
+        COMPANY_IBAN => Some(FROM_COMPANY),
+        CASH if !cash_deposits => Some(NO_DEPOSITS),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,12 +285,24 @@ mod tests {
             assert_eq!(invalid(&input).as_deref(), expected);
         }
         for (from, expected) in [
-            ("NL66OPEN0000000000", None),
+            ("NL82OPEN0000000100", None),
             ("NL67OPEN0000000000", Some("from is invalid")),
             ("Cash", Some("from is invalid")),
             ("", Some("from is invalid")),
         ] {
             assert_eq!(invalid(&TransferInput { from, ..INPUT }).as_deref(), expected, "{from}");
+        }
+    }
+
+    #[test]
+    fn company_account_and_switched_off_cash_are_forbidden() {
+        for (from, with_cash, without_cash) in [
+            (CASH, None, Some("deposits from cash are switched off")),
+            (COMPANY_IBAN, Some(FROM_COMPANY), Some(FROM_COMPANY)),
+            ("NL82OPEN0000000100", None, None),
+        ] {
+            assert_eq!(forbidden(from, true), with_cash, "{from}");
+            assert_eq!(forbidden(from, false), without_cash, "{from}");
         }
     }
 }

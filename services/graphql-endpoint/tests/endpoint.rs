@@ -4,9 +4,10 @@
 mod support;
 
 use avro::{Encoder, Record};
+use bank::iban::{COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
 use bank::records::BalanceChanged;
-use bank::topology::DEAD_LETTER;
+use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
@@ -206,6 +207,75 @@ fn known_uuid_returns_the_same_result() {
     nonsense["uuid"] = "1".into();
     let reason = endpoint.transfer(&nonsense)["reason"].clone();
     assert!(reason.as_str().unwrap().starts_with("uuid must be a UUID"), "{reason}");
+}
+
+/// Balance in cents and sequence of the company account.
+fn company(stack: &Stack) -> (i64, i64) {
+    let sql = "SELECT balance, sequence FROM account WHERE iban = $1";
+    let row = stack.database().query_one(sql, &[&COMPANY_IBAN]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn company_account_is_not_debited_by_clients() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (iban, _) = endpoint.account();
+    let mut kafka_client = stack.kafka_client();
+    let mut commands = || kafka_client.log_range(CONFIRM_MONEY_TRANSFER.name, PATIENCE).unwrap();
+    let before = (commands(), company(&stack));
+    let theft = json!({
+        "uuid": Uuid::new_v4().to_string(), "token": COMPANY_TOKEN, "amount": 100_000,
+        "from": COMPANY_IBAN, "to": iban, "descr": "theft",
+    });
+    let reason = "from is not allowed: it is the company account";
+    let refused = json!({ "uuid": theft["uuid"], "success": false, "reason": reason });
+    assert_eq!(
+        [endpoint.transfer(&theft), endpoint.transfer(&theft)],
+        [(); 2].map(|()| refused.clone())
+    );
+    let find = "query($uuid: String!) { transfer_by_uuid(uuid: $uuid) { reason } }";
+    let found = endpoint.data(find, &json!({ "uuid": theft["uuid"] }));
+    assert_eq!(found["transfer_by_uuid"]["reason"], "uuid is not known");
+    assert_eq!((commands(), company(&stack)), before);
+    // The company still receives money. This transfer was sent after the refused one.
+    assert_eq!(endpoint.transfer(&deposit(COMPANY_IBAN, 100, "paid"))["success"], true);
+    let (balance, sequence) = before.1;
+    assert_eq!(company(&stack), (balance + 100, sequence + 1));
+    assert_eq!(endpoint.transactions(&iban), Vec::<Value>::new());
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn deposits_from_cash_can_be_switched_off() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (iban, token) = endpoint.account();
+    let made = deposit(&iban, 700, "before");
+    let moved = endpoint.transfer(&made);
+    assert_eq!(moved["success"], true);
+    drop(endpoint);
+
+    let endpoint = Endpoint::start_with(&stack, &[("CASH_DEPOSITS", "false")]);
+    let reason = "deposits from cash are switched off";
+    let late = deposit(&iban, 900, "after");
+    let refused = json!({ "uuid": late["uuid"], "success": false, "reason": reason });
+    assert_eq!(endpoint.transfer(&late), refused);
+    // The earlier deposit keeps its result, but only with the same content.
+    assert_eq!(endpoint.transfer(&made), moved);
+    let mut other = made.clone();
+    other["amount"] = 701.into();
+    assert_eq!(endpoint.transfer(&other)["reason"], reason);
+    // Withdrawals are still possible.
+    let mut withdrawal = deposit("cash", 200, "withdrawal");
+    (withdrawal["from"], withdrawal["token"]) = (iban.as_str().into(), token.into());
+    assert_eq!(endpoint.transfer(&withdrawal)["success"], true);
+    until("both are stored", PATIENCE, || (endpoint.transactions(&iban).len() == 2).then_some(()));
+    let all = endpoint.transactions(&iban);
+    assert_eq!([&all[0]["new_balance"], &all[1]["new_balance"]], ["€5,00", "€7,00"]);
 }
 
 /// A record of balance_changed, as the bank publishes it.
