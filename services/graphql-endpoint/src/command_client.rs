@@ -16,7 +16,7 @@ use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Timeout of a request to the brokers, which is repeated until shutdown.
@@ -89,10 +89,14 @@ impl CommandClient {
         value: Vec<u8>,
         wait: Duration,
     ) -> Option<CommandOutcome> {
+        let deadline = Instant::now() + wait;
         let wait_for = self.pending.register(id);
-        // The outcome proves the delivery. An outcome after the timeout is ignored.
-        drop(self.producer.send(Outgoing { topic, key: id.to_string(), value }));
-        wait_for.outcome(wait)
+        // While Kafka is unavailable the queue of the producer is full. Then the command is not
+        // sent; a retry of the client sends it. Otherwise the outcome proves the delivery. An
+        // outcome after the timeout is ignored.
+        let record = Outgoing { topic, key: id.to_string(), value };
+        drop(self.producer.send_within(record, wait)?);
+        wait_for.outcome(deadline.saturating_duration_since(Instant::now()))
     }
 }
 

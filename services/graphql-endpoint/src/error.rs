@@ -17,6 +17,12 @@ pub enum Error {
     /// The writer's schema of a record is not available.
     #[error("could not decode a record")]
     Avro(#[from] avro::Error),
+    /// No connection was free in time. The statement was not run.
+    #[error("all connections to the database are busy")]
+    Busy,
+    /// The statement may still be executed.
+    #[error("the database does not respond")]
+    Unresponsive,
     #[error("could not generate a salt")]
     Random(#[source] rand::rngs::SysError),
 }
@@ -37,6 +43,7 @@ impl Error {
             Self::Avro(err) => {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)
             }
+            Self::Busy | Self::Unresponsive => true,
             Self::Random(_) => false,
         }
     }

@@ -4,6 +4,7 @@
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
+use crate::error::Error;
 use crate::euro;
 use crate::hub::{self, Event, TooMany};
 use crate::running::RunningOperation;
@@ -388,9 +389,12 @@ fn entries(
 }
 
 /// Logs the error. The client gets a general message.
-fn failed(err: crate::error::Error) -> FieldError {
+fn failed(err: Error) -> FieldError {
     err.log();
-    field_error("the database is unavailable, try again")
+    field_error(match err {
+        Error::Busy => "busy, try again",
+        _ => "the database is unavailable, try again",
+    })
 }
 
 fn not_allowed() -> FieldError {

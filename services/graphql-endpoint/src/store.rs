@@ -6,6 +6,7 @@
 
 mod connection;
 mod notifications;
+mod pool;
 mod queries;
 mod writer;
 

@@ -55,14 +55,21 @@ impl Producer {
 
     /// Queues a record. Blocks while the queue is full.
     pub fn send(&self, record: Outgoing) -> Delivery {
-        Delivery { first: self.queue.push(record), more: Vec::new() }
+        let queued = self.queue.push(record, None).expect("a push without a deadline waits");
+        Delivery { first: queued, more: Vec::new() }
+    }
+
+    /// Queues a record. `None` if the queue is full for `wait`: then the record is not sent.
+    pub fn send_within(&self, record: Outgoing, wait: Duration) -> Option<Delivery> {
+        let queued = self.queue.push(record, Some(Instant::now() + wait))?;
+        Some(Delivery { first: queued, more: Vec::new() })
     }
 
     /// Queues records in order. Blocks while the queue is full.
     pub fn send_all(&self, records: Vec<Outgoing>) -> Delivery {
         let mut delivery = Delivery { first: QueuedRecords::settled(), more: Vec::new() };
         for record in records {
-            let queued = self.queue.push(record);
+            let queued = self.queue.push(record, None).expect("a push without a deadline waits");
             let last = delivery.more.last_mut().unwrap_or(&mut delivery.first);
             if Arc::ptr_eq(&last.result, &queued.result) {
                 last.records.end = queued.records.end;
@@ -182,14 +189,22 @@ impl Queue {
         }
     }
 
-    fn push(&self, record: Outgoing) -> QueuedRecords {
+    /// `None` if the queue is full until `deadline`.
+    fn push(&self, record: Outgoing, deadline: Option<Instant>) -> Option<QueuedRecords> {
         let bytes = record.bytes();
         let mut state = self.state();
         while state.records > 0
             && (state.records >= QUEUE_BATCHES * self.batch_records
                 || state.bytes + bytes > QUEUE_BYTES)
         {
-            state = self.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match deadline.map(|it| it.saturating_duration_since(Instant::now())) {
+                None => self.drained.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => return None,
+                Some(left) => {
+                    let waited = self.drained.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
         state.records += 1;
         state.bytes += bytes;
@@ -209,7 +224,7 @@ impl Queue {
             state.full.push_back(full);
             self.filled.notify_one();
         }
-        queued
+        Some(queued)
     }
 
     /// Returns the next batch: a full batch immediately, another one after `linger`. `None` once

@@ -318,6 +318,22 @@ fn full_queue_blocks_until_a_batch_is_written() {
 }
 
 #[test]
+fn full_queue_refuses_a_record_after_its_wait() {
+    let (fake, permit, starts) = gated();
+    let producer = producer(&fake, &ProducerConfig { batch_records: 10, ..config() });
+    let _ = producer.send(record("first"));
+    assert_eq!(starts.recv(), Ok(1));
+    let _ = producer.send_all(records(QUEUE_BATCHES * 10 - 2));
+    assert!(producer.send_within(record("fits"), Duration::ZERO).is_some());
+    let (started, wait) = (Instant::now(), Duration::from_millis(50));
+    assert!(producer.send_within(record("refused"), wait).is_none());
+    assert!(started.elapsed() >= wait);
+    (0..QUEUE_BATCHES + 2).for_each(|_| permit.send(()).unwrap());
+    producer.send_within(record("last"), Duration::from_secs(10)).unwrap().wait().unwrap();
+    assert!(!logs(&fake).concat().contains(&"refused".to_owned()));
+}
+
+#[test]
 fn queue_is_also_limited_in_bytes() {
     let (fake, permit, starts) = gated();
     let producer = producer(&fake, &config());

@@ -1,36 +1,26 @@
 //! The queries and updates for the requests of clients.
 
-use super::connection::{COLUMNS, READER_SETTINGS, connect, step, transaction};
+use super::connection::{COLUMNS, transaction};
+use super::pool::{Parameter, Pool};
 use crate::error::Error;
 use crate::token::digest;
 use crate::transaction::Transaction;
-use postgres::types::ToSql;
-use postgres::{Client, Row, Statement};
-use service::database;
+use postgres::Row;
 use service::shutdown::Shutdown;
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use uuid::Uuid;
 
 /// Connections for the requests of clients, opened on demand.
-pub struct Store {
-    config: postgres::Config,
-    connections: Vec<Mutex<Option<PreparedConnection>>>,
-    /// Number of waits so far: if all connections are busy, waits take turns.
-    turn: AtomicUsize,
-    shutdown: Shutdown,
+pub struct Store(Pool);
+
+/// The parameters of a statement. Texts and bytes are copied, because another thread runs it.
+macro_rules! parameters {
+    ($($value:expr),*) => { vec![$(Box::new($value.to_owned()) as Parameter),*] };
 }
 
 impl Store {
     /// A pool of `connections`.
     pub fn new(config: &postgres::Config, connections: usize, shutdown: &Shutdown) -> Self {
-        Self {
-            config: config.clone(),
-            connections: (0..connections.max(1)).map(|_| Mutex::new(None)).collect(),
-            turn: AtomicUsize::new(0),
-            shutdown: shutdown.clone(),
-        }
+        Self(Pool::start(config, connections, shutdown))
     }
 
     /// The newest transaction with this id.
@@ -39,12 +29,12 @@ impl Store {
             "SELECT {COLUMNS} FROM transaction WHERE number =
              (SELECT max(number) - ((max(number) - $1) & 2147483647) FROM transaction)"
         );
-        Ok(self.query(&sql, &[&i64::from(id)])?.iter().map(transaction).next())
+        Ok(self.query(&sql, parameters![i64::from(id)])?.iter().map(transaction).next())
     }
 
     pub fn by_number(&self, number: i64) -> Result<Option<Transaction>, Error> {
         let sql = format!("SELECT {COLUMNS} FROM transaction WHERE number = $1");
-        Ok(self.query(&sql, &[&number])?.iter().map(transaction).next())
+        Ok(self.query(&sql, parameters![number])?.iter().map(transaction).next())
     }
 
     /// Transactions of an account, newest first.
@@ -53,7 +43,7 @@ impl Store {
             "SELECT {COLUMNS} FROM transaction WHERE iban = $1
              ORDER BY sequence DESC, number DESC LIMIT $2"
         );
-        Ok(self.query(&sql, &[&iban, &items_max])?.iter().map(transaction).collect())
+        Ok(self.query(&sql, parameters![iban, items_max])?.iter().map(transaction).collect())
     }
 
     /// The newest transaction of each account with an iban after `after`, ordered by iban.
@@ -69,13 +59,13 @@ impl Store {
                       ORDER BY iban, sequence DESC, number DESC LIMIT 1) AS next)
              SELECT {COLUMNS} FROM last LIMIT $2"
         );
-        Ok(self.query(&sql, &[&after, &items_max])?.iter().map(transaction).collect())
+        Ok(self.query(&sql, parameters![after, items_max])?.iter().map(transaction).collect())
     }
 
     /// The account whose token has this digest.
     pub fn iban_of_token(&self, digest: &[u8; 32]) -> Result<Option<String>, Error> {
         let sql = "SELECT iban FROM account WHERE token_digest = $1";
-        Ok(self.query(sql, &[&digest.as_slice()])?.first().map(|row| row.get(0)))
+        Ok(self.query(sql, parameters![digest.as_slice()])?.first().map(|row| row.get(0)))
     }
 
     /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
@@ -86,7 +76,7 @@ impl Store {
              WHERE username = $1 AND (failed_tries < $2 OR
                  failed_at + power(2, least(failed_tries - $2, $3)) * interval '1 second' <= now())
              RETURNING salt, rounds, hash, creation, iban, token",
-            &[&username, &FREE_TRIES, &DOUBLINGS_MAX],
+            parameters![username, FREE_TRIES, DOUBLINGS_MAX],
         )?;
         if let [row, ..] = updated.as_slice() {
             let iban: Option<String> = row.get(4);
@@ -98,14 +88,14 @@ impl Store {
                 account: iban.zip(row.get(5)),
             }));
         }
-        let known = self.query("SELECT FROM account WHERE username = $1", &[&username])?;
+        let known = self.query("SELECT FROM account WHERE username = $1", parameters![username])?;
         Ok(if known.is_empty() { Login::Unknown } else { Login::TooSoon })
     }
 
     /// Ends a login with the correct password: resets the counter of failed logins.
     pub fn logged_in(&self, username: &str) -> Result<(), Error> {
         let sql = "UPDATE account SET failed_tries = 0 WHERE username = $1";
-        self.query(sql, &[&username]).map(drop)
+        self.query(sql, parameters![username]).map(drop)
     }
 
     /// Stores a new user. False if the user name exists.
@@ -114,7 +104,7 @@ impl Store {
             "INSERT INTO account (username, salt, rounds, hash, creation)
              VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (username) DO NOTHING RETURNING username",
-            &[&username, &user.salt, &user.rounds, &user.hash, &user.creation],
+            parameters![username, user.salt, user.rounds, user.hash, user.creation],
         )?;
         Ok(!added.is_empty())
     }
@@ -124,7 +114,7 @@ impl Store {
         let sql = "UPDATE account SET iban = $2, token = $3, token_digest = $4
                    WHERE creation = $1 AND iban IS NULL";
         let digest = digest(token);
-        self.query(sql, &[&creation, &iban, &token, &digest.as_slice()]).map(drop)
+        self.query(sql, parameters![creation, iban, token, digest.as_slice()]).map(drop)
     }
 
     /// Replaces the id of a refused command. Returns `next`, or the id that another client of the
@@ -136,9 +126,9 @@ impl Store {
         next: Uuid,
     ) -> Result<Uuid, Error> {
         let sql = "UPDATE account SET creation = $3 WHERE username = $1 AND creation = $2";
-        self.query(sql, &[&username, &creation, &next])?;
+        self.query(sql, parameters![username, creation, next])?;
         let sql = "SELECT creation FROM account WHERE username = $1";
-        Ok(self.query(sql, &[&username])?.first().map_or(next, |row| row.get(0)))
+        Ok(self.query(sql, parameters![username])?.first().map_or(next, |row| row.get(0)))
     }
 
     /// Stores a transfer before its command is sent. If the uuid is known, returns the stored
@@ -147,7 +137,7 @@ impl Store {
         self.query(
             "INSERT INTO transfer (uuid, content, from_party, command) VALUES ($1, $2, $3, $4)
              ON CONFLICT (uuid) DO NOTHING",
-            &[&transfer.uuid, &transfer.content, &transfer.from, &transfer.command],
+            parameters![transfer.uuid, transfer.content, transfer.from, transfer.command],
         )?;
         let stored = self.transfer(transfer.uuid)?;
         Ok(stored.unwrap_or_else(|| transfer.clone()))
@@ -156,7 +146,7 @@ impl Store {
     pub fn transfer(&self, uuid: Uuid) -> Result<Option<StoredTransfer>, Error> {
         let sql =
             "SELECT content, from_party, command, success, reason FROM transfer WHERE uuid = $1";
-        let rows = self.query(sql, &[&uuid])?;
+        let rows = self.query(sql, parameters![uuid])?;
         Ok(rows.first().map(|row| {
             let success: Option<bool> = row.get(3);
             let result = success.map(|success| {
@@ -180,38 +170,11 @@ impl Store {
     pub fn end_transfer(&self, uuid: Uuid, result: &Result<(), String>) -> Result<(), Error> {
         let sql = "UPDATE transfer SET success = $2, reason = $3, command = NULL
                    WHERE uuid = $1 AND success IS NULL";
-        self.query(sql, &[&uuid, &result.is_ok(), &result.as_ref().err()]).map(drop)
+        self.query(sql, parameters![uuid, result.is_ok(), result.clone().err()]).map(drop)
     }
 
-    /// Runs a statement. If the server has closed the connection, runs it again on a new one.
-    fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        let _watch = database::watch(&self.shutdown, "query for a client");
-        let mut slot = self.free_connection();
-        for last in [false, true] {
-            let connection = match &mut *slot {
-                Some(connection) if !connection.client.is_closed() => connection,
-                lost => lost.insert(PreparedConnection::open(&self.config)?),
-            };
-            match connection.query(sql, params) {
-                // The server has closed the idle connection; the statement detects it.
-                Err(_) if connection.client.is_closed() && !last => {}
-                result => return result.map_err(step("query for a client")),
-            }
-        }
-        unreachable!("the last attempt returns")
-    }
-
-    /// The first free connection. If all are busy, waits for one of them in turn.
-    fn free_connection(&self) -> MutexGuard<'_, Option<PreparedConnection>> {
-        for connection in &self.connections {
-            match connection.try_lock() {
-                Ok(connection) => return connection,
-                Err(TryLockError::Poisoned(poisoned)) => return poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => {}
-            }
-        }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.connections.len();
-        self.connections[turn].lock().unwrap_or_else(PoisonError::into_inner)
+    fn query(&self, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
+        self.0.query(sql.to_owned(), parameters)
     }
 }
 
@@ -261,34 +224,4 @@ pub struct StoredTransfer {
     pub command: Option<Vec<u8>>,
     /// The outcome; an error is the reason of a refusal.
     pub result: Option<Result<(), String>>,
-}
-
-/// A connection with its prepared statements. Without them, parsing and planning would take longer
-/// than the queries.
-struct PreparedConnection {
-    client: Client,
-    /// By SQL text.
-    statements: HashMap<String, Statement>,
-}
-
-impl PreparedConnection {
-    fn open(config: &postgres::Config) -> Result<Self, Error> {
-        let client = connect(config, READER_SETTINGS)?;
-        Ok(Self { client, statements: HashMap::new() })
-    }
-
-    fn query(
-        &mut self,
-        sql: &str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, postgres::Error> {
-        let statement = match self.statements.get(sql) {
-            Some(statement) => statement,
-            None => {
-                let statement = self.client.prepare(sql)?;
-                self.statements.entry(sql.to_owned()).or_insert(statement)
-            }
-        };
-        self.client.query(statement, params)
-    }
 }

@@ -1,6 +1,8 @@
 //! Support for the tests: starts and stops endpoints, sends requests to them.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod proxy;
+
 use bank_tests::stack::{PATIENCE, Stack, binary};
 use bank_tests::wait::until;
 use serde_json::{Value, json};

@@ -1,0 +1,277 @@
+//! A pool of connections. Each connection has its own thread, so that a client waits for a database
+//! that does not respond only for a limited time.
+
+use super::connection::{READER_SETTINGS, connect, step};
+use crate::error::Error;
+use postgres::types::ToSql;
+use postgres::{Client, Row, Statement};
+use service::database;
+use service::shutdown::Shutdown;
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// Maximum wait for a free connection.
+const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+/// Maximum wait for the result of a statement. It is longer than `statement_timeout`, after which
+/// the server sends an error.
+const RESULT_WAIT: Duration = Duration::from_secs(7);
+/// Stack size of a connection's thread.
+const STACK_BYTES: usize = 256 << 10;
+
+/// A parameter of a statement.
+pub type Parameter = Box<dyn ToSql + Send + Sync>;
+
+/// Runs statements in order of their arrival. Dropping it ends its threads.
+pub struct Pool(Arc<Queue>);
+
+impl Pool {
+    /// Starts `connections` threads. Each opens its connection for its first statement.
+    pub fn start(config: &postgres::Config, connections: usize, shutdown: &Shutdown) -> Self {
+        let queue = Arc::<Queue>::default();
+        for _ in 0..connections {
+            let (calls, shutdown) = (queue.clone(), shutdown.clone());
+            let mut connection = Connection { config: config.clone(), open: None };
+            thread::Builder::new()
+                .name("database".into())
+                .stack_size(STACK_BYTES)
+                .spawn(move || connection.run(&calls, &shutdown))
+                .expect("threads can be started at startup");
+        }
+        Self(queue)
+    }
+
+    /// Runs a statement. If the server has closed the connection, runs it again on a new one.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if no connection is free within [`CONNECTION_WAIT`],
+    /// [`Error::Unresponsive`] if the server does not respond within [`RESULT_WAIT`]. In the latter
+    /// case the statement may still be executed.
+    pub fn query(&self, sql: String, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
+        let call = Arc::new(Call { statement: (sql, parameters), ..Call::default() });
+        self.0.push(call.clone());
+        call.result()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// The statements that wait for a connection.
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    waiting: VecDeque<Arc<Call>>,
+    closed: bool,
+}
+
+impl Queue {
+    fn push(&self, call: Arc<Call>) {
+        self.state().waiting.push_back(call);
+        self.changed.notify_one();
+    }
+
+    /// The next statement whose caller still waits. `None` once the pool is dropped.
+    fn next(&self) -> Option<Arc<Call>> {
+        let mut state = self.state();
+        while !state.closed {
+            match state.waiting.pop_front() {
+                Some(call) if call.begin() => return Some(call),
+                Some(_) => {}
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+        None
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A statement and its result.
+#[derive(Default)]
+struct Call {
+    statement: (String, Vec<Parameter>),
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum Progress {
+    #[default]
+    Waiting,
+    Running,
+    Done(Result<Vec<Row>, Error>),
+    /// The caller no longer waits.
+    Abandoned,
+}
+
+impl Call {
+    /// Waits for the result, first for a connection and then for the server.
+    fn result(&self) -> Result<Vec<Row>, Error> {
+        let is_waiting = |progress: &mut Progress| matches!(progress, Progress::Waiting);
+        let is_running = |progress: &mut Progress| matches!(progress, Progress::Running);
+        let mut progress = self.wait_while(self.progress(), CONNECTION_WAIT, is_waiting);
+        if is_running(&mut progress) {
+            progress = self.wait_while(progress, RESULT_WAIT, is_running);
+        }
+        match mem::replace(&mut *progress, Progress::Abandoned) {
+            Progress::Done(result) => result,
+            Progress::Running => Err(Error::Unresponsive),
+            Progress::Waiting | Progress::Abandoned => Err(Error::Busy),
+        }
+    }
+
+    fn wait_while<'a>(
+        &self,
+        progress: MutexGuard<'a, Progress>,
+        time: Duration,
+        condition: fn(&mut Progress) -> bool,
+    ) -> MutexGuard<'a, Progress> {
+        let waited = self.changed.wait_timeout_while(progress, time, condition);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// False if the caller no longer waits.
+    fn begin(&self) -> bool {
+        self.advance(Progress::Running)
+    }
+
+    fn end(&self, result: Result<Vec<Row>, Error>) {
+        self.advance(Progress::Done(result));
+    }
+
+    fn advance(&self, next: Progress) -> bool {
+        let mut progress = self.progress();
+        if matches!(*progress, Progress::Abandoned) {
+            return false;
+        }
+        *progress = next;
+        self.changed.notify_one();
+        true
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection, opened on demand.
+struct Connection {
+    config: postgres::Config,
+    open: Option<PreparedConnection>,
+}
+
+impl Connection {
+    fn run(&mut self, calls: &Queue, shutdown: &Shutdown) {
+        while let Some(call) = calls.next() {
+            // The watch starts here: a wait for a connection is no reason to end the process.
+            let watch = database::watch(shutdown, "query for a client");
+            let (sql, parameters) = &call.statement;
+            let parameters: Vec<_> = parameters.iter().map(|it| &**it as _).collect();
+            let result = self.query(sql, &parameters);
+            drop(watch);
+            call.end(result);
+        }
+    }
+
+    fn query(&mut self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        for last in [false, true] {
+            let connection = match &mut self.open {
+                Some(connection) if !connection.client.is_closed() => connection,
+                lost => lost.insert(PreparedConnection::open(&self.config)?),
+            };
+            match connection.query(sql, parameters) {
+                // The server has closed the idle connection; the statement detects it.
+                Err(_) if connection.client.is_closed() && !last => {}
+                result => return result.map_err(step("query for a client")),
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+}
+
+/// A connection with its prepared statements. Without them, parsing and planning would take longer
+/// than the queries.
+struct PreparedConnection {
+    client: Client,
+    /// By SQL text.
+    statements: HashMap<String, Statement>,
+}
+
+impl PreparedConnection {
+    fn open(config: &postgres::Config) -> Result<Self, Error> {
+        let client = connect(config, READER_SETTINGS)?;
+        Ok(Self { client, statements: HashMap::new() })
+    }
+
+    fn query(
+        &mut self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let statement = match self.statements.get(sql) {
+            Some(statement) => statement,
+            None => {
+                let statement = self.client.prepare(sql)?;
+                self.statements.entry(sql.to_owned()).or_insert(statement)
+            }
+        };
+        self.client.query(statement, parameters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Arc<Call> {
+        Arc::default()
+    }
+
+    #[test]
+    fn statements_run_in_order_of_arrival() {
+        let queue = Queue::default();
+        let calls = [call(), call(), call()];
+        calls.iter().for_each(|call| queue.push(call.clone()));
+        for call in &calls {
+            assert!(Arc::ptr_eq(&queue.next().unwrap(), call));
+        }
+    }
+
+    #[test]
+    fn abandoned_statement_is_not_run() {
+        let queue = Queue::default();
+        let (abandoned, next) = (call(), call());
+        queue.push(abandoned.clone());
+        queue.push(next.clone());
+        *abandoned.progress() = Progress::Abandoned;
+        assert!(Arc::ptr_eq(&queue.next().unwrap(), &next));
+        abandoned.end(Ok(Vec::new()));
+        assert!(matches!(*abandoned.progress(), Progress::Abandoned));
+    }
+
+    #[test]
+    fn result_ends_the_wait_for_a_statement() {
+        let call = call();
+        let caller = thread::spawn({
+            let call = call.clone();
+            move || call.result()
+        });
+        assert!(call.begin());
+        call.end(Ok(Vec::new()));
+        assert!(caller.join().unwrap().unwrap().is_empty());
+    }
+}

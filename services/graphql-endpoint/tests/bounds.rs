@@ -1,0 +1,118 @@
+//! Tests of waits: each request is answered in time while the database or Kafka is unavailable.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use bank_tests::handler::Handler;
+use bank_tests::stack::{PATIENCE, Stack};
+use bank_tests::wait::until;
+use postgres::NoTls;
+use serde_json::{Value, json};
+use std::thread;
+use std::time::{Duration, Instant};
+use support::proxy::DatabaseProxy;
+use support::{Endpoint, deposit};
+
+/// The wait for a connection, the wait for its result, and a margin for a slow machine.
+const ANSWER_MAX: Duration = Duration::from_secs(5 + 7 + 3);
+const BUSY: &str = "busy, try again";
+const UNAVAILABLE: &str = "the database is unavailable, try again";
+
+const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!,
+        $from: String!, $to: String!, $descr: String!) {
+    money_transfer(uuid: $uuid, token: $token, amount: $amount,
+        from: $from, to: $to, descr: $descr) { uuid success reason } }";
+
+/// Requests `count` transfers at the same time. Returns the responses, and the longest wait.
+fn transfers(endpoint: &Endpoint, count: usize) -> (Vec<Value>, Duration) {
+    thread::scope(|scope| {
+        let request = || {
+            let started = Instant::now();
+            let transfer = deposit(&bank_tests::nobody(), 1, "bounded");
+            (endpoint.ask(TRANSFER, &transfer), started.elapsed())
+        };
+        let requests: Vec<_> = (0..count).map(|_| scope.spawn(request)).collect();
+        let responses = requests.into_iter().map(|it| it.join().unwrap());
+        let (responses, waits): (Vec<_>, Vec<_>) = responses.unzip();
+        (responses, waits.into_iter().max().unwrap())
+    })
+}
+
+/// The number of responses with this error.
+fn errors(responses: &[Value], text: &str) -> usize {
+    responses.iter().filter(|it| it["errors"][0]["message"] == text).count()
+}
+
+/// A transfer to a new account succeeds.
+fn recovers(stack: &Stack, mut endpoint: Endpoint) {
+    let _handler = Handler::start(stack);
+    assert!(endpoint.is_alive());
+    let account = "mutation($u: String!) {
+        get_account(username: $u, password: \"correct horse\") { iban } }";
+    let user = json!({ "u": support::name() });
+    let iban = until("an account is opened", PATIENCE, || {
+        let response = endpoint.ask(account, &user);
+        response["data"]["get_account"]["iban"].as_str().map(str::to_owned)
+    });
+    let transfer = deposit(&iban, 100, "again");
+    until("money moves", PATIENCE, || {
+        let response = endpoint.ask(TRANSFER, &transfer);
+        (response["data"]["money_transfer"]["success"] == true).then_some(())
+    });
+    endpoint.stop();
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn locked_table_delays_its_clients_only() {
+    // More than the connections can serve within the time limit of the watchdog.
+    const CLIENTS: usize = 32;
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
+    let mut other_session = postgres::Client::connect(&url, NoTls).unwrap();
+    let mut lock = other_session.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE transfer").unwrap();
+    let (responses, longest) = transfers(&endpoint, CLIENTS);
+    assert!(longest < ANSWER_MAX, "{longest:?}");
+    let (busy, unavailable) = (errors(&responses, BUSY), errors(&responses, UNAVAILABLE));
+    assert_eq!(busy + unavailable, CLIENTS, "{responses:?}");
+    assert!(busy > 0 && unavailable > 0, "{busy} busy, {unavailable} unavailable");
+    lock.rollback().unwrap();
+    recovers(&stack, endpoint);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn silent_database_delays_no_answer() {
+    let (stack, proxy) = (Stack::shared(), DatabaseProxy::start());
+    let endpoint = Endpoint::start_with(&stack, &[("DATABASE_URL", proxy.url())]);
+    proxy.hold();
+    let (responses, longest) = transfers(&endpoint, 20);
+    assert!(longest < ANSWER_MAX, "{longest:?}");
+    let (busy, unavailable) = (errors(&responses, BUSY), errors(&responses, UNAVAILABLE));
+    assert_eq!((busy, unavailable), (16, 4), "{responses:?}");
+    proxy.release();
+    recovers(&stack, endpoint);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn full_producer_queue_delays_no_answer() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let stack = Stack::shared();
+    // In this mode the queue has a few records only.
+    let env = [("PRODUCER_MODE", "single"), ("ANSWER_TIMEOUT_MS", "1000")];
+    let endpoint = Endpoint::start_with(&stack, &env);
+    let kafka = stack.stop("kafka-1", "TERM");
+    let (responses, longest) = transfers(&endpoint, 20);
+    assert!(longest < 3 * TIMEOUT, "{longest:?}");
+    for response in &responses {
+        let transfer = &response["data"]["money_transfer"];
+        assert_eq!(transfer["success"], Value::Null, "{response}");
+        let reason = "the bank has not answered yet, ask transfer_by_uuid later";
+        assert_eq!(transfer["reason"], reason, "{response}");
+    }
+    kafka.end();
+    recovers(&stack, endpoint);
+}
