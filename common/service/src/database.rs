@@ -138,8 +138,6 @@ pub struct Ownership {
     topic: &'static str,
     partitions: i32,
     owned: BTreeSet<i32>,
-    /// At the last count there was no other member.
-    alone: bool,
     members: Statement,
     claim: Statement,
     release: Statement,
@@ -171,17 +169,7 @@ impl Ownership {
             prepare("SELECT pg_advisory_unlock(hashtext($1), $2)")?,
         );
         let (owned, shutdown) = (BTreeSet::new(), shutdown.clone());
-        Ok(Self {
-            client,
-            topic,
-            partitions,
-            owned,
-            alone: false,
-            members,
-            claim,
-            release,
-            shutdown,
-        })
+        Ok(Self { client, topic, partitions, owned, members, claim, release, shutdown })
     }
 
     /// The connection, for the transactions of the owned partitions.
@@ -212,11 +200,6 @@ impl Ownership {
         Ok(owned > share || self.owned.len() > owned)
     }
 
-    /// True if there was no other member at the last count.
-    pub fn is_alone(&self) -> bool {
-        self.alone
-    }
-
     /// The partitions this session owns.
     pub fn owned(&self) -> &BTreeSet<i32> {
         &self.owned
@@ -231,7 +214,6 @@ impl Ownership {
             .query_one(&self.members, &[&self.topic, &MEMBERS])
             .map_err(step("count the members of the topic"))?
             .get(0);
-        self.alone = members <= 1;
         let partitions = usize::try_from(self.partitions).unwrap_or(0);
         Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
     }

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::metrics;
-use crate::store::{self, ChangeRecord, NotificationListener, TransactionWriter};
+use crate::store::{self, ChangeRecord, NotificationListener, TransactionWriter, WriterId};
 use avro::Decoder;
 use avro::registry::Registry;
 use bank::records::BalanceChanged;
@@ -18,9 +18,7 @@ use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 /// Consumer group that the offsets are committed for.
 const GROUP: &str = "graphql-endpoint";
@@ -44,14 +42,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Stores and publishes the records of the partitions that this endpoint owns.
 pub struct Worker {
     pub config: Config,
-    /// Random id of this process, by which it ignores its own notifications.
-    pub endpoint: Uuid,
+    /// By which this process ignores its own notifications.
+    pub writer: Arc<WriterId>,
     pub registry: Registry,
     /// Produces dead letters.
     pub producer: Arc<Producer>,
     pub hub: Arc<Hub>,
-    /// True while other endpoints share the partitions.
-    pub others: Arc<AtomicBool>,
     pub shutdown: Shutdown,
 }
 
@@ -86,8 +82,8 @@ impl Worker {
     ) -> Result<(), Error> {
         let topic = BALANCE_CHANGED.name;
         let kafka = &self.config.producer.kafka;
-        let mut writer =
-            TransactionWriter::open(&self.config.database, self.endpoint, &self.shutdown)?;
+        let id = self.writer.get();
+        let mut writer = TransactionWriter::open(&self.config.database, id, &self.shutdown)?;
         while !self.shutdown.requested() {
             let Some(share) = self.take_share(&mut writer, client)? else { break };
             log::info!(topic, partitions:? = share.partitions; "serving");
@@ -120,7 +116,6 @@ impl Worker {
         while !self.shutdown.requested() {
             let share = if self.config.is_member {
                 writer.ownership.share()?;
-                self.note_others(writer);
                 match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER_WAIT) {
                     Ok(Assignment { generation, partitions }) => {
                         let partitions = partitions.into_iter().map(|(_, it)| it).collect();
@@ -134,7 +129,6 @@ impl Worker {
                 }
             } else {
                 let partitions = writer.ownership.take_share()?;
-                self.note_others(writer);
                 Share { partitions, generation: None }
             };
             return Ok(Some(share));
@@ -142,9 +136,14 @@ impl Worker {
         Ok(None)
     }
 
-    /// Updates `others` from the last count of endpoints.
-    fn note_others(&self, writer: &TransactionWriter) {
-        self.others.store(!writer.ownership.is_alone(), Ordering::Relaxed);
+    /// Ends all subscriptions after a commit without a response. The transactions may be stored and
+    /// were not published, and a retry finds nothing new.
+    ///
+    /// The server may also execute that commit later. Its notification then has an id that is no
+    /// longer this writer's, so [`follow_other_endpoints`] publishes its transactions.
+    fn end_subscriptions(&self) {
+        self.writer.replace();
+        self.hub.end_all(Ending::Interrupted);
     }
 }
 
@@ -225,20 +224,18 @@ impl ServedPartitions<'_> {
         writer: &mut TransactionWriter,
         client: &mut dyn KafkaClient,
     ) -> Result<bool, Error> {
-        let changed = if let Some(generation) = self.generation {
+        if let Some(generation) = self.generation {
             writer.ownership.share()?;
             // Commit before the rebalance: the next owner starts at the committed offset.
             self.commit(client)?;
             match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
-                Ok(assignment) => assignment.generation != generation,
-                Err(err) if err.is_retryable() => true,
-                Err(err) => return Err(err.into()),
+                Ok(assignment) => Ok(assignment.generation != generation),
+                Err(err) if err.is_retryable() => Ok(true),
+                Err(err) => Err(err.into()),
             }
         } else {
-            writer.ownership.share_has_changed()?
-        };
-        self.worker.note_others(writer);
-        Ok(changed)
+            Ok(writer.ownership.share_has_changed()?)
+        }
     }
 
     fn poll(&mut self, writer: &mut TransactionWriter) -> Result<(), Error> {
@@ -270,7 +267,11 @@ impl ServedPartitions<'_> {
     ) -> Result<(), Error> {
         if !batch.is_empty() {
             let started = Instant::now();
-            let stored = writer.store(&mem::take(batch))?;
+            let stored = writer.store(&mem::take(batch));
+            if matches!(stored, Err(Error::Commit(_))) {
+                self.worker.end_subscriptions();
+            }
+            let stored = stored?;
             metrics::STORED.inc_by(stored.len() as u64);
             metrics::STORE_SECONDS.observe(started.elapsed().as_secs_f64());
             self.worker.hub.publish(stored);
@@ -340,25 +341,48 @@ impl ServedPartitions<'_> {
     }
 }
 
-/// Publishes the transactions that other endpoints have stored, until shutdown.
+/// Subscribes to the notifications of other endpoints, before the first client can subscribe. `None`
+/// if shutdown was requested first.
+///
+/// # Errors
+/// The first error that is not retryable.
+pub fn listen_to_other_endpoints(
+    config: &Config,
+    writer: &Arc<WriterId>,
+    shutdown: &Shutdown,
+) -> Result<Option<NotificationListener>, Error> {
+    let mut listener = None;
+    retry(shutdown, "waiting for the database", || {
+        listener = Some(NotificationListener::open(&config.database, writer, shutdown)?);
+        Ok(())
+    })?;
+    Ok(listener)
+}
+
+/// Publishes the transactions that other endpoints have stored, until shutdown. Begins with
+/// `listener`, and replaces it when its connection is lost.
 ///
 /// # Errors
 /// The first error that is not retryable.
 pub fn follow_other_endpoints(
+    listener: NotificationListener,
     config: &Config,
-    endpoint: Uuid,
+    writer: &Arc<WriterId>,
     hub: &Hub,
-    others: &AtomicBool,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
-    let mut reconnects = false;
+    let mut first = Some(listener);
     retry(shutdown, "lost the notifications of other endpoints, reconnecting", || {
-        let mut listener = NotificationListener::open(&config.database, endpoint, shutdown)?;
-        // Notifications were missed. Ending the subscriptions makes clients query the missing
-        // transactions.
-        if mem::replace(&mut reconnects, true) && others.load(Ordering::Relaxed) {
-            hub.end_all(Ending::Interrupted);
-        }
+        let mut listener = match first.take() {
+            Some(listener) => listener,
+            None => {
+                let listener = NotificationListener::open(&config.database, writer, shutdown)?;
+                // Another endpoint may have stored transactions meanwhile, also one that was
+                // started meanwhile. Clients query the missing ones when they subscribe again.
+                hub.end_all(Ending::Interrupted);
+                listener
+            }
+        };
         let mut checked = Instant::now();
         while !shutdown.requested() {
             hub.publish(listener.next(POLL_WAIT)?);

@@ -9,6 +9,9 @@ use service::log::Chain;
 pub enum Error {
     #[error(transparent)]
     Database(#[from] database::Error),
+    /// The server sent no response to the commit of transactions: they may be stored.
+    #[error("commit transactions")]
+    Commit(#[source] postgres::Error),
     #[error("Kafka request failed")]
     Kafka(#[from] messaging::Error),
     /// A schema that the synchronizer registers is missing, or the registry is unavailable.
@@ -43,7 +46,7 @@ impl Error {
             Self::Avro(err) => {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)
             }
-            Self::Busy | Self::Unresponsive => true,
+            Self::Commit(_) | Self::Busy | Self::Unresponsive => true,
             Self::Random(_) => false,
         }
     }

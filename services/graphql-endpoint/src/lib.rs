@@ -45,7 +45,7 @@ use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::operation::{Executor, QUERY_THREADS};
 use crate::password::Hasher;
-use crate::store::Store;
+use crate::store::{Store, WriterId};
 use crate::web::Endpoint;
 use avro::registry::Registry;
 use bank::records::{
@@ -59,11 +59,9 @@ use service::shutdown::Shutdown;
 use service::{BoxError, Service, Start};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 pub use crate::schema::sdl;
 
@@ -102,7 +100,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
 
     let mut threads = Threads::new();
     read_outcomes(&mut threads, &config, &registry, commands.pending(), shutdown)?;
-    store_transactions(&mut threads, &config, registry, producer, &hub, shutdown);
+    store_transactions(&mut threads, &config, registry, producer, &hub, shutdown)?;
     let listener = listen(config, commands, hub.clone(), shutdown)?;
 
     let (stop, to_end) = (shutdown.clone(), hub.clone());
@@ -127,24 +125,26 @@ fn store_transactions(
     producer: Arc<Producer>,
     hub: &Arc<Hub>,
     shutdown: &Shutdown,
-) {
-    let endpoint = Uuid::new_v4();
-    let others = Arc::new(AtomicBool::new(false));
+) -> Result<(), Error> {
+    let writer = Arc::<WriterId>::default();
+    let Some(listener) = consume::listen_to_other_endpoints(config, &writer, shutdown)? else {
+        return Ok(());
+    };
     let worker = Worker {
         config: config.clone(),
-        endpoint,
+        writer: writer.clone(),
         registry,
         producer,
         hub: hub.clone(),
-        others: others.clone(),
         shutdown: shutdown.clone(),
     };
     let events = threads.events.clone();
     threads.spawn("store", move || worker.run(&|served| drop(events.send(Event::Ready(served)))));
     let (config, hub, shutdown) = (config.clone(), hub.clone(), shutdown.clone());
     threads.spawn("listen", move || {
-        consume::follow_other_endpoints(&config, endpoint, &hub, &others, &shutdown)
+        consume::follow_other_endpoints(listener, &config, &writer, &hub, &shutdown)
     });
+    Ok(())
 }
 
 fn listen(

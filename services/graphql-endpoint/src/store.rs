@@ -14,6 +14,6 @@ mod writer;
 pub(crate) mod tests;
 
 pub use connection::migrate;
-pub use notifications::NotificationListener;
+pub use notifications::{NotificationListener, WriterId};
 pub use queries::{Login, Store, StoredTransfer, User};
 pub use writer::{ChangeRecord, TransactionWriter, unstorable};

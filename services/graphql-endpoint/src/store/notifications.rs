@@ -8,6 +8,7 @@ use postgres::{Client, Statement};
 use service::database;
 use service::shutdown::Shutdown;
 use std::fmt::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -16,11 +17,37 @@ pub const CHANNEL: &str = "transaction_stored";
 /// of the endpoint.
 pub const PAYLOAD_BYTES_MAX: usize = 7900;
 
+/// Random id of the writer of this process in its notifications. The listener ignores notifications
+/// with this id.
+pub struct WriterId(Mutex<Uuid>);
+
+impl Default for WriterId {
+    fn default() -> Self {
+        Self(Mutex::new(Uuid::new_v4()))
+    }
+}
+
+impl WriterId {
+    pub fn get(&self) -> Uuid {
+        *self.id()
+    }
+
+    /// Replaces the id. From now on, notifications with the previous id are those of another
+    /// endpoint.
+    pub fn replace(&self) {
+        *self.id() = Uuid::new_v4();
+    }
+
+    fn id(&self) -> MutexGuard<'_, Uuid> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Receives the transactions that other endpoints store.
 pub struct NotificationListener {
     client: Client,
     range: Statement,
-    endpoint: Uuid,
+    own: Arc<WriterId>,
     shutdown: Shutdown,
 }
 
@@ -28,7 +55,7 @@ impl NotificationListener {
     /// Connects and subscribes to the notifications.
     pub fn open(
         config: &postgres::Config,
-        endpoint: Uuid,
+        own: &Arc<WriterId>,
         shutdown: &Shutdown,
     ) -> Result<Self, Error> {
         let _watch = database::watch(shutdown, "connect");
@@ -38,7 +65,7 @@ impl NotificationListener {
             "SELECT {COLUMNS} FROM transaction WHERE number BETWEEN $1 AND $2 ORDER BY number"
         );
         let range = client.prepare(&sql).map_err(step("prepare the statements"))?;
-        Ok(Self { client, range, endpoint, shutdown: shutdown.clone() })
+        Ok(Self { client, range, own: own.clone(), shutdown: shutdown.clone() })
     }
 
     /// Waits at most `wait` for a notification. Returns the transactions of all received
@@ -54,10 +81,9 @@ impl NotificationListener {
             }
         }
         let _watch = database::watch(&self.shutdown, "read transactions of other endpoints");
+        let own = self.own.get();
         let mut stored = Vec::new();
-        for (first, last) in
-            received.iter().flat_map(|it| ranges_of_others(it.payload(), self.endpoint))
-        {
+        for (first, last) in received.iter().flat_map(|it| ranges_of_others(it.payload(), own)) {
             let rows = self
                 .client
                 .query(&self.range, &[&first, &last])
@@ -93,11 +119,11 @@ pub fn ranges(stored: &[Transaction]) -> Vec<String> {
     payloads
 }
 
-/// The ranges in a payload, which has the form `ENDPOINT:RANGES`. Empty if the endpoint is `own` or
-/// the payload is malformed.
+/// The ranges in a payload, which has the form `WRITER:RANGES`. Empty if the writer is `own` or the
+/// payload is malformed.
 pub fn ranges_of_others(payload: &str, own: Uuid) -> Vec<(i64, i64)> {
-    let Some((endpoint, ranges)) = payload.split_once(':') else { return Vec::new() };
-    if endpoint == own.to_string() {
+    let Some((writer, ranges)) = payload.split_once(':') else { return Vec::new() };
+    if writer == own.to_string() {
         return Vec::new();
     }
     let range = |range: &str| {

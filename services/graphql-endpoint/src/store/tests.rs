@@ -8,6 +8,7 @@ use crate::transaction::tests::transaction;
 use bank::money::Cents;
 use bank::records::BalanceChanged;
 use service::shutdown::Shutdown;
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -195,13 +196,13 @@ fn id_finds_its_newest_transaction() {
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn other_endpoints_are_notified_of_stored_transactions() {
     let database = Database::new();
-    let mut writer = database.writer();
-    let endpoint = Uuid::new_v4();
-    let mut other =
-        NotificationListener::open(&database.config, endpoint, &Shutdown::default()).unwrap();
-    let own = writer.endpoint;
-    let mut itself =
-        NotificationListener::open(&database.config, own, &Shutdown::default()).unwrap();
+    let id = Arc::<WriterId>::default();
+    let mut writer =
+        TransactionWriter::open(&database.config, id.get(), &Shutdown::default()).unwrap();
+    let listener = |own: &Arc<WriterId>| {
+        NotificationListener::open(&database.config, own, &Shutdown::default()).unwrap()
+    };
+    let (mut other, mut itself) = (listener(&Arc::default()), listener(&id));
     let batch = [named_record(1, "a", 1), named_record(2, "b", 1)];
     let stored = writer.store(&batch).unwrap();
     let wait = Duration::from_secs(10);
@@ -209,6 +210,9 @@ fn other_endpoints_are_notified_of_stored_transactions() {
     assert!(itself.next(wait).unwrap().is_empty(), "an endpoint ignores its own notifications");
     writer.store(&batch).unwrap();
     assert!(other.next(Duration::from_millis(1)).unwrap().is_empty(), "nothing was new");
+    id.replace();
+    let late = writer.store(&[named_record(3, "a", 2)]).unwrap();
+    assert_eq!(itself.next(wait).unwrap(), late, "the id is no longer its own");
 }
 
 #[test]

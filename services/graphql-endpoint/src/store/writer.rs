@@ -46,17 +46,13 @@ pub struct TransactionWriter {
     insert: Statement,
     insert_missing: Statement,
     notify: Statement,
-    /// Identifies this endpoint in notifications.
-    pub(super) endpoint: Uuid,
+    /// Identifies this writer in notifications.
+    id: Uuid,
 }
 
 impl TransactionWriter {
     /// Connects and registers this endpoint. It owns no partition yet.
-    pub fn open(
-        config: &postgres::Config,
-        endpoint: Uuid,
-        shutdown: &Shutdown,
-    ) -> Result<Self, Error> {
+    pub fn open(config: &postgres::Config, id: Uuid, shutdown: &Shutdown) -> Result<Self, Error> {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config, WRITER_SETTINGS)?;
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
@@ -71,11 +67,14 @@ impl TransactionWriter {
         let notify = prepare("SELECT pg_notify($1, $2)")?;
         let ownership =
             Ownership::join(client, BALANCE_CHANGED.name, BALANCE_CHANGED.partitions, shutdown)?;
-        Ok(Self { ownership, insert, insert_missing, notify, endpoint })
+        Ok(Self { ownership, insert, insert_missing, notify, id })
     }
 
     /// Stores `batch` in one database transaction and notifies the other endpoints. Returns the new
     /// transactions by number; records that are stored already are skipped.
+    ///
+    /// # Errors
+    /// After [`Error::Commit`] the batch may be stored, or the server may still store it.
     pub fn store(&mut self, batch: &[ChangeRecord]) -> Result<Vec<Transaction>, Error> {
         match self.try_store(batch, false) {
             // The batch contains records that were stored before a crash. A check for duplicates in
@@ -103,12 +102,12 @@ impl TransactionWriter {
         };
         stored.sort_unstable_by_key(|transaction| transaction.number);
         for ranges in ranges(&stored) {
-            let payload = format!("{}:{ranges}", self.endpoint);
+            let payload = format!("{}:{ranges}", self.id);
             transaction
                 .execute(&self.notify, &[&CHANNEL, &payload])
                 .map_err(step("notify the other endpoints"))?;
         }
-        transaction.commit().map_err(step("commit transactions"))?;
+        transaction.commit().map_err(Error::Commit)?;
         Ok(stored)
     }
 }

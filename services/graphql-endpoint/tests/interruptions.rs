@@ -1,0 +1,154 @@
+//! Tests of subscriptions while connections to the database are lost: no transaction is missed
+//! silently.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use avro::{Encoder, Record};
+use bank::money::Cents;
+use bank::records::BalanceChanged;
+use bank_tests::stack::{PATIENCE, Post, Stack, post};
+use bank_tests::wait::until;
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use support::Endpoint;
+use support::proxy::DatabaseProxy;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::{Message, WebSocket};
+use uuid::Uuid;
+
+/// An endpoint behind a proxy, and an account without other transactions.
+struct Bank {
+    stack: Stack,
+    proxy: DatabaseProxy,
+    endpoint: Endpoint,
+    iban: String,
+}
+
+impl Bank {
+    fn start() -> Self {
+        let (stack, proxy) = (Stack::shared(), DatabaseProxy::start());
+        let endpoint = Endpoint::start_with(&stack, &[("DATABASE_URL", proxy.url())]);
+        Self { stack, proxy, endpoint, iban: bank_tests::nobody() }
+    }
+
+    /// Publishes a change of the account, as the command-handler does.
+    fn publish(&self, sequence: i64) {
+        let change = BalanceChanged {
+            iban: self.iban.clone(),
+            new_balance: Cents::new(100),
+            changed_by: Cents::new(100),
+            from_to: "cash".to_owned(),
+            description: format!("change {sequence}"),
+            transfer_id: Some(Uuid::new_v4()),
+            sequence,
+        };
+        let topic = BalanceChanged::TOPIC;
+        let encoder = Encoder::<BalanceChanged>::with_id(self.stack.schema_ids[topic.name]);
+        let change = Post::keyed(&topic, self.iban.clone(), encoder.encode(&change));
+        post(&mut *self.stack.kafka_client(), &[change]);
+    }
+
+    fn subscribe(&self) -> Subscriber {
+        let mut request =
+            format!("ws://127.0.0.1:{}/graphql", self.endpoint.port).into_client_request().unwrap();
+        let protocol = "graphql-transport-ws".parse().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
+        let stream = TcpStream::connect(("127.0.0.1", self.endpoint.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut socket, _) = tungstenite::client(request, stream).unwrap();
+        socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
+        let query =
+            format!("subscription {{ stream_transactions(iban: \"{}\") {{ descr }} }}", self.iban);
+        let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
+        socket.send(Message::text(message.to_string())).unwrap();
+        let metrics = format!("http://127.0.0.1:{}/metrics", self.endpoint.health);
+        until("the subscription is open", PATIENCE, || {
+            let mut metrics = support::agent().get(&metrics).call().unwrap();
+            let text = metrics.body_mut().read_to_string().unwrap();
+            text.contains("\ngraphql_subscribers 1\n").then_some(())
+        });
+        Subscriber(socket)
+    }
+
+    fn stored(&self) -> usize {
+        self.endpoint.transactions(&self.iban).len()
+    }
+}
+
+struct Subscriber(WebSocket<TcpStream>);
+
+impl Subscriber {
+    /// The description of the next transaction.
+    fn next(&mut self) -> String {
+        loop {
+            if let Message::Text(text) = self.0.read().unwrap() {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                let transaction = &message["payload"]["data"]["stream_transactions"];
+                return transaction["descr"]
+                    .as_str()
+                    .unwrap_or_else(|| panic!("{text}"))
+                    .to_owned();
+            }
+        }
+    }
+
+    /// The code of the close frame. No transaction comes before it.
+    fn close_code(mut self) -> u16 {
+        loop {
+            match self.0.read().unwrap() {
+                Message::Close(frame) => return frame.unwrap().code.into(),
+                Message::Ping(_) | Message::Pong(_) => {}
+                other => panic!("{other}"),
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn lost_commit_response_ends_subscriptions() {
+    let bank = Bank::start();
+    let subscriber = bank.subscribe();
+    bank.proxy.lose_next_commit_response();
+    bank.publish(1);
+    assert_eq!(subscriber.close_code(), 1012);
+    let mut subscriber = bank.subscribe();
+    until("the transaction is stored", PATIENCE, || (bank.stored() == 1).then_some(()));
+    bank.publish(2);
+    // The notification of the first one may arrive after the new subscription.
+    let next = subscriber.next();
+    let next = if next == "change 1" { subscriber.next() } else { next };
+    assert_eq!(next, "change 2");
+    assert_eq!(bank.stored(), 2);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn delayed_commit_reaches_new_subscriptions() {
+    let bank = Bank::start();
+    let subscriber = bank.subscribe();
+    bank.proxy.delay_next_commit();
+    bank.publish(1);
+    assert_eq!(subscriber.close_code(), 1012);
+    let mut subscriber = bank.subscribe();
+    assert_eq!(bank.stored(), 0, "the server has no COMMIT yet");
+    bank.proxy.send_delayed_commit();
+    assert_eq!(subscriber.next(), "change 1");
+    bank.publish(2);
+    assert_eq!(subscriber.next(), "change 2");
+    assert_eq!(bank.stored(), 2);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn lost_notifications_end_subscriptions() {
+    let bank = Bank::start();
+    let subscriber = bank.subscribe();
+    bank.proxy.close_listener();
+    assert_eq!(subscriber.close_code(), 1012);
+    let mut subscriber = bank.subscribe();
+    bank.publish(1);
+    assert_eq!(subscriber.next(), "change 1");
+}
