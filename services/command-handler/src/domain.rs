@@ -125,7 +125,7 @@ impl Rejection {
             Self::SameAccount => "from and to can't be same for transfer",
             Self::BothUnknown => "both to and from not known at this bank",
             Self::FromUnknown => "from is not known at this bank",
-            Self::TokenInvalid => "invalid token",
+            Self::TokenInvalid => reasons::TOKEN_INVALID,
             Self::InsufficientFunds => "insufficient funds",
             Self::AmountTooLarge => "amount too large",
         }

@@ -4,6 +4,7 @@ use crate::access::ReadAccess;
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
 use crate::store::{Store, StoredTransfer};
+use crate::token::digest;
 use bank::iban::{self, CASH, COMPANY_IBAN};
 use bank::money::Cents;
 use bank::reasons;
@@ -95,6 +96,9 @@ impl Transfers<'_> {
                 _ => Ok(TransferResult::refused(given, reason)),
             };
         }
+        if self.has_wrong_token(input)? {
+            return Ok(TransferResult::refused(given, reasons::TOKEN_INVALID));
+        }
         let command = ConfirmMoneyTransfer {
             id: command_id(uuid),
             token: input.token.to_owned(),
@@ -114,6 +118,16 @@ impl Transfers<'_> {
             return Ok(TransferResult::refused(given, OTHER_CONTENT));
         }
         self.finish(given, transfer)
+    }
+
+    /// True if `from` is an account that was opened here and has another token. The bank would
+    /// reject the transfer, but it is stored and produced first.
+    fn has_wrong_token(self, input: &TransferInput<'_>) -> Result<bool, Error> {
+        if input.from == CASH {
+            return Ok(false);
+        }
+        let stored = self.store.token_digest(input.from)?;
+        Ok(stored.is_some_and(|stored| stored != digest(input.token)))
     }
 
     /// The result of a transfer. If its outcome is unknown, sends the command again and waits.

@@ -68,6 +68,12 @@ impl Store {
         Ok(self.query(sql, parameters![digest.as_slice()])?.first().map(|row| row.get(0)))
     }
 
+    /// The digest of the token of an account that was opened here.
+    pub fn token_digest(&self, iban: &str) -> Result<Option<Vec<u8>>, Error> {
+        let sql = "SELECT token_digest FROM account WHERE iban = $1";
+        Ok(self.query(sql, parameters![iban])?.first().map(|row| row.get(0)))
+    }
+
     /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
     /// all counted.
     pub fn begin_login(&self, username: &str) -> Result<Login, Error> {
