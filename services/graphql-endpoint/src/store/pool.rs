@@ -3,6 +3,7 @@
 
 use super::connection::{READER_SETTINGS, connect, step};
 use crate::error::Error;
+use postgres::error::{DbError, Severity};
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
 use service::database;
@@ -194,13 +195,21 @@ impl Connection {
                 lost => lost.insert(PreparedConnection::open(&self.config)?),
             };
             match connection.query(sql, parameters) {
-                // The server has closed the idle connection; the statement detects it.
-                Err(_) if connection.client.is_closed() && !last => {}
+                // The server has ended the idle session; the statement detects it.
+                Err(err) if (connection.client.is_closed() || is_fatal(&err)) && !last => {
+                    self.open = None;
+                }
                 result => return result.map_err(step("query for a client")),
             }
         }
         unreachable!("the last attempt returns")
     }
+}
+
+/// True if the server ends the session after this error.
+fn is_fatal(err: &postgres::Error) -> bool {
+    let severity = err.as_db_error().and_then(DbError::parsed_severity);
+    matches!(severity, Some(Severity::Fatal | Severity::Panic))
 }
 
 /// A connection with its prepared statements. Without them, parsing and planning would take longer
