@@ -3,9 +3,12 @@
 
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
-use crate::password::{self, Busy, Hasher, ROUNDS};
-use crate::store::{Login, Store, User};
+use crate::metrics;
+use crate::password::{self, Busy, Hasher, LoginPlace, ROUNDS};
+use crate::registrations::Registrations;
+use crate::store::{Store, User};
 use bank::records::{Atype, ConfirmAccountCreation};
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
@@ -16,7 +19,9 @@ const LENGTHS: RangeInclusive<usize> = 8..=128;
 const ATTEMPTS: usize = 3;
 
 const INCORRECT: &str = "incorrect password";
+const UNKNOWN: &str = "unknown user name or incorrect password";
 const TOO_SOON: &str = "too many failed tries, wait a minute";
+const TOO_MANY_ACCOUNTS: &str = "too many new accounts from this address, try again in an hour";
 const BUSY: &str = "too many log in now, try again";
 const NO_ANSWER: &str = "the bank has not answered yet, try again";
 
@@ -28,57 +33,140 @@ pub struct Accounts<'a> {
     pub store: &'a Store,
     pub commands: &'a CommandClient,
     pub hasher: &'a Hasher,
+    /// `None` if new user names are refused.
+    pub registrations: Option<&'a Registrations>,
+    /// Of the client.
+    pub address: IpAddr,
     /// Timeout for an outcome.
     pub wait: Duration,
+}
+
+/// How a login ended.
+#[derive(Clone, Copy)]
+enum LoginResult {
+    Succeeded,
+    /// The user name was new.
+    Registered,
+    /// The password is incorrect.
+    Failed,
+    Refused,
+    Busy,
+}
+
+impl LoginResult {
+    /// The label of the metric.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Registered => "registered",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Busy => "busy",
+        }
+    }
+}
+
+type Login = (LoginResult, Account);
+
+fn refused(result: LoginResult, reason: &str) -> Login {
+    (result, Err(reason.to_owned()))
 }
 
 impl Accounts<'_> {
     /// The account of a user with this password. For an unknown user name, opens a new account.
     pub fn get(self, username: &str, password: &str) -> Result<Account, Error> {
-        if let Some(reason) =
-            invalid("username", username).or_else(|| invalid("password", password))
-        {
-            return Ok(Err(reason));
-        }
-        let user = loop {
-            match self.store.begin_login(username)? {
-                Login::Known(user) => break user,
-                Login::TooSoon => return Ok(Err(TOO_SOON.to_owned())),
-                Login::Unknown => {
-                    let Some(user) = self.new_user(password)? else {
-                        return Ok(Err(BUSY.to_owned()));
-                    };
-                    // False if another client has added the name meanwhile. Then that client's
-                    // password counts.
-                    if self.store.add_user(username, &user)? {
-                        return self.open(username, user.creation);
-                    }
-                }
-            }
+        let invalid = invalid("username", username).or_else(|| invalid("password", password));
+        // An invalid name may be long, and is not logged.
+        let (name, login) = match invalid {
+            Some(reason) => ("", refused(LoginResult::Refused, &reason)),
+            None => (username, self.log_in(username, password)?),
         };
-        match self.hasher.hash(password, &user.salt, user.rounds.cast_unsigned()) {
-            Ok(hash) if password::are_equal(&hash, &user.hash) => {}
-            Ok(_) => return Ok(Err(INCORRECT.to_owned())),
-            Err(Busy) => return Ok(Err(BUSY.to_owned())),
-        }
-        self.store.logged_in(username)?;
-        match user.account {
-            Some(account) => Ok(Ok(account)),
-            None => self.open(username, user.creation),
+        let (result, account) = login;
+        self.report(name, result, &account);
+        Ok(account)
+    }
+
+    /// Counts and logs a login, without its secrets.
+    fn report(self, name: &str, result: LoginResult, account: &Account) {
+        let (result, address) = (result.name(), self.address);
+        metrics::LOGINS.with_label_values(&[result]).inc();
+        match account {
+            Ok((iban, _token)) => log::info!(result, name, iban, address:%; "login"),
+            Err(reason) => log::info!(result, name, address:%, reason; "login"),
         }
     }
 
-    /// A user with this password and no account yet; `None` if too many passwords are being hashed.
-    fn new_user(self, password: &str) -> Result<Option<User>, Error> {
-        let salt = password::salt()?;
-        let Ok(hash) = self.hasher.hash(password, &salt, ROUNDS) else { return Ok(None) };
-        Ok(Some(User {
-            salt: salt.to_vec(),
-            rounds: ROUNDS.cast_signed(),
-            hash: hash.to_vec(),
-            creation: Uuid::new_v4(),
-            account: None,
-        }))
+    fn log_in(self, username: &str, password: &str) -> Result<Login, Error> {
+        let Ok(place) = self.hasher.enter(network(self.address)) else {
+            return Ok(refused(LoginResult::Busy, BUSY));
+        };
+        loop {
+            if let Some(user) = self.store.user(username)? {
+                return self.check(username, password, user, place);
+            }
+            let Some(registrations) = self.registrations else {
+                return self.refuse_unknown(username, password, &place);
+            };
+            if !registrations.count(network(self.address)) {
+                return Ok(refused(LoginResult::Refused, TOO_MANY_ACCOUNTS));
+            }
+            let Some(user) = new_user(password, &place)? else {
+                return Ok(refused(LoginResult::Busy, BUSY));
+            };
+            // False if another client has added the name meanwhile. Then that client's password
+            // counts.
+            if self.store.add_user(username, &user)? {
+                drop(place);
+                let account = self.open(username, user.creation)?;
+                return Ok((LoginResult::Registered, account));
+            }
+        }
+    }
+
+    /// Logs in a known user.
+    fn check(
+        self,
+        username: &str,
+        password: &str,
+        user: User,
+        place: LoginPlace<'_>,
+    ) -> Result<Login, Error> {
+        let network = network(self.address);
+        if !self.store.begin_login(username, network)? {
+            return Ok(refused(LoginResult::Refused, TOO_SOON));
+        }
+        match place.hash(password, &user.salt, user.rounds.cast_unsigned()) {
+            Ok(hash) if password::are_equal(&hash, &user.hash) => {}
+            Ok(_) if self.registrations.is_some() => {
+                return Ok(refused(LoginResult::Failed, INCORRECT));
+            }
+            Ok(_) => return Ok(refused(LoginResult::Failed, UNKNOWN)),
+            Err(Busy) => return Ok(refused(LoginResult::Busy, BUSY)),
+        }
+        drop(place);
+        self.store.logged_in(username, network)?;
+        let account = match user.account {
+            Some(account) => Ok(account),
+            None => self.open(username, user.creation)?,
+        };
+        Ok((LoginResult::Succeeded, account))
+    }
+
+    /// Refuses an unknown user name. It takes as long, and is delayed as often, as an incorrect
+    /// password, so that user names cannot be guessed.
+    fn refuse_unknown(
+        self,
+        username: &str,
+        password: &str,
+        place: &LoginPlace<'_>,
+    ) -> Result<Login, Error> {
+        if !self.store.begin_login(username, network(self.address))? {
+            return Ok(refused(LoginResult::Refused, TOO_SOON));
+        }
+        Ok(match place.hash(password, &password::salt()?, ROUNDS) {
+            Ok(_) => refused(LoginResult::Failed, UNKNOWN),
+            Err(Busy) => refused(LoginResult::Busy, BUSY),
+        })
     }
 
     /// Sends the stored command to the bank. For the same command the bank returns the same
@@ -103,6 +191,28 @@ impl Accounts<'_> {
     }
 }
 
+/// A user with this password and no account yet; `None` if the hash takes too long.
+fn new_user(password: &str, place: &LoginPlace<'_>) -> Result<Option<User>, Error> {
+    let salt = password::salt()?;
+    let Ok(hash) = place.hash(password, &salt, ROUNDS) else { return Ok(None) };
+    Ok(Some(User {
+        salt: salt.to_vec(),
+        rounds: ROUNDS.cast_signed(),
+        hash: hash.to_vec(),
+        creation: Uuid::new_v4(),
+        account: None,
+    }))
+}
+
+/// What counts as one client: an IPv4 address, or the first 64 bits of an IPv6 address, because a
+/// client usually has all addresses with these.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
 /// Why `text` is not valid as a user name or a password; `None` if it is valid.
 fn invalid(what: &str, text: &str) -> Option<String> {
     let (from, to) = (LENGTHS.start(), LENGTHS.end());
@@ -115,6 +225,19 @@ fn invalid(what: &str, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ipv6_clients_count_by_their_network() {
+        for (address, expected) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:0:7:1:2:3:4", "2001:db8:0:7::"),
+            ("2001:db8:0:8::1", "2001:db8:0:8::"),
+        ] {
+            let expected: IpAddr = expected.parse().unwrap();
+            assert_eq!(network(address.parse().unwrap()), expected, "{address}");
+        }
+    }
 
     #[test]
     fn names_and_passwords_have_8_to_128_characters() {

@@ -5,8 +5,10 @@ use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::password::Hasher;
+use crate::registrations::Registrations;
 use crate::store::Store;
 use crate::transfers::Transfers;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub struct App {
@@ -15,12 +17,21 @@ pub struct App {
     pub hub: Arc<Hub>,
     pub commands: CommandClient,
     pub hasher: Hasher,
+    pub registrations: Registrations,
 }
 
 impl App {
-    pub fn accounts(&self) -> Accounts<'_> {
-        let Self { store, commands, hasher, config, .. } = self;
-        Accounts { store, commands, hasher, wait: config.answer_timeout }
+    /// For a client with this address.
+    pub fn accounts(&self, address: IpAddr) -> Accounts<'_> {
+        let Self { store, commands, hasher, registrations, config, .. } = self;
+        Accounts {
+            store,
+            commands,
+            hasher,
+            registrations: config.registration.then_some(registrations),
+            address,
+            wait: config.answer_timeout,
+        }
     }
 
     pub fn transfers(&self) -> Transfers<'_> {

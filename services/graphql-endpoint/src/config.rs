@@ -21,6 +21,8 @@ pub const VARIABLES: &[Variable] = &[
     GRAPHIQL,
     CASH_DEPOSITS,
     ANSWER_TIMEOUT_MS,
+    REGISTRATION,
+    REGISTRATIONS_PER_HOUR,
     CONSUMER_GROUP_PROTOCOL,
 ];
 
@@ -75,6 +77,17 @@ const ANSWER_TIMEOUT_MS: Variable = Variable::new(
     "10000",
     "timeout of get_account and money_transfer for the outcome, 100 to 60000 ms",
 );
+const REGISTRATION: Variable = Variable::new(
+    "REGISTRATION",
+    "true",
+    "true: get_account opens an account for a new user name; false: it refuses new user names",
+);
+const REGISTRATIONS_PER_HOUR: Variable = Variable::new(
+    "REGISTRATIONS_PER_HOUR",
+    "1000",
+    "maximum of new accounts for each client address in an hour, 1 to 1000000; addresses of IPv6 \
+     count by their first 64 bits",
+);
 const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
@@ -100,6 +113,9 @@ pub struct Config {
     pub graphiql: bool,
     pub cash_deposits: bool,
     pub answer_timeout: Duration,
+    /// `REGISTRATION`.
+    pub registration: bool,
+    pub registrations_per_hour: u32,
     /// True if `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
 }
@@ -157,6 +173,8 @@ impl Config {
             graphiql: env.choice(&GRAPHIQL, &SWITCH)?,
             cash_deposits: env.choice(&CASH_DEPOSITS, &SWITCH)?,
             answer_timeout: env.millis(&ANSWER_TIMEOUT_MS, 100..=60_000)?,
+            registration: env.choice(&REGISTRATION, &SWITCH)?,
+            registrations_per_hour: env.number(&REGISTRATIONS_PER_HOUR, 1..=1_000_000)?,
             is_member,
         })
     }

@@ -341,8 +341,8 @@ impl ServedPartitions<'_> {
     }
 }
 
-/// Subscribes to the notifications of other endpoints, before the first client can subscribe. `None`
-/// if shutdown was requested first.
+/// Subscribes to the notifications of other endpoints, before the first client can subscribe.
+/// `None` if shutdown was requested first.
 ///
 /// # Errors
 /// The first error that is not retryable.

@@ -270,6 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn document_has_one_login_at_most() {
+        const LOGIN: &str = r#"get_account(username: "name1234", password: "secret12") { iban }"#;
+        for kind in ["mutation", "subscription"] {
+            let root = if kind == "mutation" { "Mutation" } else { "Subscription" };
+            assert_eq!(refusal(&format!("{kind} {{ a: {LOGIN} }}"), "{}"), None);
+            for two in [
+                format!("{kind} {{ a: {LOGIN} b: {LOGIN} }}"),
+                format!("{kind} {{ {LOGIN} {LOGIN} }}"),
+                format!("{kind} {{ {LOGIN} ... {{ b: {LOGIN} }} }}"),
+                format!("{kind} {{ ...f ...f }} fragment f on {root} {{ {LOGIN} }}"),
+            ] {
+                assert!(refusal(&two, "{}").is_some(), "{two}");
+            }
+        }
+    }
+
+    #[test]
     fn effect_depends_on_the_root_field() {
         const LOGIN: &str = r#"get_account(username: "name1234", password: "secret12") { iban }"#;
         for (query, effect) in [

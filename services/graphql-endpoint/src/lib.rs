@@ -16,6 +16,7 @@ mod accounts;
 mod command_client;
 mod euro;
 mod password;
+mod registrations;
 mod token;
 mod transfers;
 
@@ -45,6 +46,7 @@ use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::operation::{Executor, QUERY_THREADS};
 use crate::password::Hasher;
+use crate::registrations::Registrations;
 use crate::store::{Store, WriterId};
 use crate::web::Endpoint;
 use avro::registry::Registry;
@@ -159,7 +161,8 @@ fn listen(
         store: Store::new(&config.database, QUERY_THREADS, shutdown),
         hub,
         commands,
-        hasher: Hasher::default(),
+        hasher: Hasher::start(),
+        registrations: Registrations::new(config.registrations_per_hour),
         config,
     });
     let executor = Executor::start(schema::schema(introspection), app)?;

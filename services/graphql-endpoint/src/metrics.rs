@@ -28,3 +28,7 @@ pub static OPERATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("graphql_operations_total", "Operations received", &["kind"])
         .expect(UNIQUE)
 });
+/// `kind`: succeeded, failed (wrong password), refused, busy, registered (a new user name).
+pub static LOGINS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("graphql_logins_total", "Logins by result", &["kind"]).expect(UNIQUE)
+});

@@ -122,7 +122,7 @@ impl Executor {
     /// Runs an operation to its end, or passes it to other threads. Call it on a thread of
     /// [`Self::queries`].
     pub fn run(self: &Arc<Self>, mut operation: Operation) -> Result<(), Disconnected> {
-        let Operation { request, access, may_write, may_stream, running, transport, .. } =
+        let Operation { request, access, address, may_write, may_stream, transport, running } =
             &mut operation;
         let parsed = match self.parse(request) {
             Ok(parsed) => parsed,
@@ -154,7 +154,7 @@ impl Executor {
             }
             OperationType::Query => {
                 running.forbid_waiting();
-                let context = self.context(access.clone(), running);
+                let context = self.context(access.clone(), *address, running);
                 let result = execute(&parsed, request, &context);
                 drop(context);
                 if running.would_wait() {
@@ -182,7 +182,7 @@ impl Executor {
     }
 
     fn run_waiting(self: &Arc<Self>, operation: Operation) -> Result<(), Disconnected> {
-        let Operation { request, access, running, mut transport, .. } = operation;
+        let Operation { request, access, address, running, mut transport, .. } = operation;
         running.allow_waiting();
         if running.is_cancelled() {
             return transport.emit(Step::Complete);
@@ -191,7 +191,7 @@ impl Executor {
             Ok(parsed) => parsed,
             Err(err) => return transport.emit(Step::Refused(&err)),
         };
-        let context = self.context(access, &running);
+        let context = self.context(access, address, &running);
         match parsed.operation.operation_type() {
             OperationType::Subscription => {
                 count("subscription");
@@ -220,9 +220,14 @@ impl Executor {
         Ok(ValidOperation { operation, effect })
     }
 
-    fn context(&self, access: ReadAccess, running: &Arc<RunningOperation>) -> Context {
-        let budget = Budget::default();
-        Context { app: self.app.clone(), access, running: running.clone(), budget }
+    fn context(
+        &self,
+        access: ReadAccess,
+        address: IpAddr,
+        running: &Arc<RunningOperation>,
+    ) -> Context {
+        let (app, running, budget) = (self.app.clone(), running.clone(), Budget::default());
+        Context { app, access, address, running, budget }
     }
 }
 
@@ -254,13 +259,13 @@ fn emit(
 
 /// Runs a live subscription.
 async fn subscribe(executor: &Executor, operation: Operation) -> Result<(), Disconnected> {
-    let Operation { request, access, running, mut transport, .. } = operation;
+    let Operation { request, access, address, running, mut transport, .. } = operation;
     let parsed = match executor.parse(&request) {
         Ok(parsed) => parsed,
         Err(err) => return transport.emit(Step::Refused(&err)),
     };
     count("subscription");
-    let context = executor.context(access, &running);
+    let context = executor.context(access, address, &running);
     follow(&parsed, &request, &context, &mut *transport).await
 }
 

@@ -1,67 +1,188 @@
-//! Password hashes by PBKDF2-HMAC-SHA256, which needs little memory. At most one hash per core is
-//! computed at a time, so that logins do not delay all other requests.
+//! Password hashes by PBKDF2-HMAC-SHA256, which needs little memory. Threads of low priority
+//! compute them on half of the cores, so that logins do not delay all other requests.
 
 use crate::error::Error;
 use pbkdf2::pbkdf2_hmac;
 use rand::TryRng;
 use rand::rngs::SysRng;
+use rustix::process::nice;
 use sha2::Sha256;
+use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 /// Rounds of a new hash. Source: OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256.
 pub const ROUNDS: u32 = 600_000;
-/// Maximum of hashes that wait for a core: a few seconds of work.
-const WAITING_MAX: usize = 32;
+/// Maximum number of logins at the same time, and of one client address.
+const LOGINS_MAX: usize = 64;
+const LOGINS_OF_ADDRESS_MAX: usize = 8;
+/// Maximum wait for a hash.
+const HASH_WAIT: Duration = Duration::from_secs(10);
+/// Added to the nice value of the threads: other threads get about nine times as much CPU time.
+const NICE: i32 = 10;
+const STACK_BYTES: usize = 64 << 10;
 
 pub const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 
-/// Computes hashes, one per core at a time.
-pub struct Hasher {
-    state: Mutex<State>,
-    freed: Condvar,
-}
+pub type Hash = [u8; HASH_BYTES];
 
-struct State {
-    free: usize,
-    waiting: usize,
-}
+/// Computes hashes, in turn for each client address. Dropping it ends its threads.
+pub struct Hasher(Arc<Queue>);
 
-/// [`WAITING_MAX`] hashes are waiting already.
+/// Too many logins at the same time, or the hash takes too long.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Busy;
 
-impl Default for Hasher {
-    fn default() -> Self {
-        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self { state: Mutex::new(State { free: cores, waiting: 0 }), freed: Condvar::new() }
-    }
+/// A login, which may compute hashes. Dropping it frees its place.
+pub struct LoginPlace<'a> {
+    hasher: &'a Hasher,
+    address: IpAddr,
 }
 
 impl Hasher {
-    /// The hash of `password`. Takes most of a second with [`ROUNDS`].
-    pub fn hash(&self, password: &str, salt: &[u8], rounds: u32) -> Result<[u8; HASH_BYTES], Busy> {
-        let _core = self.acquire_core()?;
-        let mut hash = [0; HASH_BYTES];
-        pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, rounds, &mut hash);
-        Ok(hash)
+    /// Starts threads for half of the cores, at least one.
+    pub fn start() -> Self {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let queue = Arc::<Queue>::default();
+        for _ in 0..(cores / 2).max(1) {
+            let queue = queue.clone();
+            thread::Builder::new()
+                .name("password".into())
+                .stack_size(STACK_BYTES)
+                .spawn(move || compute(&queue))
+                .expect("threads can be started at startup");
+        }
+        Self(queue)
     }
 
-    fn acquire_core(&self) -> Result<CoreGuard<'_>, Busy> {
-        let mut state = self.state();
-        if state.free == 0 && state.waiting >= WAITING_MAX {
+    /// A place for a login of a client. The number of places is limited, in total and for each
+    /// address.
+    pub fn enter(&self, address: IpAddr) -> Result<LoginPlace<'_>, Busy> {
+        let mut state = self.0.state();
+        let places = state.places.values().sum::<usize>();
+        let of_address = state.places.get(&address).copied().unwrap_or_default();
+        if places >= LOGINS_MAX || of_address >= LOGINS_OF_ADDRESS_MAX {
             return Err(Busy);
         }
-        state.waiting += 1;
-        while state.free == 0 {
-            state = self.freed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.places.insert(address, of_address + 1);
+        Ok(LoginPlace { hasher: self, address })
+    }
+}
+
+impl Drop for Hasher {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl LoginPlace<'_> {
+    /// The hash of `password`. Takes most of a second with [`ROUNDS`].
+    pub fn hash(&self, password: &str, salt: &[u8], rounds: u32) -> Result<Hash, Busy> {
+        let (password, salt) = (password.to_owned(), salt.to_vec());
+        let job = Arc::new(Job { password, salt, rounds, ..Job::default() });
+        let queue = &self.hasher.0;
+        queue.push(self.address, job.clone());
+        let hash = job.hash.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = job.computed.wait_timeout_while(hash, HASH_WAIT, |hash| hash.is_none());
+        let hash = waited.unwrap_or_else(PoisonError::into_inner).0.take();
+        if hash.is_none() {
+            queue.remove(self.address, &job);
         }
-        state.waiting -= 1;
-        state.free -= 1;
-        Ok(CoreGuard(self))
+        hash.ok_or(Busy)
+    }
+}
+
+impl Drop for LoginPlace<'_> {
+    fn drop(&mut self) {
+        let mut state = self.hasher.0.state();
+        match state.places.get_mut(&self.address) {
+            Some(count @ 2..) => *count -= 1,
+            _ => drop(state.places.remove(&self.address)),
+        }
+    }
+}
+
+/// A hash to compute.
+#[derive(Default)]
+struct Job {
+    password: String,
+    salt: Vec<u8>,
+    rounds: u32,
+    hash: Mutex<Option<Hash>>,
+    computed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of logins by client address.
+    places: HashMap<IpAddr, usize>,
+    waiting: HashMap<IpAddr, VecDeque<Arc<Job>>>,
+    /// The addresses in `waiting`; the first one is served next.
+    turns: VecDeque<IpAddr>,
+    closed: bool,
+}
+
+impl Queue {
+    fn push(&self, address: IpAddr, job: Arc<Job>) {
+        let mut state = self.state();
+        let State { waiting, turns, .. } = &mut *state;
+        let jobs = waiting.entry(address).or_default();
+        if jobs.is_empty() {
+            turns.push_back(address);
+        }
+        jobs.push_back(job);
+        self.changed.notify_one();
+    }
+
+    /// The next job. Addresses take turns. `None` once the hasher is dropped.
+    fn next(&self) -> Option<Arc<Job>> {
+        let mut state = self.state();
+        loop {
+            if state.closed {
+                return None;
+            }
+            let Some(address) = state.turns.pop_front() else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let State { waiting, turns, .. } = &mut *state;
+            if let Some(jobs) = waiting.get_mut(&address) {
+                let job = jobs.pop_front();
+                if jobs.is_empty() {
+                    waiting.remove(&address);
+                } else {
+                    turns.push_back(address);
+                }
+                if job.is_some() {
+                    return job;
+                }
+            }
+        }
+    }
+
+    /// Removes a job that its caller no longer waits for.
+    fn remove(&self, address: IpAddr, job: &Arc<Job>) {
+        let mut state = self.state();
+        let State { waiting, turns, .. } = &mut *state;
+        if let Some(jobs) = waiting.get_mut(&address) {
+            jobs.retain(|it| !Arc::ptr_eq(it, job));
+            if jobs.is_empty() {
+                waiting.remove(&address);
+                turns.retain(|it| *it != address);
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -69,12 +190,16 @@ impl Hasher {
     }
 }
 
-struct CoreGuard<'a>(&'a Hasher);
-
-impl Drop for CoreGuard<'_> {
-    fn drop(&mut self) {
-        self.0.state().free += 1;
-        self.0.freed.notify_one();
+fn compute(queue: &Queue) {
+    // On Linux this is the nice value of the calling thread.
+    if let Err(err) = nice(NICE) {
+        log::warn!(error:% = err; "password hashes have normal priority");
+    }
+    while let Some(job) = queue.next() {
+        let mut hash = [0; HASH_BYTES];
+        pbkdf2_hmac::<Sha256>(job.password.as_bytes(), &job.salt, job.rounds, &mut hash);
+        *job.hash.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash);
+        job.computed.notify_one();
     }
 }
 
@@ -94,12 +219,17 @@ pub fn are_equal(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::net::Ipv4Addr;
+
+    fn address(number: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, number).into()
+    }
 
     #[test]
     fn hash_is_pbkdf2_hmac_sha256() {
         // From Python: hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 4096).
-        let hash = Hasher::default().hash("password", b"salt", 4096).unwrap();
+        let hasher = Hasher::start();
+        let hash = hasher.enter(address(1)).unwrap().hash("password", b"salt", 4096).unwrap();
         let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "c5e478d59288c841aa530db6845c4c8d962893a001ce4e11a4963873aa98134a");
     }
@@ -113,26 +243,52 @@ mod tests {
     }
 
     #[test]
-    fn hashes_are_limited_to_one_per_core() {
-        let hasher =
-            Hasher { state: Mutex::new(State { free: 2, waiting: 0 }), freed: Condvar::new() };
-        let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            let cores = [hasher.acquire_core().unwrap(), hasher.acquire_core().unwrap()];
-            for _ in 0..WAITING_MAX {
-                scope.spawn(|| {
-                    let _core = hasher.acquire_core().unwrap();
-                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    running.fetch_sub(1, Ordering::SeqCst);
-                });
+    fn logins_are_limited_per_address_and_in_total() {
+        let hasher = Hasher(Arc::default());
+        let enter = |number| hasher.enter(address(number));
+        let mut places: Vec<_> = (0..LOGINS_OF_ADDRESS_MAX).map(|_| enter(0).unwrap()).collect();
+        assert_eq!(enter(0).err(), Some(Busy));
+        for number in 1.. {
+            if places.len() == LOGINS_MAX {
+                break;
             }
-            while hasher.state().waiting < WAITING_MAX {
-                thread::yield_now();
-            }
-            assert_eq!(hasher.acquire_core().err(), Some(Busy));
-            drop(cores);
-        });
-        assert!((1..=2).contains(&most.into_inner()));
-        assert!(hasher.acquire_core().is_ok());
+            places.push(enter(number).unwrap());
+        }
+        assert_eq!(enter(255).err(), Some(Busy));
+        places.remove(0);
+        places.push(enter(0).unwrap());
+        drop(places);
+        assert!(hasher.0.state().places.is_empty());
+    }
+
+    #[test]
+    fn addresses_take_turns() {
+        let queue = Queue::default();
+        let job = |rounds| Arc::new(Job { rounds, ..Job::default() });
+        let removed = job(9);
+        for (number, job) in [(1, job(1)), (1, job(3)), (1, job(5)), (2, job(2)), (2, job(4))] {
+            queue.push(address(number), job);
+        }
+        queue.push(address(3), removed.clone());
+        queue.remove(address(3), &removed);
+        let order: Vec<u32> = (0..5).map(|_| queue.next().unwrap().rounds).collect();
+        assert_eq!(order, [1, 2, 3, 4, 5]);
+        assert!(queue.state().turns.is_empty() && queue.state().waiting.is_empty());
+    }
+
+    #[test]
+    fn hashing_threads_have_low_priority() {
+        let hasher = Hasher::start();
+        hasher.enter(address(1)).unwrap().hash("password", b"salt", 1).unwrap();
+        let nice_values: Vec<i32> = std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok())
+            .filter(|stat| stat.contains("(password)"))
+            // Field 19 of proc_pid_stat(5). The name, which is field 2, ends with a parenthesis.
+            .map(|stat| stat.rsplit(')').next().unwrap().split(' ').nth(17).unwrap().parse())
+            .collect::<Result<_, _>>()
+            .unwrap();
+        let expected = (nice(0).unwrap() + NICE).min(19);
+        assert!(nice_values.contains(&expected), "{nice_values:?}, expected {expected}");
     }
 }

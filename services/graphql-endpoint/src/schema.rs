@@ -16,6 +16,7 @@ use juniper::{
     DefaultScalarValue, Executor, FieldError, FieldResult, GraphQLEnum, GraphQLObject, ID,
     RootNode, graphql_object, graphql_subscription,
 };
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
@@ -42,6 +43,8 @@ pub fn sdl() -> String {
 pub struct Context {
     pub app: Arc<App>,
     pub access: ReadAccess,
+    /// Of the client.
+    pub address: IpAddr,
     /// Shared with the transport.
     pub running: Arc<RunningOperation>,
     pub budget: Budget,
@@ -356,7 +359,7 @@ impl Context {
     }
 
     fn account(&self, username: &str, password: &str) -> FieldResult<Option<AccountResult>> {
-        let account = self.app.accounts().get(username, password).map_err(failed)?;
+        let account = self.app.accounts(self.address).get(username, password).map_err(failed)?;
         Ok(Some(match account {
             Ok((iban, token)) => {
                 AccountResult { iban: Some(iban), token: Some(token), reason: None }

@@ -15,5 +15,5 @@ pub(crate) mod tests;
 
 pub use connection::migrate;
 pub use notifications::{NotificationListener, WriterId};
-pub use queries::{Login, Store, StoredTransfer, User};
+pub use queries::{Store, StoredTransfer, User};
 pub use writer::{ChangeRecord, TransactionWriter, unstorable};

@@ -8,9 +8,10 @@ use service::database;
 use service::shutdown::Shutdown;
 
 /// The migrations in order, from version 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../migrations/1-transactions.sql"),
     include_str!("../../migrations/2-accounts-and-transfers.sql"),
+    include_str!("../../migrations/3-failed-logins.sql"),
 ];
 
 /// `application_name` in PostgreSQL, and name of the lock for migrations.

@@ -7,6 +7,7 @@ use crate::token::digest;
 use crate::transaction::Transaction;
 use postgres::Row;
 use service::shutdown::Shutdown;
+use std::net::IpAddr;
 use uuid::Uuid;
 
 /// Connections for the requests of clients, opened on demand.
@@ -74,34 +75,50 @@ impl Store {
         Ok(self.query(sql, parameters![iban])?.first().map(|row| row.get(0)))
     }
 
-    /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
-    /// all counted.
-    pub fn begin_login(&self, username: &str) -> Result<Login, Error> {
-        let updated = self.query(
-            "UPDATE account SET failed_tries = failed_tries + 1, failed_at = now()
-             WHERE username = $1 AND (failed_tries < $2 OR
-                 failed_at + power(2, least(failed_tries - $2, $3)) * interval '1 second' <= now())
-             RETURNING salt, rounds, hash, creation, iban, token",
-            parameters![username, FREE_TRIES, DOUBLINGS_MAX],
-        )?;
-        if let [row, ..] = updated.as_slice() {
+    /// The user with this name.
+    pub fn user(&self, username: &str) -> Result<Option<User>, Error> {
+        let sql =
+            "SELECT salt, rounds, hash, creation, iban, token FROM account WHERE username = $1";
+        let rows = self.query(sql, parameters![username])?;
+        Ok(rows.first().map(|row| {
             let iban: Option<String> = row.get(4);
-            return Ok(Login::Known(User {
+            User {
                 salt: row.get(0),
                 rounds: row.get(1),
                 hash: row.get(2),
                 creation: row.get(3),
                 account: iban.zip(row.get(5)),
-            }));
-        }
-        let known = self.query("SELECT FROM account WHERE username = $1", parameters![username])?;
-        Ok(if known.is_empty() { Login::Unknown } else { Login::TooSoon })
+            }
+        }))
+    }
+
+    /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
+    /// all counted. False if too many logins with this name from this address have failed recently.
+    pub fn begin_login(&self, username: &str, address: IpAddr) -> Result<bool, Error> {
+        self.query(
+            "DELETE FROM failed_login WHERE (username, address) IN
+                 (SELECT username, address FROM failed_login
+                  WHERE failed_at < now() - interval '1 hour'
+                  ORDER BY failed_at LIMIT 10 FOR UPDATE SKIP LOCKED)",
+            Vec::new(),
+        )?;
+        let counted = self.query(
+            "INSERT INTO failed_login AS login (username, address, tries, failed_at)
+             VALUES ($1, $2, 1, now())
+             ON CONFLICT (username, address) DO UPDATE
+                 SET tries = login.tries + 1, failed_at = now()
+                 WHERE login.tries < $3 OR login.failed_at +
+                     power(2, least(login.tries - $3, $4)) * interval '1 second' <= now()
+             RETURNING tries",
+            parameters![username, address, FREE_TRIES, DOUBLINGS_MAX],
+        )?;
+        Ok(!counted.is_empty())
     }
 
     /// Ends a login with the correct password: resets the counter of failed logins.
-    pub fn logged_in(&self, username: &str) -> Result<(), Error> {
-        let sql = "UPDATE account SET failed_tries = 0 WHERE username = $1";
-        self.query(sql, parameters![username]).map(drop)
+    pub fn logged_in(&self, username: &str, address: IpAddr) -> Result<(), Error> {
+        let sql = "DELETE FROM failed_login WHERE username = $1 AND address = $2";
+        self.query(sql, parameters![username, address]).map(drop)
     }
 
     /// Stores a new user. False if the user name exists.
@@ -188,16 +205,6 @@ impl Store {
 const FREE_TRIES: i32 = 10;
 /// The delay starts at one second and doubles with each failed login, at most this often.
 const DOUBLINGS_MAX: i32 = 6;
-
-#[derive(Debug)]
-pub enum Login {
-    /// The user name does not exist.
-    Unknown,
-    /// Too many logins have failed recently.
-    TooSoon,
-    /// The caller must check the password.
-    Known(User),
-}
 
 /// A user. The account is `None` until the bank has opened it.
 #[derive(Clone)]

@@ -8,6 +8,7 @@ use crate::transaction::tests::transaction;
 use bank::money::Cents;
 use bank::records::BalanceChanged;
 use service::shutdown::Shutdown;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -226,4 +227,46 @@ fn closed_connection_is_reopened() {
          WHERE pid <> pg_backend_pid() AND datname = current_database()",
     );
     assert_eq!(store.by_number(1).unwrap(), None);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn failed_logins_are_counted_per_address() {
+    let database = Database::new();
+    let store = database.store();
+    let stranger: IpAddr = "2001:db8::".parse().unwrap();
+    let owner: IpAddr = "192.0.2.1".parse().unwrap();
+    for _ in 0..10 {
+        assert!(store.begin_login("abcdefgh", stranger).unwrap());
+    }
+    assert!(!store.begin_login("abcdefgh", stranger).unwrap());
+    assert!(store.begin_login("abcdefgh", owner).unwrap());
+    assert!(store.begin_login("ijklmnop", stranger).unwrap());
+    // The delay is over: one more login.
+    database.execute("UPDATE failed_login SET failed_at = failed_at - interval '2 seconds'");
+    assert!(store.begin_login("abcdefgh", stranger).unwrap());
+    assert!(!store.begin_login("abcdefgh", stranger).unwrap());
+    store.logged_in("abcdefgh", stranger).unwrap();
+    assert!(store.begin_login("abcdefgh", stranger).unwrap());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn old_failed_logins_are_deleted() {
+    let database = Database::new();
+    let store = database.store();
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    for user in 0..10 {
+        assert!(store.begin_login(&format!("name {user:04}"), address).unwrap());
+    }
+    let count = || {
+        let sql = "SELECT count(*) FROM failed_login";
+        connect(&database.config, "").unwrap().query_one(sql, &[]).unwrap().get::<_, i64>(0)
+    };
+    database.execute("UPDATE failed_login SET failed_at = failed_at - interval '59 minutes'");
+    assert!(store.begin_login("abcdefgh", address).unwrap());
+    assert_eq!(count(), 11);
+    database.execute("UPDATE failed_login SET failed_at = failed_at - interval '2 minutes'");
+    assert!(store.begin_login("abcdefgh", address).unwrap());
+    assert_eq!(count(), 1);
 }

@@ -76,7 +76,7 @@ impl DatabaseProxy {
         self.shared.changed.notify_all();
     }
 
-    /// The server executes the next COMMIT, but the client loses its connection before the response.
+    /// The server executes the next COMMIT. The client loses its connection before the response.
     pub fn lose_next_commit_response(&self) {
         self.shared.faults().commit = CommitFault::LoseResponse;
     }
