@@ -9,7 +9,7 @@ use crate::euro;
 use crate::hub::{self, Event, TooMany};
 use crate::running::RunningOperation;
 use crate::transaction::{Direction, Filter, Transaction};
-use crate::transfers::{TransferInput, TransferResult};
+use crate::transfers::{self, TransferInput, TransferResult};
 use bank::money::Cents;
 use juniper::futures::Stream;
 use juniper::{
@@ -379,7 +379,9 @@ impl Context {
     ) -> FieldResult<Option<MoneyTransferResult>> {
         let amount = Cents::new(amount.into());
         let input = TransferInput { uuid, token, amount, from, to, description };
-        Ok(Some(self.app.transfers().make(&input).map_err(failed)?.into()))
+        let result = self.app.transfers().make(&input).map_err(failed)?;
+        transfers::log(&input, &result, self.address);
+        Ok(Some(result.into()))
     }
 }
 

@@ -10,6 +10,7 @@ use bank::money::Cents;
 use bank::reasons;
 use bank::records::ConfirmMoneyTransfer;
 use sha2::{Digest, Sha256};
+use std::net::IpAddr;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -168,6 +169,24 @@ impl Transfers<'_> {
         };
         self.store.end_transfer(transfer.uuid, &result)?;
         Ok(TransferResult::new(given, result))
+    }
+}
+
+/// Logs a transfer without its token. Invalid arguments may be long, and are not logged.
+pub fn log(input: &TransferInput<'_>, result: &TransferResult, address: IpAddr) {
+    let reason = result.reason.as_deref().unwrap_or_default();
+    let result = match result.success {
+        Some(true) => "succeeded",
+        Some(false) => "refused",
+        None => "unknown",
+    };
+    let TransferInput { from, to, amount, .. } = *input;
+    match Uuid::try_parse(input.uuid) {
+        Ok(uuid) if invalid(input).is_none() => {
+            let amount = amount.get();
+            log::info!(result, uuid:%, from, to, amount, address:%, reason; "transfer");
+        }
+        _ => log::info!(result, address:%, reason; "transfer"),
     }
 }
 

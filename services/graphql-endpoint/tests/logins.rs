@@ -58,6 +58,10 @@ fn logins_are_counted_and_logged_without_secrets() {
         assert_eq!(lines.len(), 1, "{result}: {log}");
         assert!(fields.iter().all(|field| lines[0].contains(field)), "{}", lines[0]);
     }
+    let transfers = lines("msg=transfer result=succeeded ");
+    assert_eq!(transfers.len(), 1, "{log}");
+    let uuid = payment["uuid"].as_str().unwrap();
+    assert!(transfers[0].contains(uuid) && transfers[0].contains(iban), "{}", transfers[0]);
     for secret in [token, PASSWORD, "wrong password", "short"] {
         assert!(!log.contains(secret), "{secret}: {log}");
     }
