@@ -12,8 +12,6 @@ import time
 import urllib.request
 import uuid
 
-frontend, url = sys.argv[1:]
-
 # The GraphQL library panics on the first two. A panic ends the process of an image.
 REFUSED = [
     "query($v: Boolean = null) { __typename @skip(if: $v) }",
@@ -22,14 +20,14 @@ REFUSED = [
 ]
 
 
-def send(query):
+def send(url, query):
     body = json.dumps({"query": query}).encode()
     request = urllib.request.Request(url + "/graphql", body, {"Content-Type": "application/json"})
     return json.load(urllib.request.urlopen(request, timeout=30))
 
 
-def execute(query):
-    response = send(query)
+def execute(url, query):
+    response = send(url, query)
     if response.get("errors"):
         sys.exit(f"simulated_user: {query} failed: {response}")
     return response["data"]
@@ -45,20 +43,21 @@ def check_page(address, text):
 
 
 def main():
+    frontend, url = sys.argv[1:]
     check_page(frontend, b"<script")
     check_page(url, b"graphiql")
 
     for query in REFUSED:
-        response = send(query)
+        response = send(url, query)
         if not response.get("errors"):
             sys.exit(f"simulated_user: {query} was not refused: {response}")
 
     login = f'username: "user-{uuid.uuid4()}", password: "a long password"'
-    account = execute(f"mutation {{ get_account({login}) {{ iban reason }} }}")
+    account = execute(url, f"mutation {{ get_account({login}) {{ iban reason }} }}")
     iban = account["get_account"]["iban"]
     deposit = f'token: "cash", amount: 1234, from: "cash", to: "{iban}", descr: "a deposit"'
     transfer = f'money_transfer(uuid: "{uuid.uuid4()}", {deposit})'
-    outcome = execute(f"mutation {{ {transfer} {{ success reason }} }}")
+    outcome = execute(url, f"mutation {{ {transfer} {{ success reason }} }}")
     if not outcome["money_transfer"]["success"]:
         sys.exit(f"simulated_user: deposit rejected: {outcome}")
 
@@ -66,7 +65,7 @@ def main():
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         query = f'transactions_by_iban(iban: "{iban}", max_items: 2)'
-        found = execute(f"{{ {query} {{ new_balance }} }}")
+        found = execute(url, f"{{ {query} {{ new_balance }} }}")
         if found["transactions_by_iban"] == [{"new_balance": "€12,34"}]:
             print(f"simulated_user: {iban} has a balance of €12,34")
             return
@@ -74,4 +73,5 @@ def main():
     sys.exit(f"simulated_user: no balance of €12,34 within 10 s: {found}")
 
 
-main()
+if __name__ == "__main__":
+    main()
