@@ -11,6 +11,7 @@
 # Variables:
 #   WAY         rustup or source: uses only this way
 #   BINARIES    names of the binaries to build, separated by spaces; default: all
+#   FEATURES    features of Cargo to enable, for tests; default: none
 #   TARGET_DIR  target directory of Cargo; default: target
 #   DIST        output folder; default: dist
 set -euo pipefail
@@ -19,8 +20,11 @@ cd "$root"
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 export CARGO_TARGET_DIR=${TARGET_DIR:-$root/target}
 dist=${DIST:-$root/dist}
-# The version in Debian 12. The checksums below belong to it.
-readonly musl_version=1.2.3-1
+# The versions in Debian 12. The checksums below belong to them.
+readonly musl_version=1.2.3-1 libunwind_version=1:14.0.6-12
+# Binaries in which a panic unwinds, so that it ends only one operation of a client:
+# docs/decisions/0024-unwinding-endpoint.md.
+readonly unwinding=(graphql-endpoint edge)
 
 say() {
   printf 'binaries: %s\n' "$*" >&2
@@ -37,14 +41,17 @@ set_target() {
     amd64 | x86_64)
       arch=amd64 target=x86_64-unknown-linux-musl deb=amd64 triplet=x86_64-linux-musl
       musl_sum=7c34f29a0c1aa12f6da1d25ed6de6fe6bbd9e048ee76b3dcb88c5e51fb65507f
+      libunwind_sum=3cff492166222dc630ea7f1fb13db83b75a471ec7502edbe9a103e34011c5f05
       ;;
     arm64 | aarch64)
       arch=arm64 target=aarch64-unknown-linux-musl deb=arm64 triplet=aarch64-linux-musl
       musl_sum=55c2ca4bc3041c8ed8ac7dc3ef6080d9551a21650568b2fd7610b59eaf98a4f4
+      libunwind_sum=3de509ff9daa814938b8ca6fb46d80895c29ad17a6621333375f966e516d1e3d
       ;;
     armv7)
       arch=armv7 target=armv7-unknown-linux-musleabihf deb=armhf triplet=arm-linux-musleabihf
       musl_sum=3a9dbb8ae66716f117dce87558fb47a161db0eebf0700cc6bf84ef6871ce7d38
+      libunwind_sum=f11391f964f524362b1816cca66b65c0ee0c038d36f7cb340cbf1af62fc7067c
       ;;
     *) die "ARCH=$1: expected amd64, arm64 or armv7" ;;
   esac
@@ -90,15 +97,15 @@ find_linker() {
   linker=$(command -v "$linker")
 }
 
-# get_sysroot: sets sysroot to a folder with the C library and start files of the target.
+# get_sysroot: sets sysroot to a folder with the C library, the start files and the unwinder of the
+# target.
 get_sysroot() {
-  sysroot=$root/target/musl/$arch-$musl_version
+  sysroot=$root/target/musl/$arch-$musl_version-$libunwind_version
   [[ ! -f $sysroot/complete ]] || return 0
   command -v apt-get >/dev/null ||
     die "no C library for $target: install the target with rustup, or build on Debian"
-  say "fetching musl $musl_version for $deb"
   rm -rf "$sysroot"
-  mkdir -p "$sysroot/work/lists/partial"
+  mkdir -p "$sysroot"/{work/lists/partial,abort,unwind}
   # With separate package lists, so that the lists of the machine do not change. Mirrors may lack
   # some lists of other architectures, so a failed update is not an error.
   local options=(-qq -o "APT::Architecture=$deb" -o "APT::Architectures=$deb"
@@ -107,20 +114,17 @@ get_sysroot() {
   (
     cd "$sysroot/work"
     apt-get "${options[@]}" update 2>update.log || true
-    apt-get "${options[@]}" download "musl-dev=$musl_version" || {
-      cat update.log >&2
-      die "apt-get could not download musl-dev=$musl_version for $deb"
-    }
-    mv musl-dev_*.deb musl.deb
-    sha256sum --quiet --check <<<"$musl_sum  musl.deb"
-    dpkg-deb -x musl.deb musl
-    cp "musl/usr/lib/$triplet"/{libc.a,crt1.o,crti.o,crtn.o} ..
+    unpack musl-dev "$musl_version" "$musl_sum"
+    unpack libunwind-14-dev "$libunwind_version" "$libunwind_sum"
+    # LLVM's unwinder names the last two libraries as dependencies. They are empty in musl.
+    cp "usr/lib/$triplet"/{libc.a,crt1.o,crti.o,crtn.o,libdl.a,libpthread.a} ..
+    cp usr/lib/llvm-14/lib/libunwind.a ../unwind/
   )
   rm -r "$sysroot/work"
-  # A panic aborts, so the stack is never unwound. A crate that requests a backtrace, such as
+  # If a panic aborts, the stack is never unwound. A crate that requests a backtrace, such as
   # anyhow, gets one without frames: _Unwind_Backtrace does nothing, and the other functions are
   # never called.
-  cat >"$sysroot/libunwind.a" <<'END'
+  cat >"$sysroot/abort/libunwind.a" <<'END'
 EXTERN(getpid abort)
 _Unwind_Backtrace = getpid;
 _Unwind_GetIP = abort;
@@ -131,7 +135,21 @@ END
   touch "$sysroot/complete"
 }
 
-# build_with_rustup and build_from_source run cargo build with `options`.
+# unpack PACKAGE VERSION CHECKSUM: downloads a package of Debian for $deb and unpacks it here.
+# Requires `options` of apt-get.
+unpack() {
+  say "fetching $1 $2 for $deb"
+  apt-get "${options[@]}" download "$1=$2" || {
+    cat update.log >&2
+    die "apt-get could not download $1=$2 for $deb"
+  }
+  mv "$1"_*.deb "$1.deb"
+  sha256sum --quiet --check <<<"$3  $1.deb"
+  dpkg-deb -x "$1.deb" .
+}
+
+# build_with_rustup PANIC and build_from_source PANIC run cargo build with `options`. PANIC is abort
+# or unwind.
 build_with_rustup() {
   local linker=
   # The C compiler of the machine cannot link for another architecture. rustup includes a linker and
@@ -143,24 +161,50 @@ build_with_rustup() {
 
 build_from_source() {
   local flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static"
-  flags+=" -C force-unwind-tables=no -L native=$sysroot $remap"
+  flags+=" -L native=$sysroot -L native=$sysroot/$1 $remap"
+  case $1 in
+    abort) flags+=" -C force-unwind-tables=no" ;;
+    # glibc's headers, with which the unwinder was compiled, rename fprintf. It calls it only to
+    # report that it is about to abort.
+    unwind) flags+=" -C link-arg=--eh-frame-hdr -C link-arg=--defsym=__fprintf_chk=abort" ;;
+  esac
   local arg
   for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none; do
     flags+=" -C link-arg=$arg"
   done
   env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" \
     "CARGO_TARGET_${TARGET}_RUSTFLAGS=$flags" \
-    "$cargo" build "${options[@]}" -Z build-std=std,panic_abort -Z build-std-features=
+    "$cargo" build "${options[@]}" -Z "build-std=std,panic_$1" -Z build-std-features=
+}
+
+# build_profile PROFILE PANIC WAY NAME...: builds these binaries into dist.
+build_profile() {
+  local profile=$1 panic=$2 way=$3 name
+  shift 3
+  [[ $# -gt 0 ]] || return 0
+  local options=(--locked --profile "$profile" --target "$target")
+  for name in "$@"; do
+    options+=(-p "$name")
+  done
+  [[ -z ${FEATURES:-} ]] || options+=(--features "$FEATURES")
+  "build_$way" "$panic"
+  for name in "$@"; do
+    install -m 755 "$CARGO_TARGET_DIR/$target/$profile/$name" "$dist/$arch/$name"
+  done
 }
 
 build() {
   set_target "$1"
   TARGET=${target^^}
   TARGET=${TARGET//-/_}
-  local options=(--locked --profile image --target "$target") name names others started=$SECONDS
+  local names name way aborting=() unwinding_names=() others started=$SECONDS
   mapfile -t names < <(tr ' ' '\n' <<<"${BINARIES:-$(binaries)}")
   for name in "${names[@]}"; do
-    options+=(-p "$name")
+    if [[ " ${unwinding[*]} " == *" $name "* ]]; then
+      unwinding_names+=("$name")
+    else
+      aborting+=("$name")
+    fi
   done
   # Panic messages contain source paths. Paths of this machine would make builds of two machines
   # differ.
@@ -170,21 +214,21 @@ build() {
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
   if [[ ${WAY:-rustup} == rustup ]] && rustup_has "$target"; then
     say "$arch: building with the standard library of rustup for $target, $(rustc --version)"
-    build_with_rustup
+    way=with_rustup
     others=("rust-std=$(rustc --version | cut -d' ' -f2)")
   elif [[ ${WAY:-source} == source ]] && find_source && find_linker; then
     say "$arch: building the standard library from source for $target, $("$rustc" --version)"
     get_sysroot
-    build_from_source
+    way=from_source
     others=("rust-std=$("$rustc" --version | cut -d' ' -f2)" "musl=$musl_version")
+    [[ ${#unwinding_names[@]} == 0 ]] || others+=("libunwind=$libunwind_version")
   else
     die "no toolchain for $target. With rustup: rustup target add $target. On Debian 12:" \
       "apt-get install rustc-web cargo-web rust-web-src lld-16"
   fi
   mkdir -p "$dist/$arch"
-  for name in "${names[@]}"; do
-    install -m 755 "$CARGO_TARGET_DIR/$target/image/$name" "$dist/$arch/$name"
-  done
+  build_profile image abort $way "${aborting[@]}"
+  build_profile image-unwinding unwind $way "${unwinding_names[@]}"
   (cd "$dist/$arch" && sha256sum "${names[@]}" >SHA256SUMS)
   deploy/images/sbom.py "$target" "${names[@]}" --also "${others[@]}" >"$dist/$arch/sbom.cdx.json"
   say "$arch: ${#names[@]} binaries in ${dist#"$root"/}/$arch, built in $((SECONDS - started)) s"

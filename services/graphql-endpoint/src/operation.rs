@@ -11,12 +11,9 @@ use crate::hub::Ending;
 use crate::metrics;
 use crate::pool::{Busy, Pool, PoolLimits, Tasks};
 use crate::running::RunningOperation;
-use crate::schema::{Context, Mutation, Query, Schema, Subscription};
+use crate::schema::{Context, Schema};
 use juniper::http::{GraphQLRequest, GraphQLResponse};
-use juniper::{
-    ExecutionError, FieldError, GraphQLError, OperationType, ValidatedOperation, Value,
-    ValuesStream,
-};
+use juniper::{ExecutionError, FieldError, GraphQLError, OperationType, Value, ValuesStream};
 use service::http::Disconnected;
 use service::panic_guard::guarded;
 use std::future::{Future, poll_fn};
@@ -89,7 +86,7 @@ pub struct Operation {
 
 /// An operation that passed the validation of juniper and of [`document_rules`].
 struct ValidOperation<'a> {
-    operation: ValidatedOperation<'a, Query, Mutation, Subscription>,
+    operation: document_rules::Operation<'a>,
     effect: Effect,
 }
 
@@ -214,9 +211,7 @@ impl Executor {
         &'a self,
         request: &'a GraphQLRequest,
     ) -> Result<ValidOperation<'a>, GraphQLError> {
-        let name = request.operation_name.as_deref();
-        let operation = ValidatedOperation::new(&request.query, name, &self.schema)?;
-        let effect = document_rules::check(&self.schema, request)?;
+        let (operation, effect) = document_rules::validate(&self.schema, request)?;
         Ok(ValidOperation { operation, effect })
     }
 
