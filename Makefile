@@ -196,11 +196,13 @@ test-peers: ## build and verify the command-handlers in peers/
 		--kills 1 --kill-transfers 300 --out target/test-peers --handler "$(PEERS)"
 
 test-images: ## run all images as containers, and the arm64 binaries in an emulator
-	@echo "Testing the images and the arm64 binaries: about 8 minutes"
+	@echo "Testing the images and the arm64 binaries: about 14 minutes"
 	@$(STACK) prerequisites static images
 	@deploy/images/binaries.sh amd64
 	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist \
 		deploy/images/binaries.sh arm64
+	@BINARIES=graphql-endpoint FEATURES=graphql-endpoint/failpoints \
+		DIST=target/test-images/failpoints deploy/images/binaries.sh amd64
 	@deploy/images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build

@@ -100,7 +100,7 @@ find_linker() {
 # get_sysroot: sets sysroot to a folder with the C library, the start files and the unwinder of the
 # target.
 get_sysroot() {
-  sysroot=$root/target/musl/$arch-$musl_version-$libunwind_version
+  sysroot=$root/target/musl/$arch-$musl_version-${libunwind_version#*:}
   [[ ! -f $sysroot/complete ]] || return 0
   command -v apt-get >/dev/null ||
     die "no C library for $target: install the target with rustup, or build on Debian"
@@ -160,21 +160,27 @@ build_with_rustup() {
 }
 
 build_from_source() {
-  local flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static"
+  local features='' arg flags
+  flags="-C linker-flavor=ld.lld -C link-self-contained=no -C relocation-model=static"
   flags+=" -L native=$sysroot -L native=$sysroot/$1 $remap"
   case $1 in
     abort) flags+=" -C force-unwind-tables=no" ;;
-    # glibc's headers, with which the unwinder was compiled, rename fprintf. It calls it only to
-    # report that it is about to abort.
-    unwind) flags+=" -C link-arg=--eh-frame-hdr -C link-arg=--defsym=__fprintf_chk=abort" ;;
+    unwind)
+      # A panic begins at a call, so the tables describe the stack at calls only.
+      flags+=" -Z use-sync-unwind=yes -C link-arg=--eh-frame-hdr"
+      # glibc's headers, with which the unwinder was compiled, rename fprintf. It is called only to
+      # report that the unwinder aborts.
+      flags+=" -C link-arg=--defsym=__fprintf_chk=abort"
+      features=optimize_for_size
+      ;;
   esac
-  local arg
   for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none; do
     flags+=" -C link-arg=$arg"
   done
   env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" \
     "CARGO_TARGET_${TARGET}_RUSTFLAGS=$flags" \
-    "$cargo" build "${options[@]}" -Z "build-std=std,panic_$1" -Z build-std-features=
+    "$cargo" build "${options[@]}" -Z "build-std=std,panic_$1" \
+    -Z "build-std-features=$features"
 }
 
 # build_profile PROFILE PANIC WAY NAME...: builds these binaries into dist.

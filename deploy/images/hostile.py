@@ -112,7 +112,10 @@ class Address:
     def execute(self, query, variables=None):
         """The data of a query or mutation, or an exception."""
         status, body = self.post(query, variables)
-        response = json.loads(body)
+        try:
+            response = json.loads(body)
+        except ValueError:
+            raise Failed(f"status {status}: {body[:200]!r}") from None
         if status != 200 or response.get("errors"):
             raise Failed(f"status {status}: {body[:200]!r}")
         return response["data"]
@@ -431,7 +434,7 @@ def aliases(target):
 
 @attack(threads=1)
 def refused_documents(target):
-    """Documents on which the GraphQL library panics, and others that must be refused."""
+    """Documents that would end the process, and others that must be refused."""
     for query, variables in [(it, None) for it in REFUSED] + [
         ("query($v: Boolean) { __typename @include(if: $v) }", {"v": "yes"}),
         ("query($v: Boolean!) { __typename @include(if: $v) }", {"v": None}),

@@ -12,11 +12,18 @@ import time
 import urllib.request
 import uuid
 
-# The GraphQL library panics on the first two. A panic ends the process of an image.
+ALIASES = " ".join(f"a{n}: description" for n in range(600))
+NESTED = "fields { type { ofType { ofType { "
+LIST = 'transactions_by_iban(iban: "a", max_items: 1000)'
+# The GraphQL library panics on the first four. It needs too much memory for the last two.
 REFUSED = [
     "query($v: Boolean = null) { __typename @skip(if: $v) }",
     "subscription { ...f } fragment f on Subscription { __typename }",
+    '{ __type(name: """a\n b\n\u00a0c""") { name } }',
+    "query($v: Unknown = 1) { __typename }",
     "subscription { a: stream_transactions { id } b: stream_transactions { id } }",
+    f"{{ __schema {{ types {{ {NESTED * 4} {ALIASES} {'} } } } ' * 4} }} }} }}",
+    f"{{ {LIST} {{ id }} {LIST} {{ {ALIASES.replace('description', 'descr')} }} }}",
 ]
 
 

@@ -5,12 +5,14 @@
 #   refusals     a binary without its environment variables prints one line and exits with 2
 #   emulated     synchronizer and command-handler run as arm64 binaries in an emulator, the other
 #                services as amd64 processes
+#   panics       a panic ends one operation of the graphql-endpoint, in a build that can panic
 #   containers   all services run as amd64 containers
+#   hostile      the graphql-endpoint's container withstands hostile.py for two minutes
 #   contract     the command-handler's image passes `bench verify`, which includes kill -9
 #   same_image   Dockerfile.scratch builds the same image as oci.py
 #
 # In `emulated` and `containers` the services become ready, `bench demo` and GraphQL requests
-# transfer money and check every cent, and SIGTERM ends each service within a second. The last three
+# transfer money and check every cent, and SIGTERM ends each service within a second. The last four
 # parts need a Docker engine (engine.sh). Without one, the result lists them as not tested.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/../.."
@@ -22,9 +24,9 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 mapfile -t services < <(
   awk '$2 != "edge" && $2 != "synchronizer" { print $2 }' dist/amd64/SHA256SUMS
 )
-readonly need_engine=(containers contract same_image)
+readonly need_engine=(containers hostile contract same_image)
 parts=("$@")
-[[ $# -gt 0 ]] || parts=(sizes refusals emulated engine)
+[[ $# -gt 0 ]] || parts=(sizes refusals emulated panics engine)
 not_tested=
 started=()
 containers=()
@@ -188,6 +190,32 @@ test_emulated() {
   say "the arm64 synchronizer and command-handler work in $emulator"
 }
 
+# unwinds BINARY: succeeds if a panic unwinds in it. Then it has the table of its landing pads.
+unwinds() {
+  readelf --section-headers --wide "$1" | grep -q gcc_except_table
+}
+
+test_panics() {
+  local binary variables
+  for binary in $(built dist/amd64); do
+    case $binary in
+      */edge | */graphql-endpoint) unwinds "$binary" || die "a panic ends $binary" ;;
+      *) ! unwinds "$binary" || die "$binary has the tables of an unwinder" ;;
+    esac
+  done
+  binary=$dir/failpoints/amd64/graphql-endpoint
+  mapfile -t variables < <(environment graphql-endpoint)
+  run graphql-endpoint "$binary"
+  within 30 "graphql-endpoint is not ready: $(tail -n 3 "$dir/graphql-endpoint.log")" \
+    env -i "${variables[@]}" "$binary" healthcheck
+  deploy/images/panicking_document.py "$GRAPHQL_ENDPOINT_URL" >&2 ||
+    die "panicking_document.py failed: $(tail -n 3 "$dir/graphql-endpoint.log")"
+  grep -q "a thread panicked" "$dir/graphql-endpoint.log" || die "no panic is in the log"
+  kill "${started[0]}"
+  wait "${started[0]}" || die "the graphql-endpoint exited with $?"
+  started=()
+}
+
 # Runs the parts that need a Docker engine, if one is available.
 test_engine() {
   local code=0
@@ -220,7 +248,7 @@ is_healthy() {
 }
 
 test_containers() {
-  local name image archive status pid since took code
+  local name archive
   for archive in dist/images/*-amd64.tar; do
     docker load --quiet --input "$archive" >/dev/null
     name=${archive##*/}
@@ -228,6 +256,20 @@ test_containers() {
     needs_no_environment "$name" ||
       refuses docker run --rm --network none "scratchbank/$name:$version"
   done
+  start_containers
+  bank_works 100,1000,3000
+  stop_containers
+}
+
+test_hostile() {
+  start_containers
+  deploy/images/hostile.py --container scratchbank-test-graphql-endpoint >&2 ||
+    die "hostile.py failed: $(docker logs --tail 5 scratchbank-test-graphql-endpoint 2>&1)"
+  stop_containers
+}
+
+start_containers() {
+  local name image
   container synchronizer --rm "scratchbank/synchronizer:$version" &>"$dir/synchronizer.log" ||
     die "synchronizer: $(tail -n 3 "$dir/synchronizer.log")"
   for name in "${services[@]}"; do
@@ -240,7 +282,10 @@ test_containers() {
   for name in "${containers[@]}"; do
     within 30 "$name is not healthy: $(docker logs --tail 3 "$name" 2>&1)" is_healthy "$name"
   done
-  bank_works 100,1000,3000
+}
+
+stop_containers() {
+  local name status pid since took code
   for name in "${containers[@]}"; do
     status=$(docker inspect --format '{{.State.OOMKilled}} {{.RestartCount}}' "$name")
     [[ $status == "false 0" ]] || die "$name exceeded its memory limit"
@@ -256,7 +301,9 @@ test_containers() {
     [[ $code == 0 && $took -lt 1000 ]] ||
       die "$name as PID 1: exit code $code, $took ms after SIGTERM"
     say "$name as PID 1: exit code 0, $took ms after SIGTERM"
+    docker rm "$name" >/dev/null
   done
+  containers=()
 }
 
 test_contract() {

@@ -56,6 +56,13 @@ impl CommandClient {
         Ok(Some(Self { producer, creations, transfers, pending: Arc::default() }))
     }
 
+    /// For tests without a registry: with the schema ids of the commands.
+    #[cfg(test)]
+    pub fn with_ids(producer: Arc<Producer>, creations: u32, transfers: u32) -> Self {
+        let (creations, transfers) = (Encoder::with_id(creations), Encoder::with_id(transfers));
+        Self { producer, creations, transfers, pending: Arc::default() }
+    }
+
     /// For the threads that read outcomes.
     pub fn pending(&self) -> &Arc<PendingCommands> {
         &self.pending

@@ -18,6 +18,7 @@ pub type Operation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
 /// Parses and validates the operation that `request` selects, and checks these rules:
 ///
 /// - No line of a block string begins with white space other than ASCII.
+/// - A variable with a default value has a type of the schema.
 /// - The condition of each `@skip` and `@include` is true or false, not null. It can be null by a
 ///   variable (GraphQL specification, section 3.13).
 /// - A subscription selects exactly one field, without a condition, and not `__typename` (section
@@ -39,6 +40,7 @@ pub fn validate<'a>(
 ) -> Result<(Operation<'a>, Effect), GraphQLError> {
     let validated = guarded(|| {
         check_block_strings(&request.query)?;
+        check_default_values(schema, &request.query)?;
         let name = request.operation_name.as_deref();
         let operation = ValidatedOperation::new(&request.query, name, schema)?;
         Ok((operation, check(schema, request)?))
@@ -57,6 +59,26 @@ fn check_block_strings(query: &str) -> Result<(), GraphQLError> {
     }
     let text = "A line of a block string begins with white space other than ASCII.";
     Err(GraphQLError::ValidationError(vec![RuleError::new(text, &[])]))
+}
+
+/// juniper panics on a default value of a type that is not in the schema.
+fn check_default_values(schema: &Schema, query: &str) -> Result<(), GraphQLError> {
+    if !query.contains('=') {
+        return Ok(());
+    }
+    for definition in &parse_document_source::<DefaultScalarValue>(query, &schema.schema)? {
+        let Definition::Operation(operation) = definition else { continue };
+        let variables = operation.item.variables_definition.iter();
+        for (_, variable) in variables.flat_map(|it| it.item.iter()) {
+            let name = variable.var_type.item.innermost_name();
+            let is_known = schema.schema.concrete_type_by_name(name).is_some();
+            if variable.default_value.is_some() && !is_known {
+                let text = format!("Unknown type \"{name}\"");
+                return Err(violation(&text, variable.var_type.span.start));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// True if `query` has a word that each document needs to which a rule of [`check`] applies. Most
@@ -307,6 +329,9 @@ fn violation(text: &str, position: SourcePosition) -> GraphQLError {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::schema::schema;
@@ -340,6 +365,27 @@ mod tests {
         for refused in ["a\n b\n\u{a0}c", "a\n b\n\u{3000}\n c", "a\n b\n \u{2003}"] {
             let error = validate(refused).unwrap_or_default();
             assert!(error.contains("white space other than ASCII"), "{refused:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn default_value_has_a_known_type() {
+        let schema = schema(true);
+        let validate = |query: &str| {
+            let request = GraphQLRequest::new(query.to_owned(), Some("a".to_owned()), None);
+            let error = validate(&schema, &request).map(drop).err();
+            error.map(|it| it.to_string())
+        };
+        let used = "{ transaction_by_id(id: $v) { id } }";
+        assert_eq!(validate(&format!("query a($v: Int = 1) {used}")), None);
+        for refused in [
+            format!("query a($v: Unknown = 1) {used}"),
+            format!("query a($v: [[Unknown!]!]! = []) {used}"),
+            format!("query a {{ __typename }} query b($v: Unknown = 1) {used}"),
+            format!("query a($v: Unknown) {used}"),
+        ] {
+            let error = validate(&refused).unwrap_or_default();
+            assert!(error.contains("Unknown type"), "{refused}: {error}");
         }
     }
 
