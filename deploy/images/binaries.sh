@@ -135,8 +135,8 @@ END
   touch "$sysroot/complete"
 }
 
-# unpack PACKAGE VERSION CHECKSUM: downloads a package of Debian for $deb and unpacks it here.
-# Requires `options` of apt-get.
+# unpack PACKAGE VERSION CHECKSUM: downloads a package of Debian for $deb and extracts it into the
+# current folder. Requires `options` of apt-get.
 unpack() {
   say "fetching $1 $2 for $deb"
   apt-get "${options[@]}" download "$1=$2" || {
@@ -168,8 +168,8 @@ build_from_source() {
     unwind)
       # A panic begins at a call, so the tables describe the stack at calls only.
       flags+=" -Z use-sync-unwind=yes -C link-arg=--eh-frame-hdr"
-      # glibc's headers, with which the unwinder was compiled, rename fprintf. It is called only to
-      # report that the unwinder aborts.
+      # The unwinder was compiled with glibc's headers, which rename the function that prints its
+      # last message before it aborts.
       flags+=" -C link-arg=--defsym=__fprintf_chk=abort"
       features=optimize_for_size
       ;;

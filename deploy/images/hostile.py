@@ -306,7 +306,7 @@ def subscriptions(target):
                     return
             except TimeoutError:
                 pass
-            # Counts as a sign of life, also while pings are not read.
+            # The endpoint accepts it instead of the answer to a ping, which is not read here.
             client.connection.sendall(frame(PONG, b""))
 
 

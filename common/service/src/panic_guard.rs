@@ -28,8 +28,9 @@ pub fn is_guarded() -> bool {
 pub fn exit_on_panic() {
     panic::set_hook(Box::new(|info| {
         log::error!(error = info.to_string().as_str(); "a thread panicked");
-        // With panic=abort the stack is not unwound to the guard. The process exits with code 101,
-        // since a signal without a handler does not reach process 1.
+        // With panic=abort, as in the images without the graphql-endpoint, the stack is not unwound
+        // to the guard. The process exits with code 101, since a signal without a handler does not
+        // reach process 1.
         if cfg!(panic = "abort") || !is_guarded() {
             std::process::exit(101);
         }

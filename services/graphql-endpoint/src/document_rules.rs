@@ -45,8 +45,7 @@ pub fn validate<'a>(
         let operation = ValidatedOperation::new(&request.query, name, schema)?;
         Ok((operation, check(schema, request)?))
     });
-    let internal_error = GraphQLError::ValidationError(vec![RuleError::new("internal error", &[])]);
-    validated.unwrap_or(Err(internal_error))
+    validated.unwrap_or_else(|| Err(violation("internal error", SourcePosition::new_origin())))
 }
 
 /// juniper removes the common indentation of a block string, counted in bytes. It panics if that
@@ -58,7 +57,7 @@ fn check_block_strings(query: &str) -> Result<(), GraphQLError> {
         return Ok(());
     }
     let text = "A line of a block string begins with white space other than ASCII.";
-    Err(GraphQLError::ValidationError(vec![RuleError::new(text, &[])]))
+    Err(violation(text, SourcePosition::new_origin()))
 }
 
 /// juniper panics on a default value of a type that is not in the schema.

@@ -184,7 +184,7 @@ fn values(kind: &str) -> &'static [&'static str] {
 const WRONG_VALUES: [&str; 6] = ["null", "[]", "[[null]]", "{}", "{\"a\": [1]}", "\"x\""];
 
 /// Builds a request from numbers. When they are used up, each choice is the first, which ends the
-/// document. So proptest reduces a failing request to a short one.
+/// document. So a failing request is reduced to a short one.
 struct Generator<'a> {
     numbers: std::slice::Iter<'a, u16>,
     text: String,
