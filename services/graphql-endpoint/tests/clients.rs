@@ -1,4 +1,5 @@
-//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql.
+//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql; and
+//! the audits of npm's graphql-http.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -38,8 +39,22 @@ fn run(dir: &Path, words: &[&str], hint: &str) {
     assert!(done.is_ok_and(|status| status.success()), "{words:?} failed: {hint}");
 }
 
-/// Runs a client against `endpoint`. A failure shows the client's output.
-fn passes(endpoint: &Endpoint, command: &mut Command) {
+/// A folder with the packages of package-lock.json and this script. Node resolves packages from the
+/// folder of the script.
+fn npm_dir(script: &str) -> PathBuf {
+    let dir = prepared_dir("graphql-clients-npm", &["package.json", "package-lock.json"], |dir| {
+        run(
+            dir,
+            &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+            "apt-get install nodejs npm",
+        );
+    });
+    fs::copy(Path::new(CLIENTS).join(script), dir.join(script)).unwrap();
+    dir
+}
+
+/// Runs a client against `endpoint` and returns its output, which a failure shows.
+fn passes(endpoint: &Endpoint, command: &mut Command) -> String {
     let client = command
         .env("URL", endpoint.url())
         .env("METRICS", format!("http://127.0.0.1:{}/metrics", endpoint.health))
@@ -49,6 +64,7 @@ fn passes(endpoint: &Endpoint, command: &mut Command) {
     let (output, errors) =
         (String::from_utf8_lossy(&client.stdout), String::from_utf8_lossy(&client.stderr));
     assert!(client.status.success(), "{}\n{output}\n{errors}", client.status);
+    output.into_owned()
 }
 
 #[test]
@@ -57,15 +73,7 @@ fn clients_from_npm_query_and_subscribe() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
-    let dir = prepared_dir("graphql-clients-npm", &["package.json", "package-lock.json"], |dir| {
-        run(
-            dir,
-            &["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            "apt-get install nodejs npm",
-        );
-    });
-    // Node resolves packages from the folder of the script.
-    fs::copy(Path::new(CLIENTS).join("clients.mjs"), dir.join("clients.mjs")).unwrap();
+    let dir = npm_dir("clients.mjs");
     let folder = Path::new(CLIENTS).parent().unwrap();
     let start = dir.join("start.cjs");
     fs::copy(folder.join("../graphiql/start.js"), &start).unwrap();
@@ -74,6 +82,15 @@ fn clients_from_npm_query_and_subscribe() {
         .env("SDL", folder.join("talk-2019.graphql"))
         .env("START", start);
     passes(&endpoint, &mut node);
+}
+
+/// The output has the audits that are optional (MAY), too.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn endpoint_passes_the_audits_of_graphql_http() {
+    let endpoint = Endpoint::start(&Stack::shared());
+    let mut node = Command::new("node");
+    println!("{}", passes(&endpoint, node.arg(npm_dir("audits.mjs").join("audits.mjs"))));
 }
 
 #[test]
