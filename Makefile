@@ -152,6 +152,7 @@ test-browser: ## test the web pages in Chromium
 	@echo "Testing the web pages in Chromium: about 3 minutes"
 	@$(STACK) prerequisites build browser
 	services/frontend/page/build.sh --check
+	services/graphql-endpoint/graphiql/build.sh --check
 	@$(TEST_BROWSER) $(STACK) wipe
 	cd target/page && $(TEST_BROWSER) $(abspath $(STACK)) with \
 		node --test --test-timeout=300000 --test-concurrency=1 tests/

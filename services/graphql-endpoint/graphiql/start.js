@@ -111,10 +111,56 @@ function fetcher(params, options) {
   return post(params, "application/json", headers).then((reply) => reply.json());
 }
 
+const PREFIX = "graphiql:";
+/** What localStorage keeps: the appearance. */
+const KEPT = ["theme", "visiblePlugin", "editorFlex", "docExplorerFlex", "secondaryEditorFlex"];
+
+/**
+ * The storage of GraphiQL. Queries, variables, headers, tabs and the history can contain passwords
+ * and tokens, so they stay in memory until the page is closed.
+ */
+function createStorage(local) {
+  const isKept = (key) => KEPT.some((name) => key === PREFIX + name);
+  const memory = new Map();
+  for (const key of Object.keys(local ?? {}).filter((it) => it.startsWith(PREFIX))) {
+    if (isKept(key)) memory.set(key, local.getItem(key));
+    // Stored by an earlier version of this page.
+    else local.removeItem(key);
+  }
+  const removeItem = (key) => {
+    memory.delete(key);
+    local?.removeItem(key);
+  };
+  return {
+    getItem: (key) => memory.get(key) ?? null,
+    setItem(key, value) {
+      memory.set(key, value);
+      if (isKept(key)) local?.setItem(key, value);
+    },
+    removeItem,
+    clear: () => [...memory.keys()].forEach(removeItem),
+    get length() {
+      return memory.size;
+    },
+  };
+}
+
+/** Null if the browser's settings forbid it. */
+function localStorageOrNull() {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
+}
+
 if (typeof ReactDOM !== "undefined") {
   ReactDOM.createRoot(document.getElementById("graphiql")).render(
     React.createElement(GraphiQL, {
       fetcher,
+      storage: createStorage(localStorageOrNull()),
+      // Headers are never stored, so there is nothing to choose.
+      showPersistHeadersSettings: false,
       defaultQuery: examples,
       defaultEditorToolsVisibility: true,
     }),

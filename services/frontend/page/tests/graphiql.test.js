@@ -1,7 +1,7 @@
-// Browser tests of GraphiQL as the endpoint serves it: each example works unchanged.
+// Browser tests of GraphiQL as the endpoint serves it.
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { COMPANY, browser, deposit, closePage, until, openPage } from "./browser.js";
+import { COMPANY, browser, deposit, closePage, newName, until, openPage } from "./browser.js";
 
 const { GRAPHQL_ENDPOINT_URL } = process.env;
 
@@ -68,5 +68,66 @@ test("GraphiQL shows the descriptions of the schema", async () => {
   await page.getByRole("button", { name: /documentation/i }).click();
   await page.getByRole("link", { name: "Query", exact: true }).click();
   await page.getByText("Transactions of an account, newest first.").waitFor();
+  await closePage(page);
+});
+
+/** Replaces the text of the editor with this class. */
+async function type(page, editor, text) {
+  await page.locator(`${editor} .CodeMirror:visible`).click();
+  await page.keyboard.press("Control+A");
+  await page.keyboard.insertText(text);
+}
+
+test("GraphiQL stores the appearance, but nothing that is typed", async () => {
+  const secrets = ["secret in a query", "secret variable", "secret header", "secret of last year"];
+  const page = await openPage(
+    `${GRAPHQL_ENDPOINT_URL}/`,
+    {},
+    async (page) => {
+      // GraphiQL stores some changes after a delay.
+      await page.clock.install();
+      await page.addInitScript(
+        // As an earlier version stored it.
+        (old) => localStorage.setItem("graphiql:queries", JSON.stringify({ queries: [old] })),
+        secrets[3],
+      );
+    },
+    ready,
+  );
+  await type(
+    page,
+    ".graphiql-query-editor",
+    `mutation typed($name: String!) {
+      get_account(username: $name, password: "${secrets[0]}") { iban reason } }`,
+  );
+  const variables = JSON.stringify({ name: newName(), password: secrets[1] });
+  await type(page, ".graphiql-editor-tool", variables);
+  await page.getByRole("button", { name: "Headers" }).click();
+  await type(page, ".graphiql-editor-tool", JSON.stringify({ Authorization: secrets[2] }));
+  // Running the operation adds it to the history.
+  await page.locator("button.graphiql-execute-button").click();
+  assert.match((await result(page, "get_account")).iban, /^NL/);
+  await page.getByRole("button", { name: "Add tab" }).click();
+  await page.getByRole("button", { name: "Open settings dialog" }).click();
+  await page.getByRole("button", { name: "Dark", exact: true }).click();
+  await page.clock.runFor(60_000);
+
+  const stored = () =>
+    page.evaluate(async () => {
+      const databases = await indexedDB.databases();
+      const places = [localStorage, sessionStorage, document.cookie, location.href, databases];
+      return JSON.stringify(places);
+    });
+  const check = async () => {
+    const all = await stored();
+    assert.ok(all.includes('"graphiql:theme":"dark"'), all);
+    for (const secret of [...secrets, "get_account"]) assert.ok(!all.includes(secret), all);
+  };
+  await check();
+  await page.reload();
+  await ready(page);
+  await page.clock.runFor(60_000);
+  await check();
+  await page.locator("body.graphiql-dark").waitFor();
   await closePage(page);
 });
