@@ -13,10 +13,16 @@ export const PASSWORD = "correct horse";
 /** Timeout of every wait. */
 export const PATIENCE_MS = 30_000;
 
+/** A host name that is not the bank's, but has its address. */
+export const FOREIGN_HOST = "foreign.example";
+
 export const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  // Chromium's sandbox does not work as root; the browser opens pages of this bank only.
-  args: process.getuid() === 0 ? ["--no-sandbox"] : [],
+  args: [
+    `--host-resolver-rules=MAP ${FOREIGN_HOST} 127.0.0.1`,
+    // Chromium's sandbox does not work as root; the browser opens pages of these tests only.
+    ...(process.getuid() === 0 ? ["--no-sandbox"] : []),
+  ],
 });
 
 /**
