@@ -65,7 +65,8 @@ pub struct GraphqlUrl {
 /// The host of the endpoint, relative to the page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Host {
-    /// Another host: the origin of its websockets, as in `wss://bank.example`.
+    /// Another host: the origins of its websockets and of its responses, as in
+    /// `wss://bank.example https://bank.example`.
     Other(String),
     /// The host of the page, with this port.
     SamePage(u16),
@@ -80,9 +81,9 @@ impl GraphqlUrl {
             return None;
         }
         let host = if let Some(rest) = text.strip_prefix("https://") {
-            Host::Other(format!("wss://{}", authority(rest)?))
+            Host::Other(origins("s", authority(rest)?))
         } else if let Some(rest) = text.strip_prefix("http://") {
-            Host::Other(format!("ws://{}", authority(rest)?))
+            Host::Other(origins("", authority(rest)?))
         } else if let Some(rest) = text.strip_prefix(':') {
             let (port, _path) = rest.split_once('/')?;
             Host::SamePage(port.parse().ok().filter(|port| *port > 0)?)
@@ -93,6 +94,11 @@ impl GraphqlUrl {
         };
         Some(Self { text: text.to_owned(), host })
     }
+}
+
+/// The two origins of a host. `s` is "s" or empty.
+pub fn origins(s: &str, authority: &str) -> String {
+    format!("ws{s}://{authority} http{s}://{authority}")
 }
 
 /// Host and port of a URL without its scheme.
@@ -120,10 +126,11 @@ mod tests {
     #[test]
     fn endpoint_url_is_absolute_or_relative() {
         let host = |url| read("GRAPHQL_URL", url).map(|config| config.graphql_url.host);
-        let other = |origin: &str| Ok(Host::Other(origin.to_owned()));
-        assert_eq!(host("http://a:8888/graphql"), other("ws://a:8888"));
-        assert_eq!(host("https://bank.example/graphql"), other("wss://bank.example"));
-        assert_eq!(host("http://[::1]:8888/graphql"), other("ws://[::1]:8888"));
+        let other = |origins: &str| Ok(Host::Other(origins.to_owned()));
+        assert_eq!(host("http://a:8888/graphql"), other("ws://a:8888 http://a:8888"));
+        let https = other("wss://bank.example https://bank.example");
+        assert_eq!(host("https://bank.example/graphql"), https);
+        assert_eq!(host("http://[::1]:8888/graphql"), other("ws://[::1]:8888 http://[::1]:8888"));
         assert_eq!(host(":1/"), Ok(Host::SamePage(1)));
         assert_eq!(host(":65535/a/b"), Ok(Host::SamePage(65535)));
         assert_eq!(host("/graphql"), Ok(Host::SameOrigin));

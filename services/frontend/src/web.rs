@@ -1,6 +1,6 @@
 //! HTTP handler for the page, its files and the results.
 
-use crate::config::{GraphqlUrl, Host};
+use crate::config::{GraphqlUrl, Host, origins};
 use crate::metrics::{self, ResponseKind};
 use crate::page::{self, Asset, Index};
 use crate::results::{ResultFile, Results};
@@ -10,7 +10,8 @@ use std::path::PathBuf;
 /// Path of the list of results and prefix of the result files.
 const RESULTS: &str = "/results/";
 
-/// Allows the page's own files only. The origin of the endpoint is appended to `connect-src`.
+/// Allows the page's own files only. The origins of the endpoint are appended to `connect-src`: the
+/// page opens a websocket, and sends an HTTP request to find out why that failed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; connect-src 'self'";
@@ -61,8 +62,10 @@ impl Site {
 
     fn page(&self, request: &Request) -> Response {
         let policy = match &self.endpoint {
-            Host::Other(origin) => format!("{POLICY} {origin}"),
-            Host::SamePage(port) => format!("{POLICY} ws://{}:{port}", host_name(request)),
+            Host::Other(origins) => format!("{POLICY} {origins}"),
+            Host::SamePage(port) => {
+                format!("{POLICY} {}", origins("", &format!("{}:{port}", host_name(request))))
+            }
             Host::SameOrigin => POLICY.to_owned(),
         };
         let html = self.index.html.clone();

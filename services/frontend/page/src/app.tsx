@@ -3,7 +3,7 @@ import { signal } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { Background } from "./background";
-import { connection, endpoint } from "./bank";
+import { connection, connections, endpoint, problem, retryNow } from "./bank";
 import { Client } from "./client";
 import { BankEmployee } from "./employee";
 import { Home } from "./home";
@@ -77,12 +77,7 @@ function App() {
         </div>
       </header>
       <main class="container is-fluid" id="main">
-        {connection.value === "lost" && (
-          <p class="notification is-warning" role="alert" id="connection-lost">
-            The connection to the bank is lost. This page reconnects and then continues.{" "}
-            <small>({endpoint})</small>
-          </p>
-        )}
+        <NoConnection />
         <h1 class="title" tabIndex={-1} ref={title}>
           {page.title}
         </h1>
@@ -92,7 +87,46 @@ function App() {
   );
 }
 
-const CONNECTIONS = { connecting: "connecting…", connected: "live", lost: "not connected" };
+const UNREACHABLE = "The bank is unreachable.";
+
+/** Why there is no connection, and what the user can do. */
+function NoConnection() {
+  const state = connection.value;
+  if (state !== "lost" && state !== "ended") return null;
+  const unknown = connections.value > 0 ? "The connection to the bank is lost." : UNREACHABLE;
+  const { text, retryMs } = problem.value ?? { text: unknown, retryMs: 0 };
+  const remedy =
+    state === "ended"
+      ? "Reload this page to continue."
+      : retryMs > 0
+        ? `This page tries again every ${Math.ceil(retryMs / 1000)} seconds.`
+        : "This page reconnects and then continues.";
+  return (
+    <div class="notification is-warning" id="connection-lost">
+      <p role="alert">
+        {text} {remedy} <small>({endpoint})</small>
+      </p>
+      {state === "ended" ? (
+        <button type="button" class="button is-small" onClick={() => location.reload()}>
+          Reload
+        </button>
+      ) : (
+        retryMs > 0 && (
+          <button type="button" class="button is-small" onClick={retryNow}>
+            Try again now
+          </button>
+        )
+      )}
+    </div>
+  );
+}
+
+const CONNECTIONS = {
+  connecting: "connecting…",
+  connected: "live",
+  lost: "not connected",
+  ended: "not connected",
+};
 
 function Connection() {
   return (

@@ -4,11 +4,31 @@ import { useEffect, useState } from "preact/hooks";
 import { Flow } from "./flow";
 import { Footprint, type Figures, type Talk } from "./footprint";
 
+const RETRY_MS = 10_000;
+
 export function Background() {
   const [results, setResults] = useState<Results | null>(null);
   const [reason, setReason] = useState("");
   useEffect(() => {
-    load().then(setResults, (err: Error) => setReason(err.message));
+    let timer: ReturnType<typeof setTimeout>;
+    let left = false;
+    const attempt = (): void => {
+      load().then(
+        (loaded) => {
+          setReason("");
+          setResults(loaded);
+        },
+        (err: Error) => {
+          setReason(err.message);
+          if (!left) timer = setTimeout(attempt, RETRY_MS);
+        },
+      );
+    };
+    attempt();
+    return () => {
+      left = true;
+      clearTimeout(timer);
+    };
   }, []);
   const sections = [ARCHITECTURE, ...resultSections(results, reason)];
   // The browser looks for the fragment of the URL before the results are loaded.
@@ -121,7 +141,7 @@ function resultSections(results: Results | null, reason: string): Section[] {
   if (reason) {
     const content = (
       <p class="notification is-danger" role="alert">
-        Results cannot be loaded: {reason}
+        Results cannot be loaded: {reason}. This page tries again every {RETRY_MS / 1000} seconds.
       </p>
     );
     return [{ title: "Results", content }];

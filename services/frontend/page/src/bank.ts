@@ -3,6 +3,7 @@
 // the bank handles each uuid once.
 import { effect, signal } from "@preact/signals";
 import { createClient } from "graphql-ws";
+import { findProblem, type Problem } from "./problem";
 import { session } from "./session";
 
 export interface Transaction {
@@ -26,8 +27,13 @@ export const endpoint = socketUrl(
   location,
 );
 
-/** State of the connection, shown in the header. */
-export const connection = signal<"connecting" | "connected" | "lost">("connecting");
+/**
+ * State of the connection, shown in the header. After "ended" the page does not connect again by
+ * itself.
+ */
+export const connection = signal<"connecting" | "connected" | "lost" | "ended">("connecting");
+/** Why there is no connection, if the cause is known. */
+export const problem = signal<Problem | null>(null);
 /** Number of connections so far. Results from before the current one may be outdated. */
 export const connections = signal(0);
 
@@ -40,29 +46,61 @@ const TERMINATED = 4499;
 const FORBIDDEN = 4403;
 
 let pongTimer: ReturnType<typeof setTimeout> | undefined;
+/** True from the handshake to the loss of a connection. */
+let isOpen = false;
+/** Failed handshakes since the last connection. */
+let failures = 0;
+/** Resolves when the cause of the last loss is known, as far as it can be. */
+let finding: Promise<unknown> = Promise.resolve();
+/** Ends the current pause between two attempts. */
+let endPause = (): void => {};
+
+/** Connects now instead of after the current pause. */
+export function retryNow(): void {
+  endPause();
+}
 
 const client = createClient({
   url: endpoint,
   lazy: false,
   retryAttempts: Infinity,
   shouldRetry: () => true,
-  // Random, so that not all pages reconnect to a restarted endpoint at the same moment.
-  retryWait: (retries) => pause(Math.random() * Math.min(RETRY_MS_MAX, 300 * 2 ** retries)),
+  retryWait: async (retries) => {
+    await finding;
+    // Random, so that not all pages reconnect to a restarted endpoint at the same moment.
+    const random = Math.random() * Math.min(RETRY_MS_MAX, 300 * 2 ** retries);
+    await pause((problem.peek()?.retryMs ?? 0) + random);
+  },
   connectionAckWaitTimeout: PONG_MS,
   keepAlive: PING_MS,
   // If the ledger is not public, the token of the account allows reading it.
   connectionParams: () => (session.value ? { Authorization: `Bearer ${session.value.token}` } : {}),
-  onNonLazyError: () => {},
+  // Called for a close code with which the client does not connect again, such as 4400.
+  onNonLazyError: (err) => {
+    problem.value = closedFor(reasonOf(err));
+    connection.value = "ended";
+  },
   on: {
+    opened: () => {
+      isOpen = true;
+    },
+    // Precedes `closed` and the call of `retryWait`.
+    error: () => {
+      if (!isOpen) finding = findProblem(endpoint, ++failures).then(lose);
+    },
     connected: () => {
+      if (connection.peek() === "ended") return;
+      failures = 0;
+      problem.value = null;
       connection.value = "connected";
       connections.value += 1;
     },
     closed: (event) => {
       clearTimeout(pongTimer);
-      const { code } = event as { code?: number };
+      const { code, reason } = event as { code?: number; reason?: string };
       if (code === FORBIDDEN) session.value = null;
-      if (code !== TERMINATED) connection.value = "lost";
+      if (isOpen && code !== TERMINATED) lose(reason ? closedFor(reason) : null);
+      isOpen = false;
     },
     // A lost connection may send no close frame; it shows by a missing pong.
     ping: (received) => {
@@ -77,6 +115,16 @@ const client = createClient({
     },
   },
 });
+
+function lose(cause: Problem | null): void {
+  if (connection.peek() === "ended") return;
+  problem.value = cause;
+  connection.value = "lost";
+}
+
+function closedFor(reason: string): Problem {
+  return { text: `The bank closed the connection: ${reason}.`, retryMs: 0 };
+}
 
 // The token is sent when a connection is opened, so a changed token needs a new connection.
 let known = session.peek()?.token;
@@ -206,7 +254,24 @@ export async function transfer(wanted: Transfer): Promise<boolean> {
 
 const FIELDS = "{ id ref sequence iban new_balance changed_by from_to descr direction }";
 
-function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
+/** The endpoint closes a connection with more than 32 operations; some are subscriptions. */
+const REQUESTS_MAX = 16;
+let requests = 0;
+/** Start the requests that wait for the end of another one. */
+const queue: (() => void)[] = [];
+
+async function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
+  if (requests >= REQUESTS_MAX) await new Promise<void>((start) => queue.push(start));
+  requests++;
+  try {
+    return await request<T>(query, variables);
+  } finally {
+    requests--;
+    queue.shift()?.();
+  }
+}
+
+function request<T>(query: string, variables: Record<string, unknown>): Promise<T> {
   return new Promise((resolve, reject) => {
     client.subscribe<T>(
       { query, variables },
@@ -223,7 +288,7 @@ function ask<T>(query: string, variables: Record<string, unknown>): Promise<T> {
 /** The text of an error of graphql-ws: one error, several, or the close event of the socket. */
 function reasonOf(err: unknown): string {
   if (Array.isArray(err)) return err.map(reasonOf).join("; ");
-  if (err instanceof CloseEvent) return err.reason || `the connection was closed (${err.code})`;
+  if (err instanceof CloseEvent) return err.reason || `close code ${err.code}`;
   return err instanceof Object && "message" in err
     ? String(err.message)
     : "the bank gave no reason";
@@ -238,6 +303,13 @@ function uuid(): string {
   return hex.replace(/(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
+/** Waits, at most until `retryNow` is called. */
 function pause(ms: number): Promise<void> {
-  return new Promise((done) => setTimeout(done, ms));
+  return new Promise((done) => {
+    const timer = setTimeout(done, ms);
+    endPause = () => {
+      clearTimeout(timer);
+      done();
+    };
+  });
 }

@@ -45,7 +45,7 @@ export function BankEmployee() {
         </div>
         {reason && (
           <p class="notification is-danger" role="alert">
-            Accounts cannot be loaded: {reason}
+            Accounts cannot be loaded: {reason}. This page tries again.
           </p>
         )}
         {page === null && !reason && (
@@ -169,6 +169,7 @@ function useAccounts(after: string | null): Answer {
     if (connection === 0) return;
     let timer: ReturnType<typeof setTimeout>;
     let left = false;
+    let shown: Account[] | null = null;
     const wait = (ms: number): void => {
       timer = setTimeout(() => (document.hidden ? wait(ms) : refresh()), ms);
     };
@@ -177,12 +178,14 @@ function useAccounts(after: string | null): Answer {
       query
         .then(
           (list) => ({ after, list, reason: "" }),
-          (err: Error) => ({ after, list: null, reason: err.message }),
+          // The accounts that are shown stay.
+          (err: Error) => ({ after, list: shown, reason: err.message }),
         )
         .then((given) => {
           if (left) return;
+          shown = given.list;
           setAnswer(given);
-          wait(REFRESH_MS * Math.ceil(((given.list?.length ?? 0) + 1) / ITEMS_MAX));
+          wait(REFRESH_MS * Math.ceil(((shown?.length ?? 0) + 1) / ITEMS_MAX));
         });
     };
     refresh();

@@ -1,7 +1,10 @@
 // The newest transactions of an account, kept up to date.
 import { signal, type Signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import { connections, listen, transactions, type Transaction } from "./bank";
+import { connection, connections, listen, transactions, type Transaction } from "./bank";
+
+/** Time between an error response and the next attempt. */
+export const RETRY_MS = 5_000;
 
 export interface Live {
   /** The newest first; null until they are loaded. */
@@ -18,12 +21,15 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
     // Transactions that arrive while the list is being queried.
     let early: Transaction[] | null = [];
     let frame = 0;
+    let retry: ReturnType<typeof setTimeout> | undefined;
     const draw = (): void => {
       frame = 0;
       live.value = { list, reason: "" };
     };
     const fail = (reason: string): void => {
       live.value = { ...live.value, reason };
+      clearTimeout(retry);
+      if (connection.peek() !== "ended") retry = setTimeout(restart, RETRY_MS);
     };
     const add = (transaction: Transaction): void => {
       if (early) {
@@ -34,16 +40,17 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
       // A hidden page gets no frames; the first frame after that draws all changes.
       frame ||= requestAnimationFrame(draw);
     };
-    const stop = listen(iban, add, fail);
     // The subscription starts before the query, so no transaction is missed between them. Both are
-    // repeated on each new connection.
-    const stopQuerying = connections.subscribe((count) => {
-      if (count === 0) return;
+    // repeated on each new connection, and after an error.
+    let stop = listen(iban, add, fail);
+    let queries = 0;
+    const query = (): void => {
       early = [];
-      const isNewest = (): boolean => count === connections.peek();
+      const number = ++queries;
+      const isNewest = (): boolean => number === queries;
       transactions(iban, max).then(
         (queried) => {
-          // The response to a query of an earlier connection may be outdated.
+          // The response to an earlier query may be outdated.
           if (!isNewest()) return;
           list = newest([...(early ?? []), ...queried], max);
           early = null;
@@ -51,10 +58,18 @@ export function useTransactions(iban: string, max: number): Signal<Live> {
         },
         (err: Error) => isNewest() && fail(err.message),
       );
-    });
+    };
+    const restart = (): void => {
+      stop();
+      stop = listen(iban, add, fail);
+      query();
+    };
+    const stopQuerying = connections.subscribe((count) => count > 0 && query());
     return () => {
       stop();
       stopQuerying();
+      queries++;
+      clearTimeout(retry);
       cancelAnimationFrame(frame);
     };
   }, [iban, max]);

@@ -2,7 +2,7 @@
 import type { Signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import type { Transaction } from "./bank";
-import { useTransactions, type Live } from "./live";
+import { RETRY_MS, useTransactions, type Live } from "./live";
 import { FIELDS, MAX_ITEMS, view, type Field } from "./session";
 
 /** The live transactions of an account, as many as the user chose. */
@@ -36,7 +36,8 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
       <Fields />
       {reason && (
         <p class="notification is-danger" role="alert">
-          Transactions cannot be loaded: {reason}
+          Transactions cannot be loaded: {reason}. This page tries again every{" "}
+          {RETRY_MS / 1000} seconds.
         </p>
       )}
       {shown?.length === 0 && (

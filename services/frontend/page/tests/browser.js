@@ -8,6 +8,7 @@ import { chromium } from "playwright-core";
 const { FRONTEND_URL, GRAPHQL_ENDPOINT_URL, HEARTBEAT_URL, STACK } = process.env;
 assert.ok(STACK, "STACK is not set: make test-browser sets it");
 
+export const FRONTEND_ORIGIN = new URL(FRONTEND_URL).origin;
 export const COMPANY = "NL66OPEN0000000000";
 export const PASSWORD = "correct horse";
 /** Timeout of every wait. */

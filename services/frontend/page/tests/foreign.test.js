@@ -65,7 +65,8 @@ function operations() {
       },
     };
   };
-  return ["mutation", "subscription"].flatMap((kind) => [accountOpening(kind), moneyTransfer(kind)]);
+  const kinds = ["mutation", "subscription"];
+  return kinds.flatMap((kind) => [accountOpening(kind), moneyTransfer(kind)]);
 }
 
 const READS = [
