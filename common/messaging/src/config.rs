@@ -215,26 +215,10 @@ fn sasl(env: &Env<'_>) -> Result<Option<Sasl>, env::Error> {
         let Variable { name, meaning, .. } = KAFKA_SASL_USERNAME;
         return Err(env::Error::Missing { name, meaning });
     }
-    let (password, file) = (env.text(&KAFKA_SASL_PASSWORD)?, env.text(&KAFKA_SASL_PASSWORD_FILE)?);
-    let password = match (password.is_empty(), file.is_empty()) {
-        (false, true) => password,
-        (true, false) => match std::fs::read_to_string(&file) {
-            Ok(text) => {
-                text.strip_suffix('\n').map_or(&*text, |it| it.trim_end_matches('\r')).to_owned()
-            }
-            Err(err) => {
-                let expected = format!("a readable file: {err}");
-                return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
-            }
-        },
-        (true, true) => {
-            let Variable { name, meaning, .. } = KAFKA_SASL_PASSWORD;
-            return Err(env::Error::Missing { name, meaning });
-        }
-        (false, false) => {
-            let expected = "no value, since KAFKA_SASL_PASSWORD is set".to_owned();
-            return Err(env::invalid(&KAFKA_SASL_PASSWORD_FILE, file, expected));
-        }
+    let (value, file) = (&KAFKA_SASL_PASSWORD, &KAFKA_SASL_PASSWORD_FILE);
+    let Some(password) = env.parse_secret(value, file, "a password")? else {
+        let Variable { name, meaning, .. } = KAFKA_SASL_PASSWORD;
+        return Err(env::Error::Missing { name, meaning });
     };
     Ok(Some(Sasl { mechanism, user, password }))
 }

@@ -45,8 +45,9 @@ pub const LOG: Variable = Variable::new(
 
 pub const DATABASE_URL: Variable = Variable::required(
     "DATABASE_URL",
-    "URL of the PostgreSQL database of this service, such as \
-     postgres://user:password@host:5432/balancedb. The connection is not encrypted",
+    "PostgreSQL database of this service: a URL such as postgres://user@host:5432/balancedb, or \
+     host=... user=... dbname=.... A password in the URL must be percent-encoded: \
+     DATABASE_PASSWORD needs no encoding. The connection is not encrypted",
 )
 .secret();
 

@@ -9,6 +9,11 @@ use service::env::{
 /// The variables of this service, in addition to those of Kafka and the producer.
 pub const VARIABLES: &[Variable] =
     &[SCHEMA_REGISTRY_URL, DATABASE_URL, COMPANY_TOKEN, COMPANY_TOKEN_FILE];
+use service::database;
+use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
+
+/// The variables of this service, in addition to those of Kafka, producer and database.
+pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL];
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -30,6 +35,7 @@ impl Config {
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
             company_token: env.parse_secret(&COMPANY_TOKEN, &COMPANY_TOKEN_FILE, "20 digits")?,
+            database: database::config(env)?,
         })
     }
 }

@@ -31,7 +31,7 @@ use messaging::producer::ProducerConfig;
 use service::health::Health;
 use service::log::Chain;
 use service::shutdown::Shutdown;
-use service::{BoxError, Service, Start};
+use service::{BoxError, Service, Start, database};
 use std::process::ExitCode;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -41,8 +41,8 @@ use std::time::Duration;
 pub const SERVICE: Service = Service {
     name: "command-handler",
     about: "The bank: decides each command once, stores the outcome and publishes it",
-    variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES],
-    flags: &[],
+    variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES, database::VARIABLES],
+    flags: &[database::MIGRATE],
     run,
 };
 
@@ -54,6 +54,9 @@ enum Event {
 }
 
 fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
+    if start.flags.contains(&database::MIGRATE.0) {
+        return database::run_migrations(start, &store::SCHEMA);
+    }
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
     prepare_database(&config, &start.shutdown)?;

@@ -22,11 +22,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
-/// The migrations in order: migration n brings the database to version n.
-const MIGRATIONS: [&str; 1] = [include_str!("../migrations/1-bank.sql")];
-
 /// `application_name` in PostgreSQL, and name of the lock for migrations.
 const SERVICE: &str = "command-handler";
+
+/// The tables, and what the statements below do with them.
+pub const SCHEMA: database::Schema = database::Schema {
+    service: SERVICE,
+    migrations: &[include_str!("../migrations/1-bank.sql")],
+    rights: &[
+        ("SELECT, INSERT, UPDATE", "account"),
+        ("SELECT, INSERT", "account_creation, transfer"),
+    ],
+};
 
 /// Settings of each connection.
 /// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open. The idle
@@ -39,14 +46,14 @@ const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_sessi
      -c enable_mergejoin=off -c jit=off -c plan_cache_mode=force_generic_plan \
      -c client_min_messages=warning";
 
-/// Migrates the database to the version of this program. If several handlers start at the same
-/// time, one migrates and the others wait.
+/// Migrates the database to the version of this program, or checks its version if the role may not
+/// create tables. If several handlers start at the same time, one migrates and the others wait.
 ///
 /// # Errors
-/// The database is unavailable, or a newer program migrated it.
+/// The database is unavailable or not migrated, or a newer program migrated it.
 pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
     let _watch = database::watch(shutdown, "migrate the database");
-    Ok(database::migrate(&mut connect(config)?, SERVICE, &MIGRATIONS)?)
+    Ok(database::migrate(&mut connect(config)?, &SCHEMA)?)
 }
 
 /// The stored token of the company account.

@@ -1,7 +1,8 @@
 //! The configuration of the endpoint, read from the environment at startup.
 
 use messaging::producer::ProducerConfig;
-use service::env::{self, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Secret, Variable};
+use service::database;
+use service::env::{self, Env, SCHEMA_REGISTRY_URL, Secret, Variable};
 use service::http::{self, HTTP_ADDR};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -9,7 +10,6 @@ use std::time::Duration;
 /// The variables of this service in addition to those of Kafka and the producer.
 pub const VARIABLES: &[Variable] = &[
     SCHEMA_REGISTRY_URL,
-    DATABASE_URL,
     GRAPHQL_PORT,
     HTTP_ADDR,
     TRUSTED_PROXIES,
@@ -159,7 +159,7 @@ impl Config {
         Ok(Self {
             producer,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
-            database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
+            database: database::config(env)?,
             addr: SocketAddr::new(
                 env.parse(&HTTP_ADDR, http::IP_ADDRESS)?,
                 env.number(&GRAPHQL_PORT, 1..=u16::MAX)?,

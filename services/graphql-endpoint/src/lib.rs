@@ -58,7 +58,7 @@ use messaging::producer::{Producer, ProducerConfig};
 use service::health::Health;
 use service::http::{self, Limits, Listener};
 use service::shutdown::Shutdown;
-use service::{BoxError, Service, Start};
+use service::{BoxError, Service, Start, database};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -70,8 +70,8 @@ pub use crate::schema::sdl;
 pub const SERVICE: Service = Service {
     name: "graphql-endpoint",
     about: "GraphQL endpoint of the bank: queries, mutations and live subscriptions",
-    variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES],
-    flags: &[(SDL_FLAG, "prints the schema and exits")],
+    variables: &[KafkaConfig::VARIABLES, ProducerConfig::VARIABLES, VARIABLES, database::VARIABLES],
+    flags: &[(SDL_FLAG, "prints the schema and exits"), database::MIGRATE],
     run,
 };
 
@@ -86,6 +86,9 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     if start.flags.contains(&SDL_FLAG) {
         std::io::Write::write_all(&mut std::io::stdout(), sdl().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if start.flags.contains(&database::MIGRATE.0) {
+        return database::run_migrations(start, &store::SCHEMA);
     }
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;

@@ -13,7 +13,7 @@ mod writer;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use connection::migrate;
+pub use connection::{SCHEMA, migrate};
 pub use notifications::{NotificationListener, WriterId};
 pub use queries::{Store, StoredTransfer, User};
 pub use writer::{ChangeRecord, TransactionWriter, unstorable};

@@ -9,8 +9,13 @@ use std::thread;
 /// database.
 struct Database {
     server: postgres::Config,
+    owner: postgres::Config,
+    /// The role of the running service, with the rights that `--migrate` grants.
     config: postgres::Config,
 }
+
+/// A password with the characters that URLs, SQL and shells treat specially.
+const PASSWORD: &str = r#"p@ss/w%40rd#1 ?&=:'"\$x"#;
 
 impl Database {
     fn new() -> Self {
@@ -18,11 +23,32 @@ impl Database {
             .expect("BALANCE_DATABASE_URL is set by make test-integration");
         let server: postgres::Config = url.parse().unwrap();
         let name = format!("test_{}", Uuid::new_v4().simple());
-        connect(&server).unwrap().batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-        let mut config = server.clone();
-        config.dbname(&name);
-        migrate(&config, &Shutdown::default()).unwrap();
-        Self { server, config }
+        let mut owner = server.clone();
+        owner.dbname(&name);
+        let mut client = connect(&server).unwrap();
+        client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+        let password = PASSWORD.replace('\'', "''");
+        client
+            .batch_execute(&format!(
+                "CREATE ROLE {name} LOGIN PASSWORD '{password}'; GRANT {name} TO CURRENT_USER"
+            ))
+            .unwrap();
+        let config = service_config(&url, &name);
+        let database = Self { server, owner, config };
+        database.migrate();
+        database
+    }
+
+    fn migrate(&self) {
+        let role = self.config.get_user().unwrap();
+        database::migrate_as_owner(&mut connect(&self.owner).unwrap(), &SCHEMA, role).unwrap();
+    }
+
+    fn drop_tables(&self) {
+        connect(&self.owner)
+            .unwrap()
+            .batch_execute("DROP TABLE account_creation, account, transfer, migration")
+            .unwrap();
     }
 
     fn session(&self, topic: Topic) -> Session {
@@ -67,7 +93,19 @@ impl Drop for Database {
             .unwrap()
             .batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)"))
             .unwrap();
+        connect(&self.server).unwrap().batch_execute(&format!("DROP ROLE {name}")).unwrap();
     }
+}
+
+/// The configuration of the service for database and role `name` on the server of `url`.
+fn service_config(url: &str, name: &str) -> postgres::Config {
+    let address = url.rsplit_once('@').unwrap().1.split_once('/').unwrap().0;
+    let lookup = |variable: &str| match variable {
+        "DATABASE_URL" => Some(format!("postgres://{name}@{address}/{name}")),
+        "DATABASE_PASSWORD" => Some(PASSWORD.to_owned()),
+        _ => None,
+    };
+    database::config(&service::env::Env::new(&lookup)).unwrap()
 }
 
 const COMPANY_CENTS: i64 = 100_000_000_000_000_000;
@@ -91,26 +129,73 @@ fn order(amount: i64, from: &str, token: &str, to: &str) -> ConfirmMoneyTransfer
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn concurrent_starts_migrate_once() {
     let database = Database::new();
-    connect(&database.config)
-        .unwrap()
-        .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        .unwrap();
+    database.drop_tables();
     thread::scope(|scope| {
         let starts: Vec<_> = (0..4)
-            .map(|_| scope.spawn(|| migrate(&database.config, &Shutdown::default())))
+            .map(|_| scope.spawn(|| migrate(&database.owner, &Shutdown::default())))
             .collect();
         for start in starts {
             start.join().unwrap().unwrap();
         }
     });
+    database.migrate();
     assert_eq!(database.sum(), COMPANY_CENTS);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn service_role_waits_for_the_migration() {
+    let database = Database::new();
+    let as_service = || migrate(&database.config, &Shutdown::default());
+    as_service().unwrap();
+    database.drop_tables();
+    let err = as_service().unwrap_err();
+    assert!(err.is_retryable(), "{err}");
+    assert_eq!(
+        err.to_string(),
+        "the database has version 0, this program needs 1, and its role may not create tables: \
+         run `command-handler --migrate` as the owner"
+    );
+    database.migrate();
+    as_service().unwrap();
+}
+
+/// The other tests decide commands with this role, so it has the rights that it needs.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn service_role_has_no_other_rights() {
+    let database = Database::new();
+    database.accounts(1, 1000);
+    // A right of an earlier version is revoked.
+    let role = database.config.get_user().unwrap();
+    connect(&database.owner)
+        .unwrap()
+        .batch_execute(&format!("GRANT DELETE ON account TO {role}"))
+        .unwrap();
+    database.migrate();
+    let mut client = connect(&database.config).unwrap();
+    for sql in [
+        "DELETE FROM account",
+        "TRUNCATE account",
+        "ALTER TABLE account DROP COLUMN token",
+        "UPDATE transfer SET reason = 'no'",
+        "DELETE FROM transfer",
+        "UPDATE account_creation SET iban = NULL",
+        "INSERT INTO migration (version) VALUES (99)",
+        "DROP TABLE transfer",
+        "CREATE TABLE other (id integer)",
+        "CREATE ROLE other",
+    ] {
+        let err = client.batch_execute(sql).unwrap_err();
+        assert_eq!(err.code(), Some(&postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+    }
 }
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn newer_database_version_is_rejected() {
     let database = Database::new();
-    connect(&database.config)
+    connect(&database.owner)
         .unwrap()
         .batch_execute("INSERT INTO migration (version) VALUES (99)")
         .unwrap();
@@ -266,7 +351,7 @@ fn partitions_are_shared_and_taken_over() {
 fn constraints_reject_forbidden_rows() {
     let database = Database::new();
     let [a] = database.accounts(1, 1000).try_into().unwrap();
-    let mut client = connect(&database.config).unwrap();
+    let mut client = connect(&database.owner).unwrap();
     for (sql, constraint) in [
         ("UPDATE account SET balance = -50001 WHERE sequence = 1", "account_check"),
         ("UPDATE account SET sequence = -1", "account_sequence_check"),
@@ -306,7 +391,7 @@ fn lost_session_is_retryable_and_writes_nothing() {
     let [a] = database.accounts(1, 1000).try_into().unwrap();
     let mut session = database.session(CONFIRM_MONEY_TRANSFER);
     session.ownership.claim(9).unwrap();
-    connect(&database.config)
+    connect(&database.owner)
         .unwrap()
         .batch_execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity

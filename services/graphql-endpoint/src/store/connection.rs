@@ -7,15 +7,23 @@ use postgres::{Client, Row};
 use service::database;
 use service::shutdown::Shutdown;
 
-/// The migrations in order, from version 1.
-const MIGRATIONS: [&str; 3] = [
-    include_str!("../../migrations/1-transactions.sql"),
-    include_str!("../../migrations/2-accounts-and-transfers.sql"),
-    include_str!("../../migrations/3-failed-logins.sql"),
-];
-
 /// `application_name` in PostgreSQL, and name of the lock for migrations.
 const SERVICE: &str = "graphql-endpoint";
+
+/// The tables, and what the statements of this service do with them.
+pub const SCHEMA: database::Schema = database::Schema {
+    service: SERVICE,
+    migrations: &[
+        include_str!("../../migrations/1-transactions.sql"),
+        include_str!("../../migrations/2-accounts-and-transfers.sql"),
+        include_str!("../../migrations/3-failed-logins.sql"),
+    ],
+    rights: &[
+        ("SELECT, INSERT", "transaction"),
+        ("SELECT, INSERT, UPDATE", "account, transfer"),
+        ("SELECT, INSERT, UPDATE, DELETE", "failed_login"),
+    ],
+};
 
 /// Every statement finds its rows by an index, also after the first start, when the statistics
 /// still describe empty tables.
@@ -28,14 +36,15 @@ pub const WRITER_SETTINGS: &str = "-c idle_session_timeout=10s \
 /// A slow query of a client fails instead of occupying a connection.
 pub const READER_SETTINGS: &str = "-c statement_timeout=5s";
 
-/// Migrates the database. If several endpoints start at once, one migrates and the others wait.
+/// Migrates the database, or checks its version if the role may not create tables. If several
+/// endpoints start at once, one migrates and the others wait.
 ///
 /// # Errors
-/// The database is unavailable, or its version is newer than this program.
+/// The database is unavailable or not migrated, or its version is newer than this program.
 pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
     let _watch = database::watch(shutdown, "migrate the database");
     let mut client = database::connect(config, SERVICE, WRITER_SETTINGS)?;
-    Ok(database::migrate(&mut client, SERVICE, &MIGRATIONS)?)
+    Ok(database::migrate(&mut client, &SCHEMA)?)
 }
 
 /// Converts an error of PostgreSQL into one that names the failed step.

@@ -1,12 +1,13 @@
 //! Tests of the store. The ignored ones need a PostgreSQL server.
 
-use super::connection::connect;
+use super::connection::{SCHEMA, connect};
 use super::notifications::{PAYLOAD_BYTES_MAX, ranges, ranges_of_others};
 use super::*;
 use crate::transaction::Transaction;
 use crate::transaction::tests::transaction;
 use bank::money::Cents;
 use bank::records::BalanceChanged;
+use service::database;
 use service::shutdown::Shutdown;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use uuid::Uuid;
 /// A new, migrated database on the server of `TRANSACTION_DATABASE_URL`. Dropped with this value.
 pub(crate) struct Database {
     server: postgres::Config,
+    owner: postgres::Config,
+    /// The role of the running service, with the rights that `--migrate` grants.
     pub(crate) config: postgres::Config,
 }
 
@@ -27,10 +30,20 @@ impl Database {
         let name = format!("test_{}", Uuid::new_v4().simple());
         let mut client = connect(&server, "").unwrap();
         client.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
-        let mut config = server.clone();
-        config.dbname(&name);
+        client
+            .batch_execute(&format!(
+                "CREATE ROLE {name} LOGIN PASSWORD '{name}'; GRANT {name} TO CURRENT_USER"
+            ))
+            .unwrap();
+        let mut owner = server.clone();
+        owner.dbname(&name);
+        let mut config = owner.clone();
+        config.user(&name).password(&name);
+        let mut client = connect(&owner, "").unwrap();
+        database::migrate_as_owner(&mut client, &SCHEMA, &name).unwrap();
+        // As at the start of the service.
         migrate(&config, &Shutdown::default()).unwrap();
-        Self { server, config }
+        Self { server, owner, config }
     }
 
     pub(crate) fn store(&self) -> Store {
@@ -42,7 +55,7 @@ impl Database {
     }
 
     pub(crate) fn execute(&self, sql: &str) {
-        connect(&self.config, "").unwrap().batch_execute(sql).unwrap();
+        connect(&self.owner, "").unwrap().batch_execute(sql).unwrap();
     }
 }
 
@@ -51,6 +64,7 @@ impl Drop for Database {
         let name = self.config.get_dbname().unwrap();
         let mut client = connect(&self.server, "").unwrap();
         client.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).unwrap();
+        client.batch_execute(&format!("DROP ROLE {name}")).unwrap();
     }
 }
 
@@ -252,6 +266,28 @@ fn failed_logins_are_counted_per_address() {
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
+fn service_role_stores_users_and_transfers() {
+    let database = Database::new();
+    let store = database.store();
+    let (first, creation) = (Uuid::new_v4(), Uuid::new_v4());
+    let user =
+        User { salt: vec![1], rounds: 600_000, hash: vec![0; 32], creation: first, account: None };
+    assert!(store.add_user("username", &user).unwrap());
+    assert!(!store.add_user("username", &user).unwrap());
+    assert_eq!(store.replace_creation("username", first, creation).unwrap(), creation);
+    store.store_account(creation, "NL66OPEN0000000000", "12345678901234567890").unwrap();
+    assert_eq!(store.iban_of_token(&[0; 32]).unwrap(), None);
+
+    let (uuid, from) = (Uuid::new_v4(), "cash".to_owned());
+    let transfer =
+        StoredTransfer { uuid, content: vec![0; 32], from, command: Some(vec![1]), result: None };
+    store.begin_transfer(&transfer).unwrap();
+    store.end_transfer(uuid, &Ok(())).unwrap();
+    assert_eq!(store.transfer(uuid).unwrap().unwrap().result, Some(Ok(())));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
 fn old_failed_logins_are_deleted() {
     let database = Database::new();
     let store = database.store();
@@ -269,4 +305,24 @@ fn old_failed_logins_are_deleted() {
     database.execute("UPDATE failed_login SET failed_at = failed_at - interval '2 minutes'");
     assert!(store.begin_login("abcdefgh", address).unwrap());
     assert_eq!(count(), 1);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn service_role_has_no_other_rights() {
+    let database = Database::new();
+    let mut client = connect(&database.config, "").unwrap();
+    for sql in [
+        "UPDATE transaction SET new_balance = 0",
+        "DELETE FROM transaction",
+        "DELETE FROM account",
+        "DELETE FROM transfer",
+        "TRUNCATE transfer",
+        "INSERT INTO migration (version) VALUES (99)",
+        "DROP TABLE account",
+        "CREATE TABLE other (id integer)",
+    ] {
+        let err = client.batch_execute(sql).unwrap_err();
+        assert_eq!(err.code(), Some(&postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+    }
 }
