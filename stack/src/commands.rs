@@ -59,7 +59,7 @@ fn start_down(stack: &Stack, start: &Start, scope: Scope, down: Vec<Part>) -> Re
         down.into_iter().partition(|part| part.service().is_some());
     start.start(&servers, stack.settings.brokers)?;
     if scope == Scope::All {
-        services::synchronize(stack)?;
+        services::prepare(stack)?;
         start.start(&services, 1)?;
     }
     Ok(())
@@ -215,11 +215,12 @@ pub fn logs(stack: &Stack, part: Option<String>) -> Result<()> {
     Err(tail.arg("--").args(files).exec()).context("could not run tail")
 }
 
-/// Starts one part and waits until it is ready. The synchronizer runs to its end.
+/// Starts one part and waits until it is ready. The synchronizer runs to its end, and after it the
+/// migrations of the databases.
 pub fn start(stack: &Stack, name: &str) -> Result<()> {
     let _lock = stack.lock()?;
     if name == SYNCHRONIZER {
-        return services::synchronize(stack).inspect_err(|err| Start::new(stack).undo(err));
+        return services::prepare(stack).inspect_err(|err| Start::new(stack).undo(err));
     }
     let part = known(stack, name)?;
     if stack.is_up(part) {

@@ -1,9 +1,11 @@
-//! PostgreSQL with the databases balancedb and transactiondb, both owned by the role `bank`.
-//! PostgreSQL refuses to run as root, so root runs it as `POSTGRES_USER`.
+//! PostgreSQL with the databases balancedb and transactiondb, both owned by the role `bank`, and a
+//! role for each service with a database. PostgreSQL refuses to run as root, so root runs it as
+//! `POSTGRES_USER`.
 
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
 use crate::interrupt;
+use crate::parts::{self, Service};
 use crate::settings::{self, Settings};
 use crate::stack::Stack;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// The role that owns the databases. Migrations, tests and measurements use it.
+const OWNER: &str = "bank";
 const INIT_LIMIT: Duration = Duration::from_secs(120);
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// Time for the backends to end after their postmaster was killed.
@@ -95,13 +99,21 @@ fn as_user(stack: &Stack) -> Result<Vec<String>> {
     )))
 }
 
-/// Waits until an earlier PostgreSQL has ended, and creates the databases once.
+/// Waits until an earlier PostgreSQL has ended, and creates the databases and roles once.
 pub fn prepare(stack: &Stack) -> Result<()> {
     let data = data(stack);
     wait_until_backends_end(&data)?;
-    if data.is_dir() {
-        return Ok(());
+    if !data.is_dir() {
+        create(stack, &data)?;
     }
+    // Data of an earlier version has no roles of services.
+    for service in parts::SERVICES.iter().filter(|service| service.database.is_some()) {
+        create_role(stack, &data, service)?;
+    }
+    Ok(())
+}
+
+fn create(stack: &Stack, data: &Path) -> Result<()> {
     // Created under another name, so a folder with the final name is complete.
     let new = stack.data_dir().join("postgres.new");
     if new.exists() {
@@ -120,63 +132,97 @@ pub fn prepare(stack: &Stack) -> Result<()> {
             return Err(failed(format!("could not give {} to user {}", new.display(), user()?)));
         }
     }
-    let password = new_password(stack)?;
+    let password = new_password()?;
+    store_password(stack, OWNER, &password)?;
     init(stack, &new, &password)?;
-    fs::rename(&new, &data).context(data.display())
+    fs::rename(&new, data).context(data.display())
 }
 
-fn password_file(stack: &Stack) -> PathBuf {
-    stack.data_dir().join("postgres.password")
+fn password_file(stack: &Stack, role: &str) -> PathBuf {
+    let name = if role == OWNER { "postgres" } else { role };
+    stack.data_dir().join(format!("{name}.password"))
 }
 
-fn new_password(stack: &Stack) -> Result<String> {
+fn new_password() -> Result<String> {
     let mut bytes = [0_u8; 16];
     fs::File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
         .context("/dev/urandom")?;
-    let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let path = password_file(stack);
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn store_password(stack: &Stack, role: &str, password: &str) -> Result<()> {
+    let path = password_file(stack, role);
     let mut options = OpenOptions::new();
     options.create(true).write(true).truncate(true).mode(0o600);
-    options
-        .open(&path)
-        .and_then(|mut file| writeln!(file, "{password}"))
-        .context(path.display())?;
-    Ok(password)
+    options.open(&path).and_then(|mut file| writeln!(file, "{password}")).context(path.display())
+}
+
+/// The password of a role.
+pub fn password(stack: &Stack, role: &str) -> Result<String> {
+    let path = password_file(stack, role);
+    Ok(fs::read_to_string(&path).context(path.display())?.trim().to_owned())
+}
+
+fn run(stack: &Stack, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+    let mut words = as_user(stack)?;
+    words.push(bin()?.join(program).display().to_string());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).args(arguments);
+    let log = stack.log("postgres");
+    let status =
+        foreground::run_logged(&mut command, program, &log, input, Report::Nothing, INIT_LIMIT)?;
+    if status.success() { Ok(()) } else { Err(failed(format!("{program} failed: {status}"))) }
+}
+
+/// Runs `statements`, one in each line, without a server.
+fn execute(stack: &Stack, dir: &Path, statements: &str) -> Result<()> {
+    run(stack, "postgres", &["--single", "-D", &dir.display().to_string(), "template1"], statements)
 }
 
 fn init(stack: &Stack, dir: &Path, password: &str) -> Result<()> {
-    let bin = bin()?;
-    let run = |program: &str, arguments: &[&str], input: &str| {
-        let mut words = as_user(stack)?;
-        words.push(bin.join(program).display().to_string());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(arguments);
-        let log = stack.log("postgres");
-        let status = foreground::run_logged(
-            &mut command,
-            program,
-            &log,
-            input,
-            Report::Nothing,
-            INIT_LIMIT,
-        )?;
-        if status.success() { Ok(()) } else { Err(failed(format!("{program} failed: {status}"))) }
-    };
     let dir_text = dir.display().to_string();
     let arguments = ["-D", &dir_text, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"];
-    run("initdb", &arguments, "")?;
+    run(stack, "initdb", &arguments, "")?;
     let statements = format!(
         "\
 CREATE EXTENSION pg_stat_statements
-CREATE ROLE bank LOGIN CREATEDB IN ROLE pg_monitor PASSWORD '{password}'
-CREATE DATABASE balancedb OWNER bank
-CREATE DATABASE transactiondb OWNER bank
+CREATE ROLE {OWNER} LOGIN CREATEDB IN ROLE pg_monitor PASSWORD '{password}'
+CREATE DATABASE balancedb OWNER {OWNER}
+CREATE DATABASE transactiondb OWNER {OWNER}
 "
     );
-    run("postgres", &["--single", "-D", &dir_text, "template1"], &statements)?;
+    execute(stack, dir, &statements)?;
     let access = dir.join("pg_hba.conf");
     fs::write(&access, "host all all 127.0.0.1/32 scram-sha-256\n").context(access.display())
+}
+
+/// Creates the role of a service once. It may connect to its own database only.
+fn create_role(stack: &Stack, dir: &Path, service: &Service) -> Result<()> {
+    let role = role(service);
+    let Some(database) = service.database else { return Ok(()) };
+    if password_file(stack, &role).is_file() {
+        return Ok(());
+    }
+    let password = new_password()?;
+    // ALTER ROLE sets the password also if the role is left from a start that was interrupted here.
+    // The tests create roles, as the owner.
+    let statements = format!(
+        "\
+CREATE ROLE {role} LOGIN
+ALTER ROLE {role} PASSWORD '{password}'
+REVOKE ALL ON DATABASE {database} FROM PUBLIC
+GRANT CONNECT ON DATABASE {database} TO {role}
+ALTER ROLE {OWNER} CREATEROLE
+"
+    );
+    execute(stack, dir, &statements)?;
+    store_password(stack, &role, &password)
+}
+
+/// The role of a service.
+pub fn role(service: &Service) -> String {
+    service.name.replace('-', "_")
 }
 
 /// The command line.
@@ -215,12 +261,17 @@ pub fn is_ready(settings: &Settings) -> bool {
     foreground::succeeds(&mut command, CHECK_LIMIT)
 }
 
-/// The URL of a database, with the password of role `bank`.
+/// The URL of a database, for its owner, with the password.
 pub fn url(stack: &Stack, database: &str) -> Result<String> {
-    let path = password_file(stack);
-    let password = fs::read_to_string(&path).context(path.display())?;
+    // The password consists of hexadecimal digits, which a URL need not encode.
+    let password = password(stack, OWNER)?;
     let port = stack.settings.postgres_port;
-    Ok(format!("postgres://bank:{}@127.0.0.1:{port}/{database}", password.trim()))
+    Ok(format!("postgres://{OWNER}:{password}@127.0.0.1:{port}/{database}"))
+}
+
+/// The URL of a database, for the role of its service, without a password.
+pub fn service_url(stack: &Stack, role: &str, database: &str) -> String {
+    format!("postgres://{role}@127.0.0.1:{}/{database}", stack.settings.postgres_port)
 }
 
 /// After a kill of PostgreSQL its backends still run for a moment, and its data can't be opened

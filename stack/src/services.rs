@@ -16,6 +16,10 @@ use std::time::{Duration, Instant};
 
 /// Longer than the synchronizer's own timeout.
 const SYNCHRONIZER_LIMIT: Duration = Duration::from_secs(120);
+/// A migration may rewrite a large table.
+const MIGRATION_LIMIT: Duration = Duration::from_secs(3600);
+/// Name of the log of the migrations.
+const MIGRATIONS: &str = "migrations";
 
 /// The path of a binary. Fails if it is missing.
 fn binary(stack: &Stack, name: &str) -> Result<PathBuf> {
@@ -56,7 +60,9 @@ fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     add("HEALTH_PORT", part.health_port(settings).to_string());
     let Some(service) = part.service() else { return Ok(variables) };
     if let Some(database) = service.database {
-        add("DATABASE_URL", postgres::url(stack, database)?);
+        let role = postgres::role(service);
+        add("DATABASE_URL", postgres::service_url(stack, &role, database));
+        add("DATABASE_PASSWORD", postgres::password(stack, &role)?);
     }
     if let Some(name) = service.own_port {
         add(name, parts::own_port(settings, name).to_string());
@@ -84,8 +90,14 @@ fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     Ok(variables)
 }
 
+/// Creates topics, schemas and tables, before the services start.
+pub fn prepare(stack: &Stack) -> Result<()> {
+    synchronize(stack)?;
+    migrate(stack)
+}
+
 /// Runs the synchronizer, which creates topics and schemas.
-pub fn synchronize(stack: &Stack) -> Result<()> {
+fn synchronize(stack: &Stack) -> Result<()> {
     let since = Instant::now();
     let log = stack.log(SYNCHRONIZER);
     foreground::rotate(&log)?;
@@ -104,6 +116,33 @@ pub fn synchronize(stack: &Stack) -> Result<()> {
         return Err(failed(format!("{SYNCHRONIZER} failed: {status}")).logged_in(SYNCHRONIZER));
     }
     say(format!("{SYNCHRONIZER:<18} done in {}", seconds(since.elapsed())));
+    Ok(())
+}
+
+/// Migrates the databases as their owner, and grants each service the rights that it needs.
+fn migrate(stack: &Stack) -> Result<()> {
+    let log = stack.log(MIGRATIONS);
+    foreground::rotate(&log)?;
+    for service in &parts::SERVICES {
+        let Some(database) = service.database else { continue };
+        let mut command = Command::new(binary(stack, service.name)?);
+        command.arg("--migrate");
+        command.env("DATABASE_URL", postgres::url(stack, database)?);
+        command.env("DATABASE_SERVICE_ROLE", postgres::role(service));
+        let what = format!("the migration of {database}");
+        let run = foreground::run_logged(
+            &mut command,
+            &what,
+            &log,
+            "",
+            Report::Progress,
+            MIGRATION_LIMIT,
+        );
+        let status = run.map_err(|err| err.logged_in(MIGRATIONS))?;
+        if !status.success() {
+            return Err(failed(format!("{what} failed: {status}")).logged_in(MIGRATIONS));
+        }
+    }
     Ok(())
 }
 

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod roles;
+mod sockets;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -376,10 +379,12 @@ fn kafka_versions_have_separate_data() {
         fs::read_to_string(stack.dir.join(folder).join("kafka-1/data/meta.properties")).unwrap()
     };
     stack.run(&["up", "--servers-only"]).succeeds();
+    sockets::all_are_on_loopback(&stack);
     stack.run(&["down"]).succeeds();
     let first = id_of("3.9");
     let newer = stack.with("KAFKA", "4");
     newer.run(&["up", "--servers-only"]).succeeds();
+    sockets::all_are_on_loopback(&newer);
     let env = newer.run(&["env"]).succeeds().stdout;
     assert!(env.contains("/stack tests/4\n") && env.contains("/kafka-4\n"), "{env}");
     stack.run(&["down"]).succeeds();

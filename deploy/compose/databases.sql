@@ -1,3 +1,0 @@
--- In addition to balancedb, which POSTGRES_DB creates.
-CREATE DATABASE transactiondb;
-CREATE DATABASE registry;
