@@ -122,7 +122,7 @@ lint: ## check format, lints, module cycles, prose and shell scripts
 	.ci/test_prose.py
 	.ci/prose.py
 	shellcheck --external-sources --check-sourced \
-		stack/stack.sh deploy/images/*.sh .ci/run \
+		stack/stack.sh deploy/*/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh \
 		peers/*/build.sh peers/*/run* common/kafka-client/golden/make.sh
 

@@ -100,7 +100,7 @@ def docker_run(service, *options):
     command += ["--memory", f"{memory_max_mib(service)}m"]
     for name, value in environment(service).items():
         command += ["--env", f"{name}={value}"]
-    return [*command, *options, f"scratchbank/{service}:{VERSION}"]
+    return [*command, *options, f"localhost/scratchbank/{service}:{VERSION}"]
 
 
 def start_container(service):
@@ -115,7 +115,8 @@ def start_container(service):
 def empty_container():
     """Milliseconds for a container that prints its version: the time of the engine."""
     since = time.monotonic()
-    run("docker", "run", "--rm", "--network", "host", f"scratchbank/edge:{VERSION}", "--version")
+    image = f"localhost/scratchbank/edge:{VERSION}"
+    run("docker", "run", "--rm", "--network", "host", image, "--version")
     return (time.monotonic() - since) * 1000
 
 

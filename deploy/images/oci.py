@@ -93,9 +93,9 @@ def image(name, arch, version, revision, source):
               "config": config_at, "layers": [layer_at]}),
         "manifest.v1+json",
     )  # fmt: skip
-    tag = f"scratchbank/{name}:{version}"
+    tag = f"localhost/scratchbank/{name}:{version}"
     annotations = {
-        "io.containerd.image.name": f"docker.io/{tag}",
+        "io.containerd.image.name": tag,
         "org.opencontainers.image.ref.name": version,
     }
     platform = {"architecture": architecture, "os": "linux"}
@@ -123,7 +123,7 @@ def main():
     with open("docs/talk-2019.json") as file:
         talk = json.load(file)["implementations"]
     os.makedirs("dist/images", exist_ok=True)
-    print(f"{'image':<34} {'platform':<12} {'bytes':>9}  {'compressed':>10}")
+    print(f"{'image':<46} {'platform':<12} {'bytes':>9}  {'compressed':>10}")
     sizes = {}
     for arch in archs:
         platform = "/".join(filter(None, ("linux", *PLATFORMS[arch])))
@@ -133,12 +133,12 @@ def main():
             archive, size, compressed = image(name, arch, version, revision, source)
             with open(f"dist/images/{name}-{arch}.tar", "wb") as out:
                 out.write(archive)
-            tag = f"scratchbank/{name}:{version}"
-            print(f"{tag:<34} {platform:<12} {size:>9}  {compressed:>10}")
+            tag = f"localhost/scratchbank/{name}:{version}"
+            print(f"{tag:<46} {platform:<12} {size:>9}  {compressed:>10}")
             if arch == archs[0]:
                 sizes[name] = {"bytes": size, "compressed": compressed}
     for it in talk:
-        print(f"{'the talk: ' + it['name']:<34} {'':<12} {it['image_mb'] * 1_000_000:>9}")
+        print(f"{'the talk: ' + it['name']:<46} {'':<12} {it['image_mb'] * 1_000_000:>9}")
     edge = sizes.pop("edge")
     print(json.dumps({"images": sizes, "edge": edge}))
 

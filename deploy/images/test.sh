@@ -254,7 +254,7 @@ test_containers() {
     name=${archive##*/}
     name=${name%-amd64.tar}
     needs_no_environment "$name" ||
-      refuses docker run --rm --network none "scratchbank/$name:$version"
+      refuses docker run --rm --network none "localhost/scratchbank/$name:$version"
   done
   start_containers
   bank_works 100,1000,3000
@@ -270,12 +270,13 @@ test_hostile() {
 
 start_containers() {
   local name image
-  container synchronizer --rm "scratchbank/synchronizer:$version" &>"$dir/synchronizer.log" ||
+  container synchronizer --rm "localhost/scratchbank/synchronizer:$version" \
+    &>"$dir/synchronizer.log" ||
     die "synchronizer: $(tail -n 3 "$dir/synchronizer.log")"
   for name in "${services[@]}"; do
     # The command-generator runs from the image of `edge`.
-    image=("scratchbank/$name:$version")
-    [[ $name != command-generator ]] || image=("scratchbank/edge:$version" "$name")
+    image=("localhost/scratchbank/$name:$version")
+    [[ $name != command-generator ]] || image=("localhost/scratchbank/edge:$version" "$name")
     container "$name" --detach --name "scratchbank-test-$name" "${image[@]}" >/dev/null
     containers+=("scratchbank-test-$name")
   done
@@ -308,7 +309,7 @@ stop_containers() {
 
 test_contract() {
   bench verify --kills 1 --kill-transfers 300 --out "$dir" \
-    --image "scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
+    --image "localhost/scratchbank/command-handler:$version" >"$dir/verify.log" 2>&1 || {
     cat "$dir/verify.log" >&2
     die "the command-handler's image violates the contract"
   }
@@ -319,10 +320,10 @@ test_same_image() {
   local format='{{json .Config.User}} {{json .Config.Entrypoint}} {{json .Config.Healthcheck}}'
   format+=' {{json .Config.Labels}} {{.Architecture}} {{.Size}}'
   local archived built
-  archived=$(docker inspect --format "$format" "scratchbank/heartbeat:$version")
+  archived=$(docker inspect --format "$format" "localhost/scratchbank/heartbeat:$version")
   label() {
     docker inspect --format "{{index .Config.Labels \"org.opencontainers.image.$1\"}}" \
-      "scratchbank/heartbeat:$version"
+      "localhost/scratchbank/heartbeat:$version"
   }
   docker build --quiet --file Dockerfile.scratch --target prebuilt --build-arg SERVICE=heartbeat \
     --build-arg "VERSION=$version" --build-arg "REVISION=$(label revision)" \
