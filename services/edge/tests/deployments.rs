@@ -13,8 +13,8 @@ fn files() -> Vec<(String, String)> {
     let mut paths = vec![root().join("compose.yml"), root().join("compose.edge.yml")];
     let mut folders = vec![root().join("deploy")];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(folder).expect("the folder was listed") {
+            let path = entry.expect("the folder is readable").path();
             if path.is_dir() {
                 folders.push(path);
             } else {
