@@ -149,7 +149,7 @@ test-stack: ## test the commands of stack.sh
 		--ignored --test-threads=1 --nocapture $(T)
 
 test-browser: ## test the web pages in Chromium
-	@echo "Testing the web pages in Chromium: about 3 minutes"
+	@echo "Testing the web pages in Chromium: about 5 minutes"
 	@$(STACK) prerequisites build browser
 	services/frontend/page/build.sh --check
 	services/graphql-endpoint/graphiql/build.sh --check

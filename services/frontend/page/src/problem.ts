@@ -1,5 +1,6 @@
 // Why there is no connection to the endpoint, and what helps. Scripts cannot see why the handshake
-// of a websocket failed, so the page sends an HTTP request to the same address and reads its status.
+// of a websocket failed. So the page sends an HTTP request to the same address and reads its
+// status.
 
 /** A cause that the user can do something about, or that a longer wait resolves. */
 export interface Problem {

@@ -71,6 +71,14 @@ export async function closePage(page) {
   assert.deepEqual(page.errors, []);
 }
 
+/** Closes a page whose connection failed, which Chromium reports as errors. */
+export async function closeDisconnected(page) {
+  page.errors = page.errors.filter(
+    (it) => !/WebSocket connection to|Failed to load resource|net::ERR|CORS policy/.test(it),
+  );
+  await closePage(page);
+}
+
 export function connected(page) {
   return page.locator("#connection[data-state=connected]").waitFor();
 }

@@ -8,7 +8,7 @@ import {
   FRONTEND_ORIGIN,
   amounts,
   browser,
-  closePage,
+  closeDisconnected,
   connected,
   logIn,
   newest,
@@ -22,8 +22,8 @@ const { GRAPHQL_ENDPOINT_URL } = process.env;
 
 /**
  * A server in front of the endpoint. `respond` is the status and headers of all its responses, or
- * of those to `only` websockets. `close` is the code and reason with which it closes each websocket.
- * Without both it forwards.
+ * of those to `only` websockets. `close` is the code and reason with which it closes each
+ * websocket. Without both it forwards.
  */
 const fake = { respond: null, only: "", close: null, handshakes: [] };
 const server = createServer((received, reply) => {
@@ -91,14 +91,6 @@ const READABLE = {
 
 const alert = (page) => page.locator("#connection-lost [role=alert]");
 
-/** Closes a page after failed requests, which Chromium reports as errors. */
-async function close(page) {
-  page.errors = page.errors.filter(
-    (it) => !/WebSocket connection to|Failed to load resource|net::ERR|CORS policy/.test(it),
-  );
-  await closePage(page);
-}
-
 for (const [status, headers, what] of [
   [403, {}, "requests of this page"],
   [403, READABLE, "requests of this page"],
@@ -120,7 +112,7 @@ for (const [status, headers, what] of [
     await connected(page);
     await alert(page).waitFor({ state: "detached" });
     await logIn(page);
-    await close(page);
+    await closeDisconnected(page);
   });
 }
 
@@ -140,7 +132,7 @@ for (const [status, text] of [
     behave(null);
     assert.match(await iban, /^NL/);
     await alert(page).waitFor({ state: "detached" });
-    await close(page);
+    await closeDisconnected(page);
   });
 }
 
@@ -148,7 +140,7 @@ test("page names another status and the variable to check", async () => {
   behave([404, READABLE]);
   const page = await openPage("/", {}, undefined, (page) => alert(page).waitFor());
   await alert(page).getByText("The response has status 404. GRAPHQL_URL of the").waitFor();
-  await close(page);
+  await closeDisconnected(page);
 });
 
 test("page names the likely causes if only websockets fail", async () => {
@@ -158,7 +150,7 @@ test("page names the likely causes if only websockets fail", async () => {
   assert.ok(fake.handshakes.length >= 3);
   behave(null);
   await connected(page);
-  await close(page);
+  await closeDisconnected(page);
 });
 
 test("page shows why a websocket was closed, and reconnects", async () => {
@@ -168,7 +160,7 @@ test("page shows why a websocket was closed, and reconnects", async () => {
   await alert(page).getByText("This page reconnects and then continues.").waitFor();
   behave(null);
   await connected(page);
-  await close(page);
+  await closeDisconnected(page);
 });
 
 test("page asks for a reload after a protocol error", async () => {
@@ -179,7 +171,7 @@ test("page asks for a reload after a protocol error", async () => {
   behave(null);
   await page.getByRole("button", { name: "Reload" }).click();
   await connected(page);
-  await close(page);
+  await closeDisconnected(page);
 });
 
 test("page repeats operations that failed for a busy bank", async () => {
@@ -218,7 +210,7 @@ test("page repeats operations that failed for a busy bank", async () => {
   assert.ok((await page.locator("#accounts tbody tr").count()) > 0, "the shown accounts stay");
   failing = false;
   await page.getByText("Accounts cannot be loaded").waitFor({ state: "detached" });
-  await close(page);
+  await closeDisconnected(page);
 });
 
 test("many clicks do not exceed the operations of a connection", async () => {
@@ -249,5 +241,5 @@ test("many clicks do not exceed the operations of a connection", async () => {
   assert.equal(held.length, 16);
   assert.equal((await transactions(iban)).length, clicks);
   await page.getByText("The deposit of €10,00 is done.").waitFor();
-  await close(page);
+  await closeDisconnected(page);
 });

@@ -11,6 +11,7 @@ import {
   ask,
   browser,
   closePage,
+  deposit,
   newName,
   openPage,
 } from "./browser.js";
@@ -231,6 +232,7 @@ test("frontend refuses a foreign host name", async () => {
 });
 
 test("page works on localhost as on 127.0.0.1", async () => {
+  await deposit(COMPANY, 100);
   for (const host of ["localhost", "127.0.0.1"]) {
     const url = new URL(FRONTEND_URL);
     url.hostname = host;

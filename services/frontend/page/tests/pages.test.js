@@ -12,6 +12,7 @@ import {
   browser,
   connected,
   deposit,
+  closeDisconnected,
   closePage,
   logIn,
   newName,
@@ -361,11 +362,7 @@ test("page reconnects to a restarted endpoint without loss", async () => {
   });
   await deposit(COMPANY, 8765);
   await newest(home, "€87,65");
-  for (const page of [home, client]) {
-    // Chromium reports refused websocket connections as errors.
-    page.errors = page.errors.filter((it) => !/WebSocket connection to .* failed/.test(it));
-    await closePage(page);
-  }
+  for (const page of [home, client]) await closeDisconnected(page);
 });
 
 test("transactions are complete and ordered despite races", async () => {
