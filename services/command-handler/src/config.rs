@@ -2,18 +2,11 @@
 
 use bank::iban::Token;
 use messaging::producer::ProducerConfig;
-use service::env::{
-    self, COMPANY_TOKEN, COMPANY_TOKEN_FILE, DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable,
-};
-
-/// The variables of this service, in addition to those of Kafka and the producer.
-pub const VARIABLES: &[Variable] =
-    &[SCHEMA_REGISTRY_URL, DATABASE_URL, COMPANY_TOKEN, COMPANY_TOKEN_FILE];
 use service::database;
-use service::env::{self, Env, SCHEMA_REGISTRY_URL, Variable};
+use service::env::{self, COMPANY_TOKEN, COMPANY_TOKEN_FILE, Env, SCHEMA_REGISTRY_URL, Variable};
 
 /// The variables of this service, in addition to those of Kafka, producer and database.
-pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL];
+pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, COMPANY_TOKEN, COMPANY_TOKEN_FILE];
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -33,7 +26,6 @@ impl Config {
         Ok(Self {
             producer: ProducerConfig::from_env(env)?,
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
-            database: env.parse(&DATABASE_URL, "postgres://user:password@host:port/database")?,
             company_token: env.parse_secret(&COMPANY_TOKEN, &COMPANY_TOKEN_FILE, "20 digits")?,
             database: database::config(env)?,
         })
