@@ -4,6 +4,7 @@
 mod exit;
 mod run;
 
+pub mod cgroup;
 #[cfg(feature = "database")]
 pub mod database;
 pub mod env;

@@ -369,6 +369,26 @@ fn idle_connection_gives_its_place_to_a_request() {
     drop(idle);
 }
 
+/// A connection from another address of this machine.
+fn connect_from(source: Ipv4Addr, addr: SocketAddr) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType};
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from((source, 0))).unwrap();
+    rustix::net::connect(&socket, &addr).unwrap();
+    socket.into()
+}
+
+#[test]
+fn crowd_gives_a_place_to_a_newcomer() {
+    let limits = Limits { connections: 8, ..Limits::default() };
+    let addr = http::serve(LOCALHOST, limits, hello).unwrap().addr;
+    let crowd: Vec<TcpStream> =
+        (0..24_u8).map(|n| connect_from(Ipv4Addr::new(127, 0, 0, 2 + n % 4), addr)).collect();
+    // None of them is idle for a second yet.
+    assert!(ask(addr, HELLO).unwrap().ends_with("hello\n"));
+    drop(crowd);
+}
+
 #[test]
 fn slow_readers_do_not_delay_other_requests() {
     let served = Served::start();

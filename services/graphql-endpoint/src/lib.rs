@@ -22,6 +22,7 @@ mod transfers;
 
 mod app;
 mod budget;
+mod capacity;
 mod document_rules;
 mod operation;
 mod pool;
@@ -77,8 +78,6 @@ pub const SERVICE: Service = Service {
 
 const SDL_FLAG: &str = "--schema";
 
-/// Maximum of live subscriptions.
-const SUBSCRIPTIONS_MAX: usize = 2000;
 /// Time at shutdown to send close frames to subscribers.
 const CLOSE_TIME: Duration = Duration::from_millis(300);
 
@@ -91,6 +90,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         return database::run_migrations(start, &store::SCHEMA);
     }
     let config = Config::from_env(&start.env)?;
+    let subscriptions_max = capacity::subscriptions_max()?;
     let health = Health::serve(&start.env)?;
     let shutdown = &start.shutdown;
     consume::retry(shutdown, "waiting for the database", || {
@@ -101,7 +101,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let Some(commands) = CommandClient::open(producer.clone(), &registry, shutdown)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let hub = Hub::start(SUBSCRIPTIONS_MAX)?;
+    let hub = Hub::start(subscriptions_max)?;
 
     let mut threads = Threads::new();
     read_outcomes(&mut threads, &config, &registry, commands.pending(), shutdown)?;

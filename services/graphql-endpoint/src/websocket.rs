@@ -55,6 +55,7 @@ pub fn open(executor: &Arc<Executor>, handshake: &Request, responder: Responder)
                 access: Access::None,
                 last_message: Instant::now(),
                 pinged: false,
+                closed: !accepted.offers_protocol,
             })),
             operations: Arc::default(),
         };
@@ -114,6 +115,8 @@ struct State {
     access: Access,
     last_message: Instant,
     pinged: bool,
+    /// A close frame was sent or received; further bytes are ignored.
+    closed: bool,
 }
 
 /// What the client may read.
@@ -129,13 +132,18 @@ impl Session for Connection {
     fn received(&self, bytes: &[u8]) {
         {
             let mut state = lock(&self.state);
+            if state.closed {
+                return;
+            }
             (state.last_message, state.pinged) = (Instant::now(), false);
         }
         match self.handle_bytes(bytes) {
-            Ok(false) => {}
+            Ok(false) => return,
             Ok(true) => self.socket.finish(),
             Err(Close(code, reason)) => self.socket.close(code, &reason),
         }
+        // Invalid frames leave the decoder in an undefined state.
+        lock(&self.state).closed = true;
     }
 
     fn tick(&self, now: Instant) {

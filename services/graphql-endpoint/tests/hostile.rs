@@ -197,6 +197,113 @@ fn subscribers_receive_transactions_of_all_endpoints() {
     }
 }
 
+/// A number from `/proc/<pid>/status`.
+fn process_status(endpoint: &Endpoint, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", endpoint.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn thousand_subscriptions_need_few_threads() {
+    const SOCKETS: u32 = 40;
+    const EACH: u32 = 25;
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let iban = bank_tests::nobody();
+    let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
+    let mut sockets: Vec<_> = (0..SOCKETS).map(|_| websocket(&endpoint)).collect();
+    for socket in &mut sockets {
+        for id in 0..EACH {
+            let payload = json!({ "query": query });
+            let message = json!({ "type": "subscribe", "id": id.to_string(), "payload": payload });
+            socket.send(Message::text(message.to_string())).unwrap();
+        }
+    }
+    subscribers(&endpoint, SOCKETS * EACH);
+    let threads = process_status(&endpoint, "Threads");
+    assert!(threads < 64, "{threads}");
+    post(&mut *stack.kafka_client(), &changes(&stack, &iban, 1));
+    for socket in &mut sockets {
+        for _ in 0..EACH {
+            assert!(socket.read().unwrap().to_text().unwrap().contains(r#""descr":"0 x"#));
+        }
+    }
+    // Half of them complete, the others disconnect.
+    for socket in sockets.iter_mut().take(SOCKETS as usize / 2) {
+        for id in 0..EACH {
+            let message = json!({ "type": "complete", "id": id.to_string() });
+            socket.send(Message::text(message.to_string())).unwrap();
+        }
+    }
+    subscribers(&endpoint, SOCKETS * EACH / 2);
+    drop(sockets);
+    subscribers(&endpoint, 0);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn slow_readers_hold_nobody_up() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let iban = bank_tests::nobody();
+    post(&mut *stack.kafka_client(), &changes(&stack, &iban, 1000));
+    let fields = "descr new_balance";
+    let query =
+        format!("{{ transactions_by_iban(iban: \"{iban}\", max_items: 1000) {{{fields}}} }}");
+    let list = || {
+        let answer = endpoint.data(&query, &json!({}));
+        answer["transactions_by_iban"].as_array().unwrap().len()
+    };
+    until("all changes are stored", PATIENCE, || (list() == 1000).then_some(()));
+    let body = json!({ "query": query }).to_string();
+    let ask = |_| {
+        let mut socket = TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap();
+        let length = body.len();
+        let head = format!(
+            "POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        socket.write_all(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
+        socket
+    };
+    let slow: Vec<TcpStream> = (0..40).map(ask).collect();
+    for _ in 0..20 {
+        let asked = Instant::now();
+        assert_eq!(list(), 1000);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+    }
+    let peak = process_status(&endpoint, "VmHWM") >> 10;
+    assert!(peak < 64, "{peak} MiB");
+    drop(slow);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn request_to_another_host_is_misdirected() {
+    let stack = Stack::shared();
+    let origins = ("CORS_ORIGINS", "https://bank.example");
+    let endpoint = Endpoint::start_with(&stack, &[origins]);
+    let status = |host: &str, headers: &str| {
+        let mut socket = TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap();
+        let request =
+            format!("GET /graphql?query={{__typename}} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut status = [0; 12];
+        socket.read_exact(&mut status).unwrap();
+        str::from_utf8(&status[9..]).unwrap().to_owned()
+    };
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    for host in ["localhost", "127.0.0.1:8888", "[::1]:8888", "bank.example", "bank.example:81"] {
+        assert_eq!((status(host, "").as_str(), status(host, upgrade).as_str()), ("200", "101"));
+    }
+    for host in ["evil.example", "localhost.evil.example", "bank.example.evil.example"] {
+        assert_eq!((status(host, "").as_str(), status(host, upgrade).as_str()), ("421", "421"));
+    }
+}
+
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn hostile_requests_get_errors() {

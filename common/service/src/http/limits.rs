@@ -81,6 +81,11 @@ impl ConnectionLimit {
         Ok(())
     }
 
+    /// Open connections of a client.
+    pub fn count(&self, client: IpAddr) -> usize {
+        self.by_client.get(&client).copied().unwrap_or(0)
+    }
+
     pub fn remove(&mut self, client: IpAddr) {
         self.open -= 1;
         if let Some(count) = self.by_client.get_mut(&client) {

@@ -8,11 +8,13 @@ use super::outbox::{Connection, Notifier, Progress, Responder, SendDeadline, Ses
 use super::request::{ReadOutcome, Request, RequestReader};
 use super::response::{BUSY, LATE, NO_WEBSOCKETS, Refusal, Response, TOO_MANY};
 use crate::exit::EXIT_TEMPORARY;
+use crate::panic_guard::guarded;
 use http::Method;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use slab::Slab;
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -288,9 +290,7 @@ impl<H: Handler> Server<H> {
         let client = client_of(address);
         if let Err(full) = self.limit.add(client, is_proxy) {
             let refusal = if full == Full::Total { &BUSY } else { &TOO_MANY };
-            if !self.close_idle((full == Full::Client).then_some(client))
-                || self.limit.add(client, is_proxy).is_err()
-            {
+            if !self.close_idle(full, client) || self.limit.add(client, is_proxy).is_err() {
                 self.refusals.log(&refusal.reason);
                 // The response fits into the empty send buffer.
                 let _ = (&socket).write(&refusal.to_bytes());
@@ -327,21 +327,30 @@ impl<H: Handler> Server<H> {
         Ok(())
     }
 
-    /// Closes the oldest connection, of `client` if given, that has sent no complete request for
-    /// [`IDLE_TIME`]. False if there is none.
-    fn close_idle(&mut self, client: Option<IpAddr>) -> bool {
+    /// Closes a connection without a complete request in favour of a new one of `client`: the
+    /// oldest one after [`IDLE_TIME`], or at any age one of a client that has more connections than
+    /// `client`, most of all. If `client` has too many itself, it must be its own connection. False
+    /// if there is none.
+    fn close_idle(&mut self, full: Full, client: IpAddr) -> bool {
         let now = Instant::now();
         if self.searched.is_some_and(|last| now.duration_since(last) < SEARCH_INTERVAL) {
             return false;
         }
         self.searched = Some(now);
-        let is_idle = |entry: &Entry| {
-            matches!(entry.phase, Phase::Reading(_))
-                && now.duration_since(entry.opened) >= IDLE_TIME
-                && client.is_none_or(|client| entry.client == client)
+        let own = self.limit.count(client);
+        let rank = |entry: &Entry| {
+            let count = self.limit.count(entry.client);
+            let is_old = now.duration_since(entry.opened) >= IDLE_TIME;
+            let fits = match full {
+                Full::Client => entry.client == client && is_old,
+                Full::Total => is_old || count > own + 1,
+            };
+            let is_reading = matches!(entry.phase, Phase::Reading(_));
+            (fits && is_reading).then_some((count, Reverse(entry.opened)))
         };
-        let idle = self.connections.iter().filter(|(_, entry)| is_idle(entry));
-        let Some((key, _)) = idle.min_by_key(|(_, entry)| entry.opened) else { return false };
+        let ranked = self.connections.iter();
+        let ranked = ranked.filter_map(|(key, entry)| Some((rank(entry)?, key)));
+        let Some((_, key)) = ranked.max() else { return false };
         self.close(key);
         // The next one may be idle as well.
         self.searched = None;
@@ -385,7 +394,12 @@ impl<H: Handler> Server<H> {
         let bytes = &self.buffer[..len];
         let entry = &mut self.connections[key];
         match &mut entry.phase {
-            Phase::Session(session) => session.clone().received(bytes),
+            Phase::Session(session) => {
+                if guarded(|| session.received(bytes)).is_none() {
+                    self.close(key);
+                    return false;
+                }
+            }
             Phase::Responding { discarded, .. } | Phase::Draining { discarded, .. } => {
                 *discarded += len;
                 if *discarded > TURN_BYTES {
@@ -426,11 +440,14 @@ impl<H: Handler> Server<H> {
                 let shared = entry.shared.clone();
                 let responder = Responder::new(shared.clone(), request.method == Method::HEAD);
                 self.respond(key, usize::from(more));
-                if request.is_websocket {
-                    self.handler.websocket(request, responder);
-                } else {
-                    self.handler.answer(request, responder);
-                }
+                // After a panic the client gets status 500, since the responder was dropped.
+                guarded(|| {
+                    if request.is_websocket {
+                        self.handler.websocket(request, responder);
+                    } else {
+                        self.handler.answer(request, responder);
+                    }
+                });
                 // Many responses at once would use too much memory.
                 self.apply(&shared);
             }
@@ -501,7 +518,7 @@ impl<H: Handler> Server<H> {
                 entry.phase = Phase::Draining { since, discarded };
                 return;
             }
-            Phase::Session(session) => session.closed(),
+            Phase::Session(session) => let _ = guarded(|| session.closed()),
             Phase::Responding { .. } | Phase::Reading(_) => {}
         }
         if self.connections[key].socket.shutdown(Shutdown::Write).is_err() {
@@ -524,8 +541,11 @@ impl<H: Handler> Server<H> {
                     self.close(key);
                 }
                 Phase::Session(session) => {
-                    session.clone().tick(now);
-                    self.send(key);
+                    if guarded(|| session.tick(now)).is_some() {
+                        self.send(key);
+                    } else {
+                        self.close(key);
+                    }
                 }
                 Phase::Responding { .. } => self.send(key),
                 Phase::Reading(_) | Phase::Draining { .. } => {}
@@ -556,7 +576,7 @@ impl<H: Handler> Server<H> {
         self.forget_input(&entry.phase);
         entry.shared.close();
         if let Phase::Session(session) = entry.phase {
-            session.closed();
+            let _ = guarded(|| session.closed());
         }
     }
 }

@@ -220,17 +220,6 @@ test("endpoint refuses a foreign host name", async () => {
   await closePage(page);
 });
 
-test("frontend refuses a foreign host name", async () => {
-  const page = await openForeign("about:blank");
-  for (const path of ["/", "/client", "/results/", "/nothing"]) {
-    const reply = await page.goto(rebound(`${FRONTEND_URL}${path}`));
-    assert.equal(reply.status(), 421, path);
-    assert.ok(!(await reply.text()).includes("graphql-url"), path);
-  }
-  page.errors = [];
-  await closePage(page);
-});
-
 test("page works on localhost as on 127.0.0.1", async () => {
   await deposit(COMPANY, 100);
   for (const host of ["localhost", "127.0.0.1"]) {
