@@ -11,6 +11,7 @@ use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
 use serde_json::{Value, json};
 use std::net::TcpStream;
+use std::time::Instant;
 use support::Endpoint;
 use support::proxy::DatabaseProxy;
 use tungstenite::client::IntoClientRequest;
@@ -80,28 +81,29 @@ impl Bank {
 struct Subscriber(WebSocket<TcpStream>);
 
 impl Subscriber {
-    /// The description of the next transaction.
-    fn next(&mut self) -> String {
+    /// The next message that is not a ping.
+    fn read(&mut self) -> Message {
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Message::Text(text) = self.0.read().unwrap() {
-                let message: Value = serde_json::from_str(&text).unwrap();
-                let transaction = &message["payload"]["data"]["stream_transactions"];
-                return transaction["descr"]
-                    .as_str()
-                    .unwrap_or_else(|| panic!("{text}"))
-                    .to_owned();
+            match self.0.read().unwrap() {
+                Message::Ping(_) => assert!(Instant::now() < deadline, "only pings arrive"),
+                message => return message,
             }
         }
     }
 
+    /// The description of the next transaction.
+    fn next(&mut self) -> String {
+        let message: Value = serde_json::from_str(self.read().to_text().unwrap()).unwrap();
+        let transaction = &message["payload"]["data"]["stream_transactions"];
+        transaction["descr"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned()
+    }
+
     /// The code of the close frame. No transaction comes before it.
     fn close_code(mut self) -> u16 {
-        loop {
-            match self.0.read().unwrap() {
-                Message::Close(frame) => return frame.unwrap().code.into(),
-                Message::Ping(_) | Message::Pong(_) => {}
-                other => panic!("{other}"),
-            }
+        match self.read() {
+            Message::Close(frame) => frame.unwrap().code.into(),
+            other => panic!("{other}"),
         }
     }
 }
