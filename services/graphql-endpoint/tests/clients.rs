@@ -65,7 +65,7 @@ fn passes(endpoint: &Endpoint, command: &mut Command) {
     let (output, errors) =
         (String::from_utf8_lossy(&client.stdout), String::from_utf8_lossy(&client.stderr));
     assert!(client.status.success(), "{}\n{output}\n{errors}", client.status);
-    print!("{output}");
+    eprint!("{output}");
 }
 
 #[test]
