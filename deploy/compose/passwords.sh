@@ -4,13 +4,22 @@
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/../.."
 
+# random CHARACTERS COUNT: prints COUNT random characters out of 0-9 and a-f.
+random() {
+  od -An -N64 -tx1 /dev/urandom | tr -dc "$1" | head -c "$2"
+}
+
 umask 077
 touch .env
 chmod 600 .env
-for role in POSTGRES BANK_OWNER COMMAND_HANDLER GRAPHQL_ENDPOINT REGISTRY; do
-  variable=${role}_PASSWORD
+for variable in {POSTGRES,BANK_OWNER,COMMAND_HANDLER,GRAPHQL_ENDPOINT,REGISTRY}_PASSWORD \
+  {COMPANY,CONTROL}_TOKEN; do
   if ! grep -q "^$variable=" .env; then
-    echo "$variable=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')" >>.env
+    case $variable in
+      COMPANY_TOKEN) value=$(random 0-9 20) ;;
+      *) value=$(random 0-9a-f 32) ;;
+    esac
+    echo "$variable=$value" >>.env
     echo "passwords: $variable is in .env" >&2
   fi
 done

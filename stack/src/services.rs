@@ -72,6 +72,9 @@ fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     let given = |name: &str, default: String| {
         settings::variable(name).map(|given| given.unwrap_or(default))
     };
+    if matches!(service.name, "graphql-endpoint" | "frontend") {
+        add("HTTP_ADDR", given("HTTP_ADDR", "127.0.0.1".to_owned())?);
+    }
     match service.name {
         "graphql-endpoint" => {
             let port = settings.frontend_port;

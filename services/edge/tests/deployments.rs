@@ -45,16 +45,15 @@ fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 }
 
 fn has_default_password(line: &str) -> bool {
-    let Some((name, after)) = line.split_once("PASSWORD") else { return false };
-    let name_is_variable = name.chars().last().is_some_and(|last| last == '_' || last == '$');
-    let after = after.trim_start_matches("_FILE").trim_start_matches(['"', ' ']);
-    let given = after.strip_prefix(':').or_else(|| after.strip_prefix('='));
-    let given = given.map(|it| it.trim().trim_matches(['\'', '"']));
-    name_is_variable
-        && given.is_some_and(|it| {
-            // Empty, three dots in a comment, required, or generated.
-            !(it.is_empty() || it.starts_with("...") || it.contains(":?") || it.starts_with('%'))
+    ["_PASSWORD", "_TOKEN"].iter().any(|suffix| {
+        let Some((_, after)) = line.split_once(suffix) else { return false };
+        let given = after.strip_prefix(':').or_else(|| after.strip_prefix('='));
+        let given = given.map(|it| it.trim().trim_matches(['\'', '"']));
+        given.is_some_and(|it| {
+            // Empty, three dots in a comment, or required.
+            !(it.is_empty() || it.starts_with("...") || it.contains(":?"))
         })
+    })
 }
 
 fn has_password_in_url(line: &str) -> bool {
@@ -69,6 +68,8 @@ fn passwords_have_no_defaults() {
     assert_eq!(wrong_lines(has_password_in_url), [""; 0]);
     assert!(has_default_password("      POSTGRES_PASSWORD: ${BANK_PASSWORD:-bank}"));
     assert!(has_default_password("DATABASE_PASSWORD=secret"));
+    assert!(has_default_password("      COMPANY_TOKEN: ${COMPANY_TOKEN:-00000000000000000000}"));
+    assert!(!has_default_password("      COMPANY_TOKEN: ${COMPANY_TOKEN:?20 digits}"));
     assert!(has_password_in_url("DATABASE_URL: postgres://bank:${BANK_PASSWORD:-bank}@postgres/x"));
 }
 

@@ -260,6 +260,7 @@ fn up_starts_all_parts_and_supervises_services() {
     stack.run(&["up"]).succeeds();
     assert_eq!(stack.count_up(), PARTS);
     logs_are_readable_by_their_owner_only(&stack);
+    sockets::all_are_on_loopback(&stack);
     a_second_up_starts_nothing(&stack);
     env_names_the_servers(&stack);
     a_killed_service_is_started_again(&stack);
