@@ -166,8 +166,11 @@ build_from_source() {
   case $1 in
     abort) flags+=" -C force-unwind-tables=no" ;;
     unwind)
-      # A panic begins at a call, so the tables describe the stack at calls only.
-      flags+=" -Z use-sync-unwind=yes -C link-arg=--eh-frame-hdr"
+      # For size: the tables describe the stack at calls only, where a panic begins. With frame
+      # pointers they are shorter. A panic of a destructor ends the process, so calls of
+      # destructors need no landing pads.
+      flags+=" -Z use-sync-unwind=yes -C force-frame-pointers=yes -Z panic-in-drop=abort"
+      flags+=" -C link-arg=--eh-frame-hdr"
       # The unwinder was compiled with glibc's headers, which rename the function that prints its
       # last message before it aborts.
       flags+=" -C link-arg=--defsym=__fprintf_chk=abort"

@@ -453,18 +453,26 @@ def refused_documents(target):
         target.hold(0.02)
 
 
+HEADS = (
+    "POST /graphql HTTP/1.1\r\n",
+    "POST /graphql HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
+    "POST http://attacker.example/graphql HTTP/1.1\r\nHost: localhost\r\n",
+    "POST /graphql HTTP/1.1\r\nHost: " + "x" * 5000 + "\r\n",
+    "POST /graphql HTTP/1.1\r\nHost: localhost\r\n" + "X: y\r\n" * 200,
+    "POST /graphql HTTP/9.9\r\nHost: \xff\r\nTransfer-Encoding: chunked\r\n",
+    "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+)
+
+
 @attack(threads=1)
 def foreign_hosts(target):
-    for head in (
-        "POST /graphql HTTP/1.1\r\nHost: attacker.example\r\nOrigin: http://attacker.example\r\n",
-        "POST /graphql HTTP/1.1\r\n",
-        "POST /graphql HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
-        "POST http://attacker.example/graphql HTTP/1.1\r\nHost: localhost\r\n",
-        "POST /graphql HTTP/1.1\r\nHost: " + "x" * 5000 + "\r\n",
-        "POST /graphql HTTP/1.1\r\nHost: localhost\r\n" + "X: y\r\n" * 200,
-        "POST /graphql HTTP/9.9\r\nHost: \xff\r\nTransfer-Encoding: chunked\r\n",
-        "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ):
+    """Requests to a name of the attacker (DNS rebinding), and invalid heads."""
+    for host in "attacker.example", "attacker.example:80", "localhost.attacker.example":
+        status, body = target.endpoint.post("{ __typename }", Host=host)
+        target.count()
+        if status == 200:
+            target.violation(f"a request to {host} was not refused: {body[:200]!r}")
+    for head in HEADS:
         body = '{"query": "{ __typename }"}'
         rest = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         with target.endpoint.connect() as connection:
