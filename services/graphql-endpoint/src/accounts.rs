@@ -8,7 +8,8 @@ use crate::password::{self, Busy, Hasher, LoginPlace, ROUNDS};
 use crate::registrations::Registrations;
 use crate::store::{Store, User};
 use bank::records::{Atype, ConfirmAccountCreation};
-use std::net::{IpAddr, Ipv6Addr};
+use service::http::client_of;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use uuid::Uuid;
@@ -97,7 +98,7 @@ impl Accounts<'_> {
     }
 
     fn log_in(self, username: &str, password: &str) -> Result<Login, Error> {
-        let Ok(place) = self.hasher.enter(network(self.address)) else {
+        let Ok(place) = self.hasher.enter(client_of(self.address)) else {
             return Ok(refused(LoginResult::Busy, BUSY));
         };
         loop {
@@ -107,7 +108,7 @@ impl Accounts<'_> {
             let Some(registrations) = self.registrations else {
                 return self.refuse_unknown(username, password, &place);
             };
-            if !registrations.count(network(self.address)) {
+            if !registrations.count(client_of(self.address)) {
                 return Ok(refused(LoginResult::Refused, TOO_MANY_ACCOUNTS));
             }
             let Some(user) = new_user(password, &place)? else {
@@ -131,7 +132,7 @@ impl Accounts<'_> {
         user: User,
         place: LoginPlace<'_>,
     ) -> Result<Login, Error> {
-        let network = network(self.address);
+        let network = client_of(self.address);
         if !self.store.begin_login(username, network)? {
             return Ok(refused(LoginResult::Refused, TOO_SOON));
         }
@@ -160,7 +161,7 @@ impl Accounts<'_> {
         password: &str,
         place: &LoginPlace<'_>,
     ) -> Result<Login, Error> {
-        if !self.store.begin_login(username, network(self.address))? {
+        if !self.store.begin_login(username, client_of(self.address))? {
             return Ok(refused(LoginResult::Refused, TOO_SOON));
         }
         Ok(match place.hash(password, &password::salt()?, ROUNDS) {
@@ -204,15 +205,6 @@ fn new_user(password: &str, place: &LoginPlace<'_>) -> Result<Option<User>, Erro
     }))
 }
 
-/// What counts as one client: an IPv4 address, or the first 64 bits of an IPv6 address, because a
-/// client usually has all addresses with these.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
-    }
-}
-
 /// Why `text` is not valid as a user name or a password; `None` if it is valid.
 fn invalid(what: &str, text: &str) -> Option<String> {
     let (from, to) = (LENGTHS.start(), LENGTHS.end());
@@ -225,19 +217,6 @@ fn invalid(what: &str, text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ipv6_clients_count_by_their_network() {
-        for (address, expected) in [
-            ("192.0.2.1", "192.0.2.1"),
-            ("::ffff:192.0.2.1", "192.0.2.1"),
-            ("2001:db8:0:7:1:2:3:4", "2001:db8:0:7::"),
-            ("2001:db8:0:8::1", "2001:db8:0:8::"),
-        ] {
-            let expected: IpAddr = expected.parse().unwrap();
-            assert_eq!(network(address.parse().unwrap()), expected, "{address}");
-        }
-    }
 
     #[test]
     fn names_and_passwords_have_8_to_128_characters() {

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 /// Rounds of a new hash. Source: OWASP Password Storage Cheat Sheet, PBKDF2-HMAC-SHA256.
 pub const ROUNDS: u32 = 600_000;
-/// Maximum number of logins at the same time, and of one client address.
-const LOGINS_MAX: usize = 12;
-const LOGINS_OF_ADDRESS_MAX: usize = 4;
+/// Maximum number of logins at the same time, and of one client address. Each occupies a thread for
+/// effects, which transfers need too.
+const LOGINS_MAX: usize = 16;
+const LOGINS_OF_ADDRESS_MAX: usize = 8;
 /// Maximum wait for a hash.
 const HASH_WAIT: Duration = Duration::from_secs(10);
 /// Added to the nice value of the threads: other threads get about nine times as much CPU time.

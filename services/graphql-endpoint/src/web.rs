@@ -31,7 +31,8 @@ impl Handler for Endpoint {
     fn answer(&self, request: Request, responder: Responder) {
         let config = &self.0.app.config;
         if !allows_host(&config.origins, &request) {
-            return responder.respond(http::text(421, OTHER_HOST));
+            let response = http::text(421, OTHER_HOST);
+            return responder.respond(with_headers(response, headers(config, &request)));
         }
         if request.path() != operation::PATH {
             return responder.respond(pages::response(&request, config.graphiql));
@@ -213,6 +214,7 @@ fn headers(config: &Config, request: &Request) -> Headers {
     let mut headers: Headers = vec![("Vary", "Origin, Accept".into())];
     if let Some(origin) = request.header("origin").filter(|it| config.origins.allow(it)) {
         headers.push(("Access-Control-Allow-Origin", origin.to_owned().into()));
+        headers.push(("Access-Control-Expose-Headers", "Retry-After".into()));
     }
     headers
 }

@@ -44,11 +44,13 @@ pub fn open(executor: &Arc<Executor>, handshake: &Request, responder: Responder)
             return responder.respond(response);
         }
     };
-    // An error means that the client closed the connection.
-    let _ = responder.take_over(accepted.response.into_bytes(), |out| {
-        let connection = Connection {
+    let mut opened = None;
+    let taken_over = responder.take_over(accepted.response.into_bytes(), |out| {
+        let socket = Arc::new(Socket::new(out));
+        opened = Some(socket.clone());
+        Arc::new(Connection {
             executor: executor.clone(),
-            socket: Arc::new(Socket::new(out)),
+            socket,
             authorization: handshake.header("authorization").map(str::to_owned),
             address: handshake.address,
             state: Arc::new(Mutex::new(State {
@@ -58,12 +60,12 @@ pub fn open(executor: &Arc<Executor>, handshake: &Request, responder: Responder)
                 closed: !accepted.offers_protocol,
             })),
             operations: Arc::default(),
-        };
-        if !accepted.offers_protocol {
-            connection.socket.close(4406, "expected the subprotocol graphql-transport-ws");
-        }
-        Arc::new(connection)
+        })
     });
+    // An error means that the client closed the connection.
+    if let (Ok(()), Some(socket), false) = (taken_over, opened, accepted.offers_protocol) {
+        socket.close(4406, "expected the subprotocol graphql-transport-ws");
+    }
 }
 
 /// Code and reason of a close frame.
@@ -240,21 +242,21 @@ impl Connection {
         let named = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let named = named.and_then(|(_, value)| value.as_str());
         let authorization = named.or(self.authorization.as_deref()).map(str::to_owned);
+        let config = &self.executor.app.config;
+        if let Ok(access) = ReadAccess::without_lookup(config, authorization.as_deref()) {
+            return accept(&self.state, &self.socket, access, authorization.is_some());
+        }
         let (executor, socket, state) =
             (self.executor.clone(), self.socket.clone(), self.state.clone());
-        // The lookup may wait for the database.
+        // The lookup waits for the database.
         let job = move |admitted: Result<(), Busy>| {
             let access = match admitted {
                 Ok(()) => access(&executor, authorization.as_deref()),
                 Err(busy) => Err(Close::new(1013, reason_of(busy))),
             };
-            match access {
-                Ok(access) => {
-                    lock(&state).access = Access::Known(access);
-                    // An error means that the connection is closed.
-                    let _ = socket.send(Message::text(r#"{"type":"connection_ack"}"#));
-                }
-                Err(Close(code, reason)) => socket.close(code, &reason),
+            let accepted = access.and_then(|it| accept(&state, &socket, it, true));
+            if let Err(Close(code, reason)) = accepted {
+                socket.close(code, &reason);
             }
         };
         self.executor.queries.submit(self.address, Box::new(job));
@@ -281,14 +283,26 @@ impl Connection {
 
 fn access(executor: &Executor, authorization: Option<&str>) -> Result<ReadAccess, Close> {
     let app = &executor.app;
-    let access = ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
+    ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
         err.log();
         Close::new(1013, "the database is unavailable, try again")
-    })?;
-    if access == ReadAccess::None && authorization.is_some() {
+    })
+}
+
+/// Ends the initialisation. A client with a token must be known.
+fn accept(
+    state: &Mutex<State>,
+    socket: &Socket,
+    access: ReadAccess,
+    has_token: bool,
+) -> Result<(), Close> {
+    if access == ReadAccess::None && has_token {
         return Err(Close::new(4403, "Forbidden"));
     }
-    Ok(access)
+    lock(state).access = Access::Known(access);
+    // An error means that the connection is closed.
+    let _ = socket.send(Message::text(r#"{"type":"connection_ack"}"#));
+    Ok(())
 }
 
 /// Runs the operation of a `subscribe` message.

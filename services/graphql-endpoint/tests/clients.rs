@@ -1,7 +1,6 @@
 //! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql; and
 //! the audits of npm's graphql-http.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
-#![allow(clippy::print_stdout, reason = "shows what the clients have checked")]
 
 mod support;
 

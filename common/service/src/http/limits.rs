@@ -189,6 +189,19 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_clients_count_by_their_network() {
+        for (address, expected) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:0:7:1:2:3:4", "2001:db8:0:7::"),
+            ("2001:db8:0:8::1", "2001:db8:0:8::"),
+        ] {
+            let expected: IpAddr = expected.parse().unwrap();
+            assert_eq!(client_of(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+
+    #[test]
     fn client_cannot_take_all_places() {
         let address = |text: &str| client_of(text.parse().unwrap());
         let mut limit = ConnectionLimit::new(4);

@@ -518,7 +518,9 @@ impl<H: Handler> Server<H> {
                 entry.phase = Phase::Draining { since, discarded };
                 return;
             }
-            Phase::Session(session) => let _ = guarded(|| session.closed()),
+            Phase::Session(session) => {
+                let _ = guarded(|| session.closed());
+            }
             Phase::Responding { .. } | Phase::Reading(_) => {}
         }
         if self.connections[key].socket.shutdown(Shutdown::Write).is_err() {

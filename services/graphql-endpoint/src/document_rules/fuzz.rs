@@ -11,6 +11,7 @@ use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::password::Hasher;
+use crate::registrations::Registrations;
 use crate::request::parse_body;
 use crate::response::{errors_of, json};
 use crate::running::RunningOperation;
@@ -28,6 +29,7 @@ use service::env::Env;
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::Ipv4Addr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
 use std::task::{self, Poll, Waker};
@@ -443,9 +445,10 @@ static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
     let producer = Arc::new(Producer::start(config.producer.clone(), &shutdown));
     Arc::new(App {
         store: Store::new(&config.database, 4, &shutdown),
-        hub: Arc::new(Hub::default()),
+        hub: Hub::start(1000).unwrap(),
         commands: CommandClient::with_ids(producer, 1, 2),
-        hasher: Hasher::default(),
+        hasher: Hasher::start(),
+        registrations: Registrations::new(0),
         config,
     })
 });
@@ -480,7 +483,8 @@ fn run_on_this_thread(body: &str) -> Outcome {
     };
     let running = Arc::<RunningOperation>::default();
     let (access, budget) = (ReadAccess::All, Budget::default());
-    let context = Context { app: APP.clone(), access, running, budget };
+    let address = Ipv4Addr::LOCALHOST.into();
+    let context = Context { app: APP.clone(), access, address, running, budget };
     let variables = request.variables();
     if operation.operation_type() != OperationType::Subscription {
         let result = operation.execute_sync(&variables, &context);
@@ -502,7 +506,7 @@ fn run_on_this_thread(body: &str) -> Outcome {
 
 /// Reads the value of one transaction from a stream.
 fn follow(mut stream: ValuesStream<'_>, waker: &mut task::Context<'_>) {
-    APP.hub.publish(&Arc::new(transaction(1, "a string", 5)));
+    APP.hub.publish([transaction(1, "a string", 5)]);
     if let Poll::Ready(Some(value)) = Pin::new(&mut stream).poll_next(waker) {
         let (value, errors) = match value {
             Ok(value) => (value, Vec::new()),

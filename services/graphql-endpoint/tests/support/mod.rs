@@ -189,6 +189,12 @@ pub fn agent() -> ureq::Agent {
         .new_agent()
 }
 
+/// A port below those that the system assigns to outgoing connections.
 pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    let first = std::process::id();
+    let ports = (0..2700).map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = ports.map(|number| 30_000 + (number % 2700) as u16);
+    ports.find(is_free).expect("one of 2,700 ports is free")
 }
