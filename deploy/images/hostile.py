@@ -6,7 +6,9 @@ honest clients use 127.0.0.1: each deposits cents, waits for them on its subscri
 and logs in. The exit code is 1 if
 
 - the process has ended, was restarted or has exceeded its memory limit;
-- a request of an honest client failed, or the 99th percentile of a kind of request is 1 s or more;
+- a request of an honest client failed;
+- the 99th percentile of a kind of request is 1 s or more, or 3 s for logins, whose hash takes most
+  of a second of one core on purpose;
 - a probe of /healthz failed or took 1 s or more;
 - an honest client has another balance than it has deposited;
 - an operation that must be refused was not;
@@ -43,6 +45,7 @@ import uuid
 from simulated_user import REFUSED
 
 LATENCY_MAX_S = 1.0
+LOGIN_MAX_S = 3.0
 TIMEOUT_S = 10
 # Time for memory, threads and open files to return to their values before the attacks.
 RECOVERY_S = 30
@@ -959,8 +962,9 @@ def report(measurements, running):
         print(f"{kind:<16}{len(measurements.durations[kind]):>12}{len(failures):>12}"
               f"{p50 * 1000:>12.0f}{p99 * 1000:>12.0f}{highest * 1000:>12.0f}")
         limited = highest if kind == "healthz" else p99
-        if limited >= LATENCY_MAX_S:
-            found.append(f"{kind}: {limited * 1000:.0f} ms, expected less than 1000")
+        latency_max = LOGIN_MAX_S if kind == "login" else LATENCY_MAX_S
+        if limited >= latency_max:
+            found.append(f"{kind}: {limited:.3f} s, expected less than {latency_max} s")
         for failure, count in collections.Counter(failures).most_common(3):
             found.append(f"{kind} failed {count} times: {failure}")
     return found
