@@ -24,7 +24,6 @@ import base64
 import collections
 import dataclasses
 import http.client
-import inspect
 import itertools
 import json
 import multiprocessing
@@ -32,13 +31,11 @@ import os
 import queue
 import re
 import socket
-import statistics
 import struct
 import subprocess
 import sys
 import threading
 import time
-import traceback
 import urllib.parse
 import uuid
 
@@ -390,6 +387,8 @@ def send_slowly(target, address, start, rest):
                 return
             connection.sendall(bytes([byte]))
         read_to_end(connection)
+    # Not at once, if the endpoint refuses connections.
+    target.hold(0.05)
 
 
 @attack(threads=10)
@@ -638,8 +637,9 @@ class Measurements:
 
 
 class HonestClient(threading.Thread):
-    def __init__(self, endpoint, measurements, over):
+    def __init__(self, number, endpoint, measurements, over):
         super().__init__(daemon=True)
+        self.number = number
         self.endpoint, self.measurements, self.over = endpoint, measurements, over
         self.name = f"honest-{uuid.uuid4()}"
         self.iban = self.log_in()
@@ -668,7 +668,8 @@ class HonestClient(threading.Thread):
                     self.client.connection.close()
                     self.client = None
             self.measurements.measure("query", self.balance)
-            if turn % 10 == 0:
+            # In turns, because an address has few places in the queue for password hashes.
+            if (turn + self.number) % 10 == 0:
                 self.measurements.measure("login", self.log_in)
 
     def subscribe(self):
@@ -825,17 +826,16 @@ def main():
     iban = prepare(honest_address)
     over, attacks_over = threading.Event(), context.Event()
     measurements, violations = Measurements(), context.Queue()
-    honest = [HonestClient(honest_address, measurements, over) for _ in range(args.honest)]
+    honest = [HonestClient(it, honest_address, measurements, over) for it in range(args.honest)]
     before = process.usage()
     say(f"before the attacks: {before}")
 
-    running = start_attacks(args.attacks, endpoint, health, attacks_over, violations, iban,
-                            honest[0].name)
+    running = start_attacks(
+        args.attacks, endpoint, health, attacks_over, violations, iban, honest[0].name
+    )
     for client in honest:
         client.start()
-    prober = threading.Thread(
-        target=probe_health, args=(health, measurements, over), daemon=True
-    )
+    prober = threading.Thread(target=probe_health, args=(health, measurements, over), daemon=True)
     prober.start()
     highest = watch(process, measurements, args.seconds)
     found = [process.end()]
@@ -858,6 +858,9 @@ def main():
         say(f"memory: {before} before, {highest} at most, {after} after")
         found.append(process.end())
     found += report(measurements, running)
+    if found[0] is None:
+        idle = [it.name for _, it, done in running if done.value == 0]
+        found += [f"the attack {name} reached nothing" for name in idle]
     while not violations.empty():
         found.append(violations.get())
     found = list(dict.fromkeys(filter(None, found)))
@@ -952,15 +955,14 @@ def report(measurements, running):
     print(f"{'attack':<28}{'connections':>12}{'requests':>12}")
     for _, it, done in running:
         print(f"{it.name:<28}{it.threads:>12}{done.value:>12}")
-        if done.value == 0:
-            found.append(f"the attack {it.name} reached nothing")
-    print(f"{'honest request':<16}" + "".join(
-        f"{it:>12}" for it in ("count", "failed", "p50, ms", "p99, ms", "highest, ms")))
+    columns = "count", "failed", "p50, ms", "p99, ms", "highest, ms"
+    print(f"{'honest request':<16}" + "".join(f"{it:>12}" for it in columns))
     for kind in measurements.durations:
         p50, p99, highest = (measurements.percentile(kind, it) for it in (50, 99, 100))
         failures = measurements.failures[kind]
-        print(f"{kind:<16}{len(measurements.durations[kind]):>12}{len(failures):>12}"
-              f"{p50 * 1000:>12.0f}{p99 * 1000:>12.0f}{highest * 1000:>12.0f}")
+        counts = f"{len(measurements.durations[kind]):>12}{len(failures):>12}"
+        times = "".join(f"{it * 1000:>12.0f}" for it in (p50, p99, highest))
+        print(f"{kind:<16}{counts}{times}")
         limited = highest if kind == "healthz" else p99
         latency_max = LOGIN_MAX_S if kind == "login" else LATENCY_MAX_S
         if limited >= latency_max:
