@@ -33,8 +33,11 @@ pub const PATH: &str = "/graphql";
 pub const QUERY_THREADS: usize = 4;
 /// Threads of operations that wait for an outcome of the bank.
 const EFFECT_THREADS: usize = 24;
-/// Maximum of operations that wait for a thread, for each kind of threads.
-const WAITING_MAX: usize = 1000;
+/// Maximum of operations that wait for a thread, for each kind of threads, and their size together.
+const WAITING_MAX: usize = 4096;
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// Memory of a waiting operation besides its request, bytes.
+pub const OPERATION_BYTES: usize = 1 << 10;
 /// Maximum time that an operation waits for a thread.
 const WAIT: Duration = Duration::from_secs(5);
 /// Values that a subscription sends before other subscriptions have their turn.
@@ -72,6 +75,8 @@ pub trait Transport: Send {
 /// An operation of a client, and how to answer it.
 pub struct Operation {
     pub request: GraphQLRequest,
+    /// Size of the request as it was sent.
+    pub bytes: usize,
     pub access: ReadAccess,
     /// The client's address.
     pub address: IpAddr,
@@ -105,7 +110,8 @@ pub struct Executor {
 impl Executor {
     /// Starts all threads.
     pub fn start(schema: Schema, app: Arc<App>) -> io::Result<Arc<Self>> {
-        let limits = |threads| PoolLimits { threads, waiting: WAITING_MAX, wait: WAIT };
+        let (waiting, waiting_bytes, wait) = (WAITING_MAX, WAITING_BYTES_MAX, WAIT);
+        let limits = |threads| PoolLimits { threads, waiting, waiting_bytes, wait };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Ok(Arc::new(Self {
             schema,
@@ -119,8 +125,9 @@ impl Executor {
     /// Runs an operation to its end, or passes it to other threads. Call it on a thread of
     /// [`Self::queries`].
     pub fn run(self: &Arc<Self>, mut operation: Operation) -> Result<(), Disconnected> {
-        let Operation { request, access, address, may_write, may_stream, transport, running } =
-            &mut operation;
+        let Operation {
+            request, access, address, may_write, may_stream, transport, running, ..
+        } = &mut operation;
         let parsed = match self.parse(request) {
             Ok(parsed) => parsed,
             Err(err) => {
@@ -168,6 +175,7 @@ impl Executor {
     /// Runs an operation on a thread that may wait for an outcome.
     fn run_apart(self: &Arc<Self>, mut operation: Operation) {
         let (executor, address) = (self.clone(), operation.address);
+        let bytes = OPERATION_BYTES + operation.bytes;
         let job = move |admitted| {
             // An error means that the client closed the connection.
             let _ = match admitted {
@@ -175,7 +183,7 @@ impl Executor {
                 Err(busy) => operation.transport.emit(Step::Busy(busy)),
             };
         };
-        self.effects.submit(address, Box::new(job));
+        self.effects.submit(address, bytes, Box::new(job));
     }
 
     fn run_waiting(self: &Arc<Self>, operation: Operation) -> Result<(), Disconnected> {

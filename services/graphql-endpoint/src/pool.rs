@@ -35,6 +35,8 @@ pub struct PoolLimits {
     pub threads: usize,
     /// Maximum of jobs in the queue. One client can have three quarters of it, and of the threads.
     pub waiting: usize,
+    /// Maximum size of the jobs in the queue together, bytes. One client can have three quarters.
+    pub waiting_bytes: usize,
     /// Maximum time in the queue.
     pub wait: Duration,
 }
@@ -49,11 +51,19 @@ pub struct Pool {
 #[derive(Default)]
 struct State {
     /// Never contains an empty queue.
-    waiting: HashMap<IpAddr, VecDeque<(Instant, Job)>>,
+    waiting: HashMap<IpAddr, ClientQueue>,
     /// The clients in `waiting`, in the order of their turns.
     turns: VecDeque<IpAddr>,
     waiting_count: usize,
+    waiting_bytes: usize,
     running: HashMap<IpAddr, usize>,
+}
+
+/// The waiting jobs of a client, each with its time of arrival and its size.
+#[derive(Default)]
+struct ClientQueue {
+    jobs: VecDeque<(Instant, usize, Job)>,
+    bytes: usize,
 }
 
 impl Pool {
@@ -70,23 +80,31 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Queues `job`. If the queue is full, the job is called at once with an error.
-    pub fn submit(&self, client: IpAddr, job: Job) {
+    /// Queues `job`, which needs about `bytes` of memory. If the queue is full, the job is called
+    /// at once with an error.
+    pub fn submit(&self, client: IpAddr, bytes: usize, job: Job) {
         let client = client_of(client);
+        let PoolLimits { waiting: count_max, waiting_bytes: bytes_max, .. } = self.limits;
         let mut state = self.state();
-        let own = state.waiting.get(&client).map_or(0, VecDeque::len);
-        let busy = if state.waiting_count >= self.limits.waiting {
+        let (own_count, own_bytes) =
+            state.waiting.get(&client).map_or((0, 0), |own| (own.jobs.len(), own.bytes));
+        let busy = if state.waiting_count >= count_max || state.waiting_bytes + bytes > bytes_max {
             Some(Busy::All)
+        } else if own_count >= share(count_max) || own_bytes + bytes > share(bytes_max) {
+            Some(Busy::Client)
         } else {
-            (own >= share(self.limits.waiting)).then_some(Busy::Client)
+            None
         };
         if let Some(busy) = busy {
             drop(state);
             return job(Err(busy));
         }
-        state.waiting.entry(client).or_default().push_back((Instant::now(), job));
+        let own = state.waiting.entry(client).or_default();
+        own.jobs.push_back((Instant::now(), bytes, job));
+        own.bytes += bytes;
         state.waiting_count += 1;
-        if own == 0 {
+        state.waiting_bytes += bytes;
+        if own_count == 0 {
             state.turns.push_back(client);
         }
         self.changed.notify_one();
@@ -134,14 +152,16 @@ impl State {
         let may_run = |client: &IpAddr| self.running.get(client).is_none_or(|it| *it < running_max);
         let at = self.turns.iter().position(may_run)?;
         let client = self.turns.remove(at)?;
-        let jobs = self.waiting.get_mut(&client)?;
-        let (since, job) = jobs.pop_front()?;
-        if jobs.is_empty() {
+        let own = self.waiting.get_mut(&client)?;
+        let (since, bytes, job) = own.jobs.pop_front()?;
+        own.bytes -= bytes;
+        if own.jobs.is_empty() {
             self.waiting.remove(&client);
         } else {
             self.turns.push_back(client);
         }
         self.waiting_count -= 1;
+        self.waiting_bytes -= bytes;
         Some((client, since, job))
     }
 }
@@ -235,7 +255,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     const LIMITS: PoolLimits =
-        PoolLimits { threads: 1, waiting: 8, wait: Duration::from_secs(600) };
+        PoolLimits { threads: 1, waiting: 8, waiting_bytes: 800, wait: Duration::from_secs(600) };
 
     fn client(n: u8) -> IpAddr {
         Ipv4Addr::new(10, 0, 0, n).into()
@@ -249,7 +269,7 @@ mod tests {
             busy.send(()).unwrap();
             let _ = ended.recv();
         };
-        pool.submit(client(0), Box::new(work));
+        pool.submit(client(0), 1, Box::new(work));
         started.recv().unwrap();
         end
     }
@@ -258,7 +278,8 @@ mod tests {
         let (done, results) = channel();
         for &n in clients {
             let done = done.clone();
-            pool.submit(client(n), Box::new(move |admitted| done.send((n, admitted)).unwrap()));
+            let job = move |admitted| done.send((n, admitted)).unwrap();
+            pool.submit(client(n), 100, Box::new(job));
         }
         results
     }
@@ -285,6 +306,18 @@ mod tests {
     }
 
     #[test]
+    fn jobs_are_limited_by_size() {
+        let pool = Pool::start("test", PoolLimits { waiting_bytes: 400, ..LIMITS }).unwrap();
+        let thread = occupy(&pool);
+        let results = submit_all(&pool, &[1, 1, 1, 1, 2, 2]);
+        assert_eq!(results.recv(), Ok((1, Err(Busy::Client))));
+        assert_eq!(results.recv(), Ok((2, Err(Busy::All))));
+        drop(thread);
+        assert_eq!(results.iter().filter(|(_, admitted)| admitted.is_ok()).count(), 4);
+        assert!(submit_all(&pool, &[1]).recv().unwrap().1.is_ok());
+    }
+
+    #[test]
     fn late_work_is_refused() {
         let limits = PoolLimits { wait: Duration::ZERO, ..LIMITS };
         let pool = Pool::start("test", limits).unwrap();
@@ -308,7 +341,7 @@ mod tests {
     #[test]
     fn panic_ends_its_job_only() {
         let pool = Pool::start("test", LIMITS).unwrap();
-        pool.submit(client(1), Box::new(|_| panic!("of this test")));
+        pool.submit(client(1), 1, Box::new(|_| panic!("of this test")));
         assert_eq!(submit_all(&pool, &[1]).recv(), Ok((1, Ok(()))));
     }
 

@@ -6,7 +6,7 @@
 use crate::access::ReadAccess;
 use crate::config::{Config, Origins};
 use crate::events::{EVENTS, EventTransport};
-use crate::operation::{self, Executor, Operation, Step, Transport};
+use crate::operation::{self, Executor, OPERATION_BYTES, Operation, Step, Transport};
 use crate::pages;
 use crate::pool::Busy;
 use crate::request::{parse_body, parse_query};
@@ -42,11 +42,12 @@ impl Handler for Endpoint {
             return responder.respond(with_headers(response, headers));
         }
         let (executor, address) = (self.0.clone(), request.address);
+        let bytes = OPERATION_BYTES + bytes_of(&request);
         let job = move |admitted: Result<(), Busy>| match admitted {
             Ok(()) => run(&executor, &request, responder, headers),
             Err(busy) => refuse(responder, headers, format(&request), &Step::Busy(busy)),
         };
-        self.0.queries.submit(address, Box::new(job));
+        self.0.queries.submit(address, bytes, Box::new(job));
     }
 
     fn websocket(&self, handshake: Request, responder: Responder) {
@@ -116,6 +117,7 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
     };
     let operation = Operation {
         request: graphql,
+        bytes: bytes_of(request),
         access,
         address: request.address,
         // Any web page can let a browser send a GET or HEAD request. A POST request with this
@@ -127,6 +129,11 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
     };
     // An error means that the client closed the connection.
     let _ = executor.run(operation);
+}
+
+/// Size of the operation in a request.
+fn bytes_of(request: &Request) -> usize {
+    request.target.len() + request.body.len()
 }
 
 /// Sends one response.

@@ -7,7 +7,7 @@ mod frames;
 mod handshake;
 
 use crate::access::ReadAccess;
-use crate::operation::{Executor, Operation, Step, Transport};
+use crate::operation::{Executor, OPERATION_BYTES, Operation, Step, Transport};
 use crate::pool::Busy;
 use crate::request::parse_body;
 use crate::response::{close_of, errors_of, json, reason_of};
@@ -259,7 +259,7 @@ impl Connection {
                 socket.close(code, &reason);
             }
         };
-        self.executor.queries.submit(self.address, Box::new(job));
+        self.executor.queries.submit(self.address, OPERATION_BYTES, Box::new(job));
         Ok(())
     }
 
@@ -275,8 +275,9 @@ impl Connection {
         let running = Operations::add(&self.operations, id)?;
         let transport = SocketTransport { socket: self.socket.clone(), running };
         let (executor, address) = (self.executor.clone(), self.address);
+        let bytes = OPERATION_BYTES + payload.len();
         let job = move |admitted| run(&executor, access, address, &payload, transport, admitted);
-        self.executor.queries.submit(self.address, Box::new(job));
+        self.executor.queries.submit(self.address, bytes, Box::new(job));
         Ok(())
     }
 }
@@ -329,8 +330,9 @@ fn run(
     };
     let transport = Box::new(transport);
     let (may_write, may_stream) = (true, true);
+    let bytes = payload.len();
     let operation =
-        Operation { request, access, address, may_write, may_stream, transport, running };
+        Operation { request, bytes, access, address, may_write, may_stream, transport, running };
     // An error means that the client closed the connection.
     let _ = executor.run(operation);
 }
