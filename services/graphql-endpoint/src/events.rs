@@ -1,9 +1,8 @@
 //! Server-sent events. Source: graphql-sse, PROTOCOL.md, "distinct connections mode".
 
 use crate::operation::{Step, Transport};
-use crate::response::{Headers, close_of, errors_of, json};
+use crate::response::{Headers, JSON, close_of, errors_of, json, refuse};
 use crate::running::RunningOperation;
-use crate::web;
 use juniper::FieldError;
 use juniper::http::GraphQLResponse;
 use service::http::{Disconnected, Outbox, Responder, Session};
@@ -133,7 +132,7 @@ impl Transport for EventTransport {
             Step::Busy(_) | Step::PostRequired | Step::StreamRequired => {
                 match mem::replace(&mut self.out, Out::Closed) {
                     Out::Unopened(responder, headers) => {
-                        web::refuse(responder, headers, web::JSON, &step);
+                        refuse(responder, headers, JSON, &step);
                         Ok(())
                     }
                     Out::Open(_) | Out::Closed => Err(Disconnected),

@@ -10,16 +10,14 @@ use crate::operation::{self, Executor, OPERATION_BYTES, Operation, Step, Transpo
 use crate::pages;
 use crate::pool::Busy;
 use crate::request::{parse_body, parse_query};
-use crate::response::{Headers, errors_of, json, reason_of};
+use crate::response::{
+    GRAPHQL_JSON, Headers, JSON, errors, errors_of, json, refuse, reply, with_headers,
+};
 use crate::running::RunningOperation;
 use crate::websocket;
 use service::http::{self, Disconnected, Handler, Method, Request, Responder, Response};
 use std::sync::Arc;
 
-pub const JSON: &str = "application/json";
-const GRAPHQL_JSON: &str = "application/graphql-response+json";
-const POST_REQUIRED: &str = "an operation that opens an account or moves money requires POST";
-const STREAM_REQUIRED: &str = "a subscription requires Accept: text/event-stream or a websocket";
 const UNAVAILABLE: &str = "the database is unavailable, try again";
 const OTHER_HOST: &str = "CORS_ORIGINS does not name this host: use localhost, an IP address, or \
      add the origin of your page";
@@ -164,20 +162,6 @@ impl Transport for HttpTransport {
     }
 }
 
-/// Responds to an operation that does not run.
-pub fn refuse(responder: Responder, headers: Headers, format: &'static str, step: &Step<'_>) {
-    let response = match step {
-        Step::PostRequired => errors(405, format, POST_REQUIRED).with_header("Allow", "POST"),
-        Step::StreamRequired => errors(406, format, STREAM_REQUIRED),
-        Step::Busy(busy) => {
-            let status = if *busy == Busy::Client { 429 } else { 503 };
-            errors(status, format, reason_of(*busy)).with_header("Retry-After", "1")
-        }
-        _ => errors(500, format, "internal error"),
-    };
-    responder.respond(with_headers(response, headers));
-}
-
 /// True for the media type `application/json` in UTF-8.
 fn is_json(content_type: &str) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
@@ -224,21 +208,4 @@ fn headers(config: &Config, request: &Request) -> Headers {
         headers.push(("Access-Control-Expose-Headers", "Retry-After".into()));
     }
     headers
-}
-
-fn with_headers(response: Response, headers: Headers) -> Response {
-    headers.into_iter().fold(response, |response, (name, value)| response.with_header(name, value))
-}
-
-fn reply(status: u16, format: &'static str, body: String) -> Response {
-    let content_type = if format == JSON {
-        "application/json; charset=utf-8"
-    } else {
-        "application/graphql-response+json; charset=utf-8"
-    };
-    http::reply(status, content_type, body)
-}
-
-fn errors(status: u16, format: &'static str, text: &str) -> Response {
-    reply(status, format, serde_json::json!({ "errors": [{ "message": text }] }).to_string())
 }
