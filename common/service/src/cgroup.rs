@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// Root of the control groups, version 2. A container sees its own group there.
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// The memory limit in bytes. `None` if there is none.
+/// The memory limit in bytes. `None` without a limit.
 pub fn memory_max() -> Option<u64> {
     smallest(&groups(), "memory.max")
 }

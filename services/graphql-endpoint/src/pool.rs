@@ -26,7 +26,8 @@ pub enum Busy {
     All,
 }
 
-/// Work for a client. It is also called if it will not be done, to tell the client.
+/// Work for a client. It is also called if it will not be done, so that the client
+/// gets an answer.
 pub type Job = Box<dyn FnOnce(Result<(), Busy>) + Send>;
 
 /// The limits of a [`Pool`].

@@ -98,7 +98,7 @@ impl ConnectionLimit {
 }
 
 /// Who counts as one client in limits: an IPv4 address, or the first 64 bits of an IPv6 address,
-/// since a provider gives at least so many addresses to one customer (RFC 6177).
+/// since a provider gives at least this network to one customer (RFC 6177).
 pub fn client_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {

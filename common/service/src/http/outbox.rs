@@ -32,7 +32,7 @@ pub trait Session: Send + Sync {
     fn closed(&self);
 }
 
-/// Wakes the event loop and tells which connections have something to send.
+/// Wakes the event loop and lists the connections that have something to send.
 pub struct Notifier {
     waker: mio::Waker,
     changed: Mutex<Vec<Arc<Connection>>>,

@@ -93,8 +93,8 @@ impl Listener {
     }
 }
 
-/// Listens on `addr` until the process ends. The address `::` means all addresses of IPv6 and IPv4; where there is no IPv6,
-/// those of IPv4.
+/// Listens on `addr` until the process ends. The address `::` means all addresses of IPv6 and IPv4;
+/// where there is no IPv6, those of IPv4.
 ///
 /// If the event loop fails, the process exits with code 75. Otherwise a service that no longer
 /// responds would look healthy.
@@ -329,8 +329,8 @@ impl<H: Handler> Server<H> {
 
     /// Closes a connection without a complete request in favour of a new one of `client`: the
     /// oldest one after [`IDLE_TIME`], or at any age one of a client that has more connections than
-    /// `client`, most of all. If `client` has too many itself, it must be its own connection. False
-    /// if there is none.
+    /// `client`, most of all. If `client` has too many itself, it must be its own connection.
+    /// Returns false if it found no such connection.
     fn close_idle(&mut self, full: Full, client: IpAddr) -> bool {
         let now = Instant::now();
         if self.searched.is_some_and(|last| now.duration_since(last) < SEARCH_INTERVAL) {
