@@ -217,8 +217,11 @@ build() {
   done
   # Panic messages contain source paths. Paths of this machine would make builds of two machines
   # differ.
-  local remap="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src="
-  remap+=" --remap-path-prefix=$root=. --remap-path-prefix=/usr/src/="
+  local remap="--remap-path-prefix=$root=. --remap-path-prefix=/usr/src/=" registry
+  cargo fetch --locked --quiet
+  for registry in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
+    remap+=" --remap-path-prefix=$registry="
+  done
   # Each of these variables would override the flags for the target.
   unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
   if [[ ${WAY:-rustup} == rustup ]] && rustup_has "$target"; then
