@@ -4,6 +4,7 @@
 use crate::transaction::Transaction;
 use juniper::{DefaultScalarValue, LookAheadSelection};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 /// Rows that an operation may read: two full lists.
 pub const ROWS_MAX: usize = 2000;
@@ -15,27 +16,61 @@ pub const RESPONSE_BYTES_MAX: usize = 2 << 20;
 /// Size of a value without `descr` and `from_to`, in bytes: at most an amount or a ref.
 const VALUE_BYTES: usize = 32;
 
+/// An operation that reads more rows is large. Large operations run one at a time, since each needs
+/// several times the memory of its response.
+const LARGE_ROWS: usize = 200;
+
 /// What is left for an operation.
 pub struct Budget {
     rows: AtomicUsize,
     bytes: AtomicUsize,
+    large: OnceLock<LargeOperation>,
+}
+
+/// The right to run a large operation, until dropped.
+struct LargeOperation;
+
+static LARGE_IS_RUNNING: Mutex<bool> = Mutex::new(false);
+static LARGE_ENDED: Condvar = Condvar::new();
+
+impl LargeOperation {
+    /// Waits until no other large operation runs.
+    fn begin() -> Self {
+        let running = LARGE_IS_RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = LARGE_ENDED.wait_while(running, |running| *running);
+        *waited.unwrap_or_else(PoisonError::into_inner) = true;
+        Self
+    }
+}
+
+impl Drop for LargeOperation {
+    fn drop(&mut self) {
+        *LARGE_IS_RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        LARGE_ENDED.notify_one();
+    }
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { rows: AtomicUsize::new(ROWS_MAX), bytes: AtomicUsize::new(RESPONSE_BYTES_MAX) }
+        let (rows, bytes) = (AtomicUsize::new(ROWS_MAX), AtomicUsize::new(RESPONSE_BYTES_MAX));
+        Self { rows, bytes, large: OnceLock::new() }
     }
 }
 
 impl Budget {
-    /// Charges a query for at most `rows` rows, before it is executed. The error is for the client.
+    /// Charges a query for at most `rows` rows, before it is executed. Waits while another large
+    /// operation runs, if this one becomes large. The error is for the client.
     pub fn charge_rows(&self, rows: usize) -> Result<(), String> {
         charge(&self.rows, rows.max(QUERY_ROWS)).ok_or_else(|| {
             format!(
                 "the operation reads more than {ROWS_MAX} rows, counting each query as \
                  {QUERY_ROWS} or more: reduce max_items or the number of fields"
             )
-        })
+        })?;
+        if ROWS_MAX - self.rows.load(Ordering::Relaxed) > LARGE_ROWS {
+            self.large.get_or_init(LargeOperation::begin);
+        }
+        Ok(())
     }
 
     /// Charges the fields that `selected` selects of each of `transactions`. The error is for the
@@ -84,6 +119,27 @@ fn json_bytes(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{TryRecvError, channel};
+    use std::thread;
+
+    #[test]
+    fn large_operations_run_one_at_a_time() {
+        let first = Budget::default();
+        assert_eq!(first.charge_rows(LARGE_ROWS), Ok(()));
+        assert_eq!(Budget::default().charge_rows(1), Ok(()));
+        assert_eq!(first.charge_rows(1), Ok(()));
+        assert_eq!(first.charge_rows(ROWS_MAX / 2), Ok(()), "it is large already");
+        let (done, ended) = channel();
+        let second = thread::spawn(move || {
+            assert_eq!(Budget::default().charge_rows(1000), Ok(()));
+            done.send(()).unwrap();
+        });
+        assert_eq!(Budget::default().charge_rows(LARGE_ROWS), Ok(()), "it is not large");
+        assert_eq!(ended.try_recv(), Err(TryRecvError::Empty));
+        drop(first);
+        second.join().unwrap();
+        assert_eq!(ended.recv(), Ok(()));
+    }
 
     #[test]
     fn rows_are_limited_for_the_whole_operation() {

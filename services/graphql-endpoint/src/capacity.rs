@@ -3,9 +3,9 @@
 use service::cgroup;
 
 /// Memory for everything except subscriptions, bytes: program, responses, logs of transactions.
-const BASE_BYTES: u64 = 18 << 20;
+const BASE_BYTES: u64 = 13 << 20;
 /// Memory of a subscription with its own websocket, bytes.
-const SUBSCRIPTION_BYTES: u64 = 14 << 10;
+const SUBSCRIPTION_BYTES: u64 = 19 << 10;
 /// Maximum of subscriptions, also with more memory.
 const SUBSCRIPTIONS_MAX: u64 = 10_000;
 /// Threads of this service at most.
@@ -43,7 +43,7 @@ mod tests {
         assert_eq!(of(None, None), Ok(10_000));
         assert_eq!(of(Some(32 << 20), Some(500)), Ok(1024));
         assert_eq!(of(Some(1 << 40), None), Ok(10_000));
-        assert_eq!(of(Some(16 << 20), None), Err(Error::Memory(16 << 20)));
+        assert_eq!(of(Some(12 << 20), None), Err(Error::Memory(12 << 20)));
         assert_eq!(of(None, Some(63)), Err(Error::Threads(63)));
         assert!(of(None, Some(64)).is_ok());
     }

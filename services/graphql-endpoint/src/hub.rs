@@ -4,10 +4,12 @@
 
 use crate::metrics;
 use crate::transaction::{Filter, Transaction};
+use service::http::client_of;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -36,8 +38,6 @@ pub enum Ending {
 pub struct Hub {
     state: Mutex<State>,
     news: Condvar,
-    /// Open subscriptions.
-    open: AtomicUsize,
     open_max: usize,
 }
 
@@ -52,6 +52,9 @@ struct State {
     /// Logs with entries for which no subscription has been woken yet.
     fresh: Vec<String>,
     stopping: bool,
+    /// Open subscriptions, in total and by client.
+    open: usize,
+    open_by_client: HashMap<IpAddr, usize>,
 }
 
 #[derive(Default)]
@@ -127,6 +130,7 @@ impl Reader {
 /// A subscription, removed from the hub when dropped.
 pub struct Subscription {
     hub: Arc<Hub>,
+    client: IpAddr,
     filter: Filter,
     reader: Arc<Reader>,
     /// Entries that were taken from the log.
@@ -139,7 +143,7 @@ pub enum Event {
     End(Ending),
 }
 
-/// There are as many subscriptions as the memory allows.
+/// There are as many subscriptions as the memory allows, or the client has three quarters of them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooMany;
 
@@ -158,20 +162,24 @@ impl Hub {
     }
 
     fn new(open_max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::default(),
-            news: Condvar::new(),
-            open: AtomicUsize::new(0),
-            open_max,
-        })
+        Arc::new(Self { state: Mutex::default(), news: Condvar::new(), open_max })
     }
 
-    /// Subscribes to the transactions that `filter` selects, from now on.
-    pub fn subscribe(self: &Arc<Self>, filter: Filter) -> Result<Subscription, TooMany> {
-        let below = |open| (open < self.open_max).then_some(open + 1);
-        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, below).map_err(|_| TooMany)?;
-        metrics::SUBSCRIBERS.inc();
+    /// Subscribes a client to the transactions that `filter` selects, from now on.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        client: IpAddr,
+        filter: Filter,
+    ) -> Result<Subscription, TooMany> {
+        let client = client_of(client);
         let mut state = self.state();
+        let own = state.open_by_client.get(&client).copied().unwrap_or(0);
+        if state.open >= self.open_max || own >= self.open_max - self.open_max / 4 {
+            return Err(TooMany);
+        }
+        state.open += 1;
+        state.open_by_client.insert(client, own + 1);
+        metrics::SUBSCRIBERS.inc();
         let ending = state.stopping.then_some(Ending::Stopping);
         let reader = Arc::new(Reader {
             position: AtomicU64::new(state.next),
@@ -180,7 +188,7 @@ impl Hub {
         let log = state.logs.entry(log_of(&filter).to_owned()).or_default();
         log.readers.push(reader.clone());
         drop(state);
-        Ok(Subscription { hub: self.clone(), filter, reader, taken: VecDeque::new() })
+        Ok(Subscription { hub: self.clone(), client, filter, reader, taken: VecDeque::new() })
     }
 
     /// Appends transactions to the logs of their accounts and to the log of all accounts.
@@ -212,7 +220,7 @@ impl Hub {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.open.load(Ordering::Acquire) == 0
+        self.state().open == 0
     }
 
     fn wait_for_news(&self) {
@@ -344,7 +352,14 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.hub.state();
-        let State { logs, entries, .. } = &mut *state;
+        let State { logs, entries, open, open_by_client, .. } = &mut *state;
+        *open -= 1;
+        if let Some(own) = open_by_client.get_mut(&self.client) {
+            *own -= 1;
+            if *own == 0 {
+                open_by_client.remove(&self.client);
+            }
+        }
         if let Some(log) = logs.get_mut(log_of(&self.filter)) {
             log.readers.retain(|reader| !Arc::ptr_eq(reader, &self.reader));
             if log.readers.is_empty() {
@@ -354,7 +369,6 @@ impl Drop for Subscription {
         }
         drop(state);
         metrics::SUBSCRIBERS.dec();
-        self.hub.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -362,12 +376,15 @@ impl Drop for Subscription {
 mod tests {
     use super::*;
     use crate::transaction::tests::transaction;
+    use std::net::Ipv4Addr;
     use std::sync::atomic::AtomicBool;
     use std::task::Wake;
 
     fn of(iban: &str) -> Filter {
         Filter { iban: Some(iban.to_owned()), ..Filter::default() }
     }
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     fn next(subscription: &mut Subscription) -> Option<Event> {
         match subscription.poll_next(&Context::from_waker(Waker::noop())) {
@@ -387,28 +404,28 @@ mod tests {
     #[test]
     fn subscription_gets_its_account_only() {
         let hub = Hub::new(10);
-        let mut a = hub.subscribe(of("a")).unwrap();
-        let mut all = hub.subscribe(Filter::default()).unwrap();
+        let mut a = hub.subscribe(CLIENT, of("a")).unwrap();
+        let mut all = hub.subscribe(CLIENT, Filter::default()).unwrap();
         hub.publish([transaction(1, "a", 5), transaction(2, "b", 5)]);
         assert_eq!(numbers(&mut a), [1]);
         assert_eq!(numbers(&mut all), [1, 2]);
         hub.publish((3..1000).map(|number| transaction(number, "a", 5)));
         assert_eq!(numbers(&mut a), (3..1000).collect::<Vec<_>>());
-        let mut later = hub.subscribe(of("a")).unwrap();
+        let mut later = hub.subscribe(CLIENT, of("a")).unwrap();
         assert_eq!(next(&mut later), None);
     }
 
     #[test]
     fn subscription_behind_its_log_is_cut_off() {
         let hub = Hub::new(10);
-        let mut slow = hub.subscribe(of("a")).unwrap();
-        let mut quick = hub.subscribe(of("a")).unwrap();
-        let mut other = hub.subscribe(of("b")).unwrap();
+        let mut slow = hub.subscribe(CLIENT, of("a")).unwrap();
+        let mut quick = hub.subscribe(CLIENT, of("a")).unwrap();
+        let mut other = hub.subscribe(CLIENT, of("b")).unwrap();
         for number in 0..LOG_MAX as i64 {
             hub.publish([transaction(number, "a", 5)]);
             assert_eq!(numbers(&mut quick), [number]);
         }
-        let mut full = hub.subscribe(of("a")).unwrap();
+        let mut full = hub.subscribe(CLIENT, of("a")).unwrap();
         hub.publish([transaction(0, "a", 5), transaction(1, "b", 5)]);
         assert_eq!(next(&mut slow), Some(Event::End(Ending::TooSlow)));
         assert_eq!(next(&mut slow), Some(Event::End(Ending::TooSlow)));
@@ -422,7 +439,7 @@ mod tests {
         let hub = Hub::new(100);
         let ibans: Vec<String> = (0..10).map(|n| n.to_string()).collect();
         let mut stalled: Vec<Subscription> =
-            ibans.iter().map(|iban| hub.subscribe(of(iban)).unwrap()).collect();
+            ibans.iter().map(|iban| hub.subscribe(CLIENT, of(iban)).unwrap()).collect();
         for iban in &ibans {
             hub.publish((0..5000).map(|number| transaction(number, iban, 5)));
             let entries: usize = hub.state().logs.values().map(|log| log.entries.len()).sum();
@@ -440,7 +457,8 @@ mod tests {
     #[test]
     fn read_entries_are_dropped() {
         let hub = Hub::new(10);
-        let (mut one, mut two) = (hub.subscribe(of("a")).unwrap(), hub.subscribe(of("a")).unwrap());
+        let (mut one, mut two) =
+            (hub.subscribe(CLIENT, of("a")).unwrap(), hub.subscribe(CLIENT, of("a")).unwrap());
         hub.publish((0..100).map(|number| transaction(number, "a", 5)));
         numbers(&mut one);
         hub.wake_readers();
@@ -455,20 +473,28 @@ mod tests {
     fn filter_skips_entries_without_waiting() {
         let hub = Hub::new(10);
         let filter = Filter { min_amount: Some(bank::money::Cents::new(6)), ..of("a") };
-        let mut subscription = hub.subscribe(filter).unwrap();
+        let mut subscription = hub.subscribe(CLIENT, filter).unwrap();
         hub.publish((0..1000).map(|number| transaction(number, "a", number % 7)));
         assert_eq!(numbers(&mut subscription).len(), 142);
     }
 
     #[test]
     fn dropped_subscription_frees_its_place() {
-        let hub = Hub::new(2);
-        let subscriptions = [hub.subscribe(of("a")), hub.subscribe(Filter::default())];
+        let hub = Hub::new(4);
+        let other = Ipv4Addr::new(192, 0, 2, 1).into();
+        let subscriptions = [
+            hub.subscribe(CLIENT, of("a")),
+            hub.subscribe(CLIENT, Filter::default()),
+            hub.subscribe(CLIENT, Filter::default()),
+        ];
         assert!(subscriptions.iter().all(Result::is_ok) && !hub.is_empty());
-        assert_eq!(hub.subscribe(of("a")).err(), Some(TooMany));
-        drop(subscriptions);
+        assert_eq!(hub.subscribe(CLIENT, of("a")).err(), Some(TooMany), "three quarters");
+        let last = hub.subscribe(other, of("a"));
+        assert!(last.is_ok());
+        assert_eq!(hub.subscribe(other, of("a")).err(), Some(TooMany));
+        drop((subscriptions, last));
         assert!(hub.is_empty());
-        assert!(hub.subscribe(of("a")).is_ok());
+        assert!(hub.subscribe(CLIENT, of("a")).is_ok());
     }
 
     struct Flag(AtomicBool);
@@ -482,7 +508,7 @@ mod tests {
     #[test]
     fn news_and_ends_wake_subscriptions() {
         let hub = Hub::new(10);
-        let mut subscription = hub.subscribe(of("a")).unwrap();
+        let mut subscription = hub.subscribe(CLIENT, of("a")).unwrap();
         let flag = Arc::new(Flag(AtomicBool::new(false)));
         let waker = Waker::from(flag.clone());
         let mut is_woken_by = |action: &dyn Fn()| {
@@ -498,7 +524,7 @@ mod tests {
             hub.wake_readers();
         }));
         assert!(is_woken_by(&|| hub.end_all(Ending::Stopping)));
-        let mut later = hub.subscribe(of("b")).unwrap();
+        let mut later = hub.subscribe(CLIENT, of("b")).unwrap();
         assert_eq!(next(&mut later), Some(Event::End(Ending::Stopping)));
     }
 }

@@ -160,7 +160,6 @@ impl Executor {
                 running.forbid_waiting();
                 let context = self.context(access.clone(), *address, running);
                 let result = execute(&parsed, request, &context);
-                drop(context);
                 if running.would_wait() {
                     drop(parsed);
                     self.run_apart(operation);

@@ -290,7 +290,7 @@ impl Subscription {
         let subscription = context
             .app
             .hub
-            .subscribe(filter)
+            .subscribe(context.address, filter)
             .map_err(|TooMany| field_error("too many subscriptions, try again"))?;
         context.running.attach(subscription.reader());
         Ok(Box::pin(TransactionStream(subscription)))

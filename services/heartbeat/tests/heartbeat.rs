@@ -110,7 +110,7 @@ fn request(port: u16, method: &str, body: &str) -> (u16, String) {
     let mut service = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
     service.set_read_timeout(Some(DEADLINE)).unwrap();
     let length = body.len();
-    write!(service, "{method} / HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    write!(service, "{method} / HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     let mut response = String::new();
     service.read_to_string(&mut response).unwrap();
     let (head, body) = response.split_once("\r\n\r\n").unwrap();

@@ -33,7 +33,7 @@ const TURN_BYTES: usize = 64 << 10;
 const ACCEPTS_PER_TURN: usize = 64;
 /// Size of the buffer that bytes are read into.
 const READ_BYTES: usize = 16 << 10;
-/// Minimum interval between searches for an idle connection to close.
+/// Minimum interval between searches for an idle connection to close, except for a new client.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(10);
 const BACKLOG: i32 = 1024;
 
@@ -333,11 +333,12 @@ impl<H: Handler> Server<H> {
     /// Returns false if it found no such connection.
     fn close_idle(&mut self, full: Full, client: IpAddr) -> bool {
         let now = Instant::now();
-        if self.searched.is_some_and(|last| now.duration_since(last) < SEARCH_INTERVAL) {
+        let own = self.limit.count(client);
+        let is_early = |last| now.duration_since(last) < SEARCH_INTERVAL;
+        if own > 0 && self.searched.is_some_and(is_early) {
             return false;
         }
         self.searched = Some(now);
-        let own = self.limit.count(client);
         let rank = |entry: &Entry| {
             let count = self.limit.count(entry.client);
             let is_old = now.duration_since(entry.opened) >= IDLE_TIME;
