@@ -26,8 +26,8 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Maximum of requests and responses in memory, bytes. Above it, the connections that stall longest
 /// are closed.
 pub const BUFFERS_BYTES_MAX: usize = 3 << 20;
-/// Size of each of the two buffers of a connection in the kernel, which doubles it, bytes. By itself
-/// the kernel would use megabytes for a client that does not read, and they count as memory of the
+/// Size of each of the two buffers of a connection in the kernel, bytes. The kernel doubles it. By
+/// itself it would use megabytes for a client that does not read, and they count as memory of the
 /// container.
 pub const SOCKET_BUFFER_BYTES: usize = 32 << 10;
 
