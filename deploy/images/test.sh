@@ -7,7 +7,8 @@
 #                services as amd64 processes
 #   panics       a panic ends one operation of the graphql-endpoint, in a build that can panic
 #   containers   all services run as amd64 containers
-#   hostile      the graphql-endpoint's container withstands hostile.py for two minutes
+#   hostile      the graphql-endpoint's container withstands hostile.py for two minutes, or HOSTILE_S
+#                seconds
 #   contract     the command-handler's image passes `bench verify`, which includes kill -9
 #   same_image   Dockerfile.scratch builds the same image as oci.py
 #
@@ -263,7 +264,8 @@ test_containers() {
 
 test_hostile() {
   start_containers
-  deploy/images/hostile.py --container scratchbank-test-graphql-endpoint >&2 ||
+  deploy/images/hostile.py --seconds "${HOSTILE_S:-120}" \
+    --container scratchbank-test-graphql-endpoint >&2 ||
     die "hostile.py failed: $(docker logs --tail 5 scratchbank-test-graphql-endpoint 2>&1)"
   stop_containers
 }
