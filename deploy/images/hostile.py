@@ -887,7 +887,10 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--honest", type=int, default=10, help="number of honest clients")
     parser.add_argument(
-        "--margin-mib", type=float, default=16, help="memory that may stay in use after the attacks, since the allocator keeps free blocks"
+        "--margin-mib",
+        type=float,
+        default=16,
+        help="memory that may stay in use after the attacks, since the allocator keeps free blocks",
     )
     parser.add_argument(
         "--attacks",

@@ -7,8 +7,8 @@
 #                services as amd64 processes
 #   panics       a panic ends one operation of the graphql-endpoint, in a build that can panic
 #   containers   all services run as amd64 containers
-#   hostile      the graphql-endpoint's container withstands hostile.py for two minutes, or HOSTILE_S
-#                seconds
+#   hostile      the graphql-endpoint's container withstands hostile.py for two minutes, or
+#                HOSTILE_S seconds
 #   contract     the command-handler's image passes `bench verify`, which includes kill -9
 #   same_image   Dockerfile.scratch builds the same image as oci.py
 #
