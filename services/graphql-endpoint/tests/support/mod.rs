@@ -101,14 +101,26 @@ impl Endpoint {
     }
 
     pub fn ask_as(&self, query: &str, variables: &Value, token: Option<&str>) -> Value {
+        let (status, answer) = self.ask_for_status(query, variables, token);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// Like [`Self::ask_as`], with the status.
+    pub fn ask_for_status(
+        &self,
+        query: &str,
+        variables: &Value,
+        token: Option<&str>,
+    ) -> (u16, Value) {
         let body = json!({ "query": query, "variables": variables }).to_string();
         let mut request = agent().post(self.url()).header("Content-Type", "application/json");
         if let Some(token) = token {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         let mut answer = request.send(body).unwrap();
-        assert_eq!(answer.status(), 200);
-        serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+        let body = answer.body_mut().read_to_string().unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&body).unwrap())
     }
 
     /// The data of a response without errors.
