@@ -692,8 +692,10 @@ class HonestClient(threading.Thread):
         """Waits for the transaction on the subscription. Skips earlier ones."""
         while True:
             message = self.client.expect("next")
-            data = message["payload"]["data"]
-            if data["stream_transactions"]["descr"] == description:
+            transaction = (message["payload"]["data"] or {}).get("stream_transactions")
+            if not transaction:
+                raise Failed(f"subscription: {message['payload'].get('errors')}")
+            if transaction["descr"] == description:
                 return message
 
     def balance(self):

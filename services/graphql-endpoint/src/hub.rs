@@ -31,6 +31,8 @@ pub enum Ending {
     TooSlow,
     /// Transactions of other endpoints may have been missed.
     Interrupted,
+    /// All places are taken, and another client has fewer of them.
+    Crowded,
     Stopping,
 }
 
@@ -68,6 +70,7 @@ struct Log {
 
 /// The part of a subscription that other threads use.
 pub struct Reader {
+    client: IpAddr,
     /// Number of the first entry that it has not read.
     position: AtomicU64,
     state: Mutex<ReaderState>,
@@ -143,7 +146,8 @@ pub enum Event {
     End(Ending),
 }
 
-/// There are as many subscriptions as the memory allows, or the client has three quarters of them.
+/// There are as many subscriptions as the memory allows, and no client has more than this one. Or
+/// this client has three quarters of them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooMany;
 
@@ -174,20 +178,30 @@ impl Hub {
         let client = client_of(client);
         let mut state = self.state();
         let own = state.open_by_client.get(&client).copied().unwrap_or(0);
-        if state.open >= self.open_max || own >= self.open_max - self.open_max / 4 {
+        if own >= self.open_max - self.open_max / 4 {
             return Err(TooMany);
         }
+        let victim = if state.open >= self.open_max {
+            // Its place becomes free soon.
+            Some(state.reader_of_largest_client(own + 1).ok_or(TooMany)?)
+        } else {
+            None
+        };
         state.open += 1;
         state.open_by_client.insert(client, own + 1);
         metrics::SUBSCRIBERS.inc();
         let ending = state.stopping.then_some(Ending::Stopping);
         let reader = Arc::new(Reader {
+            client,
             position: AtomicU64::new(state.next),
             state: Mutex::new(ReaderState { ending, ..ReaderState::default() }),
         });
         let log = state.logs.entry(log_of(&filter).to_owned()).or_default();
         log.readers.push(reader.clone());
         drop(state);
+        if let Some(victim) = victim {
+            victim.end(Ending::Crowded);
+        }
         Ok(Subscription { hub: self.clone(), client, filter, reader, taken: VecDeque::new() })
     }
 
@@ -264,6 +278,14 @@ fn log_of(filter: &Filter) -> &str {
 }
 
 impl State {
+    /// A subscription of the client that has most of them, if these are more than `count`.
+    fn reader_of_largest_client(&self, count: usize) -> Option<Arc<Reader>> {
+        let largest = self.open_by_client.iter().max_by_key(|(_, open)| **open);
+        let (client, _) = largest.filter(|(_, open)| **open > count)?;
+        let mut readers = self.logs.values().flat_map(|log| &log.readers);
+        readers.find(|it| it.client == *client && it.ending().is_none()).cloned()
+    }
+
     fn append(&mut self, name: &str, number: u64, transaction: &Arc<Transaction>) {
         let Some(log) = self.logs.get_mut(name) else { return };
         log.entries.push_back((number, transaction.clone()));
@@ -489,12 +511,27 @@ mod tests {
         ];
         assert!(subscriptions.iter().all(Result::is_ok) && !hub.is_empty());
         assert_eq!(hub.subscribe(CLIENT, of("a")).err(), Some(TooMany), "three quarters");
-        let last = hub.subscribe(other, of("a"));
-        assert!(last.is_ok());
+        let [first, second, third] = subscriptions;
+        drop(third);
+        let others = [hub.subscribe(other, of("a")), hub.subscribe(other, of("a"))];
+        assert!(others.iter().all(Result::is_ok));
         assert_eq!(hub.subscribe(other, of("a")).err(), Some(TooMany));
-        drop((subscriptions, last));
+        drop((first, second, others));
         assert!(hub.is_empty());
         assert!(hub.subscribe(CLIENT, of("a")).is_ok());
+    }
+
+    #[test]
+    fn crowd_gives_a_place_to_a_newcomer() {
+        let hub = Hub::new(8);
+        let other = |number| Ipv4Addr::new(192, 0, 2, number).into();
+        let mut crowd: Vec<Subscription> =
+            (0..6).map(|_| hub.subscribe(CLIENT, of("a")).unwrap()).collect();
+        let _second: Vec<Subscription> =
+            (0..2).map(|_| hub.subscribe(other(2), of("a")).unwrap()).collect();
+        assert!(hub.subscribe(other(1), of("a")).is_ok());
+        let ended = crowd.iter_mut().filter_map(next).collect::<Vec<_>>();
+        assert_eq!(ended, [Event::End(Ending::Crowded)]);
     }
 
     struct Flag(AtomicBool);

@@ -40,6 +40,7 @@ pub fn close_of(ending: Ending) -> (u16, &'static str) {
     match ending {
         // 1013 is "Try again later": clients of graphql-ws reconnect.
         Ending::TooSlow => (1013, "too slow: 8192 transactions were waiting"),
+        Ending::Crowded => (1013, "too many subscriptions, try again"),
         // 1012 is "Service restart".
         Ending::Interrupted => (1012, "transactions may have been missed, subscribe again"),
         // 1001 is "Going away".
