@@ -3,7 +3,7 @@
 use service::cgroup;
 
 /// Memory for everything except subscriptions, bytes: program, responses, logs of transactions.
-const BASE_BYTES: u64 = 21 << 20;
+const BASE_BYTES: u64 = 23 << 20;
 /// Memory of a subscription with its own websocket, bytes.
 const SUBSCRIPTION_BYTES: u64 = 19 << 10;
 /// Maximum of subscriptions, also with more memory.
@@ -41,9 +41,9 @@ mod tests {
     #[test]
     fn subscriptions_follow_from_the_memory() {
         assert_eq!(of(None, None), Ok(10_000));
-        assert_eq!(of(Some(32 << 20), Some(500)), Ok(592));
+        assert_eq!(of(Some(32 << 20), Some(500)), Ok(485));
         assert_eq!(of(Some(1 << 40), None), Ok(10_000));
-        assert_eq!(of(Some(20 << 20), None), Err(Error::Memory(20 << 20)));
+        assert_eq!(of(Some(22 << 20), None), Err(Error::Memory(22 << 20)));
         assert_eq!(of(None, Some(63)), Err(Error::Threads(63)));
         assert!(of(None, Some(64)).is_ok());
     }
