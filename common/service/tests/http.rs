@@ -269,7 +269,7 @@ fn half_sent_bodies_do_not_delay_other_requests() {
         // All of them use more memory than allowed, so some are closed before their time.
         let late = |half| read_all(half).is_ok_and(|reply| reply.starts_with("HTTP/1.1 408 "));
         let late = halves.into_iter().map(late).filter(|it| *it).count();
-        assert!((200..400).contains(&late), "{late}");
+        assert!((80..400).contains(&late), "{late}");
     });
     assert!(start.elapsed() < http::REQUEST_TIME + 2 * SOON, "{:?}", start.elapsed());
     served.is_well();
