@@ -2,6 +2,7 @@
 //! lists them.
 
 use std::fmt::{self, Display};
+use std::hint::black_box;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -247,6 +248,15 @@ impl<'a> Env<'a> {
 /// A secret, which `Debug` does not print.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
+
+impl Secret {
+    /// Compares in constant time for texts of equal length.
+    pub fn equals(&self, text: &str) -> bool {
+        let pairs = self.0.bytes().zip(text.bytes());
+        let differences = pairs.fold(0, |sum, (a, b)| black_box(sum | (a ^ b)));
+        self.0.len() == text.len() && differences == 0
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

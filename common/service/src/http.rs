@@ -28,8 +28,9 @@ pub use ::http::Method;
 pub(crate) use limits::Timed;
 pub use limits::{
     BODY_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX, REQUEST_TIME, RESPONSE_TIME, client_of,
+    client_share,
 };
 pub use outbox::{Disconnected, Outbox, Responder, Session};
-pub use request::Request;
+pub use request::{Request, bearer};
 pub use response::{Body, Response, reply, text};
 pub use server::{Error, Handler, Limits, Listener, serve};

@@ -3,8 +3,9 @@
 use crate::config::Config;
 use crate::error::Error;
 use crate::store::Store;
-use crate::token::{bearer, digest};
+use crate::token::digest;
 use service::env::Secret;
+use service::http::bearer;
 
 /// Which transactions a client may read.
 #[derive(Debug, Clone, PartialEq, Eq)]

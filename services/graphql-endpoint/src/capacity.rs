@@ -2,7 +2,7 @@
 
 use service::cgroup;
 
-/// Memory for everything except subscriptions, bytes: program, responses, logs of transactions.
+/// Memory besides subscriptions, bytes: program, responses, logs of transactions.
 const BASE_BYTES: u64 = 23 << 20;
 /// Memory of a subscription with its own websocket, bytes.
 const SUBSCRIPTION_BYTES: u64 = 19 << 10;

@@ -4,7 +4,7 @@
 
 use crate::metrics;
 use crate::transaction::{Filter, Transaction};
-use service::http::client_of;
+use service::http::{client_of, client_share};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem;
@@ -178,7 +178,7 @@ impl Hub {
         let client = client_of(client);
         let mut state = self.state();
         let own = state.open_by_client.get(&client).copied().unwrap_or(0);
-        if own >= self.open_max - self.open_max / 4 {
+        if own >= client_share(self.open_max) {
             return Err(TooMany);
         }
         let victim = if state.open >= self.open_max {

@@ -26,6 +26,8 @@ const HASH_WAIT: Duration = Duration::from_secs(10);
 /// Added to the nice value of the threads: other threads get about nine times as much CPU time.
 const NICE: i32 = 10;
 const STACK_BYTES: usize = 64 << 10;
+/// Maximum of threads. All threads of the endpoint together stay below those in capacity.rs.
+const THREADS_MAX: usize = 4;
 
 pub const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
@@ -46,11 +48,11 @@ pub struct LoginPlace<'a> {
 }
 
 impl Hasher {
-    /// Starts threads for half of the cores, at least one.
+    /// Starts threads for half of the cores, one to [`THREADS_MAX`].
     pub fn start() -> Self {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let queue = Arc::<Queue>::default();
-        for _ in 0..(cores / 2).max(1) {
+        for _ in 0..(cores / 2).clamp(1, THREADS_MAX) {
             let queue = queue.clone();
             thread::Builder::new()
                 .name("password".into())

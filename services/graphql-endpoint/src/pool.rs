@@ -1,7 +1,7 @@
 //! Threads that run the work of clients. Work that may block has a bounded queue, in which clients
 //! take turns. Tasks never block; they run when they are woken.
 
-use service::http::client_of;
+use service::http::{client_of, client_share};
 use service::panic_guard::guarded;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -91,7 +91,9 @@ impl Pool {
             state.waiting.get(&client).map_or((0, 0), |own| (own.jobs.len(), own.bytes));
         let busy = if state.waiting_count >= count_max || state.waiting_bytes + bytes > bytes_max {
             Some(Busy::All)
-        } else if own_count >= share(count_max) || own_bytes + bytes > share(bytes_max) {
+        } else if own_count >= client_share(count_max)
+            || own_bytes + bytes > client_share(bytes_max)
+        {
             Some(Busy::Client)
         } else {
             None
@@ -114,7 +116,7 @@ impl Pool {
     fn run_next(&self) {
         let mut state = self.state();
         let (client, since, job) = loop {
-            match state.take(share(self.limits.threads)) {
+            match state.take(client_share(self.limits.threads)) {
                 Some(next) => break next,
                 None => {
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -140,11 +142,6 @@ impl Pool {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What one client can have of `all`.
-fn share(all: usize) -> usize {
-    all - all / 4
 }
 
 impl State {

@@ -41,9 +41,8 @@ const CONNECTIONS_MIN: usize = 4;
 /// Counts the open connections of a listener.
 pub struct ConnectionLimit {
     max: usize,
-    /// See [`client_of`].
-    max_per_client: usize,
     open: usize,
+    /// See [`client_of`].
     by_client: HashMap<IpAddr, usize>,
 }
 
@@ -64,8 +63,7 @@ impl ConnectionLimit {
     }
 
     fn new(max: usize) -> Self {
-        // No client can use the places of all others.
-        Self { max, max_per_client: max - max / 4, open: 0, by_client: HashMap::new() }
+        Self { max, open: 0, by_client: HashMap::new() }
     }
 
     /// Counts a connection. A proxy has no limit of its own.
@@ -74,7 +72,7 @@ impl ConnectionLimit {
             return Err(Full::Total);
         }
         let count = self.by_client.entry(client).or_default();
-        if *count >= self.max_per_client && !is_proxy {
+        if *count >= client_share(self.max) && !is_proxy {
             return Err(Full::Client);
         }
         *count += 1;
@@ -108,6 +106,12 @@ pub fn client_of(address: IpAddr) -> IpAddr {
         }
         address => address,
     }
+}
+
+/// What one client can have of `all` places, so that no client takes the places of all others: three
+/// quarters.
+pub fn client_share(all: usize) -> usize {
+    all - all / 4
 }
 
 /// The number of connections, up to `wanted`, for which this process has file descriptors left.

@@ -51,6 +51,11 @@ impl Request {
         list(&self.headers, name)
     }
 
+    /// The token in the header Authorization, as in `Bearer 01234567890123456789`.
+    pub fn bearer(&self) -> Option<&str> {
+        self.header("authorization").and_then(bearer)
+    }
+
     /// The host of the request without its port; empty in HTTP/1.0 without a Host.
     pub fn host_name(&self) -> &str {
         let host = self.header("host").unwrap_or_default();
@@ -74,6 +79,12 @@ impl Request {
 fn list<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim).filter(|element| !element.is_empty())
+}
+
+/// The token in the value of an Authorization header (RFC 6750, section 2.1).
+pub fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The result of [`RequestReader::add`].
@@ -442,6 +453,15 @@ mod tests {
         for host in ["evil.example", "localhost.evil.example:8888", "127.0.0.1.nip.example", "[x]"]
         {
             assert!(!local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn bearer_token_is_found() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer(" bearer  abc "), Some("abc"));
+        for other in ["", "abc", "Basic abc", "Bearer"] {
+            assert_eq!(bearer(other), None, "{other}");
         }
     }
 
