@@ -28,6 +28,7 @@ mod operation;
 mod pool;
 mod running;
 mod schema;
+mod turns;
 
 mod events;
 mod pages;

@@ -2,12 +2,13 @@
 //! compute them on half of the cores, so that logins do not delay all other requests.
 
 use crate::error::Error;
+use crate::turns::Turns;
 use pbkdf2::pbkdf2_hmac;
 use rand::TryRng;
 use rand::rngs::SysRng;
 use rustix::process::nice;
 use sha2::Sha256;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -131,61 +132,31 @@ struct Queue {
 struct State {
     /// Number of logins by client address.
     places: HashMap<IpAddr, usize>,
-    waiting: HashMap<IpAddr, VecDeque<Arc<Job>>>,
-    /// The addresses in `waiting`; the first one is served next.
-    turns: VecDeque<IpAddr>,
+    waiting: Turns<Arc<Job>>,
     closed: bool,
 }
 
 impl Queue {
     fn push(&self, address: IpAddr, job: Arc<Job>) {
-        let mut state = self.state();
-        let State { waiting, turns, .. } = &mut *state;
-        let jobs = waiting.entry(address).or_default();
-        if jobs.is_empty() {
-            turns.push_back(address);
-        }
-        jobs.push_back(job);
+        self.state().waiting.push(address, job);
         self.changed.notify_one();
     }
 
     /// The next job. Addresses take turns. `None` once the hasher is dropped.
     fn next(&self) -> Option<Arc<Job>> {
         let mut state = self.state();
-        loop {
-            if state.closed {
-                return None;
-            }
-            let Some(address) = state.turns.pop_front() else {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let State { waiting, turns, .. } = &mut *state;
-            if let Some(jobs) = waiting.get_mut(&address) {
-                let job = jobs.pop_front();
-                if jobs.is_empty() {
-                    waiting.remove(&address);
-                } else {
-                    turns.push_back(address);
-                }
-                if job.is_some() {
-                    return job;
-                }
+        while !state.closed {
+            match state.waiting.take(|_| true) {
+                Some((_, job)) => return Some(job),
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
+        None
     }
 
     /// Removes a job that its caller no longer waits for.
     fn remove(&self, address: IpAddr, job: &Arc<Job>) {
-        let mut state = self.state();
-        let State { waiting, turns, .. } = &mut *state;
-        if let Some(jobs) = waiting.get_mut(&address) {
-            jobs.retain(|it| !Arc::ptr_eq(it, job));
-            if jobs.is_empty() {
-                waiting.remove(&address);
-                turns.retain(|it| *it != address);
-            }
-        }
+        self.state().waiting.remove(address, |it| Arc::ptr_eq(it, job));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -262,21 +233,6 @@ mod tests {
         places.push(enter(0).unwrap());
         drop(places);
         assert!(hasher.0.state().places.is_empty());
-    }
-
-    #[test]
-    fn addresses_take_turns() {
-        let queue = Queue::default();
-        let job = |rounds| Arc::new(Job { rounds, ..Job::default() });
-        let removed = job(9);
-        for (number, job) in [(1, job(1)), (1, job(3)), (1, job(5)), (2, job(2)), (2, job(4))] {
-            queue.push(address(number), job);
-        }
-        queue.push(address(3), removed.clone());
-        queue.remove(address(3), &removed);
-        let order: Vec<u32> = (0..5).map(|_| queue.next().unwrap().rounds).collect();
-        assert_eq!(order, [1, 2, 3, 4, 5]);
-        assert!(queue.state().turns.is_empty() && queue.state().waiting.is_empty());
     }
 
     #[test]

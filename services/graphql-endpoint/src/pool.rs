@@ -1,6 +1,7 @@
 //! Threads that run the work of clients. Work that may block has a bounded queue, in which clients
 //! take turns. Tasks never block; they run when they are woken.
 
+use crate::turns::Turns;
 use service::http::{client_of, client_share};
 use service::panic_guard::guarded;
 use std::collections::{HashMap, VecDeque};
@@ -51,20 +52,18 @@ pub struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// Never contains an empty queue.
-    waiting: HashMap<IpAddr, ClientQueue>,
-    /// The clients in `waiting`, in the order of their turns.
-    turns: VecDeque<IpAddr>,
+    /// Jobs with their time of arrival and their size.
+    waiting: Turns<(Instant, usize, Job)>,
     waiting_count: usize,
     waiting_bytes: usize,
-    running: HashMap<IpAddr, usize>,
+    clients: HashMap<IpAddr, ClientLoad>,
 }
 
-/// The waiting jobs of a client, each with its time of arrival and its size.
-#[derive(Default)]
-struct ClientQueue {
-    jobs: VecDeque<(Instant, usize, Job)>,
-    bytes: usize,
+/// What a client has in the pool; removed when it is nothing.
+#[derive(Default, PartialEq, Eq)]
+struct ClientLoad {
+    waiting_bytes: usize,
+    running: usize,
 }
 
 impl Pool {
@@ -87,8 +86,8 @@ impl Pool {
         let client = client_of(client);
         let PoolLimits { waiting: count_max, waiting_bytes: bytes_max, .. } = self.limits;
         let mut state = self.state();
-        let (own_count, own_bytes) =
-            state.waiting.get(&client).map_or((0, 0), |own| (own.jobs.len(), own.bytes));
+        let own_count = state.waiting.count(client);
+        let own_bytes = state.clients.get(&client).map_or(0, |own| own.waiting_bytes);
         let busy = if state.waiting_count >= count_max || state.waiting_bytes + bytes > bytes_max {
             Some(Busy::All)
         } else if own_count >= client_share(count_max)
@@ -102,14 +101,10 @@ impl Pool {
             drop(state);
             return job(Err(busy));
         }
-        let own = state.waiting.entry(client).or_default();
-        own.jobs.push_back((Instant::now(), bytes, job));
-        own.bytes += bytes;
+        state.waiting.push(client, (Instant::now(), bytes, job));
         state.waiting_count += 1;
         state.waiting_bytes += bytes;
-        if own_count == 0 {
-            state.turns.push_back(client);
-        }
+        state.clients.entry(client).or_default().waiting_bytes += bytes;
         self.changed.notify_one();
     }
 
@@ -123,18 +118,11 @@ impl Pool {
                 }
             }
         };
-        *state.running.entry(client).or_default() += 1;
         drop(state);
         let is_late = since.elapsed() > self.limits.wait;
         // The guard logs a panic. The client gets the response of its dropped transport.
         guarded(|| job(if is_late { Err(Busy::All) } else { Ok(()) }));
-        let mut state = self.state();
-        if let Some(running) = state.running.get_mut(&client) {
-            *running -= 1;
-            if *running == 0 {
-                state.running.remove(&client);
-            }
-        }
+        self.state().change(client, |own| own.running -= 1);
         // A job of this client may have waited only for this thread.
         self.changed.notify_one();
     }
@@ -147,20 +135,24 @@ impl Pool {
 impl State {
     /// The next job, of the first client in turn that has fewer than `running_max` running.
     fn take(&mut self, running_max: usize) -> Option<(IpAddr, Instant, Job)> {
-        let may_run = |client: &IpAddr| self.running.get(client).is_none_or(|it| *it < running_max);
-        let at = self.turns.iter().position(may_run)?;
-        let client = self.turns.remove(at)?;
-        let own = self.waiting.get_mut(&client)?;
-        let (since, bytes, job) = own.jobs.pop_front()?;
-        own.bytes -= bytes;
-        if own.jobs.is_empty() {
-            self.waiting.remove(&client);
-        } else {
-            self.turns.push_back(client);
-        }
+        let Self { waiting, clients, .. } = self;
+        let may_run = |it: &IpAddr| clients.get(it).is_none_or(|own| own.running < running_max);
+        let (client, (since, bytes, job)) = waiting.take(may_run)?;
         self.waiting_count -= 1;
         self.waiting_bytes -= bytes;
+        self.change(client, |own| {
+            own.waiting_bytes -= bytes;
+            own.running += 1;
+        });
         Some((client, since, job))
+    }
+
+    fn change(&mut self, client: IpAddr, change: impl FnOnce(&mut ClientLoad)) {
+        let own = self.clients.entry(client).or_default();
+        change(own);
+        if *own == ClientLoad::default() {
+            self.clients.remove(&client);
+        }
     }
 }
 
