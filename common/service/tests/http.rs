@@ -527,9 +527,8 @@ struct Streamer(Arc<AtomicBool>);
 
 impl Streamer {
     fn take_over(&self, responder: Responder, head: &str, is_echo: bool) {
-        let is_closed = self.0.clone();
-        let stream = |out| Arc::new(Stream { out, is_echo, is_closed }) as Arc<dyn Session>;
-        responder.take_over(head.as_bytes().to_vec(), stream).unwrap();
+        let stream = Stream { out: responder.outbox(), is_echo, is_closed: self.0.clone() };
+        responder.take_over(head.as_bytes().to_vec(), Arc::new(stream)).unwrap();
     }
 }
 

@@ -76,14 +76,11 @@ impl EventTransport {
             }
             // No Content-Length: the stream ends with the connection.
             head += "\r\n:\n\n";
-            let running = self.running.clone();
-            let mut opened = None;
-            responder.take_over(head.into_bytes(), |out| {
-                opened = Some(out.clone());
-                let commented = Mutex::new(Instant::now());
-                Arc::new(EventSession { out, commented, running })
-            })?;
-            self.out = opened.map_or(Out::Closed, Out::Open);
+            let (out, running) = (responder.outbox(), self.running.clone());
+            let commented = Mutex::new(Instant::now());
+            let session = EventSession { out: out.clone(), commented, running };
+            responder.take_over(head.into_bytes(), Arc::new(session))?;
+            self.out = Out::Open(out);
         }
         match &self.out {
             Out::Open(out) => Ok(out),

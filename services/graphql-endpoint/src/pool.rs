@@ -27,8 +27,7 @@ pub enum Busy {
     All,
 }
 
-/// Work for a client. It is also called if it will not be done, so that the client
-/// gets an answer.
+/// Work for a client. It is also called if it will not be done, so that the client gets an answer.
 pub type Job = Box<dyn FnOnce(Result<(), Busy>) + Send>;
 
 /// The limits of a [`Pool`].

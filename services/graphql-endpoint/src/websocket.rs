@@ -44,26 +44,23 @@ pub fn open(executor: &Arc<Executor>, handshake: &Request, responder: Responder)
             return responder.respond(response);
         }
     };
-    let mut opened = None;
-    let taken_over = responder.take_over(accepted.response.into_bytes(), |out| {
-        let socket = Arc::new(Socket::new(out));
-        opened = Some(socket.clone());
-        Arc::new(Connection {
-            executor: executor.clone(),
-            socket,
-            authorization: handshake.header("authorization").map(str::to_owned),
-            address: handshake.address,
-            state: Arc::new(Mutex::new(State {
-                access: Access::None,
-                last_message: Instant::now(),
-                pinged: false,
-                closed: !accepted.offers_protocol,
-            })),
-            operations: Arc::default(),
-        })
-    });
+    let socket = Arc::new(Socket::new(responder.outbox()));
+    let connection = Connection {
+        executor: executor.clone(),
+        socket: socket.clone(),
+        authorization: handshake.header("authorization").map(str::to_owned),
+        address: handshake.address,
+        state: Arc::new(Mutex::new(State {
+            access: Access::None,
+            last_message: Instant::now(),
+            pinged: false,
+            closed: !accepted.offers_protocol,
+        })),
+        operations: Arc::default(),
+    };
+    let taken_over = responder.take_over(accepted.response.into_bytes(), Arc::new(connection));
     // An error means that the client closed the connection.
-    if let (Ok(()), Some(socket), false) = (taken_over, opened, accepted.offers_protocol) {
+    if taken_over.is_ok() && !accepted.offers_protocol {
         socket.close(4406, "expected the subprotocol graphql-transport-ws");
     }
 }

@@ -108,8 +108,8 @@ pub fn client_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What one client can have of `all` places, so that no client takes the places of all others: three
-/// quarters.
+/// What one client can have of `all` places: three quarters, so that it cannot take the places of
+/// all others.
 pub fn client_share(all: usize) -> usize {
     all - all / 4
 }

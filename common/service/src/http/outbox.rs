@@ -1,6 +1,6 @@
 //! What the event loop still has to send on a connection. Any thread may add to it.
 
-use super::response::{Body, Response};
+use super::response::{Body, NO_REPLY, Response};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -287,20 +287,25 @@ impl Outbox {
 /// Responds to one request, from any thread. If it is dropped without a response, the client gets
 /// status 500.
 pub struct Responder {
-    connection: Option<Arc<Connection>>,
+    connection: Arc<Connection>,
     is_head: bool,
+    is_done: bool,
 }
 
 impl Responder {
     pub(super) fn new(connection: Arc<Connection>, is_head: bool) -> Self {
-        Self { connection: Some(connection), is_head }
+        Self { connection, is_head, is_done: false }
     }
 
     /// Sends the response. A client that has closed the connection gets nothing.
     pub fn respond(mut self, response: Response) {
-        if let Some(connection) = self.connection.take() {
-            send(&connection, response, self.is_head);
-        }
+        self.is_done = true;
+        send(&self.connection, response, self.is_head);
+    }
+
+    /// For the session of [`Self::take_over`], which must be called before anything is sent.
+    pub fn outbox(&self) -> Outbox {
+        Outbox(self.connection.clone())
     }
 
     /// Sends `head`, the complete head of a response, and hands the connection to `session`.
@@ -310,11 +315,10 @@ impl Responder {
     pub fn take_over(
         mut self,
         head: Vec<u8>,
-        session: impl FnOnce(Outbox) -> Arc<dyn Session>,
+        session: Arc<dyn Session>,
     ) -> Result<(), Disconnected> {
-        let Some(connection) = self.connection.take() else { return Err(Disconnected) };
-        let session = session(Outbox(connection.clone()));
-        connection.add(|out| {
+        self.is_done = true;
+        self.connection.add(|out| {
             out.push(Piece::Owned(head));
             out.new_session = Some(session);
         })
@@ -323,8 +327,8 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            send(&connection, super::response::NO_REPLY.response(), self.is_head);
+        if !self.is_done {
+            send(&self.connection, NO_REPLY.response(), self.is_head);
         }
     }
 }
