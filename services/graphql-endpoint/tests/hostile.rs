@@ -14,44 +14,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::Endpoint;
-use tungstenite::client::IntoClientRequest;
+use support::{Endpoint, subscribe};
+use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::{Message, WebSocket};
 use uuid::Uuid;
-
-/// A websocket after `connection_init`.
-fn websocket(endpoint: &Endpoint) -> WebSocket<TcpStream> {
-    let mut request =
-        format!("ws://127.0.0.1:{}/graphql", endpoint.port).into_client_request().unwrap();
-    request.headers_mut().insert("Sec-WebSocket-Protocol", "graphql-transport-ws".parse().unwrap());
-    let stream = TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let (mut socket, _) = tungstenite::client(request, stream).unwrap();
-    socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
-    assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
-    socket
-}
-
-fn subscribe(socket: &mut WebSocket<TcpStream>, iban: &str) {
-    let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
-    let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
-    socket.send(Message::text(message.to_string())).unwrap();
-}
-
-/// The value of a metric without labels; 0 if it is missing.
-fn metric(endpoint: &Endpoint, name: &str) -> f64 {
-    let url = format!("http://127.0.0.1:{}/metrics", endpoint.health);
-    let text = support::agent().get(&url).call().unwrap().body_mut().read_to_string().unwrap();
-    let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
-    line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
-fn subscribers(endpoint: &Endpoint, count: u32) {
-    until("the endpoint has this number of subscribers", PATIENCE, || {
-        (metric(endpoint, "graphql_subscribers") == f64::from(count)).then_some(())
-    });
-}
 
 /// `count` records of balance_changed of about a kilobyte.
 fn changes(stack: &Stack, iban: &str, count: usize) -> Vec<Post> {
@@ -80,10 +46,10 @@ fn slow_subscriber_is_cut_off_and_no_other() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
     let iban = bank_tests::nobody();
-    let (mut slow, mut quick) = (websocket(&endpoint), websocket(&endpoint));
-    subscribe(&mut slow, &iban);
-    subscribe(&mut quick, &iban);
-    subscribers(&endpoint, 2);
+    let (mut slow, mut quick) = (endpoint.websocket(), endpoint.websocket());
+    subscribe(&mut slow, "1", &iban);
+    subscribe(&mut quick, "1", &iban);
+    endpoint.wait_for_subscribers(2);
     let (progress, reached) = mpsc::channel();
     let reader = thread::spawn(move || {
         for at in 0..COUNT {
@@ -104,7 +70,7 @@ fn slow_subscriber_is_cut_off_and_no_other() {
         post(&mut *kafka_client, batch);
     }
     until("the slow one is cut off", PATIENCE, || {
-        (metric(&endpoint, "graphql_subscribers_cut_off_total") == 1.0).then_some(())
+        (endpoint.metric("graphql_subscribers_cut_off_total") == 1).then_some(())
     });
     // Transactions in transit arrive first, then the close frame.
     let closed = loop {
@@ -116,7 +82,7 @@ fn slow_subscriber_is_cut_off_and_no_other() {
     assert_eq!(closed.code, CloseCode::Again);
     assert_eq!(closed.reason.as_str(), "too slow: 8192 transactions were waiting");
     let _quick = reader.join().unwrap();
-    subscribers(&endpoint, 1);
+    endpoint.wait_for_subscribers(1);
 }
 
 #[test]
@@ -162,9 +128,9 @@ fn operation_budget_limits_rows_and_bytes() {
 fn shutdown_closes_subscriptions() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
-    let mut socket = websocket(&endpoint);
-    subscribe(&mut socket, "nobody");
-    subscribers(&endpoint, 1);
+    let mut socket = endpoint.websocket();
+    subscribe(&mut socket, "1", "nobody");
+    endpoint.wait_for_subscribers(1);
     let took = endpoint.stop();
     assert!(took < Duration::from_secs(1), "{took:?}");
     let Message::Close(Some(frame)) = socket.read().unwrap() else { panic!("expected a close") };
@@ -179,10 +145,10 @@ fn subscribers_receive_transactions_of_all_endpoints() {
     let ibans: Vec<String> = (0..20).map(|_| bank_tests::nobody()).collect();
     let query = "subscription { stream_transactions { iban } }";
     let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
-    let mut sockets: Vec<_> = endpoints.iter().map(websocket).collect();
+    let mut sockets: Vec<_> = endpoints.iter().map(Endpoint::websocket).collect();
     for (socket, endpoint) in sockets.iter_mut().zip(&endpoints) {
         socket.send(Message::text(message.to_string())).unwrap();
-        subscribers(endpoint, 1);
+        endpoint.wait_for_subscribers(1);
     }
     let posts: Vec<Post> = ibans.iter().flat_map(|iban| changes(&stack, iban, 1)).collect();
     post(&mut *stack.kafka_client(), &posts);
@@ -197,13 +163,6 @@ fn subscribers_receive_transactions_of_all_endpoints() {
     }
 }
 
-/// A number from `/proc/<pid>/status`.
-fn process_status(endpoint: &Endpoint, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", endpoint.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
-}
-
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn thousand_subscriptions_need_few_threads() {
@@ -212,17 +171,14 @@ fn thousand_subscriptions_need_few_threads() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
     let iban = bank_tests::nobody();
-    let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
-    let mut sockets: Vec<_> = (0..SOCKETS).map(|_| websocket(&endpoint)).collect();
+    let mut sockets: Vec<_> = (0..SOCKETS).map(|_| endpoint.websocket()).collect();
     for socket in &mut sockets {
         for id in 0..EACH {
-            let payload = json!({ "query": query });
-            let message = json!({ "type": "subscribe", "id": id.to_string(), "payload": payload });
-            socket.send(Message::text(message.to_string())).unwrap();
+            subscribe(socket, &id.to_string(), &iban);
         }
     }
-    subscribers(&endpoint, SOCKETS * EACH);
-    let threads = process_status(&endpoint, "Threads");
+    endpoint.wait_for_subscribers(SOCKETS * EACH);
+    let threads = endpoint.process_status("Threads");
     assert!(threads < 64, "{threads}");
     post(&mut *stack.kafka_client(), &changes(&stack, &iban, 1));
     for socket in &mut sockets {
@@ -237,9 +193,9 @@ fn thousand_subscriptions_need_few_threads() {
             socket.send(Message::text(message.to_string())).unwrap();
         }
     }
-    subscribers(&endpoint, SOCKETS * EACH / 2);
+    endpoint.wait_for_subscribers(SOCKETS * EACH / 2);
     drop(sockets);
-    subscribers(&endpoint, 0);
+    endpoint.wait_for_subscribers(0);
 }
 
 #[test]
@@ -274,7 +230,7 @@ fn slow_readers_hold_nobody_up() {
         assert_eq!(list(), 1000);
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     }
-    let peak = process_status(&endpoint, "VmHWM") >> 10;
+    let peak = endpoint.process_status("VmHWM") >> 10;
     assert!(peak < 64, "{peak} MiB");
     drop(slow);
 }

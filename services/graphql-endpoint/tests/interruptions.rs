@@ -9,12 +9,11 @@ use bank::money::Cents;
 use bank::records::BalanceChanged;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::net::TcpStream;
 use std::time::Instant;
-use support::Endpoint;
 use support::proxy::DatabaseProxy;
-use tungstenite::client::IntoClientRequest;
+use support::{Endpoint, subscribe};
 use tungstenite::{Message, WebSocket};
 use uuid::Uuid;
 
@@ -51,25 +50,9 @@ impl Bank {
     }
 
     fn subscribe(&self) -> Subscriber {
-        let mut request =
-            format!("ws://127.0.0.1:{}/graphql", self.endpoint.port).into_client_request().unwrap();
-        let protocol = "graphql-transport-ws".parse().unwrap();
-        request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
-        let stream = TcpStream::connect(("127.0.0.1", self.endpoint.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (mut socket, _) = tungstenite::client(request, stream).unwrap();
-        socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
-        assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
-        let query =
-            format!("subscription {{ stream_transactions(iban: \"{}\") {{ descr }} }}", self.iban);
-        let message = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
-        socket.send(Message::text(message.to_string())).unwrap();
-        let metrics = format!("http://127.0.0.1:{}/metrics", self.endpoint.health);
-        until("the subscription is open", PATIENCE, || {
-            let mut metrics = support::agent().get(&metrics).call().unwrap();
-            let text = metrics.body_mut().read_to_string().unwrap();
-            text.contains("\ngraphql_subscribers 1\n").then_some(())
-        });
+        let mut socket = self.endpoint.websocket();
+        subscribe(&mut socket, "1", &self.iban);
+        self.endpoint.wait_for_subscribers(1);
         Subscriber(socket)
     }
 

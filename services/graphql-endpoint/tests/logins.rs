@@ -15,11 +15,7 @@ const PASSWORD: &str = "correct horse";
 
 /// The number of logins with this result.
 fn logins(endpoint: &Endpoint, kind: &str) -> u32 {
-    let url = format!("http://127.0.0.1:{}/metrics", endpoint.health);
-    let text = support::agent().get(&url).call().unwrap().body_mut().read_to_string().unwrap();
-    let start = format!("graphql_logins_total{{kind=\"{kind}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&start));
-    value.map_or(0, |value| value.parse().unwrap())
+    endpoint.metric(&format!("graphql_logins_total{{kind=\"{kind}\"}}"))
 }
 
 #[test]

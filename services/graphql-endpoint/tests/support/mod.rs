@@ -7,11 +7,13 @@ use bank_tests::stack::{PATIENCE, Stack, binary};
 use bank_tests::wait::until;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::{Message, WebSocket};
 
 /// A running endpoint process, killed when dropped.
 pub struct Endpoint {
@@ -68,12 +70,45 @@ impl Endpoint {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// A number from `/proc/<pid>/status`: kB, or a count.
+    pub fn process_status(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+    }
+
     /// Resident memory, MiB.
     pub fn rss_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kib / 1024.0
+        self.process_status("VmRSS") as f64 / 1024.0
+    }
+
+    /// The value of a metric, whose name includes its labels; 0 if it is missing.
+    pub fn metric(&self, name: &str) -> u32 {
+        let url = format!("http://127.0.0.1:{}/metrics", self.health);
+        let text = agent().get(&url).call().unwrap().body_mut().read_to_string().unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until there are `count` live subscriptions.
+    pub fn wait_for_subscribers(&self, count: u32) {
+        until("the endpoint has this number of subscribers", PATIENCE, || {
+            (self.metric("graphql_subscribers") == count).then_some(())
+        });
+    }
+
+    /// A websocket after `connection_init`.
+    pub fn websocket(&self) -> WebSocket<TcpStream> {
+        let mut request =
+            format!("ws://127.0.0.1:{}/graphql", self.port).into_client_request().unwrap();
+        let protocol = "graphql-transport-ws".parse().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", protocol);
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (mut socket, _) = tungstenite::client(request, stream).unwrap();
+        socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
+        socket
     }
 
     pub fn signal(&self, signal: &str) {
@@ -178,6 +213,13 @@ impl Drop for Endpoint {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Subscribes to the transactions of an account.
+pub fn subscribe(socket: &mut WebSocket<TcpStream>, id: &str, iban: &str) {
+    let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
+    let message = json!({ "type": "subscribe", "id": id, "payload": { "query": query } });
+    socket.send(Message::text(message.to_string())).unwrap();
 }
 
 pub fn deposit(iban: &str, cents: i32, descr: &str) -> Value {
