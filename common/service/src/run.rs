@@ -142,7 +142,7 @@ fn help(service: &Service) -> String {
     }
     text += "\n\nhealthcheck: exit code 0 if the running service is ready, else 1.\n";
     for (flag, meaning) in service.flags {
-        text += &format!("{flag}: {meaning}.\n");
+        text += &format!("{}\n", wrap(&format!("{flag}: {meaning}."), ""));
     }
     text += "\nEnvironment:\n";
     let own = service.variables.iter().copied().flatten();
@@ -188,7 +188,11 @@ mod tests {
         name: "counter",
         about: "Counts money",
         variables: &[&[env::DATABASE_URL]],
-        flags: &[("--dry-run", "prints what it would do")],
+        flags: &[(
+            "--dry-run",
+            "prints what it would do with each account of the bank, in the order of the numbers of \
+             the accounts, and exits",
+        )],
         run: |start| {
             start.env.text(&env::DATABASE_URL)?;
             Ok(ExitCode::SUCCESS)

@@ -15,8 +15,8 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 pub const HEADERS_MAX: usize = 64;
 /// Time limit for a client to send the whole request.
 pub const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// Time limit for a client to receive the whole response, or the part of a stream that was unsent
-/// when the time began.
+/// Time limit for a client to receive the whole response, or the part of a stream or file that was
+/// unsent when the time began.
 pub const RESPONSE_TIME: Duration = Duration::from_secs(30);
 /// Time after which a connection without a complete request may be closed in favour of a new one.
 pub const IDLE_TIME: Duration = Duration::from_secs(1);

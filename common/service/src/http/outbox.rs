@@ -84,7 +84,8 @@ struct Out {
     sent: usize,
     /// Unsent bytes in memory.
     len: usize,
-    /// All bytes that were ever added and sent.
+    /// All bytes that were ever added and sent. Those of a file are added piece by piece, so that a
+    /// slow client has the time limit for each piece.
     added_total: u64,
     sent_total: u64,
     /// Nothing follows; the event loop closes the connection after the last byte.
@@ -183,15 +184,15 @@ impl Connection {
 
 impl Out {
     fn push(&mut self, piece: Piece) {
-        let len = match &piece {
-            Piece::Owned(bytes) => bytes.len(),
-            Piece::Static(bytes) => bytes.len(),
-            Piece::File(_, left) => usize::try_from(*left).unwrap_or(usize::MAX),
+        let (is_empty, added) = match &piece {
+            Piece::Owned(bytes) => (bytes.is_empty(), bytes.len()),
+            Piece::Static(bytes) => (bytes.is_empty(), bytes.len()),
+            Piece::File(_, left) => (*left == 0, 0),
         };
-        if len == 0 {
+        if is_empty {
             return;
         }
-        self.added_total += len as u64;
+        self.added_total += added as u64;
         match (self.pieces.back_mut(), piece) {
             (Some(Piece::Owned(last)), Piece::Owned(bytes))
                 if last.len() + bytes.len() <= PIECE_BYTES =>
@@ -225,6 +226,7 @@ impl Out {
                         self.pieces.pop_front();
                     }
                     self.len += bytes.len();
+                    self.added_total += bytes.len() as u64;
                     self.pieces.push_front(Piece::Owned(bytes));
                     continue;
                 }
@@ -380,5 +382,72 @@ impl SendDeadline {
     /// The time from which on the client has not received what was unsent then.
     pub fn since(&self) -> Instant {
         self.since
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::text;
+
+    /// A socket that takes `room` bytes and then would block.
+    struct Full {
+        room: usize,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn connection() -> Arc<Connection> {
+        let poll = mio::Poll::new().unwrap();
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        Connection::new(&Arc::new(Notifier::new(waker)), 0)
+    }
+
+    #[test]
+    fn file_is_loaded_and_counted_piece_by_piece() {
+        const FILE_BYTES: usize = 10 * FILE_PIECE_BYTES;
+        let path = std::env::temp_dir().join(format!("outbox-test-{}", std::process::id()));
+        std::fs::write(&path, vec![b'x'; FILE_BYTES]).unwrap();
+        let connection = connection();
+        let body = Body::File(File::open(&path).unwrap(), FILE_BYTES as u64);
+        Responder::new(connection.clone(), false).respond(Response::new(200, body));
+        let first = connection.send_to(&mut Full { room: 1000 }).unwrap();
+        assert!(first.added < 1000 + FILE_PIECE_BYTES as u64, "{first:?}");
+        assert_eq!((first.sent, first.finished), (1000, true));
+        assert!(connection.notifier.buffered.load(Ordering::Relaxed) <= FILE_PIECE_BYTES);
+        let all = connection.send_to(&mut Full { room: usize::MAX }).unwrap();
+        assert_eq!(all.sent, all.added);
+        assert!(all.sent > FILE_BYTES as u64);
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn dropped_responder_sends_status_500() {
+        let connection = connection();
+        drop(Responder::new(connection.clone(), false));
+        let mut sent = Vec::new();
+        let progress = connection.send_to(&mut sent).unwrap();
+        assert!(sent.starts_with(b"HTTP/1.1 500 ") && progress.finished);
+        let late = Outbox(connection).send(Vec::from("late"));
+        assert_eq!(late, Err(Disconnected));
+    }
+
+    #[test]
+    fn closed_connection_frees_its_bytes() {
+        let connection = connection();
+        Responder::new(connection.clone(), false).respond(text(200, "hello"));
+        assert!(connection.notifier.buffered.load(Ordering::Relaxed) > 0);
+        connection.close();
+        assert_eq!(connection.notifier.buffered.load(Ordering::Relaxed), 0);
     }
 }
