@@ -184,10 +184,18 @@ fn weight(request: &Request, media_type: &str) -> u16 {
             return None;
         }
         let value = parts.find_map(|it| it.strip_prefix("q=").or_else(|| it.strip_prefix("Q=")));
-        let weight: f32 = value.map_or(Ok(1.0), str::parse).unwrap_or(0.0);
-        Some((weight.clamp(0.0, 1.0) * 1000.0) as u16)
+        Some(value.map_or(1000, thousandths))
     });
     weights.max().unwrap_or(0)
+}
+
+/// Parses a weight of at most three decimals, as in `0.9`; 0 if it is invalid.
+fn thousandths(weight: &str) -> u16 {
+    let (whole, decimals) = weight.split_once('.').unwrap_or((weight, ""));
+    let digits = format!("{whole}{decimals:0<3}");
+    let is_valid = whole.len() == 1 && decimals.len() <= 3;
+    let value = digits.parse().ok().filter(|value| is_valid && *value <= 1000);
+    value.unwrap_or(0)
 }
 
 fn prefers_events(request: &Request) -> bool {
@@ -208,4 +216,42 @@ fn headers(config: &Config, request: &Request) -> Headers {
         headers.push(("Access-Control-Expose-Headers", "Retry-After".into()));
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_have_three_decimals() {
+        for (weight, expected) in [
+            ("1", 1000),
+            ("1.000", 1000),
+            ("0.9", 900),
+            ("0.05", 50),
+            ("0.001", 1),
+            ("0", 0),
+            ("0.", 0),
+            ("1.001", 0),
+            ("2", 0),
+            ("0.1234", 0),
+            ("-1", 0),
+            (".5", 0),
+            ("x", 0),
+            ("", 0),
+        ] {
+            assert_eq!(thousandths(weight), expected, "{weight}");
+        }
+    }
+
+    #[test]
+    fn json_is_accepted_in_utf_8() {
+        for yes in ["application/json", "Application/JSON; charset=\"UTF-8\"", "application/json;x"]
+        {
+            assert!(is_json(yes), "{yes}");
+        }
+        for no in ["", "text/plain", "application/json; charset=latin1", "application/jsonx"] {
+            assert!(!is_json(no), "{no}");
+        }
+    }
 }
