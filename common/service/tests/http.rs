@@ -390,6 +390,21 @@ fn crowd_gives_a_place_to_a_newcomer() {
 }
 
 #[test]
+fn answered_crowd_gives_a_place_to_a_newcomer() {
+    let limits = Limits { connections: 8, ..Limits::default() };
+    let addr = http::serve(LOCALHOST, limits, hello).unwrap().addr;
+    let crowd: Vec<TcpStream> =
+        (0..8_u8).map(|n| connect_from(Ipv4Addr::new(127, 0, 0, 2 + n % 4), addr)).collect();
+    for connection in &crowd {
+        (&*connection).write_all(HELLO).unwrap();
+        // The client has the whole response, but does not close its side.
+        assert!(io::read_to_string(connection).unwrap().ends_with("hello\n"));
+    }
+    assert!(ask(addr, HELLO).unwrap().ends_with("hello\n"));
+    drop(crowd);
+}
+
+#[test]
 fn slow_readers_do_not_delay_other_requests() {
     let served = Served::start();
     let slow = served.answers_during(|| {

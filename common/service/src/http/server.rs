@@ -63,7 +63,8 @@ impl<F: Fn(&Request) -> Response + Send + 'static> Handler for F {
 pub struct Limits {
     /// Maximum number of open connections. It is lower if the process has too few file descriptors
     /// for all its listeners. One client can have three quarters of them. A further connection gets
-    /// the place of one that has sent no complete request for a second, else status 503 or 429.
+    /// the place of one that has sent no complete request for a second, or has its response but
+    /// does not close its side, else status 503 or 429.
     pub connections: usize,
     /// Addresses of proxies. They have no limit per client, and the last address in their
     /// X-Forwarded-For is the address of the client.
@@ -327,10 +328,11 @@ impl<H: Handler> Server<H> {
         Ok(())
     }
 
-    /// Closes a connection without a complete request in favour of a new one of `client`: the
-    /// oldest one after [`IDLE_TIME`], or at any age one of a client that has more connections than
-    /// `client`, most of all. If `client` has too many itself, it must be its own connection.
-    /// Returns false if it found no such connection.
+    /// Closes a connection that waits for its client in favour of a new one of `client`. It has no
+    /// complete request, or its response is sent. The choice is the oldest one after
+    /// [`IDLE_TIME`], or at any age one of a client that has more connections than `client`, most
+    /// of all. If `client` has too many itself, it must be its own connection. Returns false if it
+    /// found no such connection.
     fn close_idle(&mut self, full: Full, client: IpAddr) -> bool {
         let now = Instant::now();
         let own = self.limit.count(client);
@@ -346,8 +348,9 @@ impl<H: Handler> Server<H> {
                 Full::Client => entry.client == client && is_old,
                 Full::Total => is_old || count > own + 1,
             };
-            let is_reading = matches!(entry.phase, Phase::Reading(_));
-            (fits && is_reading).then_some((count, Reverse(entry.opened)))
+            // Many can be drained at the same time, since those opened together time out together.
+            let waits = matches!(entry.phase, Phase::Reading(_) | Phase::Draining { .. });
+            (fits && waits).then_some((count, Reverse(entry.opened)))
         };
         let ranked = self.connections.iter();
         let ranked = ranked.filter_map(|(key, entry)| Some((rank(entry)?, key)));
