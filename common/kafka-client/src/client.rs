@@ -9,7 +9,7 @@ use crate::map::Map;
 use crate::metadata::{Cluster, Leader};
 use crate::produce::Producer;
 use crate::protocol::messages::{EARLIEST, LATEST, ListOffsets, OffsetCommit, OffsetFetch};
-use crate::types::{Assignment, Batch, PartitionData, Position};
+use crate::types::{Assignment, Batch, PartitionData, Position, TopicId};
 use std::time::Duration;
 
 /// A client of one cluster. It has no threads of its own: all work is done within its calls.
@@ -46,6 +46,16 @@ impl Client {
         backoff.retry(within, || {
             Ok(cluster.all_leaders(topic)?.into_iter().map(|leader| leader.id).collect())
         })
+    }
+
+    /// The ids of `topics` from new metadata, in the same order. None if the cluster has no topic
+    /// ids, which it has since Kafka 2.8.
+    ///
+    /// # Errors
+    /// Retryable if one of the topics does not exist or no broker responds.
+    pub fn topic_ids(&mut self, topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>> {
+        let Self { cluster, backoff, .. } = self;
+        backoff.retry(within, || cluster.topic_ids(topics))
     }
 
     /// Writes batches with acks=all. Returns one result for each batch, in order: its base offset,

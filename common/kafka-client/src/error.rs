@@ -122,6 +122,12 @@ impl Error {
         Self::retryable(codes::LEADER_NOT_AVAILABLE, text)
     }
 
+    /// A retryable error: the broker at `host` has no such topic.
+    pub fn no_topic(topic: &str, host: &str) -> Self {
+        let text = format!("topic {topic} does not exist on broker {host}");
+        Self::retryable(codes::UNKNOWN_TOPIC_OR_PARTITION, text)
+    }
+
     /// An error of `kind`, or of [`ErrorKind::Config`] if no retry can succeed.
     pub(crate) fn from_connection(what: &str, kind: ErrorKind, err: &ConnectionError) -> Self {
         let (kind, code) = match err {

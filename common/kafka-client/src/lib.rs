@@ -109,6 +109,7 @@ pub use metadata::broker_address;
 pub use sasl::{Mechanism, Sasl};
 pub use types::{
     Assignment, Batch, Compression, FetchedRecord, Header, NewRecord, PartitionData, Position,
+    TopicId,
 };
 
 /// Compiles the example of README.md.

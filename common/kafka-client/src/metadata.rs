@@ -3,10 +3,11 @@
 
 use crate::config::{Config, ConnectionConfig};
 use crate::connection::Connection;
-use crate::error::{ConnectionError, Error, ErrorKind, Result, check_code};
+use crate::error::{Api, ConnectionError, Error, ErrorKind, Result, check_code};
 use crate::map::Map;
 use crate::protocol::messages::{self, FindCoordinator, Metadata, MetadataResponse};
 use crate::protocol::{ApiSpec, Reader, Request, Writer, codes};
+use crate::types::TopicId;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a response that any broker could send. The next broker is tried after it.
@@ -195,10 +196,7 @@ impl Cluster {
         };
         match found.error_code {
             codes::LEADER_NOT_AVAILABLE => {}
-            code @ codes::UNKNOWN_TOPIC_OR_PARTITION => {
-                let text = format!("topic {topic} does not exist on broker {host}");
-                return Err(Error::retryable(code, text));
-            }
+            codes::UNKNOWN_TOPIC_OR_PARTITION => return Err(Error::no_topic(topic, &host)),
             code => check_code(code, format_args!("{what} at {host}"))?,
         }
         let mut leaders = vec![None; found.partitions.len()];
@@ -216,6 +214,28 @@ impl Cluster {
             self.stale_topics.remove(topic);
         }
         Ok(self.leaders.insert(topic.to_owned(), leaders))
+    }
+
+    /// Requests the ids of `topics`, in the same order.
+    ///
+    /// # Errors
+    /// Retryable if a topic does not exist.
+    pub fn topic_ids(&mut self, topics: &[&str]) -> Result<Vec<Option<TopicId>>> {
+        let what = format!("look up the topic ids of {}", topics.join(", "));
+        let (host, response) = self.call_any(&what, &Metadata { topics })?;
+        self.add_brokers(&response);
+        let id = |topic: &&str| {
+            let Some(found) = response.topics.iter().find(|it| it.name == *topic) else {
+                let text = format!("{what} at {host}: {topic} is missing in the response");
+                return Err(Error::retryable(0, text));
+            };
+            match found.error_code {
+                0 | codes::LEADER_NOT_AVAILABLE => Ok(found.topic_id),
+                codes::UNKNOWN_TOPIC_OR_PARTITION => Err(Error::no_topic(topic, &host)),
+                code => Err(Error::from_code(Api::Other, code, format_args!("{what} at {host}"))),
+            }
+        };
+        topics.iter().map(id).collect()
     }
 
     fn add_brokers(&mut self, response: &MetadataResponse) {

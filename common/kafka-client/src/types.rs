@@ -1,6 +1,7 @@
 //! Records, positions and assignments that callers and the client exchange.
 
 use crate::error::Error;
+use std::fmt;
 
 /// Compression of produced batches. Consumers need the same codec, unless the topic's config
 /// `compression.type` makes the broker recompress them.
@@ -91,6 +92,35 @@ pub struct Position {
     pub next: i64,
 }
 
+/// The id of a topic (KIP-516), a UUID. A topic that is deleted and created again has another one,
+/// so offsets of the former topic are not offsets of the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId(pub [u8; 16]);
+
+impl TopicId {
+    /// `None` for the UUID of zeros, by which a broker states that the topic has no id.
+    pub fn from_wire(bytes: [u8; 16]) -> Option<Self> {
+        Some(Self(bytes)).filter(|id| id.0 != [0; 16])
+    }
+}
+
+/// As the tools of Kafka print it: base64 with the alphabet for URLs, without padding.
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALPHABET: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let bits = u128::from_be_bytes(self.0);
+        // 22 digits of 6 bits: the last one has 2 bits of the id and 4 zeros.
+        let digit = |i: u32| match i {
+            0..=20 => bits >> (122 - 6 * i),
+            _ => bits << 4,
+        };
+        let text: String =
+            (0..22).map(|i| char::from(ALPHABET[(digit(i) & 0x3f) as usize])).collect();
+        f.pad(&text)
+    }
+}
+
 /// The partitions that a member of a consumer group is assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
@@ -127,5 +157,19 @@ impl PartitionData {
     pub fn empty(position: Position) -> Self {
         let Position { partition, next } = position;
         Self { partition, records: Vec::new(), next, end: next, error: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Printed by `org.apache.kafka.common.Uuid` of kafka-clients 3.9.1.
+    #[test]
+    fn topic_id_is_printed_as_by_kafka() {
+        let id = |bits: u128| TopicId(bits.to_be_bytes()).to_string();
+        assert_eq!(id(1), "AAAAAAAAAAAAAAAAAAAAAQ");
+        assert_eq!(id(u128::MAX), "_____________________w");
+        assert_eq!(id(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210), "ASNFZ4mrze_-3LqYdlQyEA");
     }
 }

@@ -1,6 +1,8 @@
 //! The trait that both Kafka clients implement.
 
-use kafka_client::{Assignment, Batch, Client, Error, ErrorKind, PartitionData, Position, Result};
+use kafka_client::{
+    Assignment, Batch, Client, Error, ErrorKind, PartitionData, Position, Result, TopicId,
+};
 use std::time::Duration;
 
 /// The Kafka requests that the bank needs. The built-in client and the adapter of the `kafka` crate
@@ -12,6 +14,20 @@ use std::time::Duration;
 pub trait KafkaClient: Send {
     /// Returns the broker id of each partition's leader, index = partition. Refreshes the metadata.
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>>;
+
+    /// Returns the ids of `topics`, in the same order. Never from a cache, and no topic is created.
+    ///
+    /// Offsets belong to a topic id: a topic that was deleted and created again has another id, and
+    /// its log starts at 0. `None` means that the broker has no topic ids (before Kafka 2.8), so
+    /// that this cannot be noticed. An id that follows `None`, after an upgrade, is no new topic.
+    /// Both clients implement this method; its default is for fakes in tests.
+    ///
+    /// # Errors
+    /// Retryable if one of the topics does not exist (`UNKNOWN_TOPIC_OR_PARTITION`).
+    fn topic_ids(&mut self, topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>> {
+        let _ = within;
+        Ok(vec![None; topics.len()])
+    }
 
     /// Writes with acks=all. Returns the base offset of each batch, in order. It is -1 if the batch
     /// was already written and the broker no longer has its offset.
@@ -97,6 +113,7 @@ macro_rules! forward {
 impl KafkaClient for Client {
     forward! {
         leaders(topic: &str, within: Duration) -> Result<Vec<i32>>;
+        topic_ids(topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>>;
         produce(batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>>;
         fetch(topic: &str, positions: &[Position], wait: Duration) -> Result<Vec<PartitionData>>;
         log_range(topic: &str, within: Duration) -> Result<Vec<(i64, i64)>>;

@@ -2,7 +2,7 @@
 
 use crate::client::KafkaClient;
 use crate::config::{CLIENT_ID, ClientChoice, KafkaConfig};
-use kafka_client::{Assignment, Backoff, Batch, PartitionData, Position, Result};
+use kafka_client::{Assignment, Backoff, Batch, PartitionData, Position, Result, TopicId};
 #[cfg(feature = "kafka-crate")]
 use kafka_client::{Error, ErrorKind};
 use service::shutdown::Shutdown;
@@ -45,6 +45,10 @@ impl SelectedClient {
 impl KafkaClient for SelectedClient {
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
         self.client(within)?.leaders(topic, within)
+    }
+
+    fn topic_ids(&mut self, topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>> {
+        self.client(within)?.topic_ids(topics, within)
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
@@ -135,7 +139,7 @@ fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
     );
     let mut errors = Vec::new();
     for host in &config.brokers {
-        match crate::kafka_crate::lowest_fetch_version(host) {
+        match crate::kafka_crate::broker_versions(host).map(|it| it.lowest_fetch) {
             Ok(0) => {
                 let why = format!("broker {host} supports protocol version 0");
                 return Ok((ClientChoice::KafkaCrate, why));

@@ -1,7 +1,9 @@
 //! An in-memory cluster, for tests of code that uses a [`KafkaClient`].
 
 use crate::client::KafkaClient;
-use kafka_client::{Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result};
+use kafka_client::{
+    Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result, TopicId,
+};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ pub enum ProduceOutcome {
 struct Cluster {
     logs: Vec<Log>,
     leaders: Vec<i32>,
+    topic_id: Option<TopicId>,
     on_produce: Option<OnProduce>,
     on_fetch: Option<OnFetch>,
 }
@@ -57,7 +60,8 @@ impl Fake {
     pub fn new(leaders: &[i32]) -> Self {
         let logs = leaders.iter().map(|_| Log::default()).collect();
         let leaders = leaders.to_vec();
-        let cluster = Cluster { logs, leaders, on_produce: None, on_fetch: None };
+        let topic_id = Some(TopicId([1; 16]));
+        let cluster = Cluster { logs, leaders, topic_id, on_produce: None, on_fetch: None };
         Self { cluster: Arc::new(Mutex::new(cluster)), alive: Arc::default() }
     }
 
@@ -150,6 +154,10 @@ impl Reading<'_> {
 impl KafkaClient for Fake {
     fn leaders(&mut self, _topic: &str, _within: Duration) -> Result<Vec<i32>> {
         Ok(self.cluster().leaders.clone())
+    }
+
+    fn topic_ids(&mut self, topics: &[&str], _within: Duration) -> Result<Vec<Option<TopicId>>> {
+        Ok(vec![self.cluster().topic_id; topics.len()])
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], _within: Duration) -> Vec<Result<i64>> {

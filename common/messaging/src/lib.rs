@@ -23,5 +23,5 @@ pub use config::{
 pub use connect::{connect, connect_until};
 pub use kafka_client::{
     Assignment, Backoff, Batch, Compression, Error, ErrorKind, FetchedRecord, Header, NewRecord,
-    PartitionData, Position, Result,
+    PartitionData, Position, Result, TopicId,
 };

@@ -282,7 +282,7 @@ mod tests {
         });
         let err = connect_error(address);
         assert!(!err.is_retryable());
-        assert!(err.to_string().contains("does not serve Metadata version 9"), "{err}");
+        assert!(err.to_string().contains("does not serve Metadata version 10"), "{err}");
     }
 
     #[test]

@@ -107,6 +107,11 @@ impl<'a> Reader<'a> {
         self.number(8)
     }
 
+    /// UUID, as its 16 bytes.
+    pub fn uuid(&mut self) -> [u8; 16] {
+        self.raw(16).try_into().unwrap_or_default()
+    }
+
     /// INT32 `throttle_time_ms`, which is kept in [`Reader::throttle_time_ms`].
     pub fn throttle_time(&mut self) {
         self.throttle_time_ms = self.i32();

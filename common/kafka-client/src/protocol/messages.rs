@@ -9,7 +9,7 @@
 use super::fields::{Reader, Writer};
 use super::request::{ApiSpec, Request, VersionRange};
 use crate::map::Map;
-use crate::types::Position;
+use crate::types::{Position, TopicId};
 use std::ops;
 
 /// `isolation_level`: records of open and aborted transactions are not fetched.
@@ -46,7 +46,8 @@ impl Request for ApiVersions {
     }
 }
 
-/// Metadata (API key 3), version 9. It does not create missing topics.
+/// Metadata (API key 3), version 10, the first one with topic ids (KIP-516). It does not create
+/// missing topics.
 pub struct Metadata<'a> {
     /// Topic names. The response has all brokers even without a topic.
     pub topics: &'a [&'a str],
@@ -79,6 +80,9 @@ pub struct Topic {
     pub error_code: i16,
     /// The requested name.
     pub name: String,
+    /// None if the topic is missing, or if the cluster has no topic ids yet: its brokers had a
+    /// version before 2.8 until now.
+    pub topic_id: Option<TopicId>,
     /// In any order. Empty after an error.
     pub partitions: Vec<Partition>,
 }
@@ -95,12 +99,13 @@ pub struct Partition {
 }
 
 impl Request for Metadata<'_> {
-    const SPEC: &'static ApiSpec = &ApiSpec::new(3, "Metadata", 9);
+    const SPEC: &'static ApiSpec = &ApiSpec::new(3, "Metadata", 10);
     type Response = MetadataResponse;
 
     fn encode(&self, to: &mut Writer) {
         to.compact_array(self.topics.len());
         for topic in self.topics {
+            to.raw(&[0; 16]); // topic_id: the topic is named
             to.compact_string(topic);
             to.tagged_fields();
         }
@@ -122,11 +127,12 @@ impl Request for Metadata<'_> {
         from.skip(4); // controller_id
         let topics = from.compact_vec(|it| {
             let (error_code, name) = (it.i16(), it.compact_string());
+            let topic_id = TopicId::from_wire(it.uuid());
             it.skip(1); // is_internal
             let partitions = it.compact_vec(Partition::decode);
             it.skip(4); // topic_authorized_operations
             it.tagged_fields();
-            Topic { error_code, name, partitions }
+            Topic { error_code, name, topic_id, partitions }
         });
         from.skip(4); // cluster_authorized_operations
         from.tagged_fields();

@@ -229,7 +229,7 @@ fn missing_api_version_is_named() {
     });
     let err = leaders(&host).unwrap_err();
     assert_eq!((err.kind, err.code), (ErrorKind::Config, 35));
-    for part in [&host, "Metadata version 9", "versions 0 to 5", "Kafka 2.8 to 4.x"] {
+    for part in [&host, "Metadata version 10", "versions 0 to 5", "Kafka 2.8 to 4.x"] {
         assert!(err.text.contains(part), "{part} in {err}");
     }
 }

@@ -2,6 +2,7 @@
 //! other, field by field, to the last byte.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use crate::TopicId;
 use crate::map::Map;
 use crate::protocol::{DecodeError, Reader, Writer};
 use crate::protocol::{Request as OwnRequest, VersionRange};
@@ -359,6 +360,7 @@ fn responses_match_kafka_protocol() {
     let found = MetadataResponseTopic::default()
         .with_error_code(3)
         .with_name(Some(topic("t")))
+        .with_topic_id(uuid::Uuid::from_u128(0x77))
         .with_partitions(vec![partition]);
     let response = MetadataResponse::default()
         .with_throttle_time_ms(11)
@@ -369,8 +371,9 @@ fn responses_match_kafka_protocol() {
     let (response, throttle_time_ms) = read::<own::Metadata<'_>>(&response);
     let own::Broker { node_id, host, port } = &response.brokers[0];
     assert_eq!((throttle_time_ms, *node_id, &**host, *port), (11, 2, "kafka-2", 9092));
-    let own::Topic { error_code, name, partitions } = &response.topics[0];
+    let own::Topic { error_code, name, topic_id, partitions } = &response.topics[0];
     assert_eq!((*error_code, &**name), (3, "t"));
+    assert_eq!(*topic_id, Some(TopicId(0x77u128.to_be_bytes())));
     let own::Partition { partition_index, leader_id, replicas } = partitions[0];
     assert_eq!((partition_index, leader_id, replicas), (1, 2, 2));
 

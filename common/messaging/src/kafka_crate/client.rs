@@ -8,7 +8,7 @@ use crate::client::KafkaClient;
 use crate::config::KafkaConfig;
 use kafka::client::metadata::Broker;
 use kafka_client::{
-    Backoff, Batch, Error, ErrorKind, PartitionData, Position, ProduceResult, Result,
+    Backoff, Batch, Error, ErrorKind, PartitionData, Position, ProduceResult, Result, TopicId,
 };
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
@@ -99,11 +99,12 @@ impl KafkaCrateClient {
         for i in 0..brokers.len() {
             let host = &brokers[(self.first_broker + i) % brokers.len()];
             match self.limits.probe(host) {
-                Ok(()) => {
+                Ok(versions) => {
                     // A broker may respond to the probe and fail later. Therefore the next session
                     // starts with another broker.
                     self.first_broker = (self.first_broker + i + 1) % brokers.len();
-                    return Ok(Session::new(host, self.limits.clone(), self.config.compression));
+                    let (limits, compression) = (self.limits.clone(), self.config.compression);
+                    return Ok(Session::new(host, versions, limits, compression));
                 }
                 Err(err) if err.kind == ErrorKind::Config => return Err(err),
                 Err(err) => errors.push(err.text),
@@ -157,6 +158,10 @@ impl KafkaClient for KafkaCrateClient {
                 .map(|it| it.leader().ok_or_else(|| no_leader(topic, it.id())).map(Broker::id))
                 .collect()
         })
+    }
+
+    fn topic_ids(&mut self, topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>> {
+        self.retry_call(within, |session| session.topic_ids(topics))
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {

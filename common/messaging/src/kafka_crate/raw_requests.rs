@@ -1,9 +1,10 @@
-//! Requests that the kafka crate lacks or sends without timeouts: version probe, group coordinator,
-//! log start and end offsets, and the header of a stored batch. Each uses a separate connection.
+//! Requests that the kafka crate lacks or sends without timeouts: version probe, topics, group
+//! coordinator, log start and end offsets, and the header of a stored batch. Each uses a separate
+//! connection.
 
 use crate::config::CLIENT_ID;
 use kafka_client::broker_address;
-use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST};
+use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST, Metadata, Partition, Topic};
 use kafka_client::protocol::{ApiSpec, DecodeError, Reader, Request, Writer};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -11,27 +12,96 @@ use std::time::Duration;
 
 /// Timeout of the connect, and of each read and write.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Maximum size of a response, bytes. An ApiVersions response has less than 1 KiB.
+/// Maximum size of most responses, bytes. An ApiVersions response has less than 1 KiB.
 const RESPONSE_BYTES_MAX: usize = 64 << 10;
 /// Response header: length and correlation id.
 const HEADER_BYTES: usize = 8;
 
+/// The first version of Metadata that can leave missing topics alone (Kafka 0.11).
+pub const OLD_METADATA: &ApiSpec = &ApiSpec::inflexible(3, "Metadata", 4);
 const FETCH: &ApiSpec = &ApiSpec::inflexible(1, "Fetch", 4);
 // The crate sends version 0. After a leader election, that version may return an end below
 // committed offsets (KIP-207).
 const LIST_OFFSETS: &ApiSpec = &ApiSpec::inflexible(2, "ListOffsets", 1);
 const FIND_COORDINATOR: &ApiSpec = &ApiSpec::inflexible(10, "FindCoordinator", 0);
 
-/// Returns the lowest version of Fetch that the broker at `host` (host:port) supports.
-pub fn lowest_fetch_version(host: &str) -> io::Result<i16> {
+/// The versions of requests that a broker supports, as far as the adapter must know them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BrokerVersions {
+    pub lowest_fetch: i16,
+    pub highest_metadata: i16,
+}
+
+/// Returns the versions that the broker at `host` (host:port) supports.
+pub fn broker_versions(host: &str) -> io::Result<BrokerVersions> {
     let frame = send(host, ApiVersions::SPEC, &|_| {}, RESPONSE_BYTES_MAX)?;
     let mut response = Reader::new(&frame);
     let body = ApiVersions::decode(&mut response);
-    let fetch = body.api_versions.iter().find(|it| it.key == FETCH.key);
-    let missing =
-        || io::Error::other(format!("Fetch is not supported (error code {})", body.error_code));
     check(&response)?;
-    fetch.map(|it| it.lowest).ok_or_else(missing)
+    let range = |spec: &ApiSpec| {
+        let found = body.api_versions.iter().find(|it| it.key == spec.key);
+        let (name, code) = (spec.name, body.error_code);
+        let missing = || format!("{name} is not supported (error code {code})");
+        found.ok_or_else(|| io::Error::other(missing()))
+    };
+    Ok(BrokerVersions {
+        lowest_fetch: range(FETCH)?.lowest,
+        highest_metadata: range(Metadata::SPEC)?.highest,
+    })
+}
+
+/// Returns `topics` as the broker at `host` knows them. A missing topic is not created. That is why
+/// this request precedes each metadata request of the crate: its version 0 creates missing topics
+/// if the broker has `auto.create.topics.enable=true`.
+///
+/// `highest_metadata` is from [`broker_versions`]. Topics have no ids if it is below version 10.
+pub fn topics(host: &str, topics: &[&str], highest_metadata: i16) -> io::Result<Vec<Topic>> {
+    if highest_metadata >= Metadata::SPEC.version {
+        let request = Metadata { topics };
+        let bytes_max = Metadata::SPEC.response_bytes_max;
+        let frame = send(host, Metadata::SPEC, &|to| request.encode(to), bytes_max)?;
+        let mut response = Reader::new(&frame);
+        response.tagged_fields(); // of the response header
+        let body = Metadata::decode(&mut response);
+        check(&response)?;
+        return Ok(body.topics);
+    }
+    let encode = |to: &mut Writer| {
+        to.i32(topics.len() as i32);
+        topics.iter().for_each(|topic| to.string(topic));
+        to.i8(0); // allow_auto_topic_creation
+    };
+    let frame = send(host, OLD_METADATA, &encode, OLD_METADATA.response_bytes_max)?;
+    let mut response = Reader::new(&frame);
+    response.throttle_time();
+    response.array(&mut |it| {
+        it.skip(4); // node_id
+        it.string(); // host
+        it.skip(4); // port
+        it.string(); // rack
+    });
+    response.string(); // cluster_id
+    response.skip(4); // controller_id
+    let mut found = Vec::new();
+    response.array(&mut |it| {
+        let (error_code, name) = (it.i16(), it.string());
+        it.skip(1); // is_internal
+        let mut partitions = Vec::new();
+        it.array(&mut |it| {
+            it.skip(2); // error_code
+            let (partition_index, leader_id) = (it.i32(), it.i32());
+            let mut replicas = 0;
+            it.array(&mut |it| {
+                it.skip(4);
+                replicas += 1;
+            });
+            it.array(&mut |it| it.skip(4)); // isr_nodes
+            partitions.push(Partition { partition_index, leader_id, replicas });
+        });
+        found.push(Topic { error_code, name, topic_id: None, partitions });
+    });
+    check(&response)?;
+    Ok(found)
 }
 
 /// Returns the coordinator of `group` as host:port, or the error code of Kafka.

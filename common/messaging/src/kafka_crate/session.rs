@@ -1,7 +1,7 @@
 //! A session: a client of the kafka crate and the state of its brokers.
 
-use super::error::{Call, from_crate, no_leader};
-use super::raw_requests;
+use super::error::{Call, from_crate, from_raw, no_leader};
+use super::raw_requests::{self, BrokerVersions, OLD_METADATA};
 use crate::config::CLIENT_ID;
 use kafka::client::fetch::{Data, Message};
 use kafka::client::{
@@ -9,7 +9,8 @@ use kafka::client::{
 };
 use kafka_client::protocol::codes;
 use kafka_client::{
-    Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, ProduceResult, Result,
+    Api, Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, ProduceResult, Result,
+    TopicId,
 };
 use service::panic_guard;
 use service::shutdown::Shutdown;
@@ -36,6 +37,7 @@ pub(super) struct Session {
     pub kafka: KafkaClient,
     /// The broker for metadata requests, host:port.
     pub bootstrap: String,
+    versions: BrokerVersions,
     limits: CallLimits,
     /// The first error of a whole call. The session is unusable after it, since late responses may
     /// follow.
@@ -48,7 +50,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub fn new(host: &str, limits: CallLimits, compression: kafka_client::Compression) -> Self {
+    /// `versions` are those of the broker at `host`.
+    pub fn new(
+        host: &str,
+        versions: BrokerVersions,
+        limits: CallLimits,
+        compression: kafka_client::Compression,
+    ) -> Self {
         let mut kafka = KafkaClient::new(vec![host.to_owned()]);
         kafka.set_client_id(CLIENT_ID.to_owned());
         kafka.set_compression(match compression {
@@ -65,6 +73,7 @@ impl Session {
         Self {
             kafka,
             bootstrap: host.to_owned(),
+            versions,
             limits,
             error: None,
             topics: HashSet::new(),
@@ -99,17 +108,43 @@ impl Session {
         })
     }
 
+    /// Requests the ids of `topics`, in the same order.
+    pub fn topic_ids(&mut self, topics: &[&str]) -> Result<Vec<Option<TopicId>>> {
+        if let Some(err) = &self.error {
+            return Err(err.clone());
+        }
+        let host = &self.bootstrap;
+        let what = format!("look up the topic ids of {}", topics.join(", "));
+        let response = raw_requests::topics(host, topics, self.versions.highest_metadata);
+        let found = from_raw(response.map(Ok), &what)?;
+        let id = |topic: &&str| {
+            let Some(found) = found.iter().find(|it| it.name == *topic) else {
+                let text = format!("{what} at {host}: {topic} is missing in the response");
+                return Err(Error::retryable(0, text));
+            };
+            match found.error_code {
+                0 | codes::LEADER_NOT_AVAILABLE => Ok(found.topic_id),
+                codes::UNKNOWN_TOPIC_OR_PARTITION => Err(Error::no_topic(topic, host)),
+                code => {
+                    let text = format!("{what} at {host}: {}", codes::Name(code));
+                    Err(Error { kind: ErrorKind::of_code(Api::Other, code), code, text })
+                }
+            }
+        };
+        topics.iter().map(id).collect()
+    }
+
     pub fn load_metadata(&mut self, topic: &str) -> Result<()> {
+        // The request of the crate may only follow this one: it creates a missing topic.
+        self.topic_ids(&[topic])?;
         let host = self.bootstrap.clone();
         self.call(Call::Metadata, &host, topic, Duration::ZERO, |kafka| {
             kafka.load_metadata(&[topic])
         })?;
         if self.kafka.topics().partitions(topic).is_none_or(|it| it.is_empty()) {
-            // The crate drops the topic's error code. This is the most likely one.
-            let text = format!(
-                "topic {topic} does not exist on broker {host}: run the synchronizer to create it"
-            );
-            return Err(Error::retryable(codes::UNKNOWN_TOPIC_OR_PARTITION, text));
+            // The crate drops the topic's error code. The topic existed a moment ago.
+            let text = format!("load metadata of {topic} at {host}: it has no partitions");
+            return Err(Error::retryable(0, text));
         }
         self.topics.insert(topic.to_owned());
         Ok(())
@@ -137,7 +172,8 @@ impl Session {
     /// Probes the broker, once per session.
     pub fn probe(&mut self, host: &str) -> Result<()> {
         let limits = &self.limits;
-        self.probed.entry(host.to_owned()).or_insert_with(|| limits.probe(host)).clone()
+        let probe = || limits.probe(host).map(drop);
+        self.probed.entry(host.to_owned()).or_insert_with(probe).clone()
     }
 
     /// Writes the batches with the given `indexes`. The broker at `host` leads their partitions.
@@ -247,19 +283,26 @@ impl CallLimits {
     }
 
     /// Checks that the broker responds and supports protocol version 0.
-    pub fn probe(&self, host: &str) -> Result<()> {
+    pub fn probe(&self, host: &str) -> Result<BrokerVersions> {
         let _watch = self.watch(PROBE_TIMEOUT, format!("probe {host}"));
-        match raw_requests::lowest_fetch_version(host) {
-            Ok(0) => Ok(()),
-            Ok(lowest) => {
-                let text = format!(
-                    "broker {host} only supports Fetch from version {lowest} on, but the kafka \
-                     crate requires version 0, which Kafka 4 removed. \
-                     Set KAFKA_CLIENT=built-in or use Kafka 3.9 or older"
-                );
-                Err(Error { kind: ErrorKind::Config, code: codes::UNSUPPORTED_VERSION, text })
-            }
-            Err(err) => Err(Error::retryable(0, format!("broker {host} does not respond: {err}"))),
+        let unsupported =
+            |text| Error { kind: ErrorKind::Config, code: codes::UNSUPPORTED_VERSION, text };
+        let versions = raw_requests::broker_versions(host)
+            .map_err(|err| Error::retryable(0, format!("broker {host} does not respond: {err}")))?;
+        let BrokerVersions { lowest_fetch, highest_metadata } = versions;
+        if lowest_fetch > 0 {
+            return Err(unsupported(format!(
+                "broker {host} only supports Fetch from version {lowest_fetch} on, but the kafka \
+                 crate requires version 0, which Kafka 4 removed. \
+                 Set KAFKA_CLIENT=built-in or use Kafka 3.9 or older"
+            )));
         }
+        if highest_metadata < OLD_METADATA.version {
+            return Err(unsupported(format!(
+                "broker {host} only supports Metadata up to version {highest_metadata}, which \
+                 creates missing topics: Kafka 0.11 or later is needed"
+            )));
+        }
+        Ok(versions)
     }
 }

@@ -6,7 +6,7 @@ use super::session::guarded;
 use crate::client::KafkaClient;
 use crate::config::{ClientChoice, KafkaConfig};
 use kafka::error::KafkaCode;
-use kafka_client::{Batch, Error, ErrorKind, NewRecord, Position, ProduceResult, Result};
+use kafka_client::{Backoff, Batch, Error, ErrorKind, NewRecord, Position, ProduceResult, Result};
 use service::panic_guard;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,12 +15,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts a broker that sends the response `answer(api key, port)`. For `None` it does not respond.
+/// API key and version of a request.
+type Request = (i16, i16);
+
+/// Starts a broker that sends the response `answer(request, port)`. For `None` it does not respond.
 /// It closes the connection after each response.
-fn broker(answer: impl Fn(i16, u16) -> Option<Vec<u8>> + Send + 'static) -> String {
+fn broker(answer: impl Fn(Request, u16) -> Option<Vec<u8>> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -36,23 +40,39 @@ fn broker(answer: impl Fn(i16, u16) -> Option<Vec<u8>> + Send + 'static) -> Stri
     format!("127.0.0.1:{port}")
 }
 
-fn serve(stream: &mut TcpStream, answer: impl Fn(i16) -> Option<Vec<u8>>) -> Option<()> {
+fn serve(stream: &mut TcpStream, answer: impl Fn(Request) -> Option<Vec<u8>>) -> Option<()> {
     let mut length = [0; 4];
     if stream.read_exact(&mut length).is_err() {
         return Some(());
     }
     let mut request = vec![0; u32::from_be_bytes(length) as usize];
     stream.read_exact(&mut request).unwrap();
-    let body = answer(i16::from_be_bytes([request[0], request[1]]))?;
+    let field = |at| i16::from_be_bytes([request[at], request[at + 1]]);
+    let body = answer((field(0), field(2)))?;
     stream.write_all(&(4 + body.len() as u32).to_be_bytes()).unwrap();
     stream.write_all(&request[4..8]).unwrap();
     stream.write_all(&body).unwrap();
     Some(())
 }
 
-/// An ApiVersions response, version 0: the lowest version of Fetch is `lowest`.
+/// An ApiVersions response, version 0: the lowest version of Fetch is `lowest`, the highest one of
+/// Metadata is `highest`.
+fn versions_with(lowest: u8, highest: u8) -> Option<Vec<u8>> {
+    Some(
+        [[0, 0, 0, 0, 0, 2].as_slice(), &[0, 1, 0, lowest, 0, 17], &[0, 3, 0, 0, 0, highest]]
+            .concat(),
+    )
+}
+
 fn versions(lowest: u8) -> Option<Vec<u8>> {
-    Some([[0, 0, 0, 0, 0, 1].as_slice(), &[0, 1, 0, lowest, 0, 17]].concat())
+    versions_with(lowest, 4)
+}
+
+/// A Metadata response, version 4: no brokers, and topic "t" with `error_code`.
+fn old_metadata(error_code: u8) -> Option<Vec<u8>> {
+    let before = [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 5, 0, 0, 0, 1];
+    let topic = [0, error_code, 0, 1, b't', 0, 0, 0, 0, 0];
+    Some([&before[..], &topic].concat())
 }
 
 /// A Metadata response, version 0: broker 5 at `port` leads the only partition of topic "t".
@@ -65,8 +85,12 @@ fn metadata(port: u16) -> Option<Vec<u8>> {
     Some(body)
 }
 
-fn healthy(api: i16, port: u16) -> Option<Vec<u8>> {
-    if api == API_VERSIONS { versions(0) } else { metadata(port) }
+fn healthy(request: Request, port: u16) -> Option<Vec<u8>> {
+    match request {
+        (API_VERSIONS, _) => versions(0),
+        (METADATA, 4) => old_metadata(0),
+        _ => metadata(port),
+    }
 }
 
 fn client(brokers: &[String]) -> KafkaCrateClient {
@@ -95,6 +119,47 @@ fn broker_without_version_0_is_a_config_error() {
 }
 
 #[test]
+fn broker_that_must_create_topics_is_refused() {
+    let host = broker(|_, _| versions_with(0, 3));
+    let err = client(&[host]).leaders("t", PATIENCE).unwrap_err();
+    assert_eq!(err.kind, ErrorKind::Config);
+    assert!(err.text.contains("Kafka 0.11 or later"), "{err}");
+}
+
+/// The crate's own request, of version 0, would create the topic.
+#[test]
+fn missing_topic_is_not_created() {
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = requests.clone();
+    let host = broker(move |(api, version), _| {
+        seen.lock().unwrap().push((api, version));
+        if api == API_VERSIONS { versions(0) } else { old_metadata(3) }
+    });
+    let record = NewRecord { value: Some(b"v"), ..NewRecord::default() };
+    let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
+    let position = [Position { partition: 0, next: 0 }];
+    let mut client = client(&[host]);
+    let zero = Duration::ZERO;
+    let mut calls: [&mut dyn FnMut(&mut KafkaCrateClient) -> Error; 7] = [
+        &mut |it| it.leaders("t", zero).unwrap_err(),
+        &mut |it| it.topic_ids(&["t"], zero).unwrap_err(),
+        &mut |it| it.produce(&batch, zero).remove(0).unwrap_err(),
+        &mut |it| it.fetch("t", &position, zero).unwrap().remove(0).error.unwrap(),
+        &mut |it| it.log_range("t", zero).unwrap_err(),
+        &mut |it| it.committed("g", "t", zero).unwrap_err(),
+        &mut |it| it.commit("g", "t", &position, zero).unwrap_err(),
+    ];
+    for call in &mut calls {
+        client.backoff = Backoff::default();
+        let err = call(&mut client);
+        assert_eq!((err.kind, err.code), (ErrorKind::Retry, 3), "{err}");
+    }
+    let requests = requests.lock().unwrap();
+    assert!(requests.contains(&(METADATA, 4)));
+    assert!(!requests.contains(&(METADATA, 0)), "{requests:?}");
+}
+
+#[test]
 fn unresponsive_broker_is_skipped() {
     let unresponsive = broker(|_, _| None);
     let mut client = client(&[unresponsive, broker(healthy)]);
@@ -105,7 +170,7 @@ fn unresponsive_broker_is_skipped() {
 fn unresponsive_leader_is_a_retryable_error() {
     let unresponsive = broker(|_, _| None);
     let port = unresponsive.rsplit_once(':').unwrap().1.parse().unwrap();
-    let host = broker(move |api, _| healthy(api, port));
+    let host = broker(move |request, _| healthy(request, port));
     let start = Instant::now();
     let data = client(&[host]).fetch("t", &[Position { partition: 0, next: 0 }], PATIENCE).unwrap();
     assert_eq!(data[0].error.as_ref().unwrap().kind, ErrorKind::Retry);
@@ -125,7 +190,7 @@ fn closed_connection_is_replaced() {
 fn malformed_response_is_retryable() {
     // There are no huge array lengths: the crate would allocate them, which aborts the process.
     for garbage in [&[][..], &[0xff; 3], &[0x00; 100], &[0xff; 100]] {
-        let answer = move |api, _| {
+        let answer = move |(api, _), _| {
             if api == API_VERSIONS { versions(0) } else { Some(garbage.to_vec()) }
         };
         let err = client(&[broker(answer)]).leaders("t", Duration::ZERO).unwrap_err();

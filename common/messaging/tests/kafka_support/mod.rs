@@ -3,9 +3,12 @@
 
 pub mod members;
 
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, CreateTopicsResponse, FindCoordinatorRequest,
+    ApiKey, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
+    CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, FindCoordinatorRequest,
     FindCoordinatorResponse, MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader,
     TopicName,
 };
@@ -67,8 +70,19 @@ pub fn replicated_topic(
     replicas: i16,
     configs: &[(&str, &str)],
 ) -> &'static str {
+    let name = unique(name);
+    create_topic(name, partitions, replicas, configs);
+    name
+}
+
+/// Returns a topic name that no other test uses.
+pub fn unique(name: &str) -> &'static str {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-    let name: &'static str = format!("{name}-{now}").leak();
+    format!("{name}-{now}").leak()
+}
+
+/// Creates the topic `name`. Returns once all brokers have its metadata.
+pub fn create_topic(name: &'static str, partitions: i32, replicas: i16, configs: &[(&str, &str)]) {
     let mut all = BTreeMap::from([
         ("compression.type", "uncompressed"),
         ("message.timestamp.type", "LogAppendTime"),
@@ -97,7 +111,66 @@ pub fn replicated_topic(
         let alone = KafkaConfig { brokers: vec![broker], ..config() };
         messaging::connect(&alone).leaders(name, PATIENCE).unwrap();
     }
-    name
+}
+
+/// Deletes the topic `name`. Returns once no broker has its metadata.
+pub fn delete_topic(name: &'static str) {
+    let request = DeleteTopicsRequest::default()
+        .with_timeout_ms(10_000)
+        .with_topic_names(vec![TopicName(StrBytes::from_static_str(name))]);
+    let response: DeleteTopicsResponse = send(&controller().0, ApiKey::DeleteTopics, 5, &request);
+    assert_eq!(response.responses[0].error_code, 0, "{:?}", response.responses[0].error_message);
+    let start = Instant::now();
+    while topic_exists(name) {
+        assert!(start.elapsed() < PATIENCE, "{name} still exists");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Deletes the topic `name` and creates it again. Returns once all brokers have the metadata of the
+/// new one.
+pub fn recreate_topic(name: &'static str, partitions: i32) {
+    delete_topic(name);
+    create_topic(name, partitions, controller().1, &[]);
+}
+
+/// Adds partitions to the topic `name` until it has `count`. Returns once all brokers report them.
+pub fn grow_topic(name: &'static str, count: i32) {
+    let request = CreatePartitionsRequest::default().with_timeout_ms(10_000).with_topics(vec![
+        CreatePartitionsTopic::default()
+            .with_name(TopicName(StrBytes::from_static_str(name)))
+            .with_count(count),
+    ]);
+    let response: CreatePartitionsResponse =
+        send(&controller().0, ApiKey::CreatePartitions, 3, &request);
+    assert_eq!(response.results[0].error_code, 0, "{:?}", response.results[0].error_message);
+    let start = Instant::now();
+    for broker in config().brokers {
+        let alone = KafkaConfig { brokers: vec![broker], ..config() };
+        let mut client = messaging::connect(&alone);
+        while client.leaders(name, PATIENCE).unwrap().len() != count as usize {
+            assert!(start.elapsed() < PATIENCE, "{name} still has its former partitions");
+        }
+    }
+}
+
+/// True if a broker has metadata of the topic `name`. Creates no topic.
+pub fn topic_exists(name: &'static str) -> bool {
+    up().any(|broker| metadata_of(&broker, name, false).topics[0].error_code == 0)
+}
+
+/// Sends a Metadata request for the topic `name`, as a client does that may create it.
+pub fn auto_create_topic(name: &'static str) {
+    let broker = up().next().unwrap();
+    metadata_of(&broker, name, true);
+}
+
+fn metadata_of(broker: &str, name: &'static str, may_create: bool) -> MetadataResponse {
+    let topic = TopicName(StrBytes::from_static_str(name));
+    let request = MetadataRequest::default()
+        .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(topic))]))
+        .with_allow_auto_topic_creation(may_create);
+    send(broker, ApiKey::Metadata, 9, &request)
 }
 
 /// Returns the id of the broker that coordinates `group`.
