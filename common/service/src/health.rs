@@ -3,7 +3,7 @@
 use crate::env::{self, Env, Variable};
 use crate::exit::BoxError;
 use crate::http::{self, Limits, Request, Response, Timed};
-use crate::log::Chain;
+use crate::log::{self, Chain};
 use ::http::Method;
 use prometheus::{Encoder, TextEncoder};
 use std::io::{self, Read, Write};
@@ -106,11 +106,11 @@ fn check_at(mut addr: SocketAddr) -> ExitCode {
     match ready(addr) {
         Ok(status) if status == "200" => ExitCode::SUCCESS,
         Ok(status) => {
-            eprintln!("{addr} is not ready: /readyz returned status {status:?}");
+            log::write_last(&format!("{addr} is not ready: /readyz returned status {status:?}"));
             ExitCode::FAILURE
         }
         Err(err) => {
-            eprintln!("{addr} is not ready: no response from /readyz: {err}");
+            log::write_last(&format!("{addr} is not ready: no response from /readyz: {err}"));
             ExitCode::FAILURE
         }
     }

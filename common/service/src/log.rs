@@ -1,18 +1,60 @@
 //! Logs: one line of key=value pairs on stderr for each event, such as
 //! `ts=2026-11-23T10:00:00.000Z level=info msg="..." topic=heartbeat`.
+//!
+//! A thread writes the lines, so that no other thread ever waits for stderr (`queue.rs`). Warnings
+//! and errors are limited to one line per second and cause (`repetitions.rs`). Lines at `info` are
+//! not limited: logins and transfers are an audit log.
+//!
+//! docs/decisions/0037-bounded-logs.md has the reasons.
 
 use log::kv::{self, Key, Value, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
+use queue::{DROPPED, Queue};
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write as _};
-use std::time::SystemTime;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::sync::{LazyLock, Once};
+use std::thread;
+use std::time::Duration;
+
+mod queue;
+mod repetitions;
+
+/// Maximum wait for stderr before an exit.
+const FLUSH_MAX: Duration = Duration::from_millis(250);
+/// Stack size of the thread that writes the lines.
+const STACK_BYTES: usize = 64 << 10;
+
+static QUEUE: Queue = Queue::new();
 
 /// Installs the logger with the maximum `level`. A second call changes only the level.
 pub fn init(level: LevelFilter) {
+    LazyLock::force(&DROPPED);
     // An error means that this logger is already set.
     let _ = log::set_logger(&Stderr);
     log::set_max_level(level);
+}
+
+/// Writes `line` to stderr after all other lines. Waits at most [`FLUSH_MAX`].
+pub fn write_last(line: &str) {
+    start_writer();
+    QUEUE.push_last(line);
+    QUEUE.flush(FLUSH_MAX);
+}
+
+/// Waits until all lines are written, at most [`FLUSH_MAX`].
+pub fn flush() {
+    QUEUE.flush(FLUSH_MAX);
+}
+
+fn start_writer() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let thread = thread::Builder::new().name("log".into()).stack_size(STACK_BYTES);
+        // Without a thread the lines are dropped, and the metric counts them.
+        let _ = thread.spawn(|| QUEUE.write_to(io::stderr()));
+    });
 }
 
 /// An error with its causes on one line: `store outcomes: db error: connection closed`.
@@ -40,13 +82,15 @@ impl Log for Stderr {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let line = line(SystemTime::now(), record);
-            // A closed stderr cannot be reported anywhere.
-            let _ = io::stderr().lock().write_all(line.as_bytes());
+            start_writer();
+            let is_failure = record.level() <= log::Level::Warn;
+            QUEUE.push(is_failure.then(|| cause(record)), line(record));
         }
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        flush();
+    }
 }
 
 /// Crates whose records at `info` and below are logged. The postgres crate is not one of them: at
@@ -70,13 +114,28 @@ fn is_ours(target: &str) -> bool {
     target.split("::").next().is_some_and(|name| OURS.contains(&name))
 }
 
-fn line(now: SystemTime, record: &Record<'_>) -> String {
+/// Two failures have the same cause if module, message and topic are equal. The messages of other
+/// crates contain values, so their place in the source counts instead.
+fn cause(record: &Record<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    record.target().hash(&mut hasher);
+    if is_ours(record.target()) {
+        record.args().to_string().hash(&mut hasher);
+    } else {
+        record.line().hash(&mut hasher);
+    }
+    if let Some(topic) = record.key_values().get(Key::from_str("topic")) {
+        topic.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn line(record: &Record<'_>) -> String {
     let mut line = String::with_capacity(160);
     let level = record.level().as_str().to_ascii_lowercase();
-    let _ = write!(line, "ts={} level={level} msg=", humantime::format_rfc3339_millis(now));
+    let _ = write!(line, "level={level} msg=");
     quote(&mut line, &record.args().to_string());
     let _ = record.key_values().visit(&mut Pairs(&mut line));
-    line.push('\n');
     line
 }
 
@@ -115,10 +174,27 @@ mod tests {
             .key_values(&pairs)
             .build();
         assert_eq!(
-            line(SystemTime::UNIX_EPOCH, &record),
-            "ts=1970-01-01T00:00:00.000Z level=warn msg=\"batch committed\" topic=heartbeat \
-             reason=\"a \\\"b\\\"\\nc\"\n"
+            line(&record),
+            "level=warn msg=\"batch committed\" topic=heartbeat reason=\"a \\\"b\\\"\\nc\""
         );
+    }
+
+    #[test]
+    fn cause_is_module_message_and_topic() {
+        let cause = |target: &str, message: &str, line, pairs: &[(&str, &str)]| {
+            let pairs: Vec<_> = pairs.iter().map(|(key, it)| (*key, Value::from(*it))).collect();
+            let mut record = Record::builder();
+            record.level(log::Level::Warn).target(target).line(Some(line)).key_values(&pairs);
+            cause(&record.args(format_args!("{message}")).build())
+        };
+        let known = cause("avro", "failed", 1, &[("topic", "a"), ("error", "x")]);
+        assert_eq!(known, cause("avro", "failed", 1, &[("topic", "a"), ("error", "y")]));
+        assert_ne!(known, cause("avro", "failed", 1, &[("topic", "b"), ("error", "x")]));
+        assert_ne!(known, cause("avro", "refused", 1, &[("topic", "a"), ("error", "x")]));
+        assert_ne!(known, cause("bank", "failed", 1, &[("topic", "a"), ("error", "x")]));
+        let foreign = cause("kafka", "broker 1", 1, &[]);
+        assert_eq!(foreign, cause("kafka", "broker 2", 1, &[]));
+        assert_ne!(foreign, cause("kafka", "broker 1", 2, &[]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A panic ends the process, except inside [`guarded`] calls.
 
+use crate::exit::{EXIT_PANIC, exit};
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 
@@ -32,7 +33,7 @@ pub fn exit_on_panic() {
         // to the guard. The process exits with code 101, since a signal without a handler does not
         // reach process 1.
         if cfg!(panic = "abort") || !is_guarded() {
-            std::process::exit(101);
+            exit(EXIT_PANIC);
         }
     }));
 }

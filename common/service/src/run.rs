@@ -68,9 +68,12 @@ fn lookup(name: &str) -> Option<String> {
 
 fn exit_code(program: &str, result: Result<ExitCode, BoxError>) -> ExitCode {
     match result {
-        Ok(code) => code,
+        Ok(code) => {
+            crate::log::flush();
+            code
+        }
         Err(err) => {
-            eprintln!("{program}: {}", Chain(&*err));
+            crate::log::write_last(&format!("{program}: {}", Chain(&*err)));
             if caused_by_environment(&*err) {
                 ExitCode::from(EXIT_USAGE)
             } else {
@@ -97,7 +100,9 @@ fn start(
             other => match service.flags.iter().find(|(flag, _)| *flag == other) {
                 Some((flag, _)) => flags.push(*flag),
                 None => {
-                    eprintln!("{}: unknown argument {other:?}, see --help", service.name);
+                    let name = service.name;
+                    let refusal = format!("{name}: unknown argument {other:?}, see --help");
+                    crate::log::write_last(&refusal);
                     return Ok(ExitCode::from(EXIT_USAGE));
                 }
             },

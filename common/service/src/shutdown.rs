@@ -1,8 +1,9 @@
 //! Shutdown by SIGTERM and SIGINT.
 
+use crate::exit::{EXIT_INTERRUPTED, exit};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{io, process, thread};
+use std::{io, thread};
 
 /// A shutdown request, made by a signal or by [`Shutdown::request`]. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -10,7 +11,7 @@ pub struct Shutdown(Arc<(Mutex<bool>, Condvar)>);
 
 impl Shutdown {
     /// Returns a request that the first SIGTERM or SIGINT makes. A second signal ends the process
-    /// immediately, with code 130.
+    /// immediately, with [`EXIT_INTERRUPTED`].
     ///
     /// # Errors
     /// The signal handlers could not be installed.
@@ -22,10 +23,10 @@ impl Shutdown {
         thread::Builder::new().name("signals".into()).spawn(move || {
             for signal in signals.forever() {
                 if on_signal.requested() {
-                    process::exit(130);
+                    exit(EXIT_INTERRUPTED);
                 }
-                log::info!(signal; "signal received, shutting down");
                 on_signal.request();
+                log::info!(signal; "signal received, shutting down");
             }
         })?;
         Ok(shutdown)

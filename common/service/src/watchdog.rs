@@ -4,7 +4,7 @@
 //! the postgres crate waits forever. Neither gives access to its sockets, so an overdue call cannot
 //! be cancelled. A restart recovers.
 
-use crate::exit::EXIT_TEMPORARY;
+use crate::exit::{EXIT_TEMPORARY, exit};
 use crate::shutdown::Shutdown;
 use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
@@ -32,7 +32,7 @@ pub fn watch(limit: Duration, stop: Option<&Shutdown>, what: String) -> Watch {
         let started = thread::Builder::new().name("watchdog".into()).spawn(|| {
             let what = WATCHDOG.wait_for_overdue();
             log::error!(call = what.as_str(); "call exceeded its deadline, exiting with code 75");
-            std::process::exit(EXIT_TEMPORARY.into());
+            exit(EXIT_TEMPORARY);
         });
         if let Err(err) = started {
             log::error!(error:% = err; "could not start the watchdog, a hung call will block");

@@ -7,7 +7,7 @@ use super::limits::{
 use super::outbox::{Connection, Notifier, Progress, Responder, SendDeadline, Session};
 use super::request::{ReadOutcome, Request, RequestReader};
 use super::response::{BUSY, LATE, NO_WEBSOCKETS, Refusal, Response, TOO_MANY};
-use crate::exit::EXIT_TEMPORARY;
+use crate::exit::{EXIT_TEMPORARY, exit};
 use crate::panic_guard::guarded;
 use http::Method;
 use mio::net::{TcpListener, TcpStream};
@@ -119,7 +119,7 @@ fn open(addr: SocketAddr, limits: Limits, handler: impl Handler) -> io::Result<L
     thread::Builder::new().name("http".into()).stack_size(STACK_BYTES).spawn(move || {
         let Err(err) = server.run();
         log::error!(error:% = err; "the HTTP thread failed, exiting with code 75");
-        std::process::exit(EXIT_TEMPORARY.into());
+        exit(EXIT_TEMPORARY);
     })?;
     Ok(Listener { addr, notifier })
 }
