@@ -1,6 +1,7 @@
 //! Configuration from environment variables. They are read and checked once, at startup. `--help`
 //! lists them.
 
+use crate::url::{self, Problem};
 use std::fmt::{self, Display};
 use std::hint::black_box;
 use std::ops::RangeInclusive;
@@ -18,22 +19,29 @@ pub struct Variable {
     pub default: Option<&'static str>,
     /// If true, the value never appears in errors and logs.
     pub secret: bool,
+    /// Check of the value. [`Env::text`] calls it, so that all services have the same checks.
+    pub check: Option<fn(&str) -> Result<(), Problem>>,
 }
 
 impl Variable {
     /// Returns an optional variable. An empty default means "no default".
     pub const fn new(name: &'static str, default: &'static str, meaning: &'static str) -> Self {
-        Self { name, meaning, default: Some(default), secret: false }
+        Self { name, meaning, default: Some(default), secret: false, check: None }
     }
 
     /// Returns a required variable.
     pub const fn required(name: &'static str, meaning: &'static str) -> Self {
-        Self { name, meaning, default: None, secret: false }
+        Self { name, meaning, default: None, secret: false, check: None }
     }
 
     /// Returns the variable marked as secret.
     pub const fn secret(self) -> Self {
         Self { secret: true, ..self }
+    }
+
+    /// Returns the variable with a check of its value.
+    const fn checked(self, check: fn(&str) -> Result<(), Problem>) -> Self {
+        Self { check: Some(check), ..self }
     }
 }
 
@@ -48,9 +56,11 @@ pub const DATABASE_URL: Variable = Variable::required(
     "DATABASE_URL",
     "PostgreSQL database of this service: a URL such as postgres://user@host:5432/balancedb, or \
      host=... user=... dbname=.... A password in the URL must be percent-encoded: \
-     DATABASE_PASSWORD needs no encoding. The connection is not encrypted",
+     DATABASE_PASSWORD needs no encoding. The connection is not encrypted: sslmode=require is \
+     refused",
 )
-.secret();
+.secret()
+.checked(url::check_postgres);
 
 pub const COMPANY_TOKEN: Variable = Variable::new(
     "COMPANY_TOKEN",
@@ -71,9 +81,11 @@ pub const COMPANY_TOKEN_FILE: Variable = Variable::new(
 
 pub const SCHEMA_REGISTRY_URL: Variable = Variable::required(
     "SCHEMA_REGISTRY_URL",
-    "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7. \
-     https is not supported",
-);
+    "schema registry, base URL of its Confluent API, such as http://host:8081/apis/ccompat/v7, or \
+     http://user:password@host:8081. https is not supported",
+)
+.secret()
+.checked(url::check_http);
 
 /// A variable is missing, invalid or removed. The process exits with code 2.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -89,6 +101,13 @@ pub enum Error {
         value: String,
         /// The accepted values.
         expected: String,
+    },
+    /// The value can never work.
+    #[error("{name} {problem}")]
+    Unusable {
+        name: &'static str,
+        /// What is wrong and what to do, without the value.
+        problem: Problem,
     },
     /// A variable of an earlier version is set.
     #[error("{name} was removed: {replacement}")]
@@ -139,11 +158,17 @@ impl<'a> Env<'a> {
     /// Compose files pass unset variables as empty ones.
     ///
     /// # Errors
-    /// [`Error::Missing`].
+    /// [`Error::Missing`], [`Error::Unusable`].
     pub fn text(&self, variable: &Variable) -> Result<String, Error> {
-        self.value(variable.name)
+        let Variable { name, meaning, check, .. } = *variable;
+        let text = self
+            .value(name)
             .or_else(|| variable.default.map(str::to_owned))
-            .ok_or(Error::Missing { name: variable.name, meaning: variable.meaning })
+            .ok_or(Error::Missing { name, meaning })?;
+        match check.map_or(Ok(()), |check| check(&text)) {
+            Ok(()) => Ok(text),
+            Err(problem) => Err(Error::Unusable { name, problem }),
+        }
     }
 
     /// Parses a variable; `expected` describes the accepted values in the error.
@@ -311,6 +336,23 @@ mod tests {
         let lookup = |_: &str| Some("hunter2".to_owned());
         let err = Env::new(&lookup).parse::<u16>(&DATABASE_URL, "a URL").unwrap_err();
         assert!(!err.to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn url_that_cannot_work_is_refused_without_its_value() {
+        for (variable, value, start) in [
+            (
+                &SCHEMA_REGISTRY_URL,
+                "https://ann:hunter2@r",
+                "SCHEMA_REGISTRY_URL begins with https",
+            ),
+            (&SCHEMA_REGISTRY_URL, "ann:hunter2@r", "SCHEMA_REGISTRY_URL has no scheme"),
+            (&DATABASE_URL, "postgres://ann:hunter2@db/x\r", "DATABASE_URL has a blank"),
+        ] {
+            let lookup = |_: &str| Some(value.to_owned());
+            let err = Env::new(&lookup).text(variable).unwrap_err().to_string();
+            assert!(err.starts_with(start) && !err.contains("hunter2"), "{err}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod http;
 pub mod log;
 pub mod panic_guard;
 pub mod shutdown;
+pub mod url;
 pub mod watchdog;
 
 pub use exit::{BoxError, EXIT_TEMPORARY, EXIT_USAGE};

@@ -2,6 +2,7 @@
 
 use service::env::{self, Env, Variable};
 use service::http::{self, HTTP_ADDR};
+use service::url;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -39,7 +40,8 @@ impl Config {
         let url = env.text(&GRAPHQL_URL)?;
         let Some(graphql_url) = GraphqlUrl::parse(&url) else {
             let expected = "a URL as in https://bank.example/graphql, or :PORT/PATH, or /PATH";
-            return Err(env::invalid(&GRAPHQL_URL, url, expected.to_owned()));
+            let shown = url::without_credentials(&url);
+            return Err(env::invalid(&GRAPHQL_URL, shown, expected.to_owned()));
         };
         let dirs = env.text(&RESULTS_DIR)?;
         Ok(Self {
@@ -150,6 +152,8 @@ mod tests {
         ] {
             assert!(host(wrong).is_err(), "{wrong}");
         }
+        let err = host("https://ann:hunter2@bank.example/graphql").unwrap_err().to_string();
+        assert!(err.contains("https://***@bank.example") && !err.contains("hunter2"), "{err}");
     }
 
     #[test]
