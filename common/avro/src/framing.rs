@@ -6,6 +6,7 @@
 
 use crate::canonical_form::{parse, writes_the_same};
 use crate::codec::Record;
+use crate::id_check::check_regularly;
 use crate::registry::{self, Registry};
 use crate::resolution::{can_resolve, resolve};
 use avro_rs::Schema;
@@ -50,7 +51,8 @@ impl<R: Record> Encoder<R> {
     }
 
     /// Like [`Self::new`], but retries with backoff and a log line while the registry is
-    /// unavailable or lacks the schema. Returns `None` if shutdown is requested.
+    /// unavailable or lacks the schema. Returns `None` if shutdown is requested. From then on the
+    /// id is checked: see [`check_regularly`].
     ///
     /// # Errors
     /// The error is not retryable.
@@ -62,7 +64,11 @@ impl<R: Record> Encoder<R> {
                     let topic = R::TOPIC.name;
                     log::warn!(topic, error:% = Chain(&err); "waiting for the schema registry");
                 }
-                done => return done.map(Some),
+                Ok(encoder) => {
+                    check_regularly(registry, R::TOPIC, encoder.id(), shutdown);
+                    return Ok(Some(encoder));
+                }
+                Err(err) => return Err(err),
             }
             if shutdown.wait(pause) {
                 return Ok(None);
@@ -76,6 +82,20 @@ impl<R: Record> Encoder<R> {
         let mut frame = [0; FRAME_BYTES];
         frame[1..].copy_from_slice(&id.to_be_bytes());
         Self(frame, PhantomData)
+    }
+
+    fn id(&self) -> u32 {
+        let [_, id @ ..] = self.0;
+        u32::from_be_bytes(id)
+    }
+
+    /// Returns an encoded value, possibly stored since an earlier registry, with the id of this
+    /// encoder. A value with another schema is returned as it is.
+    pub fn with_current_id(&self, mut value: Vec<u8>) -> Vec<u8> {
+        if unframe(&value).is_ok_and(|(_, datum)| R::read(datum).is_ok()) {
+            value[..FRAME_BYTES].copy_from_slice(&self.0);
+        }
+        value
     }
 
     /// Encodes `record` in the Confluent wire format.

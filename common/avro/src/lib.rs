@@ -4,6 +4,8 @@
 mod canonical_form;
 mod codec;
 mod framing;
+mod id_check;
+mod registered_form;
 pub mod registry;
 mod resolution;
 
@@ -12,3 +14,4 @@ mod tests;
 
 pub use codec::Record;
 pub use framing::{Decoder, Encoder, Error};
+pub use registered_form::registered_form;

@@ -3,10 +3,12 @@
 //! All calls are idempotent. `register` returns the same id for the same schema.
 
 use crate::canonical_form;
+use crate::registered_form::registered_form;
 use bank::topology::Topic;
 use serde_json::{Value, json};
+use service::url;
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use ureq::Agent;
 
@@ -22,6 +24,16 @@ const RESPONSE: Duration = Duration::from_secs(5);
 const BODY_BYTES_MAX: u64 = 1 << 20;
 /// Maximum number of versions of a subject that are compared with a schema, newest first.
 const VERSIONS_MAX: usize = 100;
+/// Error codes of status 404 for what a registry does not have. Source: Confluent's Schema Registry
+/// API, which Karapace and Apicurio follow.
+const ABSENT: [u64; 6] = [
+    40401, // The subject does not exist.
+    40402, // The version does not exist.
+    40403, // The schema does not exist.
+    40404, // The subject is deleted, but not permanently.
+    40406, // The version is deleted, but not permanently.
+    40408, // The subject has no compatibility level of its own.
+];
 /// Maximum length of the registry's message in an error, characters.
 const MESSAGE_MAX: usize = 2_000;
 
@@ -40,7 +52,11 @@ pub struct Error {
 #[derive(Debug, Clone)]
 pub struct Registry {
     url: Arc<str>,
+    /// `url` without credentials, for errors.
+    name: Arc<str>,
     agent: Agent,
+    /// The ids that are checked regularly: see `id_check.rs`.
+    pub(crate) ids_in_use: Arc<Mutex<Vec<(Topic, u32)>>>,
 }
 
 /// A version of a subject.
@@ -71,7 +87,9 @@ impl Registry {
             .timeout_recv_body(Some(response))
             .build()
             .new_agent();
-        Self { url: url.trim_end_matches('/').into(), agent }
+        let url = url.trim_end_matches('/');
+        let name = url::without_credentials(url).into();
+        Self { url: url.into(), name, agent, ids_in_use: Arc::default() }
     }
 
     /// Returns the schema with this id. `None` if the id is not in the registry.
@@ -91,39 +109,26 @@ impl Registry {
     /// Retryable if the schema is not registered yet.
     pub fn id_of(&self, topic: &Topic) -> Result<u32, Error> {
         let (subject, schema) = (topic.subject(), topic.schema.unwrap_or_default());
-        // A schema registered by a JVM program may differ in whitespace and documentation. It
-        // encodes to the same bytes.
-        let found =
-            self.find(&subject, schema, |text| canonical_form::writes_the_same(text, schema))?;
-        found.ok_or_else(|| {
-            let text =
-                format!("no schema of {subject} found at {}: run the synchronizer", self.url);
-            Error { retryable: true, text }
-        })
-    }
-
-    /// Returns the id of `schema` in `subject`. If the registry has no schema with this text,
-    /// returns the id of the newest version that `fits`.
-    pub fn find(
-        &self,
-        subject: &str,
-        schema: &str,
-        fits: impl Fn(&str) -> bool,
-    ) -> Result<Option<u32>, Error> {
-        let exact = self.lookup(subject, schema)?;
-        if exact.is_some() {
-            return Ok(exact);
+        if let Some(id) = self.lookup(&subject, &registered_form(schema))? {
+            return Ok(id);
         }
-        for version in self.versions(subject)?.into_iter().rev().take(VERSIONS_MAX) {
-            let found = self.version(subject, version)?;
-            if let Some(version) = found.filter(|version| fits(&version.schema)) {
-                return Ok(Some(version.id));
+        // A schema registered by another program may differ in whitespace and documentation. It
+        // encodes to the same bytes.
+        for version in self.versions(&subject)?.into_iter().rev().take(VERSIONS_MAX) {
+            match self.version(&subject, version)? {
+                Some(found) if canonical_form::writes_the_same(&found.schema, schema) => {
+                    return Ok(found.id);
+                }
+                _ => {}
             }
         }
-        Ok(None)
+        let text = format!("no schema of {subject} found at {}: run the synchronizer", self.name);
+        Err(Error { retryable: true, text })
     }
 
-    fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, Error> {
+    /// Returns the id of `schema` in `subject`. Apicurio compares the texts, other registries
+    /// ignore whitespace.
+    pub fn lookup(&self, subject: &str, schema: &str) -> Result<Option<u32>, Error> {
         let call = self.post(&format!("/subjects/{subject}"), &json!({ "schema": schema }))?;
         call.found()?.map(|call| call.id()).transpose()
     }
@@ -199,6 +204,7 @@ impl Registry {
 
     fn call(&self, method: &'static str, path: &str, body: Option<&Value>) -> Result<Call, Error> {
         let url = format!("{}{path}", self.url);
+        let name = format!("{method} {}{path}", self.name);
         let (status, bytes) = match self.exchange(method, &url, body) {
             // The registry closed an idle connection. The second attempt opens a new one.
             Err(ureq::Error::Io(err)) if is_broken_connection(err.kind()) => {
@@ -209,11 +215,13 @@ impl Registry {
         .map_err(|err| {
             let retryable =
                 !matches!(err, ureq::Error::BadUri(_) | ureq::Error::BodyExceedsLimit(_));
-            Error { retryable, text: format!("{method} {url}: {err}") }
+            // An error of the crate may contain the URL.
+            let cause = err.to_string().replace(&*self.url, &self.name);
+            Error { retryable, text: format!("{name}: {cause}") }
         })?;
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(shorten(String::from_utf8_lossy(&bytes).trim())));
-        Ok(Call { name: format!("{method} {url}"), status, body })
+        Ok(Call { name, status, body })
     }
 
     fn exchange(
@@ -251,11 +259,11 @@ impl Call {
         Err(Error { retryable, ..self.unexpected() })
     }
 
-    /// Returns the response. `None` if the subject (40401), version (40402) or schema (40403) does
-    /// not exist. Any other 404 means a wrong URL and is an error.
+    /// Returns the response, or `None` if what it asks for is [`ABSENT`]. Any other 404 means a
+    /// wrong URL and is an error.
     fn found(self) -> Result<Option<Self>, Error> {
-        let absent =
-            self.status == 404 && matches!(self.body["error_code"].as_u64(), Some(40401..=40403));
+        let code = self.body["error_code"].as_u64();
+        let absent = self.status == 404 && code.is_some_and(|code| ABSENT.contains(&code));
         if absent { Ok(None) } else { self.ok().map(Some) }
     }
 
@@ -296,7 +304,6 @@ pub(crate) mod tests {
     use bank::topology::HEARTBEAT;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{TcpListener, TcpStream};
-    use std::sync::Mutex;
     use std::thread;
     use std::time::Instant;
 
@@ -305,6 +312,8 @@ pub(crate) mod tests {
     pub(crate) struct Fake {
         pub(crate) url: String,
         pub(crate) requests: Arc<Mutex<Vec<String>>>,
+        /// The value of the header `authorization` of each request that has one.
+        credentials: Arc<Mutex<Vec<String>>>,
     }
 
     impl Fake {
@@ -314,13 +323,15 @@ pub(crate) mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
             let requests = Arc::new(Mutex::new(Vec::new()));
-            let log = requests.clone();
+            let credentials = Arc::new(Mutex::new(Vec::new()));
+            let (log, credentials_log) = (requests.clone(), credentials.clone());
             thread::spawn(move || {
                 let mut responses = responses.into_iter().peekable();
                 for stream in listener.incoming() {
                     let mut stream = BufReader::new(stream.unwrap());
-                    while let Some(path) = read_request(&mut stream) {
+                    while let Some((path, credentials)) = read_request(&mut stream) {
                         log.lock().unwrap().push(path);
+                        credentials_log.lock().unwrap().extend(credentials);
                         let (status, body) = responses.peek().unwrap().clone();
                         if responses.len() > 1 {
                             responses.next();
@@ -336,14 +347,15 @@ pub(crate) mod tests {
                     }
                 }
             });
-            Self { url, requests }
+            Self { url, requests, credentials }
         }
     }
 
-    /// Returns method and path of the next request. `None` when the connection ends.
-    fn read_request(stream: &mut BufReader<TcpStream>) -> Option<String> {
+    /// Returns method and path of the next request, and its credentials. `None` when the connection
+    /// ends.
+    fn read_request(stream: &mut BufReader<TcpStream>) -> Option<(String, Option<String>)> {
         let mut first = String::new();
-        let mut length = 0;
+        let (mut length, mut credentials) = (0, None);
         stream.read_line(&mut first).ok()?;
         loop {
             let mut line = String::new();
@@ -353,12 +365,15 @@ pub(crate) mod tests {
             if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = text.trim().parse().unwrap();
             }
+            if line.to_ascii_lowercase().starts_with("authorization:") {
+                credentials = Some(line["authorization:".len()..].trim().to_owned());
+            }
             if line == "\r\n" {
                 break;
             }
         }
         stream.read_exact(&mut vec![0; length]).ok()?;
-        Some(first.trim_end_matches(" HTTP/1.1\r\n").to_owned())
+        Some((first.trim_end_matches(" HTTP/1.1\r\n").to_owned(), credentials))
     }
 
     fn responding(status: u16, body: &str) -> Registry {
@@ -375,10 +390,57 @@ pub(crate) mod tests {
 
     #[test]
     fn status_404_of_a_wrong_url_fails() {
-        let registry = responding(404, r#"{"error_code":0,"message":"no resource"}"#);
-        let err = registry.schema(1).unwrap_err();
-        assert!(!err.retryable);
-        assert!(err.text.contains("status 404: no resource"), "{err}");
+        for code in [0, 404, 40405, 40407] {
+            let body = json!({"error_code": code, "message": "no resource"}).to_string();
+            let err = responding(404, &body).schema(1).unwrap_err();
+            assert!(!err.retryable);
+            assert!(err.text.contains("status 404: no resource"), "{err}");
+        }
+        // A status other than 404 with such a code.
+        assert!(responding(422, r#"{"error_code":40403}"#).schema(1).is_err());
+    }
+
+    #[test]
+    fn absence_in_every_registry_is_no_error() {
+        // Messages of Confluent's registry and of Karapace.
+        for (code, message) in [
+            (40401, "Subject 'heartbeat-value' not found."),
+            (40402, "Version latest not found."),
+            (40403, "Schema not found"),
+            (40404, "Subject 'heartbeat-value' was soft deleted.Set permanent=true to delete"),
+            (40406, "Subject 'heartbeat-value' Version 1 was soft deleted.Set permanent=true"),
+            (40408, "Subject 'heartbeat-value' does not have subject-level compatibility set"),
+        ] {
+            let body = json!({"error_code": code, "message": message}).to_string();
+            let registry = responding(404, &body);
+            assert_eq!(registry.schema(1).unwrap(), None, "{code}");
+            assert_eq!(registry.compatibility("heartbeat-value").unwrap(), None, "{code}");
+            assert_eq!(registry.lookup("heartbeat-value", "{}").unwrap(), None, "{code}");
+            assert_eq!(registry.incompatibility("heartbeat-value", "{}").unwrap(), None, "{code}");
+            assert!(registry.id_of(&HEARTBEAT).unwrap_err().retryable, "{code}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_sent_and_never_shown() {
+        let fake = Fake::start(vec![(401, "Unauthorized".to_owned())]);
+        let (_, address) = fake.url.split_once("://").unwrap();
+        let registry = Registry::new(&format!("http://ann:hunter2@{address}/"));
+        let err = registry.schema(1).unwrap_err().to_string();
+        let start = format!("GET http://***@{address}/schemas/ids/1: status 401");
+        assert!(err.starts_with(&start), "{err}");
+        // "ann:hunter2" in base64.
+        assert_eq!(*fake.credentials.lock().unwrap(), ["Basic YW5uOmh1bnRlcjI="]);
+        // The first URL is refused by the HTTP client, nothing listens at the second one.
+        for url in ["http://ann:hunter2@re gistry", "http://ann:hunter2@127.0.0.1:1"] {
+            let err = Registry::new(url).id_of(&HEARTBEAT).unwrap_err().to_string();
+            assert!(err.contains("***@") && !err.contains("hunter2"), "{err}");
+        }
+        let absent = responding(404, r#"{"error_code":40401,"message":""}"#);
+        let (_, address) = absent.url.split_once("://").unwrap();
+        let registry = Registry::new(&format!("http://ann:hunter2@{address}"));
+        let err = registry.id_of(&HEARTBEAT).unwrap_err().to_string();
+        assert!(err.contains("found at http://***@"), "{err}");
     }
 
     #[test]

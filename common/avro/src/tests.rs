@@ -267,6 +267,16 @@ fn encoded_value_starts_with_its_schema_id() {
 }
 
 #[test]
+fn stored_value_gets_the_current_id() {
+    let encoder = Encoder::<Heartbeat>::with_id(7);
+    assert_eq!(encoder.with_current_id(vec![0, 0, 0, 0, 1, 2]), [0, 0, 0, 0, 7, 2]);
+    // Values that are no heartbeats keep their id.
+    for other in [vec![], vec![0, 0, 0, 1], vec![0, 0, 0, 0, 1], vec![0, 0, 0, 0, 1, 2, 2]] {
+        assert_eq!(encoder.with_current_id(other.clone()), other);
+    }
+}
+
+#[test]
 fn record_with_an_earlier_schema_is_decoded() {
     // Encoded by hand from the Avro specification: lengths and numbers are in zigzag encoding.
     let mut bytes = vec![36];

@@ -225,7 +225,7 @@ final class Codec {
     Writer(String topic) throws IOException {
       this.topic = topic;
       schema = schema(topic);
-      id = registry.idOf(topic, schemaText(topic));
+      id = registry.idOf(topic, schema.toString());
       writer = new GenericDatumWriter<>(schema);
     }
 
