@@ -41,7 +41,7 @@ impl Cluster {
             mode: Mode::Batched,
             linger: Duration::ZERO,
             batch_records: 10_000,
-            batch_bytes: 900_000,
+            batch_bytes: 200_000,
         };
         Sender::new(&config, shutdown)
     }

@@ -1,5 +1,6 @@
 //! Undecodable records.
 
+use bank::limits::COMMAND_BYTES_MAX;
 use bank::records::{Atype, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT};
 use bank_tests::bank_client::BankClient;
@@ -9,7 +10,7 @@ use bank_tests::wait::until;
 use bank_tests::{Account, SHOP, creation};
 use messaging::partitioner::partition;
 use observer::ObservedRecord;
-use observer::undecodable::{COMMAND_BYTES_MAX, UndecodableCase, cases, transfers};
+use observer::undecodable::{UndecodableCase, cases, transfers};
 use std::time::Duration;
 use uuid::Uuid;
 

@@ -1,13 +1,12 @@
 //! The topics of the bank: names, partitions, configs and schemas. See ARCHITECTURE.md, "Topics".
 
+use crate::limits::{BATCH_BYTES_MAX, DEAD_LETTER_BATCH_BYTES_MAX};
+
 /// Desired replication factor. The actual one is `min(REPLICATION, brokers)`.
 pub const REPLICATION: i16 = 3;
 
 /// `min.insync.replicas` if there are at least [`REPLICATION`] brokers, else 1.
 pub const MIN_INSYNC_REPLICAS: i16 = 2;
-
-/// Maximum size of a record batch, bytes (`max.message.bytes`).
-pub const MESSAGE_BYTES_MAX: u32 = 4 << 20;
 
 /// A topic that the synchronizer creates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,7 +15,9 @@ pub struct Topic {
     pub name: &'static str,
     /// Number of partitions. Kafka cannot reduce it.
     pub partitions: i32,
-    /// Configs of this topic, in addition to [`COMMON_CONFIG`].
+    /// The largest record batch that brokers accept, in bytes (`max.message.bytes`).
+    pub batch_bytes_max: usize,
+    /// Configs of this topic, in addition to [`COMMON_CONFIG`] and `max.message.bytes`.
     pub config: &'static [(&'static str, &'static str)],
     /// The Avro schema of its values, registered as `<name>-value`. `None`: the values are raw
     /// bytes.
@@ -27,14 +28,11 @@ pub struct Topic {
 ///
 /// The kafka crate drops uncompressed records before a compressed batch, so brokers store all
 /// batches uncompressed. Protocol version 0 has no timestamps, so brokers set them.
-pub const COMMON_CONFIG: &[(&str, &str)] = &[
-    ("compression.type", "uncompressed"),
-    ("message.timestamp.type", "LogAppendTime"),
-    ("max.message.bytes", "4194304"),
-];
+pub const COMMON_CONFIG: &[(&str, &str)] =
+    &[("compression.type", "uncompressed"), ("message.timestamp.type", "LogAppendTime")];
 
 const fn topic(name: &'static str, partitions: i32, schema: &'static str) -> Topic {
-    Topic { name, partitions, config: &[], schema: Some(schema) }
+    Topic { name, partitions, batch_bytes_max: BATCH_BYTES_MAX, config: &[], schema: Some(schema) }
 }
 
 /// Heartbeat records, which trigger the load. Retention is 15 minutes.
@@ -67,8 +65,13 @@ pub const MONEY_TRANSFER_FAILED: Topic =
 pub const BALANCE_CHANGED: Topic =
     topic("balance_changed", 9, include_str!("../schemas/balance_changed.avsc"));
 /// Dead letters: the values of undecodable records. The key is `topic/partition/offset: reason`.
-pub const DEAD_LETTER: Topic =
-    Topic { name: "dead_letter", partitions: 1, config: &[], schema: None };
+pub const DEAD_LETTER: Topic = Topic {
+    name: "dead_letter",
+    partitions: 1,
+    batch_bytes_max: DEAD_LETTER_BATCH_BYTES_MAX,
+    config: &[],
+    schema: None,
+};
 
 /// All topics, in the order of the data flow.
 pub const TOPICS: [Topic; 9] = [
@@ -93,12 +96,6 @@ impl Topic {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn size_limit_in_the_config_equals_the_constant() {
-        let limit = COMMON_CONFIG.iter().find(|(name, _)| *name == "max.message.bytes").unwrap().1;
-        assert_eq!(limit, MESSAGE_BYTES_MAX.to_string());
-    }
 
     #[test]
     fn topic_name_is_that_of_its_record() {

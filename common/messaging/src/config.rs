@@ -1,5 +1,6 @@
 //! Settings of the Kafka clients, read from the environment.
 
+use bank::limits::FETCH_BYTES;
 use kafka_client::{Compression, Mechanism, Sasl};
 use service::env::{self, Env, Variable};
 use std::fmt;
@@ -28,10 +29,6 @@ pub const KAFKA_TIMEOUT_MS: Variable = Variable::new(
     "request timeout, 1000 to 110000 ms. After it the built-in client retries on a new connection. \
      With the kafka crate the service exits with code 75 and must be restarted",
 );
-
-/// `partition_max_bytes` of a fetch, bytes. A larger record is still returned. For measurements,
-/// see docs/decisions/0008-batch-sizes.md.
-const FETCH_BYTES: i32 = 32 << 10;
 
 pub const COMPRESSION: Variable = Variable::new(
     "COMPRESSION",
@@ -157,7 +154,7 @@ impl KafkaConfig {
             brokers,
             client: ClientChoice::from_env(env)?,
             timeout: env.millis(&KAFKA_TIMEOUT_MS, 1000..=110_000)?,
-            fetch_bytes: FETCH_BYTES,
+            fetch_bytes: FETCH_BYTES as i32,
             compression: env.choice(&COMPRESSION, &Compression::ALL)?,
             sasl: sasl(env)?,
         };

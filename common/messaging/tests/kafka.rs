@@ -4,6 +4,7 @@
 
 mod kafka_support;
 
+use bank::limits::BATCH_BYTES_MAX;
 use kafka_support::{
     OpenTransaction, PATIENCE, Reader, beginning, built_in, client, config, java_client, numbered,
     producer_config, start_positions, topic,
@@ -312,15 +313,15 @@ fn record_above_fetch_size_does_not_delay_others() {
     let topic = topic("large", 9, &[]);
     let mut records = numbered(topic, 0..2000);
     for i in [300, 301, 1500] {
-        records[i].value = vec![b'x'; 2 << 20];
+        records[i].value = vec![b'x'; 200_000];
     }
-    records[1000].value = vec![b'y'; (4 << 20) - 200];
+    records[1000].value = vec![b'y'; BATCH_BYTES_MAX - 200];
     send(&records);
     let mut reader = Reader::new(topic, 9);
     reader.read(2000);
     let mut sizes: Vec<usize> = reader.values().iter().map(String::len).collect();
     sizes.sort_unstable();
-    assert_eq!(sizes[1995..], [10, 2 << 20, 2 << 20, 2 << 20, (4 << 20) - 200]);
+    assert_eq!(sizes[1995..], [10, 200_000, 200_000, 200_000, BATCH_BYTES_MAX - 200]);
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Undecodable records, for tests of a command-handler. Each must be written to dead_letter.
 
+use bank::limits::COMMAND_BYTES_MAX;
 use bank::records::ConfirmMoneyTransfer;
 use bank::topology::{CONFIRM_MONEY_TRANSFER, Topic};
 
-/// Maximum size of a command's value that a command-handler must accept, bytes.
-pub const COMMAND_BYTES_MAX: usize = 64 << 10;
+/// A value that is larger than a command and fits into the topic, bytes.
+const LARGE_BYTES: usize = 250_000;
 
 /// An undecodable record.
 #[derive(Debug, Clone)]
@@ -41,7 +42,7 @@ pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCas
     let whole = |what, reason| with(what, reason, &|_| {});
     vec![
         with("100 random bytes", "magic byte", &|value| *value = noise(100)),
-        with("2 MiB of random bytes", "2097152 bytes", &|value| *value = noise(2 << 20)),
+        with("250,000 random bytes", "250000 bytes", &|value| *value = noise(LARGE_BYTES)),
         with("magic byte 1", "magic byte 1 instead of 0", &|value| value[0] = 1),
         with("one byte", "too short", &|value| value.truncate(1)),
         with("half a schema id", "too short", &|value| value.truncate(3)),
@@ -54,7 +55,7 @@ pub fn cases(topic: Topic, good: &[u8], other_schema: u32) -> Vec<UndecodableCas
         with("a schema id above the range of an int", "not found", &schema(u32::MAX)),
         with("the schema of another record", "schema", &schema(other_schema)),
         with("more than 64 KiB", "65537 bytes", &|value| value.resize(COMMAND_BYTES_MAX + 1, 0)),
-        with("2 MiB", "2097152 bytes", &|value| value.resize(2 << 20, 0)),
+        with("250,000 bytes", "250000 bytes", &|value| value.resize(LARGE_BYTES, 0)),
         UndecodableCase { value: None, ..whole("no value", "no value") },
         UndecodableCase { key: None, ..whole("no key", "no key") },
         UndecodableCase { key: None, value: None, ..whole("neither key nor value", "no ") },

@@ -105,7 +105,7 @@ fn producer(brokers: &str, linger_ms: u32) -> Result<ThreadedProducer<Deliveries
         .set("enable.idempotence", "true")
         .set("linger.ms", linger_ms.to_string())
         .set("partitioner", "murmur2_random")
-        .set("message.max.bytes", "4194304")
+        .set("message.max.bytes", "262144")
         .set("delivery.timeout.ms", DELIVERY_MS)
         .set("socket.nagle.disable", "true")
         .create_with_context(Deliveries::default())

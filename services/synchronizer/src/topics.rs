@@ -129,7 +129,10 @@ fn configs(topic: &Topic, replication: i16) -> Vec<(&'static str, String)> {
     let fixed = COMMON_CONFIG.iter().chain(topic.config);
     fixed
         .map(|(name, value)| (*name, (*value).to_owned()))
-        .chain([("min.insync.replicas", insync.to_string())])
+        .chain([
+            ("max.message.bytes", topic.batch_bytes_max.to_string()),
+            ("min.insync.replicas", insync.to_string()),
+        ])
         .collect()
 }
 

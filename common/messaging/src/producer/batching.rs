@@ -1,7 +1,8 @@
 //! The batching producer: a queue, and a thread that sends batches from it.
 
 use super::config::ProducerConfig;
-use super::sender::{Outgoing, REQUEST_BYTES_MAX, Sender};
+use super::sender::{Outgoing, Sender};
+use bank::limits::{PRODUCED_REQUEST_BYTES_MAX, PRODUCER_QUEUE_BYTES};
 use kafka_client::Error;
 use service::shutdown::Shutdown;
 use std::collections::VecDeque;
@@ -12,8 +13,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Maximum size of queued and in-flight records, bytes. A larger record is queued alone.
-const QUEUE_BYTES: usize = 8 << 20;
 /// Maximum number of batches, of which one is in flight.
 pub(super) const QUEUE_BATCHES: usize = 4;
 
@@ -195,7 +194,7 @@ impl Queue {
         let mut state = self.state();
         while state.records > 0
             && (state.records >= QUEUE_BATCHES * self.batch_records
-                || state.bytes + bytes > QUEUE_BYTES)
+                || state.bytes + bytes > PRODUCER_QUEUE_BYTES)
         {
             state = match deadline.map(|it| it.saturating_duration_since(Instant::now())) {
                 None => self.drained.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -219,7 +218,8 @@ impl Queue {
             open.first_at = Some(Instant::now());
             self.filled.notify_one();
         }
-        if open.records.len() >= self.batch_records || open.bytes >= REQUEST_BYTES_MAX / 2 {
+        let is_full = open.bytes >= PRODUCED_REQUEST_BYTES_MAX / 2;
+        if open.records.len() >= self.batch_records || is_full {
             let full = mem::take(open);
             state.full.push_back(full);
             self.filled.notify_one();

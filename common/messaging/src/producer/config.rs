@@ -23,8 +23,8 @@ const BATCH_RECORDS: usize = 2000;
 
 pub const BATCH_BYTES: Variable = Variable::new(
     "BATCH_BYTES",
-    "900000",
-    "maximum size of a batch of one partition before compression, 1000 to 4000000 bytes. A larger \
+    "200000",
+    "maximum size of a batch of one partition before compression, 1000 to 250000 bytes. A larger \
      record is sent alone",
 );
 
@@ -63,7 +63,7 @@ impl ProducerConfig {
                 .choice(&PRODUCER_MODE, &[("batched", Mode::Batched), ("single", Mode::Single)])?,
             linger: env.millis(&LINGER_MS, 0..=1000)?,
             batch_records: BATCH_RECORDS,
-            batch_bytes: env.number(&BATCH_BYTES, 1000..=4_000_000)?,
+            batch_bytes: env.number(&BATCH_BYTES, 1000..=250_000)?,
         })
     }
 

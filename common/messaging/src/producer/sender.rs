@@ -4,7 +4,8 @@ use super::config::ProducerConfig;
 use super::metrics::{BATCH_SIZE, BATCHES, BYTES, ERRORS, RECORDS, REQUEST_SECONDS, RETRIES};
 use crate::client::KafkaClient;
 use crate::{connect, partitioner};
-use bank::topology::{DEAD_LETTER, MESSAGE_BYTES_MAX};
+use bank::limits::{PRODUCED_REQUEST_BYTES_MAX, record_bytes_max};
+use bank::topology::DEAD_LETTER;
 use kafka_client::protocol::codes;
 use kafka_client::{Batch, Error, ErrorKind, NewRecord};
 use service::shutdown::Shutdown;
@@ -14,12 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Maximum size of a record's key and value, bytes. This is `max.message.bytes` without the batch
-/// header, which counts against that limit.
-pub(super) const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX as usize - 128;
-/// Maximum size of a request's records, bytes. The kafka crate needs about three times that much
-/// memory to send it.
-pub(super) const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Time limit of each call to the client. After at most this time a shutdown request is noticed.
 const CALL_SLICE: Duration = Duration::from_millis(200);
 /// Time for retries after a shutdown request.
@@ -61,12 +56,12 @@ impl Outgoing {
     }
 
     fn check_size(&self) -> Result<(), Error> {
-        let bytes = self.key.len() + self.value.len();
-        if bytes <= RECORD_BYTES_MAX {
+        let (topic, bytes) = (self.topic, self.key.len() + self.value.len());
+        let limit = record_bytes_max(topic);
+        if bytes <= limit {
             return Ok(());
         }
-        let topic = self.topic;
-        let text = format!("record for {topic} has {bytes} bytes, the limit is {RECORD_BYTES_MAX}");
+        let text = format!("record for {topic} has {bytes} bytes, the limit is {limit}");
         Err(Error { kind: ErrorKind::Message, code: codes::MESSAGE_TOO_LARGE, text })
     }
 }
@@ -135,7 +130,7 @@ impl Sender {
         let mut bytes = 0;
         let fits = |record: &&Outgoing| {
             bytes += record.bytes();
-            bytes <= REQUEST_BYTES_MAX
+            bytes <= PRODUCED_REQUEST_BYTES_MAX
         };
         records.iter().take(self.batch_records).take_while(fits).count().max(1)
     }

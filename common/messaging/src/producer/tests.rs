@@ -1,8 +1,8 @@
 use super::batching::QUEUE_BATCHES;
-use super::sender::RECORD_BYTES_MAX;
 use super::{Delivery, Mode, Outgoing, Producer, ProducerConfig, Sender};
 use crate::fake::{Fake, ProduceOutcome, error};
 use crate::partitioner;
+use bank::limits::{PRODUCER_QUEUE_BYTES, record_bytes_max};
 use kafka_client::{Batch, ErrorKind};
 use service::env::Env;
 use service::shutdown::Shutdown;
@@ -143,8 +143,8 @@ fn record_above_the_size_limit_is_rejected() {
         |key: &str, bytes: usize| Outgoing { value: vec![0; bytes - key.len()], ..record(key) };
     let results = sender.send_all(&[
         record("a"),
-        sized("b", RECORD_BYTES_MAX),
-        sized("c", RECORD_BYTES_MAX + 1),
+        sized("b", record_bytes_max("t")),
+        sized("c", record_bytes_max("t") + 1),
         record("d"),
     ]);
     let rejected: Vec<bool> = results.iter().map(Result::is_err).collect();
@@ -337,10 +337,13 @@ fn full_queue_refuses_a_record_after_its_wait() {
 fn queue_is_also_limited_in_bytes() {
     let (fake, permit, starts) = gated();
     let producer = producer(&fake, &config());
-    let large = || Outgoing { value: vec![0; RECORD_BYTES_MAX - 100], ..record("large") };
+    let large = || Outgoing { value: vec![0; record_bytes_max("t") - 100], ..record("large") };
     let _ = producer.send(large());
     assert_eq!(starts.recv(), Ok(1));
-    let _ = producer.send(large());
+    let capacity = PRODUCER_QUEUE_BYTES / record_bytes_max("t");
+    for _ in 1..capacity {
+        let _ = producer.send(large());
+    }
     let (queued, is_queued) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -348,7 +351,7 @@ fn queue_is_also_limited_in_bytes() {
             queued.send(()).unwrap();
         });
         assert!(is_queued.recv_timeout(Duration::from_millis(50)).is_err());
-        (0..3).for_each(|_| permit.send(()).unwrap());
+        (0..=capacity).for_each(|_| permit.send(()).unwrap());
         is_queued.recv_timeout(Duration::from_secs(10)).unwrap();
     });
 }
