@@ -30,6 +30,12 @@ pub struct Config {
     pub timeout: Duration,
     /// `partition_max_bytes` of a fetch, in bytes. A batch that is larger is returned whole.
     pub fetch_bytes: i32,
+    /// Memory for the decoded records of a response, and for a decompressed batch, in bytes.
+    /// Further records are fetched again, and a larger compressed batch is undecodable. One record
+    /// may take more.
+    pub fetch_memory: usize,
+    /// Limit of a response, in bytes. A larger batch is undecodable.
+    pub response_bytes_max: usize,
     /// Compression of produced batches. Its Cargo feature must be enabled.
     pub compression: Compression,
     /// `client_id` in request headers. Brokers use it in request logs, metrics and quotas.
@@ -41,13 +47,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default settings: a timeout of 10 s, fetches of 1 MiB per partition, no compression, the
-    /// client id `kafka-client`, no SASL, no shutdown check.
+    /// The default settings: a timeout of 10 s, fetches of 1 MiB per partition, 64 MiB for records
+    /// and for responses, no compression, the client id `kafka-client`, no SASL, no shutdown check.
     pub fn new(brokers: Vec<String>) -> Self {
         Self {
             brokers,
             timeout: Duration::from_secs(10),
             fetch_bytes: 1 << 20,
+            fetch_memory: 64 << 20,
+            response_bytes_max: 64 << 20,
             compression: Compression::None,
             client_id: "kafka-client".to_owned(),
             sasl: None,
@@ -61,6 +69,7 @@ impl Config {
             shutdown: self.shutdown.clone(),
             client_id: self.client_id.clone(),
             sasl: self.sasl.clone(),
+            response_bytes_max: self.response_bytes_max,
         }
     }
 }
@@ -76,4 +85,6 @@ pub struct ConnectionConfig {
     pub client_id: String,
     /// SASL credentials. None if the broker requires no authentication.
     pub sasl: Option<Sasl>,
+    /// Limit of a response, in bytes. Each API has a limit of its own in addition.
+    pub response_bytes_max: usize,
 }

@@ -366,8 +366,9 @@ impl Connection {
                 let Some(InFlightRequest { spec, .. }) = self.in_flight.front() else {
                     return Err(self.unrequested());
                 };
-                if length > spec.response_bytes_max {
-                    let (broker, bytes_max) = (self.broker.clone(), spec.response_bytes_max);
+                let bytes_max = spec.response_bytes_max.min(self.config.response_bytes_max);
+                if length > bytes_max {
+                    let broker = self.broker.clone();
                     return Err(ConnectionError::ResponseTooLarge {
                         broker,
                         bytes: length,

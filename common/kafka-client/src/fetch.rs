@@ -11,9 +11,6 @@ use crate::record_batch;
 use crate::types::{PartitionData, Position};
 use std::time::{Duration, Instant};
 
-/// Limit of the decoded records of one response, in bytes. Further partitions of the response are
-/// dropped and fetched again.
-const MEMORY_MAX: usize = 64 << 20;
 /// Limit of `max_bytes`. The first batch of a response may be larger.
 const FETCH_BYTES_MAX: i32 = 32 << 20;
 /// Key of the backoff for metadata requests, which go to any broker.
@@ -278,7 +275,8 @@ impl Fetcher {
         Response { body, frame }: Response<FetchResponse>,
     ) -> Result<()> {
         let topic = call.topic;
-        let mut budget = MEMORY_MAX;
+        let memory_max = cluster.config.fetch_memory;
+        let mut budget = memory_max;
         let mut failure = None;
         if body.error_code != 0 {
             let what = format_args!("fetch {topic} at {}", leader.host);
@@ -295,7 +293,7 @@ impl Fetcher {
             if budget == 0 {
                 break;
             }
-            let data = decode(topic, leader, *position, fetched, &frame, &mut budget);
+            let data = decode(topic, leader, *position, fetched, &frame, &mut budget, memory_max);
             match &data.error {
                 Some(err) if err.kind == ErrorKind::Config => return Err(err.clone()),
                 Some(err) if err.kind == ErrorKind::Retry => {
@@ -373,6 +371,7 @@ fn decode(
     fetched: FetchedPartition,
     frame: &[u8],
     budget: &mut usize,
+    memory_max: usize,
 ) -> PartitionData {
     let what = || format!("fetch {topic}/{} at {}", position.partition, leader.host);
     if fetched.error_code != 0 {
@@ -381,7 +380,7 @@ fn decode(
     }
     let batches = &frame[fetched.records];
     let aborted = fetched.aborted_transactions;
-    let decoded = record_batch::decode(batches, position.next, aborted, budget, MEMORY_MAX);
+    let decoded = record_batch::decode(batches, position.next, aborted, budget, memory_max);
     // If records precede the undecodable batch, the next fetch reports it.
     let undecodable = decoded.undecodable.filter(|_| decoded.next == position.next);
     let error = undecodable.map(|why| {

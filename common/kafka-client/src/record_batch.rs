@@ -136,14 +136,15 @@ pub type Aborted = Vec<(i64, i64)>;
 /// Decodes the batches in `bytes` from offset `next` on. Leaves out control batches and records of
 /// aborted transactions.
 ///
-/// `budget` is the memory for decoded records, in bytes. Decoding ends between two batches after it
-/// is used up. A batch whose records take more than `batch_max` bytes is undecodable.
+/// `budget` is the memory for decoded records, in bytes. Decoding ends before the record that would
+/// exceed it, also within a batch, which the next fetch returns again. One record is always
+/// decoded. A compressed batch of more than `decompressed_max` bytes is undecodable.
 pub fn decode(
     bytes: &[u8],
     next: i64,
     aborted: Aborted,
     budget: &mut usize,
-    batch_max: usize,
+    decompressed_max: usize,
 ) -> Decoded {
     let mut transactions = Transactions::new(aborted);
     let mut decoded = Decoded { next, ..Decoded::default() };
@@ -159,12 +160,17 @@ pub fn decode(
             continue;
         }
         let batch = header.and_then(|header| {
-            DecodedBatch::decode(&header, batch, decoded.next, &mut transactions, batch_max)
+            let limits = Limits {
+                decompressed_max,
+                budget: *budget,
+                takes_first: decoded.records.is_empty(),
+            };
+            DecodedBatch::decode(&header, batch, decoded.next, &mut transactions, limits)
         });
         match batch {
             Ok(batch) => {
                 decoded.next = batch.next;
-                *budget = budget.saturating_sub(batch.memory);
+                *budget = if batch.is_partial { 0 } else { budget.saturating_sub(batch.memory) };
                 if decoded.records.is_empty() {
                     decoded.records = batch.records;
                 } else {
@@ -272,6 +278,18 @@ struct DecodedBatch {
     next: i64,
     /// Memory of the records, in bytes.
     memory: usize,
+    /// The budget is used up before the end of the batch.
+    is_partial: bool,
+}
+
+/// Limits of a batch, in bytes.
+#[derive(Clone, Copy)]
+struct Limits {
+    decompressed_max: usize,
+    /// Memory for records.
+    budget: usize,
+    /// The first record may exceed the budget.
+    takes_first: bool,
 }
 
 impl DecodedBatch {
@@ -280,7 +298,7 @@ impl DecodedBatch {
         batch: &[u8],
         from: i64,
         transactions: &mut Transactions,
-        memory_max: usize,
+        limits: Limits,
     ) -> Result<Self, String> {
         if crc32c(&batch[CHECKSUM_FROM..]) != header.checksum {
             return Err("batch has a wrong checksum".to_owned());
@@ -288,7 +306,8 @@ impl DecodedBatch {
         let last_offset = header.last_offset().ok_or("batch has invalid offsets")?;
         transactions.advance_to(last_offset);
         let records = &batch[HEADER_BYTES..];
-        let nothing = Self { records: Vec::new(), next: last_offset + 1, memory: 0 };
+        let nothing =
+            Self { records: Vec::new(), next: last_offset + 1, memory: 0, is_partial: false };
         if header.attributes & CONTROL != 0 {
             if is_abort_marker(records) {
                 transactions.aborted.remove(&header.producer_id);
@@ -301,10 +320,10 @@ impl DecodedBatch {
             return Ok(nothing);
         }
         match (header.attributes & COMPRESSION_MASK) as u8 {
-            0 => nothing.decode_records(header, from, records, memory_max),
+            0 => nothing.decode_records(header, from, records, limits),
             codec => {
-                let decompressed = codec::decompress(codec, records, memory_max)?;
-                nothing.decode_records(header, from, &decompressed, memory_max)
+                let decompressed = codec::decompress(codec, records, limits.decompressed_max)?;
+                nothing.decode_records(header, from, &decompressed, limits)
             }
         }
     }
@@ -314,7 +333,7 @@ impl DecodedBatch {
         header: &BatchHeader,
         from: i64,
         bytes: &[u8],
-        memory_max: usize,
+        limits: Limits,
     ) -> Result<Self, String> {
         let mut reader = RecordReader(bytes);
         let mut previous = None;
@@ -329,10 +348,12 @@ impl DecodedBatch {
             if record.offset < from {
                 continue;
             }
-            self.memory += memory(&record);
-            if self.memory > memory_max {
-                return Err(format!("records of a batch exceed {memory_max} bytes"));
+            let memory = self.memory + record.memory();
+            let is_first = limits.takes_first && self.records.is_empty();
+            if memory > limits.budget && !is_first {
+                return Ok(Self { next: record.offset, is_partial: true, ..self });
             }
+            self.memory = memory;
             self.records.push(record);
         }
         if !reader.0.is_empty() {
@@ -342,14 +363,16 @@ impl DecodedBatch {
     }
 }
 
-/// Memory of a record, in bytes.
-fn memory(record: &FetchedRecord) -> usize {
-    let bytes = |it: &Option<Vec<u8>>| it.as_ref().map_or(0, Vec::len);
-    let header = |(key, value): &Header| mem::size_of::<Header>() + key.len() + bytes(value);
-    mem::size_of::<FetchedRecord>()
-        + bytes(&record.key)
-        + bytes(&record.value)
-        + record.headers.iter().map(header).sum::<usize>()
+impl FetchedRecord {
+    /// The memory that the record takes, in bytes.
+    pub fn memory(&self) -> usize {
+        let bytes = |it: &Option<Vec<u8>>| it.as_ref().map_or(0, Vec::len);
+        let header = |(key, value): &Header| mem::size_of::<Header>() + key.len() + bytes(value);
+        mem::size_of::<Self>()
+            + bytes(&self.key)
+            + bytes(&self.value)
+            + self.headers.iter().map(header).sum::<usize>()
+    }
 }
 
 /// True if the records of a control batch are an abort marker.
@@ -617,8 +640,8 @@ mod tests {
             }
             let mut budget = 4096;
             let decoded = decode(&bytes, 0, vec![(1, 2)], &mut budget, 4096);
-            let taken: usize = decoded.records.iter().map(memory).sum();
-            prop_assert!(taken <= 4096 + 4096);
+            let taken: usize = decoded.records.iter().map(FetchedRecord::memory).sum();
+            prop_assert!(taken <= 4096);
             prop_assert!(offsets(&decoded).is_sorted_by(|a, b| a < b));
             let progress = decoded.next > 0 || decoded.undecodable.is_some();
             prop_assert!(progress || decoded.records.is_empty());
@@ -786,11 +809,40 @@ mod tests {
     }
 
     #[test]
-    fn budget_ends_decoding_between_batches() {
-        let bytes =
-            [at(0, &values(&["a"])), at(1, &values(&["b"])), at(2, &values(&["c"]))].concat();
-        let decoded = decode(&bytes, 0, Vec::new(), &mut 150, LARGE_BUDGET);
-        assert_eq!((offsets(&decoded), decoded.next, decoded.undecodable), (vec![0, 1], 2, None));
+    fn budget_ends_decoding_before_a_record() {
+        let one = FetchedRecord { value: Some(b"a".to_vec()), ..FetchedRecord::default() }.memory();
+        let batches = [at(0, &values(&["a", "b"])), at(2, &values(&["c"]))].concat();
+        for (budget, from, read) in [
+            (1, 0, vec![0]),
+            (2 * one - 1, 0, vec![0]),
+            (2 * one, 0, vec![0, 1]),
+            (3 * one - 1, 0, vec![0, 1]),
+            (3 * one, 0, vec![0, 1, 2]),
+            (1, 1, vec![1]),
+            (2 * one, 1, vec![1, 2]),
+        ] {
+            let decoded = decode(&batches, from, Vec::new(), &mut budget.clone(), LARGE_BUDGET);
+            let next = read.last().unwrap() + 1;
+            let expected = (read, next, None);
+            let found = (offsets(&decoded), decoded.next, decoded.undecodable);
+            assert_eq!(found, expected, "{budget} bytes from {from}");
+        }
+    }
+
+    #[test]
+    fn smallest_records_are_read_in_parts() {
+        const BUDGET: usize = 100_000;
+        let records = vec![NewRecord::default(); 30_000];
+        let batch = plain(&records, 7, sequence(1));
+        let (mut next, mut parts) = (0, 0);
+        while next < 30_000 {
+            let decoded = decode(&batch, next, Vec::new(), &mut BUDGET.clone(), LARGE_BUDGET);
+            let memory: usize = decoded.records.iter().map(FetchedRecord::memory).sum();
+            assert!((1..=BUDGET).contains(&memory), "{memory}");
+            assert_eq!(offsets(&decoded), (next..decoded.next).collect::<Vec<_>>());
+            (next, parts) = (decoded.next, parts + 1);
+        }
+        assert!(parts > 1);
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn create_topic(partitions: i32) -> String {
         shutdown: None,
         client_id: "examples-test".to_owned(),
         sasl: None,
+        response_bytes_max: 4 << 20,
     };
     // In KRaft mode every broker forwards the request to the controller.
     let mut connection = Connection::open(&brokers()[0], &config).unwrap();

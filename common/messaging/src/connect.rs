@@ -2,6 +2,7 @@
 
 use crate::client::KafkaClient;
 use crate::config::{CLIENT_ID, ClientChoice, KafkaConfig};
+use bank::limits::{FETCH_MEMORY, RESPONSE_BYTES_MAX};
 use kafka_client::{Assignment, Backoff, Batch, PartitionData, Position, Result, TopicId};
 #[cfg(feature = "kafka-crate")]
 use kafka_client::{Error, ErrorKind};
@@ -174,6 +175,8 @@ fn open(
             brokers: config.brokers.clone(),
             timeout: config.timeout,
             fetch_bytes: config.fetch_bytes,
+            fetch_memory: FETCH_MEMORY,
+            response_bytes_max: RESPONSE_BYTES_MAX,
             compression: config.compression,
             client_id: CLIENT_ID.to_owned(),
             sasl: config.sasl.clone(),

@@ -3,6 +3,7 @@
 //!
 //! In KRaft mode each broker forwards these requests to the controller.
 
+use bank::limits::RESPONSE_BYTES_MAX;
 use kafka_client::protocol::messages::{
     CreateTopic, CreateTopics, DescribeConfigs, IncrementalAlterConfigs, Metadata, TopicResult,
 };
@@ -120,6 +121,7 @@ impl Admin {
             shutdown: None,
             client_id: "synchronizer".to_owned(),
             sasl,
+            response_bytes_max: RESPONSE_BYTES_MAX,
         };
         let mut connection = Connection::open(broker, &config)?;
         let deadline = Instant::now() + REQUEST_TIMEOUT;

@@ -42,10 +42,8 @@ fn config(brokers: &[&String]) -> Config {
         brokers: brokers.iter().map(|it| (*it).clone()).collect(),
         timeout: TIMEOUT,
         fetch_bytes: 1 << 16,
-        compression: Compression::None,
         client_id: "test".to_owned(),
-        sasl: None,
-        shutdown: None,
+        ..Config::new(Vec::new())
     }
 }
 
