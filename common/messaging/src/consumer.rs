@@ -2,6 +2,7 @@
 //! one if the client fetches from all leaders at the same time.
 
 mod fetcher;
+mod held;
 mod metrics;
 mod shared;
 mod start_positions;
@@ -13,9 +14,11 @@ pub use start_positions::{OffsetReset, start_positions};
 use crate::config::KafkaConfig;
 use crate::connect;
 use fetcher::Shared;
+use held::memory;
 use kafka_client::{Error, ErrorKind, PartitionData, Position};
 use metrics::{LAG, PARKED_PARTITIONS, RECORDS};
 use shared::Connect;
+use std::mem;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -28,7 +31,8 @@ pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
 /// Number of fetch results that are buffered for the caller, in addition to one in each thread.
 const FETCHES_AHEAD: usize = 2;
 
-/// Reads partitions of one topic on its own threads, and buffers a bounded number of fetch results.
+/// Reads partitions of one topic on its own threads, and buffers a bounded number of fetch results
+/// in bounded memory: see [`bank::limits`].
 ///
 /// It handles broker restarts, leader changes, closed connections, deleted offsets and oversized
 /// records. Dropping it stops the threads.
@@ -36,6 +40,8 @@ pub struct Consumer {
     fetched: Receiver<Result<Vec<PartitionData>, Error>>,
     shared: Arc<Shared>,
     failed: Option<Error>,
+    /// Memory of the data that the last call of [`Self::poll`] returned, in bytes.
+    returned: usize,
 }
 
 impl Consumer {
@@ -49,10 +55,11 @@ impl Consumer {
         let (fetches, fetched) = mpsc::sync_channel(FETCHES_AHEAD);
         let shared = Arc::new(Shared::new(topic, connect, positions));
         shared.start_first_thread(&fetches);
-        Self { fetched, shared, failed: None }
+        Self { fetched, shared, failed: None, returned: 0 }
     }
 
-    /// Returns the buffered data. If the buffer is empty, waits up to `wait`.
+    /// Returns the buffered data. If the buffer is empty, waits up to `wait`. The data of the
+    /// previous call counts as handled, so its memory is available for further fetches.
     ///
     /// Data without records moves the position to its `next`, for example at the end of a
     /// transaction.
@@ -63,6 +70,7 @@ impl Consumer {
         if let Some(err) = &self.failed {
             return Err(err.clone());
         }
+        self.shared.held.release(mem::take(&mut self.returned));
         let mut result = match self.fetched.recv_timeout(wait) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
@@ -92,7 +100,10 @@ impl Consumer {
             }
         }
         match &result {
-            Ok(all) => all.iter().for_each(|data| self.count(data)),
+            Ok(all) => {
+                all.iter().for_each(|data| self.count(data));
+                self.returned = memory(all);
+            }
             Err(err) => self.failed = Some(err.clone()),
         }
         result

@@ -5,6 +5,7 @@ use crate::command_topic::CommandTopic;
 use crate::error::Error;
 use avro::registry::Registry;
 use avro::{Decoder, Record};
+use bank::limits::{COMMAND_BYTES_MAX, COMMANDS_BYTES_MAX};
 use messaging::consumer::Consumer;
 use messaging::producer::Outgoing;
 use messaging::{FetchedRecord, KafkaConfig, Position};
@@ -15,10 +16,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 use std::{mem, thread};
-
-/// Largest command in bytes; a larger record is a dead letter. It has room for a description of
-/// 64,000 characters.
-const COMMAND_BYTES_MAX: usize = 64 << 10;
 
 /// Longest wait of one poll. The thread ends at most this long after its [`CommandReader`] is
 /// dropped.
@@ -78,6 +75,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
             stop: stop.clone(),
             records_max,
             batch: CommandBatch::default(),
+            batch_bytes: 0,
         };
         thread::Builder::new()
             .name(format!("in-{}", C::TOPIC.name))
@@ -107,6 +105,8 @@ struct ReaderThread<T: CommandTopic> {
     stop: Arc<AtomicBool>,
     records_max: usize,
     batch: CommandBatch<T::Command>,
+    /// Size of the values in `batch`.
+    batch_bytes: usize,
 }
 
 impl<T: CommandTopic> ReaderThread<T> {
@@ -125,7 +125,8 @@ impl<T: CommandTopic> ReaderThread<T> {
                 let next = record.offset + 1;
                 self.add(data.partition, record)?;
                 self.batch.positions.insert(data.partition, next);
-                if self.batch.records() >= self.records_max {
+                let is_large = self.batch_bytes >= COMMANDS_BYTES_MAX;
+                if is_large || self.batch.records() >= self.records_max {
                     self.send_batch();
                 }
             }
@@ -140,10 +141,12 @@ impl<T: CommandTopic> ReaderThread<T> {
 
     /// Ignores an error of `send`: the [`CommandReader`] was dropped, and `run` checks `stop` next.
     fn send_batch(&mut self) {
+        self.batch_bytes = 0;
         let _ = self.sender.send(Ok(mem::take(&mut self.batch)));
     }
 
     fn add(&mut self, partition: i32, record: FetchedRecord) -> Result<(), Error> {
+        self.batch_bytes += record.value.as_ref().map_or(0, Vec::len);
         match self.decode(&record)? {
             Ok(command) => self.batch.commands.push(command),
             Err(reason) => {

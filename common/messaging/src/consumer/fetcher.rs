@@ -1,5 +1,6 @@
 //! The fetch threads of a consumer.
 
+use super::held::{HeldMemory, memory};
 use super::metrics::PARKED_PARTITIONS;
 use super::shared::{CALL_SLICE, Connect, no_such_partition, warn_outside_log};
 use crate::client::KafkaClient;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub topic: &'static str,
     connect: Connect,
     stop: AtomicBool,
+    pub held: HeldMemory,
     state: Mutex<State>,
 }
 
@@ -53,7 +55,7 @@ impl Shared {
         let state = |next| PartitionState { next, leader: NO_LEADER, parked_until: None };
         let partitions = positions.into_iter().map(|it| (it.partition, state(it.next))).collect();
         let state = Mutex::new(State { partitions, leaders: HashSet::new() });
-        Self { topic, connect, stop: AtomicBool::new(false), state }
+        Self { topic, connect, stop: AtomicBool::new(false), held: HeldMemory::default(), state }
     }
 
     pub fn has_no_partitions(&self) -> bool {
@@ -136,6 +138,9 @@ impl Fetcher {
             thread::sleep(CALL_SLICE);
             return Ok(false);
         }
+        if !self.shared.held.wait_for_space(CALL_SLICE) {
+            return Ok(false);
+        }
         let started = Instant::now();
         let fetched = match self.client.fetch(self.shared.topic, &positions, FETCH_WAIT) {
             Ok(fetched) => fetched,
@@ -209,6 +214,7 @@ impl Fetcher {
         let topic = self.shared.topic;
         let positions: Vec<Position> =
             fetched.iter().map(|it| Position { partition: it.partition, next: it.next }).collect();
+        self.shared.held.add(memory(&fetched));
         self.fetches.send(Ok(fetched)).map_err(|_| End::Stopped)?;
         let mut state = self.shared.state();
         for Position { partition, next } in positions {

@@ -3,7 +3,8 @@ use super::shared::CALL_SLICE;
 use super::start_positions::{OffsetReset, RetryUntil, find_positions};
 use super::{Consumer, FETCHES_AHEAD};
 use crate::fake::{Fake, error};
-use kafka_client::{Error, ErrorKind, PartitionData, Position};
+use bank::limits::FETCHED_AHEAD_MEMORY;
+use kafka_client::{Error, ErrorKind, FetchedRecord, PartitionData, Position};
 use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -133,6 +134,30 @@ fn fetching_stops_until_the_caller_polls() {
     thread::sleep(Duration::from_millis(50)); // There must be no further fetch in this time.
     assert_eq!(fetches.load(Ordering::Relaxed), FETCHES_AHEAD + 1);
     drop(consumer);
+}
+
+#[test]
+fn large_records_stop_fetching_until_handled() {
+    let fake = Fake::new(&[1]);
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let count = fetches.clone();
+    fake.on_fetch(move |positions, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let mut data = Fake::empty(positions[0]);
+        let value = Some(vec![0; FETCHED_AHEAD_MEMORY]);
+        let offset = data.next;
+        data.records.push(FetchedRecord { offset, value, ..FetchedRecord::default() });
+        data.next += 1;
+        Some(Ok(vec![data]))
+    });
+    let mut consumer = consumer(&fake, 1);
+    for polls in 1..4 {
+        let polled = consumer.poll(PATIENCE).unwrap();
+        assert_eq!((polled.len(), polled[0].next), (1, polls));
+        // There must be no further fetch in this time, since the caller still has the record.
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(fetches.load(Ordering::Relaxed) as i64, polls);
+    }
 }
 
 #[test]

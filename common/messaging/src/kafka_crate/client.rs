@@ -27,6 +27,10 @@ pub struct KafkaCrateClient {
     first_broker: usize,
     pub(super) backoff: Backoff,
     pub(super) repairs: HashMap<(String, i32), FetchSize>,
+    /// Number of fetches while a partition had a large batch.
+    pub(super) large_fetches: usize,
+    /// Memory that is left for records of the current fetch, in bytes.
+    pub(super) memory_left: usize,
 }
 
 impl KafkaCrateClient {
@@ -39,6 +43,8 @@ impl KafkaCrateClient {
             first_broker: 0,
             backoff: Backoff::default(),
             repairs: HashMap::new(),
+            large_fetches: 0,
+            memory_left: 0,
         }
     }
 

@@ -8,14 +8,14 @@ use super::client::KafkaCrateClient;
 use super::error::{from_raw, no_leader};
 use super::fetch_size::FetchSize;
 use super::raw_requests::{self, StoredBatch};
+use bank::limits::{FETCH_MEMORY, RESPONSE_BYTES_MAX};
 use kafka::client::FetchPartition;
 use kafka_client::{Error, ErrorKind, PartitionData, Position, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Maximum size of a batch that is fetched, bytes. A broker's response can have up to 55 MiB. The
-/// topics of the bank allow 4 MiB.
-const BATCH_BYTES_MAX: i32 = 48 << 20;
+/// Maximum size of a batch that is fetched, bytes. Brokers of the bank store no larger ones.
+const BATCH_BYTES_MAX: i32 = RESPONSE_BYTES_MAX as i32;
 
 impl KafkaCrateClient {
     /// Attempts once to read, from one leader after the other.
@@ -25,10 +25,14 @@ impl KafkaCrateClient {
         positions: &[Position],
         wait: Duration,
     ) -> Result<Vec<PartitionData>> {
-        let mut all = Vec::with_capacity(positions.len());
+        self.memory_left = FETCH_MEMORY;
+        let has_large = positions.iter().any(|it| self.is_large(topic, it));
+        let wait = if has_large { Duration::ZERO } else { wait };
+        let (next, later) = self.next_positions(topic, positions);
+        let mut all: Vec<PartitionData> = later.into_iter().map(PartitionData::empty).collect();
         let mut by_leader: BTreeMap<String, Vec<Position>> = BTreeMap::new();
         let session = self.session()?;
-        for position in positions {
+        for position in &next {
             match session.leader(topic, position.partition) {
                 Ok(host) => by_leader.entry(host).or_default().push(*position),
                 Err(err) if err.kind == ErrorKind::Config => return Err(err),
@@ -54,6 +58,32 @@ impl KafkaCrateClient {
         Ok(all)
     }
 
+    /// The positions of the next fetch, and the others. A large batch is fetched alone, since the
+    /// crate takes several times the memory of a response. Every second fetch is for the partitions
+    /// without large batches.
+    pub(super) fn next_positions(
+        &mut self,
+        topic: &str,
+        positions: &[Position],
+    ) -> (Vec<Position>, Vec<Position>) {
+        let (mut large, mut usual): (Vec<Position>, Vec<Position>) =
+            positions.iter().partition(|it| self.is_large(topic, it));
+        if large.is_empty() {
+            return (usual, large);
+        }
+        self.large_fetches += 1;
+        if self.large_fetches.is_multiple_of(2) && !usual.is_empty() {
+            return (usual, large);
+        }
+        let next = large.swap_remove(self.large_fetches / 2 % large.len());
+        usual.extend(large);
+        (vec![next], usual)
+    }
+
+    fn is_large(&self, topic: &str, position: &Position) -> bool {
+        self.fetch_bytes(topic, position) > self.config.fetch_bytes
+    }
+
     /// Reads from `host`, which leads all of the partitions. Returns data for each position, in
     /// order.
     fn fetch_from(
@@ -77,7 +107,10 @@ impl KafkaCrateClient {
                 return Err(no_leader(topic, it.partition));
             }
         }
-        let mut all = session.fetch(host, topic, &requests, positions, wait)?;
+        let mut memory_left = self.memory_left;
+        let session = self.session()?;
+        let mut all = session.fetch(host, topic, &requests, positions, wait, &mut memory_left)?;
+        self.memory_left = memory_left;
         for (data, position) in all.iter_mut().zip(positions) {
             match &data.error {
                 None => self.repair_start(host, topic, position, positions.len() == 1, data),

@@ -219,7 +219,8 @@ impl Session {
         }
     }
 
-    /// Returns data for each position, in order.
+    /// Returns data for each position, in order. The records take at most `memory_left` bytes,
+    /// apart from a single larger one.
     pub fn fetch(
         &mut self,
         host: &str,
@@ -227,6 +228,7 @@ impl Session {
         requests: &[FetchPartition<'_>],
         positions: &[Position],
         wait: Duration,
+        memory_left: &mut usize,
     ) -> Result<Vec<PartitionData>> {
         let responses = self.call(Call::Fetch, host, topic, wait, |kafka| {
             kafka.set_fetch_max_wait_time(wait)?;
@@ -234,6 +236,7 @@ impl Session {
         })?;
         let partitions =
             || responses.iter().flat_map(|it| it.topics()).flat_map(|it| it.partitions());
+        let memory_max = *memory_left;
         let data_of = |position: &Position| {
             let target = format!("{topic}/{}", position.partition);
             let Some(partition) = partitions().find(|it| it.partition() == position.partition)
@@ -242,7 +245,11 @@ impl Session {
                 return PartitionData::failed(*position, err);
             };
             match partition.data() {
-                Ok(data) => partition_data(*position, data),
+                // The next fetch returns the records of these partitions.
+                Ok(_) if *memory_left == 0 => PartitionData::empty(*position),
+                Ok(data) => {
+                    partition_data(*position, data, memory_left, *memory_left == memory_max)
+                }
                 Err(err) => {
                     let err = from_crate(Call::Fetch, &err.into(), &target, host);
                     PartitionData::failed(*position, err)
@@ -257,14 +264,33 @@ fn missing(call: Call, target: &str, host: &str) -> String {
     format!("{} {target} at {host}: the partition is missing in the response", call.name())
 }
 
-fn partition_data(position: Position, data: &Data<'_>) -> PartitionData {
+/// The data of one partition. Records after `memory_left` are left for the next fetch. With
+/// `takes_first`, the first record is not.
+fn partition_data(
+    position: Position,
+    data: &Data<'_>,
+    memory_left: &mut usize,
+    takes_first: bool,
+) -> PartitionData {
     let bytes = |it: &[u8]| if it.is_empty() { None } else { Some(it.to_vec()) };
     let record = |it: &Message<'_>| {
         let (key, value) = (bytes(it.key), bytes(it.value));
         FetchedRecord { offset: it.offset, key, value, timestamp_ms: -1, headers: Vec::new() }
     };
     let messages = data.messages().iter().filter(|it| it.offset >= position.next);
-    let records: Vec<FetchedRecord> = messages.map(record).collect();
+    let mut records: Vec<FetchedRecord> = Vec::new();
+    for record in messages.map(record) {
+        let fits = record.memory() <= *memory_left;
+        if !fits && !(takes_first && records.is_empty()) {
+            *memory_left = 0;
+            if records.is_empty() {
+                return PartitionData::empty(position);
+            }
+            break;
+        }
+        *memory_left = memory_left.saturating_sub(record.memory());
+        records.push(record);
+    }
     let next = records.last().map_or(position.next, |record| record.offset + 1);
     let end = data.highwatermark_offset();
     PartitionData { partition: position.partition, records, next, end, error: None }

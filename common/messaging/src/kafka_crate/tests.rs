@@ -2,6 +2,7 @@
 
 use super::client::KafkaCrateClient;
 use super::error::{Call, classify};
+use super::fetch_size::FetchSize;
 use super::session::guarded;
 use crate::client::KafkaClient;
 use crate::config::{ClientChoice, KafkaConfig};
@@ -222,6 +223,28 @@ fn backoff_applies_across_calls() {
     for (wait, backoff_ms) in waits.iter().zip([100, 200, 400]) {
         assert!(*wait >= Duration::from_millis(backoff_ms), "{waits:?}");
     }
+}
+
+#[test]
+fn large_batches_are_fetched_alone_in_turns() {
+    let mut client = client(&[]);
+    let positions: Vec<Position> =
+        (0..4).map(|partition| Position { partition, next: 7 }).collect();
+    let partitions =
+        |positions: &[Position]| -> Vec<i32> { positions.iter().map(|it| it.partition).collect() };
+    let next = |client: &mut KafkaCrateClient| {
+        let (next, later) = client.next_positions("t", &positions);
+        assert_eq!(next.len() + later.len(), positions.len());
+        partitions(&next)
+    };
+    assert_eq!(next(&mut client), [0, 1, 2, 3]);
+    for large in [1, 3] {
+        client.repairs.insert(("t".to_owned(), large), FetchSize::Bytes(65537));
+    }
+    let fetched: Vec<Vec<i32>> = (0..6).map(|_| next(&mut client)).collect();
+    assert_eq!(fetched, [vec![1], vec![0, 2], vec![3], vec![0, 2], vec![1], vec![0, 2]]);
+    client.repairs.clear();
+    assert_eq!(next(&mut client), [0, 1, 2, 3]);
 }
 
 #[test]
