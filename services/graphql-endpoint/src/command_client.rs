@@ -4,6 +4,7 @@ use crate::consume::POLL_WAIT;
 use crate::error::Error;
 use avro::registry::Registry;
 use avro::{Decoder, Encoder, Record};
+use bank::limits::OUTCOME_BYTES_MAX;
 use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, ConfirmAccountCreation, ConfirmMoneyTransfer,
     MoneyTransferConfirmed, MoneyTransferFailed,
@@ -242,13 +243,13 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
                     if !pending.contains(id) {
                         continue;
                     }
-                    match self.decoder.decode(record.value.as_deref().unwrap_or_default()) {
+                    match self.decode(record.value.as_deref().unwrap_or_default()) {
                         Ok(record) => pending.complete(id, &record.outcome()),
-                        Err(err) => {
+                        Err(reason) => {
                             let (topic, offset) = (R::TOPIC.name, record.offset);
                             let partition = data.partition;
                             log::warn!(
-                                topic, partition, offset, error:% = Chain(&err);
+                                topic, partition, offset, error = reason;
                                 "outcome skipped: undecodable record"
                             );
                         }
@@ -257,6 +258,14 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
             }
         }
         Ok(())
+    }
+
+    /// The outcome, or why it is undecodable.
+    fn decode(&mut self, value: &[u8]) -> Result<R, String> {
+        if value.len() > OUTCOME_BYTES_MAX {
+            return Err(format!("value of {} bytes, more than {OUTCOME_BYTES_MAX}", value.len()));
+        }
+        self.decoder.decode(value).map_err(|err| Chain(&err).to_string())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::metrics;
 use crate::store::{self, ChangeRecord, NotificationListener, TransactionWriter, WriterId};
 use avro::Decoder;
 use avro::registry::Registry;
+use bank::limits::BALANCE_CHANGED_BYTES_MAX;
 use bank::records::BalanceChanged;
 use bank::topology::BALANCE_CHANGED;
 use messaging::consumer::{Consumer, OffsetReset, start_positions};
@@ -284,6 +285,12 @@ impl ServedPartitions<'_> {
     /// outer result is an error, so that the record is read again instead of skipped.
     fn decode(&mut self, record: &FetchedRecord) -> Result<Result<BalanceChanged, String>, Error> {
         let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
+        if value.len() > BALANCE_CHANGED_BYTES_MAX {
+            let bytes = value.len();
+            return Ok(Err(format!(
+                "value of {bytes} bytes, more than {BALANCE_CHANGED_BYTES_MAX}"
+            )));
+        }
         match self.decoder.decode(value) {
             Ok(change) => Ok(match store::unstorable(&change) {
                 Some(reason) => Err(reason.to_owned()),
@@ -385,7 +392,7 @@ pub fn follow_other_endpoints(
         };
         let mut checked = Instant::now();
         while !shutdown.requested() {
-            hub.publish(listener.next(POLL_WAIT)?);
+            listener.next(POLL_WAIT, |stored| hub.publish(stored))?;
             if checked.elapsed() >= SHARE_INTERVAL {
                 checked = Instant::now();
                 listener.check()?;

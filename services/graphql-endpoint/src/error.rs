@@ -26,6 +26,9 @@ pub enum Error {
     /// The statement may still be executed.
     #[error("the database does not respond")]
     Unresponsive,
+    /// The transactions of a list have more text than the endpoint reads at once.
+    #[error("the listed transactions have too much text")]
+    TooLarge,
     #[error("could not generate a salt")]
     Random(#[source] rand::rngs::SysError),
 }
@@ -47,7 +50,7 @@ impl Error {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)
             }
             Self::Commit(_) | Self::Busy | Self::Unresponsive => true,
-            Self::Random(_) => false,
+            Self::Random(_) | Self::TooLarge => false,
         }
     }
 }

@@ -16,10 +16,15 @@ use std::thread;
 
 /// Maximum of transactions in a log: a few batches of the store, which publishes a batch at once.
 pub const LOG_MAX: usize = 8192;
-/// Maximum of transactions in all logs.
+/// Maximum weight of all logs: of 32,768 usual transactions, or of 8 MiB.
 const LOGS_MAX: usize = 4 * LOG_MAX;
+/// A transaction with longer texts has more weight, bytes. The texts of the bank's own commands are
+/// shorter.
+const USUAL_BYTES: usize = 256;
 /// Maximum of transactions that a subscription takes at a time.
 const BATCH: usize = 32;
+/// Maximum weight of these transactions. The last one may exceed it.
+const BATCH_WEIGHT: usize = 2 * BATCH;
 /// The log of all accounts.
 const ALL: &str = "";
 
@@ -49,8 +54,8 @@ struct State {
     next: u64,
     /// By iban, and [`ALL`]. An account without subscriptions has no log.
     logs: HashMap<String, Log>,
-    /// Entries in all logs.
-    entries: usize,
+    /// Weight of the entries in all logs.
+    weight: usize,
     /// Logs with entries for which no subscription has been woken yet.
     fresh: Vec<String>,
     stopping: bool,
@@ -62,6 +67,8 @@ struct State {
 #[derive(Default)]
 struct Log {
     entries: VecDeque<(u64, Arc<Transaction>)>,
+    /// Weight of the entries.
+    weight: usize,
     /// Entries with a lower number may have been dropped before all subscriptions read them.
     lost_before: u64,
     readers: Vec<Arc<Reader>>,
@@ -255,7 +262,7 @@ impl Hub {
                 slow.extend(log.readers.iter().filter(is_slow).cloned());
                 readers.extend(log.readers.iter().cloned());
                 let dropped = log.drop_read();
-                state.entries -= dropped;
+                state.weight -= dropped;
             }
         }
         drop(state);
@@ -270,6 +277,12 @@ impl Hub {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// 1 for a usual transaction, more for one with longer texts.
+fn weight(transaction: &Transaction) -> usize {
+    let Transaction { iban, from_to, description, .. } = transaction;
+    (iban.len() + from_to.len() + description.len()).div_ceil(USUAL_BYTES).max(1)
 }
 
 /// The log that has the transactions of `filter`.
@@ -289,38 +302,43 @@ impl State {
     fn append(&mut self, name: &str, number: u64, transaction: &Arc<Transaction>) {
         let Some(log) = self.logs.get_mut(name) else { return };
         log.entries.push_back((number, transaction.clone()));
-        self.entries += 1;
+        log.weight += weight(transaction);
+        self.weight += weight(transaction);
         if !mem::replace(&mut log.is_fresh, true) {
             self.fresh.push(name.to_owned());
         }
         if log.entries.len() > LOG_MAX {
-            self.entries -= log.lose(1);
+            self.weight -= log.lose(1);
         }
-        if self.entries > LOGS_MAX
-            && let Some(longest) = self.logs.values_mut().max_by_key(|log| log.entries.len())
+        while self.weight > LOGS_MAX
+            && let Some(largest) = self.logs.values_mut().max_by_key(|log| log.weight)
         {
-            self.entries -= longest.lose(longest.entries.len() / 2);
+            self.weight -= largest.lose(largest.entries.len().div_ceil(2));
         }
     }
 }
 
 impl Log {
-    /// Drops the oldest `count` entries. Returns their number.
+    /// Drops the oldest `count` entries. Returns their weight.
     fn lose(&mut self, count: usize) -> usize {
-        let mut dropped = self.entries.drain(..count);
-        if let Some((number, _)) = dropped.next_back() {
+        if let Some((number, _)) = self.entries.range(..count).next_back() {
             self.lost_before = number + 1;
         }
-        count
+        self.drop_oldest(count)
     }
 
-    /// Drops the entries that all subscriptions have read. Returns their number.
+    /// Drops the entries that all subscriptions have read. Returns their weight.
     fn drop_read(&mut self) -> usize {
         let positions = self.readers.iter().map(|reader| reader.position.load(Ordering::Acquire));
         let read = positions.min().unwrap_or(u64::MAX);
         let count = self.entries.partition_point(|(number, _)| *number < read);
-        self.entries.drain(..count);
-        count
+        self.drop_oldest(count)
+    }
+
+    fn drop_oldest(&mut self, count: usize) -> usize {
+        let dropped = self.entries.drain(..count).map(|(_, it)| weight(&it)).sum();
+        self.weight -= dropped;
+        dropped
     }
 }
 
@@ -358,12 +376,14 @@ impl Subscription {
             return false;
         }
         let first = log.entries.partition_point(|(number, _)| *number < position);
+        let mut taken_weight = 0;
         for (number, transaction) in log.entries.range(first..) {
-            if self.taken.len() >= BATCH {
+            if self.taken.len() >= BATCH || taken_weight >= BATCH_WEIGHT {
                 break;
             }
             self.reader.position.store(number + 1, Ordering::Release);
             if self.filter.matches_apart_from_iban(transaction) {
+                taken_weight += weight(transaction);
                 self.taken.push_back(transaction.clone());
             }
         }
@@ -374,7 +394,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.hub.state();
-        let State { logs, entries, open, open_by_client, .. } = &mut *state;
+        let State { logs, weight, open, open_by_client, .. } = &mut *state;
         *open -= 1;
         if let Some(own) = open_by_client.get_mut(&self.client) {
             *own -= 1;
@@ -385,7 +405,7 @@ impl Drop for Subscription {
         if let Some(log) = logs.get_mut(log_of(&self.filter)) {
             log.readers.retain(|reader| !Arc::ptr_eq(reader, &self.reader));
             if log.readers.is_empty() {
-                *entries -= log.entries.len();
+                *weight -= log.weight;
                 logs.remove(log_of(&self.filter));
             }
         }
@@ -465,7 +485,7 @@ mod tests {
         for iban in &ibans {
             hub.publish((0..5000).map(|number| transaction(number, iban, 5)));
             let entries: usize = hub.state().logs.values().map(|log| log.entries.len()).sum();
-            assert_eq!(hub.state().entries, entries);
+            assert_eq!(hub.state().weight, entries);
             assert!(entries <= LOGS_MAX);
         }
         let cut_off =
@@ -473,7 +493,32 @@ mod tests {
         assert!((1..10).contains(&cut_off), "{cut_off}");
         drop(stalled);
         let state = hub.state();
-        assert_eq!((state.entries, state.logs.len()), (0, 0));
+        assert_eq!((state.weight, state.logs.len()), (0, 0));
+    }
+
+    #[test]
+    fn long_texts_are_bounded_too() {
+        const TEXT: usize = 64 << 10;
+        let hub = Hub::new(200);
+        let long = |number: i64, iban: &str| Transaction {
+            description: "x".repeat(TEXT),
+            ..transaction(number, iban, 5)
+        };
+        let ibans: Vec<String> = (0..150).map(|n| n.to_string()).collect();
+        let mut one = hub.subscribe(CLIENT, of("one")).unwrap();
+        let others: Vec<Subscription> =
+            ibans.iter().map(|iban| hub.subscribe(CLIENT, of(iban)).unwrap()).collect();
+        for iban in &ibans {
+            hub.publish([long(1, iban)]);
+            let state = hub.state();
+            let texts = state.logs.values().flat_map(|log| &log.entries).count() * TEXT;
+            assert!(texts <= LOGS_MAX * USUAL_BYTES, "{texts}");
+        }
+        drop(others);
+        hub.publish((0..100).map(|number| long(number, "one")));
+        assert_eq!(next(&mut one).map(|it| matches!(it, Event::Transaction(_))), Some(true));
+        assert_eq!(one.taken.len(), 0, "a subscription takes one of them at a time");
+        assert_eq!(numbers(&mut one), (1..100).collect::<Vec<_>>());
     }
 
     #[test]
@@ -484,11 +529,11 @@ mod tests {
         hub.publish((0..100).map(|number| transaction(number, "a", 5)));
         numbers(&mut one);
         hub.wake_readers();
-        assert_eq!(hub.state().entries, 100);
+        assert_eq!(hub.state().weight, 100);
         numbers(&mut two);
         hub.publish([transaction(0, "a", 5)]);
         hub.wake_readers();
-        assert_eq!(hub.state().entries, 1);
+        assert_eq!(hub.state().weight, 1);
     }
 
     #[test]

@@ -398,6 +398,7 @@ fn failed(err: Error) -> FieldError {
     err.log();
     field_error(match err {
         Error::Busy => "busy, try again",
+        Error::TooLarge => "the transactions have too much text: reduce max_items",
         _ => "the database is unavailable, try again",
     })
 }

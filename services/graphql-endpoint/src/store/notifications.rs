@@ -68,9 +68,13 @@ impl NotificationListener {
         Ok(Self { client, range, own: own.clone(), shutdown: shutdown.clone() })
     }
 
-    /// Waits at most `wait` for a notification. Returns the transactions of all received
-    /// notifications of other endpoints.
-    pub fn next(&mut self, wait: Duration) -> Result<Vec<Transaction>, Error> {
+    /// Waits at most `wait` for a notification. Calls `publish` with the transactions of each
+    /// received notification of another endpoint: together they may exceed the memory.
+    pub fn next(
+        &mut self,
+        wait: Duration,
+        mut publish: impl FnMut(Vec<Transaction>),
+    ) -> Result<(), Error> {
         let mut received = Vec::new();
         {
             let mut notifications = self.client.notifications();
@@ -82,15 +86,14 @@ impl NotificationListener {
         }
         let _watch = database::watch(&self.shutdown, "read transactions of other endpoints");
         let own = self.own.get();
-        let mut stored = Vec::new();
         for (first, last) in received.iter().flat_map(|it| ranges_of_others(it.payload(), own)) {
             let rows = self
                 .client
                 .query(&self.range, &[&first, &last])
                 .map_err(step("read transactions of other endpoints"))?;
-            stored.extend(rows.iter().map(transaction));
+            publish(rows.iter().map(transaction).collect());
         }
-        Ok(stored)
+        Ok(())
     }
 
     /// Checks the connection, since a lost one looks like one without notifications.

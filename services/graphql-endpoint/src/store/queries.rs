@@ -5,6 +5,7 @@ use super::pool::{Parameter, Pool};
 use crate::error::Error;
 use crate::token::digest;
 use crate::transaction::Transaction;
+use bank::limits::BALANCE_CHANGED_BYTES_MAX;
 use postgres::Row;
 use service::shutdown::Shutdown;
 use std::net::IpAddr;
@@ -40,27 +41,45 @@ impl Store {
 
     /// Transactions of an account, newest first.
     pub fn by_iban(&self, iban: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM transaction WHERE iban = $1
-             ORDER BY sequence DESC, number DESC LIMIT $2"
-        );
-        Ok(self.query(&sql, parameters![iban, items_max])?.iter().map(transaction).collect())
+        let sql = "SELECT * FROM transaction WHERE iban = $1
+                   ORDER BY sequence DESC, number DESC LIMIT $2";
+        self.list(sql, iban, items_max)
     }
 
     /// The newest transaction of each account with an iban after `after`, ordered by iban.
     pub fn last_of_each(&self, after: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
         // A loose index scan: the number of steps depends on the accounts, not on the transactions.
-        let sql = format!(
-            "WITH RECURSIVE last AS (
+        let sql = "WITH RECURSIVE last AS (
                  (SELECT * FROM transaction WHERE iban > $1
                   ORDER BY iban, sequence DESC, number DESC LIMIT 1)
                  UNION ALL
                  SELECT next.* FROM last CROSS JOIN LATERAL
                      (SELECT * FROM transaction WHERE iban > last.iban
                       ORDER BY iban, sequence DESC, number DESC LIMIT 1) AS next)
-             SELECT {COLUMNS} FROM last LIMIT $2"
+             SELECT * FROM last LIMIT $2";
+        self.list(sql, after, items_max)
+    }
+
+    /// Runs the query `list`, whose parameters are a text and a number of items.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the texts exceed [`texts_bytes_max`]. They are not read then, since
+    /// they would not fit into the memory of the container.
+    fn list(&self, list: &str, text: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
+        let sql = format!(
+            "SELECT number, sequence, iban, new_balance, changed_by,
+                    CASE WHEN fits THEN from_to ELSE '' END,
+                    CASE WHEN fits THEN description ELSE '' END, fits
+             FROM (SELECT *, sum(octet_length(from_to) + octet_length(description))
+                             OVER (ROWS UNBOUNDED PRECEDING) <= $3 AS fits
+                   FROM ({list}) AS listed) AS counted"
         );
-        Ok(self.query(&sql, parameters![after, items_max])?.iter().map(transaction).collect())
+        let rows = self.query(&sql, parameters![text, items_max, texts_bytes_max(items_max)])?;
+        if rows.iter().all(|row| row.get(7)) {
+            Ok(rows.iter().map(transaction).collect())
+        } else {
+            Err(Error::TooLarge)
+        }
     }
 
     /// The account whose token has this digest.
@@ -199,6 +218,13 @@ impl Store {
     fn query(&self, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
         self.0.query(sql.to_owned(), parameters)
     }
+}
+
+/// Limit of the texts of `items_max` transactions, in bytes. The texts that clients of this
+/// endpoint send fit. Other programs may write longer ones, of which two always fit.
+fn texts_bytes_max(items_max: i64) -> i64 {
+    const CLIENTS_TEXTS: i64 = 1500;
+    items_max * CLIENTS_TEXTS + 2 * BALANCE_CHANGED_BYTES_MAX as i64
 }
 
 /// Failed logins before further attempts are delayed.
