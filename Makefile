@@ -209,6 +209,7 @@ test-images: ## run all images as containers, and the arm64 binaries in an emula
 	@deploy/images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
+	@cargo build --locked --workspace --features "$(TEST_FEATURES)" --example largest_records
 	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/test.sh
 
 fuzz: ## fuzz each parser of broker responses for FUZZ_S=60 seconds with libFuzzer

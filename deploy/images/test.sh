@@ -9,11 +9,13 @@
 #   containers   all services run as amd64 containers
 #   hostile      the graphql-endpoint's container withstands hostile.py for two minutes, or
 #                HOSTILE_S seconds
+#   largest      the containers handle the largest and the smallest records of every topic, with
+#                each Kafka client
 #   contract     the command-handler's image passes `bench verify`, which includes kill -9
 #   same_image   Dockerfile.scratch builds the same image as oci.py
 #
 # In `emulated` and `containers` the services become ready, `bench demo` and GraphQL requests
-# transfer money and check every cent, and SIGTERM ends each service within a second. The last four
+# transfer money and check every cent, and SIGTERM ends each service within a second. The last five
 # parts need a Docker engine (engine.sh). Without one, the result lists them as not tested.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/../.."
@@ -25,10 +27,11 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 mapfile -t services < <(
   awk '$2 != "edge" && $2 != "synchronizer" { print $2 }' dist/amd64/SHA256SUMS
 )
-readonly need_engine=(containers hostile contract same_image)
+readonly need_engine=(containers hostile largest contract same_image)
 parts=("$@")
 [[ $# -gt 0 ]] || parts=(sizes refusals emulated panics engine)
 not_tested=
+kafka_client=auto
 started=()
 containers=()
 
@@ -76,6 +79,7 @@ environment() {
   url=${url//-/_}_HEALTH_URL
   echo "KAFKA_BROKERS=$KAFKA_BROKERS"
   echo "SCHEMA_REGISTRY_URL=$SCHEMA_REGISTRY_URL"
+  echo "KAFKA_CLIENT=$kafka_client"
   case $1 in
     heartbeat) echo "CONTROL_PORT=${HEARTBEAT_URL##*:}" ;;
     command-handler) echo "DATABASE_URL=$BALANCE_DATABASE_URL" ;;
@@ -248,10 +252,17 @@ is_healthy() {
   [[ $(docker inspect --format '{{.State.Health.Status}}' "$1") == healthy ]]
 }
 
-test_containers() {
-  local name archive
+load_images() {
+  local archive
   for archive in dist/images/*-amd64.tar; do
     docker load --quiet --input "$archive" >/dev/null
+  done
+}
+
+test_containers() {
+  local name archive
+  load_images
+  for archive in dist/images/*-amd64.tar; do
     name=${archive##*/}
     name=${name%-amd64.tar}
     needs_no_environment "$name" ||
@@ -268,6 +279,29 @@ test_hostile() {
     --container scratchbank-test-graphql-endpoint >&2 ||
     die "hostile.py failed: $(docker logs --tail 5 scratchbank-test-graphql-endpoint 2>&1)"
   stop_containers
+}
+
+test_largest() {
+  local name
+  load_images
+  for kafka_client in kafka-crate built-in; do
+    start_containers
+    target/debug/examples/largest_records >&2 ||
+      die "with $kafka_client: $(for name in "${containers[@]}"; do
+        docker inspect --format '{{.Name}} {{.State.Status}} {{.State.OOMKilled}}' "$name"
+        docker logs --tail 3 "$name" 2>&1
+      done)"
+    for name in "${containers[@]}"; do
+      say "$kafka_client: $name used $(highest_memory "$name") KiB of memory at most"
+    done
+    stop_containers
+  done
+  kafka_client=auto
+}
+
+# highest_memory CONTAINER: prints the highest resident memory of its process in KiB.
+highest_memory() {
+  awk '$1 == "VmHWM:" { print $2 }' "/proc/$(docker inspect --format '{{.State.Pid}}' "$1")/status"
 }
 
 start_containers() {
