@@ -74,6 +74,11 @@ impl CommandClient {
         self.transfers.encode(command)
     }
 
+    /// A stored command record with the schema id of the current registry.
+    pub fn with_current_id(&self, value: Vec<u8>) -> Vec<u8> {
+        self.transfers.with_current_id(value)
+    }
+
     /// Sends a command to open an account. `None` if no outcome arrives within `wait`.
     pub fn open_account(
         &self,

@@ -153,13 +153,13 @@ impl Transfers<'_> {
         }
     }
 
-    /// The result of `transfer`. A command without an outcome is sent again with the same bytes.
-    /// The bank executes a command id once and publishes the same outcome for each replay.
+    /// The result of `transfer`. A command without an outcome is sent again, with the current id of
+    /// its schema. The bank executes a command once and publishes the same outcome for each replay.
     fn finish(self, given: &str, transfer: StoredTransfer) -> Result<TransferResult, Error> {
         if let Some(result) = transfer.result {
             return Ok(TransferResult::new(given, result));
         }
-        let value = transfer.command.unwrap_or_default();
+        let value = self.commands.with_current_id(transfer.command.unwrap_or_default());
         let result = match self.commands.transfer(command_id(transfer.uuid), value, self.wait) {
             Some(CommandOutcome::Transferred) => Ok(()),
             Some(CommandOutcome::Refused(reason)) => Err(reason),

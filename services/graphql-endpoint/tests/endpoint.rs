@@ -6,7 +6,7 @@ mod support;
 use avro::{Encoder, Record};
 use bank::iban::{COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
-use bank::records::BalanceChanged;
+use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
@@ -209,6 +209,36 @@ fn known_uuid_returns_the_same_result() {
     nonsense["uuid"] = "1".into();
     let reason = endpoint.transfer(&nonsense)["reason"].clone();
     assert!(reason.as_str().unwrap().starts_with("uuid must be a UUID"), "{reason}");
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn stored_command_is_sent_with_the_current_id() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (iban, _) = endpoint.account();
+    // Stored before the registry was replaced: its id has another schema now.
+    let uuid = Uuid::new_v4();
+    let namespace = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_5c1e_77b4);
+    let mut value = stack.transfers.encode(&ConfirmMoneyTransfer {
+        id: Uuid::new_v5(&namespace, uuid.as_bytes()),
+        token: "cash".to_owned(),
+        amount: Cents::new(500),
+        from: "cash".to_owned(),
+        to: iban,
+        description: "before".to_owned(),
+    });
+    value[1..5].copy_from_slice(&stack.schema_ids["heartbeat"].to_be_bytes());
+    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
+    let mut database = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+    let sql = "INSERT INTO transfer (uuid, content, from_party, command)
+               VALUES ($1, sha256(''), 'cash', $2)";
+    database.execute(sql, &[&uuid, &value]).unwrap();
+
+    let find = "query($uuid: String!) { transfer_by_uuid(uuid: $uuid) { success reason } }";
+    let found = endpoint.data(find, &json!({ "uuid": uuid.to_string() }));
+    assert_eq!(found["transfer_by_uuid"], json!({ "success": true, "reason": null }));
 }
 
 /// Balance in cents and sequence of the company account.
