@@ -48,14 +48,22 @@ impl Stack {
         Self::describe(names.into_iter().map(variable).collect(), None)
     }
 
-    /// Starts a stack of three brokers in addition to the shared one. Each port is 100 above that
-    /// of the shared stack. Dropping it stops the servers and deletes their data.
+    /// Starts a stack of three brokers: see [`Self::separate`].
     ///
     /// # Panics
     /// If it does not start.
     pub fn of_three_brokers() -> Self {
+        Self::separate(3)
+    }
+
+    /// Starts a stack with this number of brokers in addition to the shared one. Each port is 100 above that
+    /// of the shared stack. Dropping it stops the servers and deletes their data.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn separate(brokers: u8) -> Self {
         let shared = Self::shared();
-        let dir = format!("{}-3", shared.variables["STACK_DIR"]);
+        let dir = format!("{}-{brokers}", shared.variables["STACK_DIR"]);
         let port = |name: &str| {
             let url = &shared.variables[name];
             let digits = url.rsplit(':').next().and_then(|rest| rest.split('/').next());
@@ -65,7 +73,7 @@ impl Stack {
         let mut variables = BTreeMap::from([
             ("STACK".to_owned(), shared.variables["STACK"].clone()),
             ("STACK_DIR".to_owned(), dir),
-            ("BROKERS".to_owned(), "3".to_owned()),
+            ("BROKERS".to_owned(), brokers.to_string()),
             ("KAFKA_PORT".to_owned(), port("KAFKA_BROKERS")),
             ("RAFT_PORT".to_owned(), String::new()),
             ("REGISTRY_PORT".to_owned(), port("SCHEMA_REGISTRY_URL")),
@@ -82,6 +90,26 @@ impl Stack {
             }
         }
         Self::describe(variables, Some(own))
+    }
+
+    /// Replaces the registry by an empty one, and registers the schemas in it with other ids.
+    ///
+    /// # Panics
+    /// If a step fails.
+    pub fn replace_registry(&mut self) {
+        let fault = self.stop("registry", "KILL");
+        let dirs = std::fs::read_dir(&self.variables["STACK_DIR"]).expect("the stack has a folder");
+        let data = dirs
+            .filter_map(|dir| Some(dir.ok()?.path().join("registry")))
+            .find(|data| data.is_dir())
+            .expect("the registry has a folder");
+        std::fs::remove_dir_all(data).expect("the registry is stopped");
+        fault.end();
+        // The ids of all schemas of the bank are one higher.
+        self.registry.register("first", r#""long""#).expect("the registry is empty");
+        synchronize(&self.variables);
+        let own = self._own.take();
+        *self = Self::describe(std::mem::take(&mut self.variables), own);
     }
 
     fn describe(variables: BTreeMap<String, String>, own: Option<Own>) -> Self {

@@ -39,6 +39,7 @@ TALK = json.dumps({
     ],
 })
 TIMEOUT_S = 30
+NEWEST = {"auto.register.schemas": False, "use.latest.version": True}
 
 registry = SchemaRegistryClient({"url": os.environ["SCHEMA_REGISTRY_URL"]})
 # librdkafka's default partitioner uses another hash.
@@ -69,16 +70,20 @@ def main():
     read_until(lambda: answered(orders) and changes() >= len(orders))
     more = [transfer(n, a["iban"], a["token"], b["iban"]) for n in range(50)]
     more += [transfer(1, a["iban"], b["token"], b["iban"])]
-    # By default a serializer registers its own text of the schema, which may have another id.
-    own = registry.get_latest_version("confirm_money_transfer-value").schema.schema_str
-    for command in more:
-        send("confirm_money_transfer", command, own)
+    # A serializer with a schema of its own looks it up, or by default registers it.
+    subject = "confirm_money_transfer-value"
+    versions = registry.get_versions(subject)
+    own = registry.get_latest_version(subject).schema.schema_str
+    for n, command in enumerate(more):
+        conf = {"auto.register.schemas": False} if n % 2 else {}
+        send("confirm_money_transfer", command, own, conf)
+    assert registry.get_versions(subject) == versions, "the schema was registered again"
     # The first transfer has an amount of 0, and the last one has a wrong token.
     read_until(lambda: answered(more) and changes() >= len(orders) + 2 * (len(more) - 2))
 
     talk = {"iban": "NL00TALK" + uuid.uuid4().hex, "new_balance": 7, "changed_by": -3}
     talk |= {"from_to": "x", "description": "y"}
-    send("balance_changed", talk, TALK)
+    send("balance_changed", talk, TALK, {})
     producer.flush(TIMEOUT_S)
     json.dump({"sent": sent, "read": read, "talk": talk}, sys.stdout)
 
@@ -87,14 +92,14 @@ def text(command):
     return str(uuid.UUID(bytes=command["id"]))
 
 
-def send(topic, value, schema=None):
-    """Writes `value` in the newest schema of the topic, or in `schema`, which is registered."""
-    conf = {} if schema else {"auto.register.schemas": False, "use.latest.version": True}
+def send(topic, value, schema=None, conf=NEWEST):
+    """Writes `value` in the newest schema of the topic, or in `schema`."""
     key = text(value) if "id" in value else value["iban"]
-    if (topic, schema) not in serializers:
-        serializers[topic, schema] = AvroSerializer(registry, schema, conf=conf)
+    kind = (topic, schema, *conf)
+    if kind not in serializers:
+        serializers[kind] = AvroSerializer(registry, schema, conf=conf)
     context = SerializationContext(topic, MessageField.VALUE)
-    produce(topic, key, serializers[topic, schema](value, context))
+    produce(topic, key, serializers[kind](value, context))
 
 
 def produce(topic, key, value):

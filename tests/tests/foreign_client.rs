@@ -1,4 +1,4 @@
-//! A client that shares no code with the bank sends commands and reads all outcomes.
+//! Clients that share no code with the bank send commands and read their outcomes.
 
 use avro::Decoder;
 use bank::records::{Atype, BalanceChanged};
@@ -10,7 +10,7 @@ use messaging::partitioner::partition;
 use observer::{Event, ObservedRecord};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A Python environment with Confluent's client. It is created once for each list of packages.
@@ -34,6 +34,51 @@ fn python() -> PathBuf {
     }
     fs::write(&complete, wanted).expect("the folder was just created");
     python
+}
+
+/// A folder with kafkajs and the script. It is filled once for each list of packages.
+fn npm_dir() -> PathBuf {
+    let sources = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests"));
+    let packages = sources.join("foreign_client_npm");
+    let lock = "package-lock.json";
+    let wanted = fs::read_to_string(packages.join(lock)).expect("the list of packages is there");
+    let dir = target_dir().join("foreign-client-npm");
+    let complete = dir.join("complete");
+    if !fs::read_to_string(&complete).is_ok_and(|made| made == wanted) {
+        fs::create_dir_all(&dir).expect("target/ is writable");
+        for file in ["package.json", lock] {
+            fs::copy(packages.join(file), dir.join(file)).expect("copy the list of packages");
+        }
+        let words = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"];
+        let done = Command::new("npm").args(words).current_dir(&dir).stdin(Stdio::null()).status();
+        assert!(done.is_ok_and(|status| status.success()), "npm ci failed: apt-get install npm");
+        fs::write(&complete, wanted).expect("the folder was just created");
+    }
+    let script = "foreign_client.mjs";
+    fs::copy(sources.join(script), dir.join(script)).expect("copy the script");
+    dir
+}
+
+/// Runs a client with the addresses of the stack. Returns the JSON that it prints.
+fn run(stack: &Stack, client: &mut Command) -> Value {
+    let process = client
+        .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))
+        .env("SCHEMA_REGISTRY_URL", stack.registry_url())
+        .stdin(Stdio::null())
+        .output()
+        .expect("run the client");
+    let errors = String::from_utf8_lossy(&process.stderr);
+    assert!(process.status.success(), "{}\n{errors}", process.status);
+    serde_json::from_slice(&process.stdout).expect("the client prints JSON")
+}
+
+/// Asserts that the client assigned the key of each record to the same partition as the bank.
+fn check_partitions(records: &[Value]) {
+    for record in records {
+        let topic = TOPICS.into_iter().find(|it| record["topic"] == it.name).unwrap();
+        let ours = partition(record["key"].as_str().unwrap().as_bytes(), topic.partitions);
+        assert_eq!(record["partition"], ours, "{record}");
+    }
 }
 
 /// A record of the bank in the format in which the client prints it.
@@ -90,27 +135,14 @@ fn confluent_client_reads_every_outcome() {
     let stack = Stack::shared();
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
-    let process = Command::new(python())
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign_client.py"))
-        .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))
-        .env("SCHEMA_REGISTRY_URL", stack.registry_url())
-        .stdin(Stdio::null())
-        .output()
-        .expect("run the client");
-    let errors = String::from_utf8_lossy(&process.stderr);
-    assert!(process.status.success(), "{}\n{errors}", process.status);
-    let output: Value = serde_json::from_slice(&process.stdout).expect("the client prints JSON");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign_client.py");
+    let output = run(&stack, Command::new(python()).arg(script));
     let list = |name: &str| output[name].as_array().expect("the field is a list").clone();
     client.read_to_the_end();
 
-    // Both clients assign a key to the same partition.
     let sent = list("sent");
     assert_eq!(sent.len(), 2 + 50 + 51 + 1);
-    for record in &sent {
-        let topic = TOPICS.into_iter().find(|it| record["topic"] == it.name).unwrap();
-        let ours = partition(record["key"].as_str().unwrap().as_bytes(), topic.partitions);
-        assert_eq!(record["partition"], ours, "{record}");
-    }
+    check_partitions(&sent);
 
     // Both clients have read the same records, equal in every field.
     let ours = sorted(client.records.iter().map(record_as_json).collect());
@@ -142,4 +174,38 @@ fn confluent_client_reads_every_outcome() {
     assert_eq!(client.foreign.len(), 1);
     client.settle(PATIENCE);
     client.check();
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn client_from_npm_deposits_and_reads_outcomes() {
+    let stack = Stack::shared();
+    let mut client = BankClient::open(&stack);
+    let _handler = Handler::start(&stack);
+    let script = npm_dir().join("foreign_client.mjs");
+    let output = run(&stack, Command::new("node").arg(script));
+    client.read_to_the_end();
+    let list = |name: &str| output[name].as_array().expect("the field is a list").clone();
+    let sent = list("sent");
+    assert_eq!(sent.len(), 2);
+    check_partitions(&sent);
+    // The newest id, the id of the schema's text, and that of its registration are equal.
+    for record in &sent {
+        let id = stack.schema_ids[record["topic"].as_str().unwrap()];
+        assert_eq!(record["ids"], json!([id, id, id]), "{record}");
+    }
+    let read = list("read");
+    check_partitions(&read);
+    let value = |topic: &str| {
+        let record = read.iter().find(|record| record["topic"] == topic);
+        record.unwrap_or_else(|| panic!("no record of {topic}: {output}"))["value"].clone()
+    };
+    let opened = value("account_creation_confirmed");
+    let expected = json!({
+        "iban": opened["iban"], "new_balance": 1234, "changed_by": 1234, "from_to": "cash",
+        "description": "émigré €", "transfer_id": value("money_transfer_confirmed")["id"],
+        "sequence": 1,
+    });
+    assert_eq!(value("balance_changed"), expected);
+    check_sums(&stack);
 }
