@@ -13,8 +13,8 @@ use std::time::Duration;
 /// Time between two checks of all ids in use. One check is one request for each id.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Checks from now on that `id` has the schema of `topic`. If it has not, the registry was replaced,
-/// and the process exits with code 75: see docs/decisions/0031-replaced-registry.md.
+/// Checks from now on that `id` has the schema of `topic`. Otherwise the registry was replaced, and
+/// the process exits with code 75: see docs/decisions/0031-replaced-registry.md.
 pub fn check_regularly(registry: &Registry, topic: Topic, id: u32, shutdown: &Shutdown) {
     let mut ids = registry.ids_in_use.lock().unwrap_or_else(PoisonError::into_inner);
     ids.push((topic, id));

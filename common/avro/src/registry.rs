@@ -432,7 +432,7 @@ pub(crate) mod tests {
         // "ann:hunter2" in base64.
         assert_eq!(*fake.credentials.lock().unwrap(), ["Basic YW5uOmh1bnRlcjI="]);
         // The first URL is refused by the HTTP client, nothing listens at the second one.
-        for url in ["http://ann:hunter2@re gistry", "http://ann:hunter2@127.0.0.1:1"] {
+        for url in ["http://ann:hunter2@a b", "http://ann:hunter2@127.0.0.1:1"] {
             let err = Registry::new(url).id_of(&HEARTBEAT).unwrap_err().to_string();
             assert!(err.contains("***@") && !err.contains("hunter2"), "{err}");
         }

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn url_that_cannot_work_is_refused_without_its_value() {
+    fn unusable_url_is_refused_without_its_value() {
         for (variable, value, start) in [
             (
                 &SCHEMA_REGISTRY_URL,
