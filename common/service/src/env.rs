@@ -1,7 +1,7 @@
 //! Configuration from environment variables. They are read and checked once, at startup. `--help`
 //! lists them.
 
-use crate::url::{self, Problem};
+use crate::url::{self, Check, Problem};
 use std::fmt::{self, Display};
 use std::hint::black_box;
 use std::ops::RangeInclusive;
@@ -20,7 +20,7 @@ pub struct Variable {
     /// If true, the value never appears in errors and logs.
     pub secret: bool,
     /// Check of the value. [`Env::text`] calls it, so that all services have the same checks.
-    pub check: Option<fn(&str) -> Result<(), Problem>>,
+    pub check: Option<Check>,
 }
 
 impl Variable {
@@ -40,7 +40,7 @@ impl Variable {
     }
 
     /// Returns the variable with a check of its value.
-    const fn checked(self, check: fn(&str) -> Result<(), Problem>) -> Self {
+    const fn checked(self, check: Check) -> Self {
         Self { check: Some(check), ..self }
     }
 }

@@ -5,6 +5,9 @@
 /// the variable. It does not repeat the value, which may have a password.
 pub type Problem = &'static str;
 
+/// A check of the value of a variable.
+pub type Check = fn(&str) -> Result<(), Problem>;
+
 const BLANKS: Problem = "has a blank or a line break: remove it. In a file with Windows line ends \
                          each value ends with a carriage return";
 const NOT_ASCII: Problem = "has a character that is not ASCII: percent-encode it";
