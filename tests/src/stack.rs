@@ -164,6 +164,14 @@ impl Stack {
         Post::keyed(&topic, command.id.to_string(), self.transfers.encode(command))
     }
 
+    /// Runs the synchronizer, which creates missing topics.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn synchronize(&self) {
+        synchronize(&self.variables);
+    }
+
     /// A connection to balancedb.
     ///
     /// # Panics

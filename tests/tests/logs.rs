@@ -22,12 +22,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(
-        stack: &Stack,
-        service: &str,
-        stderr: impl Into<Stdio>,
-        env: &[(&str, &str)],
-    ) -> Self {
+    fn start(stack: &Stack, service: &str, stderr: impl Into<Stdio>, env: &[(&str, &str)]) -> Self {
         let [health, control, graphql] = free_ports();
         let process = Command::new(binary(service))
             .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))

@@ -8,13 +8,12 @@ use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
-/// Number of partitions of `topic` that each database session owns.
-fn owners(stack: &Stack, topic: &Topic) -> BTreeMap<i32, usize> {
-    let sql = "SELECT pid FROM pg_locks
-               WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
-               AND classid = hashtext($1)::oid";
-    let rows = stack.database().query(sql, &[&topic.name]).expect("read the locks");
+/// Number of partitions of `topic` that each worker owns.
+fn owners(stack: &Stack, topic: &Topic) -> BTreeMap<Uuid, usize> {
+    let sql = "SELECT owner FROM topic_partition WHERE topic = $1 AND owner IS NOT NULL";
+    let rows = stack.database().query(sql, &[&topic.name]).expect("read the owners");
     let mut owners = BTreeMap::new();
     for row in rows {
         *owners.entry(row.get(0)).or_default() += 1;
@@ -23,9 +22,9 @@ fn owners(stack: &Stack, topic: &Topic) -> BTreeMap<i32, usize> {
 }
 
 /// Waits until the partitions of transfers are divided into `shares`, the largest first. Returns
-/// the sessions that own them.
+/// the workers that own them.
 #[track_caller]
-fn wait_shares(stack: &Stack, shares: &[usize], limit: Duration) -> Vec<i32> {
+fn wait_shares(stack: &Stack, shares: &[usize], limit: Duration) -> Vec<Uuid> {
     until(&format!("partitions are divided into {shares:?}"), limit, || {
         let owners = owners(stack, &CONFIRM_MONEY_TRANSFER);
         let mut found: Vec<usize> = owners.values().copied().collect();
@@ -103,8 +102,8 @@ fn frozen_handler_does_no_harm_after_its_replacement() {
     let replacement = Handler::launch(&stack, Settings::default());
     let new = until("the replacement owns all partitions", Duration::from_secs(20), || {
         let owners = owners(&stack, &CONFIRM_MONEY_TRANSFER);
-        let new = owners.iter().find(|(pid, count)| !old.contains(pid) && **count == 9);
-        new.map(|(pid, _)| *pid)
+        let new = owners.iter().find(|(id, count)| !old.contains(id) && **count == 9);
+        new.map(|(id, _)| *id)
     });
     replacement.wait_ready(PATIENCE);
     let before = confirmed(&replacement);
@@ -116,7 +115,7 @@ fn frozen_handler_does_no_harm_after_its_replacement() {
 
     frozen.thaw();
     let both = wait_shares(&stack, &[5, 4], PATIENCE);
-    assert!(both.contains(&new) && !both.contains(&old[0]), "{both:?}: session {old:?} remains");
+    assert!(both.contains(&new) && both.contains(&old[0]), "{both:?}: a worker has a new id");
     let more = [confirmed(&frozen) + 500.0, confirmed(&replacement) + 500.0];
     until("both handlers confirm transfers", PATIENCE, || {
         client.read(Duration::from_millis(20));

@@ -5,6 +5,7 @@ use rand::rngs::SysRng;
 use rand::{Rng, RngExt};
 use std::fmt;
 use std::str::FromStr;
+use uuid::Uuid;
 
 /// The account of the company. It pays salaries, and exists in a new bank.
 pub const COMPANY_IBAN: &str = "NL66OPEN0000000000";
@@ -74,9 +75,19 @@ pub fn is_well_formed(iban: &str) -> bool {
 
 /// Generates an iban. Its account number is "0" and nine digits from `rng`.
 pub fn generate(rng: &mut impl Rng) -> String {
-    let account = format!("0{:09}", rng.random_range(0..1_000_000_000u32));
+    number(rng.random_range(0..1_000_000_000))
+}
+
+fn number(number: u32) -> String {
+    let account = format!("0{number:09}");
     let check = check_digits(&account).expect("the account is ten digits");
     format!("NL{check:02}OPEN{account}")
+}
+
+/// Returns the iban of the account that the command `id` opens. Its account number is "0" and nine
+/// digits from the id. Two ids can have the same iban.
+pub fn of_command(id: Uuid) -> String {
+    number(u32::try_from(id.as_u128() % 1_000_000_000).expect("it is below 10^9"))
 }
 
 /// Generates a token: 20 decimal digits from the random number generator of the system.
@@ -133,6 +144,14 @@ mod tests {
         assert!(is_well_formed(&first) && is_well_formed(&second));
         assert_ne!(first, second);
         assert_eq!(&first[8..9], "0");
+    }
+
+    #[test]
+    fn iban_follows_from_the_command() {
+        let iban = |id| of_command(Uuid::from_u128(id));
+        assert_eq!(&iban(7_123_456_789)[8..], "0123456789");
+        assert!(is_well_formed(&iban(u128::MAX)));
+        assert_ne!(iban(1), iban(2));
     }
 
     #[test]

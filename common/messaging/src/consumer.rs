@@ -9,7 +9,7 @@ mod start_positions;
 #[cfg(test)]
 mod tests;
 
-pub use start_positions::{OffsetReset, start_positions};
+pub use start_positions::{OffsetReset, committed_offsets, log_ranges, start_positions};
 
 use crate::config::KafkaConfig;
 use crate::connect;
@@ -109,11 +109,26 @@ impl Consumer {
         result
     }
 
+    /// A handle that may outlive the consumer.
+    pub fn answers(&self) -> Answers {
+        Answers(self.shared.clone())
+    }
+
     fn count(&self, data: &PartitionData) {
         let topic = self.shared.topic;
         RECORDS.with_label_values(&[topic]).inc_by(data.records.len() as u64);
         let lag = (data.end - data.next).max(0);
         LAG.with_label_values(&[topic, &data.partition.to_string()]).set(lag);
+    }
+}
+
+/// When brokers answered the fetches of a [`Consumer`].
+pub struct Answers(Arc<Shared>);
+
+impl Answers {
+    /// Time since a broker last answered a fetch; `None` before the first answer.
+    pub fn silence(&self) -> Option<Duration> {
+        self.0.silence()
     }
 }
 

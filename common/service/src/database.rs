@@ -1,8 +1,4 @@
-//! PostgreSQL: connections, migrations, and the ownership of partitions.
-//!
-//! A session owns a partition while it holds the advisory lock of that partition. The transactions
-//! of the partition's records use the same connection. A process that loses its locks also loses
-//! the connection, so it cannot write. See docs/decisions/0004-ownership.md.
+//! PostgreSQL: connections and migrations.
 
 use crate::Start;
 use crate::env::{self, DATABASE_URL, Env, Variable};
@@ -11,8 +7,7 @@ use crate::log::Chain;
 use crate::shutdown::Shutdown;
 use crate::watchdog::{self, Watch};
 use postgres::error::SqlState;
-use postgres::{Client, GenericClient, NoTls, Statement, Transaction};
-use std::collections::BTreeSet;
+use postgres::{Client, GenericClient, NoTls, Transaction};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -52,10 +47,6 @@ pub const VARIABLES: &[Variable] =
 /// Time limit of a call. It is longer than the timeouts of the server itself.
 const CALL: Duration = Duration::from_secs(30);
 
-/// Second key of the advisory lock that all members of a topic share. The keys of partitions are 0
-/// and above.
-const MEMBERS: i32 = -1;
-
 /// A database operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,6 +60,10 @@ pub enum Error {
     /// The database holds a value that this version did not write.
     #[error("{0}")]
     Foreign(String),
+    /// Another worker has taken a partition over, since the lease of this one had ended. Nothing
+    /// was written.
+    #[error("another worker owns the partition now")]
+    Fenced,
     /// The database must be migrated first, which this role may not do.
     #[error(
         "the database has version {version}, this program needs {needed}, and its role may not \
@@ -83,6 +78,7 @@ impl Error {
         match self {
             Self::Step { source, .. } => is_transient(source),
             Self::Foreign(_) => false,
+            Self::Fenced => true,
             // The migration may be running.
             Self::Outdated { .. } => true,
         }
@@ -299,129 +295,6 @@ fn grant(
         );
     }
     transaction.batch_execute(&sql)
-}
-
-/// A connection and the partitions of a topic that it owns. If a call fails, the session is lost,
-/// and with it the partitions.
-pub struct Ownership {
-    client: Client,
-    topic: &'static str,
-    partitions: i32,
-    owned: BTreeSet<i32>,
-    members: Statement,
-    claim: Statement,
-    release: Statement,
-    shutdown: Shutdown,
-}
-
-impl Ownership {
-    /// Joins the members of `topic`. `partitions` is the number of its partitions. The new member
-    /// owns no partition yet.
-    pub fn join(
-        mut client: Client,
-        topic: &'static str,
-        partitions: i32,
-        shutdown: &Shutdown,
-    ) -> Result<Self, Error> {
-        let joined = "join the members of the topic";
-        client
-            .execute("SELECT pg_advisory_lock_shared(hashtext($1), $2)", &[&topic, &MEMBERS])
-            .map_err(step(joined))?;
-        let mut prepare = |sql: &str| client.prepare(sql).map_err(step(joined));
-        let (members, claim, release) = (
-            prepare(
-                "SELECT count(*) FROM pg_locks
-                 WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted
-                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                   AND classid = hashtext($1)::oid AND objid = $2::int4::oid",
-            )?,
-            prepare("SELECT pg_try_advisory_lock(hashtext($1), $2)")?,
-            prepare("SELECT pg_advisory_unlock(hashtext($1), $2)")?,
-        );
-        let (owned, shutdown) = (BTreeSet::new(), shutdown.clone());
-        Ok(Self { client, topic, partitions, owned, members, claim, release, shutdown })
-    }
-
-    /// The connection, for the transactions of the owned partitions.
-    pub fn client(&mut self) -> &mut Client {
-        &mut self.client
-    }
-
-    /// See [`watch`].
-    pub fn watch(&self, step: &str) -> Watch {
-        watch(&self.shutdown, step)
-    }
-
-    /// Releases partitions above an equal share, or claims free ones up to it. Returns the owned
-    /// partitions. The caller must have finished all work on the partitions owned before.
-    pub fn take_share(&mut self) -> Result<Vec<i32>, Error> {
-        let share = self.share()?;
-        self.release(share)?;
-        self.claim(share)?;
-        Ok(self.owned.iter().copied().collect())
-    }
-
-    /// Claims free partitions up to an equal share. Returns true if it claimed one, or if this
-    /// session owns more than its share. The query also serves as a heartbeat of the session.
-    pub fn share_has_changed(&mut self) -> Result<bool, Error> {
-        let owned = self.owned.len();
-        let share = self.share()?;
-        self.claim(share)?;
-        Ok(owned > share || self.owned.len() > owned)
-    }
-
-    /// The partitions this session owns.
-    pub fn owned(&self) -> &BTreeSet<i32> {
-        &self.owned
-    }
-
-    /// The number of partitions that this session should own: an equal share, rounded up. The query
-    /// also serves as a heartbeat of the session.
-    pub fn share(&mut self) -> Result<usize, Error> {
-        let _watch = self.watch("count the members of the topic");
-        let members: i64 = self
-            .client
-            .query_one(&self.members, &[&self.topic, &MEMBERS])
-            .map_err(step("count the members of the topic"))?
-            .get(0);
-        let partitions = usize::try_from(self.partitions).unwrap_or(0);
-        Ok(partitions.div_ceil(usize::try_from(members).unwrap_or(1).max(1)))
-    }
-
-    /// Claims free partitions until the session owns `share` of them.
-    pub fn claim(&mut self, share: usize) -> Result<(), Error> {
-        let _watch = self.watch("claim partitions");
-        for partition in 0..self.partitions {
-            if self.owned.len() >= share {
-                break;
-            }
-            if self.owned.contains(&partition) {
-                continue;
-            }
-            let claimed: bool = self
-                .client
-                .query_one(&self.claim, &[&self.topic, &partition])
-                .map_err(step("claim a partition"))?
-                .get(0);
-            if claimed {
-                self.owned.insert(partition);
-            }
-        }
-        Ok(())
-    }
-
-    /// Releases partitions until the session owns `share` of them. The caller must have finished
-    /// all work on them.
-    pub fn release(&mut self, share: usize) -> Result<(), Error> {
-        let _watch = self.watch("release partitions");
-        while self.owned.len() > share {
-            let Some(partition) = self.owned.pop_last() else { break };
-            self.client
-                .execute(&self.release, &[&self.topic, &partition])
-                .map_err(step("release a partition"))?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

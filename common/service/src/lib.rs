@@ -11,6 +11,8 @@ pub mod env;
 pub mod health;
 pub mod http;
 pub mod log;
+#[cfg(feature = "database")]
+pub mod ownership;
 pub mod panic_guard;
 pub mod shutdown;
 pub mod url;

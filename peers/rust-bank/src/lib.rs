@@ -11,6 +11,7 @@ use command_handler::command_topic::{AccountCreations, CommandTopic, MoneyTransf
 use command_handler::consume::CommandDecoder;
 use command_handler::store::{self, Session};
 use service::env::{DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
+use service::ownership::Positions;
 use service::shutdown::Shutdown;
 
 /// The bootstrap brokers.
@@ -68,7 +69,7 @@ impl BatchDecider {
             return Ok(None);
         };
         Ok(Some(Self {
-            session: Session::open(&database, CONFIRM_MONEY_TRANSFER, shutdown)?,
+            session: Session::open(&database, shutdown)?,
             creations: CommandDecoder::new(registry.clone()),
             transfers: CommandDecoder::new(registry),
             creation_outcomes,
@@ -112,7 +113,8 @@ fn decide<T: CommandTopic>(
     records: &mut Vec<Outgoing>,
 ) -> Result<(), Error> {
     if !commands.is_empty() {
-        for outcome in T::decide(session, commands)? {
+        // The positions of a peer are in Kafka.
+        for outcome in T::decide(session, commands, &Positions::default())? {
             encoders.encode(outcome, records);
         }
     }

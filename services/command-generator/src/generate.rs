@@ -382,12 +382,12 @@ impl Generator {
                 log::warn!(error:% = Chain(&err); "offsets not committed, retrying");
                 Ok(())
             }
-            // Another member has the partitions and derives the same commands from the same
-            // heartbeats.
-            Err(err) if err.kind == ErrorKind::Fenced && self.config.is_member => {
+            // Another member has the partitions. If it is a generator, it derives the same commands
+            // from the same heartbeats. If not, this one goes on without commits.
+            Err(err) if err.kind == ErrorKind::Fenced => {
                 log::warn!(
-                    error:% = err;
-                    "offsets not committed: the partitions belong to another member"
+                    group = self.config.names.group, error:% = err;
+                    "offsets not committed: the partitions belong to another member of the group"
                 );
                 self.generation = None;
                 Ok(())

@@ -13,10 +13,9 @@ use bank::topology::{self, TOPICS, Topic};
 use command_generator::config::{Config, Names};
 use command_generator::domain;
 use command_generator::generate::Generator;
-use messaging::ClientChoice;
 use messaging::consumer::Consumer;
 use messaging::producer::{Outgoing, Sender};
-use messaging::{FetchedRecord, Position};
+use messaging::{ClientChoice, FetchedRecord, KafkaConfig, Position};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use service::env::Env;
@@ -348,6 +347,30 @@ fn standby_member_takes_over_without_repeated_commands() {
     // A heartbeat that both members had read would result in two transfers with one id.
     assert_eq!(ids(&transfers).len(), 124);
     bank.assert_commands(124, 0);
+}
+
+/// Kafka refuses the commits of a client that is no member while the group has one. Commands are
+/// derived from their heartbeats, so they need no commit.
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn foreign_group_member_stops_no_commands() {
+    let mut bank = TestBank::new("foreign");
+    bank.confirm((0..3).map(Uuid::from_u128), Atype::Auto);
+    let names = bank.config.names.clone();
+    let built_in =
+        KafkaConfig { client: ClientChoice::BuiltIn, ..bank.config.producer.kafka.clone() };
+    let mut foreign = messaging::connect(&built_in);
+    foreign.poll_assignment(names.group, &[names.heartbeat], DEADLINE).unwrap();
+    let generator = bank.start();
+    for round in 1..=3 {
+        bank.send_heartbeats(20..60);
+        bank.transfers(3 + 40 * round);
+        foreign.poll_assignment(names.group, &[names.heartbeat], DEADLINE).unwrap();
+    }
+    assert_eq!(bank.committed(), [None, None]);
+    foreign.leave(names.group).unwrap();
+    bank.wait_for_committed([Some(120), Some(3)]);
+    generator.stop();
 }
 
 /// CPU seconds that this process has used so far.

@@ -11,6 +11,7 @@ use bank::records::{
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
 use messaging::producer::Outgoing;
+use service::ownership::Positions;
 use service::shutdown::Shutdown;
 use uuid::Uuid;
 
@@ -31,13 +32,15 @@ pub trait CommandTopic: Sized + Send + 'static {
     /// Returns the reason for dead_letter if PostgreSQL cannot store `command`.
     fn unstorable(command: &Self::Command) -> Option<&'static str>;
 
-    /// Decides `commands` in one transaction. Returns one outcome per command, in the same order.
+    /// Decides `commands` in one transaction, and stores `positions` with the outcomes. Returns one
+    /// outcome per command, in the same order.
     ///
     /// # Errors
     /// After an error nothing was written.
     fn decide(
         session: &mut Session,
         commands: Vec<Self::Command>,
+        positions: &Positions,
     ) -> Result<Vec<Self::Outcome>, Error>;
 
     /// False if the command was rejected.
@@ -70,8 +73,9 @@ impl CommandTopic for AccountCreations {
     fn decide(
         session: &mut Session,
         commands: Vec<ConfirmAccountCreation>,
+        positions: &Positions,
     ) -> Result<Vec<CreationOutcome>, Error> {
-        session.open_accounts(&commands)
+        session.open_accounts(&commands, positions)
     }
 
     fn confirmed(outcome: &CreationOutcome) -> bool {
@@ -124,8 +128,9 @@ impl CommandTopic for MoneyTransfers {
     fn decide(
         session: &mut Session,
         commands: Vec<ConfirmMoneyTransfer>,
+        positions: &Positions,
     ) -> Result<Vec<TransferOutcome>, Error> {
-        session.transfer(commands)
+        session.transfer(commands, positions)
     }
 
     fn confirmed(outcome: &TransferOutcome) -> bool {

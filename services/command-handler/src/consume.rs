@@ -6,7 +6,7 @@ use crate::error::Error;
 use avro::registry::Registry;
 use avro::{Decoder, Record};
 use bank::limits::{COMMAND_BYTES_MAX, COMMANDS_BYTES_MAX};
-use messaging::consumer::Consumer;
+use messaging::consumer::{Answers, Consumer};
 use messaging::producer::Outgoing;
 use messaging::{FetchedRecord, KafkaConfig, Position};
 use service::log::Chain;
@@ -47,6 +47,9 @@ impl<C> CommandBatch<C> {
 /// the thread.
 pub struct CommandReader<C> {
     batches: Receiver<Result<CommandBatch<C>, Error>>,
+    answers: Answers,
+    /// True if there is no partition to read.
+    is_idle: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -68,7 +71,9 @@ impl<C: Record + Send + 'static> CommandReader<C> {
         // in memory.
         let (sender, batches) = sync_channel(0);
         let stop = Arc::new(AtomicBool::new(false));
+        let is_idle = positions.is_empty();
         let consumer = Consumer::start(kafka, C::TOPIC.name, positions);
+        let answers = consumer.answers();
         let reader = ReaderThread::<T> {
             decoder: CommandDecoder::new(registry.clone()),
             sender,
@@ -81,7 +86,13 @@ impl<C: Record + Send + 'static> CommandReader<C> {
             .name(format!("in-{}", C::TOPIC.name))
             .spawn(move || reader.run(consumer))
             .expect("a thread can be started: their number is small and fixed");
-        Self { batches, stop }
+        Self { batches, answers, is_idle, stop }
+    }
+
+    /// Time since Kafka answered the thread; `None` before its first answer. Zero if there is no
+    /// partition to read.
+    pub fn silence(&self) -> Option<Duration> {
+        if self.is_idle { Some(Duration::ZERO) } else { self.answers.silence() }
     }
 
     /// Returns the next batch, or `None` if no batch arrives within `wait`.

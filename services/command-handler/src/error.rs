@@ -2,6 +2,7 @@
 
 use avro::registry;
 use service::{database, env};
+use std::time::Duration;
 
 /// A failed step. A rejected command is not an error: see [`crate::domain::Rejection`].
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +17,25 @@ pub enum Error {
     /// was written.
     #[error("another handler decided a command of this batch first")]
     Claimed,
-    /// The system's random number generator failed.
-    #[error("could not generate a token")]
-    Random(#[source] rand::rngs::SysError),
+    /// Kafka has not answered for a while. Other handlers may reach it.
+    #[error("Kafka has not answered for {} s, giving the partitions back", .0.as_secs())]
+    Silent(Duration),
+    /// Commands were deleted from the topic before they were decided, or before their outcomes were
+    /// published.
+    #[error(
+        "commands of {topic}/{partition} were deleted from the topic before they were answered: \
+         offsets {from} to {}. Find out why (retention, DeleteRecords). Without them, continue by \
+         UPDATE topic_partition SET next_offset = {earliest}, resume_offset = {earliest} \
+         WHERE topic = '{topic}' AND partition = {partition}", earliest - 1
+    )]
+    Deleted {
+        topic: &'static str,
+        partition: i32,
+        /// The first offset without an answer.
+        from: i64,
+        /// The log start offset.
+        earliest: i64,
+    },
     /// A request to Kafka failed.
     #[error("Kafka request failed")]
     Kafka(#[from] messaging::Error),
@@ -37,13 +54,13 @@ impl Error {
         // No `_` arm: a new variant does not compile until it is listed here.
         match self {
             Self::Database(err) => err.is_retryable(),
-            Self::Claimed => true,
+            Self::Claimed | Self::Silent(_) | Self::Deleted { .. } => true,
             Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
             Self::Registry(err) => err.retryable,
             Self::Avro(err) => {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)
             }
-            Self::Environment(_) | Self::Random(_) => false,
+            Self::Environment(_) => false,
         }
     }
 }

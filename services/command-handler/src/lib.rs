@@ -14,6 +14,7 @@ pub mod command_topic;
 pub mod domain;
 pub mod store;
 
+mod monitor;
 mod publish;
 
 pub mod error;

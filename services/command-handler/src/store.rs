@@ -1,8 +1,7 @@
 //! All SQL of the service: migrations, and the transactions that decide commands.
 //!
-//! A [`Session`] is one connection. It holds an advisory lock for each partition that it owns, and
-//! it runs the transactions of their commands. A handler that loses its locks has lost the
-//! connection too, so it cannot write.
+//! A [`Session`] is one connection. Each of its transactions stores the positions of the commands
+//! that it decides, and fails if another handler owns their partitions now.
 
 use crate::domain::{
     self, Account, Accounts, Change, Changes, CompletedTransfer, CreationOutcome, OpenedAccount,
@@ -13,10 +12,9 @@ use crate::failpoint::{self, Point};
 use bank::iban::{self, COMPANY_IBAN, COMPANY_TOKEN, Token};
 use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
-use bank::topology::Topic;
 use postgres::{Client, Row, Statement, Transaction};
-use rand::rngs::SmallRng;
-use service::database::{self, Ownership};
+use service::database;
+use service::ownership::{self, Ownership, Positions};
 use service::shutdown::Shutdown;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,17 +26,24 @@ const SERVICE: &str = "command-handler";
 /// The tables, and what the statements below do with them.
 pub const SCHEMA: database::Schema = database::Schema {
     service: SERVICE,
-    migrations: &[include_str!("../migrations/1-bank.sql")],
+    migrations: &[
+        include_str!("../migrations/1-bank.sql"),
+        ownership::TABLES,
+        include_str!("../migrations/3-tokens.sql"),
+    ],
     rights: &[
         ("SELECT, INSERT, UPDATE", "account"),
         ("SELECT, INSERT", "account_creation, transfer"),
+        ("SELECT", "token_key"),
+        ownership::RIGHTS[0],
+        ownership::RIGHTS[1],
     ],
 };
 
 /// Settings of each connection.
 /// - A stopped process (SIGSTOP, a frozen virtual machine) keeps its connection open. The idle
-///   timeouts end its session and release its locks, so that another handler takes over. A running
-///   session sends a statement every second.
+///   timeout ends its transaction, so that another handler can take over. The timeout of the
+///   session frees the connection. A running session sends a statement every second.
 /// - Every statement finds its rows by key. Directly after the first start the statistics describe
 ///   empty tables. A plan from these statistics would scan tables that grow by 20,000 rows/s.
 const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_session_timeout=10s \
@@ -101,41 +106,73 @@ fn connect(config: &postgres::Config) -> Result<Client, Error> {
     Ok(database::connect(config, SERVICE, SETTINGS)?)
 }
 
-/// A connection that owns partitions of one topic.
+/// A connection that decides commands.
 pub struct Session {
-    /// The connection and the partitions that it owns.
-    pub ownership: Ownership,
+    client: Client,
+    /// `None` if something else assigns the partitions.
+    ownership: Option<Ownership>,
     statements: Statements,
+    shutdown: Shutdown,
 }
 
 impl Session {
-    /// Connects and joins the members of `topic`. The session owns no partition yet.
-    pub fn open(
-        config: &postgres::Config,
-        topic: Topic,
-        shutdown: &Shutdown,
-    ) -> Result<Self, Error> {
+    /// Connects. The session owns no partitions, and stores no positions before [`Self::join`].
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub fn open(config: &postgres::Config, shutdown: &Shutdown) -> Result<Self, Error> {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config)?;
         let statements = Statements::prepare(&mut client)?;
-        Ok(Self {
-            ownership: Ownership::join(client, topic.name, topic.partitions, shutdown)?,
-            statements,
-        })
+        Ok(Self { client, ownership: None, statements, shutdown: shutdown.clone() })
     }
 
-    /// Decides `commands` in one transaction. Returns one outcome per command, in the same order. A
-    /// known id gets its stored outcome.
+    /// Becomes the worker `worker` of `topic`, which has `partitions` partitions.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn join(
+        &mut self,
+        topic: &'static str,
+        worker: Uuid,
+        partitions: i32,
+    ) -> Result<(), Error> {
+        let _watch = database::watch(&self.shutdown, "join the workers of the topic");
+        let mut ownership = Ownership::new(&mut self.client, topic, worker)?;
+        ownership.join(&mut self.client, partitions)?;
+        self.ownership = Some(ownership);
+        Ok(())
+    }
+
+    /// Calls a method of [`Ownership`] with its connection.
+    ///
+    /// # Errors
+    /// Those of the method.
+    ///
+    /// # Panics
+    /// Before [`Self::join`].
+    pub fn owning<R>(
+        &mut self,
+        call: impl FnOnce(&mut Ownership, &mut Client) -> Result<R, database::Error>,
+    ) -> Result<R, Error> {
+        let _watch = database::watch(&self.shutdown, "own partitions");
+        let ownership = self.ownership.as_mut().expect("the session has joined");
+        Ok(call(ownership, &mut self.client)?)
+    }
+
+    /// Decides `commands` in one transaction, and stores `positions` with the outcomes. Returns one
+    /// outcome per command, in the same order. A known id gets its stored outcome.
     ///
     /// # Errors
     /// After an error nothing was written.
     pub fn open_accounts(
         &mut self,
         commands: &[ConfirmAccountCreation],
+        positions: &Positions,
     ) -> Result<Vec<CreationOutcome>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
-        let _watch = self.ownership.watch("decide a batch");
-        let (mut transaction, statements) = self.begin()?;
+        let _watch = database::watch(&self.shutdown, "decide a batch");
+        let (mut transaction, statements) = self.begin(positions)?;
         let mut outcomes: HashMap<Uuid, CreationOutcome> = transaction
             .query(&statements.creations, &[&ids])
             .map_err(step("find known account commands"))?
@@ -154,18 +191,19 @@ impl Session {
         Ok(commands.iter().map(|command| outcomes[&command.id].clone()).collect())
     }
 
-    /// Decides `commands` in one transaction. Returns one outcome per command, in the same order. A
-    /// known id gets its stored outcome.
+    /// Decides `commands` in one transaction, and stores `positions` with the outcomes. Returns one
+    /// outcome per command, in the same order. A known id gets its stored outcome.
     ///
     /// # Errors
     /// After an error nothing was written.
     pub fn transfer(
         &mut self,
         commands: Vec<ConfirmMoneyTransfer>,
+        positions: &Positions,
     ) -> Result<Vec<TransferOutcome>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
-        let _watch = self.ownership.watch("decide a batch");
-        let (mut transaction, statements) = self.begin()?;
+        let _watch = database::watch(&self.shutdown, "decide a batch");
+        let (mut transaction, statements) = self.begin(positions)?;
         let known: HashMap<Uuid, TransferOutcome> = transaction
             .query(&statements.transfers, &[&ids])
             .map_err(step("find known transfer commands"))?
@@ -199,9 +237,22 @@ impl Session {
         Ok(outcomes)
     }
 
-    fn begin(&mut self) -> Result<(Transaction<'_>, &Statements), Error> {
-        let transaction =
-            self.ownership.client().transaction().map_err(step("begin a transaction"))?;
+    /// Stores `positions` without outcomes.
+    ///
+    /// # Errors
+    /// After an error nothing was written.
+    pub fn store_positions(&mut self, positions: &Positions) -> Result<(), Error> {
+        let _watch = database::watch(&self.shutdown, "store positions");
+        let (transaction, _) = self.begin(positions)?;
+        transaction.commit().map_err(step("commit positions"))
+    }
+
+    /// Begins a transaction, whose first effect are `positions`.
+    fn begin(&mut self, positions: &Positions) -> Result<(Transaction<'_>, &Statements), Error> {
+        let mut transaction = self.client.transaction().map_err(step("begin a transaction"))?;
+        if let Some(ownership) = &mut self.ownership {
+            ownership.store(&mut transaction, positions)?;
+        }
         Ok((transaction, &self.statements))
     }
 }
@@ -219,37 +270,32 @@ fn first_of_each<'a, C, O>(
         .collect()
 }
 
-/// Generates an iban and a token for each command and opens the accounts whose iban is free.
+/// Opens an account for each command whose iban is free. The iban follows from the id of the
+/// command, the token from the id and the database's key. So a database that was restored from a
+/// backup opens the same accounts again.
 fn create_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     commands: &[&ConfirmAccountCreation],
 ) -> Result<Vec<CreationOutcome>, Error> {
-    let mut rng = rand::make_rng::<SmallRng>();
-    let mut offers: BTreeMap<String, String> = BTreeMap::new();
-    let mut ibans = Vec::with_capacity(commands.len());
-    for _ in commands {
-        let iban = iban::generate(&mut rng);
-        offers.insert(iban.clone(), iban::generate_token().map_err(Error::Random)?);
-        ibans.push(iban);
+    let mut ids: BTreeMap<String, Uuid> = BTreeMap::new();
+    for command in commands {
+        // Of two commands with one iban the first opens the account.
+        ids.entry(iban::of_command(command.id)).or_insert(command.id);
     }
-    let (offered, tokens): (Vec<&str>, Vec<&str>) =
-        offers.iter().map(|(iban, token)| (iban.as_str(), token.as_str())).unzip();
-    let mut opened: BTreeSet<String> = transaction
-        .query(&statements.open_accounts, &[&offered, &tokens, &domain::OVERDRAFT_LIMIT.get()])
+    // The order by iban prevents deadlocks between handlers.
+    let (ibans, ids): (Vec<String>, Vec<Uuid>) = ids.into_iter().unzip();
+    let mut opened: HashMap<Uuid, OpenedAccount> = transaction
+        .query(&statements.open_accounts, &[&ibans, &ids, &domain::OVERDRAFT_LIMIT.get()])
         .map_err(step("open accounts"))?
         .iter()
-        .map(|row| row.get(0))
+        .map(|row| (row.get(0), OpenedAccount { iban: row.get(1), token: row.get(2) }))
         .collect();
-    let outcome = |(command, iban): (&&ConfirmAccountCreation, String)| {
-        // `take` removes the iban: of two equal ibans in one batch only the first opens an account.
-        let result = match opened.take(&iban) {
-            Some(iban) => Ok(OpenedAccount { token: offers[&iban].clone(), iban }),
-            None => Err(Cow::Borrowed(domain::IBAN_EXISTS)),
-        };
+    let outcome = |command: &&ConfirmAccountCreation| {
+        let result = opened.remove(&command.id).ok_or(Cow::Borrowed(domain::IBAN_EXISTS));
         CreationOutcome { id: command.id, a_type: command.a_type, result }
     };
-    Ok(commands.iter().zip(ibans).map(outcome).collect())
+    Ok(commands.iter().map(outcome).collect())
 }
 
 fn store_creations(
@@ -439,9 +485,14 @@ impl Statements {
                  WHERE creation.id = ANY($1)",
             )?,
             open_accounts: prepare(
-                "INSERT INTO account (iban, token, balance, overdraft_limit)
-                 SELECT iban, token, 0, $3 FROM unnest($1::text[], $2::text[]) AS new (iban, token)
-                 ON CONFLICT (iban) DO NOTHING RETURNING iban",
+                "WITH new AS (
+                     SELECT id, iban, token_of(id) AS token
+                     FROM unnest($1::text[], $2::uuid[]) AS new (iban, id)),
+                 opened AS (
+                     INSERT INTO account (iban, token, balance, overdraft_limit)
+                     SELECT iban, token, 0, $3 FROM new
+                     ON CONFLICT (iban) DO NOTHING RETURNING iban)
+                 SELECT id, iban, token FROM new JOIN opened USING (iban)",
             )?,
             store_creations: prepare(
                 "INSERT INTO account_creation (id, a_type, iban, reason)

@@ -91,7 +91,7 @@ const REGISTRATIONS_PER_HOUR: Variable = Variable::new(
 const CONSUMER_GROUP_PROTOCOL: Variable = Variable::new(
     "CONSUMER_GROUP_PROTOCOL",
     "none",
-    "none: locks in the database assign the partitions to endpoints; classic: a consumer group \
+    "none: leases in the database assign the partitions to endpoints; classic: a consumer group \
      assigns them, which needs the built-in client",
 );
 

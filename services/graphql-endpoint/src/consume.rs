@@ -1,5 +1,5 @@
-//! The consume loop: poll a batch from the owned partitions of balance_changed, store it, publish
-//! it to subscribers, commit the offsets.
+//! The consume loop: poll a batch from the owned partitions of balance_changed, store it with its
+//! positions, publish it to subscribers.
 
 use crate::config::Config;
 use crate::error::Error;
@@ -11,31 +11,35 @@ use avro::registry::Registry;
 use bank::limits::BALANCE_CHANGED_BYTES_MAX;
 use bank::records::BalanceChanged;
 use bank::topology::BALANCE_CHANGED;
-use messaging::consumer::{Consumer, OffsetReset, start_positions};
+use messaging::consumer::{Consumer, committed_offsets, log_ranges};
 use messaging::producer::{Outgoing, Producer};
 use messaging::{Assignment, ErrorKind, FetchedRecord, KafkaClient, Position};
 use service::log::Chain;
+use service::ownership::{Deleted, Progress, RENEW_INTERVAL};
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
-/// Consumer group that the offsets are committed for.
+/// Consumer group that offsets are committed for, for displays of the lag.
 const GROUP: &str = "graphql-endpoint";
 
 /// Maximum of transactions in one database transaction.
 const BATCH_MAX: usize = 2000;
-/// Interval at which an endpoint counts the other endpoints and claims free partitions. Also its
-/// heartbeat, since PostgreSQL ends a session that is idle for 10 s.
-const SHARE_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum wait of a poll. An idle thread notices a shutdown after this time.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
-/// Interval of offset commits. After a crash, records since the last commit are read again; the
-/// store ignores duplicates.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
+/// Interval of offset commits to Kafka.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Timeout of requests to the brokers that are repeated anyway.
 const BROKER_WAIT: Duration = Duration::from_millis(800);
+/// Timeout of requests while partitions are served.
+const BROKER_WAIT_SERVING: Duration = Duration::from_millis(200);
+/// Time without an answer from Kafka after which the endpoint gives its partitions back.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Time limit for the log ranges, before partitions are read.
+const LOG_RANGE_WITHIN: Duration = Duration::from_secs(5);
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -43,6 +47,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// Stores and publishes the records of the partitions that this endpoint owns.
 pub struct Worker {
     pub config: Config,
+    /// Identifies this process to other endpoints in the shares of the partitions.
+    pub worker: Uuid,
     /// By which this process ignores its own notifications.
     pub writer: Arc<WriterId>,
     pub registry: Registry,
@@ -81,60 +87,113 @@ impl Worker {
         client: &mut dyn KafkaClient,
         ready: &dyn Fn(bool),
     ) -> Result<(), Error> {
+        // An endpoint that does not reach Kafka must not own partitions.
+        let topic = topic_state(client, BROKER_WAIT)?;
+        let (config, id) = (&self.config.database, self.writer.get());
+        let mut writer =
+            TransactionWriter::open(config, id, self.worker, topic.partitions, &self.shutdown)?;
+        let result = self.serve_shares(&mut writer, client, topic, ready);
+        match result {
+            // The connection may be lost, or the partitions belong to another endpoint.
+            Err(Error::Database(_) | Error::Commit(_)) => result,
+            _ => result.and(writer.owning(|ownership, client| ownership.leave(client))),
+        }
+    }
+
+    fn serve_shares(
+        &self,
+        writer: &mut TransactionWriter,
+        client: &mut dyn KafkaClient,
+        state: TopicState,
+        ready: &dyn Fn(bool),
+    ) -> Result<(), Error> {
         let topic = BALANCE_CHANGED.name;
-        let kafka = &self.config.producer.kafka;
-        let id = self.writer.get();
-        let mut writer = TransactionWriter::open(&self.config.database, id, &self.shutdown)?;
         while !self.shutdown.requested() {
-            let Some(share) = self.take_share(&mut writer, client)? else { break };
-            log::info!(topic, partitions:? = share.partitions; "serving");
-            let within = Duration::from_secs(5);
-            let (owned, stop) = (&share.partitions, &self.shutdown);
-            let offset_reset = OffsetReset::Earliest;
-            let positions =
-                start_positions(kafka, GROUP, topic, owned, offset_reset, within, stop)?;
-            let mut partitions = ServedPartitions {
+            let Some(generation) = self.take_share(writer, client)? else { break };
+            let positions = self.start_positions(writer, topic, state.id)?;
+            let served: Vec<i32> = positions.iter().map(|it| it.partition).collect();
+            log::info!(topic, partitions:? = served; "serving");
+            let mut served = ServedPartitions {
                 worker: self,
-                generation: share.generation,
-                consumer: Consumer::start(kafka, topic, positions),
+                generation: generation.0,
+                state,
+                answered: Instant::now(),
+                consumer: Consumer::start(&self.config.producer.kafka, topic, positions),
                 decoder: Decoder::new(self.registry.clone()),
                 stored: BTreeMap::new(),
                 committed: Instant::now(),
             };
             ready(true);
-            partitions.serve(&mut writer, client)?;
+            served.serve(writer, client)?;
         }
         Ok(())
     }
 
-    /// Takes the share of this endpoint, by locks in the database or from the consumer group.
+    /// Takes the share of this endpoint, by the leases in the database or from the consumer group.
     /// `None` if shutdown was requested meanwhile.
     fn take_share(
         &self,
         writer: &mut TransactionWriter,
         client: &mut dyn KafkaClient,
-    ) -> Result<Option<Share>, Error> {
+    ) -> Result<Option<Generation>, Error> {
+        if !self.config.is_member {
+            writer.owning(|ownership, client| ownership.take_share(client))?;
+            return Ok(Some(Generation(None)));
+        }
         while !self.shutdown.requested() {
-            let share = if self.config.is_member {
-                writer.ownership.share()?;
-                match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER_WAIT) {
-                    Ok(Assignment { generation, partitions }) => {
-                        let partitions = partitions.into_iter().map(|(_, it)| it).collect();
-                        Share { partitions, generation: Some(generation) }
-                    }
-                    Err(err) if err.is_retryable() => {
-                        log::warn!(error:% = Chain(&err); "waiting for the consumer group");
-                        continue;
-                    }
-                    Err(err) => return Err(err.into()),
+            writer.owning(|ownership, client| ownership.heartbeat(client))?;
+            match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER_WAIT) {
+                Ok(Assignment { generation, partitions }) => {
+                    let partitions: Vec<i32> = partitions.into_iter().map(|(_, it)| it).collect();
+                    writer.owning(|ownership, client| ownership.seize(client, &partitions))?;
+                    return Ok(Some(Generation(Some(generation))));
                 }
-            } else {
-                let partitions = writer.ownership.take_share()?;
-                Share { partitions, generation: None }
-            };
-            return Ok(Some(share));
+                Err(err) if err.is_retryable() => {
+                    log::warn!(error:% = Chain(&err); "waiting for the consumer group");
+                }
+                Err(err) => return Err(err.into()),
+            }
         }
         Ok(None)
+    }
+
+    /// Compares the stored positions with the log. Returns where to read, and stores what changed.
+    fn start_positions(
+        &self,
+        writer: &mut TransactionWriter,
+        topic: &str,
+        topic_id: Option<Uuid>,
+    ) -> Result<Vec<Position>, Error> {
+        let owned = writer.owning(|ownership, _| Ok(ownership.owned().clone()))?;
+        let (kafka, stop) = (&self.config.producer.kafka, &self.shutdown);
+        let log = log_ranges(kafka, topic, LOG_RANGE_WITHIN, stop)?;
+        let committed = if owned.values().any(|it| it.progress == Progress::New) {
+            committed_offsets(kafka, GROUP, topic, LOG_RANGE_WITHIN, stop)?
+        } else {
+            Vec::new()
+        };
+        let mut starts = BTreeMap::new();
+        let mut positions = Vec::with_capacity(owned.len());
+        for (&partition, owned) in &owned {
+            let index = usize::try_from(partition).unwrap_or(usize::MAX);
+            // The topic has got fewer partitions since it was asked for them.
+            let Some(&range) = log.get(index) else { continue };
+            let committed = committed.get(index).copied().flatten();
+            let start = owned.start(topic, partition, committed, topic_id, range);
+            let next = start.unwrap_or_else(|Deleted { from, earliest }| {
+                log::error!(
+                    topic, partition, from, earliest;
+                    "records were deleted before they were stored: their transactions are missing"
+                );
+                earliest
+            });
+            if owned.progress.resume() != Some(next) {
+                starts.insert(partition, next);
+            }
+            positions.push(Position { partition, next });
+        }
+        writer.owning(|ownership, client| ownership.begin(client, &starts, topic_id))?;
+        Ok(positions)
     }
 
     /// Ends all subscriptions after a commit without a response. The transactions may be stored and
@@ -148,11 +207,22 @@ impl Worker {
     }
 }
 
-/// The partitions of this endpoint.
-struct Share {
-    partitions: Vec<i32>,
-    /// Generation of the consumer group; `None` if locks assign the partitions.
-    generation: Option<i32>,
+/// Generation of the consumer group; `None` if leases in the database assign the partitions.
+struct Generation(Option<i32>);
+
+/// What Kafka says about balance_changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TopicState {
+    partitions: i32,
+    /// `None` if the broker has no topic ids.
+    id: Option<Uuid>,
+}
+
+fn topic_state(client: &mut dyn KafkaClient, within: Duration) -> messaging::Result<TopicState> {
+    let leaders = client.leaders(BALANCE_CHANGED.name, within)?;
+    let ids = client.topic_ids(&[BALANCE_CHANGED.name], within)?;
+    let id = ids.first().copied().flatten().map(|id| Uuid::from_bytes(id.0));
+    Ok(TopicState { partitions: i32::try_from(leaders.len()).unwrap_or(i32::MAX), id })
 }
 
 /// Repeats `work` with backoff while it fails with a retryable error and no shutdown is requested.
@@ -186,11 +256,15 @@ pub fn retry(
 /// The partitions that are being served.
 struct ServedPartitions<'a> {
     worker: &'a Worker,
-    /// See [`Share`].
+    /// See [`Generation`].
     generation: Option<i32>,
+    /// The topic that is read.
+    state: TopicState,
+    /// When Kafka last told about it.
+    answered: Instant,
     consumer: Consumer,
     decoder: Decoder<BalanceChanged>,
-    /// Next offset of each partition that is stored but not committed yet.
+    /// Next offset of each partition that is stored and not committed to Kafka yet.
     stored: BTreeMap<i32, i64>,
     committed: Instant,
 }
@@ -206,36 +280,47 @@ impl ServedPartitions<'_> {
         while !self.worker.shutdown.requested() {
             self.poll(writer)?;
             if self.committed.elapsed() >= COMMIT_INTERVAL {
-                self.commit(client)?;
+                self.commit(client);
             }
-            if checked.elapsed() >= SHARE_INTERVAL {
+            if checked.elapsed() >= RENEW_INTERVAL {
                 checked = Instant::now();
                 if self.share_has_changed(writer, client)? {
                     break;
                 }
             }
         }
-        self.commit(client)
+        self.commit(client);
+        Ok(())
     }
 
-    /// True if the share of this endpoint has changed. Also a heartbeat to the database and the
-    /// consumer group.
+    /// True if the share of this endpoint has changed. Renews the lease
+    /// in the database and sends a heartbeat to the consumer group.
+    ///
+    /// # Errors
+    /// [`Error::Silent`] if Kafka has not answered for [`SILENCE_MAX`], or [`Error::TopicChanged`].
     fn share_has_changed(
         &mut self,
         writer: &mut TransactionWriter,
         client: &mut dyn KafkaClient,
     ) -> Result<bool, Error> {
-        if let Some(generation) = self.generation {
-            writer.ownership.share()?;
-            // Commit before the rebalance: the next owner starts at the committed offset.
-            self.commit(client)?;
-            match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
-                Ok(assignment) => Ok(assignment.generation != generation),
-                Err(err) if err.is_retryable() => Ok(true),
-                Err(err) => Err(err.into()),
+        match topic_state(client, BROKER_WAIT_SERVING) {
+            Ok(state) if state != self.state => return Err(Error::TopicChanged),
+            Ok(_) => self.answered = Instant::now(),
+            Err(_) if self.answered.elapsed() >= SILENCE_MAX => {
+                return Err(Error::Silent(self.answered.elapsed()));
             }
-        } else {
-            Ok(writer.ownership.share_has_changed()?)
+            // The client has logged it.
+            Err(_) => {}
+        }
+        let Some(generation) = self.generation else {
+            return writer.owning(|ownership, client| ownership.share_has_changed(client));
+        };
+        // Another member may have taken partitions that Kafka has assigned to it.
+        writer.owning(|ownership, client| ownership.heartbeat(client))?;
+        match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
+            Ok(assignment) => Ok(assignment.generation != generation),
+            Err(err) if err.is_retryable() => Ok(true),
+            Err(err) => Err(err.into()),
         }
     }
 
@@ -266,16 +351,18 @@ impl ServedPartitions<'_> {
         batch: &mut Vec<ChangeRecord>,
         positions: &mut BTreeMap<i32, i64>,
     ) -> Result<(), Error> {
-        if !batch.is_empty() {
+        if !positions.is_empty() {
             let started = Instant::now();
-            let stored = writer.store(&mem::take(batch));
+            let stored = writer.store(&mem::take(batch), positions);
             if matches!(stored, Err(Error::Commit(_))) {
                 self.worker.end_subscriptions();
             }
             let stored = stored?;
             metrics::STORED.inc_by(stored.len() as u64);
             metrics::STORE_SECONDS.observe(started.elapsed().as_secs_f64());
-            self.worker.hub.publish(stored);
+            if !stored.is_empty() {
+                self.worker.hub.publish(stored);
+            }
         }
         self.stored.append(positions);
         Ok(())
@@ -323,28 +410,21 @@ impl ServedPartitions<'_> {
         }
     }
 
-    fn commit(&mut self, client: &mut dyn KafkaClient) -> Result<(), Error> {
+    /// Commits the stored offsets to Kafka. Only displays of the lag need them.
+    fn commit(&mut self, client: &mut dyn KafkaClient) {
         self.committed = Instant::now();
         if self.stored.is_empty() {
-            return Ok(());
+            return;
         }
         let position = |(&partition, &next): (&i32, &i64)| Position { partition, next };
         let positions: Vec<Position> = self.stored.iter().map(position).collect();
-        match client.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER_WAIT) {
+        match client.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER_WAIT_SERVING) {
             Ok(()) => self.stored.clear(),
-            Err(err) if err.kind == ErrorKind::Config => return Err(err.into()),
-            // Another member owns the partitions now. It finds the records in the store.
-            Err(err) if err.kind == ErrorKind::Fenced && self.generation.is_some() => {
-                log::warn!(
-                    error:% = Chain(&err);
-                    "offsets not committed: the partitions belong to another member"
-                );
-                self.stored.clear();
-            }
-            // The next commit includes these offsets.
-            Err(err) => log::warn!(error:% = Chain(&err); "offsets not committed, retrying"),
+            Err(err) => log::warn!(
+                group = GROUP, error:% = Chain(&err);
+                "offsets not committed to Kafka: only displays of the lag need them"
+            ),
         }
-        Ok(())
     }
 }
 
@@ -393,7 +473,7 @@ pub fn follow_other_endpoints(
         let mut checked = Instant::now();
         while !shutdown.requested() {
             listener.next(POLL_WAIT, |stored| hub.publish(stored))?;
-            if checked.elapsed() >= SHARE_INTERVAL {
+            if checked.elapsed() >= RENEW_INTERVAL {
                 checked = Instant::now();
                 listener.check()?;
             }

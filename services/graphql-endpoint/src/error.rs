@@ -3,6 +3,7 @@
 use avro::registry;
 use service::database;
 use service::log::Chain;
+use std::time::Duration;
 
 /// A failed step of this service. A refused request is not an error.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,12 @@ pub enum Error {
     Commit(#[source] postgres::Error),
     #[error("Kafka request failed")]
     Kafka(#[from] messaging::Error),
+    /// Kafka has not answered for a while. Other endpoints may reach it.
+    #[error("Kafka has not answered for {} s, giving the partitions back", .0.as_secs())]
+    Silent(Duration),
+    /// The topic has more partitions than before, or was recreated.
+    #[error("the topic balance_changed has changed, reading it anew")]
+    TopicChanged,
     /// A schema that the synchronizer registers is missing, or the registry is unavailable.
     #[error("could not get a schema")]
     Registry(#[from] registry::Error),
@@ -49,7 +56,11 @@ impl Error {
             Self::Avro(err) => {
                 matches!(err, avro::Error::Registry { source, .. } if source.retryable)
             }
-            Self::Commit(_) | Self::Busy | Self::Unresponsive => true,
+            Self::Commit(_)
+            | Self::Busy
+            | Self::Unresponsive
+            | Self::Silent(_)
+            | Self::TopicChanged => true,
             Self::Random(_) | Self::TooLarge => false,
         }
     }

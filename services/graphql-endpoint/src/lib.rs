@@ -138,6 +138,7 @@ fn store_transactions(
     };
     let worker = Worker {
         config: config.clone(),
+        worker: uuid::Uuid::new_v4(),
         writer: writer.clone(),
         registry,
         producer,

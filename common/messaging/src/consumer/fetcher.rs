@@ -32,6 +32,8 @@ pub(super) struct Shared {
     connect: Connect,
     stop: AtomicBool,
     pub held: HeldMemory,
+    /// When a broker last answered a fetch.
+    answered: Mutex<Option<Instant>>,
     state: Mutex<State>,
 }
 
@@ -55,7 +57,19 @@ impl Shared {
         let state = |next| PartitionState { next, leader: NO_LEADER, parked_until: None };
         let partitions = positions.into_iter().map(|it| (it.partition, state(it.next))).collect();
         let state = Mutex::new(State { partitions, leaders: HashSet::new() });
-        Self { topic, connect, stop: AtomicBool::new(false), held: HeldMemory::default(), state }
+        let (held, answered) = (HeldMemory::default(), Mutex::new(None));
+        Self { topic, connect, stop: AtomicBool::new(false), held, answered, state }
+    }
+
+    /// Time since a broker last answered a fetch.
+    pub fn silence(&self) -> Option<Duration> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.map(|at| at.elapsed())
+    }
+
+    fn answered_now(&self) {
+        let now = Some(Instant::now());
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     pub fn has_no_partitions(&self) -> bool {
@@ -147,6 +161,9 @@ impl Fetcher {
             Err(err) if err.is_retryable() => return Ok(true),
             Err(err) => return Err(End::Failed(err)),
         };
+        if fetched.iter().any(|data| data.error.is_none()) {
+            self.shared.answered_now();
+        }
         let (mut good, failed): (Vec<PartitionData>, Vec<PartitionData>) =
             fetched.into_iter().partition(|data| data.error.is_none());
         good.retain(|data| {

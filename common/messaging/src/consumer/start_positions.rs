@@ -39,6 +39,37 @@ pub fn start_positions(
     find_positions(&mut *client, group, topic, partitions, offset_reset, &deadline)
 }
 
+/// Returns the log start offset and the end of each partition of `topic`, index = partition.
+///
+/// # Errors
+/// As [`start_positions`].
+pub fn log_ranges(
+    config: &KafkaConfig,
+    topic: &str,
+    within: Duration,
+    shutdown: &Shutdown,
+) -> Result<Vec<(i64, i64)>, Error> {
+    let mut client = connect::connect_until(config, shutdown);
+    let until = RetryUntil { deadline: Instant::now() + within, shutdown };
+    until.retry(|slice| client.log_range(topic, slice))
+}
+
+/// Returns the offset of each partition of `topic` that `group` has committed, index = partition.
+///
+/// # Errors
+/// As [`start_positions`].
+pub fn committed_offsets(
+    config: &KafkaConfig,
+    group: &str,
+    topic: &str,
+    within: Duration,
+    shutdown: &Shutdown,
+) -> Result<Vec<Option<i64>>, Error> {
+    let mut client = connect::connect_until(config, shutdown);
+    let until = RetryUntil { deadline: Instant::now() + within, shutdown };
+    until.retry(|slice| client.committed(group, topic, slice))
+}
+
 pub(super) fn find_positions(
     client: &mut dyn KafkaClient,
     group: &str,

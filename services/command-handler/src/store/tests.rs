@@ -2,7 +2,8 @@
 
 use super::*;
 use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
-use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
+use service::ownership::Progress;
 use std::thread;
 
 /// A migrated database of one test, on the server of `BALANCE_DATABASE_URL`. Dropping it drops the
@@ -47,12 +48,14 @@ impl Database {
     fn drop_tables(&self) {
         connect(&self.owner)
             .unwrap()
-            .batch_execute("DROP TABLE account_creation, account, transfer, migration")
+            .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
             .unwrap();
     }
 
     fn session(&self, topic: Topic) -> Session {
-        Session::open(&self.config, topic, &Shutdown::default()).unwrap()
+        let mut session = Session::open(&self.config, &Shutdown::default()).unwrap();
+        session.join(topic.name, Uuid::new_v4(), topic.partitions).unwrap();
+        session
     }
 
     /// Opens `count` accounts and deposits `cents` in each.
@@ -60,7 +63,7 @@ impl Database {
         let mut session = self.session(CONFIRM_ACCOUNT_CREATION);
         let commands: Vec<_> = (0..count).map(|_| open(Uuid::new_v4())).collect();
         let opened: Vec<OpenedAccount> = session
-            .open_accounts(&commands)
+            .open_accounts(&commands, &Positions::default())
             .unwrap()
             .into_iter()
             .map(|outcome| outcome.result.unwrap())
@@ -69,7 +72,7 @@ impl Database {
             opened.iter().map(|account| order(cents, CASH, "", &account.iban)).collect();
         assert!(
             session
-                .transfer(deposits.clone())
+                .transfer(deposits.clone(), &Positions::default())
                 .unwrap()
                 .iter()
                 .all(|outcome| outcome.result.is_ok())
@@ -153,7 +156,7 @@ fn service_role_waits_for_the_migration() {
     assert!(err.is_retryable(), "{err}");
     assert_eq!(
         err.to_string(),
-        "the database has version 0, this program needs 1, and its role may not create tables: \
+        "the database has version 0, this program needs 3, and its role may not create tables: \
          run `command-handler --migrate` as the owner"
     );
     database.migrate();
@@ -217,7 +220,7 @@ fn replayed_batch_returns_the_stored_outcomes() {
     ];
     // The batch has one id twice, with different amounts. The first command decides.
     batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
-    let first = session.transfer(batch.clone()).unwrap();
+    let first = session.transfer(batch.clone(), &Positions::default()).unwrap();
     assert_eq!(first[0], first[4]);
     assert_eq!(first[1].result, Err(Cow::Borrowed("insufficient funds")));
     let moved = first[0].result.as_ref().unwrap();
@@ -225,9 +228,9 @@ fn replayed_batch_returns_the_stored_outcomes() {
     assert_eq!(moved.changes.to, Some(Change { balance: Cents::new(1600), sequence: 2 }));
     let sum = database.sum();
     assert_eq!(sum, COMPANY_CENTS + 2000 - 7);
-    assert_eq!(session.transfer(batch.clone()).unwrap(), first);
+    assert_eq!(session.transfer(batch.clone(), &Positions::default()).unwrap(), first);
     batch.reverse();
-    let mut reversed = session.transfer(batch.clone()).unwrap();
+    let mut reversed = session.transfer(batch.clone(), &Positions::default()).unwrap();
     reversed.reverse();
     assert_eq!(reversed, first);
     assert_eq!(database.sum(), sum);
@@ -239,11 +242,11 @@ fn replayed_creation_returns_the_same_account() {
     let database = Database::new();
     let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
     let batch = [open(Uuid::new_v4()), open(Uuid::new_v4())];
-    let first = session.open_accounts(&batch).unwrap();
+    let first = session.open_accounts(&batch, &Positions::default()).unwrap();
     assert!(first.iter().all(|outcome| outcome.result.is_ok()));
-    assert_eq!(session.open_accounts(&batch).unwrap(), first);
+    assert_eq!(session.open_accounts(&batch, &Positions::default()).unwrap(), first);
     let more = [batch[1].clone(), open(Uuid::new_v4()), batch[0].clone()];
-    let outcomes = session.open_accounts(&more).unwrap();
+    let outcomes = session.open_accounts(&more, &Positions::default()).unwrap();
     assert_eq!((&outcomes[0], &outcomes[2]), (&first[1], &first[0]));
 }
 
@@ -258,7 +261,7 @@ fn command_at_two_handlers_has_one_outcome() {
             let handler = |command: ConfirmMoneyTransfer| {
                 let mut session = database.session(CONFIRM_MONEY_TRANSFER);
                 move || loop {
-                    match session.transfer(vec![command.clone()]) {
+                    match session.transfer(vec![command.clone()], &Positions::default()) {
                         Ok(mut outcomes) => return outcomes.remove(0),
                         Err(err) => assert!(err.is_retryable(), "{err}"),
                     }
@@ -272,7 +275,7 @@ fn command_at_two_handlers_has_one_outcome() {
     }
     let mut session = database.session(CONFIRM_MONEY_TRANSFER);
     let last = session
-        .transfer(vec![order(1, &b.iban, &b.token, CASH)])
+        .transfer(vec![order(1, &b.iban, &b.token, CASH)], &Positions::default())
         .unwrap()
         .remove(0)
         .result
@@ -294,7 +297,7 @@ fn configured_company_token_replaces_the_stored_one() {
     let mut session = database.session(CONFIRM_MONEY_TRANSFER);
     let mut refusals = |tokens: [&str; 3]| {
         let commands = tokens.map(|token| order(1, COMPANY_IBAN, token, &a.iban));
-        let outcomes = session.transfer(commands.to_vec()).unwrap();
+        let outcomes = session.transfer(commands.to_vec(), &Positions::default()).unwrap();
         outcomes.into_iter().map(|outcome| outcome.result.err()).collect::<Vec<_>>()
     };
     let invalid = || Some(Cow::Borrowed("invalid token"));
@@ -311,9 +314,42 @@ fn configured_company_token_replaces_the_stored_one() {
     assert_eq!(refusals([COMPANY_TOKEN, OWN, NEXT]), [None, invalid(), invalid()]);
     assert_eq!(database.sum(), COMPANY_CENTS + 100);
     // No other account has another token.
-    let [paid] =
-        session.transfer(vec![order(1, &a.iban, &a.token, CASH)]).unwrap().try_into().unwrap();
+    let [paid] = session
+        .transfer(vec![order(1, &a.iban, &a.token, CASH)], &Positions::default())
+        .unwrap()
+        .try_into()
+        .unwrap();
     assert!(paid.result.is_ok(), "{paid:?}");
+}
+
+/// The partitions of `session`, after it has claimed or released some.
+fn take_share(session: &mut Session) -> Vec<i32> {
+    session.owning(|ownership, client| ownership.take_share(client)).unwrap();
+    owned(session)
+}
+
+fn owned(session: &mut Session) -> Vec<i32> {
+    session.owning(|ownership, _| Ok(ownership.owned().keys().copied().collect())).unwrap()
+}
+
+fn share_has_changed(session: &mut Session) -> Result<bool, Error> {
+    session.owning(|ownership, client| ownership.share_has_changed(client))
+}
+
+/// Ends the lease of all workers, as if they had not renewed it in time.
+fn end_leases(database: &Database) {
+    let sql = "UPDATE worker SET lease_until = clock_timestamp()";
+    connect(&database.owner).unwrap().batch_execute(sql).unwrap();
+}
+
+/// Tells the session that it reads its partitions from offset 0.
+fn begin(session: &mut Session) {
+    let starts: BTreeMap<i32, i64> = owned(session).into_iter().map(|it| (it, 0)).collect();
+    session.owning(|ownership, client| ownership.begin(client, &starts, None)).unwrap();
+}
+
+fn positions(next: i64, resume: i64) -> Positions {
+    Positions { next: BTreeMap::from([(4, next)]), resume: BTreeMap::from([(4, resume)]) }
 }
 
 #[test]
@@ -321,29 +357,147 @@ fn configured_company_token_replaces_the_stored_one() {
 fn partitions_are_shared_and_taken_over() {
     let database = Database::new();
     let mut first = database.session(CONFIRM_MONEY_TRANSFER);
-    assert_eq!(first.ownership.share().unwrap(), 9);
-    first.ownership.claim(9).unwrap();
-    assert_eq!(first.ownership.owned().len(), 9);
+    assert_eq!(take_share(&mut first).len(), 9);
     let mut second = database.session(CONFIRM_MONEY_TRANSFER);
-    let share = second.ownership.share().unwrap();
-    assert_eq!((share, first.ownership.share().unwrap()), (5, 5));
-    second.ownership.claim(share).unwrap();
-    assert!(second.ownership.owned().is_empty(), "no partition is free");
-    first.ownership.release(share).unwrap();
-    second.ownership.claim(share).unwrap();
-    assert_eq!((first.ownership.owned().len(), second.ownership.owned().len()), (5, 4));
-    assert!(first.ownership.owned().is_disjoint(second.ownership.owned()));
-    // Each topic has its own locks.
+    assert!(take_share(&mut second).is_empty(), "no partition is free");
+    assert!(share_has_changed(&mut first).unwrap(), "it owns more than its share");
+    assert_eq!(take_share(&mut first), [0, 1, 2, 3, 4]);
+    assert!(share_has_changed(&mut second).unwrap(), "it has claimed the others");
+    assert_eq!(owned(&mut second), [5, 6, 7, 8]);
+    assert!(!share_has_changed(&mut first).unwrap());
+    // Each topic has its own workers.
     let mut accounts = database.session(CONFIRM_ACCOUNT_CREATION);
-    assert_eq!(accounts.ownership.share().unwrap(), 1);
-    accounts.ownership.claim(1).unwrap();
-    assert_eq!(accounts.ownership.owned().len(), 1);
-    // PostgreSQL releases the locks once it detects that the connection is closed.
-    drop(first);
-    while second.ownership.owned().len() < 9 {
-        let share = second.ownership.share().unwrap();
-        second.ownership.claim(share).unwrap();
-    }
+    assert_eq!(take_share(&mut accounts), [0]);
+    // A worker that leaves gives its partitions back at once.
+    first.owning(|ownership, client| ownership.leave(client)).unwrap();
+    assert!(share_has_changed(&mut second).unwrap());
+    assert_eq!(owned(&mut second).len(), 9);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn worker_without_a_lease_is_fenced() {
+    let database = Database::new();
+    let [a] = database.accounts(1, 1000).try_into().unwrap();
+    let mut dead = database.session(CONFIRM_MONEY_TRANSFER);
+    assert_eq!(take_share(&mut dead).len(), 9);
+    begin(&mut dead);
+    let pay = || vec![order(1, &a.iban, &a.token, CASH)];
+    dead.transfer(pay(), &positions(10, 0)).unwrap();
+    end_leases(&database);
+    // Without another worker it goes on.
+    dead.transfer(pay(), &positions(20, 10)).unwrap();
+    let mut next = database.session(CONFIRM_MONEY_TRANSFER);
+    assert_eq!(take_share(&mut next).len(), 9);
+    let sum = database.sum();
+    let err = dead.transfer(pay(), &positions(30, 20)).unwrap_err();
+    assert!(matches!(err, Error::Database(database::Error::Fenced)), "{err}");
+    let err = dead.store_positions(&positions(30, 30)).unwrap_err();
+    assert!(matches!(err, Error::Database(database::Error::Fenced)), "{err}");
+    let err = share_has_changed(&mut dead).unwrap_err();
+    assert!(matches!(err, Error::Database(database::Error::Fenced)), "{err}");
+    assert_eq!(database.sum(), sum);
+    let progress = next.owning(|ownership, _| Ok(ownership.owned()[&4].progress)).unwrap();
+    assert_eq!(progress, Progress::Stored { next: 20, resume: 10 });
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn transaction_keeps_its_partitions_until_its_end() {
+    let database = Database::new();
+    let mut slow = database.session(CONFIRM_MONEY_TRANSFER);
+    take_share(&mut slow);
+    begin(&mut slow);
+    let (transaction, _) = slow.begin(&positions(10, 0)).unwrap();
+    end_leases(&database);
+    let mut other = database.session(CONFIRM_MONEY_TRANSFER);
+    assert_eq!(take_share(&mut other), [0, 1, 2, 3, 5, 6, 7, 8]);
+    transaction.commit().unwrap();
+    end_leases(&database);
+    assert!(share_has_changed(&mut other).unwrap());
+    assert_eq!(owned(&mut other).len(), 9);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn reconnected_worker_waits_for_no_lease() {
+    let database = Database::new();
+    let open = |worker| {
+        let mut session = Session::open(&database.config, &Shutdown::default()).unwrap();
+        session.join("t", worker, 3).unwrap();
+        session
+    };
+    let worker = Uuid::new_v4();
+    assert_eq!(take_share(&mut open(worker)), [0, 1, 2]);
+    assert_eq!(take_share(&mut open(Uuid::new_v4())), [0; 0]);
+    // Of the two workers it gets its share at once.
+    assert_eq!(take_share(&mut open(worker)), [0, 1]);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn replayed_positions_never_go_back() {
+    let database = Database::new();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    take_share(&mut session);
+    begin(&mut session);
+    session.store_positions(&positions(30, 20)).unwrap();
+    session.store_positions(&positions(25, 10)).unwrap();
+    let row = connect(&database.config)
+        .unwrap()
+        .query_one(
+            "SELECT next_offset, resume_offset FROM topic_partition
+             WHERE topic = 'confirm_money_transfer' AND partition = 4",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (30, 20));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn database_of_version_1_is_migrated() {
+    let database = Database::new();
+    database.drop_tables();
+    let mut owner = connect(&database.owner).unwrap();
+    let first = database::Schema { migrations: &SCHEMA.migrations[..1], rights: &[], ..SCHEMA };
+    database::migrate_as_owner(&mut owner, &first, "").unwrap();
+    let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
+    let sql = "INSERT INTO account VALUES ('NL12OPEN0123456789', '01234567890123456789', 7, 0, 1);
+               INSERT INTO account_creation (id, a_type, iban) VALUES ($id, 'AUTO', 'NL12OPEN0123456789')";
+    owner.batch_execute(&sql.replace("$id", &format!("'{old}'"))).unwrap();
+    database.migrate();
+    let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
+    assert_eq!(take_share(&mut session), [0]);
+    let progress = session.owning(|ownership, _| Ok(ownership.owned()[&0].progress)).unwrap();
+    assert_eq!(progress, Progress::New);
+    let outcomes = session.open_accounts(&[open(old), open(new)], &Positions::default()).unwrap();
+    let [old, new] = [0, 1].map(|at| outcomes[at].result.clone().unwrap());
+    assert_eq!(
+        (old.iban.as_str(), old.token.as_str()),
+        ("NL12OPEN0123456789", "01234567890123456789")
+    );
+    assert_ne!(new.iban, old.iban);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn restored_database_opens_the_same_accounts() {
+    let database = Database::new();
+    let commands = [open(Uuid::new_v4()), open(Uuid::new_v4())];
+    let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
+    let before = session.open_accounts(&commands, &Positions::default()).unwrap();
+    let tokens: BTreeSet<&str> =
+        before.iter().map(|it| it.result.as_ref().unwrap().token.as_str()).collect();
+    assert_eq!(tokens.len(), 2);
+    // As after a restore of a backup from before these commands.
+    connect(&database.owner)
+        .unwrap()
+        .batch_execute(
+            "DELETE FROM account_creation; DELETE FROM account WHERE iban <> 'NL66OPEN0000000000'",
+        )
+        .unwrap();
+    assert_eq!(session.open_accounts(&commands, &Positions::default()).unwrap(), before);
 }
 
 #[test]
@@ -390,7 +544,7 @@ fn lost_session_is_retryable_and_writes_nothing() {
     let database = Database::new();
     let [a] = database.accounts(1, 1000).try_into().unwrap();
     let mut session = database.session(CONFIRM_MONEY_TRANSFER);
-    session.ownership.claim(9).unwrap();
+    take_share(&mut session);
     connect(&database.owner)
         .unwrap()
         .batch_execute(
@@ -398,7 +552,8 @@ fn lost_session_is_retryable_and_writes_nothing() {
              WHERE pid <> pg_backend_pid() AND datname = current_database()",
         )
         .unwrap();
-    let err = session.transfer(vec![order(1, CASH, "", &a.iban)]).unwrap_err();
+    let err =
+        session.transfer(vec![order(1, CASH, "", &a.iban)], &Positions::default()).unwrap_err();
     assert!(err.is_retryable(), "{err}");
     assert_eq!(database.sum(), COMPANY_CENTS + 1000);
 }

@@ -5,6 +5,7 @@ use crate::transaction::Transaction;
 use bank::money::Cents;
 use postgres::{Client, Row};
 use service::database;
+use service::ownership;
 use service::shutdown::Shutdown;
 
 /// `application_name` in PostgreSQL, and name of the lock for migrations.
@@ -17,11 +18,14 @@ pub const SCHEMA: database::Schema = database::Schema {
         include_str!("../../migrations/1-transactions.sql"),
         include_str!("../../migrations/2-accounts-and-transfers.sql"),
         include_str!("../../migrations/3-failed-logins.sql"),
+        ownership::TABLES,
     ],
     rights: &[
         ("SELECT, INSERT", "transaction"),
         ("SELECT, INSERT, UPDATE", "account, transfer"),
         ("SELECT, INSERT, UPDATE, DELETE", "failed_login"),
+        ownership::RIGHTS[0],
+        ownership::RIGHTS[1],
     ],
 };
 
@@ -29,8 +33,8 @@ pub const SCHEMA: database::Schema = database::Schema {
 /// still describe empty tables.
 const SETTINGS: &str = "-c lock_timeout=10s -c enable_seqscan=off -c jit=off \
      -c plan_cache_mode=force_generic_plan -c client_min_messages=warning";
-/// A stopped process keeps its connection open. The idle timeouts end its session and release its
-/// locks, so that another endpoint takes over. A running process sends a statement every second.
+/// A stopped process keeps its connection open. The idle timeouts end its transaction, so that
+/// another endpoint takes over, and its session. A running process sends a statement every second.
 pub const WRITER_SETTINGS: &str = "-c idle_session_timeout=10s \
      -c idle_in_transaction_session_timeout=10s -c statement_timeout=20s";
 /// A slow query of a client fails instead of occupying a connection.

@@ -11,6 +11,7 @@ use bank::money::Cents;
 use bank::records::BalanceChanged;
 use service::database;
 use service::shutdown::Shutdown;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +54,12 @@ impl Database {
     }
 
     fn writer(&self) -> TransactionWriter {
-        TransactionWriter::open(&self.config, Uuid::new_v4(), &Shutdown::default()).unwrap()
+        self.writer_as(Uuid::new_v4())
+    }
+
+    fn writer_as(&self, id: Uuid) -> TransactionWriter {
+        let worker = Uuid::new_v4();
+        TransactionWriter::open(&self.config, id, worker, 9, &Shutdown::default()).unwrap()
     }
 
     pub(crate) fn execute(&self, sql: &str) {
@@ -136,12 +142,12 @@ fn replayed_batch_is_stored_once() {
         vec![record(1, "a", 1, Some(id)), record(2, "b", 1, Some(id)), record(3, "a", 0, None)];
     // A duplicate within the batch.
     batch.push(batch[0].clone());
-    let stored = writer.store(&batch).unwrap();
+    let stored = writer.store(&batch, &BTreeMap::new()).unwrap();
     assert_eq!(texts(&stored), ["a 1", "b 1", "a 0"]);
-    assert!(writer.store(&batch).unwrap().is_empty());
+    assert!(writer.store(&batch, &BTreeMap::new()).unwrap().is_empty());
     // Without a transfer_id, a record at another offset is another transaction.
     let other = ChangeRecord { offset: 4, ..batch[2].clone() };
-    let again = writer.store(&[batch[2].clone(), other]).unwrap();
+    let again = writer.store(&[batch[2].clone(), other], &BTreeMap::new()).unwrap();
     assert_eq!(texts(&again), ["a 0"]);
     assert_eq!(database.store().by_iban("a", 10).unwrap().len(), 3);
 }
@@ -156,7 +162,7 @@ fn account_is_read_newest_first() {
         named_record(3, "a", 3),
         named_record(4, "a", 1),
     ];
-    database.writer().store(&batch).unwrap();
+    database.writer().store(&batch, &BTreeMap::new()).unwrap();
     let store = database.store();
     assert_eq!(texts(&store.by_iban("a", 10).unwrap()), ["a 3", "a 2", "a 1"]);
     assert_eq!(texts(&store.by_iban("a", 2).unwrap()), ["a 3", "a 2"]);
@@ -170,7 +176,7 @@ fn last_transactions_are_read_in_pages() {
     let ibans: Vec<String> = (0..25).map(|n| format!("iban {n:02}")).collect();
     let batch: Vec<ChangeRecord> =
         (1..=3).flat_map(|n| ibans.iter().map(move |iban| named_record(n, iban, n))).collect();
-    database.writer().store(&batch).unwrap();
+    database.writer().store(&batch, &BTreeMap::new()).unwrap();
     let store = database.store();
     let mut all = Vec::new();
     loop {
@@ -191,14 +197,17 @@ fn last_transactions_are_read_in_pages() {
 fn id_finds_its_newest_transaction() {
     let database = Database::new();
     let mut writer = database.writer();
-    writer.store(&[named_record(1, "a", 1), named_record(2, "a", 2)]).unwrap();
+    writer.store(&[named_record(1, "a", 1), named_record(2, "a", 2)], &BTreeMap::new()).unwrap();
     let store = database.store();
     let found = |id| store.by_id(id).unwrap().map(|it| it.description);
     assert_eq!(found(2), Some("a 2".to_owned()));
     assert_eq!((found(3), found(0), found(-1), found(i32::MAX)), (None, None, None, None));
     database.execute("ALTER TABLE transaction ALTER COLUMN number RESTART WITH 2147483647");
     let wrapped = writer
-        .store(&[named_record(3, "a", 3), named_record(4, "a", 4), named_record(5, "a", 5)])
+        .store(
+            &[named_record(3, "a", 3), named_record(4, "a", 4), named_record(5, "a", 5)],
+            &BTreeMap::new(),
+        )
         .unwrap();
     assert_eq!(wrapped.iter().map(Transaction::id).collect::<Vec<_>>(), [i32::MAX, 0, 1]);
     assert_eq!(found(i32::MAX), Some("a 3".to_owned()));
@@ -220,7 +229,8 @@ fn list_with_long_texts_is_not_read() {
     };
     let of_one = (1..=40).map(|n| long(n, "a"));
     let of_many = (41..=80).map(|n| long(n, &format!("b{n}")));
-    database.writer().store(&of_one.chain(of_many).collect::<Vec<_>>()).unwrap();
+    let records: Vec<_> = of_one.chain(of_many).collect();
+    database.writer().store(&records, &BTreeMap::new()).unwrap();
     let store = database.store();
     for items in [1, 2] {
         assert_eq!(store.by_iban("a", items).unwrap().len(), items as usize);
@@ -244,21 +254,20 @@ fn published(listener: &mut NotificationListener, wait: Duration) -> Vec<Transac
 fn other_endpoints_are_notified_of_stored_transactions() {
     let database = Database::new();
     let id = Arc::<WriterId>::default();
-    let mut writer =
-        TransactionWriter::open(&database.config, id.get(), &Shutdown::default()).unwrap();
+    let mut writer = database.writer_as(id.get());
     let listener = |own: &Arc<WriterId>| {
         NotificationListener::open(&database.config, own, &Shutdown::default()).unwrap()
     };
     let (mut other, mut itself) = (listener(&Arc::default()), listener(&id));
     let batch = [named_record(1, "a", 1), named_record(2, "b", 1)];
-    let stored = writer.store(&batch).unwrap();
+    let stored = writer.store(&batch, &BTreeMap::new()).unwrap();
     let wait = Duration::from_secs(10);
     assert_eq!(published(&mut other, wait), stored);
     assert!(published(&mut itself, wait).is_empty(), "an endpoint ignores its own notifications");
-    writer.store(&batch).unwrap();
+    writer.store(&batch, &BTreeMap::new()).unwrap();
     assert!(published(&mut other, Duration::from_millis(1)).is_empty(), "nothing was new");
     id.replace();
-    let late = writer.store(&[named_record(3, "a", 2)]).unwrap();
+    let late = writer.store(&[named_record(3, "a", 2)], &BTreeMap::new()).unwrap();
     assert_eq!(published(&mut itself, wait), late, "the id is no longer its own");
 }
 

@@ -6,9 +6,11 @@ use crate::error::Error;
 use crate::transaction::Transaction;
 use bank::records::BalanceChanged;
 use bank::topology::BALANCE_CHANGED;
-use postgres::{Row, Statement};
-use service::database::{self, Ownership};
+use postgres::{Client, Row, Statement};
+use service::database;
+use service::ownership::{Ownership, Positions};
 use service::shutdown::Shutdown;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Maximum length of an iban. ISO 13616 allows 34 characters, and an index entry has a limit.
@@ -42,7 +44,9 @@ impl ChangeRecord {
 
 /// A connection that owns partitions of balance_changed.
 pub struct TransactionWriter {
-    pub ownership: Ownership,
+    client: Client,
+    ownership: Ownership,
+    shutdown: Shutdown,
     insert: Statement,
     insert_missing: Statement,
     notify: Statement,
@@ -51,8 +55,15 @@ pub struct TransactionWriter {
 }
 
 impl TransactionWriter {
-    /// Connects and registers this endpoint. It owns no partition yet.
-    pub fn open(config: &postgres::Config, id: Uuid, shutdown: &Shutdown) -> Result<Self, Error> {
+    /// Connects and registers this endpoint as the worker `worker`. It owns no partition yet.
+    /// balance_changed has `partitions` partitions.
+    pub fn open(
+        config: &postgres::Config,
+        id: Uuid,
+        worker: Uuid,
+        partitions: i32,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config, WRITER_SETTINGS)?;
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
@@ -65,21 +76,42 @@ impl TransactionWriter {
             prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?;
         let insert = prepare(&format!("{insert} RETURNING number"))?;
         let notify = prepare("SELECT pg_notify($1, $2)")?;
-        let ownership =
-            Ownership::join(client, BALANCE_CHANGED.name, BALANCE_CHANGED.partitions, shutdown)?;
-        Ok(Self { ownership, insert, insert_missing, notify, id })
+        let mut ownership = Ownership::new(&mut client, BALANCE_CHANGED.name, worker)?;
+        ownership.join(&mut client, partitions)?;
+        let shutdown = shutdown.clone();
+        Ok(Self { client, ownership, shutdown, insert, insert_missing, notify, id })
     }
 
-    /// Stores `batch` in one database transaction and notifies the other endpoints. Returns the new
-    /// transactions by number; records that are stored already are skipped.
+    /// Calls a method of [`Ownership`] with its connection.
+    ///
+    /// # Errors
+    /// Those of the method.
+    pub fn owning<R>(
+        &mut self,
+        call: impl FnOnce(&mut Ownership, &mut Client) -> Result<R, database::Error>,
+    ) -> Result<R, Error> {
+        let _watch = database::watch(&self.shutdown, "own partitions");
+        Ok(call(&mut self.ownership, &mut self.client)?)
+    }
+
+    /// Stores `batch` and the `next` offset of each partition in one database transaction, and
+    /// notifies the other endpoints. Returns the new transactions by number; records that are
+    /// stored already are skipped.
     ///
     /// # Errors
     /// After [`Error::Commit`] the batch may be stored, or the server may still store it.
-    pub fn store(&mut self, batch: &[ChangeRecord]) -> Result<Vec<Transaction>, Error> {
-        match self.try_store(batch, false) {
+    pub fn store(
+        &mut self,
+        batch: &[ChangeRecord],
+        next: &BTreeMap<i32, i64>,
+    ) -> Result<Vec<Transaction>, Error> {
+        let positions = Positions { next: next.clone(), resume: next.clone() };
+        match self.try_store(batch, &positions, false) {
             // The batch contains records that were stored before a crash. A check for duplicates in
             // every batch would double the cost of a row.
-            Err(Error::Database(err)) if err.is_duplicate() => self.try_store(batch, true),
+            Err(Error::Database(err)) if err.is_duplicate() => {
+                self.try_store(batch, &positions, true)
+            }
             stored => stored,
         }
     }
@@ -88,12 +120,17 @@ impl TransactionWriter {
     fn try_store(
         &mut self,
         batch: &[ChangeRecord],
+        positions: &Positions,
         again: bool,
     ) -> Result<Vec<Transaction>, Error> {
-        let _watch = self.ownership.watch("store transactions");
-        let mut transaction = self.ownership.client().transaction().map_err(step("begin"))?;
+        let _watch = database::watch(&self.shutdown, "store transactions");
+        let mut transaction = self.client.transaction().map_err(step("begin"))?;
+        self.ownership.store(&mut transaction, positions)?;
         let insert = if again { &self.insert_missing } else { &self.insert };
-        let rows = insert_all(&mut transaction, insert, batch)?;
+        let rows = match batch {
+            [] => Vec::new(),
+            _ => insert_all(&mut transaction, insert, batch)?,
+        };
         let mut stored: Vec<Transaction> = if again {
             rows.iter().map(connection::transaction).collect()
         } else {

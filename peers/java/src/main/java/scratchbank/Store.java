@@ -25,7 +25,8 @@ import java.util.function.Function;
 
 /** All SQL. A batch is one transaction with a constant number of statements. */
 final class Store implements AutoCloseable {
-  private static final int MIGRATIONS = 1;
+  /** The newest version of the database that this program knows. It needs only the first one. */
+  private static final int MIGRATIONS = 3;
 
   /** Every statement finds its rows by key, even if the statistics are those of empty tables. */
   private static final String OPTIONS =
