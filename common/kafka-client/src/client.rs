@@ -8,8 +8,12 @@ use crate::group::{MemberIdentity, Members};
 use crate::map::Map;
 use crate::metadata::{Cluster, Leader};
 use crate::produce::Producer;
-use crate::protocol::messages::{EARLIEST, LATEST, ListOffsets, OffsetCommit, OffsetFetch};
-use crate::types::{Assignment, Batch, PartitionData, Position, TopicId};
+use crate::protocol::messages::{
+    EARLIEST, LATEST, ListOffsets, OffsetCommit, OffsetFetch, PartitionResult,
+};
+use crate::types::{
+    Assignment, Batch, CommittedOffset, PartitionData, Position, TopicDescription, TopicId,
+};
 use std::time::Duration;
 
 /// A client of one cluster. It has no threads of its own: all work is done within its calls.
@@ -46,6 +50,15 @@ impl Client {
         backoff.retry(within, || {
             Ok(cluster.all_leaders(topic)?.into_iter().map(|leader| leader.id).collect())
         })
+    }
+
+    /// The id and the partitions of a topic, from new metadata.
+    ///
+    /// # Errors
+    /// Retryable if the topic does not exist or no broker responds.
+    pub fn describe_topic(&mut self, topic: &str, within: Duration) -> Result<TopicDescription> {
+        let Self { cluster, backoff, .. } = self;
+        backoff.retry(within, || cluster.load_metadata(topic).cloned())
     }
 
     /// The ids of `topics` from new metadata, in the same order. None if the cluster has no topic
@@ -106,6 +119,20 @@ impl Client {
         topic: &str,
         within: Duration,
     ) -> Result<Vec<Option<i64>>> {
+        let committed = self.committed_offsets(group, topic, within)?;
+        Ok(committed.into_iter().map(|it| it.map(|it| it.offset)).collect())
+    }
+
+    /// Like [`Client::committed`], with the metadata of each offset.
+    ///
+    /// # Errors
+    /// Retryable if the group coordinator does not respond.
+    pub fn committed_offsets(
+        &mut self,
+        group: &str,
+        topic: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>> {
         let Self { cluster, backoff, .. } = self;
         backoff.retry(within, || {
             committed(cluster, group, topic).inspect_err(|_| cluster.invalidate_coordinator(group))
@@ -125,11 +152,27 @@ impl Client {
         positions: &[Position],
         within: Duration,
     ) -> Result<()> {
+        self.commit_with_metadata(group, topic, positions, "", within)
+    }
+
+    /// Like [`Client::commit`]. The group coordinator stores `metadata` with each offset, and
+    /// [`Client::committed_offsets`] returns it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] if this client is not a member of the group's current generation.
+    pub fn commit_with_metadata(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        metadata: &str,
+        within: Duration,
+    ) -> Result<()> {
         let Self { cluster, backoff, members, .. } = self;
         let identity = members.identity(group)?;
         backoff
             .retry(within, || {
-                commit(cluster, group, identity.as_ref(), topic, positions)
+                commit(cluster, group, identity.as_ref(), topic, positions, metadata)
                     .inspect_err(|_| cluster.invalidate_coordinator(group))
             })
             .inspect_err(|err| {
@@ -197,8 +240,12 @@ fn log_range(cluster: &mut Cluster, topic: &str) -> Result<Vec<(i64, i64)>> {
     ranges.ok_or_else(missing)
 }
 
-fn committed(cluster: &mut Cluster, group_id: &str, topic: &str) -> Result<Vec<Option<i64>>> {
-    let count = cluster.load_metadata(topic)?.len();
+fn committed(
+    cluster: &mut Cluster,
+    group_id: &str,
+    topic: &str,
+) -> Result<Vec<Option<CommittedOffset>>> {
+    let count = cluster.load_metadata(topic)?.leaders.len();
     let host = cluster.coordinator(group_id)?;
     let what = format!("fetch committed offsets of {group_id} for {topic}");
     let request = OffsetFetch { group_id, topic, partitions: count };
@@ -210,7 +257,8 @@ fn committed(cluster: &mut Cluster, group_id: &str, topic: &str) -> Result<Vec<O
         check_code(it.error_code, format_args!("{what}/{} at {host}", it.partition_index))?;
         let index = usize::try_from(it.partition_index).ok();
         if let Some(entry) = index.and_then(|index| offsets.get_mut(index)) {
-            *entry = Some(it.offset).filter(|offset| *offset >= 0);
+            let PartitionResult { offset, metadata, .. } = it;
+            *entry = (offset >= 0).then_some(CommittedOffset { offset, metadata });
             missing = missing.saturating_sub(1);
         }
     }
@@ -228,12 +276,13 @@ fn commit(
     identity: Option<&MemberIdentity>,
     topic: &str,
     positions: &[Position],
+    metadata: &str,
 ) -> Result<()> {
     let host = cluster.coordinator(group_id)?;
     let what = format!("commit offsets of {group_id} for {topic}");
     let generation_id = identity.map_or(-1, |it| it.generation_id);
     let member_id = identity.map_or("", |it| &it.member_id);
-    let request = OffsetCommit { group_id, generation_id, member_id, topic, positions };
+    let request = OffsetCommit { group_id, generation_id, member_id, topic, positions, metadata };
     let response = cluster.call(&what, &host, &request, cluster.config.timeout)?;
     for Position { partition, .. } in positions {
         let mut results = response.partitions.iter();

@@ -138,6 +138,7 @@ impl Error {
                 (ErrorKind::Config, codes::SASL_AUTHENTICATION_FAILED)
             }
             ConnectionError::Io { .. }
+            | ConnectionError::Advertised { .. }
             | ConnectionError::Protocol { .. }
             | ConnectionError::ResponseTooLarge { .. } => (kind, 0),
         };
@@ -159,6 +160,18 @@ pub enum ConnectionError {
     Io {
         /// host:port.
         broker: String,
+        /// The step that failed, for example "connect".
+        step: &'static str,
+        /// The error of that step.
+        source: io::Error,
+    },
+    /// Like `Io`, for an address that a broker advertises and that is no bootstrap broker.
+    #[error("{broker}, which broker {node_id} advertises: {step}")]
+    Advertised {
+        /// host:port.
+        broker: String,
+        /// Broker id (`node.id`).
+        node_id: i32,
         /// The step that failed, for example "connect".
         step: &'static str,
         /// The error of that step.
@@ -206,7 +219,14 @@ impl ConnectionError {
     pub(crate) fn with_cause(&self) -> String {
         match self {
             Self::Io { source, .. } => format!("{self}: {source}"),
-            _ => self.to_string(),
+            Self::Advertised { source, .. } => format!(
+                "{self}: {source}. This machine must be able to reach that address, else change \
+                 advertised.listeners of that broker"
+            ),
+            Self::Protocol { .. }
+            | Self::UnsupportedVersion { .. }
+            | Self::Authentication { .. }
+            | Self::ResponseTooLarge { .. } => self.to_string(),
         }
     }
 }

@@ -321,7 +321,7 @@ impl LeaderConnection {
         leader: &Leader,
         single_partition_fetches: usize,
     ) -> std::result::Result<Self, ConnectionError> {
-        let connection = Connection::open(&leader.host, &cluster.connection_config)?;
+        let connection = cluster.open(&leader.host)?;
         let leader = leader.clone();
         Ok(Self { leader, connection, in_flight: None, single_partition_fetches })
     }

@@ -242,7 +242,7 @@ impl Membership {
         }
         *checked_at = Instant::now();
         let changed = |(topic, count): &(String, i32)| {
-            cluster.load_metadata(topic).is_ok_and(|leaders| leaders.len() != *count as usize)
+            cluster.load_metadata(topic).is_ok_and(|it| it.leaders.len() != *count as usize)
         };
         counts.0.iter().any(changed)
     }
@@ -278,7 +278,7 @@ fn count_partitions(
             return Err(Error { kind: ErrorKind::Config, code: 0, text });
         }
         let count = match cluster.load_metadata(&topic) {
-            Ok(leaders) => i32::try_from(leaders.len()).unwrap_or(i32::MAX),
+            Ok(found) => i32::try_from(found.leaders.len()).unwrap_or(i32::MAX),
             Err(err) if err.code == codes::UNKNOWN_TOPIC_OR_PARTITION => 0,
             Err(err) => return Err(err),
         };

@@ -108,8 +108,8 @@ pub use error::{Api, ConnectionError, Error, ErrorKind, ProduceResult, Result};
 pub use metadata::broker_address;
 pub use sasl::{Mechanism, Sasl};
 pub use types::{
-    Assignment, Batch, Compression, FetchedRecord, Header, NewRecord, PartitionData, Position,
-    TopicId,
+    Assignment, Batch, CommittedOffset, Compression, FetchedRecord, Header, NewRecord,
+    PartitionData, Position, TopicDescription, TopicId,
 };
 
 /// Compiles the example of README.md.

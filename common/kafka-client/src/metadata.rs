@@ -7,7 +7,7 @@ use crate::error::{Api, ConnectionError, Error, ErrorKind, Result, check_code};
 use crate::map::Map;
 use crate::protocol::messages::{self, FindCoordinator, Metadata, MetadataResponse};
 use crate::protocol::{ApiSpec, Reader, Request, Writer, codes};
-use crate::types::TopicId;
+use crate::types::{TopicDescription, TopicId};
 use std::time::{Duration, Instant};
 
 /// Longest wait for a response that any broker could send. The next broker is tried after it.
@@ -19,8 +19,7 @@ pub struct Cluster {
     pub connection_config: ConnectionConfig,
     /// Brokers as host:port, by node id.
     addresses: Map<i32, String>,
-    /// Leader of each partition, by topic.
-    leaders: Map<String, Vec<Option<i32>>>,
+    topics: Map<String, TopicDescription>,
     /// Topics whose metadata may be stale.
     stale_topics: Map<String, ()>,
     coordinators: Map<String, String>,
@@ -45,7 +44,7 @@ impl Cluster {
             connection_config: config.connection(),
             config: config.clone(),
             addresses: Map::default(),
-            leaders: Map::default(),
+            topics: Map::default(),
             stale_topics: Map::default(),
             coordinators: Map::default(),
             connections: Map::default(),
@@ -63,13 +62,26 @@ impl Cluster {
             self.connections.remove(host);
         }
         if !self.connections.contains(host) {
-            let connection = Connection::open(host, &self.connection_config);
+            let connection = self.open(host);
             let connection = connection.inspect_err(|_| {
                 self.failed_brokers.insert(host.to_owned(), ());
             })?;
             self.connections.insert(host.to_owned(), connection);
         }
         Ok(self.connections.get_mut(host).expect("it was found or inserted above"))
+    }
+
+    /// Opens a connection to the broker at `host`.
+    pub fn open(&self, host: &str) -> std::result::Result<Connection, ConnectionError> {
+        let advertises = |(_, address): &&(i32, String)| address == host;
+        let is_bootstrap = self.config.brokers.iter().any(|it| it == host);
+        let advertiser = self.addresses.0.iter().find(advertises).filter(|_| !is_bootstrap);
+        Connection::open(host, &self.connection_config).map_err(|err| match (err, advertiser) {
+            (ConnectionError::Io { broker, step, source }, Some(&(node_id, _))) => {
+                ConnectionError::Advertised { broker, node_id, step, source }
+            }
+            (err, _) => err,
+        })
     }
 
     /// The open connections among those to `hosts`.
@@ -185,8 +197,8 @@ impl Cluster {
         hosts
     }
 
-    /// Requests metadata of `topic`. Returns the leader of each partition, if it has one.
-    pub fn load_metadata(&mut self, topic: &str) -> Result<&[Option<i32>]> {
+    /// Requests metadata of `topic`.
+    pub fn load_metadata(&mut self, topic: &str) -> Result<&TopicDescription> {
         let what = format!("load metadata of {topic}");
         let (host, response) = self.call_any(&what, &Metadata { topics: &[topic] })?;
         self.add_brokers(&response);
@@ -213,7 +225,8 @@ impl Cluster {
         if leaders.iter().all(Option::is_some) {
             self.stale_topics.remove(topic);
         }
-        Ok(self.leaders.insert(topic.to_owned(), leaders))
+        let id = found.topic_id;
+        Ok(self.topics.insert(topic.to_owned(), TopicDescription { id, leaders }))
     }
 
     /// Requests the ids of `topics`, in the same order.
@@ -249,7 +262,7 @@ impl Cluster {
     /// The leader of a partition in the last metadata.
     pub fn known_leader(&self, topic: &str, partition: i32) -> Option<Leader> {
         let index = usize::try_from(partition).ok()?;
-        let id = (*self.leaders.get(topic)?.get(index)?)?;
+        let id = (*self.topics.get(topic)?.leaders.get(index)?)?;
         Some(Leader { id, host: self.addresses.get(&id)?.clone() })
     }
 
@@ -267,7 +280,7 @@ impl Cluster {
     /// # Errors
     /// Retryable if a partition has no leader.
     pub fn all_leaders(&mut self, topic: &str) -> Result<Vec<Leader>> {
-        let count = self.load_metadata(topic)?.len();
+        let count = self.load_metadata(topic)?.leaders.len();
         let leader = |partition| {
             self.known_leader(topic, partition).ok_or_else(|| Error::no_leader(topic, partition))
         };

@@ -121,6 +121,25 @@ impl fmt::Display for TopicId {
     }
 }
 
+/// A topic in the metadata of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicDescription {
+    /// None if the cluster has no topic ids, which it has since Kafka 2.8.
+    pub id: Option<TopicId>,
+    /// The broker id of each partition's leader, or None without a leader. The index is the
+    /// partition, and the length is the number of partitions.
+    pub leaders: Vec<Option<i32>>,
+}
+
+/// An offset that a consumer group has committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// The offset of the next record to read.
+    pub offset: i64,
+    /// The text that was committed with it. Empty by default.
+    pub metadata: String,
+}
+
 /// The partitions that a member of a consumer group is assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {

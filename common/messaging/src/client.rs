@@ -1,7 +1,8 @@
 //! The trait that both Kafka clients implement.
 
 use kafka_client::{
-    Assignment, Batch, Client, Error, ErrorKind, PartitionData, Position, Result, TopicId,
+    Assignment, Batch, Client, CommittedOffset, Error, ErrorKind, PartitionData, Position, Result,
+    TopicDescription, TopicId,
 };
 use std::time::Duration;
 
@@ -29,6 +30,16 @@ pub trait KafkaClient: Send {
         Ok(vec![None; topics.len()])
     }
 
+    /// Returns the id and the partitions of `topic`. Never from a cache. In contrast to
+    /// [`Self::leaders`], partitions without a leader are no error.
+    ///
+    /// # Errors
+    /// Retryable if the topic does not exist.
+    fn describe_topic(&mut self, topic: &str, within: Duration) -> Result<TopicDescription> {
+        let leaders = self.leaders(topic, within)?.into_iter().map(Some).collect();
+        Ok(TopicDescription { id: None, leaders })
+    }
+
     /// Writes with acks=all. Returns the base offset of each batch, in order. It is -1 if the batch
     /// was already written and the broker no longer has its offset.
     ///
@@ -53,6 +64,18 @@ pub trait KafkaClient: Send {
     fn committed(&mut self, group: &str, topic: &str, within: Duration)
     -> Result<Vec<Option<i64>>>;
 
+    /// Like [`Self::committed`], with the metadata of each offset.
+    fn committed_offsets(
+        &mut self,
+        group: &str,
+        topic: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>> {
+        let committed = self.committed(group, topic, within)?;
+        let offset = |offset| CommittedOffset { offset, metadata: String::new() };
+        Ok(committed.into_iter().map(|it| it.map(offset)).collect())
+    }
+
     /// Commits offsets for the group. A member may only commit its assigned partitions.
     ///
     /// # Errors
@@ -64,6 +87,19 @@ pub trait KafkaClient: Send {
         positions: &[Position],
         within: Duration,
     ) -> Result<()>;
+
+    /// Like [`Self::commit`]. The coordinator stores `metadata` with each offset.
+    fn commit_with_metadata(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        metadata: &str,
+        within: Duration,
+    ) -> Result<()> {
+        let _ = metadata;
+        self.commit(group, topic, positions, within)
+    }
 
     /// Joins `group` as a consumer of `topics` if needed, then sends heartbeats. Returns the
     /// assignment.
@@ -114,11 +150,21 @@ impl KafkaClient for Client {
     forward! {
         leaders(topic: &str, within: Duration) -> Result<Vec<i32>>;
         topic_ids(topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>>;
+        describe_topic(topic: &str, within: Duration) -> Result<TopicDescription>;
         produce(batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>>;
         fetch(topic: &str, positions: &[Position], wait: Duration) -> Result<Vec<PartitionData>>;
         log_range(topic: &str, within: Duration) -> Result<Vec<(i64, i64)>>;
         committed(group: &str, topic: &str, within: Duration) -> Result<Vec<Option<i64>>>;
+        committed_offsets(group: &str, topic: &str, within: Duration)
+            -> Result<Vec<Option<CommittedOffset>>>;
         commit(group: &str, topic: &str, positions: &[Position], within: Duration) -> Result<()>;
+        commit_with_metadata(
+            group: &str,
+            topic: &str,
+            positions: &[Position],
+            metadata: &str,
+            within: Duration
+        ) -> Result<()>;
         poll_assignment(group: &str, topics: &[&str], within: Duration) -> Result<Assignment>;
         leave(group: &str) -> Result<()>;
     }

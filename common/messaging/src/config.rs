@@ -4,6 +4,7 @@ use bank::limits::FETCH_BYTES;
 use kafka_client::{Compression, Mechanism, Sasl};
 use service::env::{self, Env, Variable};
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 /// `client_id` of requests.
@@ -18,7 +19,7 @@ pub const KAFKA_CLIENT: Variable = Variable::new(
     "KAFKA_CLIENT",
     "auto",
     "Kafka client: auto, kafka-crate (Kafka up to 3.9) or built-in (Kafka 2.8 and later). auto \
-     selects the kafka crate if the brokers support its protocol version, else the built-in \
+     selects the kafka crate if all brokers support its protocol version, else the built-in \
      client. The kafka crate may duplicate records on retries, and has no SASL and no consumer \
      groups",
 );
@@ -69,7 +70,7 @@ pub const KAFKA_SASL_PASSWORD_FILE: Variable = Variable::new(
 /// A choice of the Kafka client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientChoice {
-    /// The kafka crate if the brokers support its protocol version, else the built-in client.
+    /// The kafka crate if all brokers support its protocol version, else the built-in client.
     Auto,
     /// The kafka crate (protocol version 0, Kafka up to 3.9).
     KafkaCrate,
@@ -143,11 +144,14 @@ impl KafkaConfig {
         let brokers: Vec<String> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
         let fits = |broker: &String| {
             broker.rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+                is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
             })
         };
         if !brokers.iter().all(fits) {
-            let expected = "host:port, separated by commas".to_owned();
+            let expected =
+                "host:port, separated by commas, and an IPv6 address in brackets, as in \
+                            [::1]:9092"
+                    .to_owned();
             return Err(env::invalid(&KAFKA_BROKERS, text, expected));
         }
         let mut config = Self {
@@ -198,6 +202,15 @@ impl KafkaConfig {
         }
         self.client = ClientChoice::BuiltIn;
         Ok(())
+    }
+}
+
+/// True for a name, an IPv4 address, or an IPv6 address in brackets. Without brackets, the last
+/// part of an IPv6 address would be taken for the port.
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|it| it.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && !host.contains([':', ']']),
     }
 }
 
@@ -311,5 +324,15 @@ mod tests {
         for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2"] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn ipv6_address_without_brackets_is_rejected() {
+        let read = |text: &str| read(&[(KAFKA_BROKERS.name, text)]).map(|config| config.brokers);
+        for wrong in ["::1", "::1:9092", "fe80::1:2", "[::1]", "[::1]9092", "[kafka]:1", "]:1"] {
+            let err = read(wrong).unwrap_err().to_string();
+            assert!(err.contains("[::1]:9092"), "{err}");
+        }
+        assert_eq!(read("[fe80::1]:9092").unwrap(), ["[fe80::1]:9092"]);
     }
 }

@@ -2,10 +2,16 @@
 
 use crate::client::KafkaClient;
 use crate::config::{CLIENT_ID, ClientChoice, KafkaConfig};
-use bank::limits::{FETCH_MEMORY, RESPONSE_BYTES_MAX};
-use kafka_client::{Assignment, Backoff, Batch, PartitionData, Position, Result, TopicId};
 #[cfg(feature = "kafka-crate")]
-use kafka_client::{Error, ErrorKind};
+use crate::kafka_crate::BrokerVersions;
+use bank::limits::{FETCH_MEMORY, RESPONSE_BYTES_MAX};
+#[cfg(feature = "kafka-crate")]
+use kafka_client::broker_address;
+use kafka_client::protocol::codes;
+use kafka_client::{
+    Assignment, Backoff, Batch, CommittedOffset, Error, ErrorKind, PartitionData, Position, Result,
+    TopicDescription, TopicId,
+};
 use service::shutdown::Shutdown;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -41,22 +47,59 @@ impl SelectedClient {
         }
         Ok(&mut **client.as_mut().expect("it is set above if it was None"))
     }
+
+    fn call<T>(
+        &mut self,
+        within: Duration,
+        call: impl FnOnce(&mut dyn KafkaClient) -> Result<T>,
+    ) -> Result<T> {
+        let result = call(self.client(within)?);
+        result.map_err(|err| self.follow_upgrade(err))
+    }
+
+    /// Changes to the built-in client, for the whole process, if a broker was upgraded and no
+    /// longer supports the protocol version of the kafka crate. A repeated call then uses it.
+    fn follow_upgrade(&mut self, err: Error) -> Error {
+        let by_upgrade = err.kind == ErrorKind::Config && err.code == codes::UNSUPPORTED_VERSION;
+        let uses_crate = self.client.as_ref().is_some_and(|client| !client.fetches_from_all());
+        if !by_upgrade || !uses_crate || self.config.client != ClientChoice::Auto {
+            return err;
+        }
+        select_built_in(&self.config, &err);
+        self.client = None;
+        Error { kind: ErrorKind::Retry, ..err }
+    }
 }
 
 impl KafkaClient for SelectedClient {
     fn leaders(&mut self, topic: &str, within: Duration) -> Result<Vec<i32>> {
-        self.client(within)?.leaders(topic, within)
+        self.call(within, |client| client.leaders(topic, within))
     }
 
     fn topic_ids(&mut self, topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>> {
-        self.client(within)?.topic_ids(topics, within)
+        self.call(within, |client| client.topic_ids(topics, within))
+    }
+
+    fn describe_topic(&mut self, topic: &str, within: Duration) -> Result<TopicDescription> {
+        self.call(within, |client| client.describe_topic(topic, within))
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
-        match self.client(within) {
+        let mut results = match self.client(within) {
             Ok(client) => client.produce(batches, within),
             Err(err) => vec![Err(err); batches.len()],
+        };
+        let is_upgrade = |err: &&Error| err.code == codes::UNSUPPORTED_VERSION;
+        let upgrade = results.iter().filter_map(|it| it.as_ref().err()).find(is_upgrade).cloned();
+        if let Some(err) = upgrade {
+            let after = self.follow_upgrade(err);
+            for err in results.iter_mut().filter_map(|it| it.as_mut().err()) {
+                if is_upgrade(&&*err) {
+                    err.kind = after.kind;
+                }
+            }
         }
+        results
     }
 
     fn fetch(
@@ -65,11 +108,11 @@ impl KafkaClient for SelectedClient {
         positions: &[Position],
         wait: Duration,
     ) -> Result<Vec<PartitionData>> {
-        self.client(wait)?.fetch(topic, positions, wait)
+        self.call(wait, |client| client.fetch(topic, positions, wait))
     }
 
     fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {
-        self.client(within)?.log_range(topic, within)
+        self.call(within, |client| client.log_range(topic, within))
     }
 
     fn committed(
@@ -78,7 +121,16 @@ impl KafkaClient for SelectedClient {
         topic: &str,
         within: Duration,
     ) -> Result<Vec<Option<i64>>> {
-        self.client(within)?.committed(group, topic, within)
+        self.call(within, |client| client.committed(group, topic, within))
+    }
+
+    fn committed_offsets(
+        &mut self,
+        group: &str,
+        topic: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>> {
+        self.call(within, |client| client.committed_offsets(group, topic, within))
     }
 
     fn commit(
@@ -88,7 +140,20 @@ impl KafkaClient for SelectedClient {
         positions: &[Position],
         within: Duration,
     ) -> Result<()> {
-        self.client(within)?.commit(group, topic, positions, within)
+        self.call(within, |client| client.commit(group, topic, positions, within))
+    }
+
+    fn commit_with_metadata(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        metadata: &str,
+        within: Duration,
+    ) -> Result<()> {
+        self.call(within, |client| {
+            client.commit_with_metadata(group, topic, positions, metadata, within)
+        })
     }
 
     fn poll_assignment(
@@ -97,7 +162,7 @@ impl KafkaClient for SelectedClient {
         topics: &[&str],
         within: Duration,
     ) -> Result<Assignment> {
-        self.client(within)?.poll_assignment(group, topics, within)
+        self.call(within, |client| client.poll_assignment(group, topics, within))
     }
 
     fn leave(&mut self, group: &str) -> Result<()> {
@@ -109,26 +174,53 @@ impl KafkaClient for SelectedClient {
     }
 }
 
+/// The clients selected in this process.
+static SELECTED: Mutex<Vec<Selected>> = Mutex::new(Vec::new());
+
+struct Selected {
+    brokers: Vec<String>,
+    choice: ClientChoice,
+    client: ClientChoice,
+}
+
+impl Selected {
+    fn is_for(&self, config: &KafkaConfig) -> bool {
+        self.brokers == config.brokers && self.choice == config.client
+    }
+}
+
 /// Selects the client for this cluster. [`ClientChoice::Auto`] probes the brokers once per process.
 fn choose(config: &KafkaConfig) -> Result<ClientChoice> {
-    static KNOWN: Mutex<Vec<(Vec<String>, ClientChoice, ClientChoice)>> = Mutex::new(Vec::new());
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let same = |(brokers, choice, _): &&(Vec<String>, ClientChoice, ClientChoice)| {
-        *brokers == config.brokers && *choice == config.client
-    };
-    if let Some((_, _, client)) = known.iter().find(same) {
-        return Ok(*client);
+    let mut selected = SELECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(found) = selected.iter().find(|it| it.is_for(config)) {
+        return Ok(found.client);
     }
     let (client, why) = match config.client {
         ClientChoice::Auto => probe_brokers(config)?,
-        client => (client, "set by KAFKA_CLIENT".to_owned()),
+        client @ (ClientChoice::KafkaCrate | ClientChoice::BuiltIn) => {
+            (client, "set by KAFKA_CLIENT".to_owned())
+        }
     };
     log::info!(client:%, why; "Kafka client selected");
-    known.push((config.brokers.clone(), config.client, client));
+    let (brokers, choice) = (config.brokers.clone(), config.client);
+    selected.push(Selected { brokers, choice, client });
     Ok(client)
 }
 
-/// Selects the kafka crate if the first reachable broker supports its protocol version.
+/// Selects the built-in client instead of the former one, because of `err`.
+fn select_built_in(config: &KafkaConfig, err: &Error) {
+    let mut selected = SELECTED.lock().unwrap_or_else(PoisonError::into_inner);
+    for it in selected.iter_mut().filter(|it| it.is_for(config)) {
+        if it.client != ClientChoice::BuiltIn {
+            let client = ClientChoice::BuiltIn;
+            log::warn!(client:%, why:% = err; "Kafka client selected, since a broker was upgraded");
+            it.client = client;
+        }
+    }
+}
+
+/// Selects the kafka crate if all brokers of the cluster that respond support its protocol version.
+/// In a rolling upgrade to Kafka 4, only some of them do.
 #[cfg(feature = "kafka-crate")]
 fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
     // The probe has timeouts, but name resolution has none.
@@ -138,21 +230,41 @@ fn probe_brokers(config: &KafkaConfig) -> Result<(ClientChoice, String)> {
         None,
         "probe the versions that the brokers support".to_owned(),
     );
+    let mut hosts = config.brokers.clone();
     let mut errors = Vec::new();
-    for host in &config.brokers {
-        match crate::kafka_crate::broker_versions(host).map(|it| it.lowest_fetch) {
-            Ok(0) => {
-                let why = format!("broker {host} supports protocol version 0");
-                return Ok((ClientChoice::KafkaCrate, why));
-            }
-            Ok(lowest) => {
+    let mut next = 0;
+    while let Some(host) = hosts.get(next).cloned() {
+        next += 1;
+        let probed = crate::kafka_crate::broker_versions(&host).and_then(|versions| {
+            let BrokerVersions { lowest_fetch, highest_metadata } = versions;
+            let is_old = lowest_fetch == 0;
+            // Of a broker of Kafka 4, the version is enough.
+            let metadata =
+                is_old.then(|| crate::kafka_crate::metadata(&host, &[], highest_metadata));
+            Ok((lowest_fetch, metadata.transpose()?))
+        });
+        match probed {
+            Ok((lowest, None)) => {
                 let why = format!("broker {host} only supports Fetch from version {lowest} on");
                 return Ok((ClientChoice::BuiltIn, why));
+            }
+            Ok((_, Some(metadata))) => {
+                for it in &metadata.brokers {
+                    let address = broker_address(&it.host, it.port);
+                    if !hosts.contains(&address) {
+                        hosts.push(address);
+                    }
+                }
             }
             Err(err) => errors.push(format!("broker {host} does not respond: {err}")),
         }
     }
-    Err(Error { kind: ErrorKind::Retry, code: 0, text: errors.join("; ") })
+    let responded = hosts.len() - errors.len();
+    if responded == 0 {
+        return Err(Error::retryable(0, errors.join("; ")));
+    }
+    let why = format!("all brokers that respond ({responded}) support protocol version 0");
+    Ok((ClientChoice::KafkaCrate, why))
 }
 
 /// Selects the only client of this build.
@@ -171,7 +283,10 @@ fn open(
         ClientChoice::KafkaCrate => {
             Box::new(crate::kafka_crate::KafkaCrateClient::new(config, stop))
         }
-        _ => Box::new(kafka_client::Client::new(&kafka_client::Config {
+        #[cfg(not(feature = "kafka-crate"))]
+        ClientChoice::KafkaCrate => unreachable!("`ClientChoice::CHOICES` does not have it"),
+        ClientChoice::Auto => unreachable!("`choose` returns the selected client"),
+        ClientChoice::BuiltIn => Box::new(kafka_client::Client::new(&kafka_client::Config {
             brokers: config.brokers.clone(),
             timeout: config.timeout,
             fetch_bytes: config.fetch_bytes,

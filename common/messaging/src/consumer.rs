@@ -9,13 +9,17 @@ mod start_positions;
 #[cfg(test)]
 mod tests;
 
-pub use start_positions::{OffsetReset, committed_offsets, log_ranges, start_positions};
+pub use shared::check_partition_count;
+pub use start_positions::{
+    GroupPositions, OffsetReset, commit_positions, committed_offsets, group_positions, log_ranges,
+    start_positions,
+};
 
 use crate::config::KafkaConfig;
 use crate::connect;
-use fetcher::Shared;
+use fetcher::{IfRecreated, NewPartitions, Shared, Subscription};
 use held::memory;
-use kafka_client::{Error, ErrorKind, PartitionData, Position};
+use kafka_client::{Error, ErrorKind, PartitionData, Position, TopicId};
 use metrics::{LAG, PARKED_PARTITIONS, RECORDS};
 use shared::Connect;
 use std::mem;
@@ -27,6 +31,10 @@ use std::time::Duration;
 /// Minimum time between two commits of offsets. For the broker a commit is as expensive as a batch.
 /// It only limits how many records are read again after a crash.
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Interval at which unchanged offsets are committed again. Brokers delete an offset that was
+/// committed 7 days ago (`offsets.retention.minutes`), also in a partition without new records.
+pub const OFFSET_REFRESH: Duration = Duration::from_secs(60 * 60);
 
 /// Number of fetch results that are buffered for the caller, in addition to one in each thread.
 const FETCHES_AHEAD: usize = 2;
@@ -45,17 +53,84 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// Starts to read `topic` from `positions`.
+    /// Starts to read `topic` from `positions`. If the topic is deleted and created again, the same
+    /// partitions are read from their beginning.
     pub fn start(config: &KafkaConfig, topic: &'static str, positions: Vec<Position>) -> Self {
-        let config = config.clone();
-        Self::with_connect(Box::new(move || connect::connect(&config)), topic, positions)
+        Self::subscribe(
+            config,
+            Subscription {
+                topic,
+                positions,
+                topic_id: None,
+                if_recreated: IfRecreated::ReadNew,
+                new_partitions: NewPartitions::Ignore,
+            },
+        )
     }
 
-    fn with_connect(connect: Connect, topic: &'static str, positions: Vec<Position>) -> Self {
+    /// Like [`Self::start`], for a caller that reads all partitions: partitions that are added
+    /// later are read too, from offset 0.
+    pub fn start_all(config: &KafkaConfig, topic: &'static str, positions: Vec<Position>) -> Self {
+        Self::subscribe(
+            config,
+            Subscription {
+                topic,
+                positions,
+                topic_id: None,
+                if_recreated: IfRecreated::ReadNew,
+                new_partitions: NewPartitions::Read,
+            },
+        )
+    }
+
+    /// Starts to read from positions that the caller keeps, for example in Kafka. If the topic is
+    /// deleted and created again, [`Self::poll`] returns an error of [`ErrorKind::Position`], and
+    /// the caller must look up its positions again. It is noticed after at most 5 s: until then,
+    /// records of the new topic may be returned from the old position on.
+    ///
+    /// `topic_id` is that of [`KafkaClient::topic_ids`](crate::KafkaClient::topic_ids) or
+    /// [`GroupPositions`].
+    pub fn start_in(
+        config: &KafkaConfig,
+        topic: &'static str,
+        topic_id: Option<TopicId>,
+        positions: Vec<Position>,
+    ) -> Self {
+        Self::subscribe(
+            config,
+            Subscription {
+                topic,
+                positions,
+                topic_id,
+                if_recreated: IfRecreated::Fail,
+                new_partitions: NewPartitions::Ignore,
+            },
+        )
+    }
+
+    fn subscribe(config: &KafkaConfig, subscription: Subscription) -> Self {
+        let config = config.clone();
+        Self::with_connect(Box::new(move || connect::connect(&config)), subscription)
+    }
+
+    fn with_connect(connect: Connect, subscription: Subscription) -> Self {
         let (fetches, fetched) = mpsc::sync_channel(FETCHES_AHEAD);
-        let shared = Arc::new(Shared::new(topic, connect, positions));
+        let shared = Arc::new(Shared::new(connect, subscription));
         shared.start_first_thread(&fetches);
         Self { fetched, shared, failed: None, returned: 0 }
+    }
+
+    /// The id of the topic that is read. `None` until the brokers have responded, and before Kafka
+    /// 2.8.
+    pub fn topic_id(&self) -> Option<TopicId> {
+        self.shared.topic_id()
+    }
+
+    /// The number of partitions of the topic, at most about 5 s old. `None` until the brokers have
+    /// responded. A caller that distributes partitions compares it with the number that it
+    /// distributes, since no consumer reads new ones.
+    pub fn partition_count(&self) -> Option<usize> {
+        self.shared.partition_count()
     }
 
     /// Returns the buffered data. If the buffer is empty, waits up to `wait`. The data of the
@@ -65,7 +140,8 @@ impl Consumer {
     /// transaction.
     ///
     /// # Errors
-    /// Only [`ErrorKind::Config`]. All other errors are logged and retried.
+    /// [`ErrorKind::Config`], and [`ErrorKind::Position`] as described at [`Self::start_in`]. All
+    /// other errors are logged and retried.
     pub fn poll(&mut self, wait: Duration) -> Result<Vec<PartitionData>, Error> {
         if let Some(err) = &self.failed {
             return Err(err.clone());

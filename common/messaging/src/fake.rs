@@ -2,7 +2,8 @@
 
 use crate::client::KafkaClient;
 use kafka_client::{
-    Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result, TopicId,
+    Batch, CommittedOffset, Error, ErrorKind, FetchedRecord, PartitionData, Position, Result,
+    TopicDescription, TopicId,
 };
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -39,7 +40,7 @@ struct Cluster {
 struct Log {
     records: Vec<FetchedRecord>,
     earliest: i64,
-    committed: Option<i64>,
+    committed: Option<CommittedOffset>,
 }
 
 /// The logs, for [`Fake::on_fetch`].
@@ -74,6 +75,26 @@ impl Fake {
         Arc::strong_count(&self.alive).saturating_sub(2)
     }
 
+    /// Deletes the topic and creates it again, with the same partitions and without records. Group
+    /// offsets are kept, as after a commit of a consumer that has not noticed it.
+    pub fn recreate_topic(&self) {
+        let mut cluster = self.cluster();
+        let TopicId(id) = cluster.topic_id.expect("it is set in `new`");
+        cluster.topic_id = Some(TopicId([id[0] + 1; 16]));
+        for log in &mut cluster.logs {
+            log.records.clear();
+            log.earliest = 0;
+        }
+    }
+
+    /// Adds a partition that broker `leader` leads.
+    pub fn add_partition(&self, leader: i32) {
+        let mut cluster = self.cluster();
+        cluster.logs.push(Log::default());
+        cluster.leaders.push(leader);
+    }
+
+    /// Sets the leaders. -1: the partition has none.
     pub fn set_leaders(&self, leaders: &[i32]) {
         self.cluster().leaders = leaders.to_vec();
     }
@@ -94,11 +115,12 @@ impl Fake {
     }
 
     pub fn commits(&self, offset: Option<i64>) {
+        let offset = offset.map(|offset| CommittedOffset { offset, metadata: String::new() });
         self.cluster().logs[0].committed = offset;
     }
 
     pub fn committed(&self, partition: usize) -> Option<i64> {
-        self.cluster().logs[partition].committed
+        self.cluster().logs[partition].committed.as_ref().map(|it| it.offset)
     }
 
     /// The keys of a partition, in the order of the log.
@@ -154,6 +176,12 @@ impl Reading<'_> {
 impl KafkaClient for Fake {
     fn leaders(&mut self, _topic: &str, _within: Duration) -> Result<Vec<i32>> {
         Ok(self.cluster().leaders.clone())
+    }
+
+    fn describe_topic(&mut self, _topic: &str, _within: Duration) -> Result<TopicDescription> {
+        let cluster = self.cluster();
+        let leaders = cluster.leaders.iter().map(|it| Some(*it).filter(|it| *it >= 0)).collect();
+        Ok(TopicDescription { id: cluster.topic_id, leaders })
     }
 
     fn topic_ids(&mut self, topics: &[&str], _within: Duration) -> Result<Vec<Option<TopicId>>> {
@@ -224,18 +252,39 @@ impl KafkaClient for Fake {
         _topic: &str,
         _within: Duration,
     ) -> Result<Vec<Option<i64>>> {
-        Ok(self.cluster().logs.iter().map(|log| log.committed).collect())
+        unreachable!("the code under test needs the metadata too")
+    }
+
+    fn committed_offsets(
+        &mut self,
+        _group: &str,
+        _topic: &str,
+        _within: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>> {
+        Ok(self.cluster().logs.iter().map(|log| log.committed.clone()).collect())
     }
 
     fn commit(
         &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        within: Duration,
+    ) -> Result<()> {
+        self.commit_with_metadata(group, topic, positions, "", within)
+    }
+
+    fn commit_with_metadata(
+        &mut self,
         _group: &str,
         _topic: &str,
         positions: &[Position],
+        metadata: &str,
         _within: Duration,
     ) -> Result<()> {
         for it in positions {
-            self.cluster().logs[it.partition as usize].committed = Some(it.next);
+            let committed = CommittedOffset { offset: it.next, metadata: metadata.to_owned() };
+            self.cluster().logs[it.partition as usize].committed = Some(committed);
         }
         Ok(())
     }

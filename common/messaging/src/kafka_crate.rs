@@ -13,4 +13,4 @@ mod session;
 mod tests;
 
 pub use client::KafkaCrateClient;
-pub use raw_requests::broker_versions;
+pub use raw_requests::{BrokerVersions, broker_versions, metadata};

@@ -22,6 +22,6 @@ pub use config::{
 };
 pub use connect::{connect, connect_until};
 pub use kafka_client::{
-    Assignment, Backoff, Batch, Compression, Error, ErrorKind, FetchedRecord, Header, NewRecord,
-    PartitionData, Position, Result, TopicId,
+    Assignment, Backoff, Batch, CommittedOffset, Compression, Error, ErrorKind, FetchedRecord,
+    Header, NewRecord, PartitionData, Position, Result, TopicDescription, TopicId,
 };

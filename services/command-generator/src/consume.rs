@@ -3,12 +3,14 @@
 use avro::registry::Registry;
 use avro::{Decoder, Record};
 use messaging::KafkaConfig;
-use messaging::consumer::Consumer;
-use messaging::{FetchedRecord, KafkaClient, PartitionData, Position};
+use messaging::consumer::{
+    Consumer, GroupPositions, OFFSET_REFRESH, commit_positions, group_positions,
+};
+use messaging::{ErrorKind, FetchedRecord, KafkaClient, PartitionData, Position, TopicId};
 use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Deadline of one call to Kafka. The caller repeats a call that missed it.
 const SLICE: Duration = Duration::from_millis(200);
@@ -53,16 +55,23 @@ pub struct TopicReader<R> {
     group: &'static str,
     topic: &'static str,
     start_at: StartAt,
+    is_member: bool,
+    /// The id of the topic that all offsets below belong to.
+    topic_id: Option<TopicId>,
     consumer: Consumer,
     decoder: Decoder<R>,
     /// Partitions whose records this instance turns into commands.
     assigned: BTreeSet<i32>,
     /// Committed offset of each partition.
     committed: BTreeMap<i32, i64>,
+    /// When all of them were committed.
+    committed_at: Instant,
     /// Next offset of each partition after the records returned so far.
     read: BTreeMap<i32, i64>,
     /// End offset of each partition when reading started.
     ends: BTreeMap<i32, i64>,
+    /// The topic was deleted and created again: all offsets above are void.
+    is_void: bool,
 }
 
 impl<R: Record> TopicReader<R> {
@@ -75,22 +84,24 @@ impl<R: Record> TopicReader<R> {
         subscription: Subscription,
     ) -> messaging::Result<Self> {
         let Subscription { group, topic, start_at, is_member } = subscription;
-        let (mut committed, mut read, mut ends) =
-            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        for GroupPosition { partition, earliest, next, end } in
-            positions_of_group(client, group, topic)?
-        {
-            committed.insert(partition, next);
-            read.insert(partition, if start_at == StartAt::Earliest { earliest } else { next });
-            ends.insert(partition, end);
-        }
-        let assigned = if is_member { BTreeSet::new() } else { read.keys().copied().collect() };
-        if start_at == StartAt::Committed {
-            read.retain(|partition, _| assigned.contains(partition));
-        }
-        let consumer = Consumer::start(kafka, topic, positions(&read));
-        let decoder = Decoder::new(registry);
-        Ok(Self { group, topic, start_at, consumer, decoder, assigned, committed, read, ends })
+        let found = positions_of_group(client, group, topic)?;
+        let mut reader = Self {
+            group,
+            topic,
+            start_at,
+            is_member,
+            topic_id: found.topic_id,
+            consumer: Consumer::start_in(kafka, topic, found.topic_id, Vec::new()),
+            decoder: Decoder::new(registry),
+            assigned: BTreeSet::new(),
+            committed: BTreeMap::new(),
+            committed_at: Instant::now(),
+            read: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            is_void: false,
+        };
+        reader.restart(kafka, found);
+        Ok(reader)
     }
 
     /// Replaces the assignment. Reading continues at the committed offsets of `assigned`. With
@@ -104,24 +115,67 @@ impl<R: Record> TopicReader<R> {
         client: &mut dyn KafkaClient,
         assigned: BTreeSet<i32>,
     ) -> messaging::Result<()> {
-        let positions_of_group = positions_of_group(client, self.group, self.topic)?;
+        let found = positions_of_group(client, self.group, self.topic)?;
         if self.start_at == StartAt::Committed {
             self.read.clear();
         }
-        for GroupPosition { partition, earliest, next, .. } in positions_of_group {
-            self.committed.insert(partition, next);
-            if assigned.contains(&partition) {
-                // The former member may not have handled the records after its committed offset:
-                // they are read again.
-                let read = self.read.entry(partition).or_insert(next);
-                *read = next.min(*read);
-            } else if self.start_at == StartAt::Earliest {
-                self.read.entry(partition).or_insert(earliest);
+        // The former member may not have handled the records after its committed offset: they are
+        // read again.
+        for Position { partition, next } in &found.positions {
+            if let Some(read) =
+                self.read.get_mut(partition).filter(|_| assigned.contains(partition))
+            {
+                *read = (*read).min(*next);
             }
         }
-        self.consumer = Consumer::start(kafka, self.topic, positions(&self.read));
         self.assigned = assigned;
+        self.restart(kafka, found);
         Ok(())
+    }
+
+    /// Starts over if the topic was deleted and created again, or has new partitions.
+    ///
+    /// # Errors
+    /// After a retryable error the next call starts over.
+    pub fn follow_topic(
+        &mut self,
+        kafka: &KafkaConfig,
+        client: &mut dyn KafkaClient,
+    ) -> messaging::Result<()> {
+        let count = self.consumer.partition_count();
+        if self.is_void || count.is_some_and(|count| count > self.ends.len()) {
+            let found = positions_of_group(client, self.group, self.topic)?;
+            self.restart(kafka, found);
+        }
+        Ok(())
+    }
+
+    /// Starts to read at the positions so far, and at those of the group in other partitions.
+    fn restart(&mut self, kafka: &KafkaConfig, found: GroupPositions) {
+        let GroupPositions { topic_id, positions: of_group, ranges } = found;
+        let is_other = |id: TopicId| topic_id.is_some_and(|found| found != id);
+        if self.is_void || self.topic_id.is_some_and(is_other) {
+            self.read.clear();
+            self.committed.clear();
+        }
+        for (Position { partition, next }, (earliest, end)) in of_group.into_iter().zip(ranges) {
+            if !self.is_member {
+                self.assigned.insert(partition);
+            }
+            let is_assigned = self.assigned.contains(&partition);
+            let start = match self.start_at {
+                StartAt::Earliest => earliest,
+                StartAt::Committed => next,
+            };
+            if is_assigned || self.start_at == StartAt::Earliest {
+                self.read.entry(partition).or_insert(start);
+            }
+            self.committed.insert(partition, next);
+            self.ends.insert(partition, end);
+        }
+        self.topic_id = topic_id;
+        self.is_void = false;
+        self.consumer = Consumer::start_in(kafka, self.topic, topic_id, positions(&self.read));
     }
 
     /// Returns the next records and waits at most `wait` for them. Returns `None` if shutdown was
@@ -134,7 +188,27 @@ impl<R: Record> TopicReader<R> {
         wait: Duration,
         shutdown: &Shutdown,
     ) -> messaging::Result<Option<Vec<ConsumedRecord<R>>>> {
-        let fetched = self.consumer.poll(wait)?;
+        if self.is_void {
+            shutdown.wait(wait);
+            return Ok(Some(Vec::new()));
+        }
+        let fetched = match self.consumer.poll(wait) {
+            Ok(fetched) => fetched,
+            Err(err) => match err.kind {
+                ErrorKind::Position => {
+                    let (group, topic) = (self.group, self.topic);
+                    log::warn!(topic, group, error:% = err; "reading the new topic instead");
+                    self.is_void = true;
+                    return Ok(Some(Vec::new()));
+                }
+                ErrorKind::Config
+                | ErrorKind::Message
+                | ErrorKind::Retry
+                | ErrorKind::Unknown
+                | ErrorKind::Undecodable
+                | ErrorKind::Fenced => return Err(err),
+            },
+        };
         let mut consumed = Vec::with_capacity(fetched.iter().map(|data| data.records.len()).sum());
         for PartitionData { partition, records, next, .. } in fetched {
             let committed = self.committed.get(&partition).copied().unwrap_or(0);
@@ -192,42 +266,34 @@ impl<R: Record> TopicReader<R> {
             let next = waiting.get(&partition).map_or(read, |&waiting| waiting.min(read));
             Position { partition, next }
         };
-        let is_new = |position: &Position| {
-            self.committed.get(&position.partition).is_none_or(|&done| done < position.next)
-        };
+        // Brokers delete an offset that was committed too long ago.
+        let all = self.committed_at.elapsed() >= OFFSET_REFRESH;
+        let committed = |it: &Position| self.committed.get(&it.partition).copied().unwrap_or(-1);
         let assigned = self.read.iter().filter(|(partition, _)| self.assigned.contains(partition));
-        let positions: Vec<Position> = assigned.map(next).filter(is_new).collect();
-        if positions.is_empty() {
+        let positions: Vec<Position> = assigned
+            .map(next)
+            .filter(|it| all || committed(it) < it.next)
+            .map(|it| Position { next: it.next.max(committed(&it)), ..it })
+            .collect();
+        if positions.is_empty() || self.is_void {
             return Ok(());
         }
-        client.commit(self.group, self.topic, &positions, SLICE)?;
+        commit_positions(client, self.group, self.topic, self.topic_id, &positions, SLICE)?;
+        if all {
+            self.committed_at = Instant::now();
+        }
         self.committed.extend(positions.iter().map(|it| (it.partition, it.next)));
         Ok(())
     }
-}
-
-/// The position of the group in a partition, and the range of the partition's log.
-struct GroupPosition {
-    partition: i32,
-    earliest: i64,
-    next: i64,
-    end: i64,
 }
 
 fn positions_of_group(
     client: &mut dyn KafkaClient,
     group: &str,
     topic: &str,
-) -> messaging::Result<Vec<GroupPosition>> {
-    let ranges = client.log_range(topic, SLICE)?;
-    let offsets = client.committed(group, topic, SLICE)?;
-    let position = |(partition, (earliest, end)): (i32, (i64, i64))| {
-        let offset = usize::try_from(partition).ok().and_then(|index| *offsets.get(index)?);
-        // A committed offset is outside the log if records were deleted or the topic was recreated.
-        let next = offset.filter(|offset| (earliest..=end).contains(offset)).unwrap_or(earliest);
-        GroupPosition { partition, earliest, next, end }
-    };
-    Ok((0..).zip(ranges).map(position).collect())
+) -> messaging::Result<GroupPositions> {
+    // Not retried here, so a shutdown is noticed in time.
+    group_positions(client, group, topic, None, SLICE, &Shutdown::default())
 }
 
 fn positions(next: &BTreeMap<i32, i64>) -> Vec<Position> {

@@ -132,6 +132,7 @@ impl Generator {
             if !has_assignment || self.committed.elapsed() >= COMMIT_INTERVAL {
                 // Commit before a rebalance: the next member continues at the committed offset.
                 self.commit()?;
+                self.follow_topics()?;
                 has_assignment = self.update_assignment()?;
             }
             if !has_assignment {
@@ -146,6 +147,22 @@ impl Generator {
         self.leave();
         log::info!(waiting = self.waiting.len(); "stopped");
         Ok(())
+    }
+
+    /// Starts over with a topic that was deleted and created again, or that has new partitions.
+    fn follow_topics(&mut self) -> messaging::Result<()> {
+        let (kafka, client) = (&self.config.producer.kafka, &mut *self.client);
+        let followed = self
+            .heartbeats
+            .follow_topic(kafka, client)
+            .and_then(|()| self.confirmed.follow_topic(kafka, client));
+        match followed {
+            Err(err) if err.is_retryable() => {
+                log::warn!(error:% = Chain(&err); "waiting for Kafka");
+                Ok(())
+            }
+            followed => followed,
+        }
     }
 
     fn leave(&mut self) {

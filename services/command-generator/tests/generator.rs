@@ -21,6 +21,7 @@ use rand::rngs::SmallRng;
 use service::env::Env;
 use service::shutdown::Shutdown;
 use std::collections::{BTreeSet, HashSet};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -36,6 +37,7 @@ struct TestBank {
     config: Config,
     registry: Registry,
     sender: Sender,
+    topics: Vec<Topic>,
 }
 
 impl TestBank {
@@ -58,10 +60,8 @@ impl TestBank {
         .map(own);
         let servers = synchronizer::Config::from_env(&env).expect("needs Kafka and registry");
         // The bank's own topics too, because their subjects have the schemas.
-        let all: Vec<Topic> = own.into_iter().chain(TOPICS).collect();
-        let mut report = Vec::new();
-        let shutdown = Shutdown::default();
-        synchronizer::synchronize(&servers, &all, false, &shutdown, &mut report).unwrap();
+        let topics: Vec<Topic> = own.into_iter().chain(TOPICS).collect();
+        synchronize(&servers, &topics);
 
         let names = Names {
             group: own[0].name,
@@ -75,7 +75,31 @@ impl TestBank {
         let config = Config { names, company_token, ..Config::from_env(&env).unwrap() };
         let registry = Registry::new(&config.registry_url);
         let sender = Sender::new(&config.producer, &Shutdown::default());
-        Self { config, registry, sender }
+        Self { config, registry, sender, topics }
+    }
+
+    /// Deletes topics with the tool of Kafka, and creates them again.
+    fn recreate(&self, topics: &[&str]) {
+        let jars = std::env::var("KAFKA_JARS").expect("KAFKA_JARS is set by stack.sh with");
+        let brokers = self.config.producer.kafka.brokers.join(",");
+        for topic in topics {
+            let deleted = Command::new("java")
+                .args(["-cp", &format!("{jars}/*"), "org.apache.kafka.tools.TopicCommand"])
+                .args(["--bootstrap-server", &brokers, "--delete", "--topic", topic])
+                .status();
+            assert!(deleted.unwrap().success());
+            // The synchronizer must not find it on any broker.
+            for broker in &self.config.producer.kafka.brokers {
+                let brokers = vec![broker.clone()];
+                let alone = KafkaConfig { brokers, ..self.config.producer.kafka.clone() };
+                let deadline = Instant::now() + DEADLINE;
+                while messaging::connect(&alone).topic_ids(&[topic], Duration::ZERO).is_ok() {
+                    assert!(Instant::now() < deadline, "{topic} still exists");
+                }
+            }
+        }
+        let variable = |name: &str| std::env::var(name).ok();
+        synchronize(&synchronizer::Config::from_env(&Env::new(&variable)).unwrap(), &self.topics);
     }
 
     fn send(&mut self, records: &[Outgoing]) {
@@ -193,6 +217,12 @@ impl TestBank {
     }
 }
 
+fn synchronize(servers: &synchronizer::Config, topics: &[Topic]) {
+    let mut report = Vec::new();
+    let shutdown = Shutdown::default();
+    synchronizer::synchronize(servers, topics, false, &shutdown, &mut report).unwrap();
+}
+
 struct Running {
     shutdown: Shutdown,
     thread: JoinHandle<()>,
@@ -287,6 +317,34 @@ fn uncommitted_heartbeats_become_the_same_commands_again() {
     for transfer in &first {
         assert_eq!(both.iter().filter(|again| *again == transfer).count(), 2, "{transfer:?}");
     }
+}
+
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn recreated_topics_are_read_from_their_beginning() {
+    let mut bank = TestBank::new("recreated");
+    let names = bank.config.names.clone();
+    bank.confirm((0..3).map(Uuid::from_u128), Atype::Auto);
+    bank.send_heartbeats(201..250);
+    let generator = bank.start();
+    let before = bank.transfers(3 + 49);
+    bank.wait_for_committed([Some(49), Some(3)]);
+
+    bank.recreate(&[names.heartbeat, names.account_creation_confirmed]);
+    // More records than in the former topics, so the former offsets exist in the new ones.
+    bank.confirm((10..15).map(Uuid::from_u128), Atype::Auto);
+    bank.send_heartbeats(301..400);
+    let all = bank.transfers(before.len() + 5 + 99);
+    bank.wait_for_committed([Some(99), Some(5)]);
+    generator.stop();
+    assert_eq!(ids(&all).len(), all.len());
+
+    bank.recreate(&[names.heartbeat]);
+    bank.send_heartbeats(401..600);
+    let generator = bank.start();
+    bank.transfers(all.len() + 199);
+    bank.wait_for_committed([Some(199), Some(5)]);
+    generator.stop();
 }
 
 #[test]

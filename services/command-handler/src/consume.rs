@@ -8,7 +8,7 @@ use avro::{Decoder, Record};
 use bank::limits::{COMMAND_BYTES_MAX, COMMANDS_BYTES_MAX};
 use messaging::consumer::{Answers, Consumer};
 use messaging::producer::Outgoing;
-use messaging::{FetchedRecord, KafkaConfig, Position};
+use messaging::{FetchedRecord, KafkaConfig, Position, TopicId};
 use service::log::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,10 +60,12 @@ impl<C> Drop for CommandReader<C> {
 }
 
 impl<C: Record + Send + 'static> CommandReader<C> {
-    /// Starts to read at `positions`. A batch has at most `records_max` records.
+    /// Starts to read the topic with the id `topic_id` at `positions`. A batch has at most
+    /// `records_max` records.
     pub fn start<T: CommandTopic<Command = C>>(
         kafka: &KafkaConfig,
         registry: &Registry,
+        topic_id: Option<TopicId>,
         positions: Vec<Position>,
         records_max: usize,
     ) -> Self {
@@ -72,7 +74,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
         let (sender, batches) = sync_channel(0);
         let stop = Arc::new(AtomicBool::new(false));
         let is_idle = positions.is_empty();
-        let consumer = Consumer::start(kafka, C::TOPIC.name, positions);
+        let consumer = Consumer::start_in(kafka, C::TOPIC.name, topic_id, positions);
         let answers = consumer.answers();
         let reader = ReaderThread::<T> {
             decoder: CommandDecoder::new(registry.clone()),
@@ -98,7 +100,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
     /// Returns the next batch, or `None` if no batch arrives within `wait`.
     ///
     /// # Errors
-    /// The error that ended the thread. It is not retryable.
+    /// The error that ended the thread. It is retryable if the topic was recreated.
     pub fn next(&self, wait: Duration) -> Result<Option<CommandBatch<C>>, Error> {
         match self.batches.recv_timeout(wait) {
             Ok(batch) => batch.map(Some),

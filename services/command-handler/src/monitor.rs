@@ -3,14 +3,13 @@
 //! does not need them: they are for displays of the lag.
 
 use crate::publish::Published;
-use messaging::{KafkaClient, KafkaConfig, Position};
+use messaging::{KafkaClient, KafkaConfig, Position, TopicDescription, TopicId};
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use uuid::Uuid;
 
 /// The consumer group that the handler commits offsets for.
 pub const GROUP: &str = "command-handler";
@@ -25,7 +24,7 @@ const WITHIN: Duration = Duration::from_millis(200);
 pub struct TopicState {
     pub partitions: i32,
     /// `None` if the broker has no topic ids.
-    pub id: Option<Uuid>,
+    pub id: Option<TopicId>,
     answered: Instant,
 }
 
@@ -106,9 +105,8 @@ struct Watch {
 impl Watch {
     /// Asks for the topic. The client logs why Kafka does not answer.
     fn look(&mut self) {
-        let Ok(leaders) = self.client.leaders(self.topic, WITHIN) else { return };
-        let Ok(ids) = self.client.topic_ids(&[self.topic], WITHIN) else { return };
-        let id = ids.first().copied().flatten().map(|id| Uuid::from_bytes(id.0));
+        let described = self.client.describe_topic(self.topic, WITHIN);
+        let Ok(TopicDescription { id, leaders }) = described else { return };
         let partitions = i32::try_from(leaders.len()).unwrap_or(i32::MAX);
         *lock(&self.state) = Some(TopicState { partitions, id, answered: Instant::now() });
     }

@@ -189,8 +189,13 @@ impl<O: Send + 'static> Serving<'_, O> {
             let partitions: Vec<i32> = positions.iter().map(|it| it.partition).collect();
             log::info!(topic, partitions:?; "serving");
             let kafka = &worker.config.producer.kafka;
-            let reader =
-                CommandReader::start::<T>(kafka, &worker.registry, positions, TRANSACTION_COMMANDS);
+            let reader = CommandReader::start::<T>(
+                kafka,
+                &worker.registry,
+                state.id,
+                positions,
+                TRANSACTION_COMMANDS,
+            );
             // The leaders have just answered.
             self.set_ready(true);
             self.serve::<T>(session, &reader, state)?;
@@ -208,6 +213,7 @@ impl<O: Send + 'static> Serving<'_, O> {
         topic: &'static str,
         state: TopicState,
     ) -> Result<Vec<Position>, Error> {
+        let topic_id = state.id.map(|id| Uuid::from_bytes(id.0));
         let owned = session.owning(|ownership, _| Ok(ownership.owned().clone()))?;
         let (kafka, stop) = (&self.worker.config.producer.kafka, &self.worker.shutdown);
         let log = log_ranges(kafka, topic, LOG_RANGE_WITHIN, stop)?;
@@ -223,7 +229,7 @@ impl<O: Send + 'static> Serving<'_, O> {
             // The topic has got fewer partitions since it was asked for them.
             let Some(&range) = log.get(index) else { continue };
             let committed = committed.get(index).copied().flatten();
-            let next = owned.start(topic, partition, committed, state.id, range).map_err(
+            let next = owned.start(topic, partition, committed, topic_id, range).map_err(
                 |Deleted { from, earliest }| Error::Deleted { topic, partition, from, earliest },
             )?;
             if owned.progress.resume() != Some(next) {
@@ -231,7 +237,7 @@ impl<O: Send + 'static> Serving<'_, O> {
             }
             positions.push(Position { partition, next });
         }
-        session.owning(|ownership, client| ownership.begin(client, &starts, state.id))?;
+        session.owning(|ownership, client| ownership.begin(client, &starts, topic_id))?;
         Ok(positions)
     }
 

@@ -225,7 +225,7 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
                 Ok(ranges) => {
                     let position = |(partition, (_, next))| Position { partition, next };
                     let positions = (0..).zip(ranges).map(position).collect();
-                    let consumer = Consumer::start(kafka, topic, positions);
+                    let consumer = Consumer::start_all(kafka, topic, positions);
                     return Ok(Some(Self { consumer, decoder: Decoder::new(registry.clone()) }));
                 }
                 Err(err) if err.kind == ErrorKind::Config => return Err(err.into()),

@@ -13,7 +13,9 @@ use bank::records::BalanceChanged;
 use bank::topology::BALANCE_CHANGED;
 use messaging::consumer::{Consumer, committed_offsets, log_ranges};
 use messaging::producer::{Outgoing, Producer};
-use messaging::{Assignment, ErrorKind, FetchedRecord, KafkaClient, Position};
+use messaging::{
+    Assignment, ErrorKind, FetchedRecord, KafkaClient, Position, TopicDescription, TopicId,
+};
 use service::log::Chain;
 use service::ownership::{Deleted, Progress, RENEW_INTERVAL};
 use service::shutdown::Shutdown;
@@ -118,7 +120,12 @@ impl Worker {
                 generation: generation.0,
                 state,
                 answered: Instant::now(),
-                consumer: Consumer::start(&self.config.producer.kafka, topic, positions),
+                consumer: Consumer::start_in(
+                    &self.config.producer.kafka,
+                    topic,
+                    state.id,
+                    positions,
+                ),
                 decoder: Decoder::new(self.registry.clone()),
                 stored: BTreeMap::new(),
                 committed: Instant::now(),
@@ -162,8 +169,9 @@ impl Worker {
         &self,
         writer: &mut TransactionWriter,
         topic: &str,
-        topic_id: Option<Uuid>,
+        topic_id: Option<TopicId>,
     ) -> Result<Vec<Position>, Error> {
+        let topic_id = topic_id.map(|id| Uuid::from_bytes(id.0));
         let owned = writer.owning(|ownership, _| Ok(ownership.owned().clone()))?;
         let (kafka, stop) = (&self.config.producer.kafka, &self.shutdown);
         let log = log_ranges(kafka, topic, LOG_RANGE_WITHIN, stop)?;
@@ -215,13 +223,11 @@ struct Generation(Option<i32>);
 struct TopicState {
     partitions: i32,
     /// `None` if the broker has no topic ids.
-    id: Option<Uuid>,
+    id: Option<TopicId>,
 }
 
 fn topic_state(client: &mut dyn KafkaClient, within: Duration) -> messaging::Result<TopicState> {
-    let leaders = client.leaders(BALANCE_CHANGED.name, within)?;
-    let ids = client.topic_ids(&[BALANCE_CHANGED.name], within)?;
-    let id = ids.first().copied().flatten().map(|id| Uuid::from_bytes(id.0));
+    let TopicDescription { id, leaders } = client.describe_topic(BALANCE_CHANGED.name, within)?;
     Ok(TopicState { partitions: i32::try_from(leaders.len()).unwrap_or(i32::MAX), id })
 }
 

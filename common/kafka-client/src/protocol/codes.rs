@@ -57,6 +57,7 @@ codes! {
     FENCED_INSTANCE_ID = 82;
     INVALID_RECORD = 87;
     PRODUCER_FENCED = 90;
+    INCONSISTENT_TOPIC_ID = 103;
 }
 
 /// The names of the codes from 1 on, in one string: a table would add a pointer for each name.

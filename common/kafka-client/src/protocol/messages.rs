@@ -357,6 +357,8 @@ pub struct PartitionResult {
     pub error_code: i16,
     /// The requested or committed offset, or -1 without one. 0 from OffsetCommit.
     pub offset: i64,
+    /// The text that was committed with the offset. Only OffsetFetch has it.
+    pub metadata: String,
 }
 
 impl PartitionResults {
@@ -417,7 +419,7 @@ impl Request for ListOffsets<'_> {
             it.skip(8); // timestamp
             let offset = it.i64();
             it.skip(4); // leader_epoch
-            PartitionResult { partition_index, error_code, offset }
+            PartitionResult { partition_index, error_code, offset, metadata: String::new() }
         });
         from.tagged_fields();
         results
@@ -527,8 +529,8 @@ impl Request for OffsetFetch<'_> {
         let mut results = PartitionResults::decode(from, |it| {
             let (partition_index, offset) = (it.i32(), it.i64());
             it.skip(4); // committed_leader_epoch
-            it.compact_bytes(); // metadata
-            PartitionResult { partition_index, error_code: it.i16(), offset }
+            let metadata = it.compact_string();
+            PartitionResult { partition_index, error_code: it.i16(), offset, metadata }
         });
         results.error_code = from.i16();
         from.tagged_fields();
@@ -548,6 +550,8 @@ pub struct OffsetCommit<'a> {
     pub topic: &'a str,
     /// Partition indexes and the next offsets to read.
     pub positions: &'a [Position],
+    /// A text to store with each offset.
+    pub metadata: &'a str,
 }
 
 impl Request for OffsetCommit<'_> {
@@ -563,7 +567,7 @@ impl Request for OffsetCommit<'_> {
             to.i32(position.partition);
             to.i64(position.next); // committed_offset
             to.i32(NO_EPOCH); // committed_leader_epoch
-            to.compact_string(""); // committed_metadata
+            to.compact_string(self.metadata);
             to.tagged_fields();
         }
         to.tagged_fields();
@@ -573,7 +577,7 @@ impl Request for OffsetCommit<'_> {
     fn decode(from: &mut Reader<'_>) -> PartitionResults {
         let results = PartitionResults::decode(from, |it| {
             let (partition_index, error_code) = (it.i32(), it.i16());
-            PartitionResult { partition_index, error_code, offset: 0 }
+            PartitionResult { partition_index, error_code, ..PartitionResult::default() }
         });
         from.tagged_fields();
         results

@@ -991,3 +991,26 @@ fn failed_join_returns_its_reason() {
         assert!(err.text.contains("join group g"), "{err}");
     }
 }
+
+#[test]
+fn unresolvable_advertised_address_is_named() {
+    let host = broker(|incoming, port| {
+        let mut response = metadata(&[port]);
+        response.brokers[0].host = StrBytes::from_static_str("no-such-broker.invalid");
+        incoming.respond::<MetadataRequest>(&response)
+    });
+    let advertised =
+        format!("no-such-broker.invalid:{0}, which broker {0} advertises", port_of(&host));
+    let mut client = client(&host);
+    let position = [Position { partition: 0, next: 0 }];
+    let errors = [
+        client.log_range("t", Duration::ZERO).unwrap_err(),
+        client.fetch("t", &position, TIMEOUT).unwrap().remove(0).error.unwrap(),
+    ];
+    for err in errors {
+        assert_eq!(err.kind, ErrorKind::Retry);
+        for part in [&advertised, "look up the address", "advertised.listeners"] {
+            assert!(err.text.contains(part), "{part} in {err}");
+        }
+    }
+}

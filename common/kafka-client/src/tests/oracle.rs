@@ -196,7 +196,7 @@ fn requests_match_kafka_protocol() {
             .with_partition_index(it.partition)
             .with_committed_offset(it.next)
             .with_committed_leader_epoch(-1)
-            .with_committed_metadata(Some(StrBytes::new()))
+            .with_committed_metadata(Some(text("m")))
     };
     is(
         &own::OffsetCommit {
@@ -205,6 +205,7 @@ fn requests_match_kafka_protocol() {
             member_id: "me",
             topic: "t",
             positions: &AT,
+            metadata: "m",
         },
         &OffsetCommitRequest::default()
             .with_group_id(group())
@@ -461,6 +462,7 @@ fn offset_responses_match_kafka_protocol() {
         .with_topics(vec![topics.with_partitions(vec![part])]);
     let (response, throttle_time_ms) = read::<own::OffsetFetch<'_>>(&response);
     assert_eq!((throttle_time_ms, all(&response)), (2, (15, vec![(4, 6, 50)])));
+    assert_eq!(response.partitions[0].metadata, "m");
 
     let part = OffsetCommitResponsePartition::default().with_partition_index(4).with_error_code(22);
     let topics = OffsetCommitResponseTopic::default().with_name(topic("t"));

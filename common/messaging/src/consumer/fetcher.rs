@@ -2,9 +2,9 @@
 
 use super::held::{HeldMemory, memory};
 use super::metrics::PARKED_PARTITIONS;
-use super::shared::{CALL_SLICE, Connect, no_such_partition, warn_outside_log};
+use super::shared::{CALL_SLICE, Connect, no_such_partition, recreated, warn_outside_log};
 use crate::client::KafkaClient;
-use kafka_client::{Error, ErrorKind, PartitionData, Position};
+use kafka_client::{Error, ErrorKind, PartitionData, Position, TopicDescription, TopicId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -18,6 +18,12 @@ const FETCH_WAIT: Duration = Duration::from_millis(500);
 const PARKED: Duration = Duration::from_secs(30);
 /// Minimum time between two fetches without data.
 pub(super) const EMPTY_FETCH_MIN: Duration = Duration::from_millis(20);
+/// Time after which a thread describes the topic again, to notice a new topic id and new
+/// partitions. It also does so after each failed fetch: the deletion of a topic fails the fetches
+/// that are in flight.
+pub(super) const TOPIC_MAX_AGE: Duration = Duration::from_secs(5);
+/// The same time while one of the thread's partitions has no leader.
+const LEADERLESS_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The leader of a partition is unknown.
 const NO_LEADER: i32 = -1;
@@ -26,10 +32,39 @@ const ALL_LEADERS: i32 = -2;
 
 type Fetches = SyncSender<Result<Vec<PartitionData>, Error>>;
 
+/// What a consumer reads of its topic.
+pub(super) struct Subscription {
+    pub topic: &'static str,
+    pub positions: Vec<Position>,
+    /// The topic id that the positions belong to. `None`: the first one that is seen.
+    pub topic_id: Option<TopicId>,
+    pub if_recreated: IfRecreated,
+    pub new_partitions: NewPartitions,
+}
+
+/// What happens when the topic was deleted and created again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfRecreated {
+    /// The consumer ends with an error.
+    Fail,
+    /// The consumer reads the new topic from its beginning.
+    ReadNew,
+}
+
+/// What happens with partitions that are added to the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NewPartitions {
+    Ignore,
+    /// The consumer reads them from offset 0.
+    Read,
+}
+
 /// State shared by a consumer and its threads.
 pub(super) struct Shared {
     pub topic: &'static str,
     connect: Connect,
+    if_recreated: IfRecreated,
+    new_partitions: NewPartitions,
     stop: AtomicBool,
     pub held: HeldMemory,
     /// When a broker last answered a fetch.
@@ -38,6 +73,11 @@ pub(super) struct Shared {
 }
 
 struct State {
+    topic_id: Option<TopicId>,
+    /// Increases with each new topic id. A fetch that began before does not change positions.
+    topics: u64,
+    /// The number of partitions of the topic when it was last described.
+    partition_count: Option<usize>,
     partitions: BTreeMap<i32, PartitionState>,
     /// Leaders that have a thread. The first thread has [`NO_LEADER`] until it finds the leaders.
     leaders: HashSet<i32>,
@@ -48,17 +88,48 @@ struct PartitionState {
     /// The leader whose thread reads the partition. Only that thread changes this field, between
     /// two fetches. With two threads, records would be duplicated or reordered.
     leader: i32,
+    /// The partition has no leader. It is not fetched, so that it does not delay the others.
+    leaderless: bool,
     /// Set if the partition is undecodable. It is not fetched until then.
     parked_until: Option<Instant>,
 }
 
+impl PartitionState {
+    fn new(next: i64, leader: i32) -> Self {
+        Self { next, leader, leaderless: false, parked_until: None }
+    }
+}
+
 impl Shared {
-    pub fn new(topic: &'static str, connect: Connect, positions: Vec<Position>) -> Self {
-        let state = |next| PartitionState { next, leader: NO_LEADER, parked_until: None };
-        let partitions = positions.into_iter().map(|it| (it.partition, state(it.next))).collect();
-        let state = Mutex::new(State { partitions, leaders: HashSet::new() });
-        let (held, answered) = (HeldMemory::default(), Mutex::new(None));
-        Self { topic, connect, stop: AtomicBool::new(false), held, answered, state }
+    pub fn new(connect: Connect, subscription: Subscription) -> Self {
+        let Subscription { topic, positions, topic_id, if_recreated, new_partitions } =
+            subscription;
+        let state = |it: Position| (it.partition, PartitionState::new(it.next, NO_LEADER));
+        let state = State {
+            topic_id,
+            topics: 0,
+            partition_count: None,
+            partitions: positions.into_iter().map(state).collect(),
+            leaders: HashSet::new(),
+        };
+        Self {
+            topic,
+            connect,
+            if_recreated,
+            new_partitions,
+            stop: AtomicBool::new(false),
+            held: HeldMemory::default(),
+            answered: Mutex::new(None),
+            state: Mutex::new(state),
+        }
+    }
+
+    pub fn topic_id(&self) -> Option<TopicId> {
+        self.state().topic_id
+    }
+
+    pub fn partition_count(&self) -> Option<usize> {
+        self.state().partition_count
     }
 
     /// Time since a broker last answered a fetch.
@@ -98,6 +169,7 @@ impl Shared {
                 shared: self.clone(),
                 fetches: fetches.clone(),
                 leader,
+                described: None,
             };
             let thread = thread::Builder::new().name("fetch".into()).spawn(move || fetcher.run());
             thread.expect("a thread can be started for each broker");
@@ -111,6 +183,8 @@ struct Fetcher {
     shared: Arc<Shared>,
     fetches: Fetches,
     leader: i32,
+    /// When the topic was last described.
+    described: Option<Instant>,
 }
 
 /// The reason why a thread ends.
@@ -122,10 +196,10 @@ enum End {
 
 impl Fetcher {
     fn run(mut self) {
-        let mut leaders_stale = true;
+        let mut stale = true;
         while !self.shared.stop.load(Ordering::Relaxed) {
-            match self.fetch(leaders_stale) {
-                Ok(stale) => leaders_stale = stale,
+            match self.fetch(stale) {
+                Ok(after) => stale = after,
                 Err(End::Stopped) => return,
                 Err(End::Failed(err)) => {
                     let topic = self.shared.topic;
@@ -138,15 +212,18 @@ impl Fetcher {
         }
     }
 
-    /// Fetches once. If the leaders are stale, refreshes them first. Returns true if they are stale
+    /// Fetches once. If the metadata is stale, refreshes it first. Returns true if it is stale
     /// after the fetch.
-    fn fetch(&mut self, leaders_stale: bool) -> Result<bool, End> {
-        if leaders_stale && self.leader != ALL_LEADERS {
-            match self.find_leaders() {
-                Err(err) if err.is_retryable() => return Ok(true),
-                found => found.map_err(End::Failed)?,
+    fn fetch(&mut self, stale: bool) -> Result<bool, End> {
+        if stale || self.metadata_is_old() {
+            match self.refresh_metadata() {
+                Err(err) if err.is_retryable() && stale => return Ok(true),
+                // The leaders may respond although the brokers for metadata do not.
+                Err(err) if err.is_retryable() => self.described = Some(Instant::now()),
+                refreshed => refreshed.map_err(End::Failed)?,
             }
         }
+        let topics = self.shared.state().topics;
         let positions = self.positions()?;
         if positions.is_empty() {
             thread::sleep(CALL_SLICE);
@@ -173,46 +250,136 @@ impl Fetcher {
             // Brokers delay empty responses. This limits the load if one does not.
             thread::sleep(EMPTY_FETCH_MIN.saturating_sub(started.elapsed()));
         } else {
-            self.hand_over(good)?;
+            self.hand_over(good, topics)?;
         }
-        let mut leaders_stale = false;
+        let mut stale = false;
         for data in failed {
-            leaders_stale |= self.handle_partition_error(data)?;
+            stale |= self.handle_partition_error(data)?;
         }
-        Ok(leaders_stale)
+        Ok(stale)
+    }
+
+    /// True if the topic must be described although no fetch failed.
+    fn metadata_is_old(&self) -> bool {
+        let state = self.shared.state();
+        let mut own = state.partitions.values().filter(|it| it.leader == self.leader);
+        let age_max = if own.any(|it| it.leaderless) { LEADERLESS_MAX_AGE } else { TOPIC_MAX_AGE };
+        self.described.is_none_or(|described| described.elapsed() >= age_max)
+    }
+
+    /// Describes the topic: compares its id, adds new partitions, and assigns each partition of
+    /// this thread to the thread of its current leader.
+    fn refresh_metadata(&mut self) -> Result<(), Error> {
+        let TopicDescription { id, leaders } =
+            self.client.describe_topic(self.shared.topic, CALL_SLICE)?;
+        self.described = Some(Instant::now());
+        self.compare_topic(id)?;
+        self.add_partitions(leaders.len());
+        self.assign_leaders(&leaders)
+    }
+
+    /// Handles a new topic id: the positions belong to the former topic.
+    fn compare_topic(&self, id: Option<TopicId>) -> Result<(), Error> {
+        let topic = self.shared.topic;
+        let mut state = self.shared.state();
+        let (Some(found), Some(known)) = (id, state.topic_id) else {
+            state.topic_id = state.topic_id.or(id);
+            return Ok(());
+        };
+        if found == known {
+            return Ok(());
+        }
+        match self.shared.if_recreated {
+            IfRecreated::Fail => Err(recreated(topic, known, found)),
+            IfRecreated::ReadNew => {
+                log::warn!(
+                    topic, topic_id:% = found, former_topic_id:% = known;
+                    "topic was deleted and created again, reading it from its beginning"
+                );
+                state.topic_id = Some(found);
+                state.topics += 1;
+                for it in state.partitions.values_mut() {
+                    it.next = 0;
+                    it.parked_until = None;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds new partitions to this thread if the consumer reads all of the topic.
+    fn add_partitions(&self, count: usize) {
+        let topic = self.shared.topic;
+        let mut state = self.shared.state();
+        let former = state.partition_count.replace(count);
+        if former.is_some_and(|former| former >= count) {
+            return;
+        }
+        let new: Vec<i32> =
+            (0..).take(count).filter(|it| !state.partitions.contains_key(it)).collect();
+        match self.shared.new_partitions {
+            NewPartitions::Read => {
+                for &partition in &new {
+                    log::warn!(topic, partition; "new partition, reading it from offset 0");
+                    state.partitions.insert(partition, PartitionState::new(0, self.leader));
+                }
+            }
+            // A caller that keeps its positions also distributes the partitions.
+            NewPartitions::Ignore
+                if former.is_some() && self.shared.if_recreated == IfRecreated::ReadNew =>
+            {
+                log::error!(
+                    topic, partitions = count;
+                    "topic has new partitions, which this consumer does not read"
+                );
+            }
+            NewPartitions::Ignore => {}
+        }
     }
 
     /// Assigns each partition of this thread to the thread of its current leader, which may be this
-    /// one.
-    fn find_leaders(&mut self) -> Result<(), Error> {
+    /// one. A partition without a leader stays.
+    fn assign_leaders(&mut self, leaders: &[Option<i32>]) -> Result<(), Error> {
         let topic = self.shared.topic;
-        let mut leaders = self.client.leaders(topic, CALL_SLICE)?;
-        if self.client.fetches_from_all() {
-            leaders.fill(ALL_LEADERS);
-        }
+        let fetches_from_all = self.client.fetches_from_all();
         let mut state = self.shared.state();
-        let State { partitions, leaders: known } = &mut *state;
+        let State { partitions, leaders: known, .. } = &mut *state;
         for (&partition, it) in partitions.iter_mut().filter(|(_, it)| it.leader == self.leader) {
             let leader = usize::try_from(partition).ok().and_then(|index| leaders.get(index));
-            it.leader =
-                *leader.ok_or_else(|| no_such_partition(topic, partition, leaders.len()))?;
+            let leader =
+                leader.ok_or_else(|| no_such_partition(topic, partition, leaders.len()))?;
+            if it.leaderless != leader.is_none() {
+                it.leaderless = leader.is_none();
+                match leader {
+                    None => log::warn!(topic, partition; "partition has no leader, waiting"),
+                    Some(leader) => log::info!(topic, partition, leader; "partition has a leader"),
+                }
+            }
+            match leader {
+                Some(_) if fetches_from_all => it.leader = ALL_LEADERS,
+                Some(leader) => it.leader = *leader,
+                None => {}
+            }
         }
         let mut new: BTreeSet<i32> = partitions.values().map(|it| it.leader).collect();
-        new.retain(|leader| !known.contains(leader));
+        new.retain(|leader| *leader != NO_LEADER && !known.contains(leader));
         if self.leader == NO_LEADER
             && let Some(leader) = new.pop_first()
         {
             known.remove(&NO_LEADER);
             known.insert(leader);
             self.leader = leader;
+            // Those without a leader.
+            let own = partitions.values_mut().filter(|it| it.leader == NO_LEADER);
+            own.for_each(|it| it.leader = leader);
         }
         drop(state);
         new.into_iter().for_each(|leader| self.shared.start_thread(&self.fetches, leader));
         Ok(())
     }
 
-    /// The positions of this thread's partitions, without undecodable ones. Ends the thread if it
-    /// has no partitions left, unless the consumer never had any.
+    /// The positions of this thread's partitions, without undecodable and leaderless ones. Ends the
+    /// thread if it has no partitions left, unless the consumer never had any.
     fn positions(&self) -> Result<Vec<Position>, End> {
         let now = Instant::now();
         let mut state = self.shared.state();
@@ -221,19 +388,29 @@ impl Fetcher {
             state.leaders.remove(&self.leader);
             return Err(End::Stopped);
         }
-        let ready = own.filter(|(_, it)| it.parked_until.is_none_or(|until| until <= now));
+        let ready = own
+            .filter(|(_, it)| !it.leaderless && it.parked_until.is_none_or(|until| until <= now));
         Ok(ready.map(|(&partition, it)| Position { partition, next: it.next }).collect())
     }
 
     /// Passes data to the caller, then advances the positions. In the reverse order, the thread of
     /// a new leader could pass later records first.
-    fn hand_over(&self, fetched: Vec<PartitionData>) -> Result<(), End> {
+    ///
+    /// `topics` is [`State::topics`] before the fetch. If it has increased, the data is of a former
+    /// topic, or of an offset of it, and is dropped.
+    fn hand_over(&self, fetched: Vec<PartitionData>, topics: u64) -> Result<(), End> {
         let topic = self.shared.topic;
         let positions: Vec<Position> =
             fetched.iter().map(|it| Position { partition: it.partition, next: it.next }).collect();
+        if self.shared.state().topics != topics {
+            return Ok(());
+        }
         self.shared.held.add(memory(&fetched));
         self.fetches.send(Ok(fetched)).map_err(|_| End::Stopped)?;
         let mut state = self.shared.state();
+        if state.topics != topics {
+            return Ok(());
+        }
         for Position { partition, next } in positions {
             let Some(it) = state.partitions.get_mut(&partition) else { continue };
             it.next = next;

@@ -1,6 +1,8 @@
-use super::fetcher::EMPTY_FETCH_MIN;
+use super::fetcher::{EMPTY_FETCH_MIN, IfRecreated, NewPartitions, Subscription, TOPIC_MAX_AGE};
 use super::shared::CALL_SLICE;
-use super::start_positions::{OffsetReset, RetryUntil, find_positions};
+use super::start_positions::{
+    GroupPositions, OffsetReset, RetryUntil, commit_positions, find_positions, group_positions,
+};
 use super::{Consumer, FETCHES_AHEAD};
 use crate::fake::{Fake, error};
 use bank::limits::FETCHED_AHEAD_MEMORY;
@@ -15,9 +17,19 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn consumer(fake: &Fake, partitions: i32) -> Consumer {
-    let fake = fake.clone();
-    let positions = (0..partitions).map(|partition| Position { partition, next: 0 });
-    Consumer::with_connect(Box::new(move || Box::new(fake.clone())), "t", positions.collect())
+    subscribe(fake.clone(), partitions, IfRecreated::ReadNew, NewPartitions::Ignore)
+}
+
+fn subscribe(
+    fake: Fake,
+    partitions: i32,
+    if_recreated: IfRecreated,
+    new_partitions: NewPartitions,
+) -> Consumer {
+    let positions = (0..partitions).map(|partition| Position { partition, next: 0 }).collect();
+    let subscription =
+        Subscription { topic: "t", positions, topic_id: None, if_recreated, new_partitions };
+    Consumer::with_connect(Box::new(move || Box::new(fake.clone())), subscription)
 }
 
 /// Polls until it has `count` records. Asserts that those of each partition are in order and
@@ -238,7 +250,8 @@ fn start(
 ) -> Result<Vec<Position>, Error> {
     let shutdown = Shutdown::default();
     let until = RetryUntil { deadline: Instant::now() + PATIENCE, shutdown: &shutdown };
-    find_positions(fake, "g", "t", &[partition], offset_reset, &until)
+    let found = find_positions(fake, "g", "t", Some(&[partition]), offset_reset, &until)?;
+    Ok(found.positions)
 }
 
 #[test]
@@ -289,4 +302,93 @@ fn missing_partition_is_a_config_error() {
         let found = start(&mut fake, partition, offset_reset);
         assert_eq!(found.unwrap_err().kind, ErrorKind::Config);
     }
+}
+
+#[test]
+fn offset_of_a_former_topic_is_not_used() {
+    let mut fake = Fake::new(&[1]);
+    let shutdown = Shutdown::default();
+    let find =
+        |fake: &mut Fake| group_positions(fake, "g", "t", None, PATIENCE, &shutdown).unwrap();
+    fake.fill(100);
+    let GroupPositions { topic_id, positions, ranges } = find(&mut fake);
+    assert_eq!((positions[0].next, ranges), (0, vec![(0, 100)]));
+    let read = [Position { partition: 0, next: 60 }];
+    commit_positions(&mut fake, "g", "t", topic_id, &read, PATIENCE).unwrap();
+    assert_eq!(find(&mut fake).positions, read);
+
+    fake.recreate_topic();
+    fake.fill(100);
+    let found = find(&mut fake);
+    assert_ne!(found.topic_id, topic_id);
+    assert_eq!(found.positions[0].next, 0);
+    // Other programs commit without a topic id.
+    commit_positions(&mut fake, "g", "t", None, &read, PATIENCE).unwrap();
+    assert_eq!(find(&mut fake).positions, read);
+}
+
+#[test]
+fn recreated_topic_is_read_from_its_beginning() {
+    let fake = Fake::new(&[1, 2]);
+    fake.fill(100);
+    let mut consumer = consumer(&fake, 2);
+    read(&mut consumer, 200);
+    fake.recreate_topic();
+    fake.fill(150);
+    // The former position is in the new log, so records after it may be read twice.
+    let mut seen = BTreeMap::<i32, HashSet<i64>>::new();
+    let start = Instant::now();
+    while seen.values().map(HashSet::len).sum::<usize>() < 300 {
+        assert!(start.elapsed() < TOPIC_MAX_AGE + PATIENCE, "{seen:?}");
+        for data in consumer.poll(Duration::from_millis(10)).unwrap() {
+            let offsets = data.records.iter().map(|record| record.offset);
+            seen.entry(data.partition).or_default().extend(offsets);
+        }
+    }
+}
+
+#[test]
+fn bound_consumer_fails_after_the_topic_is_recreated() {
+    let fake = Fake::new(&[1]);
+    fake.fill(100);
+    let mut consumer = subscribe(fake.clone(), 1, IfRecreated::Fail, NewPartitions::Ignore);
+    read(&mut consumer, 100);
+    let id = consumer.topic_id();
+    assert!(id.is_some());
+    fake.recreate_topic();
+    let err = loop {
+        match consumer.poll(PATIENCE) {
+            Ok(data) => assert!(data.is_empty(), "{data:?}"),
+            Err(err) => break err,
+        }
+    };
+    assert_eq!(err.kind, ErrorKind::Position);
+    assert!(err.text.contains("topic t was deleted and created again"), "{err}");
+    assert_eq!(consumer.topic_id(), id);
+}
+
+#[test]
+fn new_partition_is_read_from_offset_zero() {
+    let fake = Fake::new(&[1, 1]);
+    fake.fill(100);
+    let mut all = subscribe(fake.clone(), 2, IfRecreated::ReadNew, NewPartitions::Read);
+    let mut some = subscribe(fake.clone(), 2, IfRecreated::ReadNew, NewPartitions::Ignore);
+    read(&mut all, 200);
+    read(&mut some, 200);
+    assert_eq!(all.partition_count(), Some(2));
+    fake.add_partition(2);
+    fake.fill(50);
+    assert_eq!(read(&mut all, 150)[&2].len(), 50);
+    assert!(!read(&mut some, 100).contains_key(&2));
+    assert_eq!((all.partition_count(), some.partition_count()), (Some(3), Some(3)));
+}
+
+#[test]
+fn leaderless_partition_does_not_stop_the_others() {
+    let fake = Fake::new(&[-1, 1, 2]);
+    fake.fill(100);
+    let mut consumer = consumer(&fake, 3);
+    assert_eq!(read(&mut consumer, 200).into_keys().collect::<Vec<_>>(), [1, 2]);
+    fake.set_leaders(&[2, 1, -1]);
+    assert_eq!(read(&mut consumer, 100).into_keys().collect::<Vec<_>>(), [0]);
 }

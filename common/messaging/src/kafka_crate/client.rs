@@ -8,7 +8,8 @@ use crate::client::KafkaClient;
 use crate::config::KafkaConfig;
 use kafka::client::metadata::Broker;
 use kafka_client::{
-    Backoff, Batch, Error, ErrorKind, PartitionData, Position, ProduceResult, Result, TopicId,
+    Backoff, Batch, CommittedOffset, Error, ErrorKind, PartitionData, Position, ProduceResult,
+    Result, TopicDescription, TopicId,
 };
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
@@ -167,7 +168,13 @@ impl KafkaClient for KafkaCrateClient {
     }
 
     fn topic_ids(&mut self, topics: &[&str], within: Duration) -> Result<Vec<Option<TopicId>>> {
-        self.retry_call(within, |session| session.topic_ids(topics))
+        self.retry_call(within, |session| {
+            Ok(session.describe_all(topics)?.into_iter().map(|it| it.id).collect())
+        })
+    }
+
+    fn describe_topic(&mut self, topic: &str, within: Duration) -> Result<TopicDescription> {
+        self.retry_call(within, |session| session.describe(topic))
     }
 
     fn produce(&mut self, batches: &[Batch<'_>], within: Duration) -> Vec<Result<i64>> {
@@ -226,6 +233,16 @@ impl KafkaClient for KafkaCrateClient {
         topic: &str,
         within: Duration,
     ) -> Result<Vec<Option<i64>>> {
+        let committed = self.committed_offsets(group, topic, within)?;
+        Ok(committed.into_iter().map(|it| it.map(|it| it.offset)).collect())
+    }
+
+    fn committed_offsets(
+        &mut self,
+        group: &str,
+        topic: &str,
+        within: Duration,
+    ) -> Result<Vec<Option<CommittedOffset>>> {
         self.retry_call(within, |session| session.committed(group, topic))
     }
 
@@ -236,6 +253,17 @@ impl KafkaClient for KafkaCrateClient {
         positions: &[Position],
         within: Duration,
     ) -> Result<()> {
-        self.retry_call(within, |session| session.commit(group, topic, positions))
+        self.commit_with_metadata(group, topic, positions, "", within)
+    }
+
+    fn commit_with_metadata(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        metadata: &str,
+        within: Duration,
+    ) -> Result<()> {
+        self.retry_call(within, |session| session.commit(group, topic, positions, metadata))
     }
 }

@@ -9,8 +9,6 @@ pub(super) enum Call {
     Metadata,
     Produce,
     Fetch,
-    Committed,
-    Commit,
 }
 
 impl Call {
@@ -19,8 +17,6 @@ impl Call {
             Self::Metadata => "load metadata of",
             Self::Produce => "produce",
             Self::Fetch => "fetch",
-            Self::Committed => "fetch committed offsets of",
-            Self::Commit => "commit offsets of",
         }
     }
 
@@ -28,7 +24,7 @@ impl Call {
         match self {
             Self::Produce => Api::Produce,
             Self::Fetch => Api::Fetch,
-            Self::Metadata | Self::Committed | Self::Commit => Api::Other,
+            Self::Metadata => Api::Other,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Offsets: log ranges, group coordinators, committed offsets.
 
-use super::error::{Call, from_raw, no_leader};
+use super::error::{from_raw, no_leader};
 use super::raw_requests::{self, Bound};
 use super::session::Session;
-use kafka::client::{CommitOffset, PartitionOffset};
-use kafka_client::{Position, Result};
+use kafka_client::protocol::codes;
+use kafka_client::{Api, CommittedOffset, Error, ErrorKind, Position, Result};
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::io;
 
 impl Session {
     pub fn log_range(&mut self, topic: &str) -> Result<Vec<(i64, i64)>> {
@@ -49,27 +49,44 @@ impl Session {
         Ok(host)
     }
 
-    pub fn committed(&mut self, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
-        self.load_metadata(topic)?;
+    pub fn committed(&mut self, group: &str, topic: &str) -> Result<Vec<Option<CommittedOffset>>> {
+        let count = self.describe(topic)?.leaders.len();
         let host = self.coordinator(group)?;
-        let committed = self.call(Call::Committed, &host, topic, Duration::ZERO, |kafka| {
-            kafka.fetch_group_topic_offset(group, topic)
-        })?;
-        let mut offsets = vec![None; self.partitions(topic)];
-        for PartitionOffset { offset, partition } in committed {
-            if let Some(entry) = offsets.get_mut(partition as usize).filter(|_| offset >= 0) {
-                *entry = Some(offset);
+        let partitions: Vec<i32> = (0..).take(count).collect();
+        let what = format!("fetch committed offsets of {group} for {topic} at {host}");
+        let committed = raw_requests::committed_offsets(&host, group, topic, &partitions);
+        let mut offsets: Vec<Option<Option<CommittedOffset>>> = vec![None; count];
+        for (partition, committed) in from_coordinator(committed, &what)? {
+            let index = usize::try_from(partition).ok();
+            if let Some(entry) = index.and_then(|index| offsets.get_mut(index)) {
+                *entry = Some((committed.offset >= 0).then_some(committed));
             }
         }
-        Ok(offsets)
+        // Without this check, a missing partition would be read from its log start offset.
+        let all: Option<Vec<Option<CommittedOffset>>> = offsets.into_iter().collect();
+        let missing =
+            || Error::retryable(0, format!("{what}: partitions are missing in the response"));
+        all.ok_or_else(missing)
     }
 
-    pub fn commit(&mut self, group: &str, topic: &str, positions: &[Position]) -> Result<()> {
-        self.ensure_metadata(topic)?;
+    pub fn commit(
+        &mut self,
+        group: &str,
+        topic: &str,
+        positions: &[Position],
+        metadata: &str,
+    ) -> Result<()> {
         let host = self.coordinator(group)?;
-        let offsets = positions.iter().map(|it| CommitOffset::new(topic, it.partition, it.next));
-        self.call(Call::Commit, &host, topic, Duration::ZERO, |kafka| {
-            kafka.commit_offsets(group, offsets)
-        })
+        let what = format!("commit offsets of {group} for {topic} at {host}");
+        let committed = raw_requests::commit_offsets(&host, group, topic, positions, metadata);
+        from_coordinator(committed, &what)
     }
+}
+
+/// Returns the result of a request to a group coordinator.
+fn from_coordinator<T>(response: io::Result<std::result::Result<T, i16>>, what: &str) -> Result<T> {
+    response.map_err(|err| Error::retryable(0, format!("{what}: {err}")))?.map_err(|code| {
+        let text = format!("{what}: {}", codes::Name(code));
+        Error { kind: ErrorKind::of_code(Api::Other, code), code, text }
+    })
 }

@@ -1,11 +1,13 @@
 //! Requests that the kafka crate lacks or sends without timeouts: version probe, topics, group
-//! coordinator, log start and end offsets, and the header of a stored batch. Each uses a separate
-//! connection.
+//! coordinator, committed offsets, log start and end offsets, and the header of a stored batch.
+//! Each uses a separate connection.
 
 use crate::config::CLIENT_ID;
-use kafka_client::broker_address;
-use kafka_client::protocol::messages::{ApiVersions, EARLIEST, LATEST, Metadata, Partition, Topic};
+use kafka_client::protocol::messages::{
+    ApiVersions, Broker, EARLIEST, LATEST, Metadata, MetadataResponse, Partition, Topic,
+};
 use kafka_client::protocol::{ApiSpec, DecodeError, Reader, Request, Writer};
+use kafka_client::{CommittedOffset, Position, broker_address};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -23,6 +25,8 @@ const FETCH: &ApiSpec = &ApiSpec::inflexible(1, "Fetch", 4);
 // The crate sends version 0. After a leader election, that version may return an end below
 // committed offsets (KIP-207).
 const LIST_OFFSETS: &ApiSpec = &ApiSpec::inflexible(2, "ListOffsets", 1);
+const OFFSET_COMMIT: &ApiSpec = &ApiSpec::inflexible(8, "OffsetCommit", 2);
+const OFFSET_FETCH: &ApiSpec = &ApiSpec::inflexible(9, "OffsetFetch", 1);
 const FIND_COORDINATOR: &ApiSpec = &ApiSpec::inflexible(10, "FindCoordinator", 0);
 
 /// The versions of requests that a broker supports, as far as the adapter must know them.
@@ -50,12 +54,16 @@ pub fn broker_versions(host: &str) -> io::Result<BrokerVersions> {
     })
 }
 
-/// Returns `topics` as the broker at `host` knows them. A missing topic is not created. That is why
-/// this request precedes each metadata request of the crate: its version 0 creates missing topics
-/// if the broker has `auto.create.topics.enable=true`.
+/// Returns the brokers and `topics` as the broker at `host` knows them. A missing topic is not
+/// created. That is why this request precedes each metadata request of the crate: its version 0
+/// creates missing topics if the broker has `auto.create.topics.enable=true`.
 ///
 /// `highest_metadata` is from [`broker_versions`]. Topics have no ids if it is below version 10.
-pub fn topics(host: &str, topics: &[&str], highest_metadata: i16) -> io::Result<Vec<Topic>> {
+pub fn metadata(
+    host: &str,
+    topics: &[&str],
+    highest_metadata: i16,
+) -> io::Result<MetadataResponse> {
     if highest_metadata >= Metadata::SPEC.version {
         let request = Metadata { topics };
         let bytes_max = Metadata::SPEC.response_bytes_max;
@@ -64,7 +72,7 @@ pub fn topics(host: &str, topics: &[&str], highest_metadata: i16) -> io::Result<
         response.tagged_fields(); // of the response header
         let body = Metadata::decode(&mut response);
         check(&response)?;
-        return Ok(body.topics);
+        return Ok(body);
     }
     let encode = |to: &mut Writer| {
         to.i32(topics.len() as i32);
@@ -74,10 +82,9 @@ pub fn topics(host: &str, topics: &[&str], highest_metadata: i16) -> io::Result<
     let frame = send(host, OLD_METADATA, &encode, OLD_METADATA.response_bytes_max)?;
     let mut response = Reader::new(&frame);
     response.throttle_time();
+    let mut brokers = Vec::new();
     response.array(&mut |it| {
-        it.skip(4); // node_id
-        it.string(); // host
-        it.skip(4); // port
+        brokers.push(Broker { node_id: it.i32(), host: it.string(), port: it.i32() });
         it.string(); // rack
     });
     response.string(); // cluster_id
@@ -101,7 +108,7 @@ pub fn topics(host: &str, topics: &[&str], highest_metadata: i16) -> io::Result<
         found.push(Topic { error_code, name, topic_id: None, partitions });
     });
     check(&response)?;
-    Ok(found)
+    Ok(MetadataResponse { brokers, topics: found })
 }
 
 /// Returns the coordinator of `group` as host:port, or the error code of Kafka.
@@ -162,6 +169,82 @@ pub fn list_offsets(
     });
     check(&response)?;
     Ok(if error_code == 0 { Ok(offsets) } else { Err(error_code) })
+}
+
+/// Returns the partition, offset and metadata for each of `partitions`. The offset is -1 if the
+/// group has committed none. If one of them fails, returns the error code of Kafka. The broker at `host` is
+/// the group's coordinator.
+///
+/// The crate's own request drops the metadata.
+pub fn committed_offsets(
+    host: &str,
+    group: &str,
+    topic: &str,
+    partitions: &[i32],
+) -> io::Result<Result<Vec<(i32, CommittedOffset)>, i16>> {
+    let encode = |to: &mut Writer| {
+        to.string(group);
+        to.i32(1); // one topic
+        to.string(topic);
+        to.i32(partitions.len() as i32);
+        partitions.iter().for_each(|partition| to.i32(*partition));
+    };
+    let frame = send(host, OFFSET_FETCH, &encode, OFFSET_FETCH.response_bytes_max)?;
+    let mut response = Reader::new(&frame);
+    response.skip(4); // one topic
+    response.string();
+    let (mut offsets, mut error_code) = (Vec::new(), 0);
+    response.array(&mut |it| {
+        let (partition, offset, metadata) = (it.i32(), it.i64(), it.string());
+        let code = it.i16();
+        offsets.push((partition, CommittedOffset { offset, metadata }));
+        error_code = if error_code == 0 { code } else { error_code };
+    });
+    check(&response)?;
+    Ok(if error_code == 0 { Ok(offsets) } else { Err(error_code) })
+}
+
+/// Commits `positions` with `metadata`, without membership in the group. If one of them fails,
+/// returns the error code of Kafka. The broker at `host` is the group's coordinator.
+///
+/// The crate's own request has no metadata, and repeats a failed request forever.
+pub fn commit_offsets(
+    host: &str,
+    group: &str,
+    topic: &str,
+    positions: &[Position],
+    metadata: &str,
+) -> io::Result<Result<(), i16>> {
+    let encode = |to: &mut Writer| {
+        to.string(group);
+        to.i32(-1); // generation_id: not a member
+        to.string(""); // member_id
+        to.i64(-1); // retention_time_ms: that of the broker
+        to.i32(1); // one topic
+        to.string(topic);
+        to.i32(positions.len() as i32);
+        for position in positions {
+            to.i32(position.partition);
+            to.i64(position.next);
+            to.string(metadata);
+        }
+    };
+    let frame = send(host, OFFSET_COMMIT, &encode, OFFSET_COMMIT.response_bytes_max)?;
+    let mut response = Reader::new(&frame);
+    response.skip(4); // one topic
+    response.string();
+    let (mut results, mut error_code) = (0, 0);
+    response.array(&mut |it| {
+        it.skip(4); // partition_index
+        let code = it.i16();
+        results += 1;
+        error_code = if error_code == 0 { code } else { error_code };
+    });
+    check(&response)?;
+    if results != positions.len() {
+        return Err(io::Error::other("partitions are missing in the response"));
+    }
+    Ok(if error_code == 0 { Ok(()) } else { Err(error_code) })
 }
 
 /// The record batch that holds an offset.
@@ -272,7 +355,8 @@ fn send(
 /// without trying further addresses, since the crate has no timeout and would hang at that one.
 fn connect(host: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host name has no address");
-    for address in host.to_socket_addrs()? {
+    let unresolved = |err| io::Error::other(format!("cannot resolve its name: {err}"));
+    for address in host.to_socket_addrs().map_err(unresolved)? {
         match TcpStream::connect_timeout(&address, TIMEOUT) {
             Ok(stream) => return Ok(stream),
             Err(err) if err.kind() == io::ErrorKind::TimedOut => return Err(err),

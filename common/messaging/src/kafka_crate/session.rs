@@ -8,9 +8,10 @@ use kafka::client::{
     Compression, FetchPartition, GroupOffsetStorage, KafkaClient, ProduceMessage, RequiredAcks,
 };
 use kafka_client::protocol::codes;
+use kafka_client::protocol::messages::Partition;
 use kafka_client::{
     Api, Batch, Error, ErrorKind, FetchedRecord, PartitionData, Position, ProduceResult, Result,
-    TopicId,
+    TopicDescription,
 };
 use service::panic_guard;
 use service::shutdown::Shutdown;
@@ -108,35 +109,49 @@ impl Session {
         })
     }
 
-    /// Requests the ids of `topics`, in the same order.
-    pub fn topic_ids(&mut self, topics: &[&str]) -> Result<Vec<Option<TopicId>>> {
+    /// Requests the metadata of `topics`, in the same order, without the crate.
+    pub fn describe_all(&mut self, topics: &[&str]) -> Result<Vec<TopicDescription>> {
         if let Some(err) = &self.error {
             return Err(err.clone());
         }
         let host = &self.bootstrap;
-        let what = format!("look up the topic ids of {}", topics.join(", "));
-        let response = raw_requests::topics(host, topics, self.versions.highest_metadata);
-        let found = from_raw(response.map(Ok), &what)?;
-        let id = |topic: &&str| {
+        let what = format!("load metadata of {} at {host}", topics.join(", "));
+        let response = raw_requests::metadata(host, topics, self.versions.highest_metadata);
+        let found = from_raw(response.map(Ok), &what)?.topics;
+        let failed = |why: String| Error::retryable(0, format!("{what}: {why}"));
+        let describe = |topic: &&str| {
             let Some(found) = found.iter().find(|it| it.name == *topic) else {
-                let text = format!("{what} at {host}: {topic} is missing in the response");
-                return Err(Error::retryable(0, text));
+                return Err(failed(format!("{topic} is missing in the response")));
             };
             match found.error_code {
-                0 | codes::LEADER_NOT_AVAILABLE => Ok(found.topic_id),
-                codes::UNKNOWN_TOPIC_OR_PARTITION => Err(Error::no_topic(topic, host)),
+                0 | codes::LEADER_NOT_AVAILABLE => {}
+                codes::UNKNOWN_TOPIC_OR_PARTITION => return Err(Error::no_topic(topic, host)),
                 code => {
-                    let text = format!("{what} at {host}: {}", codes::Name(code));
-                    Err(Error { kind: ErrorKind::of_code(Api::Other, code), code, text })
+                    let text = format!("{what}: {}", codes::Name(code));
+                    return Err(Error { kind: ErrorKind::of_code(Api::Other, code), code, text });
                 }
             }
+            let mut leaders = vec![None; found.partitions.len()];
+            for Partition { partition_index, leader_id, .. } in &found.partitions {
+                let index = usize::try_from(*partition_index).ok();
+                let Some(leader) = index.and_then(|index| leaders.get_mut(index)) else {
+                    return Err(failed("partition indexes are not contiguous".to_owned()));
+                };
+                *leader = Some(*leader_id).filter(|id| *id >= 0);
+            }
+            Ok(TopicDescription { id: found.topic_id, leaders })
         };
-        topics.iter().map(id).collect()
+        topics.iter().map(describe).collect()
+    }
+
+    pub fn describe(&mut self, topic: &str) -> Result<TopicDescription> {
+        let mut all = self.describe_all(&[topic])?;
+        Ok(all.remove(0))
     }
 
     pub fn load_metadata(&mut self, topic: &str) -> Result<()> {
         // The request of the crate may only follow this one: it creates a missing topic.
-        self.topic_ids(&[topic])?;
+        self.describe(topic)?;
         let host = self.bootstrap.clone();
         self.call(Call::Metadata, &host, topic, Duration::ZERO, |kafka| {
             kafka.load_metadata(&[topic])
@@ -172,7 +187,16 @@ impl Session {
     /// Probes the broker, once per session.
     pub fn probe(&mut self, host: &str) -> Result<()> {
         let limits = &self.limits;
-        let probe = || limits.probe(host).map(drop);
+        let probe = || {
+            limits.probe(host).map(drop).map_err(|err| Error {
+                text: format!(
+                    "{}. The brokers advertise this address: this machine must be able to reach \
+                     it, else change advertised.listeners of that broker",
+                    err.text
+                ),
+                ..err
+            })
+        };
         self.probed.entry(host.to_owned()).or_insert_with(probe).clone()
     }
 

@@ -6,7 +6,9 @@ use super::fetch_size::FetchSize;
 use super::session::guarded;
 use crate::client::KafkaClient;
 use crate::config::{ClientChoice, KafkaConfig};
+use crate::connect::connect;
 use kafka::error::KafkaCode;
+use kafka_client::protocol::codes;
 use kafka_client::{Backoff, Batch, Error, ErrorKind, NewRecord, Position, ProduceResult, Result};
 use service::panic_guard;
 use std::io::{self, Read, Write};
@@ -71,15 +73,31 @@ fn versions(lowest: u8) -> Option<Vec<u8>> {
 
 /// A Metadata response, version 4: no brokers, and topic "t" with `error_code`.
 fn old_metadata(error_code: u8) -> Option<Vec<u8>> {
-    let before = [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 5, 0, 0, 0, 1];
-    let topic = [0, error_code, 0, 1, b't', 0, 0, 0, 0, 0];
-    Some([&before[..], &topic].concat())
+    old_metadata_with("", 0, error_code)
+}
+
+/// The same with a broker at `host`, if that is not empty.
+fn old_metadata_with(host: &str, port: u16, error_code: u8) -> Option<Vec<u8>> {
+    let mut body = vec![0, 0, 0, 0, 0, 0, 0, u8::from(!host.is_empty())];
+    if !host.is_empty() {
+        body.extend([0, 0, 0, 5, 0, host.len() as u8]);
+        body.extend(host.as_bytes());
+        body.extend(u32::from(port).to_be_bytes());
+        body.extend([0xff, 0xff]);
+    }
+    body.extend([0xff, 0xff, 0, 0, 0, 5, 0, 0, 0, 1]);
+    body.extend([0, error_code, 0, 1, b't', 0, 0, 0, 0, 0]);
+    Some(body)
 }
 
 /// A Metadata response, version 0: broker 5 at `port` leads the only partition of topic "t".
 fn metadata(port: u16) -> Option<Vec<u8>> {
-    let mut body = vec![0, 0, 0, 1, 0, 0, 0, 5, 0, 9];
-    body.extend(b"127.0.0.1");
+    metadata_with("127.0.0.1", port)
+}
+
+fn metadata_with(host: &str, port: u16) -> Option<Vec<u8>> {
+    let mut body = vec![0, 0, 0, 1, 0, 0, 0, 5, 0, host.len() as u8];
+    body.extend(host.as_bytes());
     body.extend(u32::from(port).to_be_bytes());
     body.extend([0, 0, 0, 1, 0, 0, 0, 1, b't', 0, 0, 0, 1]);
     body.extend([0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -95,18 +113,76 @@ fn healthy(request: Request, port: u16) -> Option<Vec<u8>> {
 }
 
 fn client(brokers: &[String]) -> KafkaCrateClient {
-    let brokers = brokers.to_vec();
-    KafkaCrateClient::new(
-        &KafkaConfig {
-            brokers,
-            client: ClientChoice::KafkaCrate,
-            timeout: PATIENCE,
-            fetch_bytes: 65536,
-            compression: kafka_client::Compression::None,
-            sasl: None,
-        },
-        None,
-    )
+    KafkaCrateClient::new(&config(brokers, ClientChoice::KafkaCrate), None)
+}
+
+fn config(brokers: &[String], client: ClientChoice) -> KafkaConfig {
+    KafkaConfig {
+        brokers: brokers.to_vec(),
+        client,
+        timeout: PATIENCE,
+        fetch_bytes: 65536,
+        compression: kafka_client::Compression::None,
+        sasl: None,
+    }
+}
+
+#[test]
+fn upgraded_broker_selects_the_built_in_client() {
+    let upgraded = broker(|_, _| versions(4));
+    let port = upgraded.rsplit_once(':').unwrap().1.parse().unwrap();
+    let other = broker(move |(api, _), _| {
+        if api == API_VERSIONS { versions(0) } else { old_metadata_with("127.0.0.1", port, 0) }
+    });
+    let old = broker(healthy);
+    for (brokers, built_in) in [(&[old][..], false), (&[other][..], true)] {
+        let mut client = connect(&config(brokers, ClientChoice::Auto));
+        // Brokers of this test respond to the first requests only.
+        let _ = client.leaders("t", Duration::ZERO);
+        assert_eq!(client.fetches_from_all(), built_in);
+    }
+}
+
+/// The process does not end: a restart could select the kafka crate again.
+#[test]
+fn broker_upgrade_changes_to_the_built_in_client() {
+    let lowest = Arc::new(Mutex::new(0));
+    let supported = lowest.clone();
+    let host = broker(move |request, port| match request {
+        (API_VERSIONS, _) => versions(*supported.lock().unwrap()),
+        request => healthy(request, port),
+    });
+    let config = config(&[host], ClientChoice::Auto);
+    let mut client = connect(&config);
+    assert_eq!(client.leaders("t", PATIENCE).unwrap(), [5]);
+    assert!(!client.fetches_from_all());
+    *lowest.lock().unwrap() = 4;
+    let err = client.leaders("t", PATIENCE).unwrap_err();
+    assert_eq!((err.kind, err.code), (ErrorKind::Retry, codes::UNSUPPORTED_VERSION), "{err}");
+    let record = NewRecord { value: Some(b"v"), ..NewRecord::default() };
+    let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
+    for mut client in [client, connect(&config)] {
+        // Brokers of this test do not support the built-in client.
+        client.produce(&batch, Duration::ZERO).remove(0).unwrap_err();
+        assert!(client.fetches_from_all());
+    }
+}
+
+#[test]
+fn unresolvable_advertised_address_is_named() {
+    const NAME: &str = "no-such-broker.invalid";
+    let host = broker(|request, _| match request {
+        (API_VERSIONS, _) => versions(0),
+        (METADATA, 4) => old_metadata(0),
+        _ => metadata_with(NAME, 9092),
+    });
+    let position = [Position { partition: 0, next: 0 }];
+    let data = client(&[host]).fetch("t", &position, PATIENCE).unwrap().remove(0);
+    let err = data.error.unwrap();
+    assert_eq!(err.kind, ErrorKind::Retry);
+    for part in ["no-such-broker.invalid:9092", "cannot resolve its name", "advertised.listeners"] {
+        assert!(err.text.contains(part), "{part} in {err}");
+    }
 }
 
 #[test]
@@ -141,14 +217,13 @@ fn missing_topic_is_not_created() {
     let position = [Position { partition: 0, next: 0 }];
     let mut client = client(&[host]);
     let zero = Duration::ZERO;
-    let mut calls: [&mut dyn FnMut(&mut KafkaCrateClient) -> Error; 7] = [
+    let mut calls: [&mut dyn FnMut(&mut KafkaCrateClient) -> Error; 6] = [
         &mut |it| it.leaders("t", zero).unwrap_err(),
         &mut |it| it.topic_ids(&["t"], zero).unwrap_err(),
         &mut |it| it.produce(&batch, zero).remove(0).unwrap_err(),
         &mut |it| it.fetch("t", &position, zero).unwrap().remove(0).error.unwrap(),
         &mut |it| it.log_range("t", zero).unwrap_err(),
         &mut |it| it.committed("g", "t", zero).unwrap_err(),
-        &mut |it| it.commit("g", "t", &position, zero).unwrap_err(),
     ];
     for call in &mut calls {
         client.backoff = Backoff::default();
@@ -267,7 +342,7 @@ fn errors_are_classified_by_call() {
     for (call, err, kind) in [
         (Call::Produce, io(eof), ErrorKind::Unknown),
         (Call::Fetch, io(eof), ErrorKind::Retry),
-        (Call::Commit, io(eof), ErrorKind::Retry),
+        (Call::Metadata, io(eof), ErrorKind::Retry),
         (Call::Produce, io(io::ErrorKind::ConnectionRefused), ErrorKind::Retry),
         (Call::Produce, NoHostReachable, ErrorKind::Retry),
         (Call::Fetch, UnsupportedCompression, ErrorKind::Undecodable),
@@ -279,7 +354,6 @@ fn errors_are_classified_by_call() {
         (Call::Fetch, code(KafkaCode::OffsetOutOfRange), ErrorKind::Position),
         (Call::Fetch, code(KafkaCode::CorruptMessage), ErrorKind::Undecodable),
         (Call::Fetch, code(KafkaCode::NotLeaderForPartition), ErrorKind::Retry),
-        (Call::Commit, code(KafkaCode::UnknownMemberId), ErrorKind::Fenced),
         (Call::Produce, code(KafkaCode::TopicAuthorizationFailed), ErrorKind::Config),
     ] {
         assert_eq!(classify(call, &err).0, kind, "{call:?} {err:?}");

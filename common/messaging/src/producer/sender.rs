@@ -211,10 +211,10 @@ impl Sender {
         }
         loop {
             let within = self.call_slice();
-            let count = match (self.client.leaders(topic, within), known) {
-                (Ok(leaders), _) => {
-                    i32::try_from(leaders.len()).expect("a topic has fewer than 2^31 partitions")
-                }
+            // A partition without a leader counts: the keys of the others must not move.
+            let count = match (self.client.describe_topic(topic, within), known) {
+                (Ok(found), _) => i32::try_from(found.leaders.len())
+                    .expect("a topic has fewer than 2^31 partitions"),
                 (Err(_), Some((count, _))) => count,
                 (Err(err), None) if err.is_retryable() && !self.gives_up() => {
                     RETRIES.inc();

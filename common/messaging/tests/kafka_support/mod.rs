@@ -139,7 +139,8 @@ pub fn grow_topic(name: &'static str, count: i32) {
     let request = CreatePartitionsRequest::default().with_timeout_ms(10_000).with_topics(vec![
         CreatePartitionsTopic::default()
             .with_name(TopicName(StrBytes::from_static_str(name)))
-            .with_count(count),
+            .with_count(count)
+            .with_assignments(None),
     ]);
     let response: CreatePartitionsResponse =
         send(&controller().0, ApiKey::CreatePartitions, 3, &request);
