@@ -56,8 +56,8 @@ impl Stack {
         Self::separate(3)
     }
 
-    /// Starts a stack with this number of brokers in addition to the shared one. Each port is 100 above that
-    /// of the shared stack. Dropping it stops the servers and deletes their data.
+    /// Starts a stack with this number of brokers in addition to the shared one. Each port is 100
+    /// above that of the shared stack. Dropping it stops the servers and deletes their data.
     ///
     /// # Panics
     /// If it does not start.
