@@ -304,8 +304,8 @@ fn partition_data(
     let messages = data.messages().iter().filter(|it| it.offset >= position.next);
     let mut records: Vec<FetchedRecord> = Vec::new();
     for record in messages.map(record) {
-        let fits = record.memory() <= *memory_left;
-        if !fits && !(takes_first && records.is_empty()) {
+        let must_take = takes_first && records.is_empty();
+        if record.memory() > *memory_left && !must_take {
             *memory_left = 0;
             if records.is_empty() {
                 return PartitionData::empty(position);
