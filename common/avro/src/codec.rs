@@ -135,7 +135,7 @@ impl Field for Option<Uuid> {
         match i64::read(rest)? {
             0 => Ok(None),
             1 => Uuid::read(rest).map(Some),
-            index => Err(format!("union has no variant {index}")),
+            _ => Err("union has no such variant".to_owned()),
         }
     }
 }
@@ -149,22 +149,25 @@ impl Field for Atype {
         match i64::read(rest)? {
             0 => Ok(Self::Auto),
             1 => Ok(Self::Manual),
-            index => Err(format!("enum has no symbol {index}")),
+            _ => Err("enum has no such symbol".to_owned()),
         }
     }
 }
 
+/// Removes `length` bytes from the front of `rest`.
+///
+/// No reason contains a number of the datum: it could be part of a token.
 pub fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8], String> {
     let (taken, left) = rest
         .split_at_checked(length)
-        .ok_or_else(|| format!("truncated: {length} bytes needed, {} left", rest.len()))?;
+        .ok_or_else(|| format!("truncated: {} bytes left, more needed", rest.len()))?;
     *rest = left;
     Ok(taken)
 }
 
 pub fn read_bytes<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], String> {
     let length = i64::read(rest)?;
-    take(rest, usize::try_from(length).map_err(|_| format!("invalid length {length}"))?)
+    take(rest, usize::try_from(length).map_err(|_| "negative length".to_owned())?)
 }
 
 pub fn read_text<'a>(rest: &mut &'a [u8]) -> Result<&'a str, String> {

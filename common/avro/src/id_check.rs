@@ -1,7 +1,8 @@
 //! Notices that the registry was replaced or restored, so that an id in use has another schema.
 
-use crate::canonical_form::writes_the_same;
 use crate::registry::{Error, Registry};
+use crate::schema::Schema;
+use crate::writer_schema::WriterSchema;
 use bank::topology::Topic;
 use service::EXIT_TEMPORARY;
 use service::log::Chain;
@@ -59,8 +60,14 @@ fn check_all(registry: &Registry, shutdown: &Shutdown) {
 
 /// True if `id` has the schema of `topic`, or one that encodes to the same bytes.
 fn still_has_schema(registry: &Registry, topic: &Topic, id: u32) -> Result<bool, Error> {
-    let schema = registry.schema(id)?;
-    Ok(schema.is_some_and(|text| writes_the_same(&text, topic.schema.unwrap_or_default())))
+    let ours = Schema::parse(&[topic.schema.unwrap_or_default()]);
+    Ok(match registry.schema(id)? {
+        WriterSchema::Found(texts) => Schema::parse(&texts)
+            .is_ok_and(|found| ours.is_ok_and(|ours| found.encodes_like(&ours))),
+        WriterSchema::Absent | WriterSchema::Impossible => false,
+        // The response of a proxy, for example, proves nothing.
+        WriterSchema::Unusable(_) => true,
+    })
 }
 
 #[cfg(test)]

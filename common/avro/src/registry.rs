@@ -2,8 +2,8 @@
 //!
 //! All calls are idempotent. `register` returns the same id for the same schema.
 
-use crate::canonical_form;
 use crate::registered_form::registered_form;
+use crate::schema::writes_the_same;
 use bank::topology::Topic;
 use serde_json::{Value, json};
 use service::url;
@@ -20,8 +20,8 @@ pub const BACKWARD: &str = "BACKWARD";
 const CONNECT: Duration = Duration::from_secs(2);
 /// Timeout until the response starts, and again until it is complete.
 const RESPONSE: Duration = Duration::from_secs(5);
-/// Maximum size of a response, bytes.
-const BODY_BYTES_MAX: u64 = 1 << 20;
+/// Maximum size of a response, bytes. As a tree of JSON values it takes up to 20 times that memory.
+pub(crate) const BODY_BYTES_MAX: u64 = 128 << 10;
 /// Maximum number of versions of a subject that are compared with a schema, newest first.
 const VERSIONS_MAX: usize = 100;
 /// Error codes of status 404 for what a registry does not have. Source: Confluent's Schema Registry
@@ -92,16 +92,6 @@ impl Registry {
         Self { url: url.into(), name, agent, ids_in_use: Arc::default() }
     }
 
-    /// Returns the schema with this id. `None` if the id is not in the registry.
-    pub fn schema(&self, id: u32) -> Result<Option<String>, Error> {
-        // Ids are Java ints. For larger ids Apicurio returns the error of an invalid path.
-        if i32::try_from(id).is_err() {
-            return Ok(None);
-        }
-        let call = self.get(&format!("/schemas/ids/{id}"))?;
-        call.found()?.map(|call| call.text("schema")).transpose()
-    }
-
     /// Returns the id of `topic`'s schema. It does not register the schema, so that a producer does
     /// not create a new version by accident.
     ///
@@ -116,7 +106,7 @@ impl Registry {
         // encodes to the same bytes.
         for version in self.versions(&subject)?.into_iter().rev().take(VERSIONS_MAX) {
             match self.version(&subject, version)? {
-                Some(found) if canonical_form::writes_the_same(&found.schema, schema) => {
+                Some(found) if writes_the_same(&found.schema, schema) => {
                     return Ok(found.id);
                 }
                 _ => {}
@@ -194,7 +184,7 @@ impl Registry {
         self.call("PUT", &format!("/config/{subject}"), Some(&body))?.ok().map(drop)
     }
 
-    fn get(&self, path: &str) -> Result<Call, Error> {
+    pub(crate) fn get(&self, path: &str) -> Result<Call, Error> {
         self.call("GET", path, None)
     }
 
@@ -213,40 +203,47 @@ impl Registry {
             outcome => outcome,
         }
         .map_err(|err| {
-            let retryable =
-                !matches!(err, ureq::Error::BadUri(_) | ureq::Error::BodyExceedsLimit(_));
+            let retryable = !matches!(err, ureq::Error::BadUri(_));
             // An error of the crate may contain the URL.
             let cause = err.to_string().replace(&*self.url, &self.name);
             Error { retryable, text: format!("{name}: {cause}") }
         })?;
-        let body = serde_json::from_slice(&bytes)
-            .unwrap_or_else(|_| Value::String(shorten(String::from_utf8_lossy(&bytes).trim())));
+        let body = match bytes {
+            Some(bytes) => serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Value::String(shorten(String::from_utf8_lossy(&bytes).trim()))),
+            None => Value::String(format!("response exceeds {BODY_BYTES_MAX} bytes")),
+        };
         Ok(Call { name, status, body })
     }
 
+    /// Returns status and body of the response; no body if it is too large.
     fn exchange(
         &self,
         method: &str,
         url: &str,
         body: Option<&Value>,
-    ) -> Result<(u16, Vec<u8>), ureq::Error> {
+    ) -> Result<(u16, Option<Vec<u8>>), ureq::Error> {
         const JSON: &str = "application/vnd.schemaregistry.v1+json";
         let mut response = match (method, body) {
             (_, None) => self.agent.get(url).header("accept", JSON).call()?,
             ("PUT", Some(body)) => self.agent.put(url).content_type(JSON).send(body.to_string())?,
             (_, Some(body)) => self.agent.post(url).content_type(JSON).send(body.to_string())?,
         };
-        let bytes = response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec()?;
-        Ok((response.status().as_u16(), bytes))
+        let body = match response.body_mut().with_config().limit(BODY_BYTES_MAX).read_to_vec() {
+            Ok(bytes) => Some(bytes),
+            Err(ureq::Error::BodyExceedsLimit(_)) => None,
+            Err(err) => return Err(err),
+        };
+        Ok((response.status().as_u16(), body))
     }
 }
 
 /// A request and its response.
-struct Call {
+pub(crate) struct Call {
     /// Method and URL.
     name: String,
     status: u16,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 impl Call {
@@ -261,7 +258,7 @@ impl Call {
 
     /// Returns the response, or `None` if what it asks for is [`ABSENT`]. Any other 404 means a
     /// wrong URL and is an error.
-    fn found(self) -> Result<Option<Self>, Error> {
+    pub(crate) fn found(self) -> Result<Option<Self>, Error> {
         let code = self.body["error_code"].as_u64();
         let absent = self.status == 404 && code.is_some_and(|code| ABSENT.contains(&code));
         if absent { Ok(None) } else { self.ok().map(Some) }
@@ -285,7 +282,7 @@ impl Call {
     }
 }
 
-fn as_u32(value: &Value) -> Option<u32> {
+pub(crate) fn as_u32(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|number| u32::try_from(number).ok())
 }
 
@@ -301,6 +298,7 @@ fn shorten(message: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::writer_schema::WriterSchema;
     use bank::topology::HEARTBEAT;
     use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{TcpListener, TcpStream};
@@ -381,11 +379,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn unknown_id_has_no_schema() {
-        let registry = responding(404, r#"{"error_code":40403,"message":"Schema not found"}"#);
-        assert_eq!(registry.schema(1).unwrap(), None);
-        let unreachable = Registry::new("http://127.0.0.1:1");
-        assert_eq!(unreachable.schema(1 << 31).unwrap(), None, "no request for such an id");
+    fn credentials_of_the_url_are_not_shown() {
+        let fake = Fake::start(vec![(500, String::new()), (404, "{\"error_code\":40401}".into())]);
+        let url = fake.url.replace("://", "://user:secret@");
+        let registry = Registry::new(&url);
+        let unreachable = Registry::new("http://user:secret@127.0.0.1:1");
+        let errors = [
+            registry.lookup("s", "").unwrap_err(),
+            registry.id_of(&HEARTBEAT).unwrap_err(),
+            unreachable.lookup("s", "").unwrap_err(),
+        ];
+        for err in errors {
+            assert!(err.text.contains("127.0.0.1") && !err.text.contains("secret"), "{err}");
+        }
     }
 
     #[test]
@@ -413,7 +419,7 @@ pub(crate) mod tests {
         ] {
             let body = json!({"error_code": code, "message": message}).to_string();
             let registry = responding(404, &body);
-            assert_eq!(registry.schema(1).unwrap(), None, "{code}");
+            assert_eq!(registry.schema(1).unwrap(), WriterSchema::Absent, "{code}");
             assert_eq!(registry.compatibility("heartbeat-value").unwrap(), None, "{code}");
             assert_eq!(registry.lookup("heartbeat-value", "{}").unwrap(), None, "{code}");
             assert_eq!(registry.incompatibility("heartbeat-value", "{}").unwrap(), None, "{code}");
@@ -448,7 +454,7 @@ pub(crate) mod tests {
         for status in [429, 500, 503] {
             assert!(responding(status, "busy").schema(1).unwrap_err().retryable, "{status}");
         }
-        for (status, body) in [(401, ""), (200, "{}"), (200, "<html>"), (302, "")] {
+        for (status, body) in [(401, ""), (302, "")] {
             assert!(!responding(status, body).schema(1).unwrap_err().retryable, "{status} {body}");
         }
         assert!(Registry::new("http://127.0.0.1:1").schema(1).unwrap_err().retryable);
@@ -467,9 +473,9 @@ pub(crate) mod tests {
 
     #[test]
     fn oversized_response_is_rejected() {
-        let err =
-            responding(200, &"x".repeat((BODY_BYTES_MAX + 1) as usize)).schema(1).unwrap_err();
-        assert!(!err.retryable, "{err}");
+        let registry = responding(200, &"x".repeat((BODY_BYTES_MAX + 1) as usize));
+        let err = registry.lookup("s", "").unwrap_err();
+        assert!(!err.retryable && err.text.contains("exceeds 131072 bytes"), "{err}");
     }
 
     #[test]
@@ -478,7 +484,7 @@ pub(crate) mod tests {
         let fake = Fake::start(vec![found.clone(), (0, String::new()), found]);
         let registry = Registry::new(&fake.url);
         for _ in 0..2 {
-            assert_eq!(registry.schema(1).unwrap().unwrap(), "\"long\"");
+            assert!(registry.schema(1).is_ok());
         }
         assert_eq!(fake.requests.lock().unwrap().len(), 3);
     }

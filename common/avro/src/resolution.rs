@@ -1,121 +1,276 @@
-//! Resolution of data with other schemas to ours, within limits.
+//! Resolution of data with other schemas to ours, by the rules of Avro and within limits. Source:
+//! Avro specification, "Schema Resolution".
 
-use crate::codec::{Field, at_end, read_bytes, read_text, take};
-use avro_rs::Schema;
-use avro_rs::reader::datum::GenericDatumReader;
-use avro_rs::schema::{NamesRef, RecordSchema, ResolvedSchema};
-use avro_rs::writer::datum::GenericDatumWriter;
-use service::log::Chain;
+use crate::codec::{Field as _, at_end, read_bytes, read_text, take};
+use crate::schema::{Record, Schema, Type, shorten, unqualified};
+use serde_json::Value as Json;
 
 /// Maximum nesting depth of a datum with a foreign schema.
 const DEPTH_MAX: usize = 32;
-/// Maximum number of values in a datum with a foreign schema: a base, and an addition per byte. The
-/// crate allocates an object for each value, and a null or an empty record has no bytes.
+/// Maximum number of values in a datum with a foreign schema: a base, and an addition per byte. A
+/// null or an empty record has no bytes.
 const VALUES_MAX: (usize, usize) = (1_000, 8);
 
-/// Checks that data of `writer` can be resolved to records of `reader`.
-///
-/// The types of fields are only checked for each datum. The crate's own check rejects pairs that
-/// its resolution supports, such as a second reference to a named fixed type.
-pub fn can_resolve(writer: &Schema, reader: &Schema) -> Result<(), String> {
-    let (Schema::Record(writer), Schema::Record(reader)) = (writer, reader) else {
-        return Err("not a record".to_owned());
-    };
-    if writer.name != reader.name {
-        return Err(format!("schema of {} instead of {}", writer.name, reader.name));
+/// One of our schemas, into which data of other schemas are resolved.
+pub struct Reader {
+    pub schema: Schema,
+    /// The encoded default of each field; `None` if the field has none.
+    defaults: Vec<Option<Vec<u8>>>,
+}
+
+impl Reader {
+    /// Returns the reader of `text`, the schema of a record. `None` if it is no such schema, or has
+    /// a default that [`Reader`] does not support.
+    pub fn new(text: &str) -> Option<Self> {
+        let schema = Schema::parse(&[text]).ok()?;
+        let json: Json = serde_json::from_str(text).ok()?;
+        let default = |(field, json): (&crate::schema::Field, &Json)| {
+            let default = json.get("default");
+            default
+                .map(|default| encode(&schema, field.kind, default))
+                .map_or(Some(None), |it| it.map(Some))
+        };
+        let fields = &schema.record()?.fields;
+        let defaults =
+            fields.iter().zip(json["fields"].as_array()?).map(default).collect::<Option<_>>()?;
+        Some(Self { schema, defaults })
     }
-    let lacks = |field: &&avro_rs::schema::RecordField| {
-        field.default.is_none() && !writer.fields.iter().any(|other| other.name == field.name)
-    };
-    match reader.fields.iter().find(lacks) {
-        Some(field) => Err(format!("field {} is missing and has no default", field.name)),
-        None => Ok(()),
+
+    fn record(&self) -> &Record {
+        self.schema.record().expect("`new` has checked that the schema is a record")
+    }
+
+    /// Checks that data of `writer` can be resolved. Data of a union may still contain a variant
+    /// that cannot be resolved.
+    pub fn can_resolve(&self, writer: &Schema) -> Result<(), String> {
+        let ours = self.record();
+        let Some(theirs) = writer.record() else {
+            return Err(format!("schema of {} instead of a record", kind(writer, writer.root())));
+        };
+        let mut names = writer.aliases().chain([&*theirs.name]).map(unqualified);
+        // Avro's Java implementation reads a record with any name. Some records of the bank differ
+        // by name only, so it must be the name or an earlier name of the writer's record.
+        if !names.any(|name| name == unqualified(&ours.name)) {
+            return Err(format!("schema of {} instead of {}", shorten(&theirs.name), ours.name));
+        }
+        for (field, default) in ours.fields.iter().zip(&self.defaults) {
+            match theirs.fields.iter().find(|other| other.name == field.name) {
+                Some(other) if matches(writer, other.kind, &self.schema, field.kind) => {}
+                Some(other) => {
+                    let (theirs, ours) = (kind(writer, other.kind), kind(&self.schema, field.kind));
+                    return Err(format!("{}: {theirs} instead of {ours}", field.name));
+                }
+                None if default.is_some() => {}
+                None => {
+                    return Err(format!("field {} is missing and has no default", field.name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Converts `datum` from the schema `writer` to our schema.
+    ///
+    /// # Errors
+    /// The reason why it cannot be converted. It contains no value of the datum, which may be a
+    /// secret.
+    pub fn resolve(&self, writer: &Schema, datum: &[u8]) -> Result<Vec<u8>, String> {
+        let (ours, theirs) = (self.record(), writer.record().ok_or("not a record")?);
+        let values_left = VALUES_MAX.0 + VALUES_MAX.1 * datum.len();
+        let mut walk = Walk { writer, reader: &self.schema, rest: datum, values_left };
+        // Index of a field of ours, and where its value is in `values`.
+        let (mut values, mut found) = (Vec::with_capacity(datum.len()), Vec::new());
+        for field in &theirs.fields {
+            let start = values.len();
+            match ours.fields.iter().position(|ours| ours.name == field.name) {
+                Some(index) => {
+                    let converted = walk.convert(field.kind, ours.fields[index].kind, &mut values);
+                    found.push((index, start));
+                    converted
+                }
+                None => walk.skip(field.kind, 1),
+            }
+            .map_err(|reason| format!("{}: {reason}", shorten(&field.name)))?;
+        }
+        at_end(walk.rest)?;
+        let mut converted = Vec::with_capacity(values.len() + 16);
+        for (index, default) in self.defaults.iter().enumerate() {
+            let value = found.iter().position(|(found, _)| *found == index).map(|at| {
+                let end = found.get(at + 1).map_or(values.len(), |(_, start)| *start);
+                &values[found[at].1..end]
+            });
+            let value = value.or(default.as_deref()).ok_or("a field is missing")?;
+            converted.extend_from_slice(value);
+        }
+        Ok(converted)
     }
 }
 
-/// Converts `datum` from the schema `writer` to the schema `reader`.
-pub fn resolve(writer: &Schema, datum: &[u8], reader: &Schema) -> Result<Vec<u8>, String> {
-    let resolved = ResolvedSchema::try_from(writer).map_err(|err| err.to_string())?;
-    let values_left = VALUES_MAX.0 + VALUES_MAX.1 * datum.len();
-    let mut walk = Walk { names: resolved.get_names(), rest: datum, values_left };
-    walk.value(writer, None, 0)?;
-    at_end(walk.rest)?;
-    let convert = || {
-        let from = GenericDatumReader::builder(writer).reader_schema(reader).build()?;
-        let value = from.read_value(&mut &*datum)?;
-        GenericDatumWriter::builder(reader).build()?.write_value_to_vec(value)
-    };
-    convert().map_err(|err| Chain(&err).to_string())
+/// True if data of the writer's type can be resolved to the reader's type. Of a writer's union, one
+/// variant is enough.
+fn matches(writer: &Schema, theirs: usize, reader: &Schema, ours: usize) -> bool {
+    match (writer.get(theirs), reader.get(ours)) {
+        (Type::Union(variants), _) => {
+            variants.iter().any(|theirs| is_plain_match(writer, *theirs, reader, ours))
+        }
+        _ => is_plain_match(writer, theirs, reader, ours),
+    }
 }
 
-/// Validates a datum before the crate decodes it. The crate allocates by lengths taken from the
-/// datum, recurses without limit, and decodes a truncated string, boolean or union as null.
+/// Like [`matches`] for types of a writer that are not unions. A union directly in a union is not
+/// allowed, so it matches nothing.
+fn is_plain_match(writer: &Schema, theirs: usize, reader: &Schema, ours: usize) -> bool {
+    match (writer.get(theirs), reader.get(ours)) {
+        (Type::Null, Type::Null)
+        | (Type::Int | Type::Long, Type::Long)
+        | (Type::String | Type::Bytes, Type::String) => true,
+        (Type::Fixed { name, size }, Type::Fixed { name: our_name, size: our_size }) => {
+            size == our_size && unqualified(name) == unqualified(our_name)
+        }
+        (Type::Enum { name, .. }, Type::Enum { name: our_name, .. }) => {
+            unqualified(name) == unqualified(our_name)
+        }
+        (_, Type::Union(variants)) => {
+            variants.iter().any(|ours| is_plain_match(writer, theirs, reader, *ours))
+        }
+        _ => false,
+    }
+}
+
+fn kind(schema: &Schema, index: usize) -> String {
+    schema.get(index).describe()
+}
+
+/// Encodes the default of a field of our schemas. The default of a union is one of its first
+/// variant.
+fn encode(schema: &Schema, kind: usize, default: &Json) -> Option<Vec<u8>> {
+    let mut datum = Vec::new();
+    match (schema.get(kind), default) {
+        (Type::Null, Json::Null) => {}
+        (Type::Long, number) => number.as_i64()?.write(&mut datum),
+        (Type::String, Json::String(text)) => text.write(&mut datum),
+        (Type::Union(variants), default) => {
+            0i64.write(&mut datum);
+            datum.extend(encode(schema, *variants.first()?, default)?);
+        }
+        _ => return None,
+    }
+    Some(datum)
+}
+
+/// The position in a datum. All lengths and counts of the datum are checked before use.
 struct Walk<'a> {
-    names: &'a NamesRef<'a>,
+    writer: &'a Schema,
+    reader: &'a Schema,
     rest: &'a [u8],
     values_left: usize,
 }
 
 impl Walk<'_> {
-    fn value(&mut self, schema: &Schema, within: Option<&str>, depth: usize) -> Result<(), String> {
+    /// Converts one value from the writer's type to ours and appends it to `out`.
+    fn convert(&mut self, theirs: usize, ours: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        let (writer, reader) = (self.writer, self.reader);
+        match (writer.get(theirs), reader.get(ours)) {
+            (Type::Union(variants), _) => {
+                let variant = variants[self.index(variants.len(), "variant")?];
+                self.convert_plain(variant, ours, out)
+            }
+            _ => self.convert_plain(theirs, ours, out),
+        }
+    }
+
+    /// Converts one value whose type is not a union of the writer.
+    fn convert_plain(
+        &mut self,
+        theirs: usize,
+        ours: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let (writer, reader) = (self.writer, self.reader);
+        match (writer.get(theirs), reader.get(ours)) {
+            (theirs_is, ours_is) if !is_plain_match(writer, theirs, reader, ours) => {
+                Err(format!("{} instead of {}", theirs_is.describe(), ours_is.describe()))
+            }
+            (_, Type::Union(variants)) => {
+                let fits = |ours: &usize| is_plain_match(writer, theirs, reader, *ours);
+                let index = variants.iter().position(fits).ok_or("no variant matches")?;
+                (index as i64).write(out);
+                self.convert_plain(theirs, variants[index], out)
+            }
+            (Type::Null, Type::Null) => Ok(()),
+            (Type::Int, Type::Long) => {
+                i64::from(self.int()?).write(out);
+                Ok(())
+            }
+            (Type::Long, Type::Long) => {
+                i64::read(&mut self.rest)?.write(out);
+                Ok(())
+            }
+            (Type::String | Type::Bytes, Type::String) => {
+                let text = read_text(&mut self.rest)?;
+                (text.len() as i64).write(out);
+                out.extend_from_slice(text.as_bytes());
+                Ok(())
+            }
+            (Type::Fixed { size, .. }, Type::Fixed { .. }) => {
+                out.extend_from_slice(take(&mut self.rest, *size)?);
+                Ok(())
+            }
+            (Type::Enum { symbols, .. }, Type::Enum { symbols: ours, .. }) => {
+                let symbol = &symbols[self.index(symbols.len(), "symbol")?];
+                let index = ours.iter().position(|it| it == symbol);
+                (index.ok_or("the symbol does not exist in our schema")? as i64).write(out);
+                Ok(())
+            }
+            _ => unreachable!("`is_plain_match` accepts only the pairs above"),
+        }
+    }
+
+    /// Skips a value that our schema does not have.
+    fn skip(&mut self, kind: usize, depth: usize) -> Result<(), String> {
         self.values_left = self.values_left.checked_sub(1).ok_or("too many values")?;
         if depth > DEPTH_MAX {
             return Err(format!("nesting exceeds {DEPTH_MAX} levels"));
         }
-        match schema {
-            Schema::Null => Ok(()),
-            Schema::Boolean => match take(&mut self.rest, 1)? {
+        let writer = self.writer;
+        match writer.get(kind) {
+            Type::Null => Ok(()),
+            Type::Boolean => match take(&mut self.rest, 1)? {
                 [0 | 1] => Ok(()),
-                other => Err(format!("invalid boolean {other:?}")),
+                _ => Err("invalid boolean".to_owned()),
             },
-            Schema::Int => {
-                let number = i64::read(&mut self.rest)?;
-                i32::try_from(number).map(drop).map_err(|_| format!("int {number} out of range"))
+            Type::Int => self.int().map(drop),
+            Type::Long => i64::read(&mut self.rest).map(drop),
+            Type::Float => take(&mut self.rest, 4).map(drop),
+            Type::Double => take(&mut self.rest, 8).map(drop),
+            Type::Bytes => read_bytes(&mut self.rest).map(drop),
+            Type::String => read_text(&mut self.rest).map(drop),
+            Type::Fixed { size, .. } => take(&mut self.rest, *size).map(drop),
+            Type::Enum { symbols, .. } => self.index(symbols.len(), "symbol").map(drop),
+            Type::Union(variants) => {
+                let index = self.index(variants.len(), "variant")?;
+                self.skip(variants[index], depth + 1)
             }
-            Schema::Long => i64::read(&mut self.rest).map(drop),
-            Schema::Float => take(&mut self.rest, 4).map(drop),
-            Schema::Double => take(&mut self.rest, 8).map(drop),
-            Schema::Bytes => read_bytes(&mut self.rest).map(drop),
-            Schema::String => read_text(&mut self.rest).map(drop),
-            Schema::Fixed(fixed) => take(&mut self.rest, fixed.size).map(drop),
-            Schema::Enum(of) => self.index(of.symbols.len(), "symbol").map(drop),
-            Schema::Union(union) => {
-                let index = self.index(union.variants().len(), "variant")?;
-                self.value(&union.variants()[index], within, depth + 1)
+            Type::Array(items) => self.skip_blocks(false, *items, depth + 1),
+            Type::Map(values) => self.skip_blocks(true, *values, depth + 1),
+            Type::Record(record) => {
+                record.fields.iter().try_for_each(|field| self.skip(field.kind, depth + 1))
             }
-            Schema::Array(array) => self.blocks(None, &array.items, within, depth + 1),
-            Schema::Map(map) => self.blocks(Some(&Schema::String), &map.types, within, depth + 1),
-            Schema::Record(RecordSchema { name, fields, .. }) => {
-                let name = name.fully_qualified_name(within);
-                fields.iter().try_for_each(|field| {
-                    self.value(&field.schema, name.namespace(), depth + 1)
-                        .map_err(|reason| format!("{}: {reason}", field.name))
-                })
-            }
-            Schema::Ref { name } => {
-                let name = name.fully_qualified_name(within);
-                let schema = self.names.get(&name).copied();
-                let schema = schema.ok_or_else(|| format!("type {name} is not defined"))?;
-                self.value(schema, name.namespace(), depth + 1)
-            }
-            // `canonical_form` removed all logical types.
-            other => Err(format!("type {other:?} is not supported")),
         }
+    }
+
+    fn int(&mut self) -> Result<i32, String> {
+        let number = i64::read(&mut self.rest)?;
+        i32::try_from(number).map_err(|_| "int out of range".to_owned())
     }
 
     fn index(&mut self, count: usize, of: &str) -> Result<usize, String> {
         let index = i64::read(&mut self.rest)?;
         let inside = usize::try_from(index).ok().filter(|index| *index < count);
-        inside.ok_or_else(|| format!("{of} {index} does not exist, there are {count}"))
+        inside.ok_or_else(|| format!("{of} does not exist, there are {count}"))
     }
 
-    fn blocks(
-        &mut self,
-        key: Option<&Schema>,
-        item: &Schema,
-        within: Option<&str>,
-        depth: usize,
-    ) -> Result<(), String> {
+    fn skip_blocks(&mut self, has_keys: bool, item: usize, depth: usize) -> Result<(), String> {
         loop {
             let count = i64::read(&mut self.rest)?;
             if count == 0 {
@@ -127,10 +282,10 @@ impl Walk<'_> {
             }
             // `values_left` bounds the loop even if the values have no bytes.
             for _ in 0..count.unsigned_abs() {
-                if let Some(key) = key {
-                    self.value(key, within, depth)?;
+                if has_keys {
+                    read_text(&mut self.rest)?;
                 }
-                self.value(item, within, depth)?;
+                self.skip(item, depth)?;
             }
         }
     }

@@ -1,11 +1,14 @@
 //! Tests with `apache-avro` as the oracle, and with foreign and malformed schemas and data.
 
-use crate::canonical_form::{parse, writes_the_same};
 use crate::codec::Record;
-use crate::framing::{Decoder, Encoder, Error, SCHEMAS_MAX, UNKNOWN_FOR, Writer, unframe};
+use crate::framing::{
+    CACHE_BYTES_MAX, Decoder, Encoder, Error, SCHEMAS_MAX, UNKNOWN_FOR, UNKNOWN_WAIT, Writer,
+    unframe,
+};
 use crate::registry::Registry;
 use crate::registry::tests::Fake;
-use crate::resolution::{can_resolve, resolve};
+use crate::resolution::Reader;
+use crate::schema::{Schema as WriterSchema, TYPES_MAX, writes_the_same};
 use avro_rs::Schema;
 use avro_rs::types::Value;
 use bank::money::Cents;
@@ -16,7 +19,6 @@ use serde_json::Value as Json;
 use serde_json::json;
 use service::shutdown::Shutdown;
 use std::fmt::Debug;
-use std::time::Instant;
 use uuid::Uuid;
 
 /// An earlier version of BalanceChanged, without the last two fields of ours.
@@ -118,6 +120,10 @@ fn schema<R: Record>() -> Schema {
     Schema::parse_str(R::TOPIC.schema.unwrap()).unwrap()
 }
 
+fn reader<R: Record>() -> Reader {
+    Reader::new(R::TOPIC.schema.unwrap()).unwrap()
+}
+
 fn datum<R: Record>(record: &R) -> Vec<u8> {
     let mut datum = Vec::new();
     record.write(&mut datum);
@@ -142,21 +148,23 @@ fn assert_same_encoding<R: Checked>(record: &R) {
         .read_value(&mut &*ours)
         .unwrap();
     assert_eq!(value, record.value());
-    let writer = parse(R::TOPIC.schema.unwrap()).unwrap();
-    assert_eq!(resolve(&writer, &ours, &schema).unwrap(), ours);
+    let reader = reader::<R>();
+    assert_eq!(reader.resolve(&reader.schema, &ours).unwrap(), ours);
     for length in 0..ours.len() {
         assert!(R::read(&ours[..length]).is_err());
-        assert!(resolve(&writer, &ours[..length], &schema).is_err(), "{length} of {ours:?}");
+        let truncated = reader.resolve(&reader.schema, &ours[..length]);
+        assert!(truncated.is_err(), "{length} of {ours:?}");
     }
     let longer = [&*ours, &[0]].concat();
-    assert!(R::read(&longer).is_err() && resolve(&writer, &longer, &schema).is_err());
+    assert!(R::read(&longer).is_err() && reader.resolve(&reader.schema, &longer).is_err());
 }
 
 /// Asserts that our codec, the crate and the resolution decode `bytes` to the same record. If our
 /// codec rejects them, the resolution must too.
 fn assert_same_decoding<R: Checked>(bytes: &[u8]) {
     let schema = schema::<R>();
-    let resolved = resolve(&parse(R::TOPIC.schema.unwrap()).unwrap(), bytes, &schema);
+    let reader = reader::<R>();
+    let resolved = reader.resolve(&reader.schema, bytes);
     match R::read(bytes) {
         Ok(record) => {
             let value = avro_rs::reader::datum::GenericDatumReader::builder(&schema)
@@ -308,6 +316,172 @@ fn record_with_a_newer_schema_is_decoded() {
     assert_eq!(read.unwrap(), MoneyTransferFailed { id, reason: "no".to_owned() });
 }
 
+/// Schemas of MoneyTransferFailed with another type of a field. Avro's Java implementation resolves
+/// the same ones.
+#[test]
+fn field_types_are_resolved_as_avro_does() {
+    let id = [2; 16];
+    let with = |id: Json, reason: Json| {
+        json!({"type": "record", "name": "com.other.MoneyTransferFailed", "fields": [
+            {"name": "id", "type": id}, {"name": "reason", "type": reason}]})
+        .to_string()
+    };
+    let fixed = |name: &str, size: u32| json!({"type": "fixed", "name": name, "size": size});
+    let uuid = || fixed("Uuid", 16);
+    let text = [&id[..], &[4, b'n', b'o']].concat();
+    let index = [&id[..], &[2, 4, b'n', b'o']].concat();
+    let resolved = [
+        (with(uuid(), json!("string")), &text),
+        (with(fixed("a.b.Uuid", 16), json!("bytes")), &text),
+        (with(uuid(), json!(["null", "string"])), &index),
+        (
+            with(json!({"type": {"type": "fixed", "name": "Uuid", "size": 16}}), json!("string")),
+            &text,
+        ),
+    ];
+    for (schema, bytes) in resolved {
+        let read = decoder::<MoneyTransferFailed>(&schema).decode(&frame(1, bytes));
+        let expected = MoneyTransferFailed { id: Uuid::from_bytes(id), reason: "no".to_owned() };
+        assert_eq!(read.unwrap(), expected, "{schema}");
+    }
+    let sixteen = [&[32][..], &id, &[4, b'n', b'o']].concat();
+    let symbols = json!({"type": "enum", "name": "E", "symbols": ["no"]});
+    for (schema, bytes, expected) in [
+        (with(fixed("Id", 16), json!("string")), &text, "id: fixed com.other.Id of 16 bytes inst"),
+        (with(fixed("Uuid", 15), json!("string")), &text, "id: fixed com.other.Uuid of 15 bytes"),
+        (with(json!("bytes"), json!("string")), &sixteen, "id: bytes instead of fixed nl.openweb"),
+        (with(json!("string"), json!("string")), &sixteen, "id: string instead of fixed"),
+        (with(uuid(), uuid()), &text, "not a schema: type com.other.Uuid is defined twice"),
+        (with(uuid(), json!("Uuid")), &text, "reason: fixed com.other.Uuid of 16 bytes instead"),
+        (with(uuid(), json!("long")), &text, "reason: long instead of string"),
+        (with(uuid(), symbols), &text, "reason: enum com.other.E instead of string"),
+        (with(uuid(), json!(["null", "long"])), &text, "reason: union instead of string"),
+        (with(uuid(), json!(["string", "null"])), &index, "reason: null instead of string"),
+    ] {
+        let found = reason(decoder::<MoneyTransferFailed>(&schema).decode(&frame(1, bytes)));
+        let start = format!("schema 1: {expected}");
+        assert!(found.starts_with(&start), "{found}, {start}");
+    }
+}
+
+#[test]
+fn symbols_of_enums_are_resolved_by_name() {
+    let schema = ConfirmAccountCreation::TOPIC.schema.unwrap();
+    let writer = schema.replace(r#"["AUTO", "MANUAL"]"#, r#"["MANUAL", "TEST", "AUTO"]"#);
+    assert_ne!(writer, schema);
+    let mut decoder = decoder::<ConfirmAccountCreation>(&writer);
+    let mut read = |symbol| decoder.decode(&frame(1, &[&[1; 16][..], &[symbol]].concat()));
+    assert_eq!(read(0).unwrap().a_type, Atype::Manual);
+    assert_eq!(read(4).unwrap().a_type, Atype::Auto);
+    let err = reason(read(2));
+    assert_eq!(err, "schema 1: a_type: the symbol does not exist in our schema");
+    assert_eq!(reason(read(6)), "schema 1: a_type: symbol does not exist, there are 3");
+}
+
+#[test]
+fn record_is_resolved_by_name_or_alias() {
+    let of = |name: &str, aliases: &[&str]| {
+        json!({"type": "record", "name": name, "aliases": aliases, "fields": [
+            {"name": "beat", "type": "int"}]})
+        .to_string()
+    };
+    for schema in [
+        of("Heartbeat", &[]),
+        of("com.other.Heartbeat", &[]),
+        of("com.other.Other", &["x", "Heartbeat"]),
+        of("Other", &["1", "nl.openweb.data.Heartbeat"]),
+    ] {
+        let read = decoder::<Heartbeat>(&schema).decode(&frame(1, &[3]));
+        assert_eq!(read.unwrap(), Heartbeat { beat: -2 }, "{schema}");
+    }
+    for schema in [of("Other", &[]), of("Heartbeat.Other", &["heartbeat"])] {
+        let found = reason(decoder::<Heartbeat>(&schema).decode(&frame(1, &[2])));
+        assert!(found.ends_with("instead of nl.openweb.data.Heartbeat"), "{found}");
+    }
+}
+
+#[test]
+fn missing_fields_have_the_defaults_of_our_schema() {
+    let default = json!({"type": "record", "name": "R", "fields": [
+        {"name": "a", "type": "long", "default": -1},
+        {"name": "b", "type": "string", "default": "x"},
+        {"name": "c", "type": ["long", "null"], "default": 1},
+        {"name": "d", "type": ["null", "long"], "default": null}]});
+    let reader = Reader::new(&default.to_string()).unwrap();
+    let writer = r#"{"type":"record","name":"R","fields":[{"name":"b","type":"bytes"}]}"#;
+    let writer = WriterSchema::parse(&[writer]).unwrap();
+    assert!(reader.can_resolve(&writer).is_ok());
+    assert_eq!(reader.resolve(&writer, &[2, b'y']).unwrap(), [1, 2, b'y', 0, 2, 0]);
+}
+
+#[test]
+fn references_are_resolved() {
+    let main = json!({"type": "record", "name": "a.MoneyTransferFailed", "fields": [
+        {"name": "id", "type": "nl.openweb.data.Uuid"}, {"name": "reason", "type": "Text"}]});
+    let reference = json!({"subject": "s", "version": 1});
+    let response = |schema: &str, references: &[Json]| {
+        (200, json!({"schema": schema, "references": references}).to_string())
+    };
+    let fake = Fake::start(vec![
+        response(&main.to_string(), &[reference]),
+        response(r#"{"type":"fixed","name":"nl.openweb.data.Uuid","size":16}"#, &[]),
+    ]);
+    let mut decoder = Decoder::<MoneyTransferFailed>::new(Registry::new(&fake.url));
+    let found = reason(decoder.decode(&frame(1, &[0; 17])));
+    assert_eq!(found, "schema 1: not a schema: type Text is not defined");
+
+    let text = main.to_string().replace("Text", "string");
+    let fixed = r#"{"type":"fixed","name":"nl.openweb.data.Uuid","size":16}"#.to_owned();
+    let fake = Fake::start(vec![
+        response(&text, &[json!({"subject": "s", "version": 1})]),
+        response(&fixed, &[]),
+    ]);
+    let mut decoder = Decoder::<MoneyTransferFailed>::new(Registry::new(&fake.url));
+    let read = decoder.decode(&frame(1, &[&[2; 16][..], &[4, b'n', b'o']].concat()));
+    let id = Uuid::from_bytes([2; 16]);
+    assert_eq!(read.unwrap(), MoneyTransferFailed { id, reason: "no".to_owned() });
+}
+
+#[test]
+fn ambiguous_schema_is_rejected() {
+    let twice = json!({"type": "record", "name": "Heartbeat", "fields": [
+        {"name": "a", "type": "long"}, {"name": "a", "type": "long"}]});
+    let found = reason(decoder::<Heartbeat>(&twice.to_string()).decode(&frame(1, &[2, 4])));
+    assert_eq!(found, "schema 1: not a schema: field a exists twice");
+}
+
+#[test]
+fn reasons_contain_no_value_of_a_record() {
+    let secret = 3_141_592_653_589_793_238_i64;
+    let number = datum(&Heartbeat { beat: secret });
+    let ours = ConfirmMoneyTransfer::TOPIC.schema.unwrap();
+    for kind in [
+        json!("long"),
+        json!("int"),
+        json!("bytes"),
+        json!("boolean"),
+        json!(["long", "string"]),
+        json!({"type": "enum", "name": "E", "symbols": ["A"]}),
+        json!({"type": "array", "items": "int"}),
+    ] {
+        // The token is a field of ours, and then a field that we skip.
+        for name in ["token", "other"] {
+            let mut schema: Json = serde_json::from_str(ours).unwrap();
+            let token = json!({"name": name, "type": kind});
+            schema["fields"].as_array_mut().unwrap().insert(1, token);
+            if name == "token" {
+                schema["fields"].as_array_mut().unwrap().remove(2);
+            }
+            let value = frame(1, &[&[1; 16][..], &number].concat());
+            let mut decoder = decoder::<ConfirmMoneyTransfer>(&schema.to_string());
+            let Err(err) = decoder.decode(&value) else { panic!("{schema}") };
+            assert!(!format!("{err:?}").contains("31415"), "{err:?}");
+        }
+    }
+    let err = ConfirmMoneyTransfer::read(&[&[1; 16][..], &number].concat()).unwrap_err();
+    assert!(!err.contains("31415"), "{err}");
+}
+
 #[test]
 fn exchanged_field_names_are_resolved() {
     let ours = ConfirmMoneyTransfer::TOPIC.schema.unwrap();
@@ -329,8 +503,8 @@ fn value_with_an_incompatible_schema_is_undecodable() {
              nl.openweb.data.MoneyTransferFailed",
         ),
         (&without, "schema 1: field reason is missing and has no default"),
-        ("\"long\"", "schema 1: not a record"),
-        ("[]", "schema 1: not a record"),
+        ("\"long\"", "schema 1: schema of long instead of a record"),
+        ("[]", "schema 1: schema of union instead of a record"),
         ("{", "schema 1: not a schema"),
     ] {
         let found = reason(decoder::<MoneyTransferFailed>(schema).decode(&frame(1, &[0; 17])));
@@ -345,7 +519,7 @@ fn value_with_a_malformed_frame_is_undecodable() {
         (&[][..], "no value"),
         (&[1, 0, 0, 0, 1, 0], "magic byte 1 instead of 0"),
         (&[0, 0, 0, 1], "value of 4 bytes is too short for a schema id"),
-        (&[0, 0, 0, 0, 1], "schema 1: `beat`: truncated: 1 bytes needed, 0 left"),
+        (&[0, 0, 0, 0, 1], "schema 1: `beat`: truncated: 0 bytes left, more needed"),
         (&[0, 0, 0, 0, 1, 0, 0], "schema 1: 1 bytes after the datum"),
         (
             &[0, 0, 0, 0, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2],
@@ -362,56 +536,138 @@ fn malformed_datum_is_rejected_with_the_reason() {
     let huge = datum(&Heartbeat { beat: i64::MAX });
     let id = [7; 16];
     for (rest, reason) in [
-        (&[1][..], "reason: invalid length -1"),
-        (&huge, "reason: truncated: 9223372036854775807 bytes needed, 0 left"),
+        (&[1][..], "reason: negative length"),
+        (&huge, "reason: truncated: 0 bytes left, more needed"),
         (&[2, 0xff], "reason: not UTF-8"),
     ] {
         let err = MoneyTransferFailed::read(&[&id, rest].concat()).unwrap_err();
         assert!(err.starts_with(reason), "{err}");
     }
     let err = ConfirmAccountCreation::read(&[&id[..], &[4]].concat()).unwrap_err();
-    assert_eq!(err, "a_type: enum has no symbol 2");
+    assert_eq!(err, "a_type: enum has no such symbol");
+}
+
+/// A registry's response for an id that it does not have.
+fn absent() -> (u16, String) {
+    (404, r#"{"error_code":40403,"message":""}"#.to_owned())
+}
+
+/// The reason why a value is undecodable, after the wait for its schema id.
+fn reason_after_wait<R: Record>(decoder: &mut Decoder<R>, value: &[u8]) -> String {
+    let (id, _) = unframe(value).unwrap();
+    for _ in 0..2 {
+        let err = decoder.decode(value).err().unwrap();
+        assert!(matches!(err, Error::Registry { ref source, .. } if source.retryable), "{err:?}");
+    }
+    let Some(Writer::Unknown(unknown)) = decoder.writers.get_mut(&id) else { panic!("{id}") };
+    unknown.first = unknown.first.checked_sub(UNKNOWN_WAIT).unwrap();
+    reason(decoder.decode(value))
 }
 
 #[test]
 fn schema_is_requested_once() {
     let ours = (200, response(Heartbeat::TOPIC.schema.unwrap()));
-    let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
-    let fake = Fake::start(vec![ours, absent, (500, String::new())]);
+    let fake = Fake::start(vec![ours, absent(), absent(), absent(), (500, String::new())]);
     let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
+    assert!(decoder.decode(&frame(1, &[0])).is_ok());
+    assert_eq!(
+        reason_after_wait(&mut decoder, &frame(2, &[0])),
+        "schema 2: not found in the registry"
+    );
     for _ in 0..3 {
         assert!(decoder.decode(&frame(1, &[0])).is_ok());
         assert_eq!(reason(decoder.decode(&frame(2, &[0]))), "schema 2: not found in the registry");
     }
-    assert_eq!(*fake.requests.lock().unwrap(), ["GET /schemas/ids/1", "GET /schemas/ids/2"]);
+    assert_eq!(fake.requests.lock().unwrap().len(), 4);
     // For the third id the registry fails. The result is not cached, so it is requested again.
     for _ in 0..2 {
         let err = decoder.decode(&frame(3, &[0])).unwrap_err();
         assert!(matches!(err, Error::Registry { id: 3, ref source } if source.retryable));
     }
-    assert_eq!(fake.requests.lock().unwrap().len(), 4);
+    assert_eq!(fake.requests.lock().unwrap().len(), 6);
 }
 
 #[test]
-fn unknown_id_is_requested_again_later() {
-    let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
-    let fake = Fake::start(vec![absent, (200, response(Heartbeat::TOPIC.schema.unwrap()))]);
+fn new_schema_id_is_waited_for() {
+    let fake = Fake::start(vec![absent(), (200, response(Heartbeat::TOPIC.schema.unwrap()))]);
     let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
-    reason(decoder.decode(&frame(1, &[0])));
-    let past = Instant::now().checked_sub(UNKNOWN_FOR).unwrap();
-    decoder.writers.insert(1, Writer::Unknown(past));
+    let err = decoder.decode(&frame(1, &[0])).unwrap_err();
+    assert!(matches!(err, Error::Registry { id: 1, ref source } if source.retryable), "{err:?}");
     assert!(decoder.decode(&frame(1, &[0])).is_ok());
 }
 
 #[test]
-fn schema_cache_of_the_decoder_is_bounded() {
-    let absent = (404, r#"{"error_code":40403,"message":""}"#.to_owned());
-    let fake = Fake::start(vec![absent]);
+fn unknown_id_is_requested_again_later() {
+    let ours = (200, response(Heartbeat::TOPIC.schema.unwrap()));
+    let fake = Fake::start(vec![absent(), absent(), absent(), absent(), ours]);
     let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
-    for id in 0..=SCHEMAS_MAX as u32 {
-        reason(decoder.decode(&frame(id, &[0])));
+    reason_after_wait(&mut decoder, &frame(1, &[0]));
+    let later = |decoder: &mut Decoder<Heartbeat>| {
+        let Some(Writer::Unknown(unknown)) = decoder.writers.get_mut(&1) else { panic!() };
+        unknown.last = unknown.last.checked_sub(UNKNOWN_FOR).unwrap();
+        decoder.decode(&frame(1, &[0]))
+    };
+    reason(later(&mut decoder));
+    assert!(later(&mut decoder).is_ok());
+}
+
+#[test]
+fn flood_of_unknown_ids_is_not_waited_for() {
+    let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&Fake::start(vec![absent()]).url));
+    let waits = |id: u32, decoder: &mut Decoder<Heartbeat>| {
+        let waits = decoder.decode(&frame(id, &[0]));
+        if let Some(Writer::Unknown(unknown)) = decoder.writers.get_mut(&id) {
+            // As if the caller had waited.
+            unknown.last = unknown.last.checked_sub(UNKNOWN_WAIT).unwrap();
+            unknown.first = unknown.last;
+        }
+        let _ = decoder.decode(&frame(id, &[0]));
+        matches!(waits, Err(Error::Registry { .. }))
+    };
+    let count = (1..=50).filter(|id| waits(*id, &mut decoder)).count();
+    // 30 s are left at first, and 5 s are needed to begin a wait.
+    assert!((5..=6).contains(&count), "{count}");
+}
+
+#[test]
+fn unusable_response_is_undecodable_after_a_wait() {
+    let large = "x".repeat(200 << 10);
+    for (body, expected) in [
+        ("<html>", "schema 1: response of the registry without a schema"),
+        ("{}", "schema 1: response of the registry without a schema"),
+        (&large, "schema 1: response exceeds 131072 bytes"),
+    ] {
+        let fake = Fake::start(vec![(200, body.to_owned())]);
+        let mut decoder = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
+        assert_eq!(reason_after_wait(&mut decoder, &frame(1, &[0])), expected);
     }
-    assert!(decoder.writers.len() <= SCHEMAS_MAX);
+}
+
+#[test]
+fn schema_cache_of_the_decoder_is_bounded() {
+    let fake = Fake::start(vec![absent()]);
+    let mut flooded = Decoder::<Heartbeat>::new(Registry::new(&fake.url));
+    for id in 1..=SCHEMAS_MAX as u32 + 1 {
+        assert!(flooded.decode(&frame(id, &[0])).is_err());
+    }
+    assert!(flooded.writers.len() <= SCHEMAS_MAX);
+    // Each schema has a hundredth of the size limit.
+    let doc = "x".repeat(CACHE_BYTES_MAX / 100);
+    let schema = json!({"type": "record", "name": "Heartbeat", "doc": doc, "fields": [
+        {"name": "beat", "type": "int"}]});
+    let mut decoder = decoder::<Heartbeat>(&schema.to_string());
+    for id in 1..=300 {
+        assert!(decoder.decode(&frame(id, &[0])).is_ok());
+        assert!(decoder.writers.len() < 100);
+    }
+}
+
+#[test]
+fn schema_of_many_types_is_rejected() {
+    let schema = json!({"type": "record", "name": "Heartbeat", "fields": [
+        {"name": "beat", "type": vec!["long"; TYPES_MAX]}]});
+    let found = reason(decoder::<Heartbeat>(&schema.to_string()).decode(&frame(1, &[0, 0])));
+    assert_eq!(found, "schema 1: not a schema: more than 5000 types");
 }
 
 #[test]
@@ -494,10 +750,10 @@ proptest! {
     ) {
         let text = schema.to_string();
         let _ = writes_the_same(&text, Heartbeat::TOPIC.schema.unwrap());
-        if let Ok(writer) = parse(&text) {
-            let ours = super::tests::schema::<Heartbeat>();
-            let _ = can_resolve(&writer, &ours);
-            let _ = resolve(&writer, &bytes, &ours);
+        if let Ok(writer) = WriterSchema::parse(&[text]) {
+            let reader = reader::<Heartbeat>();
+            let _ = reader.can_resolve(&writer);
+            let _ = reader.resolve(&writer, &bytes);
         }
     }
 

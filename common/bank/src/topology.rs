@@ -65,11 +65,12 @@ pub const MONEY_TRANSFER_FAILED: Topic =
 pub const BALANCE_CHANGED: Topic =
     topic("balance_changed", 9, include_str!("../schemas/balance_changed.avsc"));
 /// Dead letters: the values of undecodable records. The key is `topic/partition/offset: reason`.
+/// Among them may be commands that move money, so they are kept until an operator deletes them.
 pub const DEAD_LETTER: Topic = Topic {
     name: "dead_letter",
     partitions: 1,
     batch_bytes_max: DEAD_LETTER_BATCH_BYTES_MAX,
-    config: &[],
+    config: &[("retention.ms", "-1")],
     schema: None,
 };
 

@@ -5,6 +5,7 @@ mod client;
 mod config;
 mod connect;
 pub mod consumer;
+pub mod dead_letters;
 #[cfg(feature = "kafka-crate")]
 mod kafka_crate;
 mod metrics;

@@ -4,10 +4,12 @@
 mod batching;
 mod config;
 mod metrics;
+mod outgoing;
 mod sender;
 #[cfg(test)]
 mod tests;
 
 pub use batching::{Delivery, Producer};
 pub use config::{BATCH_BYTES, LINGER_MS, Mode, PRODUCER_MODE, ProducerConfig};
-pub use sender::{Outgoing, Sender};
+pub use outgoing::Outgoing;
+pub use sender::Sender;

@@ -8,10 +8,11 @@ use crate::outcome::Outcome;
 use crate::record::{Event, ObservedRecord, RecordPosition, hash};
 use crate::report::{Counts, History, News, Report};
 use crate::violation::{Kind, Violation};
+use bank::limits::record_bytes_max;
 use bank::records::{
     AccountCreationConfirmed, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer,
 };
-use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, TOPICS};
+use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, TOPICS};
 use messaging::partitioner::partition;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -19,6 +20,10 @@ use uuid::Uuid;
 
 /// Maximum number of violations in memory. Further ones are only counted.
 const VIOLATIONS_MAX: usize = 100;
+/// Size of the part of a value that a dead letter must contain, bytes.
+const VALUE_START_MAX: usize = 1 << 20;
+/// Maximum size of the key of a dead letter, bytes, and of all that a batch adds to a record.
+const KEY_BYTES_MAX: usize = 4 << 10;
 
 #[derive(Debug, Clone)]
 enum Command {
@@ -53,9 +58,9 @@ pub struct Observer {
     /// Ids of pending commands.
     pending: HashSet<Uuid>,
     /// Undecodable commands: hash of the value, and reason.
-    undecodable: HashMap<RecordPosition, (u64, String)>,
-    /// Dead letters by the position of the undecodable record: position and hash of the value.
-    dead_letters: HashMap<RecordPosition, (RecordPosition, u64)>,
+    undecodable: HashMap<RecordPosition, (ValueStart, String)>,
+    /// Dead letters by the position of the undecodable record: position and value.
+    dead_letters: HashMap<RecordPosition, (RecordPosition, ValueStart)>,
     counts: Counts,
     inflow: i128,
     violations: Vec<Violation>,
@@ -106,12 +111,12 @@ impl Observer {
             Event::DeadLetter => {
                 self.counts.dead_letters += 1;
                 if let Some(origin) = origin(&record.key_text()) {
-                    self.dead_letters.insert(origin, (at, hash(&record.value)));
+                    self.dead_letters.insert(origin, (at, ValueStart::of(&record.value)));
                 }
                 News::None
             }
             Event::Undecodable(reason) if is_command(at.topic) => {
-                self.undecodable.insert(at, (hash(&record.value), reason.clone()));
+                self.undecodable.insert(at, (ValueStart::of(&record.value), reason.clone()));
                 News::None
             }
             Event::Undecodable(reason) => {
@@ -410,9 +415,9 @@ impl Observer {
     }
 
     fn report_dead_letters(&self, found: &mut Vec<Violation>) {
-        for (at, (hash, reason)) in &self.undecodable {
+        for (at, (value, reason)) in &self.undecodable {
             let (position, kind) = match self.dead_letters.get(at) {
-                Some((_, letter)) if letter == hash => continue,
+                Some((_, letter)) if value.is_kept_in(letter) => continue,
                 Some((position, _)) => (*position, Kind::WrongDeadLetter { origin: *at }),
                 None => (*at, Kind::NoDeadLetter(reason.clone())),
             };
@@ -466,6 +471,27 @@ impl Observer {
 
 fn is_command(topic: &str) -> bool {
     topic == CONFIRM_ACCOUNT_CREATION.name || topic == CONFIRM_MONEY_TRANSFER.name
+}
+
+/// Size of a value, and the hash of its first [`VALUE_START_MAX`] bytes.
+#[derive(Debug)]
+struct ValueStart {
+    bytes: usize,
+    hash: u64,
+}
+
+impl ValueStart {
+    fn of(value: &[u8]) -> Self {
+        let hash = hash(&value[..value.len().min(VALUE_START_MAX)]);
+        Self { bytes: value.len(), hash }
+    }
+
+    /// True if `letter` has these bytes. A dead letter may be cut if it is too large with its key.
+    fn is_kept_in(&self, letter: &Self) -> bool {
+        let may_be_cut = self.bytes > record_bytes_max(DEAD_LETTER.name) - KEY_BYTES_MAX;
+        let is_cut = letter.bytes < self.bytes && letter.bytes >= VALUE_START_MAX;
+        self.hash == letter.hash && (self.bytes == letter.bytes || (may_be_cut && is_cut))
+    }
 }
 
 /// The position of the undecodable record of a dead letter, whose key is

@@ -18,6 +18,9 @@ const POLL: Duration = Duration::from_millis(500);
 /// Time between two requests for a schema while the registry is unavailable.
 const REGISTRY_BACKOFF: Duration = Duration::from_millis(200);
 
+/// Time for which a registry may be unavailable, or an id not registered, without an error.
+const REGISTRY_PATIENCE: Duration = Duration::from_secs(6);
+
 /// The next offset of each partition of some topics.
 pub type Positions = HashMap<Topic, Vec<Position>>;
 
@@ -170,21 +173,25 @@ impl<D: FnMut(&FetchedRecord) -> Result<Event, avro::Error>> TopicReader<D> {
         self.sender.send(Ok(batch)).map_err(|_| Dropped)
     }
 
-    /// Decodes a record, and retries while the registry is unavailable.
+    /// Decodes a record, and retries while the registry is unavailable. A decoder also reports for a
+    /// few seconds that the registry does not have a schema id.
     fn decode(
         &mut self,
         position: RecordPosition,
         record: &FetchedRecord,
     ) -> Result<Event, Dropped> {
+        let started = Instant::now();
         loop {
             let source = match (self.decode)(record) {
                 Ok(event) => return Ok(event),
                 Err(avro::Error::Undecodable(reason)) => return Ok(Event::Undecodable(reason)),
                 Err(avro::Error::Registry { source, .. }) => source,
             };
-            let topic = self.topic.name;
-            let error = ReadError::Registry { topic, position, source };
-            self.sender.send(Err(error)).map_err(|_| Dropped)?;
+            if started.elapsed() >= REGISTRY_PATIENCE {
+                let topic = self.topic.name;
+                let error = ReadError::Registry { topic, position, source };
+                self.sender.send(Err(error)).map_err(|_| Dropped)?;
+            }
             thread::sleep(REGISTRY_BACKOFF);
         }
     }

@@ -6,12 +6,13 @@ use crate::http::{self, Limits, Request, Response, Timed};
 use crate::log::{self, Chain};
 use ::http::Method;
 use prometheus::{Encoder, TextEncoder};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 pub const HEALTH_PORT: Variable = Variable::new(
     "HEALTH_PORT",
@@ -27,6 +28,26 @@ pub const HEALTH_ADDR: Variable = Variable::new(
 
 /// Maximum of connections to the health port.
 const CONNECTIONS_MAX: usize = 32;
+
+/// Problems by name, and when each of them ends by itself.
+static PROBLEMS: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+
+/// Makes the process "not ready" until [`solve`] is called with the same name, at most for `lasts`.
+/// Any thread may call it, as it may count a metric.
+pub fn report_problem(name: &str, lasts: Duration) {
+    problems().insert(name.to_owned(), Instant::now() + lasts);
+}
+
+/// Ends the problem with this name, if there is one.
+pub fn solve(name: &str) {
+    problems().remove(name);
+}
+
+fn problems() -> MutexGuard<'static, BTreeMap<String, Instant>> {
+    let mut problems = PROBLEMS.lock().unwrap_or_else(PoisonError::into_inner);
+    problems.retain(|_, ends| *ends > Instant::now());
+    problems
+}
 
 /// The health of this process, served until the process ends. Clones share the state. `/metrics`
 /// shows `prometheus::default_registry()`.
@@ -59,16 +80,24 @@ impl Health {
     fn response(&self, request: &Request) -> Response {
         match (&request.method, request.path()) {
             (&Method::GET | &Method::HEAD, "/healthz") => http::text(200, "alive"),
-            (&Method::GET | &Method::HEAD, "/readyz") if self.0.load(Ordering::Relaxed) => {
-                http::text(200, "ready")
-            }
-            (&Method::GET | &Method::HEAD, "/readyz") => http::text(503, "not ready"),
+            (&Method::GET | &Method::HEAD, "/readyz") => self.readiness(),
             (&Method::GET | &Method::HEAD, "/metrics") => metrics(),
             (_, "/healthz" | "/readyz" | "/metrics") => {
                 http::text(405, "method not allowed: use GET or HEAD")
                     .with_header("Allow", "GET, HEAD")
             }
             _ => http::text(404, "not found; try /healthz, /readyz or /metrics"),
+        }
+    }
+
+    fn readiness(&self) -> Response {
+        let problems: Vec<String> = problems().keys().cloned().collect();
+        if !self.0.load(Ordering::Relaxed) {
+            http::text(503, "not ready")
+        } else if !problems.is_empty() {
+            http::text(503, &format!("not ready: {}", problems.join(", ")))
+        } else {
+            http::text(200, "ready")
         }
     }
 }
@@ -150,6 +179,12 @@ mod tests {
         assert_eq!(check_at(addr), ExitCode::FAILURE);
         health.set_ready(true);
         assert!(get("/readyz?verbose").starts_with("HTTP/1.1 200 "));
+        assert_eq!(check_at(addr), ExitCode::SUCCESS);
+        report_problem("dead letters of a", Duration::from_secs(60));
+        report_problem("over", Duration::ZERO);
+        assert!(get("/readyz").ends_with("\r\n\r\nnot ready: dead letters of a\n"));
+        assert_eq!(check_at(addr), ExitCode::FAILURE);
+        solve("dead letters of a");
         assert_eq!(check_at(addr), ExitCode::SUCCESS);
         health.set_ready(false);
         assert!(get("/readyz").ends_with("\r\n\r\nnot ready\n"));

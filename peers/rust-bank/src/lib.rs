@@ -10,9 +10,12 @@ use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
 use command_handler::command_topic::{AccountCreations, CommandTopic, MoneyTransfers};
 use command_handler::consume::CommandDecoder;
 use command_handler::store::{self, Session};
+use messaging::dead_letters::DeadLetters;
 use service::env::{DATABASE_URL, Env, SCHEMA_REGISTRY_URL, Variable};
 use service::ownership::Positions;
 use service::shutdown::Shutdown;
+use std::thread;
+use std::time::Duration;
 
 /// The bootstrap brokers.
 pub const KAFKA_BROKERS: Variable =
@@ -22,6 +25,9 @@ pub const VARIABLES: &[Variable] = &[KAFKA_BROKERS, SCHEMA_REGISTRY_URL, DATABAS
 
 /// The consumer group of the contract.
 pub const GROUP: &str = "command-handler";
+/// Time between two requests for a schema that is not registered yet.
+const SCHEMA_RETRY: Duration = Duration::from_millis(500);
+
 /// The command topics.
 pub const TOPICS: [&str; 2] = [CONFIRM_ACCOUNT_CREATION.name, CONFIRM_MONEY_TRANSFER.name];
 /// Limit of the commands in one transaction, the same as in our handler.
@@ -48,6 +54,8 @@ pub struct BatchDecider {
     session: Session,
     creations: CommandDecoder<AccountCreations>,
     transfers: CommandDecoder<MoneyTransfers>,
+    dead_creations: DeadLetters,
+    dead_transfers: DeadLetters,
     creation_outcomes: AccountCreations,
     transfer_outcomes: MoneyTransfers,
 }
@@ -72,6 +80,8 @@ impl BatchDecider {
             session: Session::open(&database, shutdown)?,
             creations: CommandDecoder::new(registry.clone()),
             transfers: CommandDecoder::new(registry),
+            dead_creations: DeadLetters::new(CONFIRM_ACCOUNT_CREATION.name),
+            dead_transfers: DeadLetters::new(CONFIRM_MONEY_TRANSFER.name),
             creation_outcomes,
             transfer_outcomes,
         }))
@@ -89,19 +99,38 @@ impl BatchDecider {
         let (mut records, mut creations, mut transfers) = (Vec::new(), Vec::new(), Vec::new());
         for record in batch {
             let Incoming { topic, partition, offset, key, value } = record;
-            let decoded = if topic == CONFIRM_ACCOUNT_CREATION.name {
-                self.creations.decode(key, value)?.map(|command| creations.push(command))
+            let (decoded, dead_letters) = if topic == CONFIRM_ACCOUNT_CREATION.name {
+                let decoded = decode(&mut self.creations, key, value)?;
+                (decoded.map(|command| creations.push(command)), &mut self.dead_creations)
             } else {
-                self.transfers.decode(key, value)?.map(|command| transfers.push(command))
+                let decoded = decode(&mut self.transfers, key, value)?;
+                (decoded.map(|command| transfers.push(command)), &mut self.dead_transfers)
             };
-            if let Err(reason) = decoded {
-                let value = value.unwrap_or_default().to_vec();
-                records.push(Outgoing::dead_letter(topic, partition, offset, value, &reason));
+            match decoded {
+                Ok(()) => dead_letters.decoded(),
+                Err(reason) => {
+                    let value = value.unwrap_or_default().to_vec();
+                    records.push(dead_letters.add(partition, offset, value, &reason));
+                }
             }
         }
         decide(&self.creation_outcomes, &mut self.session, creations, &mut records)?;
         decide(&self.transfer_outcomes, &mut self.session, transfers, &mut records)?;
         Ok(records)
+    }
+}
+
+/// Decodes a record, and waits while the registry is unavailable or its schema is not registered.
+fn decode<T: CommandTopic>(
+    decoder: &mut CommandDecoder<T>,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+) -> Result<Result<T::Command, String>, Error> {
+    loop {
+        match decoder.decode(key, value) {
+            Err(err) if err.is_retryable() => thread::sleep(SCHEMA_RETRY),
+            result => return result,
+        }
     }
 }
 

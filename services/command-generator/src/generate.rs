@@ -10,6 +10,7 @@ use bank::records::{
     AccountCreationConfirmed, Atype, ConfirmAccountCreation, ConfirmMoneyTransfer, Heartbeat,
 };
 use messaging::consumer::COMMIT_INTERVAL;
+use messaging::dead_letters::DeadLetters;
 use messaging::producer::{Outgoing, Sender};
 use messaging::{Assignment, ErrorKind, KafkaClient};
 use service::BoxError;
@@ -37,6 +38,8 @@ pub struct Generator {
     transfer: Encoder<ConfirmMoneyTransfer>,
     heartbeats: TopicReader<Heartbeat>,
     confirmed: TopicReader<AccountCreationConfirmed>,
+    dead_heartbeats: DeadLetters,
+    dead_accounts: DeadLetters,
     accounts: Accounts,
     /// Group generation of the current assignment.
     generation: Option<i32>,
@@ -107,6 +110,8 @@ impl Generator {
         Ok(Some(Self {
             sender: Sender::new(&config.producer, shutdown),
             accounts: Accounts::new(config.company_token),
+            dead_heartbeats: DeadLetters::new(config.names.heartbeat),
+            dead_accounts: DeadLetters::new(config.names.account_creation_confirmed),
             config,
             shutdown: shutdown.clone(),
             client,
@@ -256,16 +261,16 @@ impl Generator {
         batch: &mut OutgoingBatch,
     ) {
         let confirmed = match record.value {
-            Ok(confirmed) if confirmed.a_type == Atype::Auto => confirmed,
-            Ok(_) => return,
+            Ok(confirmed) => confirmed,
             Err(undecodable) => {
                 // The topic is read again at each start, but the dead letter is sent once.
                 if !record.handled_before {
-                    let topic = self.config.names.account_creation_confirmed;
-                    self.push_dead_letter(
-                        topic,
-                        record.partition,
-                        record.offset,
+                    let ConsumedRecord { partition, offset, .. } = record;
+                    let names = &self.config.names;
+                    push_dead_letter(
+                        &mut self.dead_accounts,
+                        names,
+                        (names.account_creation_confirmed, partition, offset),
                         undecodable,
                         batch,
                     );
@@ -273,6 +278,10 @@ impl Generator {
                 return;
             }
         };
+        self.dead_accounts.decoded();
+        if confirmed.a_type != Atype::Auto {
+            return;
+        }
         let Some(account) = Account::new(&confirmed.iban, &confirmed.token) else {
             log::warn!(
                 offset = record.offset;
@@ -295,6 +304,7 @@ impl Generator {
         let ConsumedRecord { partition, offset, key, value, .. } = record;
         match value {
             Ok(Heartbeat { beat: number }) => {
+                self.dead_heartbeats.decoded();
                 let id = domain::beat_id(partition, offset, &key, number);
                 let heartbeat = WaitingHeartbeat { partition, offset, number, id };
                 // A waiting heartbeat does not delay those after it.
@@ -303,10 +313,11 @@ impl Generator {
                 }
             }
             Err(undecodable) => {
-                self.push_dead_letter(
-                    self.config.names.heartbeat,
-                    partition,
-                    offset,
+                let names = &self.config.names;
+                push_dead_letter(
+                    &mut self.dead_heartbeats,
+                    names,
+                    (names.heartbeat, partition, offset),
                     undecodable,
                     batch,
                 );
@@ -347,20 +358,6 @@ impl Generator {
         };
         batch.records.push(Outgoing { topic, key: id.to_string(), value });
         batch.kinds.push(kind);
-    }
-
-    fn push_dead_letter(
-        &self,
-        topic: &'static str,
-        partition: i32,
-        offset: i64,
-        (value, reason): (Vec<u8>, String),
-        batch: &mut OutgoingBatch,
-    ) {
-        metrics::UNDECODABLE.with_label_values(&[topic]).inc();
-        let dead_letter = Outgoing::dead_letter(topic, partition, offset, value, &reason);
-        batch.records.push(Outgoing { topic: self.config.names.dead_letter, ..dead_letter });
-        batch.kinds.push("dead_letter");
     }
 
     /// Returns false if shutdown was requested before all records were acknowledged.
@@ -412,4 +409,18 @@ impl Generator {
             outcome => outcome,
         }
     }
+}
+
+/// Appends the dead letter of an undecodable record to `batch`.
+fn push_dead_letter(
+    dead_letters: &mut DeadLetters,
+    names: &Names,
+    (topic, partition, offset): (&'static str, i32, i64),
+    (value, reason): (Vec<u8>, String),
+    batch: &mut OutgoingBatch,
+) {
+    metrics::UNDECODABLE.with_label_values(&[topic]).inc();
+    let dead_letter = dead_letters.add(partition, offset, value, &reason);
+    batch.records.push(Outgoing { topic: names.dead_letter, ..dead_letter });
+    batch.kinds.push("dead_letter");
 }

@@ -7,6 +7,7 @@ use avro::registry::Registry;
 use avro::{Decoder, Record};
 use bank::limits::{COMMAND_BYTES_MAX, COMMANDS_BYTES_MAX};
 use messaging::consumer::{Answers, Consumer};
+use messaging::dead_letters::DeadLetters;
 use messaging::producer::Outgoing;
 use messaging::{FetchedRecord, KafkaConfig, Position, TopicId};
 use service::log::Chain;
@@ -83,6 +84,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
             records_max,
             batch: CommandBatch::default(),
             batch_bytes: 0,
+            dead_letters: DeadLetters::new(C::TOPIC.name),
         };
         thread::Builder::new()
             .name(format!("in-{}", C::TOPIC.name))
@@ -120,6 +122,7 @@ struct ReaderThread<T: CommandTopic> {
     batch: CommandBatch<T::Command>,
     /// Size of the values in `batch`.
     batch_bytes: usize,
+    dead_letters: DeadLetters,
 }
 
 impl<T: CommandTopic> ReaderThread<T> {
@@ -161,17 +164,14 @@ impl<T: CommandTopic> ReaderThread<T> {
     fn add(&mut self, partition: i32, record: FetchedRecord) -> Result<(), Error> {
         self.batch_bytes += record.value.as_ref().map_or(0, Vec::len);
         match self.decode(&record)? {
-            Ok(command) => self.batch.commands.push(command),
+            Ok(command) => {
+                self.dead_letters.decoded();
+                self.batch.commands.push(command);
+            }
             Err(reason) => {
-                let topic = T::Command::TOPIC.name;
                 let value = record.value.unwrap_or_default();
-                self.batch.dead_letters.push(Outgoing::dead_letter(
-                    topic,
-                    partition,
-                    record.offset,
-                    value,
-                    &reason,
-                ));
+                let dead_letter = self.dead_letters.add(partition, record.offset, value, &reason);
+                self.batch.dead_letters.push(dead_letter);
             }
         }
         Ok(())

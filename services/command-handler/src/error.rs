@@ -57,9 +57,7 @@ impl Error {
             Self::Claimed | Self::Silent(_) | Self::Deleted { .. } => true,
             Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
             Self::Registry(err) => err.retryable,
-            Self::Avro(err) => {
-                matches!(err, avro::Error::Registry { source, .. } if source.retryable)
-            }
+            Self::Avro(err) => err.is_retryable(),
             Self::Environment(_) => false,
         }
     }

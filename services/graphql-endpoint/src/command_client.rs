@@ -23,6 +23,9 @@ use uuid::Uuid;
 /// Timeout of a request to the brokers, which is repeated until shutdown.
 const BROKER_WAIT: Duration = Duration::from_millis(500);
 
+/// Time between two requests for the schema of an outcome.
+const SCHEMA_RETRY: Duration = Duration::from_millis(500);
+
 /// The outcome of a command.
 #[derive(Clone, PartialEq, Eq)]
 pub enum CommandOutcome {
@@ -248,7 +251,7 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
                     if !pending.contains(id) {
                         continue;
                     }
-                    match self.decode(record.value.as_deref().unwrap_or_default()) {
+                    match self.decode(record.value.as_deref().unwrap_or_default(), shutdown) {
                         Ok(record) => pending.complete(id, &record.outcome()),
                         Err(reason) => {
                             let (topic, offset) = (R::TOPIC.name, record.offset);
@@ -265,12 +268,21 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
         Ok(())
     }
 
-    /// The outcome, or why it is undecodable.
-    fn decode(&mut self, value: &[u8]) -> Result<R, String> {
+    /// Returns the outcome, or why it is undecodable. Retries until shutdown while the registry is
+    /// unavailable or its schema is not registered.
+    fn decode(&mut self, value: &[u8], shutdown: &Shutdown) -> Result<R, String> {
         if value.len() > OUTCOME_BYTES_MAX {
             return Err(format!("value of {} bytes, more than {OUTCOME_BYTES_MAX}", value.len()));
         }
-        self.decoder.decode(value).map_err(|err| Chain(&err).to_string())
+        loop {
+            match self.decoder.decode(value) {
+                Err(err) if err.is_retryable() && !shutdown.wait(SCHEMA_RETRY) => {
+                    let topic = R::TOPIC.name;
+                    log::warn!(topic, error:% = Chain(&err); "waiting for the schema registry");
+                }
+                result => return result.map_err(|err| Chain(&err).to_string()),
+            }
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use bank::limits::BALANCE_CHANGED_BYTES_MAX;
 use bank::records::BalanceChanged;
 use bank::topology::BALANCE_CHANGED;
 use messaging::consumer::{Consumer, committed_offsets, log_ranges};
-use messaging::producer::{Outgoing, Producer};
+use messaging::dead_letters::DeadLetters;
+use messaging::producer::Producer;
 use messaging::{
     Assignment, ErrorKind, FetchedRecord, KafkaClient, Position, TopicDescription, TopicId,
 };
@@ -68,8 +69,12 @@ impl Worker {
     /// The first error that is not retryable.
     pub fn run(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let mut client = messaging::connect_until(&self.config.producer.kafka, &self.shutdown);
+        let mut records = RecordDecoder {
+            decoder: Decoder::new(self.registry.clone()),
+            dead_letters: DeadLetters::new(BALANCE_CHANGED.name),
+        };
         let result = retry(&self.shutdown, "session lost, reconnecting", || {
-            let result = self.own_and_serve(&mut *client, ready);
+            let result = self.own_and_serve(&mut *client, &mut records, ready);
             if result.is_err() {
                 ready(false);
             }
@@ -87,6 +92,7 @@ impl Worker {
     fn own_and_serve(
         &self,
         client: &mut dyn KafkaClient,
+        records: &mut RecordDecoder,
         ready: &dyn Fn(bool),
     ) -> Result<(), Error> {
         // An endpoint that does not reach Kafka must not own partitions.
@@ -94,7 +100,7 @@ impl Worker {
         let (config, id) = (&self.config.database, self.writer.get());
         let mut writer =
             TransactionWriter::open(config, id, self.worker, topic.partitions, &self.shutdown)?;
-        let result = self.serve_shares(&mut writer, client, topic, ready);
+        let result = self.serve_shares(&mut writer, client, records, topic, ready);
         match result {
             // The connection may be lost, or the partitions belong to another endpoint.
             Err(Error::Database(_) | Error::Commit(_)) => result,
@@ -106,6 +112,7 @@ impl Worker {
         &self,
         writer: &mut TransactionWriter,
         client: &mut dyn KafkaClient,
+        records: &mut RecordDecoder,
         state: TopicState,
         ready: &dyn Fn(bool),
     ) -> Result<(), Error> {
@@ -126,7 +133,7 @@ impl Worker {
                     state.id,
                     positions,
                 ),
-                decoder: Decoder::new(self.registry.clone()),
+                records,
                 stored: BTreeMap::new(),
                 committed: Instant::now(),
             };
@@ -259,6 +266,12 @@ pub fn retry(
     Ok(())
 }
 
+/// Decodes records. It outlives sessions: a schema id that is not registered yet is waited for.
+struct RecordDecoder {
+    decoder: Decoder<BalanceChanged>,
+    dead_letters: DeadLetters,
+}
+
 /// The partitions that are being served.
 struct ServedPartitions<'a> {
     worker: &'a Worker,
@@ -269,7 +282,7 @@ struct ServedPartitions<'a> {
     /// When Kafka last told about it.
     answered: Instant,
     consumer: Consumer,
-    decoder: Decoder<BalanceChanged>,
+    records: &'a mut RecordDecoder,
     /// Next offset of each partition that is stored and not committed to Kafka yet.
     stored: BTreeMap<i32, i64>,
     committed: Instant,
@@ -337,7 +350,10 @@ impl ServedPartitions<'_> {
             for record in data.records {
                 let (partition, offset) = (data.partition, record.offset);
                 match self.decode(&record)? {
-                    Ok(change) => batch.push(ChangeRecord { partition, offset, change }),
+                    Ok(change) => {
+                        self.records.dead_letters.decoded();
+                        batch.push(ChangeRecord { partition, offset, change });
+                    }
                     Err(reason) => self.send_dead_letter(partition, record, &reason)?,
                 }
                 positions.insert(partition, offset + 1);
@@ -384,7 +400,7 @@ impl ServedPartitions<'_> {
                 "value of {bytes} bytes, more than {BALANCE_CHANGED_BYTES_MAX}"
             )));
         }
-        match self.decoder.decode(value) {
+        match self.records.decoder.decode(value) {
             Ok(change) => Ok(match store::unstorable(&change) {
                 Some(reason) => Err(reason.to_owned()),
                 None => Ok(change),
@@ -396,14 +412,14 @@ impl ServedPartitions<'_> {
 
     /// Sends the record to the topic dead_letter.
     fn send_dead_letter(
-        &self,
+        &mut self,
         partition: i32,
         record: FetchedRecord,
         reason: &str,
     ) -> Result<(), Error> {
         let (topic, offset) = (BALANCE_CHANGED.name, record.offset);
         let value = record.value.unwrap_or_default();
-        let dead_letter = Outgoing::dead_letter(topic, partition, offset, value, reason);
+        let dead_letter = self.records.dead_letters.add(partition, offset, value, reason);
         match self.worker.producer.send(dead_letter).wait() {
             Err(err) if err.kind == ErrorKind::Message => {
                 log::error!(

@@ -53,9 +53,7 @@ impl Error {
             Self::Database(err) => err.is_retryable(),
             Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
             Self::Registry(err) => err.retryable,
-            Self::Avro(err) => {
-                matches!(err, avro::Error::Registry { source, .. } if source.retryable)
-            }
+            Self::Avro(err) => err.is_retryable(),
             Self::Commit(_)
             | Self::Busy
             | Self::Unresponsive

@@ -1,7 +1,8 @@
 //! The batching producer: a queue, and a thread that sends batches from it.
 
 use super::config::ProducerConfig;
-use super::sender::{Outgoing, Sender};
+use super::outgoing::Outgoing;
+use super::sender::Sender;
 use bank::limits::{PRODUCED_REQUEST_BYTES_MAX, PRODUCER_QUEUE_BYTES};
 use kafka_client::Error;
 use service::shutdown::Shutdown;

@@ -2,11 +2,11 @@
 
 use super::config::ProducerConfig;
 use super::metrics::{BATCH_SIZE, BATCHES, BYTES, ERRORS, RECORDS, REQUEST_SECONDS, RETRIES};
+use super::outgoing::Outgoing;
 use crate::client::KafkaClient;
 use crate::{connect, partitioner};
-use bank::limits::{PRODUCED_REQUEST_BYTES_MAX, record_bytes_max};
+use bank::limits::PRODUCED_REQUEST_BYTES_MAX;
 use bank::topology::DEAD_LETTER;
-use kafka_client::protocol::codes;
 use kafka_client::{Batch, Error, ErrorKind, NewRecord};
 use service::shutdown::Shutdown;
 use std::collections::{HashMap, VecDeque};
@@ -21,50 +21,6 @@ const CALL_SLICE: Duration = Duration::from_millis(200);
 const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 /// Time for which a topic's number of partitions is cached. The number may grow.
 const PARTITIONS_MAX_AGE: Duration = Duration::from_secs(5 * 60);
-
-/// A record to write. Its key selects the partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    pub topic: &'static str,
-    /// Key, as UTF-8.
-    pub key: String,
-    /// The encoded value.
-    pub value: Vec<u8>,
-}
-
-impl Outgoing {
-    /// Returns the dead letter of an undecodable record, and logs the reason. Its value is that of
-    /// the record. Its key is `topic/partition/offset: reason`.
-    pub fn dead_letter(
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        value: Vec<u8>,
-        reason: &str,
-    ) -> Self {
-        log::warn!(
-            topic, partition, offset, error = reason;
-            "undecodable record, writing it to dead_letter"
-        );
-        let key = format!("{topic}/{partition}/{offset}: {reason}");
-        Self { topic: DEAD_LETTER.name, key, value }
-    }
-
-    /// Size in a request, bytes: key, value, and the overhead of a message in protocol version 0.
-    pub(super) fn bytes(&self) -> usize {
-        26 + self.key.len() + self.value.len()
-    }
-
-    fn check_size(&self) -> Result<(), Error> {
-        let (topic, bytes) = (self.topic, self.key.len() + self.value.len());
-        let limit = record_bytes_max(topic);
-        if bytes <= limit {
-            return Ok(());
-        }
-        let text = format!("record for {topic} has {bytes} bytes, the limit is {limit}");
-        Err(Error { kind: ErrorKind::Message, code: codes::MESSAGE_TOO_LARGE, text })
-    }
-}
 
 /// The synchronous producer: writes records and waits for acks=all.
 pub struct Sender {
@@ -114,7 +70,11 @@ impl Sender {
         let mut rest = records;
         while !rest.is_empty() && self.final_error.is_none() {
             let (request, later) = rest.split_at(self.request_len(rest));
-            results.extend(self.send(request));
+            let mut written = self.send(request);
+            for (result, record) in written.iter_mut().zip(request) {
+                self.cut_dead_letter(record, result);
+            }
+            results.extend(written);
             rest = later;
         }
         if let Some(err) = &self.final_error {
@@ -123,6 +83,20 @@ impl Sender {
             results.resize(records.len(), Err(err));
         }
         results
+    }
+
+    /// Writes a dead letter that is too large for its topic again, each time with half the value.
+    /// The limit of the topic may be lower than [`bank::limits::record_bytes_max`].
+    fn cut_dead_letter(&mut self, record: &Outgoing, result: &mut Result<(), Error>) {
+        let mut bytes = record.value.len();
+        while record.topic == DEAD_LETTER.name
+            && bytes > 0
+            && matches!(result, Err(err) if err.kind == ErrorKind::Message)
+        {
+            bytes /= 2;
+            let written = self.send(&[record.cut(bytes)]).pop();
+            *result = written.expect("`send` returns a result for each record");
+        }
     }
 
     /// Number of records in the next request, at least one.

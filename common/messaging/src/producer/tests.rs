@@ -105,6 +105,35 @@ fn lost_response_may_duplicate_but_not_reorder() {
 }
 
 #[test]
+fn rejected_dead_letter_is_cut() {
+    let fake = fake();
+    let (values, written) = mpsc::channel();
+    fake.on_produce(move |batches| {
+        let outcome = |batch: &Batch<'_>| {
+            if batch.records.iter().any(|it| it.value.is_some_and(|value| value.len() > 300)) {
+                return ProduceOutcome::NotWritten(error(ErrorKind::Message));
+            }
+            for record in &batch.records {
+                values.send(record.value.map(<[u8]>::len)).unwrap();
+            }
+            ProduceOutcome::Written
+        };
+        batches.iter().map(outcome).collect()
+    });
+    let (mut sender, _shutdown) = sender(&fake, &config());
+    let large = Outgoing::dead_letter("t", 0, 7, vec![1; 1_000], "bad");
+    let small = Outgoing::dead_letter("t", 0, 8, vec![1; 300], "bad");
+    let refused = Outgoing { value: vec![1; 1_000], ..record(1) };
+    let results = sender.send_all(&[large, small, refused]);
+    assert!(results[0].is_ok() && results[1].is_ok());
+    assert_eq!(results[2].as_ref().unwrap_err().kind, ErrorKind::Message);
+    assert_eq!(written.try_iter().flatten().collect::<Vec<_>>(), [300, 250]);
+    let mut keys = logs(&fake).concat();
+    keys.sort();
+    assert_eq!(keys, ["t/0/7: bad, first 250 of 1000 bytes", "t/0/8: bad"]);
+}
+
+#[test]
 fn requests_and_batches_stay_within_their_limits() {
     let (fake, records) = (fake(), records(1000));
     let (requests, seen) = mpsc::channel();
