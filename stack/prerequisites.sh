@@ -67,6 +67,8 @@ find_missing_test() {
   # The tests run Confluent's Kafka client, which is written in Python.
   python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' &>/dev/null ||
     lacks "Python 3.10 or later with venv" python3-venv
+  # The tests connect through PgBouncer. Its folder is not in the PATH of every user.
+  has pgbouncer || [[ -x /usr/sbin/pgbouncer ]] || lacks "PgBouncer" pgbouncer
   # The tests run GraphQL clients that are written in JavaScript.
   find_missing_node
 }

@@ -9,6 +9,7 @@ pub mod bank_client;
 pub mod handler;
 pub mod kafka_admin;
 pub mod load;
+pub mod proxy;
 pub mod stack;
 pub mod wait;
 

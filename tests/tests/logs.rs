@@ -1,4 +1,5 @@
-//! Logs of real services: stderr that nobody reads, and failures that repeat.
+//! Logs of real services: stderr without a reader, and repeated failures.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 use bank::topology::CONFIRM_MONEY_TRANSFER;
 use bank_tests::bank_client::BankClient;
@@ -103,11 +104,14 @@ fn unread_stderr_does_not_stop_the_bank() {
     let mut kafka_client = stack.kafka_client();
     post(&mut *kafka_client, &poison(300));
     let [account] = client.open_accounts(1, 1_000_000).try_into().unwrap();
+    // Sent one by one, so that the handler decides and logs many batches.
     let pay = |client: &mut BankClient<'_>| {
-        client.send_transfers(&[account.pays(1, bank_tests::SHOP)]);
+        for _ in 0..50 {
+            client.send_transfers(&[account.pays(1, bank_tests::SHOP)]);
+        }
         client.settle(PATIENCE);
     };
-    until("lines are dropped", PATIENCE, || {
+    until("lines are dropped", 3 * PATIENCE, || {
         pay(&mut client);
         (handler.dropped_lines() > 0).then_some(())
     });
@@ -122,7 +126,7 @@ fn unread_stderr_does_not_stop_the_bank() {
     assert!(lines.next().unwrap().starts_with("ts="));
     // From here on nothing is read again.
     let dropped = handler.dropped_lines();
-    until("lines are dropped again", PATIENCE, || {
+    until("lines are dropped again", 3 * PATIENCE, || {
         pay(&mut client);
         (handler.dropped_lines() > dropped).then_some(())
     });

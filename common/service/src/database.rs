@@ -5,11 +5,18 @@ use crate::env::{self, DATABASE_URL, Env, Variable};
 use crate::exit::{BoxError, EXIT_TEMPORARY};
 use crate::log::Chain;
 use crate::shutdown::Shutdown;
-use crate::watchdog::{self, Watch};
-use postgres::error::SqlState;
-use postgres::{Client, GenericClient, NoTls, Transaction};
+use postgres::config::SslMode;
+use postgres::{Client, Transaction};
 use std::process::ExitCode;
 use std::time::Duration;
+
+mod connect;
+mod deadline;
+mod error;
+
+pub use connect::connect;
+pub use deadline::Deadline;
+pub use error::{Error, step};
 
 /// The flag of [`run_migrations`], for [`crate::Service::flags`].
 pub const MIGRATE: (&str, &str) = (
@@ -21,8 +28,8 @@ pub const MIGRATE: (&str, &str) = (
 pub const DATABASE_PASSWORD: Variable = Variable::new(
     "DATABASE_PASSWORD",
     "",
-    "password of the role in DATABASE_URL, without any encoding. DATABASE_URL must not have one \
-     then",
+    "password of the role in DATABASE_URL, without any encoding, in the normalization form NFKC. \
+     DATABASE_URL must not have one then",
 )
 .secret();
 
@@ -46,94 +53,18 @@ pub const VARIABLES: &[Variable] =
 
 /// Time limit of a call. It is longer than the timeouts of the server itself.
 const CALL: Duration = Duration::from_secs(30);
+/// Time limit of a call that is also a heartbeat. A session that is idle for 10 s may have ended.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// A database operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A statement or a connection failed.
-    #[error("{step}")]
-    Step {
-        /// The failed step, such as "connect to the database".
-        step: &'static str,
-        source: postgres::Error,
-    },
-    /// The database holds a value that this version did not write.
-    #[error("{0}")]
-    Foreign(String),
-    /// Another worker has taken a partition over, since the lease of this one had ended. Nothing
-    /// was written.
-    #[error("another worker owns the partition now")]
-    Fenced,
-    /// The database must be migrated first, which this role may not do.
-    #[error(
-        "the database has version {version}, this program needs {needed}, and its role may not \
-         create tables: run `{service} --migrate` as the owner"
-    )]
-    Outdated { service: &'static str, version: usize, needed: usize },
+/// As [`watch`], with the limit of a heartbeat.
+pub fn heartbeat(shutdown: &Shutdown, step: &str) -> Deadline {
+    Deadline::start(HEARTBEAT, Some(shutdown), step)
 }
 
-impl Error {
-    /// True if a retry of the same step can succeed.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Step { source, .. } => is_transient(source),
-            Self::Foreign(_) => false,
-            Self::Fenced => true,
-            // The migration may be running.
-            Self::Outdated { .. } => true,
-        }
-    }
-
-    /// True for a violated unique constraint.
-    pub fn is_duplicate(&self) -> bool {
-        let Self::Step { source, .. } = self else { return false };
-        source.code() == Some(&SqlState::UNIQUE_VIOLATION)
-    }
-}
-
-/// Adds the name of the failed step to an error of PostgreSQL.
-pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
-    move |source| Error::Step { step, source }
-}
-
-/// False if the statement or its data are wrong. All other errors are transient: lost connections,
-/// restarts, full disks, locks. Source: PostgreSQL manual, appendix A.
-fn is_transient(err: &postgres::Error) -> bool {
-    let Some(state) = err.code() else {
-        // The connection failed; the server reported no error.
-        return true;
-    };
-    // Classes of SQLSTATE: 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F,
-    // 38 and 39 functions, 42 syntax or privileges, 44 view.
-    const PERMANENT: [&str; 10] = ["0A", "21", "22", "23", "26", "2F", "38", "39", "42", "44"];
-    !PERMANENT.iter().any(|class| state.code().starts_with(class))
-}
-
-/// Ends the process unless the result is dropped within 30 s. Otherwise an unresponsive server
-/// would block the thread forever.
-pub fn watch(shutdown: &Shutdown, step: &str) -> Watch {
-    watchdog::watch(CALL, Some(shutdown), format!("PostgreSQL: {step}"))
-}
-
-/// Connects as the application `service`, with `settings` such as `-c jit=off`. Options in the URL
-/// take precedence.
-pub fn connect(
-    database: &postgres::Config,
-    service: &str,
-    settings: &str,
-) -> Result<Client, Error> {
-    let options = match database.get_options() {
-        Some(own) => format!("{settings} {own}"),
-        None => settings.to_owned(),
-    };
-    database
-        .clone()
-        .options(&options)
-        .application_name(service)
-        .connect_timeout(Duration::from_secs(5))
-        .tcp_user_timeout(Duration::from_secs(10))
-        .connect(NoTls)
-        .map_err(step("connect to the database"))
+/// Limits the calls of this thread to 30 s, until the result is dropped. An unresponsive server
+/// then fails the call instead of blocking the thread forever.
+pub fn watch(shutdown: &Shutdown, step: &str) -> Deadline {
+    Deadline::start(CALL, Some(shutdown), step)
 }
 
 /// The tables of a service.
@@ -165,6 +96,13 @@ pub fn config(env: &Env<'_>) -> Result<postgres::Config, env::Error> {
             return Err(env::invalid(&DATABASE_URL, String::new(), expected.to_owned()));
         }
         config.password(password);
+    }
+    if config.get_ssl_mode() == SslMode::Require {
+        let expected = "a URL without sslmode=require, since TLS is not built in".to_owned();
+        return Err(env::invalid(&DATABASE_URL, String::new(), expected));
+    }
+    if connect::has_unix_socket(&config) {
+        deadline::use_unix_sockets();
     }
     Ok(config)
 }
@@ -215,15 +153,18 @@ pub fn migrate_as_owner(client: &mut Client, schema: &Schema, role: &str) -> Res
 /// The connection is lost, the database has a newer version, or [`Error::Outdated`].
 pub fn migrate(client: &mut Client, schema: &Schema) -> Result<(), Error> {
     let needed = schema.migrations.len();
-    let row = client
+    let failed = "find the table of migrations";
+    let mut transaction = client.transaction().map_err(step(failed))?;
+    let row = transaction
         .query_one(
             "SELECT to_regclass('migration') IS NOT NULL,
                     coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)",
             &[],
         )
-        .map_err(step("find the table of migrations"))?;
+        .map_err(step(failed))?;
     let (exists, may_create): (bool, bool) = (row.get(0), row.get(1));
-    let version = if exists { version(client)? } else { 0 };
+    let version = if exists { version(&mut transaction)? } else { 0 };
+    transaction.commit().map_err(step(failed))?;
     check_version(version, needed)?;
     if version == needed {
         return Ok(());
@@ -256,15 +197,15 @@ fn apply(transaction: &mut Transaction<'_>, schema: &Schema) -> Result<(), Error
     for (version, sql) in (1i32..).zip(schema.migrations).skip(done) {
         transaction.batch_execute(sql).map_err(step("migrate the database"))?;
         transaction
-            .execute("INSERT INTO migration (version) VALUES ($1)", &[&version])
+            .batch_execute(&format!("INSERT INTO migration (version) VALUES ({version})"))
             .map_err(step("migrate the database"))?;
         log::info!(version; "database migrated");
     }
     Ok(())
 }
 
-fn version(client: &mut impl GenericClient) -> Result<usize, Error> {
-    let version: i32 = client
+fn version(transaction: &mut Transaction<'_>) -> Result<usize, Error> {
+    let version: i32 = transaction
         .query_one("SELECT coalesce(max(version), 0) FROM migration", &[])
         .map_err(step("read the version of the database"))?
         .get(0);
@@ -324,6 +265,13 @@ mod tests {
             assert_eq!(config.get_dbname(), Some("balancedb"));
         }
         assert_eq!(read("postgres://bank@db/x", "", "").unwrap().get_password(), None);
+    }
+
+    #[test]
+    fn url_that_requires_tls_is_rejected() {
+        let err = read("postgres://bank@db/x?sslmode=require", "", "").unwrap_err();
+        assert!(err.contains("a URL without sslmode=require"), "{err}");
+        assert!(read("postgres://bank@db/x?sslmode=prefer", "", "").is_ok());
     }
 
     #[test]

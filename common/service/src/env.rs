@@ -57,7 +57,8 @@ pub const DATABASE_URL: Variable = Variable::required(
     "PostgreSQL database of this service: a URL such as postgres://user@host:5432/balancedb, or \
      host=... user=... dbname=.... A password in the URL must be percent-encoded: \
      DATABASE_PASSWORD needs no encoding. The connection is not encrypted: sslmode=require is \
-     refused",
+      refused. A connection pooler must give each connection its own session: \
+      pool_mode=session of PgBouncer",
 )
 .secret()
 .checked(url::check_postgres);

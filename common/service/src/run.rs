@@ -6,6 +6,7 @@ use crate::health::{self, HEALTH_ADDR, HEALTH_PORT};
 use crate::log::Chain;
 use crate::panic_guard;
 use crate::shutdown::Shutdown;
+use std::env::VarError;
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
@@ -109,10 +110,21 @@ fn start(
         }
     }
     env.refuse_removed()?;
+    refuse_other_encodings(service)?;
     crate::log::init(env.parse(&LOG, "off, error, warn, info, debug or trace")?);
     panic_guard::exit_on_panic();
     let shutdown = Shutdown::on_signals()?;
     (service.run)(&Start { env, shutdown, flags })
+}
+
+/// Rejects variables that are not UTF-8. They would look like unset ones.
+fn refuse_other_encodings(service: &Service) -> Result<(), env::Error> {
+    let is_other =
+        |variable: &&Variable| matches!(std::env::var(variable.name), Err(VarError::NotUnicode(_)));
+    match service.variables.iter().copied().flatten().find(is_other) {
+        Some(variable) => Err(env::invalid(variable, String::new(), "UTF-8".to_owned())),
+        None => Ok(()),
+    }
 }
 
 fn check(env: &Env<'_>) -> Result<ExitCode, BoxError> {

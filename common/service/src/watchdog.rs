@@ -1,8 +1,9 @@
 //! Ends the process when a call hangs.
 //!
-//! If a server accepts the connection and then sends nothing, the kafka crate waits two minutes and
-//! the postgres crate waits forever. Neither gives access to its sockets, so an overdue call cannot
-//! be cancelled. A restart recovers.
+//! If a broker accepts the connection and then sends nothing, the kafka crate waits two minutes. It
+//! does not give access to its sockets, so an overdue call cannot be cancelled. A restart recovers.
+//! The same holds for the postgres crate at a Unix socket. Its other calls have deadlines: see
+//! `database/deadline.rs`.
 
 use crate::exit::{EXIT_TEMPORARY, exit};
 use crate::shutdown::Shutdown;

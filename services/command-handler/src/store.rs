@@ -155,7 +155,7 @@ impl Session {
         &mut self,
         call: impl FnOnce(&mut Ownership, &mut Client) -> Result<R, database::Error>,
     ) -> Result<R, Error> {
-        let _watch = database::watch(&self.shutdown, "own partitions");
+        let _deadline = database::heartbeat(&self.shutdown, "own partitions");
         let ownership = self.ownership.as_mut().expect("the session has joined");
         Ok(call(ownership, &mut self.client)?)
     }

@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
         Choice::Healthcheck => service::healthcheck("edge"),
         Choice::Text(text) => service::answer("edge", &text),
         Choice::Refused(why) => {
-            eprintln!("edge: {why}");
+            service::log::write_last(&format!("edge: {why}"));
             ExitCode::from(EXIT_USAGE)
         }
     }

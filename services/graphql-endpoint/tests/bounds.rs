@@ -67,7 +67,7 @@ fn recovers(stack: &Stack, mut endpoint: Endpoint) {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn locked_table_delays_its_clients_only() {
-    // More than the connections can serve within the time limit of the watchdog.
+    // More than the connections can serve within 30 s.
     const CLIENTS: usize = 32;
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
@@ -95,6 +95,31 @@ fn silent_database_delays_no_answer() {
     let (busy, unavailable) = (errors(&responses, BUSY), errors(&responses, UNAVAILABLE));
     assert_eq!((busy, unavailable), (16, 4), "{responses:?}");
     proxy.release();
+    recovers(&stack, endpoint);
+}
+
+/// The endpoint gives up its connections instead of its process.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn silent_network_does_not_end_the_endpoint() {
+    const SILENCE: Duration = Duration::from_secs(40);
+    let (stack, proxy) = (Stack::shared(), DatabaseProxy::start());
+    let endpoint = Endpoint::start_with(&stack, &[("DATABASE_URL", proxy.url())]);
+    proxy.hold();
+    let started = Instant::now();
+    let (responses, _) = transfers(&endpoint, 4);
+    assert_eq!(errors(&responses, UNAVAILABLE), 4, "{responses:?}");
+    until("the endpoint reports that it is not ready", SILENCE, || {
+        (!endpoint.is_ready()).then_some(())
+    });
+    let noticed = started.elapsed();
+    assert!(noticed < Duration::from_secs(20), "{noticed:?}");
+    while started.elapsed() < SILENCE {
+        thread::sleep(Duration::from_millis(100));
+        assert!(!endpoint.is_ready(), "{:?}", started.elapsed());
+    }
+    proxy.release();
+    until("the endpoint is ready", PATIENCE, || endpoint.is_ready().then_some(()));
     recovers(&stack, endpoint);
 }
 

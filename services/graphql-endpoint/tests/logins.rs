@@ -6,6 +6,7 @@ mod support;
 use bank::topology::CONFIRM_MONEY_TRANSFER;
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Stack};
+use bank_tests::wait::until;
 use serde_json::{Value, json};
 use std::thread;
 use support::{Endpoint, deposit, name};
@@ -39,7 +40,9 @@ fn logins_are_counted_and_logged_without_secrets() {
     });
     assert_eq!(endpoint.transfer(&payment)["success"], true);
 
-    let log = endpoint.log();
+    let log = until("the transfer is logged", PATIENCE, || {
+        Some(endpoint.log()).filter(|log| log.contains("msg=transfer result=succeeded "))
+    });
     let address = "address=127.0.0.1";
     let lines = |start: &str| -> Vec<&str> {
         log.lines().filter(|line| line.contains(start) && line.contains(address)).collect()

@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// A queue, and what its thread writes. The thread waits while nobody receives.
+    /// A queue, and what its thread writes. The thread waits while the test does not receive.
     fn queue() -> (Arc<Queue>, mpsc::Receiver<String>) {
         let queue = Arc::new(Queue::new());
         let (sender, written) = mpsc::sync_channel(0);
@@ -223,7 +223,7 @@ mod tests {
     fn flush_waits_for_the_last_line() {
         let (queue, written) = queue();
         queue.push(None, "last".to_owned());
-        assert!(!queue.flush(Duration::from_millis(10)), "nobody reads");
+        assert!(!queue.flush(Duration::from_millis(10)), "the test does not read");
         let reader = thread::spawn(move || receive(&written, 1));
         assert!(queue.flush(LIMIT));
         assert!(reader.join().unwrap().ends_with(" last\n"));

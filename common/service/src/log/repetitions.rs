@@ -1,21 +1,21 @@
 //! Limits how often a failure is logged.
 
-use std::collections::BTreeMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
 /// Minimum time between two lines of one cause.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Maximum of causes that are told apart at a time. All others share one limit.
+/// Maximum of distinct causes at a time. All others share one limit.
 const CAUSES_MAX: usize = 256;
 
 /// The causes of failures that were logged within the last second.
 ///
 /// The first failure is written at once. Of the later ones the latest is held back until the second
 /// is over, so that the last error before a recovery or an exit is in the log.
-pub struct Repetitions(BTreeMap<u64, Cause>);
+pub struct Repetitions(Vec<Cause>);
 
 struct Cause {
+    id: u64,
     /// When its last line was written.
     written: Instant,
     /// Lines since then that will not be written.
@@ -43,34 +43,41 @@ impl Cause {
 
 impl Repetitions {
     pub const fn new() -> Self {
-        Self(BTreeMap::new())
+        Self(Vec::new())
     }
 
-    /// Returns the line that is to be written now, if there is one.
+    /// Returns the line that must be written now, if there is one.
     pub fn admit(&mut self, cause: u64, line: String, now: Instant) -> Option<String> {
-        let is_full = self.0.len() >= CAUSES_MAX && !self.0.contains_key(&cause);
-        if is_full {
-            self.0.retain(|_, cause| cause.held.is_some() || now < cause.written + INTERVAL);
+        if self.position(cause).is_none() && self.0.len() >= CAUSES_MAX {
+            self.0.retain(|cause| cause.held.is_some() || now < cause.written + INTERVAL);
         }
-        let cause = if self.0.len() >= CAUSES_MAX && is_full { u64::MAX } else { cause };
-        let Some(known) = self.0.get_mut(&cause) else {
-            self.0.insert(cause, Cause { written: now, suppressed: 0, held: None });
+        let position = self.position(cause);
+        // The last place is for all causes without a place of their own.
+        let is_full = self.0.len() >= CAUSES_MAX;
+        let Some(position) = position.or_else(|| self.0.len().checked_sub(1).filter(|_| is_full))
+        else {
+            self.0.push(Cause { id: cause, written: now, suppressed: 0, held: None });
             return Some(line);
         };
+        let known = &mut self.0[position];
         known.hold(line);
         if now < known.written + INTERVAL { None } else { known.release(now) }
+    }
+
+    fn position(&self, cause: u64) -> Option<usize> {
+        self.0.iter().position(|known| known.id == cause)
     }
 
     /// Returns the lines that are held back until `now`, or all of them.
     pub fn due(&mut self, now: Option<Instant>) -> Vec<String> {
         let is_due = |cause: &Cause| now.is_none_or(|now| now >= cause.written + INTERVAL);
-        let due = self.0.values_mut().filter(|cause| is_due(cause));
+        let due = self.0.iter_mut().filter(|cause| is_due(cause));
         due.filter_map(|cause| cause.release(now.unwrap_or_else(Instant::now))).collect()
     }
 
     /// The time until which the next line is held back.
     pub fn next_due(&self) -> Option<Instant> {
-        let held = self.0.values().filter(|cause| cause.held.is_some());
+        let held = self.0.iter().filter(|cause| cause.held.is_some());
         held.map(|cause| cause.written + INTERVAL).min()
     }
 }
@@ -115,10 +122,10 @@ mod tests {
             let causes = 0..2 * CAUSES_MAX as u64;
             causes.filter_map(|cause| repetitions.admit(cause, String::new(), now)).count()
         };
-        assert_eq!(count(&mut repetitions, start), CAUSES_MAX + 1);
-        assert_eq!(repetitions.0.len(), CAUSES_MAX + 1);
+        assert_eq!(count(&mut repetitions, start), CAUSES_MAX);
+        assert_eq!(repetitions.0.len(), CAUSES_MAX);
         repetitions.due(None);
         // Causes without a failure in the last second are forgotten.
-        assert_eq!(count(&mut repetitions, start + 10 * INTERVAL), CAUSES_MAX + 1);
+        assert_eq!(count(&mut repetitions, start + 10 * INTERVAL), CAUSES_MAX);
     }
 }

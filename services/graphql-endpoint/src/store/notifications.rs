@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::transaction::Transaction;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, Statement};
-use service::database;
+use service::database::{self, Deadline};
 use service::shutdown::Shutdown;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,7 +98,7 @@ impl NotificationListener {
 
     /// Checks the connection, since a lost one looks like one without notifications.
     pub fn check(&mut self) -> Result<(), Error> {
-        let _watch = database::watch(&self.shutdown, "listen");
+        let _deadline = Deadline::start(database::HEARTBEAT, Some(&self.shutdown), "listen");
         self.client.batch_execute("").map_err(step("listen"))
     }
 }

@@ -6,7 +6,7 @@ use crate::error::Error;
 use postgres::error::{DbError, Severity};
 use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
-use service::database;
+use service::database::Deadline;
 use service::shutdown::Shutdown;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
@@ -19,6 +19,8 @@ const CONNECTION_WAIT: Duration = Duration::from_secs(5);
 /// Maximum wait for the result of a statement. It is longer than `statement_timeout`, after which
 /// the server sends an error.
 const RESULT_WAIT: Duration = Duration::from_secs(7);
+/// Limit of a statement and its connection. The caller no longer waits then.
+const CALL: Duration = Duration::from_secs(10);
 /// Stack size of a connection's thread.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -178,12 +180,11 @@ struct Connection {
 impl Connection {
     fn run(&mut self, calls: &Queue, shutdown: &Shutdown) {
         while let Some(call) = calls.next() {
-            // The watch starts here: a wait for a connection is no reason to end the process.
-            let watch = database::watch(shutdown, "query for a client");
+            let deadline = Deadline::start(CALL, Some(shutdown), "query for a client");
             let (sql, parameters) = &call.statement;
             let parameters: Vec<_> = parameters.iter().map(|it| &**it as _).collect();
             let result = self.query(sql, &parameters);
-            drop(watch);
+            drop(deadline);
             call.end(result);
         }
     }
@@ -199,7 +200,14 @@ impl Connection {
                 Err(err) if (connection.client.is_closed() || is_fatal(&err)) && !last => {
                     self.open = None;
                 }
-                result => return result.map_err(step("query for a client")),
+                result => {
+                    // The server did not respond. The statement may be executed, so it is not
+                    // repeated.
+                    if matches!(&result, Err(err) if err.as_db_error().is_none()) {
+                        self.open = None;
+                    }
+                    return result.map_err(step("query for a client"));
+                }
             }
         }
         unreachable!("the last attempt returns")

@@ -90,7 +90,7 @@ impl TransactionWriter {
         &mut self,
         call: impl FnOnce(&mut Ownership, &mut Client) -> Result<R, database::Error>,
     ) -> Result<R, Error> {
-        let _watch = database::watch(&self.shutdown, "own partitions");
+        let _deadline = database::heartbeat(&self.shutdown, "own partitions");
         Ok(call(&mut self.ownership, &mut self.client)?)
     }
 

@@ -1,0 +1,70 @@
+//! Errors of database operations, and which of them are retryable.
+
+use postgres::error::SqlState;
+
+/// A database operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A statement or a connection failed.
+    #[error("{step}")]
+    Step {
+        /// The failed step, such as "connect to the database".
+        step: &'static str,
+        source: postgres::Error,
+    },
+    /// The database holds a value that this version did not write.
+    #[error("{0}")]
+    Foreign(String),
+    /// Another worker has taken a partition over, since the lease of this one had ended. Nothing
+    /// was written.
+    #[error("another worker owns the partition now")]
+    Fenced,
+    /// The database must be migrated first, which this role may not do.
+    #[error(
+        "the database has version {version}, this program needs {needed}, and its role may not \
+         create tables: run `{service} --migrate` as the owner"
+    )]
+    Outdated { service: &'static str, version: usize, needed: usize },
+    /// A connection is not one session.
+    #[error(
+        "a connection pooler assigns another session to each transaction: connect to PostgreSQL \
+         directly, or set pool_mode=session in PgBouncer"
+    )]
+    Pooled,
+}
+
+impl Error {
+    /// True if a retry of the same step can succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Step { source, .. } => is_transient(source),
+            Self::Foreign(_) | Self::Pooled => false,
+            // The migration may be running.
+            Self::Fenced | Self::Outdated { .. } => true,
+        }
+    }
+
+    /// True for a violated unique constraint.
+    pub fn is_duplicate(&self) -> bool {
+        let Self::Step { source, .. } = self else { return false };
+        source.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    }
+}
+
+/// Adds the name of the failed step to an error of PostgreSQL.
+pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
+    move |source| Error::Step { step, source }
+}
+
+/// False if the statement or its data are wrong. All other errors are transient: lost connections,
+/// restarts, full disks, locks. Source: PostgreSQL manual, appendix A.
+fn is_transient(err: &postgres::Error) -> bool {
+    let Some(state) = err.code() else {
+        // The connection failed; the server reported no error.
+        return true;
+    };
+    // Classes of SQLSTATE: 0A not supported, 21 and 22 data, 23 integrity, 26 statement name, 2F,
+    // 38 and 39 functions, 42 syntax or privileges, 44 view.
+    const PERMANENT: [&str; 10] = ["0A", "21", "22", "23", "26", "2F", "38", "39", "42", "44"];
+    !PERMANENT.iter().any(|class| state.code().starts_with(class))
+}
