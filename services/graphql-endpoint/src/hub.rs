@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn long_texts_are_bounded_too() {
         const TEXT: usize = 64 << 10;
-        let hub = Hub::new(200);
+        let hub = Hub::new(1000);
         let long = |number: i64, iban: &str| Transaction {
             description: "x".repeat(TEXT),
             ..transaction(number, iban, 5)
