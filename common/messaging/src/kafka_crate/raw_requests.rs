@@ -172,8 +172,8 @@ pub fn list_offsets(
 }
 
 /// Returns the partition, offset and metadata for each of `partitions`. The offset is -1 if the
-/// group has committed none. If one of them fails, returns the error code of Kafka. The broker at `host` is
-/// the group's coordinator.
+/// group has committed none. If one of them fails, returns the error code of Kafka. The broker at
+/// `host` is the group's coordinator.
 ///
 /// The crate's own request drops the metadata.
 pub fn committed_offsets(
