@@ -9,7 +9,6 @@ mod start_positions;
 #[cfg(test)]
 mod tests;
 
-pub use shared::check_partition_count;
 pub use start_positions::{
     GroupPositions, OffsetReset, commit_positions, committed_offsets, group_positions, log_ranges,
     start_positions,

@@ -17,21 +17,6 @@ pub fn no_such_partition(topic: &str, partition: i32, partitions: usize) -> Erro
     Error { kind: ErrorKind::Config, code: codes::UNKNOWN_TOPIC_OR_PARTITION, text }
 }
 
-/// Checks the number of partitions of a topic, for a service that distributes a fixed number.
-///
-/// # Errors
-/// [`ErrorKind::Config`] if the topic has `found` partitions instead of `expected`.
-pub fn check_partition_count(topic: &str, expected: i32, found: usize) -> Result<(), Error> {
-    if i64::try_from(found) == Ok(i64::from(expected)) {
-        return Ok(());
-    }
-    let text = format!(
-        "topic {topic} has {found} partitions instead of {expected}: this service would not read \
-         all of them. Run the synchronizer with --dry-run for the remedy"
-    );
-    Err(Error { kind: ErrorKind::Config, code: 0, text })
-}
-
 /// The error of a position in a topic that no longer exists, although its name does.
 pub fn recreated(topic: &str, former: TopicId, present: TopicId) -> Error {
     let text = format!(
