@@ -4,6 +4,8 @@
 //!
 //! Reads `KAFKA_BROKERS` and `SCHEMA_REGISTRY_URL`.
 
+#![allow(clippy::print_stdout, reason = "a program of a test")]
+
 use avro::registry::Registry;
 use avro::{Encoder, Record};
 use bank::iban::{CASH, COMPANY_IBAN};
