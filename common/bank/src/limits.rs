@@ -150,7 +150,7 @@ mod tests {
     fn outcome_of_the_largest_command_fits_its_topic() {
         // The fields of a change that are not texts of the command: IBAN, three numbers, id.
         const CHANGE_FIELDS: usize = (1 + 18) + 3 * 10 + (1 + 16);
-        assert!(BALANCE_CHANGED_BYTES_MAX >= COMMAND_BYTES_MAX + CHANGE_FIELDS);
+        const { assert!(BALANCE_CHANGED_BYTES_MAX >= COMMAND_BYTES_MAX + CHANGE_FIELDS) };
         for bytes in [COMMAND_BYTES_MAX, BALANCE_CHANGED_BYTES_MAX, OUTCOME_BYTES_MAX] {
             assert!(bytes < BATCH_BYTES_MAX - BATCH_OVERHEAD_BYTES);
         }
