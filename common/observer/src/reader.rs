@@ -173,8 +173,8 @@ impl<D: FnMut(&FetchedRecord) -> Result<Event, avro::Error>> TopicReader<D> {
         self.sender.send(Ok(batch)).map_err(|_| Dropped)
     }
 
-    /// Decodes a record, and retries while the registry is unavailable. A decoder also reports for a
-    /// few seconds that the registry does not have a schema id.
+    /// Decodes a record, and retries while the registry is unavailable. A decoder also reports for
+    /// a few seconds that the registry does not have a schema id.
     fn decode(
         &mut self,
         position: RecordPosition,

@@ -3,7 +3,7 @@
 //! Both are in the database that holds the effects. The transaction that stores the effects of a
 //! batch also stores its positions, by one statement that finds only rows with the epoch of this
 //! worker. So a worker that was taken for dead writes nothing. No session and no advisory lock is
-//! part of this: it works through connection poolers and after a failover.
+//! part of this: it also works after a failover of the database.
 //! See docs/decisions/0040-positions-in-the-database.md.
 
 use crate::database::{Error, step};

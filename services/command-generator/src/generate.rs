@@ -397,7 +397,8 @@ impl Generator {
                 Ok(())
             }
             // Another member has the partitions. If it is a generator, it derives the same commands
-            // from the same heartbeats. If not, this one goes on without commits.
+            // from the same heartbeats. Otherwise this generator continues without
+            // commits.
             Err(err) if err.kind == ErrorKind::Fenced => {
                 log::warn!(
                     group = self.config.names.group, error:% = err;

@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit of each request, and of the last commit.
 const WITHIN: Duration = Duration::from_millis(200);
 
-/// What Kafka last said about a topic.
+/// The last known state of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicState {
     pub partitions: i32,
@@ -29,7 +29,7 @@ pub struct TopicState {
 }
 
 impl TopicState {
-    /// Time since Kafka said so.
+    /// Time since Kafka reported it.
     pub fn age(&self) -> Duration {
         self.answered.elapsed()
     }
@@ -76,7 +76,7 @@ impl TopicMonitor {
         Self { state, stop, stopped }
     }
 
-    /// What Kafka last said; `None` before its first answer.
+    /// The last known state; `None` before Kafka's first answer.
     pub fn topic(&self) -> Option<TopicState> {
         *lock(&self.state)
     }

@@ -152,7 +152,8 @@ impl<O: Send + 'static> Serving<'_, O> {
         }
     }
 
-    /// Waits until Kafka has answered within [`SILENCE_MAX`]. `None` if shutdown is requested first.
+    /// Waits until Kafka has answered within [`SILENCE_MAX`]. `None` if shutdown is requested
+    /// first.
     fn wait_for_kafka(&self) -> Option<TopicState> {
         loop {
             match self.monitor.topic() {
@@ -268,7 +269,7 @@ impl<O: Send + 'static> Serving<'_, O> {
                 {
                     log::warn!(
                         topic = T::Command::TOPIC.name, partitions = latest.partitions;
-                        "the topic has changed, reading it anew"
+                        "the topic has changed, assigning its partitions again"
                     );
                     return Ok(());
                 }

@@ -225,7 +225,7 @@ impl Worker {
 /// Generation of the consumer group; `None` if leases in the database assign the partitions.
 struct Generation(Option<i32>);
 
-/// What Kafka says about balance_changed.
+/// The state of balance_changed in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TopicState {
     partitions: i32,
@@ -279,7 +279,7 @@ struct ServedPartitions<'a> {
     generation: Option<i32>,
     /// The topic that is read.
     state: TopicState,
-    /// When Kafka last told about it.
+    /// When Kafka last described it.
     answered: Instant,
     consumer: Consumer,
     records: &'a mut RecordDecoder,

@@ -19,7 +19,7 @@ pub enum Error {
     #[error("Kafka has not answered for {} s, giving the partitions back", .0.as_secs())]
     Silent(Duration),
     /// The topic has more partitions than before, or was recreated.
-    #[error("the topic balance_changed has changed, reading it anew")]
+    #[error("the topic balance_changed has changed, assigning its partitions again")]
     TopicChanged,
     /// A schema that the synchronizer registers is missing, or the registry is unavailable.
     #[error("could not get a schema")]

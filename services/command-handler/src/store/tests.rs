@@ -342,7 +342,7 @@ fn end_leases(database: &Database) {
     connect(&database.owner).unwrap().batch_execute(sql).unwrap();
 }
 
-/// Tells the session that it reads its partitions from offset 0.
+/// Lets the session read its partitions from offset 0.
 fn begin(session: &mut Session) {
     let starts: BTreeMap<i32, i64> = owned(session).into_iter().map(|it| (it, 0)).collect();
     session.owning(|ownership, client| ownership.begin(client, &starts, None)).unwrap();
@@ -385,7 +385,7 @@ fn worker_without_a_lease_is_fenced() {
     let pay = || vec![order(1, &a.iban, &a.token, CASH)];
     dead.transfer(pay(), &positions(10, 0)).unwrap();
     end_leases(&database);
-    // Without another worker it goes on.
+    // Without another worker it continues.
     dead.transfer(pay(), &positions(20, 10)).unwrap();
     let mut next = database.session(CONFIRM_MONEY_TRANSFER);
     assert_eq!(take_share(&mut next).len(), 9);
@@ -464,7 +464,8 @@ fn database_of_version_1_is_migrated() {
     database::migrate_as_owner(&mut owner, &first, "").unwrap();
     let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
     let sql = "INSERT INTO account VALUES ('NL12OPEN0123456789', '01234567890123456789', 7, 0, 1);
-               INSERT INTO account_creation (id, a_type, iban) VALUES ($id, 'AUTO', 'NL12OPEN0123456789')";
+               INSERT INTO account_creation (id, a_type, iban)
+               VALUES ($id, 'AUTO', 'NL12OPEN0123456789')";
     owner.batch_execute(&sql.replace("$id", &format!("'{old}'"))).unwrap();
     database.migrate();
     let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
