@@ -2,8 +2,6 @@
 //! compute that they fit each other and the memory of the containers. docs/limits.md lists them
 //! with the other limits of the bank.
 
-use crate::topology::DEAD_LETTER;
-
 /// `max.message.bytes` of all topics but `dead_letter`: the largest batch that a program may write.
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
 /// `max.message.bytes` of `dead_letter`: the largest record of another topic, the reason, and the
@@ -41,17 +39,10 @@ pub const PRODUCER_QUEUE_BYTES: usize = 1 << 20;
 /// last one may exceed it.
 pub const COMMANDS_BYTES_MAX: usize = 256 << 10;
 
-/// The largest record that a program may write to the topic: key, value and headers.
-pub fn record_bytes_max(topic: &str) -> usize {
-    let is_dead_letter = topic == DEAD_LETTER.name;
-    let batch = if is_dead_letter { DEAD_LETTER_BATCH_BYTES_MAX } else { BATCH_BYTES_MAX };
-    batch - BATCH_OVERHEAD_BYTES
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{CONFIRM_MONEY_TRANSFER, TOPICS};
+    use crate::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER, TOPICS, record_bytes_max};
 
     /// `--memory` of the container of a service that reads topics, except for the endpoint.
     const CONTAINER: usize = 16 << 20;

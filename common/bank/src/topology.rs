@@ -1,6 +1,6 @@
 //! The topics of the bank: names, partitions, configs and schemas. See ARCHITECTURE.md, "Topics".
 
-use crate::limits::{BATCH_BYTES_MAX, DEAD_LETTER_BATCH_BYTES_MAX};
+use crate::limits::{BATCH_BYTES_MAX, BATCH_OVERHEAD_BYTES, DEAD_LETTER_BATCH_BYTES_MAX};
 
 /// Desired replication factor. The actual one is `min(REPLICATION, brokers)`.
 pub const REPLICATION: i16 = 3;
@@ -92,6 +92,13 @@ impl Topic {
     pub fn subject(&self) -> String {
         format!("{}-value", self.name)
     }
+}
+
+/// The largest record that a program may write to the topic: key, value and headers.
+pub fn record_bytes_max(topic: &str) -> usize {
+    let is_dead_letter = topic == DEAD_LETTER.name;
+    let batch = if is_dead_letter { DEAD_LETTER_BATCH_BYTES_MAX } else { BATCH_BYTES_MAX };
+    batch - BATCH_OVERHEAD_BYTES
 }
 
 #[cfg(test)]

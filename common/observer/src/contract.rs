@@ -8,11 +8,12 @@ use crate::outcome::Outcome;
 use crate::record::{Event, ObservedRecord, RecordPosition, hash};
 use crate::report::{Counts, History, News, Report};
 use crate::violation::{Kind, Violation};
-use bank::limits::record_bytes_max;
 use bank::records::{
     AccountCreationConfirmed, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer,
 };
-use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, TOPICS};
+use bank::topology::{
+    CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, DEAD_LETTER, TOPICS, record_bytes_max,
+};
 use messaging::partitioner::partition;
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;

@@ -5,7 +5,6 @@ use crate::env::{self, DATABASE_URL, Env, Variable};
 use crate::exit::{BoxError, EXIT_TEMPORARY};
 use crate::log::Chain;
 use crate::shutdown::Shutdown;
-use postgres::config::SslMode;
 use postgres::{Client, Transaction};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -96,10 +95,6 @@ pub fn config(env: &Env<'_>) -> Result<postgres::Config, env::Error> {
             return Err(env::invalid(&DATABASE_URL, String::new(), expected.to_owned()));
         }
         config.password(password);
-    }
-    if config.get_ssl_mode() == SslMode::Require {
-        let expected = "a URL without sslmode=require, since TLS is not built in".to_owned();
-        return Err(env::invalid(&DATABASE_URL, String::new(), expected));
     }
     if connect::has_unix_socket(&config) {
         deadline::use_unix_sockets();
@@ -265,13 +260,6 @@ mod tests {
             assert_eq!(config.get_dbname(), Some("balancedb"));
         }
         assert_eq!(read("postgres://bank@db/x", "", "").unwrap().get_password(), None);
-    }
-
-    #[test]
-    fn url_that_requires_tls_is_rejected() {
-        let err = read("postgres://bank@db/x?sslmode=require", "", "").unwrap_err();
-        assert!(err.contains("a URL without sslmode=require"), "{err}");
-        assert!(read("postgres://bank@db/x?sslmode=prefer", "", "").is_ok());
     }
 
     #[test]

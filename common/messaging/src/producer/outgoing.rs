@@ -1,7 +1,6 @@
 //! A record to write, and the dead letter of an undecodable one.
 
-use bank::limits::record_bytes_max;
-use bank::topology::DEAD_LETTER;
+use bank::topology::{DEAD_LETTER, record_bytes_max};
 use kafka_client::protocol::codes;
 use kafka_client::{Error, ErrorKind};
 

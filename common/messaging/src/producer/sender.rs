@@ -86,7 +86,7 @@ impl Sender {
     }
 
     /// Writes a dead letter that is too large for its topic again, each time with half the value.
-    /// The limit of the topic may be lower than [`bank::limits::record_bytes_max`].
+    /// The limit of the topic may be lower than [`bank::topology::record_bytes_max`].
     fn cut_dead_letter(&mut self, record: &Outgoing, result: &mut Result<(), Error>) {
         let mut bytes = record.value.len();
         while record.topic == DEAD_LETTER.name
