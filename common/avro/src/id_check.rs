@@ -48,7 +48,7 @@ fn check_all(registry: &Registry, shutdown: &Shutdown) {
                     "the schema registry was replaced: the schema id is not valid, exiting with \
                      code 75"
                 );
-                std::process::exit(EXIT_TEMPORARY.into());
+                service::exit(EXIT_TEMPORARY);
             }
             // A running service does not need the registry.
             Err(err) => {

@@ -18,7 +18,7 @@ pub mod shutdown;
 pub mod url;
 pub mod watchdog;
 
-pub use exit::{BoxError, EXIT_TEMPORARY, EXIT_USAGE};
+pub use exit::{BoxError, EXIT_TEMPORARY, EXIT_USAGE, exit};
 pub use run::{Service, Start, answer, healthcheck, main, run, wrap};
 
 // The malloc of musl has one lock for all threads: docs/decisions/0009-allocator.md.
