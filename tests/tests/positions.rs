@@ -167,7 +167,8 @@ fn refused_outcomes_are_published_later() {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn deleted_commands_stop_the_handler() {
-    let stack = Stack::shared();
+    // Its own servers: other tests read all commands of theirs.
+    let stack = Stack::separate(1);
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
     let accounts = client.open_accounts(5, 100);
@@ -200,7 +201,8 @@ fn deleted_commands_stop_the_handler() {
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn grown_and_recreated_topic_is_followed() {
-    let stack = Stack::shared();
+    // Its own servers: other tests read all commands of theirs.
+    let stack = Stack::separate(1);
     let topic = CONFIRM_MONEY_TRANSFER.name;
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);

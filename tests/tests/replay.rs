@@ -73,6 +73,7 @@ fn replay_of_all_commands_changes_nothing() {
     drop(client);
 
     let mut kafka = stack.kafka_client();
+    let mut database = stack.database();
     for topic in COMMANDS {
         let bounds = kafka.log_range(topic.name, PATIENCE).unwrap();
         let starts: Vec<Position> = (0..)
@@ -80,6 +81,12 @@ fn replay_of_all_commands_changes_nothing() {
             .map(|(partition, (first, _))| Position { partition, next: first })
             .collect();
         kafka.commit("command-handler", topic.name, &starts, PATIENCE).unwrap();
+        let sql = "UPDATE topic_partition SET next_offset = $3, resume_offset = $3
+                   WHERE topic = $1 AND partition = $2";
+        for Position { partition, next } in starts {
+            let changed = database.execute(sql, &[&topic.name, &partition, &next]);
+            assert_eq!(changed.expect("set the positions back"), 1);
+        }
     }
     let handler = Handler::start(&stack);
     for topic in COMMANDS {
