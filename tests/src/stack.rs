@@ -2,6 +2,7 @@
 
 use avro::registry::Registry;
 use avro::{Encoder, Record};
+use bank::limits::{BATCH_BYTES_MAX, BATCH_OVERHEAD_BYTES};
 use bank::records::{ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::topology::{TOPICS, Topic};
 use messaging::KafkaConfig;
@@ -9,7 +10,7 @@ use messaging::partitioner::partition;
 use messaging::{Batch, KafkaClient, NewRecord};
 use postgres::NoTls;
 use service::env::Env;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -323,9 +324,13 @@ impl Post {
 /// # Panics
 /// If they are not written after [`PATIENCE`].
 pub fn post(kafka_client: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
-    let mut left: BTreeMap<(&str, i32), Vec<usize>> = BTreeMap::new();
+    let mut left: BTreeMap<(&str, i32), VecDeque<Vec<usize>>> = BTreeMap::new();
     for (at, post) in posts.iter().enumerate() {
-        left.entry((post.topic, post.partition)).or_default().push(at);
+        let batches = left.entry((post.topic, post.partition)).or_default();
+        match batches.back_mut() {
+            Some(last) if fits(posts, last, post) => last.push(at),
+            _ => batches.push_back(vec![at]),
+        }
     }
     let mut offsets = vec![-1; posts.len()];
     crate::wait::until("records are written", PATIENCE, || {
@@ -334,23 +339,34 @@ pub fn post(kafka_client: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
             value: posts[at].value.as_deref(),
             headers: &[],
         };
+        // The first batch of each partition.
         let batches: Vec<Batch<'_>> = left
             .iter()
-            .map(|(&(topic, partition), records)| {
-                let records = records.iter().map(record).collect();
+            .map(|(&(topic, partition), batches)| {
+                let records = batches[0].iter().map(record).collect();
                 Batch { topic, partition, records }
             })
             .collect();
         let results = kafka_client.produce(&batches, Duration::from_secs(10));
-        let partitions: Vec<(&str, i32)> = left.keys().copied().collect();
-        for (partition, result) in partitions.into_iter().zip(results) {
+        for (batches, result) in left.values_mut().zip(results) {
             if let Ok(first) = result {
-                for (offset, at) in (first..).zip(left.remove(&partition).into_iter().flatten()) {
+                for (offset, at) in (first..).zip(batches.pop_front().into_iter().flatten()) {
                     offsets[at] = offset;
                 }
             }
         }
+        left.retain(|_, batches| !batches.is_empty());
         left.is_empty().then_some(())
     });
     offsets
+}
+
+/// True if a batch with the records `batch` and `post` is within the limit of the topics.
+fn fits(posts: &[Post], batch: &[usize], post: &Post) -> bool {
+    let bytes = |post: &Post| {
+        let [key, value] = [&post.key, &post.value].map(|it| it.as_ref().map_or(0, Vec::len));
+        32 + key + value
+    };
+    let batch: usize = batch.iter().map(|&at| bytes(&posts[at])).sum();
+    batch + bytes(post) <= BATCH_BYTES_MAX - BATCH_OVERHEAD_BYTES
 }

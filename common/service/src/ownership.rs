@@ -368,9 +368,12 @@ impl Statements {
     fn prepare(client: &mut Client) -> Result<Self, postgres::Error> {
         let mut prepare = |sql: &str| client.prepare(sql);
         Ok(Self {
+            // ON CONFLICT alone would wait for the transactions of the owners.
             add_partitions: prepare(
                 "INSERT INTO topic_partition (topic, partition)
-                 SELECT $1, * FROM generate_series(0, $2::integer - 1) ON CONFLICT DO NOTHING",
+                 SELECT $1, n FROM generate_series(0, $2::integer - 1) AS n
+                 WHERE NOT EXISTS (SELECT FROM topic_partition WHERE topic = $1 AND partition = n)
+                 ON CONFLICT DO NOTHING",
             )?,
             join: prepare(
                 "WITH dead AS (

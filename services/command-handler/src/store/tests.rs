@@ -48,7 +48,10 @@ impl Database {
     fn drop_tables(&self) {
         connect(&self.owner)
             .unwrap()
-            .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+            .batch_execute(
+                "DROP SCHEMA public CASCADE; CREATE SCHEMA public;
+                 GRANT USAGE ON SCHEMA public TO PUBLIC",
+            )
             .unwrap();
     }
 
