@@ -38,7 +38,8 @@ COMMON_TESTS := $(patsubst %.rs,--test %,$(notdir $(wildcard common/*/tests/*.rs
 BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,\
 	$(notdir $(wildcard bench/tests/*.rs services/*/tests/*.rs tests/tests/*.rs)))
 # The part of the integration tests that Kafka 4 is most likely to break.
-KAFKA_4_COMMON_TESTS := $(addprefix --test ,kafka kafka_groups kafka_sasl kafka_topics)
+KAFKA_4_COMMON_TESTS := $(addprefix --test ,\
+	kafka kafka_faults kafka_groups kafka_sasl kafka_topics)
 KAFKA_4_BANK_TESTS := $(addprefix --test ,\
 	leader kills rules replay generator heartbeat synchronizer)
 # The kafka crate can't connect to Kafka 4.
@@ -101,7 +102,7 @@ build: ## build all services
 ##@ Test (on separate servers and ports)
 
 test: ## run all tests
-	@echo "Running all tests on separate servers: about 30 minutes"
+	@echo "Running all tests on separate servers: about 38 minutes"
 	@$(MAKE_TARGET) test-unit
 	@$(MAKE_TARGET) test-stack
 	@$(MAKE_TARGET) test-browser
@@ -160,7 +161,7 @@ test-browser: ## test the web pages in Chromium
 		node --test --test-timeout=300000 --test-concurrency=1 tests/
 
 test-integration: ## run test-kafka and test-bank; KAFKA=4, KAFKA_CLIENT=built-in
-	@echo "Running the integration tests: about 22 minutes"
+	@echo "Running the integration tests: about 28 minutes"
 	@$(STACK) prerequisites test browser
 	@$(MAKE_TARGET) test-kafka
 	@$(MAKE_TARGET) test-bank
@@ -175,7 +176,7 @@ test-kafka: ## test common/ on three brokers with both clients; TESTS="--test ka
 				-- --ignored --test-threads=1 $(T); done'
 
 test-bank: ## test the bank; TESTS="--test faults --test kills" for some files
-	@echo "Testing the bank on real servers: about 14 minutes for all tests"
+	@echo "Testing the bank on real servers: about 19 minutes for all tests"
 	@$(TEST) $(STACK) wipe
 	@$(TEST) $(STACK) build
 	@cargo build --locked --workspace --features "$(TEST_FEATURES)" --example wrong_handler
@@ -184,7 +185,7 @@ test-bank: ## test the bank; TESTS="--test faults --test kills" for some files
 
 # `make test-integration KAFKA=4` runs all integration tests on Kafka 4.
 test-kafka-4: ## run the integration tests that CI runs on Kafka 4
-	@echo "Running some integration tests on Kafka 4: about 5 minutes"
+	@echo "Running some integration tests on Kafka 4: about 7 minutes"
 	@$(STACK) prerequisites test
 	@$(MAKE_TARGET) test-kafka KAFKA=4 TESTS="$(KAFKA_4_COMMON_TESTS)"
 	@$(MAKE_TARGET) test-bank KAFKA=4 TESTS="$(KAFKA_4_BANK_TESTS)"
