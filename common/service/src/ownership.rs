@@ -234,9 +234,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// Sets where this worker begins to read its partitions, after it compared the stored positions
-    /// with the log: `starts` has the offset of each partition whose position changes by that, and
-    /// `topic_id` is the id of the present topic.
+    /// Sets where this worker begins to read its partitions, see [`Owned::start`]. `topic_id` is the
+    /// id of the present topic.
     ///
     /// # Errors
     /// As [`Self::take_share`].
@@ -249,7 +248,9 @@ impl Ownership {
         let mut rows = Rows::default();
         for (&partition, owned) in &mut self.owned {
             let before = *owned;
-            if let Some(&start) = starts.get(&partition) {
+            if let Some(&start) = starts.get(&partition)
+                && owned.progress.resume() != Some(start)
+            {
                 owned.progress = Progress::Stored { next: start, resume: start };
             }
             owned.topic_id = topic_id.or(owned.topic_id);

@@ -224,7 +224,6 @@ impl<O: Send + 'static> Serving<'_, O> {
             Vec::new()
         };
         let mut starts = BTreeMap::new();
-        let mut positions = Vec::with_capacity(owned.len());
         for (&partition, owned) in &owned {
             let index = usize::try_from(partition).unwrap_or(usize::MAX);
             // The topic has got fewer partitions since it was asked for them.
@@ -233,13 +232,10 @@ impl<O: Send + 'static> Serving<'_, O> {
             let next = owned.start(topic, partition, committed, topic_id, range).map_err(
                 |Deleted { from, earliest }| Error::Deleted { topic, partition, from, earliest },
             )?;
-            if owned.progress.resume() != Some(next) {
-                starts.insert(partition, next);
-            }
-            positions.push(Position { partition, next });
+            starts.insert(partition, next);
         }
         session.owning(|ownership, client| ownership.begin(client, &starts, topic_id))?;
-        Ok(positions)
+        Ok(starts.into_iter().map(|(partition, next)| Position { partition, next }).collect())
     }
 
     /// Decides batches until the share of partitions or the topic changes.

@@ -188,7 +188,6 @@ impl Worker {
             Vec::new()
         };
         let mut starts = BTreeMap::new();
-        let mut positions = Vec::with_capacity(owned.len());
         for (&partition, owned) in &owned {
             let index = usize::try_from(partition).unwrap_or(usize::MAX);
             // The topic has got fewer partitions since it was asked for them.
@@ -202,13 +201,10 @@ impl Worker {
                 );
                 earliest
             });
-            if owned.progress.resume() != Some(next) {
-                starts.insert(partition, next);
-            }
-            positions.push(Position { partition, next });
+            starts.insert(partition, next);
         }
         writer.owning(|ownership, client| ownership.begin(client, &starts, topic_id))?;
-        Ok(positions)
+        Ok(starts.into_iter().map(|(partition, next)| Position { partition, next }).collect())
     }
 
     /// Ends all subscriptions after a commit without a response. The transactions may be stored and
