@@ -48,6 +48,14 @@ fn stored(stack: &Stack, ids: &[Uuid]) -> i64 {
     stack.database().query_one(sql, &[&ids]).expect("count outcomes").get(0)
 }
 
+/// Stops the handler, which has not ended before, and checks the contract.
+fn finish(mut client: BankClient<'_>, handler: &Handler) {
+    assert!(handler.exits().is_empty(), "{:?}", handler.exits());
+    handler.stop();
+    client.read_to_the_end();
+    client.check();
+}
+
 /// The broker refuses commits of a client that is no member while the group has a member. The bank
 /// does not need these offsets.
 #[test]
@@ -85,10 +93,7 @@ fn foreign_group_member_stops_nothing() {
     until("offsets are committed again", PATIENCE, || {
         handler.log().contains("offsets committed to Kafka again").then_some(())
     });
-    assert!(handler.exits().is_empty(), "{:?}", handler.exits());
-    handler.stop();
-    client.read_to_the_end();
-    client.check();
+    finish(client, &handler);
 }
 
 #[test]
@@ -111,9 +116,7 @@ fn handler_without_kafka_owns_nothing() {
     assert!(!lost.is_ready() && handler.is_ready());
     assert!(lost.exits().is_empty(), "{:?}", lost.exits());
     lost.stop();
-    handler.stop();
-    client.read_to_the_end();
-    client.check();
+    finish(client, &handler);
 }
 
 #[test]
@@ -133,10 +136,7 @@ fn handler_that_loses_kafka_gives_its_partitions_back() {
     client.send_transfers(&deposits(&accounts, 20));
     client.settle(PATIENCE);
     handler.wait_ready(PATIENCE);
-    assert!(handler.exits().is_empty(), "{:?}", handler.exits());
-    handler.stop();
-    client.read_to_the_end();
-    client.check();
+    finish(client, &handler);
 }
 
 #[test]
@@ -158,10 +158,7 @@ fn refused_outcomes_are_published_later() {
     set_config(&stack, topic, config, &MONEY_TRANSFER_CONFIRMED.batch_bytes_max.to_string());
     client.settle(PATIENCE);
     handler.wait_ready(PATIENCE);
-    assert!(handler.exits().is_empty(), "{:?}", handler.exits());
-    handler.stop();
-    client.read_to_the_end();
-    client.check();
+    finish(client, &handler);
 }
 
 #[test]
@@ -172,28 +169,41 @@ fn deleted_commands_stop_the_handler() {
     let mut client = BankClient::open(&stack);
     let handler = Handler::start(&stack);
     let accounts = client.open_accounts(5, 100);
+    let delete_commands = || {
+        // A fetch that is in flight returns the first one.
+        for command in deposits(&accounts, 5) {
+            let command = Post { partition: 3, ..stack.transfer(&command) };
+            let offset = post(&mut *stack.kafka_client(), &[command])[0];
+            delete_records(&stack, CONFIRM_MONEY_TRANSFER.name, 3, offset + 1);
+        }
+    };
     handler.stop();
-    let posts: Vec<Post> = deposits(&accounts, 5)
-        .iter()
-        .map(|command| Post { partition: 3, ..stack.transfer(command) })
-        .collect();
-    let offsets = post(&mut *stack.kafka_client(), &posts);
-    let next = offsets[4] + 1;
-    delete_records(&stack, CONFIRM_MONEY_TRANSFER.name, 3, next);
-
+    delete_commands();
     let handler = Handler::launch(&stack, Settings::default());
+    accept_the_loss(&stack, &handler, 0);
+
+    handler.freeze();
+    delete_commands();
+    let logged = handler.log().len();
+    handler.thaw();
+    accept_the_loss(&stack, &handler, logged);
+    client.send_transfers(&deposits(&accounts, 20));
+    client.settle(PATIENCE);
+    assert!(handler.exits().is_empty(), "{:?}", handler.exits());
+    handler.stop();
+}
+
+/// Executes the SQL that the handler logs after `logged` bytes of its log.
+fn accept_the_loss(stack: &Stack, handler: &Handler, logged: usize) {
     let remedy = until("the handler logs the remedy", PATIENCE, || {
-        let log = handler.log();
+        let log = &handler.log()[logged..];
         let start = log.find("UPDATE topic_partition")?;
         let end = start + log[start..].find("partition = 3")?;
         Some(format!("{}partition = 3", &log[start..end]))
     });
-    assert!(!handler.is_ready() && handler.exits().is_empty());
+    until("the handler is not ready", PATIENCE, || (!handler.is_ready()).then_some(()));
     stack.database().batch_execute(&remedy).expect("the remedy is SQL");
     handler.wait_ready(PATIENCE);
-    client.send_transfers(&deposits(&accounts, 20));
-    client.settle(PATIENCE);
-    handler.stop();
 }
 
 /// The handler runs all the time. It has no position in a new partition, and its positions in a

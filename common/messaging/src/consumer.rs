@@ -82,10 +82,11 @@ impl Consumer {
         )
     }
 
-    /// Starts to read from positions that the caller keeps, for example in Kafka. If the topic is
-    /// deleted and created again, [`Self::poll`] returns an error of [`ErrorKind::Position`], and
-    /// the caller must look up its positions again. It is noticed after at most 5 s: until then,
-    /// records of the new topic may be returned from the old position on.
+    /// Starts to read from positions that the caller keeps, for example in Kafka. If a position is
+    /// outside of the log, or the topic is deleted and created again, [`Self::poll`] returns an
+    /// error of [`ErrorKind::Position`], and the caller must look up its positions again. A new
+    /// topic is noticed after at most 5 s: until then, its records may be returned from the old
+    /// position on.
     ///
     /// `topic_id` is that of [`KafkaClient::topic_ids`](crate::KafkaClient::topic_ids) or
     /// [`GroupPositions`].

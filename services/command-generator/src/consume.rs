@@ -197,7 +197,10 @@ impl<R: Record> TopicReader<R> {
             Err(err) => match err.kind {
                 ErrorKind::Position => {
                     let (group, topic) = (self.group, self.topic);
-                    log::warn!(topic, group, error:% = err; "reading the new topic instead");
+                    log::warn!(
+                        topic, group, error:% = err;
+                        "positions are void, looking them up again"
+                    );
                     self.is_void = true;
                     return Ok(Some(Vec::new()));
                 }

@@ -308,8 +308,8 @@ impl ServedPartitions<'_> {
         Ok(())
     }
 
-    /// True if the share of this endpoint has changed. Renews the lease
-    /// in the database and sends a heartbeat to the consumer group.
+    /// True if the share of this endpoint has changed. Renews the lease in the database and sends a
+    /// heartbeat to the consumer group.
     ///
     /// # Errors
     /// [`Error::Silent`] if Kafka has not answered for [`SILENCE_MAX`], or [`Error::TopicChanged`].

@@ -430,6 +430,10 @@ impl Fetcher {
         match err.kind {
             ErrorKind::Config | ErrorKind::Fenced => return Err(End::Failed(err)),
             ErrorKind::Retry | ErrorKind::Unknown | ErrorKind::Message => return Ok(true),
+            // The caller keeps the positions, so it decides whether it can do without the records.
+            ErrorKind::Position if self.shared.if_recreated == IfRecreated::Fail => {
+                return Err(End::Failed(err));
+            }
             ErrorKind::Position => match self.client.log_range(topic, CALL_SLICE) {
                 Ok(ranges) => {
                     let range = usize::try_from(partition).ok().and_then(|it| ranges.get(it));
