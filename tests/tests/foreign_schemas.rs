@@ -331,8 +331,8 @@ fn oversized_dead_letter_is_cut() {
     let handler = Handler::start(&stack);
     let [account] = client.open_accounts(1, 1_000).try_into().unwrap();
     let mut kafka = stack.kafka_client();
-    // The bank's own limits leave room for every dead letter, and its contract has none that is
-    // cut. This limit is an operator's.
+    // With the bank's own limits every dead letter fits, so its contract has no cut ones. An
+    // operator has set this limit.
     let limit = 100_000;
     set_config(&stack, DEAD_LETTER.name, "max.message.bytes", &limit.to_string());
     let length = 200_000;
