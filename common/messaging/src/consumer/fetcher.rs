@@ -432,7 +432,11 @@ impl Fetcher {
             ErrorKind::Retry | ErrorKind::Unknown | ErrorKind::Message => return Ok(true),
             // The caller keeps the positions, so it decides whether it can do without the records.
             ErrorKind::Position if self.shared.if_recreated == IfRecreated::Fail => {
-                return Err(End::Failed(err));
+                return Err(End::Failed(match self.refresh_metadata() {
+                    // The topic was recreated, which is the cause.
+                    Err(cause) if cause.kind == ErrorKind::Position => cause,
+                    _ => err,
+                }));
             }
             ErrorKind::Position => match self.client.log_range(topic, CALL_SLICE) {
                 Ok(ranges) => {
