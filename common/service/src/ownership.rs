@@ -234,8 +234,8 @@ impl Ownership {
         Ok(())
     }
 
-    /// Sets where this worker begins to read its partitions, see [`Owned::start`]. `topic_id` is the
-    /// id of the present topic.
+    /// Sets where this worker begins to read its partitions, see [`Owned::start`]. `topic_id` is
+    /// the id of the present topic.
     ///
     /// # Errors
     /// As [`Self::take_share`].
