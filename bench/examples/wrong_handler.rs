@@ -19,7 +19,7 @@ use service::shutdown::Shutdown;
 use service::{BoxError, Service, Start};
 use std::collections::HashMap;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 const GROUP: &str = "command-handler";
 const WITHIN: Duration = Duration::from_secs(30);
@@ -129,6 +129,7 @@ impl Wrong {
         let mut answers =
             vec![outgoing(id.to_string(), &self.moved, &MoneyTransferConfirmed { id })];
         let cents = order.amount.get();
+        let decided_at = Some(SystemTime::now().into());
         for (iban, by, other) in [(&order.from, -cents, &order.to), (&order.to, cents, &order.from)]
         {
             let Some(account) = self.accounts.get_mut(iban) else { continue };
@@ -142,6 +143,7 @@ impl Wrong {
                 description: order.description.clone(),
                 transfer_id: Some(id),
                 sequence: account.sequence,
+                decided_at,
             };
             answers.push(outgoing(iban.clone(), &self.changed, &change));
         }

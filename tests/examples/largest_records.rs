@@ -109,6 +109,7 @@ fn batches(
             description,
             transfer_id: None,
             sequence: offset as i64 & 63,
+            decided_at: None,
         };
         all.push((vec![encode(registry, &change(long(largest), 0))], 1));
         let text = long(COMMAND_BYTES_MAX);

@@ -6,6 +6,7 @@ records sent and read as one JSON object. The addresses of the brokers and of th
 environment variables.
 """
 
+import datetime
 import json
 import os
 import sys
@@ -25,7 +26,7 @@ OUTCOMES = [
     "money_transfer_failed",
     "balance_changed",
 ]
-# The schema of the talk's programs, without transfer_id and sequence.
+# The schema of the talk's programs, without transfer_id, sequence and decided_at.
 TALK = json.dumps({
     "namespace": "nl.openweb.data",
     "type": "record",
@@ -145,10 +146,14 @@ def read_until(done):
 
 
 def plain(value):
-    return {
-        name: str(uuid.UUID(bytes=it)) if isinstance(it, bytes) else it
-        for name, it in value.items()
-    }
+    def field(it):
+        if isinstance(it, bytes):
+            return str(uuid.UUID(bytes=it))
+        if isinstance(it, datetime.datetime):
+            return round(it.timestamp() * 1000)
+        return it
+
+    return {name: field(it) for name, it in value.items()}
 
 
 def answered(commands):

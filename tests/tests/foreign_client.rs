@@ -2,6 +2,7 @@
 
 use avro::Decoder;
 use bank::records::{Atype, BalanceChanged};
+use bank::timestamp::Timestamp;
 use bank::topology::TOPICS;
 use bank_tests::bank_client::{BankClient, check_sums};
 use bank_tests::handler::Handler;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 /// A Python environment with Confluent's client. It is created once for each list of packages.
 fn python() -> PathBuf {
@@ -122,6 +124,7 @@ fn change_as_json(record: &ObservedRecord, change: &BalanceChanged) -> Value {
     let mut value = talk.clone();
     value["transfer_id"] = json!(change.transfer_id.map(|id| id.to_string()));
     value["sequence"] = json!(change.sequence);
+    value["decided_at"] = json!(change.decided_at.map(Timestamp::millis));
     let mut record = as_json(record, value);
     record["as_the_talk"] = talk;
     record
@@ -162,11 +165,11 @@ fn confluent_client_reads_every_outcome() {
     assert!(refused.len() == 2 && refused.contains(&"invalid token"), "{refused:?}");
     check_sums(&stack);
 
-    // The bank decodes a record in the talk's schema, which lacks two fields.
+    // The bank decodes a record in the talk's schema, which lacks three fields.
     let [talk] = &client.foreign[..] else { panic!("{:?}", client.foreign) };
     let change =
         Decoder::<BalanceChanged>::new(stack.registry.clone()).decode(&talk.value).unwrap();
-    assert_eq!((change.transfer_id, change.sequence), (None, 0));
+    assert_eq!((change.transfer_id, change.sequence, change.decided_at), (None, 0, None));
     let read = change_as_json(talk, &change);
     assert_eq!(read["as_the_talk"], output["talk"]);
 
@@ -183,6 +186,7 @@ fn confluent_client_reads_every_outcome() {
 fn deposits(client: &mut Command) {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
+    let started = Timestamp::from(SystemTime::now());
     let output = run(&stack, client);
     let list = |name: &str| output[name].as_array().expect("the field is a list").clone();
     let sent = list("sent");
@@ -203,11 +207,16 @@ fn deposits(client: &mut Command) {
     };
     let opened = value("account_creation_confirmed", &sent[0]["key"]);
     let confirmed = value("money_transfer_confirmed", &sent[1]["key"]);
+    let changed = value("balance_changed", &opened["iban"]);
+    let decided_at = changed["decided_at"].as_i64().expect("the time is a number");
+    let ended = Timestamp::from(SystemTime::now()).millis();
+    assert!((started.millis()..=ended).contains(&decided_at), "{decided_at}");
     let expected = json!({
         "iban": opened["iban"], "new_balance": 1234, "changed_by": 1234, "from_to": "cash",
         "description": "émigré €", "transfer_id": confirmed["id"], "sequence": 1,
+        "decided_at": decided_at,
     });
-    assert_eq!(value("balance_changed", &opened["iban"]), expected);
+    assert_eq!(changed, expected);
     check_sums(&stack);
 }
 

@@ -43,6 +43,7 @@ impl Point {
                 .find(|reason| expected == reason.text() || found.contains(reason.text()))
                 .map_or(Self::Accounts, Self::from),
             Kind::NoTransferId { .. }
+            | Kind::NoTime { .. }
             | Kind::MissingChange { .. }
             | Kind::UnexpectedChange { .. }
             | Kind::WrongChange { .. }

@@ -7,6 +7,7 @@ use avro_rs::Schema;
 use avro_rs::types::Value;
 use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
+use bank::timestamp::Timestamp;
 use serde_json::json;
 use std::hint::black_box;
 use std::io::{self, BufRead, BufReader, Write};
@@ -46,8 +47,10 @@ fn main() -> io::Result<()> {
         description: "rent".to_owned(),
         transfer_id: Some(Uuid::from_u128(1)),
         sequence: 5,
+        decided_at: Some(Timestamp::from_millis(1_795_996_800_123)),
     };
     compare(&changed, |it| {
+        let decided_at = it.decided_at.map(Timestamp::millis).unwrap_or_default();
         let id = it.transfer_id.map(|id| Value::Fixed(16, id.as_bytes().to_vec()));
         record([
             ("iban", Value::String(it.iban.clone())),
@@ -57,6 +60,7 @@ fn main() -> io::Result<()> {
             ("description", Value::String(it.description.clone())),
             ("transfer_id", Value::Union(id.is_some().into(), Box::new(id.unwrap_or(Value::Null)))),
             ("sequence", Value::Long(it.sequence)),
+            ("decided_at", Value::Union(1, Box::new(Value::TimestampMillis(decided_at)))),
         ])
     })
 }

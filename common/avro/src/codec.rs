@@ -5,6 +5,7 @@ use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, Atype, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, Heartbeat, MoneyTransferConfirmed, MoneyTransferFailed,
 };
+use bank::timestamp::Timestamp;
 use bank::topology::{self, Topic};
 use uuid::Uuid;
 
@@ -55,7 +56,7 @@ records! {
     MoneyTransferConfirmed in MONEY_TRANSFER_CONFIRMED: id;
     MoneyTransferFailed in MONEY_TRANSFER_FAILED: id reason;
     BalanceChanged in BALANCE_CHANGED:
-        iban new_balance changed_by from_to description transfer_id sequence;
+        iban new_balance changed_by from_to description transfer_id sequence decided_at;
 }
 
 /// The type of a field of our records.
@@ -123,18 +124,29 @@ impl Field for Uuid {
     }
 }
 
-impl Field for Option<Uuid> {
+impl Field for Timestamp {
+    fn write(&self, datum: &mut Vec<u8>) {
+        self.millis().write(datum);
+    }
+
+    fn read(rest: &mut &[u8]) -> Result<Self, String> {
+        i64::read(rest).map(Self::from_millis)
+    }
+}
+
+/// The union of null and a type.
+impl<F: Field> Field for Option<F> {
     fn write(&self, datum: &mut Vec<u8>) {
         i64::from(self.is_some()).write(datum);
-        if let Some(uuid) = self {
-            uuid.write(datum);
+        if let Some(value) = self {
+            value.write(datum);
         }
     }
 
     fn read(rest: &mut &[u8]) -> Result<Self, String> {
         match i64::read(rest)? {
             0 => Ok(None),
-            1 => Uuid::read(rest).map(Some),
+            1 => F::read(rest).map(Some),
             _ => Err("union has no such variant".to_owned()),
         }
     }

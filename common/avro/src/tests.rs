@@ -13,6 +13,7 @@ use avro_rs::Schema;
 use avro_rs::types::Value;
 use bank::money::Cents;
 use bank::records::*;
+use bank::timestamp::Timestamp;
 
 use proptest::prelude::*;
 use serde_json::Value as Json;
@@ -113,6 +114,11 @@ checked! {
             Some(id) => Value::Union(1, Box::new(fixed(id))),
         },
         sequence: any::<i64>() => long(*sequence),
+        decided_at: proptest::option::of(any::<i64>().prop_map(Timestamp::from_millis)) =>
+            match decided_at {
+                None => Value::Union(0, Box::new(Value::Null)),
+                Some(time) => Value::Union(1, Box::new(Value::TimestampMillis(time.millis()))),
+            },
     }
 }
 
@@ -244,6 +250,7 @@ fn balance_changed() -> BalanceChanged {
         description: "rent".to_owned(),
         transfer_id: None,
         sequence: 0,
+        decided_at: None,
     }
 }
 

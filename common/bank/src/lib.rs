@@ -5,4 +5,5 @@ pub mod limits;
 pub mod money;
 pub mod reasons;
 pub mod records;
+pub mod timestamp;
 pub mod topology;

@@ -2,6 +2,7 @@
 //! cents.
 
 use crate::money::Cents;
+use crate::timestamp::Timestamp;
 use uuid::Uuid;
 
 /// The origin of a command to open an account. Avro enum `Atype`.
@@ -99,4 +100,8 @@ pub struct BalanceChanged {
     /// Number of the change: 1, 2, 3, and so on per iban, without gaps. 0 in records that are older
     /// than this field.
     pub sequence: i64,
+    /// When the bank decided the transfer, by the clock of its database. It is equal in all records
+    /// of a transfer. It does not decrease with `sequence`, unless that clock is set back. `None`
+    /// in records that are older than this field.
+    pub decided_at: Option<Timestamp>,
 }

@@ -250,6 +250,9 @@ impl Observer {
             return;
         }
         let iban = change.iban.clone();
+        if change.decided_at.is_none() && self.history == History::Settled {
+            self.violate(at, Kind::NoTime { iban: iban.clone() });
+        }
         let entry = self.entry(id);
         match &mut entry.pending {
             Some(pending) => {

@@ -90,8 +90,8 @@ impl Reason {
     }
 }
 
-/// Decides `command`. Returns its balance changes, that of `from` first, or the first reason that
-/// applies. `account` returns the account of an iban.
+/// Decides `command`. Returns its balance changes without a time, that of `from` first, or the
+/// first reason that applies. `account` returns the account of an iban.
 pub fn decide(
     command: &ConfirmMoneyTransfer,
     account: impl Fn(&str) -> Option<AccountState>,
@@ -129,6 +129,7 @@ pub fn decide(
             description: command.description.clone(),
             transfer_id: Some(command.id),
             sequence: state.sequence + 1,
+            decided_at: None,
         })
     };
     let paid = change(&command.from, from, -amount, &command.to);
@@ -219,6 +220,7 @@ mod tests {
             description: command.description.clone(),
             transfer_id: Some(command.id),
             sequence: 1,
+            decided_at: None,
         };
         let received = BalanceChanged {
             iban: COMPANY_IBAN.to_owned(),

@@ -7,6 +7,7 @@ use avro::Record;
 use bank::iban::COMPANY_IBAN;
 use bank::money::Cents;
 use bank::records::*;
+use bank::timestamp::Timestamp;
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER, TOPICS, Topic};
 use messaging::partitioner::partition;
 use std::time::{Duration, Instant};
@@ -52,7 +53,8 @@ fn send(log: &mut Log, accounts: &mut Accounts, number: u128, mut command: Confi
         }
         Ok(changes) => {
             push(log, id, Event::TransferConfirmed, MoneyTransferConfirmed { id });
-            for change in changes {
+            for mut change in changes {
+                change.decided_at = Some(Timestamp::from_millis(1));
                 let state = accounts.get_mut(&change.iban).unwrap();
                 (state.balance, state.sequence) = (change.new_balance.get(), change.sequence);
                 push(log, change.iban.clone(), Event::BalanceChanged, change);
@@ -180,6 +182,10 @@ const VIOLATIONS: &[(&str, Change)] = &[
     ("WrongAccount", |log| opened(log).token.push('0')),
     ("EqualTokens", |log| opened(log).token = account(2).token),
     ("NoTransferId", |log| alter(log, 11, 1, |it| it.transfer_id = None)),
+    ("NoTime", |log| alter(log, 11, 1, |it| it.decided_at = None)),
+    ("WrongChange", |log| {
+        alter(log, 12, 2, |it| it.decided_at = Some(Timestamp::from_millis(2)));
+    }),
     ("TwoChanges", |log| {
         again(
             log,
@@ -291,6 +297,7 @@ fn earlier_commands_violate_only_a_settled_history() {
         description: String::new(),
         transfer_id: Some(Uuid::nil()),
         sequence: 0,
+        decided_at: None,
     };
     push(&mut log, COMPANY_IBAN, Event::BalanceChanged, earlier);
     let report = observe(&log, History::Unsettled).report();

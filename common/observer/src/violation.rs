@@ -45,6 +45,8 @@ pub enum Kind {
     EqualTokens { iban: String },
     #[error("balance_changed of {iban} has no transfer_id")]
     NoTransferId { iban: String },
+    #[error("balance_changed of {iban} has no decided_at")]
+    NoTime { iban: String },
     #[error("{iban} has a second, different change with sequence {sequence}")]
     TwoChanges { iban: String, sequence: i64 },
     #[error("{iban} has a new change with sequence {sequence}, expected {expected}")]

@@ -10,6 +10,7 @@ use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
+use bank::timestamp::Timestamp;
 use messaging::producer::Outgoing;
 use service::ownership::Positions;
 use service::shutdown::Shutdown;
@@ -138,7 +139,7 @@ impl CommandTopic for MoneyTransfers {
     }
 
     fn encode(&self, outcome: TransferOutcome, records: &mut Vec<Outgoing>) {
-        let TransferOutcome { id, result } = outcome;
+        let TransferOutcome { id, result, decided_at } = outcome;
         match result {
             Ok(transfer) => {
                 records.push(outgoing(
@@ -146,7 +147,7 @@ impl CommandTopic for MoneyTransfers {
                     &self.confirmed,
                     &MoneyTransferConfirmed { id },
                 ));
-                for changed in balance_changes(id, transfer).into_iter().flatten() {
+                for changed in balance_changes(id, transfer, decided_at).into_iter().flatten() {
                     records.push(outgoing(changed.iban.clone(), &self.changed, &changed));
                 }
             }
@@ -160,7 +161,11 @@ impl CommandTopic for MoneyTransfers {
 
 /// The records of the debited and the credited account; `None` for a counterparty outside this
 /// bank.
-fn balance_changes(id: Uuid, transfer: CompletedTransfer) -> [Option<BalanceChanged>; 2] {
+fn balance_changes(
+    id: Uuid,
+    transfer: CompletedTransfer,
+    decided_at: Option<Timestamp>,
+) -> [Option<BalanceChanged>; 2] {
     let CompletedTransfer { amount, from, to, description, changes } = transfer;
     let changed = |change: Change, iban: &str, from_to: &str, changed_by| BalanceChanged {
         iban: iban.to_owned(),
@@ -170,6 +175,7 @@ fn balance_changes(id: Uuid, transfer: CompletedTransfer) -> [Option<BalanceChan
         description: description.clone(),
         transfer_id: Some(id),
         sequence: change.sequence,
+        decided_at,
     };
     // The amount is positive, so its negation does not overflow.
     let debit = changes

@@ -4,6 +4,7 @@ use bank::iban::{CASH, is_well_formed};
 use bank::money::Cents;
 use bank::reasons;
 use bank::records::{Atype, ConfirmMoneyTransfer};
+use bank::timestamp::Timestamp;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use uuid::Uuid;
@@ -41,6 +42,9 @@ pub struct TransferOutcome {
     pub id: Uuid,
     /// The transfer, or the reason of the rejection.
     pub result: Result<CompletedTransfer, Cow<'static, str>>,
+    /// By the clock of the database. `None` until the outcome is stored, and in outcomes that are
+    /// older than this field.
+    pub decided_at: Option<Timestamp>,
 }
 
 /// An accepted transfer.
@@ -144,7 +148,7 @@ pub fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> Transfe
         }),
         Err(rejection) => Err(Cow::Borrowed(rejection.reason())),
     };
-    TransferOutcome { id: command.id, result }
+    TransferOutcome { id: command.id, result, decided_at: None }
 }
 
 /// Decides `order` and changes the balances and sequences in `accounts`. A rejection changes

@@ -12,12 +12,14 @@ use crate::failpoint::{self, Point};
 use bank::iban::{self, COMPANY_IBAN, COMPANY_TOKEN, Token};
 use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
+use bank::timestamp::Timestamp;
 use postgres::{Client, Row, Statement, Transaction};
 use service::database;
 use service::ownership::{self, Ownership, Positions};
 use service::shutdown::Shutdown;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::SystemTime;
 use uuid::Uuid;
 
 /// `application_name` in PostgreSQL, and name of the lock for migrations.
@@ -30,6 +32,7 @@ pub const SCHEMA: database::Schema = database::Schema {
         include_str!("../migrations/1-bank.sql"),
         ownership::TABLES,
         include_str!("../migrations/3-tokens.sql"),
+        include_str!("../migrations/4-decision-times.sql"),
     ],
     rights: &[
         ("SELECT, INSERT, UPDATE", "account"),
@@ -230,8 +233,11 @@ impl Session {
             outcomes.push(outcome);
         }
         let rows: Vec<&TransferOutcome> = decided.values().map(|&at| &outcomes[at]).collect();
-        store_accounts(&mut transaction, statements, &accounts, &rows)?;
-        store_transfers(&mut transaction, statements, &rows)?;
+        let decided_at = store_accounts(&mut transaction, statements, &accounts, &rows)?;
+        store_transfers(&mut transaction, statements, &rows, decided_at)?;
+        for outcome in outcomes.iter_mut().filter(|outcome| decided.contains_key(&outcome.id)) {
+            outcome.decided_at = Some(decided_at.into());
+        }
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
         Ok(outcomes)
@@ -343,13 +349,14 @@ fn lock_accounts<'a>(
     Ok(rows.iter().map(|row| (row.get(0), account(row))).collect())
 }
 
-/// Writes the accounts that `transfers` changed.
+/// Writes the accounts that `transfers` changed. Returns the time of their decision. It is read
+/// while all accounts are locked, so that it does not decrease with the sequence of an account.
 fn store_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     accounts: &Accounts,
     transfers: &[&TransferOutcome],
-) -> Result<(), Error> {
+) -> Result<SystemTime, Error> {
     let moved = transfers.iter().filter_map(|transfer| transfer.result.as_ref().ok());
     let sides = moved.flat_map(|moved| {
         let Changes { from, to } = &moved.changes;
@@ -359,11 +366,12 @@ fn store_accounts(
     let ibans: Vec<&str> = changed.into_iter().collect();
     let balances: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
     let sequences: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
-    let stored = transaction
-        .execute(&statements.store_accounts, &[&ibans, &balances, &sequences])
+    let row = transaction
+        .query_one(&statements.store_accounts, &[&ibans, &balances, &sequences])
         .map_err(step("store balances"))?;
+    let stored: i64 = row.get(0);
     if usize::try_from(stored) == Ok(ibans.len()) {
-        Ok(())
+        Ok(row.get(1))
     } else {
         Err(database::Error::Foreign(format!(
             "only {stored} of {} locked accounts were updated",
@@ -377,6 +385,7 @@ fn store_transfers(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     rows: &[&TransferOutcome],
+    decided_at: SystemTime,
 ) -> Result<(), Error> {
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let reasons: Vec<Option<&str>> =
@@ -408,6 +417,7 @@ fn store_transfers(
                 &number(|changes| changes.from, sequence),
                 &number(|changes| changes.to, balance),
                 &number(|changes| changes.to, sequence),
+                &decided_at,
             ],
         )
         .map(drop)
@@ -433,7 +443,8 @@ fn stored_transfer(row: &Row) -> TransferOutcome {
             changes: Changes { from: change(6, 7), to: change(8, 9) },
         }),
     };
-    TransferOutcome { id: row.get(0), result }
+    let decided_at: Option<SystemTime> = row.get(10);
+    TransferOutcome { id: row.get(0), result, decided_at: decided_at.map(Timestamp::from) }
 }
 
 fn stored_creation(row: &Row) -> Result<CreationOutcome, Error> {
@@ -501,7 +512,7 @@ impl Statements {
             )?,
             transfers: prepare(
                 "SELECT id, reason, amount, from_party, to_party, description,
-                        from_balance, from_sequence, to_balance, to_sequence
+                        from_balance, from_sequence, to_balance, to_sequence, decided_at
                  FROM transfer WHERE id = ANY($1)",
             )?,
             lock_accounts: prepare(
@@ -509,20 +520,23 @@ impl Statements {
                  FROM account WHERE iban = ANY($1) ORDER BY iban FOR NO KEY UPDATE",
             )?,
             store_accounts: prepare(
-                "UPDATE account SET balance = new.balance, sequence = new.sequence
-                 FROM unnest($1::text[], $2::bigint[], $3::bigint[])
-                      AS new (iban, balance, sequence)
-                 WHERE account.iban = new.iban COLLATE \"C\"",
+                "WITH stored AS (
+                     UPDATE account SET balance = new.balance, sequence = new.sequence
+                     FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+                          AS new (iban, balance, sequence)
+                     WHERE account.iban = new.iban COLLATE \"C\" RETURNING 1)
+                 SELECT count(*), date_trunc('milliseconds', clock_timestamp()) FROM stored",
             )?,
             // Without ON CONFLICT, which costs one more index search and WAL record per row. The
             // statement `transfers` found no rows with these ids. If another handler has inserted
             // one since, this insert fails with a duplicate key.
             store_transfers: prepare(
                 "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
-                                       from_balance, from_sequence, to_balance, to_sequence)
-                 SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[],
-                                      $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
-                                      $10::bigint[])",
+                                       from_balance, from_sequence, to_balance, to_sequence,
+                                       decided_at)
+                 SELECT *, $11::timestamptz
+                 FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[],
+                             $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])",
             )?,
         })
     }

@@ -183,6 +183,7 @@ fn main() {
                 description: due.as_micros().to_string(),
                 transfer_id: Some(Uuid::new_v4()),
                 sequence: n as i64,
+                decided_at: None,
             };
             drop(producer.send(Outgoing {
                 topic: BalanceChanged::TOPIC.name,

@@ -14,6 +14,7 @@ mod transaction;
 mod access;
 mod accounts;
 mod command_client;
+mod date_time;
 mod euro;
 mod password;
 mod registrations;

@@ -4,6 +4,7 @@
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
+use crate::date_time::DateTime;
 use crate::error::Error;
 use crate::euro;
 use crate::hub::{self, Event, TooMany};
@@ -121,6 +122,12 @@ impl TransactionObject {
     /// Description of the transfer.
     fn descr(&self) -> Option<&str> {
         Some(&self.0.description)
+    }
+
+    /// When the bank decided the transfer, by the clock of its database. Null in transactions that
+    /// are older than this field.
+    fn time(&self) -> Option<DateTime> {
+        DateTime::new(self.0.decided_at?)
     }
 
     /// Direction of the change.

@@ -1,6 +1,7 @@
 //! Transactions and the filters of subscriptions, without I/O.
 
 use bank::money::Cents;
+use bank::timestamp::Timestamp;
 
 /// A stored change of a balance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct Transaction {
     /// The other party: an iban, `cash` or a name.
     pub from_to: String,
     pub description: String,
+    /// When the bank decided the transfer. `None` if the record lacks this field.
+    pub decided_at: Option<Timestamp>,
 }
 
 /// The direction of a change, seen from the account.
@@ -70,6 +73,7 @@ pub(crate) mod tests {
             changed_by: Cents::new(cents),
             from_to: "cash".to_owned(),
             description: "test".to_owned(),
+            decided_at: None,
         }
     }
 

@@ -320,6 +320,7 @@ fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -
         description: format!("change {sequence}"),
         transfer_id,
         sequence,
+        decided_at: None,
     };
     let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
     Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))

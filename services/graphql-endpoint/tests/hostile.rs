@@ -31,6 +31,7 @@ fn changes(stack: &Stack, iban: &str, count: usize) -> Vec<Post> {
             description: format!("{at} {}", "x".repeat(1000)),
             transfer_id: Some(Uuid::new_v4()),
             sequence: at as i64 + 1,
+            decided_at: None,
         };
         Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
     };
@@ -106,7 +107,7 @@ fn operation_budget_limits_rows_and_bytes() {
     });
     let refusal = |answer: &Value| answer["errors"][0]["message"].as_str().map(str::to_owned);
     // A thousand descriptions have about a mebibyte.
-    let all_fields = "id ref sequence iban new_balance changed_by from_to descr direction";
+    let all_fields = "id ref sequence time iban new_balance changed_by from_to descr direction";
     assert_eq!(refusal(&list(all_fields)), None);
     let repeated = list("a: descr b: descr c: descr");
     assert!(refusal(&repeated).unwrap().contains("exceeds 2097152 bytes"), "{repeated:.300}");

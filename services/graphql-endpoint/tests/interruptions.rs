@@ -42,6 +42,7 @@ impl Bank {
             description: format!("change {sequence}"),
             transfer_id: Some(Uuid::new_v4()),
             sequence,
+            decided_at: None,
         };
         let topic = BalanceChanged::TOPIC;
         let encoder = Encoder::<BalanceChanged>::with_id(self.stack.schema_ids[topic.name]);

@@ -5,6 +5,7 @@ use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
 use service::ownership::Progress;
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A migrated database of one test, on the server of `BALANCE_DATABASE_URL`. Dropping it drops the
 /// database.
@@ -159,7 +160,7 @@ fn service_role_waits_for_the_migration() {
     assert!(err.is_retryable(), "{err}");
     assert_eq!(
         err.to_string(),
-        "the database has version 0, this program needs 3, and its role may not create tables: \
+        "the database has version 0, this program needs 4, and its role may not create tables: \
          run `command-handler --migrate` as the owner"
     );
     database.migrate();
@@ -225,6 +226,7 @@ fn replayed_batch_returns_the_stored_outcomes() {
     batch.push(ConfirmMoneyTransfer { amount: Cents::new(1), ..batch[0].clone() });
     let first = session.transfer(batch.clone(), &Positions::default()).unwrap();
     assert_eq!(first[0], first[4]);
+    assert!(first.iter().all(|outcome| outcome.decided_at.is_some()));
     assert_eq!(first[1].result, Err(Cow::Borrowed("insufficient funds")));
     let moved = first[0].result.as_ref().unwrap();
     assert_eq!(moved.changes.from, Some(Change { balance: Cents::new(400), sequence: 2 }));
@@ -284,6 +286,34 @@ fn command_at_two_handlers_has_one_outcome() {
         .result
         .unwrap();
     assert_eq!(last.changes.from, Some(Change { balance: Cents::new(100_499), sequence: 52 }));
+}
+
+/// Otherwise a later change of an account could have an earlier time.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn time_is_read_after_the_accounts_are_locked() {
+    let database = Database::new();
+    let [account] = database.accounts(1, 100).try_into().unwrap();
+    let command = order(1, &account.iban, &account.token, CASH);
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    let [mut other, mut watcher] = [(); 2].map(|()| connect(&database.owner).unwrap());
+    let mut lock = other.transaction().unwrap();
+    lock.execute("SELECT FROM account WHERE iban = $1 FOR UPDATE", &[&account.iban]).unwrap();
+    thread::scope(|scope| {
+        let decided = scope.spawn(|| session.transfer(vec![command], &Positions::default()));
+        let waiting = "SELECT FROM pg_stat_activity
+                       WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while watcher.query_opt(waiting, &[]).unwrap().is_none() {
+            assert!(Instant::now() < deadline, "the transfer waits for no lock");
+            thread::sleep(Duration::from_millis(5));
+        }
+        let sql = "SELECT clock_timestamp()";
+        let locked_until: SystemTime = watcher.query_one(sql, &[]).unwrap().get(0);
+        lock.rollback().unwrap();
+        let outcomes = decided.join().unwrap().unwrap();
+        assert!(outcomes[0].decided_at.unwrap() >= locked_until.into());
+    });
 }
 
 #[test]
@@ -468,7 +498,10 @@ fn database_of_version_1_is_migrated() {
     let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
     let sql = "INSERT INTO account VALUES ('NL12OPEN0123456789', '01234567890123456789', 7, 0, 1);
                INSERT INTO account_creation (id, a_type, iban)
-               VALUES ($id, 'AUTO', 'NL12OPEN0123456789')";
+               VALUES ($id, 'AUTO', 'NL12OPEN0123456789');
+               INSERT INTO transfer (id, amount, from_party, to_party, description, to_balance,
+                                     to_sequence)
+               VALUES ($id, 7, 'cash', 'NL12OPEN0123456789', 'rent', 7, 1)";
     owner.batch_execute(&sql.replace("$id", &format!("'{old}'"))).unwrap();
     database.migrate();
     let mut session = database.session(CONFIRM_ACCOUNT_CREATION);
@@ -476,12 +509,16 @@ fn database_of_version_1_is_migrated() {
     let progress = session.owning(|ownership, _| Ok(ownership.owned()[&0].progress)).unwrap();
     assert_eq!(progress, Progress::New);
     let outcomes = session.open_accounts(&[open(old), open(new)], &Positions::default()).unwrap();
+    let old_id = old;
     let [old, new] = [0, 1].map(|at| outcomes[at].result.clone().unwrap());
     assert_eq!(
         (old.iban.as_str(), old.token.as_str()),
         ("NL12OPEN0123456789", "01234567890123456789")
     );
     assert_ne!(new.iban, old.iban);
+    let again = ConfirmMoneyTransfer { id: old_id, ..order(1, CASH, "", &old.iban) };
+    let again = session.transfer(vec![again], &Positions::default()).unwrap().remove(0);
+    assert_eq!((again.result.unwrap().amount, again.decided_at), (Cents::new(7), None));
 }
 
 #[test]

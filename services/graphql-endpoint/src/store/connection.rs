@@ -3,10 +3,12 @@
 use crate::error::Error;
 use crate::transaction::Transaction;
 use bank::money::Cents;
+use bank::timestamp::Timestamp;
 use postgres::{Client, Row};
 use service::database;
 use service::ownership;
 use service::shutdown::Shutdown;
+use std::time::SystemTime;
 
 /// `application_name` in PostgreSQL, and name of the lock for migrations.
 const SERVICE: &str = "graphql-endpoint";
@@ -19,6 +21,7 @@ pub const SCHEMA: database::Schema = database::Schema {
         include_str!("../../migrations/2-accounts-and-transfers.sql"),
         include_str!("../../migrations/3-failed-logins.sql"),
         ownership::TABLES,
+        include_str!("../../migrations/5-decision-times.sql"),
     ],
     rights: &[
         ("SELECT, INSERT", "transaction"),
@@ -62,7 +65,8 @@ pub fn connect(config: &postgres::Config, more: &str) -> Result<Client, Error> {
 }
 
 /// Columns of a transaction, in the order that [`transaction`] expects.
-pub const COLUMNS: &str = "number, sequence, iban, new_balance, changed_by, from_to, description";
+pub const COLUMNS: &str =
+    "number, sequence, iban, new_balance, changed_by, from_to, description, decided_at";
 
 /// Converts a row of [`COLUMNS`].
 pub fn transaction(row: &Row) -> Transaction {
@@ -74,5 +78,6 @@ pub fn transaction(row: &Row) -> Transaction {
         changed_by: Cents::new(row.get(4)),
         from_to: row.get(5),
         description: row.get(6),
+        decided_at: row.get::<_, Option<SystemTime>>(7).map(Timestamp::from),
     }
 }

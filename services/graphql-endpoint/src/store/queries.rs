@@ -69,13 +69,13 @@ impl Store {
         let sql = format!(
             "SELECT number, sequence, iban, new_balance, changed_by,
                     CASE WHEN fits THEN from_to ELSE '' END,
-                    CASE WHEN fits THEN description ELSE '' END, fits
+                    CASE WHEN fits THEN description ELSE '' END, decided_at, fits
              FROM (SELECT *, sum(octet_length(from_to) + octet_length(description))
                              OVER (ROWS UNBOUNDED PRECEDING) <= $3 AS fits
                    FROM ({list}) AS listed) AS counted"
         );
         let rows = self.query(&sql, parameters![text, items_max, texts_bytes_max(items_max)])?;
-        if rows.iter().all(|row| row.get(7)) {
+        if rows.iter().all(|row| row.get(8)) {
             Ok(rows.iter().map(transaction).collect())
         } else {
             Err(Error::TooLarge)

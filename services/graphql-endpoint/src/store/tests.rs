@@ -9,6 +9,7 @@ use crate::transaction::tests::transaction;
 use bank::limits::COMMAND_BYTES_MAX;
 use bank::money::Cents;
 use bank::records::BalanceChanged;
+use bank::timestamp::Timestamp;
 use service::database;
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
@@ -76,6 +77,11 @@ impl Drop for Database {
     }
 }
 
+/// Times with milliseconds.
+fn decided_at(sequence: i64) -> Timestamp {
+    Timestamp::from_millis(1_795_996_800_000 + 1001 * sequence)
+}
+
 fn record(offset: i64, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> ChangeRecord {
     let change = BalanceChanged {
         iban: iban.to_owned(),
@@ -85,6 +91,7 @@ fn record(offset: i64, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> 
         description: format!("{iban} {sequence}"),
         transfer_id,
         sequence,
+        decided_at: transfer_id.map(|_| decided_at(sequence)),
     };
     ChangeRecord { partition: 3, offset, change }
 }
@@ -130,6 +137,12 @@ fn unstorable_changes_are_detected() {
     assert_eq!(unstorable(&change(&"a".repeat(64), "b")), None);
     assert!(unstorable(&change(&"a".repeat(65), "b")).is_some());
     assert!(unstorable(&change("a", "\0")).is_some());
+    let decided_at = |millis| BalanceChanged {
+        decided_at: Some(Timestamp::from_millis(millis)),
+        ..change("a", "b")
+    };
+    assert_eq!(unstorable(&decided_at(0)), None);
+    assert!(unstorable(&decided_at(-1)).is_some() && unstorable(&decided_at(i64::MAX)).is_some());
 }
 
 #[test]
@@ -144,12 +157,16 @@ fn replayed_batch_is_stored_once() {
     batch.push(batch[0].clone());
     let stored = writer.store(&batch, &BTreeMap::new()).unwrap();
     assert_eq!(texts(&stored), ["a 1", "b 1", "a 0"]);
+    let times: Vec<_> = stored.iter().map(|it| it.decided_at).collect();
+    assert_eq!(times, [Some(decided_at(1)), Some(decided_at(1)), None]);
     assert!(writer.store(&batch, &BTreeMap::new()).unwrap().is_empty());
     // Without a transfer_id, a record at another offset is another transaction.
     let other = ChangeRecord { offset: 4, ..batch[2].clone() };
     let again = writer.store(&[batch[2].clone(), other], &BTreeMap::new()).unwrap();
     assert_eq!(texts(&again), ["a 0"]);
-    assert_eq!(database.store().by_iban("a", 10).unwrap().len(), 3);
+    let read = database.store().by_iban("a", 10).unwrap();
+    assert_eq!(read.len(), 3);
+    assert_eq!(read[0], stored[0], "equal to the published one in every field");
 }
 
 #[test]

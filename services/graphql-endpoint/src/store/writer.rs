@@ -22,6 +22,9 @@ pub fn unstorable(record: &BalanceChanged) -> Option<&'static str> {
     if texts.iter().any(|text| text.contains('\0')) {
         return Some("a text has a NUL character");
     }
+    if record.decided_at.is_some_and(|time| time.system_time().is_none()) {
+        return Some("decided_at is outside of the years 1970 to 9999");
+    }
     (record.iban.len() > IBAN_BYTES_MAX).then_some("the iban has more than 64 bytes")
 }
 
@@ -36,9 +39,25 @@ pub struct ChangeRecord {
 impl ChangeRecord {
     fn stored_as(&self, number: i64) -> Transaction {
         let BalanceChanged {
-            iban, new_balance, changed_by, from_to, description, sequence, ..
+            iban,
+            new_balance,
+            changed_by,
+            from_to,
+            description,
+            sequence,
+            decided_at,
+            ..
         } = self.change.clone();
-        Transaction { number, sequence, iban, new_balance, changed_by, from_to, description }
+        Transaction {
+            number,
+            sequence,
+            iban,
+            new_balance,
+            changed_by,
+            from_to,
+            description,
+            decided_at,
+        }
     }
 }
 
@@ -69,9 +88,10 @@ impl TransactionWriter {
         let mut prepare = |sql: &str| client.prepare(sql).map_err(step("prepare the statements"));
         let insert = "INSERT INTO transaction
                  (iban, sequence, new_balance, changed_by, from_to, description,
-                  transfer_id, record_partition, record_offset)
+                  transfer_id, record_partition, record_offset, decided_at)
              SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[],
-                                  $5::text[], $6::text[], $7::uuid[], $8::integer[], $9::bigint[])";
+                                  $5::text[], $6::text[], $7::uuid[], $8::integer[], $9::bigint[],
+                                  $10::timestamptz[])";
         let insert_missing =
             prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?;
         let insert = prepare(&format!("{insert} RETURNING number"))?;
@@ -172,6 +192,7 @@ fn insert_all(
                 &column(batch, |record| record.change.transfer_id),
                 &column(batch, |record| has_no_id(record).then_some(record.partition)),
                 &column(batch, |record| has_no_id(record).then_some(record.offset)),
+                &column(batch, |record| record.change.decided_at?.system_time()),
             ],
         )
         .map_err(step("store transactions"))

@@ -196,7 +196,8 @@ final class Codec {
             .set("from_to", other)
             .set("description", it.description())
             .set("transfer_id", new GenericData.Fixed(id, bytes(it.id()).array()))
-            .set("sequence", change.sequence()));
+            .set("sequence", change.sequence())
+            .set("decided_at", it.decidedAt()));
   }
 
   private static Schema schema(String topic) {

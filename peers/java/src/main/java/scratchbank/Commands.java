@@ -21,7 +21,10 @@ final class Commands {
 
   record NotOpened(UUID id, String reason) implements Outcome {}
 
-  /** A completed transfer. A side without an account at this bank has no change (null). */
+  /**
+   * A completed transfer. A side without an account at this bank has no change (null). `decidedAt`
+   * is in milliseconds since 1970, null in outcomes that are older than this field.
+   */
   record Moved(
       UUID id,
       long amount,
@@ -29,7 +32,8 @@ final class Commands {
       String to,
       String description,
       Rules.Change fromChange,
-      Rules.Change toChange)
+      Rules.Change toChange,
+      Long decidedAt)
       implements Outcome {}
 
   record Refused(UUID id, String reason) implements Outcome {}

@@ -25,8 +25,9 @@ import java.util.function.Function;
 
 /** All SQL. A batch is one transaction with a constant number of statements. */
 final class Store implements AutoCloseable {
-  /** The newest version of the database that this program knows. It needs only the first one. */
-  private static final int MIGRATIONS = 3;
+  /** The migrations of the bank's own handler, in order. */
+  private static final List<String> MIGRATIONS =
+      List.of("1-bank", "tables", "3-tokens", "4-decision-times");
 
   /** Every statement finds its rows by key, even if the statistics are those of empty tables. */
   private static final String OPTIONS =
@@ -72,14 +73,15 @@ final class Store implements AutoCloseable {
         row.next();
         version = row.getInt(1);
       }
-      if (version > MIGRATIONS) {
+      if (version > MIGRATIONS.size()) {
         throw new SQLException("the database has version " + version + ": start a newer handler");
       }
-      if (version == 0) {
-        try (InputStream sql = Store.class.getResourceAsStream("/migrations/1-bank.sql")) {
+      for (; version < MIGRATIONS.size(); version++) {
+        String path = "/migrations/" + MIGRATIONS.get(version) + ".sql";
+        try (InputStream sql = Store.class.getResourceAsStream(path)) {
           statement.execute(new String(sql.readAllBytes(), StandardCharsets.UTF_8));
         }
-        statement.execute("INSERT INTO migration (version) VALUES (1)");
+        statement.execute("INSERT INTO migration (version) VALUES (" + (version + 1) + ")");
       }
       connection.commit();
     }
@@ -202,6 +204,7 @@ final class Store implements AutoCloseable {
       Connection connection, List<Commands.Transfer> commands) throws SQLException {
     Map<UUID, Commands.Outcome> outcomes = known(connection, commands);
     Map<String, Rules.Account> accounts = lockAccounts(connection, commands, outcomes);
+    long decidedAt = now(connection);
     List<Commands.Outcome> fresh = new ArrayList<>();
     TreeSet<String> changed = new TreeSet<>();
     for (Commands.Transfer command : commands) {
@@ -221,7 +224,8 @@ final class Store implements AutoCloseable {
                 command.to(),
                 command.description(),
                 decision.from(),
-                decision.to());
+                decision.to(),
+                decidedAt);
         if (decision.from() != null) {
           changed.add(command.from());
         }
@@ -246,7 +250,7 @@ final class Store implements AutoCloseable {
       }
     }
     if (!fresh.isEmpty()) {
-      store(connection, fresh);
+      store(connection, fresh, decidedAt);
     }
     return commands.stream().map(command -> outcomes.get(command.id())).toList();
   }
@@ -257,7 +261,8 @@ final class Store implements AutoCloseable {
     try (PreparedStatement known =
         connection.prepareStatement(
             "SELECT id, reason, amount, from_party, to_party, description,"
-                + " from_balance, from_sequence, to_balance, to_sequence"
+                + " from_balance, from_sequence, to_balance, to_sequence,"
+                + " (extract(epoch FROM decided_at) * 1000)::bigint"
                 + " FROM transfer WHERE id = ANY(?)")) {
       set(known, 1, "uuid", commands, Commands.Transfer::id);
       try (ResultSet row = known.executeQuery()) {
@@ -275,7 +280,8 @@ final class Store implements AutoCloseable {
                       row.getString(5),
                       row.getString(6),
                       change(row, 7),
-                      change(row, 9)));
+                      change(row, 9),
+                      row.getObject(11, Long.class)));
         }
       }
     }
@@ -320,34 +326,47 @@ final class Store implements AutoCloseable {
     return accounts;
   }
 
-  private static void store(Connection connection, List<Commands.Outcome> outcomes)
+  /** The time after the accounts are locked, in milliseconds since 1970. */
+  private static long now(Connection connection) throws SQLException {
+    String sql = "SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    try (PreparedStatement now = connection.prepareStatement(sql);
+        ResultSet row = now.executeQuery()) {
+      row.next();
+      return row.getLong(1);
+    }
+  }
+
+  private static void store(
+      Connection connection, List<Commands.Outcome> outcomes, long decidedAt)
       throws SQLException {
     try (PreparedStatement store =
         connection.prepareStatement(
             "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,"
-                + " from_balance, from_sequence, to_balance, to_sequence)"
-                + " SELECT * FROM unnest(?::uuid[], ?::text[], ?::bigint[], ?::text[], ?::text[],"
+                + " from_balance, from_sequence, to_balance, to_sequence, decided_at)"
+                + " SELECT *, to_timestamp(?::bigint / 1000.0)"
+                + " FROM unnest(?::uuid[], ?::text[], ?::bigint[], ?::text[], ?::text[],"
                 + " ?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[])")) {
+      store.setLong(1, decidedAt);
       set(
           store,
-          1,
+          2,
           "uuid",
           outcomes,
           it -> it instanceof Commands.Moved moved ? moved.id() : ((Commands.Refused) it).id());
       set(
           store,
-          2,
+          3,
           "text",
           outcomes,
           it -> it instanceof Commands.Refused refused ? refused.reason() : null);
-      setMoved(store, 3, "bigint", outcomes, Commands.Moved::amount);
-      setMoved(store, 4, "text", outcomes, Commands.Moved::from);
-      setMoved(store, 5, "text", outcomes, Commands.Moved::to);
-      setMoved(store, 6, "text", outcomes, Commands.Moved::description);
-      setMoved(store, 7, "bigint", outcomes, it -> balance(it.fromChange()));
-      setMoved(store, 8, "bigint", outcomes, it -> sequence(it.fromChange()));
-      setMoved(store, 9, "bigint", outcomes, it -> balance(it.toChange()));
-      setMoved(store, 10, "bigint", outcomes, it -> sequence(it.toChange()));
+      setMoved(store, 4, "bigint", outcomes, Commands.Moved::amount);
+      setMoved(store, 5, "text", outcomes, Commands.Moved::from);
+      setMoved(store, 6, "text", outcomes, Commands.Moved::to);
+      setMoved(store, 7, "text", outcomes, Commands.Moved::description);
+      setMoved(store, 8, "bigint", outcomes, it -> balance(it.fromChange()));
+      setMoved(store, 9, "bigint", outcomes, it -> sequence(it.fromChange()));
+      setMoved(store, 10, "bigint", outcomes, it -> balance(it.toChange()));
+      setMoved(store, 11, "bigint", outcomes, it -> sequence(it.toChange()));
       store.executeUpdate();
     }
   }
