@@ -16,6 +16,7 @@ mod accounts;
 mod command_client;
 mod date_time;
 mod euro;
+mod long;
 mod password;
 mod registrations;
 mod token;

@@ -8,6 +8,7 @@ use crate::date_time::DateTime;
 use crate::error::Error;
 use crate::euro;
 use crate::hub::{self, Event, TooMany};
+use crate::long::Long;
 use crate::running::RunningOperation;
 use crate::transaction::{Direction, Filter, Transaction};
 use crate::transfers::{self, TransferInput, TransferResult};
@@ -112,6 +113,16 @@ impl TransactionObject {
     /// Amount of the change, as in "€10,00" or "-€10,00".
     fn changed_by(&self) -> Option<String> {
         Some(euro::format(self.0.changed_by))
+    }
+
+    /// Balance of the account after the change, in euro cents.
+    fn new_balance_cents(&self) -> Long {
+        Long(self.0.new_balance.get())
+    }
+
+    /// Amount of the change, in euro cents; negative if money left the account.
+    fn changed_by_cents(&self) -> Long {
+        Long(self.0.changed_by.get())
     }
 
     /// The other party: an iban, "cash" or a name.
@@ -255,16 +266,23 @@ impl Mutation {
     }
 
     /// Moves money once for each uuid. A repeated request returns the same result.
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the field")]
     fn money_transfer(
         context: &Context,
         #[graphql(description = "A new UUID for each transfer.")] uuid: String,
         #[graphql(description = "Token of the account `from`; any text if `from` is \"cash\".")]
         token: String,
-        #[graphql(description = "Amount in euro cents.")] amount: i32,
+        #[graphql(description = "Amount in euro cents; either this or `amount_cents`.")]
+        amount: Option<i32>,
+        #[graphql(
+            description = "Amount in euro cents, also above 2147483647; either this or `amount`."
+        )]
+        amount_cents: Option<Long>,
         #[graphql(description = "Debited party: an iban of this bank or \"cash\".")] from: String,
         #[graphql(description = "Credited party: an iban of this bank or any name.")] to: String,
         #[graphql(description = "Description of the transfer.")] descr: String,
     ) -> FieldResult<Option<MoneyTransferResult>> {
+        let amount = cents(amount, amount_cents)?;
         context.transfer(&uuid, &token, amount, &from, &to, &descr)
     }
 }
@@ -313,17 +331,24 @@ impl Subscription {
     }
 
     /// Moves money once for each uuid. A repeated request returns the same result.
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the field")]
     async fn money_transfer(
         context: &Context,
         #[graphql(description = "A new UUID for each transfer.")] uuid: String,
         #[graphql(description = "Token of the account `from`; any text if `from` is \"cash\".")]
         token: String,
-        #[graphql(description = "Amount in euro cents.")] amount: i32,
+        #[graphql(description = "Amount in euro cents; either this or `amount_cents`.")]
+        amount: Option<i32>,
+        #[graphql(
+            description = "Amount in euro cents, also above 2147483647; either this or `amount`."
+        )]
+        amount_cents: Option<Long>,
         #[graphql(description = "Debited party: an iban of this bank or \"cash\".")] from: String,
         #[graphql(description = "Credited party: an iban of this bank or any name.")] to: String,
         #[graphql(description = "Description of the transfer.")] descr: String,
     ) -> ResultStream<MoneyTransferResult> {
-        once(context.transfer(&uuid, &token, amount, &from, &to, &descr))
+        let transfer = |amount| context.transfer(&uuid, &token, amount, &from, &to, &descr);
+        once(cents(amount, amount_cents).and_then(transfer))
     }
 }
 
@@ -379,16 +404,25 @@ impl Context {
         &self,
         uuid: &str,
         token: &str,
-        amount: i32,
+        amount: Cents,
         from: &str,
         to: &str,
         description: &str,
     ) -> FieldResult<Option<MoneyTransferResult>> {
-        let amount = Cents::new(amount.into());
         let input = TransferInput { uuid, token, amount, from, to, description };
         let result = self.app.transfers().make(&input).map_err(failed)?;
         transfers::log(&input, &result, self.address);
         Ok(Some(result.into()))
+    }
+}
+
+/// The amount of a transfer: exactly one of the two arguments.
+fn cents(amount: Option<i32>, amount_cents: Option<Long>) -> FieldResult<Cents> {
+    match (amount, amount_cents) {
+        (Some(cents), None) => Ok(Cents::new(cents.into())),
+        (None, Some(Long(cents))) => Ok(Cents::new(cents)),
+        (None, None) => Err(field_error("amount is missing: send amount or amount_cents")),
+        (Some(_), Some(_)) => Err(field_error("send either amount or amount_cents, not both")),
     }
 }
 
@@ -471,7 +505,11 @@ mod tests {
                 assert_eq!(found.field_type, wanted.field_type, "{name}.{field}");
                 for argument in &wanted.arguments {
                     let same = found.arguments.iter().find(|it| it.name == argument.name).unwrap();
-                    assert_eq!(same.value_type, argument.value_type, "{name}.{field}");
+                    // A request that sends the argument stays valid if it becomes optional.
+                    let is_optional_now = matches!(&argument.value_type,
+                        Type::NonNullType(inner) if **inner == same.value_type);
+                    let is_same = same.value_type == argument.value_type;
+                    assert!(is_same || is_optional_now, "{name}.{field}: {}", argument.name);
                 }
                 for argument in &found.arguments {
                     let is_new = wanted.arguments.iter().all(|it| it.name != argument.name);
@@ -480,6 +518,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn transfer_has_exactly_one_amount() {
+        let amount = |amount, cents: Option<i64>| {
+            super::cents(amount, cents.map(Long)).map_err(|err| err.message().to_owned())
+        };
+        assert_eq!(amount(Some(5), None), Ok(Cents::new(5)));
+        assert_eq!(amount(None, Some(5)), Ok(Cents::new(5)));
+        assert_eq!(amount(None, Some(1 << 40)), Ok(Cents::new(1 << 40)));
+        assert!(amount(None, None).unwrap_err().contains("missing"));
+        assert!(amount(Some(5), Some(5)).unwrap_err().contains("not both"));
     }
 
     #[test]

@@ -278,6 +278,14 @@ mod tests {
     }
 
     #[test]
+    fn content_is_that_of_stored_transfers() {
+        let expected = "6c9965e72d78c0e0220ee3f5ca80a885\
+             928aa92c821f7e62cca69ada08d3b470";
+        let hex: String = content(&INPUT).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected);
+    }
+
+    #[test]
     fn uuid_forms_give_the_same_command_id() {
         let uuid = Uuid::new_v4();
         for form in [uuid.to_string().to_uppercase(), uuid.simple().to_string()] {

@@ -53,6 +53,28 @@ fn npm_dir(script: &str) -> PathBuf {
     dir
 }
 
+/// A folder in `dir` with the talk's schema and each committed version of schema.graphql.
+fn previous_schemas(dir: &Path) -> PathBuf {
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        let done = git.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "git {arguments:?}, in a clone of the repository: {errors}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let schemas = dir.join("schemas");
+    let _ = fs::remove_dir_all(&schemas);
+    fs::create_dir(&schemas).unwrap();
+    fs::copy(Path::new(CLIENTS).join("../talk-2019.graphql"), schemas.join("talk.graphql"))
+        .unwrap();
+    let commits = git(&["log", "--format=%H", "--", "schema.graphql"]);
+    for commit in commits.lines() {
+        let sdl = git(&["show", &format!("{commit}:./schema.graphql")]);
+        fs::write(schemas.join(format!("{commit}.graphql")), sdl).unwrap();
+    }
+    schemas
+}
+
 /// Runs a client against `endpoint`. A failure, or `--nocapture`, shows the client's output.
 fn passes(endpoint: &Endpoint, command: &mut Command) {
     let client = command
@@ -78,9 +100,7 @@ fn clients_from_npm_query_and_subscribe() {
     let start = dir.join("start.cjs");
     fs::copy(folder.join("../graphiql/start.js"), &start).unwrap();
     let mut node = Command::new("node");
-    node.arg(dir.join("clients.mjs"))
-        .env("SDL", folder.join("talk-2019.graphql"))
-        .env("START", start);
+    node.arg(dir.join("clients.mjs")).env("SCHEMAS", previous_schemas(&dir)).env("START", start);
     passes(&endpoint, &mut node);
 }
 

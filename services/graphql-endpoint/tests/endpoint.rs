@@ -89,6 +89,37 @@ fn account_is_opened_and_money_moves() {
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
+fn amount_has_two_forms() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (iban, _) = endpoint.account();
+    let uuid = Uuid::new_v4();
+    let ask = |amounts: &str| {
+        let query = format!(
+            "mutation {{ money_transfer(uuid: \"{uuid}\", token: \"cash\", {amounts} \
+             from: \"cash\", to: \"{iban}\", descr: \"d\") {{ success reason }} }}"
+        );
+        endpoint.ask(&query, &json!({}))
+    };
+    // Without exactly one of the two amounts nothing is stored under the uuid.
+    for (amounts, error) in [("", "amount is missing"), ("amount: 5, amount_cents: 5,", "not both")]
+    {
+        let answer = ask(amounts);
+        assert_eq!(answer["data"], json!({ "money_transfer": null }));
+        assert!(answer["errors"][0]["message"].as_str().unwrap().contains(error), "{answer}");
+    }
+    // A repeated request may have the other form.
+    for same in ["amount: 5,", "amount_cents: 5,", "amount_cents: \"5\", amount: null,"] {
+        assert_eq!(ask(same)["data"]["money_transfer"]["success"], true, "{same}");
+    }
+    let other = ask("amount_cents: 3000000000,");
+    assert_eq!(other["data"]["money_transfer"]["reason"], "uuid was used for another transfer");
+    until("it is stored", PATIENCE, || (endpoint.transactions(&iban).len() == 1).then_some(()));
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
 fn only_the_password_returns_the_account() {
     let stack = Stack::shared();
     let handler = Handler::start(&stack);
@@ -598,7 +629,7 @@ fn examples_of_the_docs_work() {
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
     let examples = examples();
-    assert_eq!(examples.len(), 5);
+    assert_eq!(examples.len(), 6);
     for example in examples {
         let command = example.replace("localhost:8888", &format!("localhost:{}", endpoint.port));
         let streams = command.contains("text/event-stream");

@@ -107,7 +107,8 @@ fn operation_budget_limits_rows_and_bytes() {
     });
     let refusal = |answer: &Value| answer["errors"][0]["message"].as_str().map(str::to_owned);
     // A thousand descriptions have about a mebibyte.
-    let all_fields = "id ref sequence time iban new_balance changed_by from_to descr direction";
+    let all_fields = "id ref sequence time iban new_balance changed_by new_balance_cents \
+                      changed_by_cents from_to descr direction";
     assert_eq!(refusal(&list(all_fields)), None);
     let repeated = list("a: descr b: descr c: descr");
     assert!(refusal(&repeated).unwrap().contains("exceeds 2097152 bytes"), "{repeated:.300}");

@@ -1,8 +1,8 @@
 // Tests the endpoint at URL (http://host:port/graphql) with graphql-js, graphql-ws and graphql-sse.
-// SDL is the file with the talk's schema. Exits with 0 if all assertions hold.
+// SCHEMAS is a folder with the talk's schema and previous ones. Exits with 0 if all assertions hold.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
 import {
   buildClientSchema,
@@ -14,7 +14,7 @@ import { createClient as createSse } from "graphql-sse";
 import { createClient as createWs } from "graphql-ws";
 import WebSocket from "ws";
 
-const { URL: url, SDL: sdl, START: start } = process.env;
+const { URL: url, SCHEMAS: schemas, START: start } = process.env;
 const wsUrl = url.replace("http", "ws");
 
 const GET_ACCOUNT =
@@ -56,7 +56,12 @@ const deposit = (iban, amount, descr) => ({
 async function schema() {
   const { data } = await post(getIntrospectionQuery());
   const ours = buildClientSchema(data);
-  assert.deepEqual(findBreakingChanges(buildSchema(readFileSync(sdl, "utf8")), ours), []);
+  const previous = readdirSync(schemas);
+  assert.ok(previous.length > 1, "the talk's schema and the committed ones");
+  for (const file of previous) {
+    const theirs = buildSchema(readFileSync(`${schemas}/${file}`, "utf8"));
+    assert.deepEqual(findBreakingChanges(theirs, ours), [], file);
+  }
   for (const type of [
     ours.getQueryType(),
     ours.getMutationType(),
@@ -65,6 +70,37 @@ async function schema() {
   ]) {
     for (const field of Object.values(type.getFields()))
       assert.ok(field.description, `${type}.${field.name} has no description`);
+  }
+}
+
+// An amount above 2^53 keeps all its digits. A variable of a client is a text or a number.
+async function largeAmounts(client) {
+  const account = await post(`mutation ${GET_ACCOUNT}`, {
+    u: `user-${randomUUID()}`,
+    p: "correct horse",
+  });
+  const { iban } = account.data.get_account;
+  const query = `mutation($uuid: String!, $cents: Long, $to: String!) {
+    money_transfer(uuid: $uuid, token: "cash", amount_cents: $cents, from: "cash", to: $to,
+      descr: "large") { success reason } }`;
+  for (const cents of ["9007199254740993", 3_000_000_000]) {
+    const variables = { uuid: randomUUID(), cents, to: iban };
+    const [made] = await all(client, { query, variables });
+    assert.equal(made.data.money_transfer.success, true, JSON.stringify(made));
+  }
+  const LAST = `query($iban: String!) { transactions_by_iban(iban: $iban, max_items: 2) {
+    changed_by_cents new_balance_cents } }`;
+  for (const deadline = Date.now() + 30_000; ;) {
+    const [{ data }] = await all(client, { query: LAST, variables: { iban } });
+    if (data.transactions_by_iban.length === 2) {
+      assert.deepEqual({ ...data.transactions_by_iban[0] }, {
+        changed_by_cents: "3000000000",
+        new_balance_cents: "9007202254740993",
+      });
+      return;
+    }
+    assert.ok(Date.now() < deadline, JSON.stringify(data));
+    await new Promise((next) => setTimeout(next, 20));
   }
 }
 
@@ -229,6 +265,7 @@ const sse = createSse({ url, retryAttempts: 0 });
 for (const [name, work] of [
   ["schema", schema],
   ["graphql-ws: customer", () => customer(ws)],
+  ["graphql-ws: large amounts", () => largeAmounts(ws)],
   ["graphql-ws: refusals", () => refusals(ws)],
   ["graphql-ws: many at once", () => manyAtOnce(ws)],
   ["graphql-sse: customer", () => customer(sse)],
