@@ -14,7 +14,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Endpoint, subscribe};
+use support::{Endpoint, read, subscribe};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 use uuid::Uuid;
@@ -57,8 +57,7 @@ fn slow_subscriber_is_cut_off_and_no_other() {
             if at % STEP == 0 {
                 progress.send(at).unwrap();
             }
-            let event: Value =
-                serde_json::from_str(quick.read().unwrap().to_text().unwrap()).unwrap();
+            let event: Value = serde_json::from_str(read(&mut quick).to_text().unwrap()).unwrap();
             let descr = event["payload"]["data"]["stream_transactions"]["descr"].as_str().unwrap();
             assert!(descr.starts_with(&format!("{at} ")), "in order and complete: {at}, {descr}");
         }
@@ -75,7 +74,7 @@ fn slow_subscriber_is_cut_off_and_no_other() {
     });
     // Transactions in transit arrive first, then the close frame.
     let closed = loop {
-        match slow.read().unwrap() {
+        match read(&mut slow) {
             Message::Close(frame) => break frame.unwrap(),
             event => assert!(event.to_text().unwrap().contains("stream_transactions")),
         }
@@ -135,7 +134,7 @@ fn shutdown_closes_subscriptions() {
     endpoint.wait_for_subscribers(1);
     let took = endpoint.stop();
     assert!(took < Duration::from_secs(1), "{took:?}");
-    let Message::Close(Some(frame)) = socket.read().unwrap() else { panic!("expected a close") };
+    let Message::Close(Some(frame)) = read(&mut socket) else { panic!("expected a close") };
     assert_eq!(frame.code, CloseCode::Away);
 }
 
@@ -157,8 +156,7 @@ fn subscribers_receive_transactions_of_all_endpoints() {
     for socket in &mut sockets {
         let mut missing: Vec<&str> = ibans.iter().map(String::as_str).collect();
         while !missing.is_empty() {
-            let event: Value =
-                serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+            let event: Value = serde_json::from_str(read(socket).to_text().unwrap()).unwrap();
             let iban = event["payload"]["data"]["stream_transactions"]["iban"].as_str().unwrap();
             missing.retain(|it| *it != iban);
         }
@@ -185,7 +183,7 @@ fn thousand_subscriptions_need_few_threads() {
     post(&mut *stack.kafka_client(), &changes(&stack, &iban, 1));
     for socket in &mut sockets {
         for _ in 0..EACH {
-            assert!(socket.read().unwrap().to_text().unwrap().contains(r#""descr":"0 x"#));
+            assert!(read(socket).to_text().unwrap().contains(r#""descr":"0 x"#));
         }
     }
     // Half of them complete, the others disconnect.

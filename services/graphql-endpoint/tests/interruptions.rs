@@ -11,9 +11,8 @@ use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
 use serde_json::Value;
 use std::net::TcpStream;
-use std::time::Instant;
 use support::proxy::DatabaseProxy;
-use support::{Endpoint, subscribe};
+use support::{Endpoint, read, subscribe};
 use tungstenite::{Message, WebSocket};
 use uuid::Uuid;
 
@@ -65,27 +64,16 @@ impl Bank {
 struct Subscriber(WebSocket<TcpStream>);
 
 impl Subscriber {
-    /// The next message that is not a ping.
-    fn read(&mut self) -> Message {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.0.read().unwrap() {
-                Message::Ping(_) => assert!(Instant::now() < deadline, "only pings arrive"),
-                message => return message,
-            }
-        }
-    }
-
     /// The description of the next transaction.
     fn next(&mut self) -> String {
-        let message: Value = serde_json::from_str(self.read().to_text().unwrap()).unwrap();
+        let message: Value = serde_json::from_str(read(&mut self.0).to_text().unwrap()).unwrap();
         let transaction = &message["payload"]["data"]["stream_transactions"];
         transaction["descr"].as_str().unwrap_or_else(|| panic!("{message}")).to_owned()
     }
 
     /// The code of the close frame. No transaction comes before it.
     fn close_code(mut self) -> u16 {
-        match self.read() {
+        match read(&mut self.0) {
             Message::Close(frame) => frame.unwrap().code.into(),
             other => panic!("{other}"),
         }

@@ -215,6 +215,17 @@ impl Drop for Endpoint {
     }
 }
 
+/// The next message that is not a ping. The endpoint sends one after 10 s without a message.
+pub fn read(socket: &mut WebSocket<TcpStream>) -> Message {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match socket.read().unwrap() {
+            Message::Ping(_) => assert!(Instant::now() < deadline, "only pings arrive"),
+            message => return message,
+        }
+    }
+}
+
 /// Subscribes to the transactions of an account.
 pub fn subscribe(socket: &mut WebSocket<TcpStream>, id: &str, iban: &str) {
     let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
