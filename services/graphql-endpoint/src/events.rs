@@ -89,6 +89,9 @@ impl EventTransport {
     }
 
     fn next(&mut self, json: &str) -> Result<(), Disconnected> {
+        if let Some(id) = self.running.event_id() {
+            self.buffer += &format!("id: {id}\n");
+        }
         self.buffer += &format!("event: next\ndata: {json}\n\n");
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }

@@ -348,6 +348,12 @@ impl Subscription {
         &self.reader
     }
 
+    /// Skips what was published until now.
+    pub fn skip(&mut self) {
+        self.taken.clear();
+        self.reader.position.store(self.hub.state().next, Ordering::Release);
+    }
+
     pub fn poll_next(&mut self, context: &Context<'_>) -> Poll<Event> {
         {
             // First, so that news after the look into the log wake this task.

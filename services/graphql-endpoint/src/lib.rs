@@ -13,6 +13,7 @@ mod transaction;
 
 mod access;
 mod accounts;
+mod catch_up;
 mod command_client;
 mod date_time;
 mod euro;

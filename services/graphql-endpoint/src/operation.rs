@@ -228,8 +228,9 @@ impl Executor {
         address: IpAddr,
         running: &Arc<RunningOperation>,
     ) -> Context {
-        let (app, running, budget) = (self.app.clone(), running.clone(), Budget::default());
-        Context { app, access, address, running, budget }
+        let (app, queries) = (self.app.clone(), self.queries.clone());
+        let (running, budget) = (running.clone(), Budget::default());
+        Context { app, queries, access, address, running, budget }
     }
 }
 

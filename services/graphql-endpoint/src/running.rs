@@ -1,7 +1,7 @@
 //! The state of a running operation, shared by its transport and its resolvers.
 
 use crate::hub::{Ending, Reader};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
@@ -11,9 +11,33 @@ pub struct RunningOperation {
     reader: OnceLock<Arc<Reader>>,
     must_not_wait: AtomicBool,
     would_wait: AtomicBool,
+    /// Id of the last value of a stream; 0 if its values have no ids.
+    event_id: AtomicI64,
+    /// Id of the last value that the client received before it connected again.
+    resumed_after: Option<i64>,
 }
 
 impl RunningOperation {
+    /// An operation of a client that has received the values until `id`.
+    pub fn resumed_after(id: Option<i64>) -> Self {
+        Self { resumed_after: id, ..Self::default() }
+    }
+
+    /// See [`Self::resumed_after`].
+    pub fn last_received(&self) -> Option<i64> {
+        self.resumed_after
+    }
+
+    /// Sets the id of the value that is emitted next.
+    pub fn set_event_id(&self, id: i64) {
+        self.event_id.store(id, Ordering::Relaxed);
+    }
+
+    /// Id of the value that is emitted.
+    pub fn event_id(&self) -> Option<i64> {
+        Some(self.event_id.load(Ordering::Relaxed)).filter(|id| *id > 0)
+    }
+
     /// Cancels the operation and ends its stream at once.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);

@@ -4,11 +4,13 @@
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
+use crate::catch_up::{CatchUp, ReadPage, Source};
 use crate::date_time::DateTime;
 use crate::error::Error;
 use crate::euro;
 use crate::hub::{self, Event, TooMany};
 use crate::long::Long;
+use crate::pool::Pool;
 use crate::running::RunningOperation;
 use crate::transaction::{Direction, Filter, Transaction};
 use crate::transfers::{self, TransferInput, TransferResult};
@@ -44,6 +46,8 @@ pub fn sdl() -> String {
 
 pub struct Context {
     pub app: Arc<App>,
+    /// Threads for queries of tasks.
+    pub queries: Arc<Pool>,
     pub access: ReadAccess,
     /// Of the client.
     pub address: IpAddr,
@@ -303,6 +307,11 @@ impl Subscription {
         )]
         min_amount: Option<i32>,
         #[graphql(description = "Only transactions in this direction.")] direction: Option<Dtype>,
+        #[graphql(
+            description = "All transactions of the account after the one with this sequence, in \
+                           order: first the stored ones, then new ones. 0 streams all."
+        )]
+        after_sequence: Option<Long>,
     ) -> FieldResult<ResultStream<TransactionObject>> {
         let iban = match (&context.access, iban) {
             (ReadAccess::Account(own), None) => Some(own.clone()),
@@ -312,13 +321,23 @@ impl Subscription {
         };
         let min_amount = min_amount.map(|cents| Cents::new(cents.into()));
         let filter = Filter { iban, min_amount, direction: direction.map(Into::into) };
-        let subscription = context
-            .app
-            .hub
-            .subscribe(context.address, filter)
-            .map_err(|TooMany| field_error("too many subscriptions, try again"))?;
-        context.running.attach(subscription.reader());
-        Ok(Box::pin(TransactionStream(subscription)))
+        match (after_sequence.map(|Long(after)| after), &filter.iban) {
+            (None, _) => Ok(Box::pin(TransactionStream(context.subscribe(filter)?))),
+            (Some(..0), _) => Err(field_error("after_sequence: expected 0 or more")),
+            (Some(_), None) => Err(field_error("after_sequence requires iban")),
+            (Some(after), Some(iban)) => {
+                let all = Filter { iban: filter.iban.clone(), ..Filter::default() };
+                let last = context.running.last_received().map_or(after, |it| it.max(after));
+                Ok(Box::pin(CatchUpStream(CatchUp::new(
+                    context.source(),
+                    context.running.clone(),
+                    iban.clone(),
+                    filter,
+                    context.subscribe(all)?,
+                    last,
+                ))))
+            }
+        }
     }
 
     /// Opens an account for a new user name, or returns the account of a known one.
@@ -374,7 +393,36 @@ impl Stream for TransactionStream {
     }
 }
 
+struct CatchUpStream(CatchUp);
+
+impl Stream for CatchUpStream {
+    type Item = FieldResult<Option<TransactionObject>>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        let next = self.0.poll_next(context);
+        next.map(|next| Some(next?.map(|it| Some(TransactionObject(it))).map_err(failed)))
+    }
+}
+
 impl Context {
+    /// Subscribes the client, so that the end of the operation ends the subscription.
+    fn subscribe(&self, filter: Filter) -> FieldResult<hub::Subscription> {
+        let subscription = self.app.hub.subscribe(self.address, filter);
+        let subscription =
+            subscription.map_err(|TooMany| field_error("too many subscriptions, try again"))?;
+        self.running.attach(subscription.reader());
+        Ok(subscription)
+    }
+
+    fn source(&self) -> Source {
+        let (app, queries, address) = (self.app.clone(), self.queries.clone(), self.address);
+        let read: ReadPage = Arc::new(move |iban, after| app.store.after_sequence(iban, after));
+        Source { read, queries, address }
+    }
+
     /// Checks `max_items` and charges it to the budget.
     fn items(&self, max_items: i32) -> FieldResult<i64> {
         if !(1..=ITEMS_MAX).contains(&max_items) {

@@ -15,5 +15,5 @@ pub(crate) mod tests;
 
 pub use connection::{SCHEMA, migrate};
 pub use notifications::{NotificationListener, WriterId};
-pub use queries::{Store, StoredTransfer, User};
+pub use queries::{Page, Store, StoredTransfer, User};
 pub use writer::{ChangeRecord, TransactionWriter, unstorable};

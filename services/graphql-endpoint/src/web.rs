@@ -106,7 +106,9 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
             return responder.respond(with_headers(errors(503, format, UNAVAILABLE), headers));
         }
     };
-    let running = Arc::<RunningOperation>::default();
+    // An EventSource that connects again sends the id of the last event that it received.
+    let last_event = request.header("last-event-id").and_then(|id| id.parse().ok());
+    let running = Arc::new(RunningOperation::resumed_after(last_event));
     let may_stream = request.method != Method::HEAD && prefers_events(request);
     let transport: Box<dyn Transport> = if may_stream {
         Box::new(EventTransport::new(responder, headers, running.clone()))

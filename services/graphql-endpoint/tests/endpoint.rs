@@ -629,7 +629,7 @@ fn examples_of_the_docs_work() {
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
     let examples = examples();
-    assert_eq!(examples.len(), 6);
+    assert_eq!(examples.len(), 7);
     for example in examples {
         let command = example.replace("localhost:8888", &format!("localhost:{}", endpoint.port));
         let streams = command.contains("text/event-stream");

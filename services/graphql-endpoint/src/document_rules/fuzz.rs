@@ -11,6 +11,7 @@ use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::password::Hasher;
+use crate::pool::{Pool, PoolLimits};
 use crate::registrations::Registrations;
 use crate::request::parse_body;
 use crate::response::{errors_of, json};
@@ -34,6 +35,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, LazyLock};
 use std::task::{self, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 /// As in the static binaries: `service::http` and `operation_thread`.
 const STACK_BYTES: usize = 256 << 10;
@@ -437,6 +439,12 @@ impl<'a> Generator<'a> {
     }
 }
 
+static QUERIES: LazyLock<Arc<Pool>> = LazyLock::new(|| {
+    let wait = Duration::from_secs(1);
+    let limits = PoolLimits { threads: 1, waiting: 10, waiting_bytes: 1 << 20, wait };
+    Pool::start("query", limits).expect("a thread can be started")
+});
+
 static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
     let lookup = |name: &str| match name {
         // Nothing listens on these ports, so each call fails at once.
@@ -489,7 +497,8 @@ fn run_on_this_thread(body: &str) -> Outcome {
     let running = Arc::<RunningOperation>::default();
     let (access, budget) = (ReadAccess::All, Budget::default());
     let address = Ipv4Addr::LOCALHOST.into();
-    let context = Context { app: APP.clone(), access, address, running, budget };
+    let (app, queries) = (APP.clone(), QUERIES.clone());
+    let context = Context { app, queries, access, address, running, budget };
     let variables = request.variables();
     if operation.operation_type() != OperationType::Subscription {
         let result = operation.execute_sync(&variables, &context);

@@ -8,6 +8,7 @@ use crate::transaction::Transaction;
 use bank::limits::BALANCE_CHANGED_BYTES_MAX;
 use postgres::Row;
 use service::shutdown::Shutdown;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use uuid::Uuid;
 
@@ -44,6 +45,25 @@ impl Store {
         let sql = "SELECT * FROM transaction WHERE iban = $1
                    ORDER BY sequence DESC, number DESC LIMIT $2";
         self.list(sql, iban, items_max)
+    }
+
+    /// Transactions of an account with a sequence above `after`, in order: at most [`PAGE_MAX`],
+    /// and fewer if their texts are long.
+    pub fn after_sequence(&self, iban: &str, after: i64) -> Result<Page, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS}, item < count AS has_more
+             FROM (SELECT *, row_number() OVER (ORDER BY sequence, number) AS item,
+                          count(*) OVER () AS count,
+                          sum(octet_length(from_to) + octet_length(description))
+                              OVER (ORDER BY sequence, number ROWS UNBOUNDED PRECEDING) AS bytes
+                   FROM (SELECT * FROM transaction WHERE iban = $1 AND sequence > $2
+                         ORDER BY sequence, number LIMIT $3::bigint + 1) AS next) AS counted
+             WHERE item = 1 OR (item <= $3 AND bytes <= $4) ORDER BY item"
+        );
+        let parameters = parameters![iban, after, PAGE_MAX, PAGE_TEXT_BYTES_MAX];
+        let rows = self.query(&sql, parameters)?;
+        let has_more = rows.last().is_some_and(|row| row.get(8));
+        Ok(Page { transactions: rows.iter().map(transaction).collect(), has_more })
     }
 
     /// The newest transaction of each account with an iban after `after`, ordered by iban.
@@ -226,6 +246,19 @@ fn texts_bytes_max(items_max: i64) -> i64 {
     const CLIENTS_TEXTS: i64 = 1500;
     items_max * CLIENTS_TEXTS + 2 * BALANCE_CHANGED_BYTES_MAX as i64
 }
+
+/// Stored transactions of an account, in order.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub transactions: VecDeque<Transaction>,
+    /// True if the store has more after these.
+    pub has_more: bool,
+}
+
+/// Maximum of transactions in a [`Page`]. Each subscription that catches up has one in memory.
+const PAGE_MAX: i64 = 32;
+/// Limit of the texts of a [`Page`] with more than one transaction, bytes.
+const PAGE_TEXT_BYTES_MAX: i64 = 16 << 10;
 
 /// Failed logins before further attempts are delayed.
 const FREE_TRIES: i32 = 10;

@@ -188,6 +188,31 @@ fn account_is_read_newest_first() {
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
+fn later_transactions_are_read_in_bounded_pages() {
+    let database = Database::new();
+    let mut batch: Vec<ChangeRecord> = (1..=70).map(|n| named_record(n, "a", n)).collect();
+    batch.push(named_record(71, "b", 50));
+    // One that is larger than a page, with its neighbours.
+    batch[67].change.description = "x".repeat(40_000);
+    database.writer().store(&batch, &BTreeMap::new()).unwrap();
+    let store = database.store();
+    let page = |after| {
+        let page = store.after_sequence("a", after).unwrap();
+        let sequences: Vec<i64> = page.transactions.iter().map(|it| it.sequence).collect();
+        (sequences, page.has_more)
+    };
+    assert_eq!(page(0), ((1..=32).collect(), true));
+    assert_eq!(page(32), ((33..=64).collect(), true));
+    assert_eq!(page(64), (vec![65, 66, 67], true));
+    assert_eq!(page(67), (vec![68], true));
+    assert_eq!(page(68), (vec![69, 70], false));
+    assert_eq!(page(38), ((39..=67).collect(), true), "cut by its size");
+    assert_eq!(page(70), (vec![], false));
+    assert_eq!(store.after_sequence("c", 0).unwrap().transactions, []);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
 fn last_transactions_are_read_in_pages() {
     let database = Database::new();
     let ibans: Vec<String> = (0..25).map(|n| format!("iban {n:02}")).collect();
