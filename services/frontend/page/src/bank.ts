@@ -11,6 +11,8 @@ export interface Transaction {
   ref: string;
   /** Number among the transactions of the account: "1", "2", "3" ... */
   sequence: string;
+  /** When the bank decided it, RFC 3339 in UTC. Null if its record has no time. */
+  time: string | null;
   iban: string;
   /** As in "€1.234,56" or "-€0,05". */
   new_balance: string;
@@ -252,7 +254,7 @@ export async function transfer(wanted: Transfer): Promise<boolean> {
   return false;
 }
 
-const FIELDS = "{ id ref sequence iban new_balance changed_by from_to descr direction }";
+const FIELDS = "{ id ref sequence time iban new_balance changed_by from_to descr direction }";
 
 /** The endpoint closes a connection with more than 32 operations; some are subscriptions. */
 const REQUESTS_MAX = 16;

@@ -16,6 +16,7 @@ export const MAX_ITEMS = [5, 10, 25, 50, 100, 250];
 
 /** Fields of a transaction that can be hidden, with their labels. */
 export const FIELDS = [
+  ["time", "time"],
   ["from_to", "other account"],
   ["descr", "description"],
   ["new_balance", "new balance"],
@@ -29,7 +30,7 @@ export interface View {
   fields: Field[];
 }
 
-const VIEW: View = { max: 10, fields: ["from_to", "descr", "new_balance"] };
+const VIEW: View = { max: 10, fields: ["time", "from_to", "descr", "new_balance"] };
 export const view = signal<View>(read(() => localStorage, "view", isView) ?? VIEW);
 effect(() => write(() => localStorage, "view", view.value));
 

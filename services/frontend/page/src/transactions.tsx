@@ -84,9 +84,13 @@ function Box({ transaction, fields }: { transaction: Transaction; fields: Field[
           ([field, label]) =>
             fields.includes(field) && (
               <div class={`column field-${field}`} key={field}>
-                <p title={`${label}: ${transaction[field]}`}>
+                <p title={`${label}: ${text(transaction, field)}`}>
                   <span class="is-sr-only">{label}: </span>
-                  {transaction[field]}
+                  {field === "time" && transaction.time ? (
+                    <time dateTime={transaction.time}>{text(transaction, field)}</time>
+                  ) : (
+                    text(transaction, field)
+                  )}
                 </p>
               </div>
             ),
@@ -94,6 +98,14 @@ function Box({ transaction, fields }: { transaction: Transaction; fields: Field[
       </div>
     </div>
   );
+}
+
+// In the reader's language and time zone.
+const timeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
+
+function text(transaction: Transaction, field: Field): string {
+  if (field !== "time") return transaction[field];
+  return transaction.time === null ? "unknown" : timeFormat.format(new Date(transaction.time));
 }
 
 function Arrow({ up }: { up: boolean }) {

@@ -44,6 +44,22 @@ test("home page shows new transactions of the company first", async () => {
   await closePage(page);
 });
 
+test("time of a transaction is in the reader's zone", async () => {
+  const page = await openPage("/", { locale: "nl-NL", timezoneId: "Asia/Tokyo" });
+  const before = Date.now();
+  await deposit(COMPANY, 5678);
+  await newest(page, "€56,78");
+  const shown = page.locator("#transactions > div:first-child time");
+  const decided = new Date(await shown.getAttribute("datetime"));
+  assert.ok(decided >= before && decided <= Date.now(), decided.toISOString());
+  // Tokyo has no daylight saving time.
+  const tokyo = new Date(decided.getTime() + 9 * 3600_000).toISOString();
+  const text = await shown.textContent();
+  assert.ok(text.includes(tokyo.slice(11, 19)), `${text} is not ${tokyo}`);
+  assert.ok(text.includes(tokyo.slice(0, 4)), text);
+  await closePage(page);
+});
+
 test("client registers, deposits, transfers and sees refusals", async () => {
   const page = await openPage("/");
   await page.getByRole("link", { name: "Client", exact: true }).click();
