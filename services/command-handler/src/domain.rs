@@ -2,7 +2,7 @@
 
 use bank::iban::{CASH, is_well_formed};
 use bank::money::Cents;
-use bank::reasons;
+use bank::reasons::Reason;
 use bank::records::{Atype, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 pub const OVERDRAFT_LIMIT: Cents = Cents::new(-50_000);
 
 /// Reason of a rejected account: the generated iban belongs to another account.
-pub const IBAN_EXISTS: &str = "generated iban already exists, try again";
+pub const IBAN_EXISTS: &str = Reason::IbanExists.text();
 
 /// The outcome of a command to open an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,16 +123,17 @@ impl Rejection {
     /// The reason in the `_failed` record. The exact text is part of the contract:
     /// docs/handler-contract.md.
     pub const fn reason(self) -> &'static str {
-        match self {
-            Self::AmountNotPositive => reasons::AMOUNT_NOT_POSITIVE,
-            Self::FromInvalid => reasons::FROM_INVALID,
-            Self::SameAccount => "from and to can't be same for transfer",
-            Self::BothUnknown => "both to and from not known at this bank",
-            Self::FromUnknown => "from is not known at this bank",
-            Self::TokenInvalid => reasons::TOKEN_INVALID,
-            Self::InsufficientFunds => "insufficient funds",
-            Self::AmountTooLarge => "amount too large",
-        }
+        let reason = match self {
+            Self::AmountNotPositive => Reason::AmountNotPositive,
+            Self::FromInvalid => Reason::FromInvalid,
+            Self::SameAccount => Reason::SameAccount,
+            Self::BothUnknown => Reason::BothUnknown,
+            Self::FromUnknown => Reason::FromUnknown,
+            Self::TokenInvalid => Reason::TokenInvalid,
+            Self::InsufficientFunds => Reason::InsufficientFunds,
+            Self::AmountTooLarge => Reason::AmountTooLarge,
+        };
+        reason.text()
     }
 }
 
@@ -215,6 +216,7 @@ fn same_secret(ours: &str, theirs: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashSet;
 
     const A: &str = "NL66OPEN0000000000";
     const TOKEN: &str = "01234567890123456789";
@@ -365,11 +367,13 @@ mod tests {
             (order(i64::MAX, A, &b()), Rejection::InsufficientFunds),
             (order(1, A, &b()), Rejection::AmountTooLarge),
         ];
-        let mut last = None;
+        let (mut last, mut codes) = (None, HashSet::new());
         for (order, expected) in cases {
             assert_eq!(refused(&order, &bank), expected);
             assert!(last < Some(expected), "variants are in order of precedence");
             last = Some(expected);
+            let code = Reason::of_text(expected.reason()).map(Reason::code);
+            assert!(code.is_some() && codes.insert(code), "each has its own code");
         }
         bank.get_mut(&b()).unwrap().balance = Cents::ZERO;
         transfer(&order(1, A, &b()), &mut bank).unwrap();

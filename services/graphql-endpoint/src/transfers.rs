@@ -7,7 +7,7 @@ use crate::store::{Store, StoredTransfer};
 use crate::token::digest;
 use bank::iban::{self, CASH, COMPANY_IBAN};
 use bank::money::Cents;
-use bank::reasons;
+use bank::reasons::Reason;
 use bank::records::ConfirmMoneyTransfer;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
@@ -98,7 +98,7 @@ impl Transfers<'_> {
             };
         }
         if self.has_wrong_token(input)? {
-            return Ok(TransferResult::refused(given, reasons::TOKEN_INVALID));
+            return Ok(TransferResult::refused(given, Reason::TokenInvalid.text()));
         }
         let command = ConfirmMoneyTransfer {
             id: command_id(uuid),
@@ -225,10 +225,10 @@ fn invalid(input: &TransferInput<'_>) -> Option<String> {
     }
     // The bank would reject these too, but each command is stored and produced first.
     if input.amount <= Cents::ZERO {
-        return Some(reasons::AMOUNT_NOT_POSITIVE.to_owned());
+        return Some(Reason::AmountNotPositive.text().to_owned());
     }
     if input.from != CASH && !iban::is_well_formed(input.from) {
-        return Some(reasons::FROM_INVALID.to_owned());
+        return Some(Reason::FromInvalid.text().to_owned());
     }
     None
 }
