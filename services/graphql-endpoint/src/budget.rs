@@ -1,6 +1,7 @@
 //! The budget of an operation. Aliases repeat a list field, and fields within it, hundreds of times
 //! in one document, so limits for each field alone do not bound the work and the response.
 
+use crate::error_code::{ClientError, ErrorCode};
 use crate::transaction::Transaction;
 use juniper::{DefaultScalarValue, LookAheadSelection};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,12 +61,12 @@ impl Default for Budget {
 impl Budget {
     /// Charges a query for at most `rows` rows, before it is executed. Waits while another large
     /// operation runs, if this one becomes large. The error is for the client.
-    pub fn charge_rows(&self, rows: usize) -> Result<(), String> {
+    pub fn charge_rows(&self, rows: usize) -> Result<(), ClientError> {
         charge(&self.rows, rows.max(QUERY_ROWS)).ok_or_else(|| {
-            format!(
+            too_costly(format!(
                 "the operation reads more than {ROWS_MAX} rows, counting each query as \
                  {QUERY_ROWS} or more: reduce max_items or the number of fields"
-            )
+            ))
         })?;
         if ROWS_MAX - self.rows.load(Ordering::Relaxed) > LARGE_ROWS {
             self.large.get_or_init(LargeOperation::begin);
@@ -79,7 +80,7 @@ impl Budget {
         &self,
         selected: &LookAheadSelection<'_, DefaultScalarValue>,
         transactions: &[Transaction],
-    ) -> Result<(), String> {
+    ) -> Result<(), ClientError> {
         let mut bytes = 0;
         for field in selected.children().iter() {
             // Quotes, colon and comma.
@@ -92,12 +93,16 @@ impl Budget {
             bytes += transactions.iter().map(|it| name_bytes + value_bytes(it)).sum::<usize>();
         }
         charge(&self.bytes, bytes).ok_or_else(|| {
-            format!(
+            too_costly(format!(
                 "the response exceeds {RESPONSE_BYTES_MAX} bytes: reduce max_items or the number \
                  of fields"
-            )
+            ))
         })
     }
+}
+
+fn too_costly(text: String) -> ClientError {
+    ClientError::new(ErrorCode::TooCostly, text)
 }
 
 /// Subtracts `amount`, or returns `None` if less is left.

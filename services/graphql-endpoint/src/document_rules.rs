@@ -2,9 +2,10 @@
 //! documents, executes others in part before it reports the error, and needs too much memory for
 //! others. A document that breaks a rule is refused before execution.
 
+use crate::error_code::ErrorCode;
 use crate::schema::{Mutation, Query, Schema, Subscription};
 use juniper::http::GraphQLRequest;
-use juniper::parser::{SourcePosition, parse_document_source};
+use juniper::parser::{ParseError, SourcePosition, Spanning, parse_document_source};
 use juniper::{
     DefaultScalarValue, Definition, GraphQLError, InputValue, OperationType, RuleError, Selection,
     ValidatedOperation, Variables,
@@ -14,6 +15,65 @@ use std::collections::{HashMap, HashSet};
 
 /// An operation that is valid for juniper.
 pub type Operation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
+
+/// An operation that does not run, and why.
+#[derive(Debug)]
+pub struct InvalidOperation {
+    pub error: GraphQLError,
+    pub code: ErrorCode,
+}
+
+impl InvalidOperation {
+    /// For an error of the execution of a valid document: only its variables can be invalid.
+    pub fn by_variables(error: GraphQLError) -> Self {
+        let code = match error {
+            GraphQLError::ValidationError(_) => ErrorCode::BadUserInput,
+            GraphQLError::ParseError(_)
+            | GraphQLError::NoOperationProvided
+            | GraphQLError::MultipleOperationsProvided
+            | GraphQLError::UnknownOperationName
+            | GraphQLError::IsSubscription
+            | GraphQLError::NotSubscription
+            | GraphQLError::NotSupported(_) => ErrorCode::InternalServerError,
+        };
+        Self { error, code }
+    }
+}
+
+impl From<GraphQLError> for InvalidOperation {
+    fn from(error: GraphQLError) -> Self {
+        let code = match &error {
+            GraphQLError::ParseError(err) => code_of(&err.item),
+            GraphQLError::ValidationError(_) => ErrorCode::GraphqlValidationFailed,
+            GraphQLError::NoOperationProvided
+            | GraphQLError::MultipleOperationsProvided
+            | GraphQLError::UnknownOperationName => ErrorCode::OperationResolutionFailure,
+            // The schema has all kinds of operations, and each is executed as its kind.
+            GraphQLError::IsSubscription
+            | GraphQLError::NotSubscription
+            | GraphQLError::NotSupported(_) => ErrorCode::InternalServerError,
+        };
+        Self { error, code }
+    }
+}
+
+impl From<Spanning<ParseError>> for InvalidOperation {
+    fn from(error: Spanning<ParseError>) -> Self {
+        GraphQLError::from(error).into()
+    }
+}
+
+fn code_of(err: &ParseError) -> ErrorCode {
+    match err {
+        ParseError::UnexpectedToken(_)
+        | ParseError::UnexpectedEndOfFile
+        | ParseError::LexerError(_)
+        | ParseError::ExpectedScalarError(_) => ErrorCode::GraphqlParseFailed,
+        ParseError::DepthLimitExceeded(_)
+        | ParseError::TokenLimitExceeded(_)
+        | ParseError::FieldLimitExceeded(_) => ErrorCode::TooCostly,
+    }
+}
 
 /// Parses and validates the operation that `request` selects, and checks these rules:
 ///
@@ -33,11 +93,11 @@ pub type Operation<'a> = ValidatedOperation<'a, Query, Mutation, Subscription>;
 /// A panic, for which no document is known, is an internal error.
 ///
 /// # Errors
-/// An error for the client; [`GraphQLError::ValidationError`] for the first violation of a rule.
+/// An error for the client, for the first violation of a rule.
 pub fn validate<'a>(
     schema: &'a Schema,
     request: &'a GraphQLRequest,
-) -> Result<(Operation<'a>, Effect), GraphQLError> {
+) -> Result<(Operation<'a>, Effect), InvalidOperation> {
     let validated = guarded(|| {
         check_block_strings(&request.query)?;
         check_default_values(schema, &request.query)?;
@@ -45,12 +105,15 @@ pub fn validate<'a>(
         let operation = ValidatedOperation::new(&request.query, name, schema)?;
         Ok((operation, check(schema, request)?))
     });
-    validated.unwrap_or_else(|| Err(violation("internal error", SourcePosition::new_origin())))
+    validated.unwrap_or_else(|| {
+        let start = SourcePosition::new_origin();
+        Err(refusal(ErrorCode::InternalServerError, "internal error", start))
+    })
 }
 
 /// juniper removes the common indentation of a block string, counted in bytes. It panics if that
 /// ends within a character.
-fn check_block_strings(query: &str) -> Result<(), GraphQLError> {
+fn check_block_strings(query: &str) -> Result<(), InvalidOperation> {
     let indentation = |line: &str| line.len() - line.trim_start().len();
     let is_ascii = |line: &str| line.as_bytes()[..indentation(line)].is_ascii();
     if !query.contains("\"\"\"") || query.lines().all(is_ascii) {
@@ -61,7 +124,7 @@ fn check_block_strings(query: &str) -> Result<(), GraphQLError> {
 }
 
 /// juniper panics on a default value of a type that is not in the schema.
-fn check_default_values(schema: &Schema, query: &str) -> Result<(), GraphQLError> {
+fn check_default_values(schema: &Schema, query: &str) -> Result<(), InvalidOperation> {
     if !query.contains('=') {
         return Ok(());
     }
@@ -91,7 +154,7 @@ fn may_break_a_rule(query: &str) -> bool {
 }
 
 /// Checks a document that is valid for juniper. Returns the effect of the selected operation.
-fn check(schema: &Schema, request: &GraphQLRequest) -> Result<Effect, GraphQLError> {
+fn check(schema: &Schema, request: &GraphQLRequest) -> Result<Effect, InvalidOperation> {
     if !may_break_a_rule(&request.query) {
         return Ok(Effect::Reads);
     }
@@ -111,7 +174,7 @@ fn check(schema: &Schema, request: &GraphQLRequest) -> Result<Effect, GraphQLErr
         name.is_none() || operation.name.as_ref().map(|it| it.item) == name
     };
     let Some(operation) = operations.iter().find(is_selected) else {
-        return Err(GraphQLError::UnknownOperationName);
+        return Err(GraphQLError::UnknownOperationName.into());
     };
     let mut variables = request.variables();
     for (name, definition) in operation.variables_definition.iter().flat_map(|it| it.item.iter()) {
@@ -170,7 +233,7 @@ struct Rules<'a, 'd> {
 }
 
 impl<'a> Rules<'a, '_> {
-    fn check_conditions(&mut self, selections: &[Selection<'a>]) -> Result<(), GraphQLError> {
+    fn check_conditions(&mut self, selections: &[Selection<'a>]) -> Result<(), InvalidOperation> {
         for selection in selections {
             let (directives, inner) = match selection {
                 Selection::Field(field) => {
@@ -213,7 +276,7 @@ impl<'a> Rules<'a, '_> {
     }
 
     /// Checks the fields at the root of a query, also those in fragments.
-    fn check_query(&self, selections: &[Selection<'a>]) -> Result<(), GraphQLError> {
+    fn check_query(&self, selections: &[Selection<'a>]) -> Result<(), InvalidOperation> {
         let mut names = HashSet::new();
         for selection in selections {
             match selection {
@@ -246,7 +309,7 @@ impl<'a> Rules<'a, '_> {
         &self,
         selections: &[Selection<'a>],
         lists: usize,
-    ) -> Result<(), GraphQLError> {
+    ) -> Result<(), InvalidOperation> {
         for selection in selections {
             match selection {
                 Selection::Field(field) => {
@@ -254,11 +317,11 @@ impl<'a> Rules<'a, '_> {
                     let lists = lists + usize::from(is_list);
                     if field.item.alias.is_some() {
                         let text = "Introspection has an alias.";
-                        return Err(violation(text, field.span.start));
+                        return Err(too_costly(text, field.span.start));
                     }
                     if lists > NESTED_LISTS_MAX {
                         let text = "Introspection has more than three lists within each other.";
-                        return Err(violation(text, field.span.start));
+                        return Err(too_costly(text, field.span.start));
                     }
                     self.check_introspection(
                         field.item.selection_set.as_deref().unwrap_or_default(),
@@ -286,7 +349,7 @@ impl<'a> Rules<'a, '_> {
         &mut self,
         kind: OperationType,
         selections: &[Selection<'a>],
-    ) -> Result<(), GraphQLError> {
+    ) -> Result<(), InvalidOperation> {
         for selection in selections {
             let (directives, position) = match selection {
                 Selection::Field(field) => (&field.item.directives, field.span.start),
@@ -306,7 +369,11 @@ impl<'a> Rules<'a, '_> {
                 Selection::Field(field) => {
                     if self.root_field.replace(field.item.name.item).is_some() {
                         let text = "A mutation or subscription selects more than one field.";
-                        return Err(violation(text, position));
+                        return Err(if kind == OperationType::Mutation {
+                            too_costly(text, position)
+                        } else {
+                            violation(text, position)
+                        });
                     }
                 }
                 Selection::InlineFragment(inline) => {
@@ -323,8 +390,17 @@ impl<'a> Rules<'a, '_> {
     }
 }
 
-fn violation(text: &str, position: SourcePosition) -> GraphQLError {
-    GraphQLError::ValidationError(vec![RuleError::new(text, &[position])])
+fn violation(text: &str, position: SourcePosition) -> InvalidOperation {
+    refusal(ErrorCode::GraphqlValidationFailed, text, position)
+}
+
+fn too_costly(text: &str, position: SourcePosition) -> InvalidOperation {
+    refusal(ErrorCode::TooCostly, text, position)
+}
+
+fn refusal(code: ErrorCode, text: &str, position: SourcePosition) -> InvalidOperation {
+    let error = GraphQLError::ValidationError(vec![RuleError::new(text, &[position])]);
+    InvalidOperation { error, code }
 }
 
 #[cfg(test)]
@@ -344,8 +420,42 @@ mod tests {
             panic!("{query} is not valid: {err}");
         }
         match check(&schema, &request) {
-            Err(GraphQLError::ValidationError(errors)) => Some(errors[0].message().to_owned()),
-            other => other.err().map(|err| panic!("{err}")),
+            Err(InvalidOperation { error: GraphQLError::ValidationError(errors), .. }) => {
+                Some(errors[0].message().to_owned())
+            }
+            other => other.err().map(|err| panic!("{err:?}")),
+        }
+    }
+
+    #[test]
+    fn document_errors_have_their_codes() {
+        const LOGIN: &str = r#"get_account(username: "name1234", password: "secret12") { iban }"#;
+        let schema = schema(true);
+        let code = |query: &str, name: Option<&str>| {
+            let request = GraphQLRequest::new(query.to_owned(), name.map(str::to_owned), None);
+            validate(&schema, &request).map(drop).err().map(|it| it.code)
+        };
+        let two = "query a { __typename } query b { __typename }";
+        assert_eq!(code(two, Some("a")), None);
+        for name in [None, Some("c")] {
+            assert_eq!(code(two, name), Some(ErrorCode::OperationResolutionFailure), "{name:?}");
+        }
+        for (query, expected) in [
+            ("{", ErrorCode::GraphqlParseFailed),
+            ("\"", ErrorCode::GraphqlParseFailed),
+            ("", ErrorCode::GraphqlParseFailed),
+            ("{ nothing }", ErrorCode::GraphqlValidationFailed),
+            ("{ transaction_by_id(id: \"1\") { id } }", ErrorCode::GraphqlValidationFailed),
+            (&"{ __typename ".repeat(30), ErrorCode::TooCostly),
+            (&format!("{{ {} }}", "a: __typename ".repeat(1_000)), ErrorCode::TooCostly),
+            ("{ __schema { types { a: name } } }", ErrorCode::TooCostly),
+            (&format!("mutation {{ a: {LOGIN} b: {LOGIN} }}"), ErrorCode::TooCostly),
+            (
+                &format!("subscription {{ a: {LOGIN} b: {LOGIN} }}"),
+                ErrorCode::GraphqlValidationFailed,
+            ),
+        ] {
+            assert_eq!(code(query, None), Some(expected), "{query:.100}");
         }
     }
 
@@ -356,7 +466,7 @@ mod tests {
             let query = format!("{{ transfer_by_uuid(uuid: \"\"\"{text}\"\"\") {{ uuid }} }}");
             let request = GraphQLRequest::new(query, None, None);
             let error = validate(&schema, &request).map(drop).err();
-            error.map(|it| it.to_string())
+            error.map(|it| it.error.to_string())
         };
         for accepted in ["", "\u{a0}a", "a\n  b\n c\u{3000}\n\t\n", "a\r\n b\r\n  c"] {
             assert_eq!(validate(accepted), None, "{accepted:?}");
@@ -373,7 +483,7 @@ mod tests {
         let validate = |query: &str| {
             let request = GraphQLRequest::new(query.to_owned(), Some("a".to_owned()), None);
             let error = validate(&schema, &request).map(drop).err();
-            error.map(|it| it.to_string())
+            error.map(|it| it.error.to_string())
         };
         let used = "{ transaction_by_id(id: $v) { id } }";
         assert_eq!(validate(&format!("query a($v: Int = 1) {used}")), None);
@@ -556,7 +666,8 @@ mod tests {
             check(&schema, &GraphQLRequest::new(query.to_owned(), name, None))
         };
         assert_eq!(check("a").ok(), Some(Effect::Reads));
-        assert!(matches!(check("b"), Err(GraphQLError::ValidationError(_))));
-        assert!(matches!(check("c"), Err(GraphQLError::UnknownOperationName)));
+        let error = |name| check(name).err().map(|it| it.error);
+        assert!(matches!(error("b"), Some(GraphQLError::ValidationError(_))));
+        assert!(matches!(error("c"), Some(GraphQLError::UnknownOperationName)));
     }
 }

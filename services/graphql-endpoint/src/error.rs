@@ -1,5 +1,6 @@
 //! The errors of the endpoint, and which of them are retryable.
 
+use crate::error_code::{ClientError, ErrorCode};
 use avro::registry;
 use service::database;
 use service::log::Chain;
@@ -44,6 +45,28 @@ impl Error {
     /// Logs the error of an operation. Its client gets a general message only.
     pub fn log(&self) {
         log::warn!(error:% = Chain(self); "operation failed");
+    }
+
+    /// What the client of the operation receives.
+    pub fn for_client(&self) -> ClientError {
+        match self {
+            Self::Busy => ClientError::new(ErrorCode::Busy, "busy, try again"),
+            Self::TooLarge => ClientError::new(
+                ErrorCode::TooCostly,
+                "the transactions have too much text: reduce max_items",
+            ),
+            Self::Database(_)
+            | Self::Unresponsive
+            | Self::Commit(_)
+            | Self::Kafka(_)
+            | Self::Silent(_)
+            | Self::TopicChanged
+            | Self::Registry(_)
+            | Self::Avro(_) => {
+                ClientError::new(ErrorCode::Unavailable, "the database is unavailable, try again")
+            }
+            Self::Random(_) => ClientError::internal(),
+        }
     }
 
     /// True if the same step can succeed later.

@@ -1,10 +1,9 @@
 //! Server-sent events. Source: graphql-sse, PROTOCOL.md, "distinct connections mode".
 
 use crate::operation::{Step, Transport};
-use crate::response::{Headers, JSON, close_of, errors_of, json, refuse};
+use crate::operation_response::OperationResponse;
+use crate::response::{Headers, JSON, close_of, refuse};
 use crate::running::RunningOperation;
-use juniper::FieldError;
-use juniper::http::GraphQLResponse;
 use service::http::{Disconnected, Outbox, Responder, Session};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,29 +114,26 @@ impl EventTransport {
 impl Transport for EventTransport {
     fn emit(&mut self, step: Step<'_>) -> Result<(), Disconnected> {
         match step {
-            Step::Response(response) => self.next(&json(response)),
+            Step::Response(response) => self.next(&response.json()),
             Step::Idle => self.flush(),
             Step::Complete => self.complete(),
             // An event with status 200, since EventSource hides the body of other statuses.
             Step::Refused(err) => {
-                self.next(&json(&errors_of(err)))?;
+                self.next(&OperationResponse::invalid(err).json())?;
                 self.complete()
             }
             Step::CutOff(ending) => {
-                let reason = close_of(ending).1;
-                let last: GraphQLResponse = GraphQLResponse::error(FieldError::from(reason));
-                self.next(&json(&last))?;
+                let (_, err) = close_of(ending);
+                self.next(&OperationResponse::failed(&err).json())?;
                 self.complete()
             }
-            Step::Busy(_) | Step::PostRequired | Step::StreamRequired => {
-                match mem::replace(&mut self.out, Out::Closed) {
-                    Out::Unopened(responder, headers) => {
-                        refuse(responder, headers, JSON, &step);
-                        Ok(())
-                    }
-                    Out::Open(_) | Out::Closed => Err(Disconnected),
+            Step::NotRun(not_run) => match mem::replace(&mut self.out, Out::Closed) {
+                Out::Unopened(responder, headers) => {
+                    refuse(responder, headers, JSON, not_run);
+                    Ok(())
                 }
-            }
+                Out::Open(_) | Out::Closed => Err(Disconnected),
+            },
         }
     }
 

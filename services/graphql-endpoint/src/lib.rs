@@ -28,6 +28,7 @@ mod budget;
 mod capacity;
 mod document_rules;
 mod operation;
+mod operation_response;
 mod pool;
 mod running;
 mod schema;
@@ -41,6 +42,7 @@ mod web;
 mod websocket;
 
 mod error;
+mod error_code;
 mod metrics;
 
 use crate::app::App;

@@ -6,14 +6,16 @@
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
-use crate::document_rules::{self, Effect};
+use crate::document_rules::{self, Effect, InvalidOperation};
+use crate::error_code::{ClientError, ErrorCode};
 use crate::hub::Ending;
 use crate::metrics;
+use crate::operation_response::OperationResponse;
 use crate::pool::{Busy, Pool, PoolLimits, Tasks};
 use crate::running::RunningOperation;
 use crate::schema::{Context, Schema};
-use juniper::http::{GraphQLRequest, GraphQLResponse};
-use juniper::{ExecutionError, FieldError, GraphQLError, OperationType, Value, ValuesStream};
+use juniper::http::GraphQLRequest;
+use juniper::{ExecutionError, OperationType, Value, ValuesStream};
 use service::http::Disconnected;
 use service::panic_guard::guarded;
 use std::future::{Future, poll_fn};
@@ -46,15 +48,21 @@ const VALUES_PER_TURN: usize = 64;
 /// A step of an operation. A query or mutation emits one response, a subscription any number. Then
 /// an end follows, unless the client has disconnected.
 pub enum Step<'a> {
-    Response(&'a GraphQLResponse),
+    Response(&'a OperationResponse),
     /// There is no response for now. The transport sends what it has buffered.
     Idle,
     /// The operation is invalid and does not run.
-    Refused(&'a GraphQLError),
+    Refused(&'a InvalidOperation),
     Complete,
     /// The service ended the stream, not the client.
     CutOff(Ending),
-    /// The operation does not run, since there is too much work.
+    NotRun(NotRun),
+}
+
+/// Why an operation does not run that may be valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRun {
+    /// There is too much work.
     Busy(Busy),
     /// The operation has an effect, but the transport is open to pages of all origins.
     PostRequired,
@@ -138,10 +146,12 @@ impl Executor {
         let (kind, effect) = (parsed.operation.operation_type(), parsed.effect);
         // A GET request must not have a mutation, whatever it selects (GraphQL over HTTP).
         if !*may_write && (effect == Effect::Writes || kind == OperationType::Mutation) {
-            return transport.emit(Step::PostRequired);
+            return transport.emit(Step::NotRun(NotRun::PostRequired));
         }
         match kind {
-            OperationType::Subscription if !*may_stream => transport.emit(Step::StreamRequired),
+            OperationType::Subscription if !*may_stream => {
+                transport.emit(Step::NotRun(NotRun::StreamRequired))
+            }
             OperationType::Subscription if effect == Effect::Reads => {
                 drop(parsed);
                 let executor = self.clone();
@@ -179,7 +189,7 @@ impl Executor {
             // An error means that the client closed the connection.
             let _ = match admitted {
                 Ok(()) => executor.run_waiting(operation),
-                Err(busy) => operation.transport.emit(Step::Busy(busy)),
+                Err(busy) => operation.transport.emit(Step::NotRun(NotRun::Busy(busy))),
             };
         };
         self.effects.submit(address, bytes, Box::new(job));
@@ -217,7 +227,7 @@ impl Executor {
     fn parse<'a>(
         &'a self,
         request: &'a GraphQLRequest,
-    ) -> Result<ValidOperation<'a>, GraphQLError> {
+    ) -> Result<ValidOperation<'a>, InvalidOperation> {
         let (operation, effect) = document_rules::validate(&self.schema, request)?;
         Ok(ValidOperation { operation, effect })
     }
@@ -238,18 +248,19 @@ fn count(kind: &str) {
     metrics::OPERATIONS.with_label_values(&[kind]).inc();
 }
 
-/// Executes a query or mutation. `None` after a panic.
+/// Executes a query or mutation. The error is about its variables. `None` after a panic.
 fn execute(
     operation: &ValidOperation<'_>,
     request: &GraphQLRequest,
     context: &Context,
-) -> Option<Result<GraphQLResponse, GraphQLError>> {
+) -> Option<Result<OperationResponse, InvalidOperation>> {
     let result = guarded(|| operation.operation.execute_sync(&request.variables(), context))?;
-    Some(result.map(|done| GraphQLResponse::from_result(Ok(done))))
+    let response = |(data, errors): (_, Vec<_>)| OperationResponse::executed(data, &errors);
+    Some(result.map(response).map_err(InvalidOperation::by_variables))
 }
 
 fn emit(
-    result: Option<Result<GraphQLResponse, GraphQLError>>,
+    result: Option<Result<OperationResponse, InvalidOperation>>,
     transport: &mut dyn Transport,
 ) -> Result<(), Disconnected> {
     match result {
@@ -287,7 +298,9 @@ async fn follow(
     });
     let opened = match opened.await {
         Some(Ok((value, errors))) => single_stream(value, errors),
-        Some(Err(err)) => return transport.emit(Step::Refused(&err)),
+        Some(Err(err)) => {
+            return transport.emit(Step::Refused(&InvalidOperation::by_variables(err)));
+        }
         None => Err(internal_error()),
     };
     let (name, mut values) = match opened {
@@ -333,7 +346,7 @@ async fn follow(
             }
         };
         let data = Value::object([(name.as_str(), value)].into_iter().collect());
-        transport.emit(Step::Response(&GraphQLResponse::from_result(Ok((data, errors)))))?;
+        transport.emit(Step::Response(&OperationResponse::executed(data, &errors)))?;
     }
     Ok(())
 }
@@ -355,11 +368,14 @@ async fn yield_now() {
 fn single_stream<'a>(
     value: Value<ValuesStream<'a>>,
     errors: Vec<ExecutionError<juniper::DefaultScalarValue>>,
-) -> Result<(String, ValuesStream<'a>), GraphQLResponse> {
+) -> Result<(String, ValuesStream<'a>), OperationResponse> {
     if !errors.is_empty() {
-        return Err(GraphQLResponse::from_result(Ok((Value::null(), errors))));
+        return Err(OperationResponse::executed(Value::null(), &errors));
     }
-    let error = |text: &str| Err(GraphQLResponse::error(FieldError::from(text)));
+    let error = |text| {
+        let err = ClientError::new(ErrorCode::InternalServerError, text);
+        Err(OperationResponse::failed(&err))
+    };
     let Value::Object(object) = value else { return error("the subscription has no field") };
     let mut fields = object.into_iter();
     match (fields.next(), fields.next()) {
@@ -370,6 +386,6 @@ fn single_stream<'a>(
 }
 
 /// The response after a panic, which the guard has logged.
-fn internal_error() -> GraphQLResponse {
-    GraphQLResponse::error(FieldError::from("internal error"))
+fn internal_error() -> OperationResponse {
+    OperationResponse::failed(&ClientError::internal())
 }

@@ -1,11 +1,10 @@
-//! Parts of responses that all transports share: JSON, errors, close codes.
+//! Parts of responses that all transports share: HTTP responses, errors, close codes.
 
+use crate::error_code::{ClientError, ErrorCode};
 use crate::hub::{Ending, LOG_MAX};
-use crate::operation::Step;
+use crate::operation::NotRun;
+use crate::operation_response::OperationResponse;
 use crate::pool::Busy;
-use juniper::GraphQLError;
-use juniper::http::GraphQLResponse;
-use serde::Serialize;
 use service::http::{self, Responder, Response};
 use std::borrow::Cow;
 
@@ -17,15 +16,6 @@ const STREAM_REQUIRED: &str = "a subscription requires Accept: text/event-stream
 /// Headers of a response.
 pub type Headers = Vec<(&'static str, Cow<'static, str>)>;
 
-pub fn json(response: &impl Serialize) -> String {
-    serde_json::to_string(response).expect("responses can be serialized")
-}
-
-/// The response to an invalid operation.
-pub fn errors_of(err: &GraphQLError) -> GraphQLResponse {
-    GraphQLResponse::from_result(Err(err.clone()))
-}
-
 /// Message for a client whose operation does not run.
 pub fn reason_of(busy: Busy) -> &'static str {
     match busy {
@@ -34,30 +24,42 @@ pub fn reason_of(busy: Busy) -> &'static str {
     }
 }
 
-/// Websocket close code and reason for subscribers whose stream was cut off.
-pub fn close_of(ending: Ending) -> (u16, &'static str) {
+/// Websocket close code, and the error, for subscribers whose stream was cut off.
+pub fn close_of(ending: Ending) -> (u16, ClientError) {
     const _: () = assert!(LOG_MAX == 8192);
-    match ending {
+    let (close_code, code, text) = match ending {
         // 1013 is "Try again later": clients of graphql-ws reconnect.
-        Ending::TooSlow => (1013, "too slow: 8192 transactions were waiting"),
-        Ending::Crowded => (1013, "too many subscriptions, try again"),
+        Ending::TooSlow => (1013, ErrorCode::TooSlow, "too slow: 8192 transactions were waiting"),
+        Ending::Crowded => (1013, ErrorCode::Busy, "too many subscriptions, try again"),
         // 1012 is "Service restart".
-        Ending::Interrupted => (1012, "transactions may have been missed, subscribe again"),
+        Ending::Interrupted => {
+            (1012, ErrorCode::Interrupted, "transactions may have been missed, subscribe again")
+        }
         // 1001 is "Going away".
-        Ending::Stopping | Ending::Cancelled => (1001, "the service is shutting down"),
+        Ending::Stopping | Ending::Cancelled => {
+            (1001, ErrorCode::ShuttingDown, "the service is shutting down")
+        }
+    };
+    (close_code, ClientError::new(code, text))
+}
+
+/// The error for the client of an operation that does not run.
+pub fn error_of(not_run: NotRun) -> ClientError {
+    match not_run {
+        NotRun::Busy(busy) => ClientError::new(ErrorCode::Busy, reason_of(busy)),
+        NotRun::PostRequired => ClientError::new(ErrorCode::BadRequest, POST_REQUIRED),
+        NotRun::StreamRequired => ClientError::new(ErrorCode::BadRequest, STREAM_REQUIRED),
     }
 }
 
 /// Responds to an operation that does not run.
-pub fn refuse(responder: Responder, headers: Headers, format: &'static str, step: &Step<'_>) {
-    let response = match step {
-        Step::PostRequired => errors(405, format, POST_REQUIRED).with_header("Allow", "POST"),
-        Step::StreamRequired => errors(406, format, STREAM_REQUIRED),
-        Step::Busy(busy) => {
-            let status = if *busy == Busy::Client { 429 } else { 503 };
-            errors(status, format, reason_of(*busy)).with_header("Retry-After", "1")
-        }
-        _ => errors(500, format, "internal error"),
+pub fn refuse(responder: Responder, headers: Headers, format: &'static str, not_run: NotRun) {
+    let response = |status| errors(status, format, &error_of(not_run));
+    let response = match not_run {
+        NotRun::PostRequired => response(405).with_header("Allow", "POST"),
+        NotRun::StreamRequired => response(406),
+        NotRun::Busy(Busy::Client) => response(429).with_header("Retry-After", "1"),
+        NotRun::Busy(Busy::All) => response(503).with_header("Retry-After", "1"),
     };
     responder.respond(with_headers(response, headers));
 }
@@ -78,6 +80,24 @@ pub fn reply(status: u16, format: &'static str, body: String) -> Response {
 }
 
 /// A response with one error.
-pub fn errors(status: u16, format: &'static str, text: &str) -> Response {
-    reply(status, format, serde_json::json!({ "errors": [{ "message": text }] }).to_string())
+pub fn errors(status: u16, format: &'static str, err: &ClientError) -> Response {
+    reply(status, format, OperationResponse::not_run(err).json())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ended_streams_have_close_code_and_code() {
+        for (ending, expected) in [
+            (Ending::TooSlow, (1013, ErrorCode::TooSlow)),
+            (Ending::Crowded, (1013, ErrorCode::Busy)),
+            (Ending::Interrupted, (1012, ErrorCode::Interrupted)),
+            (Ending::Stopping, (1001, ErrorCode::ShuttingDown)),
+        ] {
+            let (close_code, err) = close_of(ending);
+            assert_eq!((close_code, err.code), expected, "{ending:?}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use crate::budget::Budget;
 use crate::catch_up::{CatchUp, ReadPage, Source};
 use crate::date_time::DateTime;
 use crate::error::Error;
+use crate::error_code::{ClientError, ErrorCode};
 use crate::euro;
 use crate::hub::{self, Event, TooMany};
 use crate::long::Long;
@@ -17,8 +18,8 @@ use crate::transfers::{self, TransferInput, TransferResult};
 use bank::money::Cents;
 use juniper::futures::Stream;
 use juniper::{
-    DefaultScalarValue, Executor, FieldError, FieldResult, GraphQLEnum, GraphQLObject, ID,
-    RootNode, graphql_object, graphql_subscription,
+    DefaultScalarValue, Executor, GraphQLEnum, GraphQLObject, ID, RootNode, graphql_object,
+    graphql_subscription,
 };
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -43,6 +44,9 @@ pub fn schema(introspection: bool) -> Schema {
 pub fn sdl() -> String {
     schema(true).as_sdl()
 }
+
+/// The result of a resolver.
+type ClientResult<T> = Result<T, ClientError>;
 
 pub struct Context {
     pub app: Arc<App>,
@@ -191,14 +195,14 @@ pub struct Query;
 #[graphql_object(context = Context, scalar = DefaultScalarValue, rename_all = "none")]
 impl Query {
     /// The newest transaction with this id.
-    fn transaction_by_id(context: &Context, id: i32) -> FieldResult<Option<TransactionObject>> {
+    fn transaction_by_id(context: &Context, id: i32) -> ClientResult<Option<TransactionObject>> {
         context.budget.charge_rows(1)?;
         let found = context.app.store.by_id(id).map_err(failed)?;
         Ok(context.readable(found))
     }
 
     /// The transaction with this ref.
-    fn transaction_by_ref(context: &Context, r#ref: ID) -> FieldResult<Option<TransactionObject>> {
+    fn transaction_by_ref(context: &Context, r#ref: ID) -> ClientResult<Option<TransactionObject>> {
         // A ref that is not a number matches no transaction.
         let Ok(number) = r#ref.parse() else { return Ok(None) };
         context.budget.charge_rows(1)?;
@@ -212,10 +216,10 @@ impl Query {
         context: &Context,
         iban: String,
         #[graphql(description = "Maximum number of transactions, 1 to 1000.")] max_items: i32,
-    ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
+    ) -> ClientResult<Option<Vec<Option<TransactionObject>>>> {
         let items = context.items(max_items)?;
         if !context.access.may_read(&iban) {
-            return Err(not_allowed());
+            return Err(context.not_allowed());
         }
         entries(executor, context.app.store.by_iban(&iban, items).map_err(failed)?)
     }
@@ -230,7 +234,7 @@ impl Query {
         after: Option<String>,
         #[graphql(description = "Maximum number of accounts, 1 to 1000; default 1000.")]
         max_items: Option<i32>,
-    ) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
+    ) -> ClientResult<Option<Vec<Option<TransactionObject>>>> {
         let items = context.items(max_items.unwrap_or(ITEMS_MAX))?;
         let after = after.unwrap_or_default();
         let store = &context.app.store;
@@ -238,7 +242,7 @@ impl Query {
             ReadAccess::All => store.last_of_each(&after, items),
             ReadAccess::Account(own) if *own > after => store.by_iban(own, 1),
             ReadAccess::Account(_) => Ok(Vec::new()),
-            ReadAccess::None => return Err(not_allowed()),
+            ReadAccess::None => return Err(context.not_allowed()),
         };
         entries(executor, last.map_err(failed)?)
     }
@@ -247,7 +251,7 @@ impl Query {
     fn transfer_by_uuid(
         context: &Context,
         uuid: String,
-    ) -> FieldResult<Option<MoneyTransferResult>> {
+    ) -> ClientResult<Option<MoneyTransferResult>> {
         context.budget.charge_rows(1)?;
         let may_wait = || context.running.may_wait();
         let found = context.app.transfers().find(&uuid, &context.access, may_wait);
@@ -265,7 +269,7 @@ impl Mutation {
         context: &Context,
         #[graphql(description = "8 to 128 characters.")] username: String,
         #[graphql(description = "8 to 128 characters.")] password: String,
-    ) -> FieldResult<Option<AccountResult>> {
+    ) -> ClientResult<Option<AccountResult>> {
         context.account(&username, &password)
     }
 
@@ -285,13 +289,13 @@ impl Mutation {
         #[graphql(description = "Debited party: an iban of this bank or \"cash\".")] from: String,
         #[graphql(description = "Credited party: an iban of this bank or any name.")] to: String,
         #[graphql(description = "Description of the transfer.")] descr: String,
-    ) -> FieldResult<Option<MoneyTransferResult>> {
+    ) -> ClientResult<Option<MoneyTransferResult>> {
         let amount = cents(amount, amount_cents)?;
         context.transfer(&uuid, &token, amount, &from, &to, &descr)
     }
 }
 
-pub type ResultStream<T> = Pin<Box<dyn Stream<Item = FieldResult<Option<T>>> + Send>>;
+pub type ResultStream<T> = Pin<Box<dyn Stream<Item = ClientResult<Option<T>>> + Send>>;
 
 pub struct Subscription;
 
@@ -312,19 +316,21 @@ impl Subscription {
                            order: first the stored ones, then new ones. 0 streams all."
         )]
         after_sequence: Option<Long>,
-    ) -> FieldResult<ResultStream<TransactionObject>> {
+    ) -> ClientResult<ResultStream<TransactionObject>> {
         let iban = match (&context.access, iban) {
             (ReadAccess::Account(own), None) => Some(own.clone()),
-            (ReadAccess::None, None) => return Err(not_allowed()),
-            (access, Some(iban)) if !access.may_read(&iban) => return Err(not_allowed()),
+            (ReadAccess::None, None) => return Err(context.not_allowed()),
+            (access, Some(iban)) if !access.may_read(&iban) => {
+                return Err(context.not_allowed());
+            }
             (_, iban) => iban,
         };
         let min_amount = min_amount.map(|cents| Cents::new(cents.into()));
         let filter = Filter { iban, min_amount, direction: direction.map(Into::into) };
         match (after_sequence.map(|Long(after)| after), &filter.iban) {
             (None, _) => Ok(Box::pin(TransactionStream(context.subscribe(filter)?))),
-            (Some(..0), _) => Err(field_error("after_sequence: expected 0 or more")),
-            (Some(_), None) => Err(field_error("after_sequence requires iban")),
+            (Some(..0), _) => Err(bad_input("after_sequence: expected 0 or more")),
+            (Some(_), None) => Err(bad_input("after_sequence requires iban")),
             (Some(after), Some(iban)) => {
                 let all = Filter { iban: filter.iban.clone(), ..Filter::default() };
                 let last = context.running.last_received().map_or(after, |it| it.max(after));
@@ -372,7 +378,7 @@ impl Subscription {
 }
 
 /// A stream of one result.
-fn once<T: Send + 'static>(result: FieldResult<Option<T>>) -> ResultStream<T> {
+fn once<T: Send + 'static>(result: ClientResult<Option<T>>) -> ResultStream<T> {
     Box::pin(juniper::futures::stream::iter([result]))
 }
 
@@ -380,7 +386,7 @@ fn once<T: Send + 'static>(result: FieldResult<Option<T>>) -> ResultStream<T> {
 struct TransactionStream(hub::Subscription);
 
 impl Stream for TransactionStream {
-    type Item = FieldResult<Option<TransactionObject>>;
+    type Item = ClientResult<Option<TransactionObject>>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
@@ -396,7 +402,7 @@ impl Stream for TransactionStream {
 struct CatchUpStream(CatchUp);
 
 impl Stream for CatchUpStream {
-    type Item = FieldResult<Option<TransactionObject>>;
+    type Item = ClientResult<Option<TransactionObject>>;
 
     fn poll_next(
         mut self: Pin<&mut Self>,
@@ -409,10 +415,10 @@ impl Stream for CatchUpStream {
 
 impl Context {
     /// Subscribes the client, so that the end of the operation ends the subscription.
-    fn subscribe(&self, filter: Filter) -> FieldResult<hub::Subscription> {
-        let subscription = self.app.hub.subscribe(self.address, filter);
-        let subscription =
-            subscription.map_err(|TooMany| field_error("too many subscriptions, try again"))?;
+    fn subscribe(&self, filter: Filter) -> ClientResult<hub::Subscription> {
+        let too_many =
+            |TooMany| ClientError::new(ErrorCode::Busy, "too many subscriptions, try again");
+        let subscription = self.app.hub.subscribe(self.address, filter).map_err(too_many)?;
         self.running.attach(subscription.reader());
         Ok(subscription)
     }
@@ -424,12 +430,23 @@ impl Context {
     }
 
     /// Checks `max_items` and charges it to the budget.
-    fn items(&self, max_items: i32) -> FieldResult<i64> {
+    fn items(&self, max_items: i32) -> ClientResult<i64> {
         if !(1..=ITEMS_MAX).contains(&max_items) {
-            return Err(field_error(format!("max_items={max_items}: expected 1 to {ITEMS_MAX}")));
+            let text = format!("max_items={max_items}: expected 1 to {ITEMS_MAX}");
+            return Err(ClientError::new(ErrorCode::BadUserInput, text));
         }
         self.budget.charge_rows(max_items as usize)?;
         Ok(max_items.into())
+    }
+
+    /// The error for a client that may not read what it asked for.
+    fn not_allowed(&self) -> ClientError {
+        let code = match self.access {
+            ReadAccess::None => ErrorCode::Unauthenticated,
+            ReadAccess::Account(_) | ReadAccess::All => ErrorCode::Forbidden,
+        };
+        let text = "not allowed: send the token of this account, as in Authorization: Bearer TOKEN";
+        ClientError::new(code, text)
     }
 
     fn readable(&self, found: Option<Transaction>) -> Option<TransactionObject> {
@@ -438,7 +455,7 @@ impl Context {
             .map(TransactionObject::from)
     }
 
-    fn account(&self, username: &str, password: &str) -> FieldResult<Option<AccountResult>> {
+    fn account(&self, username: &str, password: &str) -> ClientResult<Option<AccountResult>> {
         let account = self.app.accounts(self.address).get(username, password).map_err(failed)?;
         Ok(Some(match account {
             Ok((iban, token)) => {
@@ -456,7 +473,7 @@ impl Context {
         from: &str,
         to: &str,
         description: &str,
-    ) -> FieldResult<Option<MoneyTransferResult>> {
+    ) -> ClientResult<Option<MoneyTransferResult>> {
         let input = TransferInput { uuid, token, amount, from, to, description };
         let result = self.app.transfers().make(&input).map_err(failed)?;
         transfers::log(&input, &result, self.address);
@@ -465,39 +482,32 @@ impl Context {
 }
 
 /// The amount of a transfer: exactly one of the two arguments.
-fn cents(amount: Option<i32>, amount_cents: Option<Long>) -> FieldResult<Cents> {
+fn cents(amount: Option<i32>, amount_cents: Option<Long>) -> ClientResult<Cents> {
     match (amount, amount_cents) {
         (Some(cents), None) => Ok(Cents::new(cents.into())),
         (None, Some(Long(cents))) => Ok(Cents::new(cents)),
-        (None, None) => Err(field_error("amount is missing: send amount or amount_cents")),
-        (Some(_), Some(_)) => Err(field_error("send either amount or amount_cents, not both")),
+        (None, None) => Err(bad_input("amount is missing: send amount or amount_cents")),
+        (Some(_), Some(_)) => Err(bad_input("send either amount or amount_cents, not both")),
     }
 }
 
 fn entries(
     executor: &Executor<'_, '_, Context>,
     transactions: Vec<Transaction>,
-) -> FieldResult<Option<Vec<Option<TransactionObject>>>> {
+) -> ClientResult<Option<Vec<Option<TransactionObject>>>> {
     executor.context().budget.charge_response(&executor.look_ahead(), &transactions)?;
     Ok(Some(transactions.into_iter().map(|transaction| Some(transaction.into())).collect()))
 }
 
+/// An argument is wrong.
+fn bad_input(text: &'static str) -> ClientError {
+    ClientError::new(ErrorCode::BadUserInput, text)
+}
+
 /// Logs the error. The client gets a general message.
-fn failed(err: Error) -> FieldError {
+fn failed(err: Error) -> ClientError {
     err.log();
-    field_error(match err {
-        Error::Busy => "busy, try again",
-        Error::TooLarge => "the transactions have too much text: reduce max_items",
-        _ => "the database is unavailable, try again",
-    })
-}
-
-fn not_allowed() -> FieldError {
-    field_error("not allowed: send the token of this account, as in Authorization: Bearer TOKEN")
-}
-
-fn field_error(text: impl Into<String>) -> FieldError {
-    FieldError::new(text.into(), juniper::Value::null())
+    err.for_client()
 }
 
 #[cfg(test)]
@@ -571,7 +581,7 @@ mod tests {
     #[test]
     fn transfer_has_exactly_one_amount() {
         let amount = |amount, cents: Option<i64>| {
-            super::cents(amount, cents.map(Long)).map_err(|err| err.message().to_owned())
+            super::cents(amount, cents.map(Long)).map_err(|err| err.text)
         };
         assert_eq!(amount(Some(5), None), Ok(Cents::new(5)));
         assert_eq!(amount(None, Some(5)), Ok(Cents::new(5)));

@@ -5,20 +5,20 @@
 
 use crate::access::ReadAccess;
 use crate::config::{Config, Origins};
+use crate::error_code::{ClientError, ErrorCode};
 use crate::events::{EVENTS, EventTransport};
-use crate::operation::{self, Executor, OPERATION_BYTES, Operation, Step, Transport};
+use crate::operation::{self, Executor, NotRun, OPERATION_BYTES, Operation, Step, Transport};
+use crate::operation_response::OperationResponse;
 use crate::pages;
 use crate::pool::Busy;
 use crate::request::{parse_body, parse_query};
-use crate::response::{
-    GRAPHQL_JSON, Headers, JSON, errors, errors_of, json, refuse, reply, with_headers,
-};
+use crate::response::{GRAPHQL_JSON, Headers, JSON, errors, refuse, reply, with_headers};
 use crate::running::RunningOperation;
 use crate::websocket;
 use service::http::{self, Disconnected, Handler, Method, Request, Responder, Response};
+use std::borrow::Cow;
 use std::sync::Arc;
 
-const UNAVAILABLE: &str = "the database is unavailable, try again";
 const OTHER_HOST: &str = "CORS_ORIGINS does not name this host: use localhost, an IP address, or \
      add the origin of your page";
 
@@ -43,7 +43,7 @@ impl Handler for Endpoint {
         let bytes = OPERATION_BYTES + bytes_of(&request);
         let job = move |admitted: Result<(), Busy>| match admitted {
             Ok(()) => run(&executor, &request, responder, headers),
-            Err(busy) => refuse(responder, headers, format(&request), &Step::Busy(busy)),
+            Err(busy) => refuse(responder, headers, format(&request), NotRun::Busy(busy)),
         };
         self.0.queries.submit(address, bytes, Box::new(job));
     }
@@ -75,14 +75,18 @@ fn refusal(request: &Request) -> Option<Response> {
         // Also prevents cross-site requests by forms: this type needs a preflight request.
         Method::POST if !is_json(request.header("content-type").unwrap_or_default()) => {
             let reason = "Content-Type: expected application/json in UTF-8";
-            Some(errors(415, format(request), reason))
+            Some(errors(415, format(request), &bad_request(reason)))
         }
         Method::POST | Method::GET | Method::HEAD => None,
         _ => Some(
-            errors(405, JSON, "method not allowed: use GET or POST")
+            errors(405, JSON, &bad_request("method not allowed: use GET or POST"))
                 .with_header("Allow", "GET, POST, OPTIONS"),
         ),
     }
+}
+
+fn bad_request(text: impl Into<Cow<'static, str>>) -> ClientError {
+    ClientError::new(ErrorCode::BadRequest, text)
 }
 
 /// Runs the operation of a request.
@@ -95,7 +99,8 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
     let graphql = match parsed {
         Ok(graphql) => graphql,
         Err(reason) => {
-            return responder.respond(with_headers(errors(400, format, &reason), headers));
+            let response = errors(400, format, &bad_request(reason));
+            return responder.respond(with_headers(response, headers));
         }
     };
     let app = &executor.app;
@@ -103,7 +108,8 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
         Ok(access) => access,
         Err(err) => {
             err.log();
-            return responder.respond(with_headers(errors(503, format, UNAVAILABLE), headers));
+            let response = errors(503, format, &err.for_client());
+            return responder.respond(with_headers(response, headers));
         }
     };
     // An EventSource that connects again sends the id of the last event that it received.
@@ -145,14 +151,16 @@ struct HttpTransport {
 impl Transport for HttpTransport {
     fn emit(&mut self, step: Step<'_>) -> Result<(), Disconnected> {
         let response = match step {
-            Step::Response(response) => reply(200, self.format, json(response)),
+            Step::Response(response) => reply(200, self.format, response.json()),
             // With `application/json` every well-formed GraphQL response has status 200.
-            Step::Refused(err) if self.format == JSON => reply(200, JSON, json(&errors_of(err))),
-            Step::Refused(err) => reply(400, self.format, json(&errors_of(err))),
+            Step::Refused(err) => {
+                let status = if self.format == JSON { 200 } else { 400 };
+                reply(status, self.format, OperationResponse::invalid(err).json())
+            }
             Step::Idle | Step::Complete | Step::CutOff(_) => return Ok(()),
-            Step::Busy(_) | Step::PostRequired | Step::StreamRequired => {
+            Step::NotRun(not_run) => {
                 if let Some((responder, headers)) = self.reply.take() {
-                    refuse(responder, headers, self.format, &step);
+                    refuse(responder, headers, self.format, not_run);
                 }
                 return Ok(());
             }

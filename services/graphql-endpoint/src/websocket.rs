@@ -7,14 +7,13 @@ mod frames;
 mod handshake;
 
 use crate::access::ReadAccess;
-use crate::operation::{Executor, OPERATION_BYTES, Operation, Step, Transport};
+use crate::operation::{Executor, NotRun, OPERATION_BYTES, Operation, Step, Transport};
+use crate::operation_response::OperationResponse;
 use crate::pool::Busy;
 use crate::request::parse_body;
-use crate::response::{close_of, errors_of, json, reason_of};
+use crate::response::{close_of, error_of, reason_of};
 use crate::running::RunningOperation;
 use frames::Socket;
-use juniper::FieldError;
-use juniper::http::GraphQLResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use service::http::{self, Disconnected, Request, Responder, Session};
@@ -97,6 +96,12 @@ struct ServerMessage<'a, P> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload: Option<P>,
+}
+
+impl<P: Serialize> ServerMessage<'_, P> {
+    fn text(&self) -> Message {
+        Message::text(serde_json::to_string(self).expect("messages can be serialized"))
+    }
 }
 
 struct Connection {
@@ -283,7 +288,7 @@ fn access(executor: &Executor, authorization: Option<&str>) -> Result<ReadAccess
     let app = &executor.app;
     ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
         err.log();
-        Close::new(1013, "the database is unavailable, try again")
+        Close::new(1013, &err.for_client().text)
     })
 }
 
@@ -314,7 +319,7 @@ fn run(
 ) {
     if let Err(busy) = admitted {
         // An error means that the client closed the connection.
-        let _ = transport.emit(Step::Busy(busy));
+        let _ = transport.emit(Step::NotRun(NotRun::Busy(busy)));
         return;
     }
     let running = transport.running.operation.clone();
@@ -419,7 +424,7 @@ impl SocketTransport {
         payload: Option<impl Serialize>,
     ) -> Result<(), Disconnected> {
         let message = ServerMessage { id: &self.running.id, kind, payload };
-        self.socket.send(Message::text(json(&message)))
+        self.socket.send(message.text())
     }
 }
 
@@ -430,45 +435,31 @@ impl Transport for SocketTransport {
             Step::Response(_) if self.running.operation.is_cancelled() => Err(Disconnected),
             Step::Response(response) => {
                 let (id, payload) = (&self.running.id, Some(response));
-                let text = json(&ServerMessage { id, kind: "next", payload });
-                self.socket.buffer(Message::text(text))
+                self.socket.buffer(ServerMessage { id, kind: "next", payload }.text())
             }
             Step::Idle => self.socket.flush(),
             Step::Refused(err) => {
                 self.running.free_id()?;
-                self.send("error", Some(errors_in(&errors_of(err))))
+                self.send("error", Some(OperationResponse::invalid(err).errors()))
             }
             Step::Complete => {
                 self.running.free_id()?;
                 self.send("complete", None::<()>)
             }
-            Step::Busy(busy) => {
+            Step::NotRun(not_run) => {
                 self.running.free_id()?;
-                let err: GraphQLResponse =
-                    GraphQLResponse::error(FieldError::from(reason_of(busy)));
-                self.send("error", Some(errors_in(&err)))
+                let response = OperationResponse::not_run(&error_of(not_run));
+                self.send("error", Some(response.errors()))
             }
             Step::CutOff(ending) => {
-                let (code, reason) = close_of(ending);
-                self.socket.close(code, reason);
+                let (code, err) = close_of(ending);
+                self.socket.close(code, &err.text);
                 Err(Disconnected)
             }
-            // A websocket admits all operations.
-            Step::PostRequired | Step::StreamRequired => Err(Disconnected),
         }
     }
 
     fn poll_room(&mut self, context: &Context<'_>) -> Poll<Result<(), Disconnected>> {
         self.socket.poll_room(context)
-    }
-}
-
-/// The errors of a response, as an array.
-fn errors_in(response: &GraphQLResponse) -> serde_json::Value {
-    let mut value = serde_json::to_value(response).unwrap_or_default();
-    match value.get_mut("errors").map(serde_json::Value::take) {
-        Some(errors @ serde_json::Value::Array(_)) => errors,
-        Some(error) => serde_json::Value::Array(vec![error]),
-        None => serde_json::json!([{ "message": "the operation was refused" }]),
     }
 }

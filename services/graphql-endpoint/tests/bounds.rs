@@ -15,8 +15,9 @@ use support::{Endpoint, deposit};
 
 /// The wait for a connection, the wait for its result, and a margin for a slow machine.
 const ANSWER_MAX: Duration = Duration::from_secs(5 + 7 + 3);
-const BUSY: &str = "busy, try again";
-const UNAVAILABLE: &str = "the database is unavailable, try again";
+/// Text and code.
+const BUSY: [&str; 2] = ["busy, try again", "BUSY"];
+const UNAVAILABLE: [&str; 2] = ["the database is unavailable, try again", "UNAVAILABLE"];
 
 const TRANSFER: &str = "mutation($uuid: String!, $token: String!, $amount: Int!,
         $from: String!, $to: String!, $descr: String!) {
@@ -41,8 +42,12 @@ fn transfers(endpoint: &Endpoint, count: usize) -> (Vec<Value>, Duration) {
 }
 
 /// The number of responses with this error.
-fn errors(responses: &[Value], text: &str) -> usize {
-    responses.iter().filter(|it| it["errors"][0]["message"] == text).count()
+fn errors(responses: &[Value], error: [&str; 2]) -> usize {
+    let first = |response: &Value| {
+        let first = &response["errors"][0];
+        [first["message"].clone(), first["extensions"]["code"].clone()]
+    };
+    responses.iter().filter(|it| first(it) == error).count()
 }
 
 /// A transfer to a new account succeeds.

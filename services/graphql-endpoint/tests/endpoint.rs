@@ -82,6 +82,8 @@ fn account_is_opened_and_money_moves() {
         let answer = endpoint.ask(&query, &json!({}));
         let text = answer["errors"][0]["message"].as_str().unwrap_or_default();
         assert_eq!(text.contains("expected 1 to 1000"), wrong, "{answer}");
+        let code = wrong.then_some("BAD_USER_INPUT");
+        assert_eq!(answer["errors"][0]["extensions"]["code"].as_str(), code, "{answer}");
     }
     let took = endpoint.stop();
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -475,15 +477,17 @@ fn http_requests_are_validated() {
     // An invalid document has status 400 with the newer media type only.
     let wrong = r#"{"query":"{ nothing }"}"#;
     assert_eq!((post(json, graphql, wrong).0, post(json, json, wrong).0), (400, 200));
-    assert_eq!(post("text/plain", json, good).0, 415);
+    let bad_request = r#""code":"BAD_REQUEST""#;
+    let (status, _, body) = post("text/plain", json, good);
+    assert_eq!((status, body.contains(bad_request)), (415, true), "{body}");
     for malformed in
         ["", "{", "[]", r#"{"query":7}"#, r#"{"query":"{ __typename }","variables":[1]}"#]
     {
         let (status, _, body) = post(json, json, malformed);
-        assert_eq!((status, body.contains("errors")), (400, true), "{malformed}: {body}");
+        assert_eq!((status, body.contains(bad_request)), (400, true), "{malformed}: {body}");
     }
     let (_, _, body) = post(json, json, r#"{"query":"{ __schema { types { name } } }"}"#);
-    assert!(body.contains("errors"), "introspection is off: {body}");
+    assert!(body.contains("GRAPHQL_VALIDATION_FAILED"), "introspection is off: {body}");
 
     let get = |query: &str| {
         let mut answer = agent
@@ -500,11 +504,19 @@ fn http_requests_are_validated() {
     let (status, allowed, body) = get("query=%7B__typename%7D");
     assert_eq!((status, allowed.as_deref()), (200, Some(origin)));
     assert!(body.contains("Query"));
-    assert_eq!(get("").0, 400);
+    let refused = |query: &str| {
+        let (status, _, body) = get(query);
+        assert!(body.contains(bad_request), "{body}");
+        status
+    };
+    assert_eq!(refused(""), 400);
     let arguments = "username:%22abcdefgh%22,password:%22abcdefgh%22";
     let mutation = format!("query=mutation%7Bget_account({arguments})%7Biban%7D%7D");
-    assert_eq!(get(&mutation).0, 405);
-    assert_eq!(get("query=subscription%7Bstream_transactions%7Bid%7D%7D").0, 406);
+    assert_eq!(refused(&mutation), 405);
+    assert_eq!(refused("query=subscription%7Bstream_transactions%7Bid%7D%7D"), 406);
+    let mut deleted = agent.delete(endpoint.url()).call().unwrap();
+    let body = deleted.body_mut().read_to_string().unwrap();
+    assert_eq!((deleted.status().as_u16(), body.contains(bad_request)), (405, true), "{body}");
     let foreign = agent
         .get(format!("{}?query=%7B__typename%7D", endpoint.url()))
         .header("Origin", "https://evil.example")

@@ -104,7 +104,11 @@ fn operation_budget_limits_rows_and_bytes() {
         let stored = list("id");
         (stored["data"]["transactions_by_iban"].as_array().unwrap().len() == 1000).then_some(())
     });
-    let refusal = |answer: &Value| answer["errors"][0]["message"].as_str().map(str::to_owned);
+    let refusal = |answer: &Value| {
+        let error = answer["errors"].get(0)?;
+        assert_eq!(error["extensions"]["code"], "TOO_COSTLY", "{error}");
+        error["message"].as_str().map(str::to_owned)
+    };
     // A thousand descriptions have about a mebibyte.
     let all_fields = "id ref sequence time iban new_balance changed_by new_balance_cents \
                       changed_by_cents from_to descr direction";

@@ -3,24 +3,23 @@
 //!
 //! A longer run: `PROPTEST_CASES=100000 cargo test --locked -p graphql-endpoint --lib fuzz`.
 
-use super::validate;
+use super::{InvalidOperation, validate};
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
 use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
+use crate::operation_response::OperationResponse;
 use crate::password::Hasher;
 use crate::pool::{Pool, PoolLimits};
 use crate::registrations::Registrations;
 use crate::request::parse_body;
-use crate::response::{errors_of, json};
 use crate::running::RunningOperation;
 use crate::schema::{Context, Schema, schema};
 use crate::store::Store;
 use crate::transaction::tests::transaction;
 use juniper::futures::Stream;
-use juniper::http::GraphQLResponse;
 use juniper::{OperationType, Value, ValuesStream};
 use messaging::producer::Producer;
 use proptest::prelude::*;
@@ -489,7 +488,7 @@ fn run_on_this_thread(body: &str) -> Outcome {
     let operation = match validate(&SCHEMA, &request) {
         Ok((operation, _)) => operation,
         Err(err) => {
-            let text = json(&errors_of(&err));
+            let text = OperationResponse::invalid(&err).json();
             assert!(!text.contains("internal error"), "{text}");
             return Outcome::Invalid;
         }
@@ -502,7 +501,11 @@ fn run_on_this_thread(body: &str) -> Outcome {
     let variables = request.variables();
     if operation.operation_type() != OperationType::Subscription {
         let result = operation.execute_sync(&variables, &context);
-        json(&GraphQLResponse::from_result(result));
+        let response = match result {
+            Ok((data, errors)) => OperationResponse::executed(data, &errors),
+            Err(err) => OperationResponse::invalid(&InvalidOperation::by_variables(err)),
+        };
+        response.json();
         return Outcome::Executed;
     }
     let mut waker = task::Context::from_waker(Waker::noop());
@@ -528,7 +531,7 @@ fn follow(mut stream: ValuesStream<'_>, waker: &mut task::Context<'_>) -> bool {
         Ok(value) => (value, Vec::new()),
         Err(errors) => (Value::null(), errors),
     };
-    json(&GraphQLResponse::from_result(Ok((value, errors))));
+    OperationResponse::executed(value, &errors).json();
     true
 }
 

@@ -44,6 +44,7 @@ def over_http():
             raise AssertionError("an error was expected")
         except TransportQueryError as err:
             assert "expected 1 to 1000" in str(err), err
+            assert err.errors[0]["extensions"]["code"] == "BAD_USER_INPUT", err.errors
     return account
 
 

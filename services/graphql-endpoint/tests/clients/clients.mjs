@@ -170,16 +170,17 @@ async function refusals(client) {
     query: '{ transactions_by_iban(iban: "a", max_items: 0) { id } }',
   });
   assert.match(answer.errors[0].message, /expected 1 to 1000/);
+  assert.equal(answer.errors[0].extensions.code, "BAD_USER_INPUT");
   const two = "subscription { a: stream_transactions { id } b: stream_transactions { id } }";
-  for (const query of [
-    "{ nothing }",
-    "{",
-    "subscription { stream_transactions { nothing } }",
-    two,
+  for (const [query, code] of [
+    ["{ nothing }", "GRAPHQL_VALIDATION_FAILED"],
+    ["{", "GRAPHQL_PARSE_FAILED"],
+    ["subscription { stream_transactions { nothing } }", "GRAPHQL_VALIDATION_FAILED"],
+    [two, "GRAPHQL_VALIDATION_FAILED"],
   ]) {
     // graphql-ws throws the errors of an invalid operation; graphql-sse returns them.
     const refused = await all(client, { query }).catch((errors) => [{ errors }]);
-    assert.ok(refused[0].errors.length > 0, query);
+    assert.equal(refused[0].errors[0].extensions.code, code, query);
   }
 }
 

@@ -99,6 +99,10 @@ impl Endpoint {
 
     /// A websocket after `connection_init`.
     pub fn websocket(&self) -> WebSocket<TcpStream> {
+        self.websocket_as(None)
+    }
+
+    pub fn websocket_as(&self, token: Option<&str>) -> WebSocket<TcpStream> {
         let mut request =
             format!("ws://127.0.0.1:{}/graphql", self.port).into_client_request().unwrap();
         let protocol = "graphql-transport-ws".parse().unwrap();
@@ -106,7 +110,9 @@ impl Endpoint {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (mut socket, _) = tungstenite::client(request, stream).unwrap();
-        socket.send(Message::text(r#"{"type":"connection_init"}"#)).unwrap();
+        let payload = token.map(|token| json!({ "Authorization": format!("Bearer {token}") }));
+        let init = json!({ "type": "connection_init", "payload": payload });
+        socket.send(Message::text(init.to_string())).unwrap();
         assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
         socket
     }
