@@ -5,6 +5,7 @@ use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
 use crate::metrics;
 use crate::password::{self, Busy, Hasher, LoginPlace, ROUNDS};
+use crate::refusal::{EndpointReason, Refusal};
 use crate::registrations::Registrations;
 use crate::store::{Store, User};
 use bank::records::{Atype, ConfirmAccountCreation};
@@ -27,7 +28,7 @@ const BUSY: &str = "too many log in now, try again";
 const NO_ANSWER: &str = "the bank has not answered yet, try again";
 
 /// Iban and token, or the reason of a refusal.
-pub type Account = Result<(String, String), String>;
+pub type Account = Result<(String, String), Refusal>;
 
 #[derive(Clone, Copy)]
 pub struct Accounts<'a> {
@@ -69,8 +70,20 @@ impl LoginResult {
 
 type Login = (LoginResult, Account);
 
-fn refused(result: LoginResult, reason: &str) -> Login {
-    (result, Err(reason.to_owned()))
+fn refused(result: LoginResult, code: EndpointReason, text: &str) -> Login {
+    (result, Err(Refusal::new(code, text)))
+}
+
+fn failed(text: &str) -> Login {
+    refused(LoginResult::Failed, EndpointReason::CredentialsIncorrect, text)
+}
+
+fn busy() -> Login {
+    refused(LoginResult::Busy, EndpointReason::Busy, BUSY)
+}
+
+fn too_soon() -> Login {
+    refused(LoginResult::Refused, EndpointReason::TooManyFailedLogins, TOO_SOON)
 }
 
 impl Accounts<'_> {
@@ -79,7 +92,9 @@ impl Accounts<'_> {
         let invalid = invalid("username", username).or_else(|| invalid("password", password));
         // An invalid name may be long, and is not logged.
         let (name, login) = match invalid {
-            Some(reason) => ("", refused(LoginResult::Refused, &reason)),
+            Some(text) => {
+                ("", refused(LoginResult::Refused, EndpointReason::ArgumentInvalid, &text))
+            }
             None => (username, self.log_in(username, password)?),
         };
         let (result, account) = login;
@@ -93,13 +108,15 @@ impl Accounts<'_> {
         metrics::LOGINS.with_label_values(&[result]).inc();
         match account {
             Ok((iban, _token)) => log::info!(result, name, iban, address:%; "login"),
-            Err(reason) => log::info!(result, name, address:%, reason; "login"),
+            Err(Refusal { text, .. }) => {
+                log::info!(result, name, address:%, reason = text; "login");
+            }
         }
     }
 
     fn log_in(self, username: &str, password: &str) -> Result<Login, Error> {
         let Ok(place) = self.hasher.enter(client_of(self.address)) else {
-            return Ok(refused(LoginResult::Busy, BUSY));
+            return Ok(busy());
         };
         loop {
             if let Some(user) = self.store.user(username)? {
@@ -109,10 +126,11 @@ impl Accounts<'_> {
                 return self.refuse_unknown(username, password, &place);
             };
             if !registrations.count(client_of(self.address)) {
-                return Ok(refused(LoginResult::Refused, TOO_MANY_ACCOUNTS));
+                let code = EndpointReason::TooManyAccounts;
+                return Ok(refused(LoginResult::Refused, code, TOO_MANY_ACCOUNTS));
             }
             let Some(user) = new_user(password, &place)? else {
-                return Ok(refused(LoginResult::Busy, BUSY));
+                return Ok(busy());
             };
             // False if another client has added the name meanwhile. Then that client's password
             // counts.
@@ -134,15 +152,15 @@ impl Accounts<'_> {
     ) -> Result<Login, Error> {
         let network = client_of(self.address);
         if !self.store.begin_login(username, network)? {
-            return Ok(refused(LoginResult::Refused, TOO_SOON));
+            return Ok(too_soon());
         }
         match place.hash(password, &user.salt, user.rounds.cast_unsigned()) {
             Ok(hash) if password::are_equal(&hash, &user.hash) => {}
-            Ok(_) if self.registrations.is_some() => {
-                return Ok(refused(LoginResult::Failed, INCORRECT));
+            Ok(_) => {
+                let text = if self.registrations.is_some() { INCORRECT } else { UNKNOWN };
+                return Ok(failed(text));
             }
-            Ok(_) => return Ok(refused(LoginResult::Failed, UNKNOWN)),
-            Err(Busy) => return Ok(refused(LoginResult::Busy, BUSY)),
+            Err(Busy) => return Ok(busy()),
         }
         drop(place);
         self.store.logged_in(username, network)?;
@@ -162,11 +180,11 @@ impl Accounts<'_> {
         place: &LoginPlace<'_>,
     ) -> Result<Login, Error> {
         if !self.store.begin_login(username, client_of(self.address))? {
-            return Ok(refused(LoginResult::Refused, TOO_SOON));
+            return Ok(too_soon());
         }
         Ok(match place.hash(password, &password::salt()?, ROUNDS) {
-            Ok(_) => refused(LoginResult::Failed, UNKNOWN),
-            Err(Busy) => refused(LoginResult::Busy, BUSY),
+            Ok(_) => failed(UNKNOWN),
+            Err(Busy) => busy(),
         })
     }
 
@@ -185,10 +203,12 @@ impl Accounts<'_> {
                     last_reason = reason;
                     creation = self.store.replace_creation(username, creation, Uuid::new_v4())?;
                 }
-                Some(CommandOutcome::Transferred) | None => return Ok(Err(NO_ANSWER.to_owned())),
+                Some(CommandOutcome::Transferred) | None => {
+                    return Ok(Err(Refusal::new(EndpointReason::NoAnswer, NO_ANSWER)));
+                }
             }
         }
-        Ok(Err(last_reason))
+        Ok(Err(Refusal::of_bank(last_reason)))
     }
 }
 

@@ -19,6 +19,7 @@ mod date_time;
 mod euro;
 mod long;
 mod password;
+mod refusal;
 mod registrations;
 mod token;
 mod transfers;

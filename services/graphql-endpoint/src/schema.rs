@@ -12,6 +12,7 @@ use crate::euro;
 use crate::hub::{self, Event, TooMany};
 use crate::long::Long;
 use crate::pool::Pool;
+use crate::refusal::Refusal;
 use crate::running::RunningOperation;
 use crate::transaction::{Direction, Filter, Transaction};
 use crate::transfers::{self, TransferInput, TransferResult};
@@ -168,6 +169,8 @@ pub struct AccountResult {
     token: Option<String>,
     /// Reason of a refusal, else null.
     reason: Option<String>,
+    /// Code of `reason`, as in "CREDENTIALS_INCORRECT". Later versions may have more codes.
+    reason_code: Option<&'static str>,
 }
 
 /// The result of a transfer.
@@ -180,12 +183,15 @@ pub struct MoneyTransferResult {
     success: Option<bool>,
     /// Why `success` is not true, else null.
     reason: Option<String>,
+    /// Code of `reason`, as in "INSUFFICIENT_FUNDS". Later versions may have more codes.
+    reason_code: Option<&'static str>,
 }
 
 impl From<TransferResult> for MoneyTransferResult {
     fn from(result: TransferResult) -> Self {
-        let TransferResult { uuid, success, reason } = result;
-        Self { uuid: Some(uuid), success, reason }
+        let TransferResult { uuid, success, refusal } = result;
+        let (code, reason) = refusal.map(|it| (it.code, it.text)).unzip();
+        Self { uuid: Some(uuid), success, reason, reason_code: code }
     }
 }
 
@@ -458,10 +464,18 @@ impl Context {
     fn account(&self, username: &str, password: &str) -> ClientResult<Option<AccountResult>> {
         let account = self.app.accounts(self.address).get(username, password).map_err(failed)?;
         Ok(Some(match account {
-            Ok((iban, token)) => {
-                AccountResult { iban: Some(iban), token: Some(token), reason: None }
-            }
-            Err(reason) => AccountResult { iban: None, token: None, reason: Some(reason) },
+            Ok((iban, token)) => AccountResult {
+                iban: Some(iban),
+                token: Some(token),
+                reason: None,
+                reason_code: None,
+            },
+            Err(Refusal { code, text }) => AccountResult {
+                iban: None,
+                token: None,
+                reason: Some(text),
+                reason_code: Some(code),
+            },
         }))
     }
 

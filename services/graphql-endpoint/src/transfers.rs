@@ -3,6 +3,7 @@
 use crate::access::ReadAccess;
 use crate::command_client::{CommandClient, CommandOutcome};
 use crate::error::Error;
+use crate::refusal::{EndpointReason, Refusal};
 use crate::store::{Store, StoredTransfer};
 use crate::token::digest;
 use bank::iban::{self, CASH, COMPANY_IBAN};
@@ -51,20 +52,24 @@ pub struct TransferResult {
     /// `None` while the outcome is unknown.
     pub success: Option<bool>,
     /// `None` if the transfer succeeded.
-    pub reason: Option<String>,
+    pub refusal: Option<Refusal>,
 }
 
 impl TransferResult {
-    fn new(uuid: &str, result: Result<(), String>) -> Self {
-        Self { uuid: uuid.to_owned(), success: Some(result.is_ok()), reason: result.err() }
+    /// From the outcome of the bank, which has a reason if it is a rejection.
+    fn decided(uuid: &str, outcome: Result<(), String>) -> Self {
+        let refusal = outcome.err().map(Refusal::of_bank);
+        Self { uuid: uuid.to_owned(), success: Some(refusal.is_none()), refusal }
     }
 
-    fn refused(uuid: &str, reason: &str) -> Self {
-        Self::new(uuid, Err(reason.to_owned()))
+    fn refused(uuid: &str, refusal: Refusal) -> Self {
+        Self { uuid: uuid.to_owned(), success: Some(false), refusal: Some(refusal) }
     }
 
-    fn pending(uuid: &str) -> Self {
-        Self { uuid: uuid.to_owned(), success: None, reason: Some(NO_ANSWER.to_owned()) }
+    /// The outcome is unknown.
+    fn unknown(uuid: &str, code: EndpointReason, text: &str) -> Self {
+        let refusal = Some(Refusal::new(code, text));
+        Self { uuid: uuid.to_owned(), success: None, refusal }
     }
 }
 
@@ -83,22 +88,22 @@ impl Transfers<'_> {
     pub fn make(self, input: &TransferInput<'_>) -> Result<TransferResult, Error> {
         let given = input.uuid;
         let Ok(uuid) = Uuid::try_parse(given) else {
-            return Ok(TransferResult::refused(given, NOT_A_UUID));
+            return Ok(TransferResult::refused(given, not_a_uuid()));
         };
-        if let Some(reason) = invalid(input) {
-            return Ok(TransferResult::refused(given, &reason));
+        if let Some(refusal) = invalid(input) {
+            return Ok(TransferResult::refused(given, refusal));
         }
-        if let Some(reason) = forbidden(input.from, self.cash_deposits) {
+        if let Some(refusal) = forbidden(input.from, self.cash_deposits) {
             // A uuid that was accepted before keeps its result, also if `from` was allowed then.
             return match self.store.transfer(uuid)? {
                 Some(transfer) if transfer.content == content(input) => {
                     self.finish(given, transfer)
                 }
-                _ => Ok(TransferResult::refused(given, reason)),
+                _ => Ok(TransferResult::refused(given, refusal)),
             };
         }
         if self.has_wrong_token(input)? {
-            return Ok(TransferResult::refused(given, Reason::TokenInvalid.text()));
+            return Ok(TransferResult::refused(given, Reason::TokenInvalid.into()));
         }
         let command = ConfirmMoneyTransfer {
             id: command_id(uuid),
@@ -116,7 +121,8 @@ impl Transfers<'_> {
             result: None,
         })?;
         if transfer.content != content(input) {
-            return Ok(TransferResult::refused(given, OTHER_CONTENT));
+            let refusal = Refusal::new(EndpointReason::UuidReused, OTHER_CONTENT);
+            return Ok(TransferResult::refused(given, refusal));
         }
         self.finish(given, transfer)
     }
@@ -140,16 +146,12 @@ impl Transfers<'_> {
         may_wait: impl FnOnce() -> bool,
     ) -> Result<Option<TransferResult>, Error> {
         let Ok(uuid) = Uuid::try_parse(given) else {
-            return Ok(Some(TransferResult::refused(given, NOT_A_UUID)));
+            return Ok(Some(TransferResult::refused(given, not_a_uuid())));
         };
         match self.store.transfer(uuid)?.filter(|transfer| access.may_read(&transfer.from)) {
             Some(transfer) if transfer.result.is_none() && !may_wait() => Ok(None),
             Some(transfer) => self.finish(given, transfer).map(Some),
-            None => Ok(Some(TransferResult {
-                uuid: given.to_owned(),
-                success: None,
-                reason: Some(UNKNOWN.to_owned()),
-            })),
+            None => Ok(Some(TransferResult::unknown(given, EndpointReason::UuidUnknown, UNKNOWN))),
         }
     }
 
@@ -157,24 +159,24 @@ impl Transfers<'_> {
     /// its schema. The bank executes a command once and publishes the same outcome for each replay.
     fn finish(self, given: &str, transfer: StoredTransfer) -> Result<TransferResult, Error> {
         if let Some(result) = transfer.result {
-            return Ok(TransferResult::new(given, result));
+            return Ok(TransferResult::decided(given, result));
         }
         let value = self.commands.with_current_id(transfer.command.unwrap_or_default());
         let result = match self.commands.transfer(command_id(transfer.uuid), value, self.wait) {
             Some(CommandOutcome::Transferred) => Ok(()),
             Some(CommandOutcome::Refused(reason)) => Err(reason),
             Some(CommandOutcome::AccountOpened { .. }) | None => {
-                return Ok(TransferResult::pending(given));
+                return Ok(TransferResult::unknown(given, EndpointReason::NoAnswer, NO_ANSWER));
             }
         };
         self.store.end_transfer(transfer.uuid, &result)?;
-        Ok(TransferResult::new(given, result))
+        Ok(TransferResult::decided(given, result))
     }
 }
 
 /// Logs a transfer without its token. Invalid arguments may be long, and are not logged.
 pub fn log(input: &TransferInput<'_>, result: &TransferResult, address: IpAddr) {
-    let reason = result.reason.as_deref().unwrap_or_default();
+    let reason = result.refusal.as_ref().map_or("", |refusal| &refusal.text);
     let result = match result.success {
         Some(true) => "succeeded",
         Some(false) => "refused",
@@ -206,8 +208,13 @@ fn content(input: &TransferInput<'_>) -> Vec<u8> {
     digest.finalize().to_vec()
 }
 
+fn not_a_uuid() -> Refusal {
+    Refusal::new(EndpointReason::UuidInvalid, NOT_A_UUID)
+}
+
 /// Why the arguments are refused; `None` if they are valid.
-fn invalid(input: &TransferInput<'_>) -> Option<String> {
+fn invalid(input: &TransferInput<'_>) -> Option<Refusal> {
+    let invalid = |text| Some(Refusal::new(EndpointReason::ArgumentInvalid, text));
     let texts = [
         ("token", input.token, PARTY_BYTES_MAX),
         ("from", input.from, PARTY_BYTES_MAX),
@@ -216,29 +223,29 @@ fn invalid(input: &TransferInput<'_>) -> Option<String> {
     ];
     for (name, text, bytes_max) in texts {
         if text.len() > bytes_max {
-            return Some(format!("{name} has more than {bytes_max} bytes"));
+            return invalid(format!("{name} has more than {bytes_max} bytes"));
         }
         // They take six bytes each in responses, and a NUL cannot be stored.
         if text.contains(char::is_control) {
-            return Some(format!("{name} has a control character"));
+            return invalid(format!("{name} has a control character"));
         }
     }
     // The bank would reject these too, but each command is stored and produced first.
     if input.amount <= Cents::ZERO {
-        return Some(Reason::AmountNotPositive.text().to_owned());
+        return Some(Reason::AmountNotPositive.into());
     }
     if input.from != CASH && !iban::is_well_formed(input.from) {
-        return Some(Reason::FromInvalid.text().to_owned());
+        return Some(Reason::FromInvalid.into());
     }
     None
 }
 
 /// Why clients must not debit `from`; `None` if they may. The bank would execute such a transfer,
 /// the company's with its token. So the endpoint neither stores nor produces it.
-fn forbidden(from: &str, cash_deposits: bool) -> Option<&'static str> {
+fn forbidden(from: &str, cash_deposits: bool) -> Option<Refusal> {
     match from {
-        COMPANY_IBAN => Some(FROM_COMPANY),
-        CASH if !cash_deposits => Some(NO_DEPOSITS),
+        COMPANY_IBAN => Some(Refusal::new(EndpointReason::FromNotAllowed, FROM_COMPANY)),
+        CASH if !cash_deposits => Some(Refusal::new(EndpointReason::CashDepositsOff, NO_DEPOSITS)),
         _ => None,
     }
 }
@@ -313,7 +320,8 @@ mod tests {
                 TransferInput { description: text, ..INPUT },
             ] {
                 let refusal = invalid(&input);
-                assert!(refusal.is_some_and(|it| it.contains("control character")), "{text:?}");
+                let refusal = refusal.map(|it| (it.code, it.text.contains("control character")));
+                assert_eq!(refusal, Some(("ARGUMENT_INVALID", true)), "{text:?}");
             }
         }
         assert_eq!(invalid(&TransferInput { description: "café €5", ..INPUT }), None);
@@ -321,9 +329,10 @@ mod tests {
 
     #[test]
     fn transfers_that_the_bank_always_rejects_are_refused() {
+        let text = |input: &TransferInput<'_>| invalid(input).map(|it| it.text);
         for (amount, expected) in [(1, None), (0, Some("amount must be positive"))] {
             let input = TransferInput { amount: Cents::new(amount), ..INPUT };
-            assert_eq!(invalid(&input).as_deref(), expected);
+            assert_eq!(text(&input).as_deref(), expected);
         }
         for (from, expected) in [
             ("NL82OPEN0000000100", None),
@@ -331,19 +340,23 @@ mod tests {
             ("Cash", Some("from is invalid")),
             ("", Some("from is invalid")),
         ] {
-            assert_eq!(invalid(&TransferInput { from, ..INPUT }).as_deref(), expected, "{from}");
+            assert_eq!(text(&TransferInput { from, ..INPUT }).as_deref(), expected, "{from}");
         }
     }
 
     #[test]
     fn company_account_and_switched_off_cash_are_forbidden() {
+        let company = Some(("FROM_NOT_ALLOWED", FROM_COMPANY));
         for (from, with_cash, without_cash) in [
-            (CASH, None, Some("deposits from cash are switched off")),
-            (COMPANY_IBAN, Some(FROM_COMPANY), Some(FROM_COMPANY)),
+            (CASH, None, Some(("CASH_DEPOSITS_OFF", "deposits from cash are switched off"))),
+            (COMPANY_IBAN, company, company),
             ("NL82OPEN0000000100", None, None),
         ] {
-            assert_eq!(forbidden(from, true), with_cash, "{from}");
-            assert_eq!(forbidden(from, false), without_cash, "{from}");
+            for (cash_deposits, expected) in [(true, with_cash), (false, without_cash)] {
+                let refusal = forbidden(from, cash_deposits);
+                let refusal = refusal.as_ref().map(|it| (it.code, it.text.as_str()));
+                assert_eq!(refusal, expected, "{from}");
+            }
         }
     }
 }

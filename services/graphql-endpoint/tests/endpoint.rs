@@ -33,7 +33,9 @@ fn account_is_opened_and_money_moves() {
         "uuid": Uuid::new_v4().to_string(), "token": token, "amount": 5000,
         "from": iban, "to": other, "descr": "rent",
     });
-    let moved = json!({ "uuid": payment["uuid"], "success": true, "reason": null });
+    let moved = json!({
+        "uuid": payment["uuid"], "success": true, "reason": null, "reason_code": null,
+    });
     assert_eq!(endpoint.transfer(&payment), moved);
     until("both sides are stored", PATIENCE, || {
         (endpoint.transactions(&iban).len() == 2 && endpoint.transactions(&other).len() == 1)
@@ -136,7 +138,10 @@ fn only_the_password_returns_the_account() {
     assert!(account["iban"].is_string() && account["reason"].is_null(), "{account}");
     assert!(accounts.iter().all(|it| it == account), "{accounts:?}");
 
-    let wrong = json!({ "iban": null, "token": null, "reason": "incorrect password" });
+    let wrong = json!({
+        "iban": null, "token": null, "reason": "incorrect password",
+        "reason_code": "CREDENTIALS_INCORRECT",
+    });
     assert_eq!(endpoint.log_in(&user, "correct hors"), wrong);
     drop(handler);
     drop(endpoint);
@@ -146,8 +151,9 @@ fn only_the_password_returns_the_account() {
     for (user, password) in
         [("1234567", password), (user.as_str(), "1234567"), (&"x".repeat(129), password)]
     {
-        let reason = endpoint.log_in(user, password)["reason"].as_str().unwrap().to_owned();
-        assert!(reason.contains("8 to 128 characters"), "{reason}");
+        let refused = endpoint.log_in(user, password);
+        assert!(refused["reason"].as_str().unwrap().contains("8 to 128 characters"), "{refused}");
+        assert_eq!(refused["reason_code"], "ARGUMENT_INVALID");
     }
     // Failed logins are delayed, also if they are concurrent, and so is the correct password.
     let guess = || {
@@ -164,7 +170,8 @@ fn only_the_password_returns_the_account() {
     until("the next guess is too soon", PATIENCE, || {
         (endpoint.log_in(&user, "wrong password")["reason"] == too_soon).then_some(())
     });
-    assert_eq!(endpoint.log_in(&user, password)["reason"], too_soon);
+    let delayed = endpoint.log_in(&user, password);
+    assert_eq!([&delayed["reason"], &delayed["reason_code"]], [too_soon, "TOO_MANY_FAILED_LOGINS"]);
     until("the wait is over", PATIENCE, || {
         (&endpoint.log_in(&user, password) == account).then_some(())
     });
@@ -177,8 +184,9 @@ fn late_account_is_returned_by_a_retry() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "300")]);
     let user = name();
-    let reason = endpoint.log_in(&user, "correct horse")["reason"].clone();
-    assert_eq!(reason, "the bank has not answered yet, try again");
+    let late = endpoint.log_in(&user, "correct horse");
+    assert_eq!(late["reason"], "the bank has not answered yet, try again");
+    assert_eq!(late["reason_code"], "NO_ANSWER");
     let _handler = Handler::start(&stack);
     until("the account is open", PATIENCE, || {
         endpoint.log_in(&user, "correct horse")["iban"].is_string().then_some(())
@@ -202,32 +210,38 @@ fn known_uuid_returns_the_same_result() {
         (true.into(), false.into())
     );
     assert_eq!(first[1]["reason"], "insufficient funds");
+    assert_eq!(first[1]["reason_code"], "INSUFFICIENT_FUNDS");
     // The same uuid in upper case.
     let mut upper_case = made.clone();
     upper_case["uuid"] = made["uuid"].as_str().unwrap().to_uppercase().into();
     assert_eq!(endpoint.transfer(&upper_case)["success"], true);
     let mut other = made.clone();
     other["amount"] = 701.into();
-    let reason = endpoint.transfer(&other)["reason"].clone();
-    assert_eq!(reason, "uuid was used for another transfer");
+    let reused = endpoint.transfer(&other);
+    assert_eq!(reused["reason"], "uuid was used for another transfer");
+    assert_eq!(reused["reason_code"], "UUID_REUSED");
 
     drop(handler);
     drop(endpoint);
     // After a restart the results are known without the bank.
     let endpoint = Endpoint::start_with(&stack, &[("ANSWER_TIMEOUT_MS", "300")]);
     assert_eq!([endpoint.transfer(&made), endpoint.transfer(&refused)], first);
-    let find = "query($uuid: String!) { transfer_by_uuid(uuid: $uuid) { uuid success reason } }";
+    let find = "query($uuid: String!) {
+        transfer_by_uuid(uuid: $uuid) { uuid success reason reason_code } }";
     let found = |endpoint: &Endpoint, uuid: &Value| {
         endpoint.data(find, &json!({ "uuid": uuid }))["transfer_by_uuid"].take()
     };
-    assert_eq!(found(&endpoint, &made["uuid"]), first[0]);
+    assert_eq!([&made, &refused].map(|it| found(&endpoint, &it["uuid"])), first);
     let unknown = json!(Uuid::new_v4().to_string());
-    assert_eq!(found(&endpoint, &unknown)["reason"], "uuid is not known");
+    let unknown = found(&endpoint, &unknown);
+    assert_eq!(unknown["reason"], "uuid is not known");
+    assert_eq!(unknown["reason_code"], "UUID_UNKNOWN");
     // While the bank is down the outcome is unknown. It can be queried later, also after a restart.
     let late = deposit(&iban, 900, "late");
     let unanswered = endpoint.transfer(&late);
     assert_eq!(unanswered["success"], Value::Null);
     assert_eq!(unanswered["reason"], "the bank has not answered yet, ask transfer_by_uuid later");
+    assert_eq!(unanswered["reason_code"], "NO_ANSWER");
     drop(endpoint);
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
@@ -240,8 +254,10 @@ fn known_uuid_returns_the_same_result() {
 
     let mut nonsense = made;
     nonsense["uuid"] = "1".into();
-    let reason = endpoint.transfer(&nonsense)["reason"].clone();
-    assert!(reason.as_str().unwrap().starts_with("uuid must be a UUID"), "{reason}");
+    let refused = endpoint.transfer(&nonsense);
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(reason.starts_with("uuid must be a UUID"), "{refused}");
+    assert_eq!(refused["reason_code"], "UUID_INVALID");
 }
 
 #[test]
@@ -296,7 +312,10 @@ fn company_account_is_not_debited_by_clients() {
         "from": COMPANY_IBAN, "to": iban, "descr": "theft",
     });
     let reason = "from is not allowed: it is the company account";
-    let refused = json!({ "uuid": theft["uuid"], "success": false, "reason": reason });
+    let refused = json!({
+        "uuid": theft["uuid"], "success": false, "reason": reason,
+        "reason_code": "FROM_NOT_ALLOWED",
+    });
     assert_eq!(
         [endpoint.transfer(&theft), endpoint.transfer(&theft)],
         [(); 2].map(|()| refused.clone())
@@ -327,7 +346,10 @@ fn deposits_from_cash_can_be_switched_off() {
     let endpoint = Endpoint::start_with(&stack, &[("CASH_DEPOSITS", "false")]);
     let reason = "deposits from cash are switched off";
     let late = deposit(&iban, 900, "after");
-    let refused = json!({ "uuid": late["uuid"], "success": false, "reason": reason });
+    let refused = json!({
+        "uuid": late["uuid"], "success": false, "reason": reason,
+        "reason_code": "CASH_DEPOSITS_OFF",
+    });
     assert_eq!(endpoint.transfer(&late), refused);
     // The earlier deposit keeps its result, but only with the same content.
     assert_eq!(endpoint.transfer(&made), moved);

@@ -1,15 +1,17 @@
-//! Tests of the codes of errors, over each transport.
+//! Tests of the codes of errors and refusals, over each transport.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
 
 use bank_tests::handler::Handler;
 use bank_tests::stack::Stack;
+use postgres::NoTls;
 use serde_json::{Value, json};
 use std::thread;
 use support::proxy::DatabaseProxy;
 use support::{Endpoint, deposit};
 use tungstenite::Message;
+use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transport {
@@ -168,5 +170,27 @@ fn ended_event_stream_has_a_code() {
             last_event(&events.join().unwrap())
         });
         assert_eq!(last["errors"][0]["extensions"]["code"], expected, "{last}");
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn stored_reason_keeps_its_code() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
+    let mut database = postgres::Client::connect(&url, NoTls).unwrap();
+    // The second text is one of a command-handler with other rules.
+    for (text, code) in [("amount too large", "AMOUNT_TOO_LARGE"), ("daily limit reached", "OTHER")]
+    {
+        let uuid = Uuid::new_v4();
+        let sql = "INSERT INTO transfer (uuid, content, from_party, success, reason)
+                   VALUES ($1, sha256(''), 'cash', false, $2)";
+        database.execute(sql, &[&uuid, &text]).unwrap();
+        let find = "query($uuid: String!) {
+            transfer_by_uuid(uuid: $uuid) { success reason reason_code } }";
+        let found = endpoint.data(find, &json!({ "uuid": uuid.to_string() }));
+        let expected = json!({ "success": false, "reason": text, "reason_code": code });
+        assert_eq!(found["transfer_by_uuid"], expected);
     }
 }

@@ -76,7 +76,8 @@ fn new_accounts_are_limited_per_address() {
     let account = endpoint.log_in(&user, PASSWORD);
     assert!(account["iban"].is_string() && endpoint.log_in(&name(), PASSWORD)["iban"].is_string());
     let reason = "too many new accounts from this address, try again in an hour";
-    assert_eq!(endpoint.log_in(&name(), PASSWORD)["reason"], reason);
+    let refused = endpoint.log_in(&name(), PASSWORD);
+    assert_eq!([&refused["reason"], &refused["reason_code"]], [reason, "TOO_MANY_ACCOUNTS"]);
     assert_eq!(endpoint.log_in(&user, PASSWORD), account, "known users can log in");
 }
 
@@ -94,6 +95,7 @@ fn closed_registration_refuses_new_user_names() {
     for _ in 0..10 {
         let responses = [&user, &unknown].map(|user| closed.log_in(user, "wrong password"));
         assert_eq!(responses[0]["reason"], "unknown user name or incorrect password");
+        assert_eq!(responses[0]["reason_code"], "CREDENTIALS_INCORRECT");
         assert_eq!(responses[0], responses[1]);
     }
     assert!(open.log_in(&unknown, PASSWORD)["iban"].is_string(), "the name was not stored");
@@ -112,7 +114,8 @@ fn concurrent_logins_of_an_address_are_limited() {
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let busy = "too many log in now, try again";
-    let refused = responses.iter().filter(|it| it["reason"] == busy).count();
+    let is_busy = |it: &Value| it["reason"] == busy && it["reason_code"] == "BUSY";
+    let refused = responses.iter().filter(|it| is_busy(it)).count();
     let opened = responses.iter().filter(|it| it["iban"].is_string()).count();
     assert!(refused > 0 && opened >= 8, "{responses:?}");
     assert_eq!(refused + opened, CLIENTS, "{responses:?}");
@@ -137,10 +140,8 @@ fn wrong_token_produces_no_command() {
     for wrong in ["", "00000000000000000000", &other_token] {
         payment["token"] = wrong.into();
         let result = endpoint.transfer(&payment);
-        assert_eq!(
-            (&result["success"], &result["reason"]),
-            (&json!(false), &json!("invalid token"))
-        );
+        assert_eq!(result["success"], false);
+        assert_eq!([&result["reason"], &result["reason_code"]], ["invalid token", "TOKEN_INVALID"]);
     }
     assert_eq!(commands(), before, "no command was produced");
     // The uuid was not stored either.
@@ -150,5 +151,7 @@ fn wrong_token_produces_no_command() {
     payment["uuid"] = Uuid::new_v4().to_string().into();
     payment["from"] = bank_tests::nobody().into();
     payment["to"] = iban.into();
-    assert_eq!(endpoint.transfer(&payment)["reason"], "from is not known at this bank");
+    let refused = endpoint.transfer(&payment);
+    assert_eq!(refused["reason"], "from is not known at this bank");
+    assert_eq!(refused["reason_code"], "FROM_UNKNOWN");
 }

@@ -173,7 +173,7 @@ impl Endpoint {
 
     pub fn log_in(&self, username: &str, password: &str) -> Value {
         let query = "mutation($u: String!, $p: String!) {
-            get_account(username: $u, password: $p) { iban token reason } }";
+            get_account(username: $u, password: $p) { iban token reason reason_code } }";
         self.data(query, &json!({ "u": username, "p": password }))["get_account"].take()
     }
 
@@ -189,7 +189,7 @@ impl Endpoint {
         let query = "mutation($uuid: String!, $token: String!, $amount: Int!,
                 $from: String!, $to: String!, $descr: String!) {
             money_transfer(uuid: $uuid, token: $token, amount: $amount,
-                from: $from, to: $to, descr: $descr) { uuid success reason } }";
+                from: $from, to: $to, descr: $descr) { uuid success reason reason_code } }";
         self.data(query, transfer)["money_transfer"].take()
     }
 
