@@ -1,5 +1,5 @@
-//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql; and
-//! the audits of npm's graphql-http.
+//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql. Also
+//! with types of graphql-codegen, and the audits of npm's graphql-http.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -102,6 +102,19 @@ fn clients_from_npm_query_and_subscribe() {
     let mut node = Command::new("node");
     node.arg(dir.join("clients.mjs")).env("SCHEMAS", previous_schemas(&dir)).env("START", start);
     passes(&endpoint, &mut node);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn generated_types_compile_and_fit_the_responses() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let dir = npm_dir("codegen.mjs");
+    for file in ["operations.graphql", "typed_client.ts"] {
+        fs::copy(Path::new(CLIENTS).join(file), dir.join(file)).unwrap();
+    }
+    passes(&endpoint, Command::new("node").arg("codegen.mjs").current_dir(&dir));
 }
 
 #[test]

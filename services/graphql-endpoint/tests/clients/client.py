@@ -21,6 +21,9 @@ TRANSFER = """($uuid: String!, $amount: Int!, $to: String!, $descr: String!) {
         to: $to, descr: $descr) { uuid success reason } }"""
 STREAM = "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }"
 
+MISSED = """subscription($iban: String!) {
+    stream_transactions(iban: $iban, after_sequence: 0) { sequence descr } }"""
+
 
 def ask(text, **variables):
     document = gql(text)
@@ -68,6 +71,10 @@ async def over_websocket(account):
         assert event["descr"] == "by gql" or event["descr"].startswith("event "), event
         assert event["new_balance"].startswith("€"), event
         await events.aclose()
+        missed = session.subscribe(ask(MISSED, iban=account["iban"]))
+        event = (await missed.__anext__())["stream_transactions"]
+        assert (event["sequence"], event["descr"]) == ("1", "by gql"), event
+        await missed.aclose()
         login = ask("subscription" + ACCOUNT, u=f"user-{uuid.uuid4()}", p="correct horse")
         async for answer in session.subscribe(login):
             assert answer["get_account"]["iban"], answer

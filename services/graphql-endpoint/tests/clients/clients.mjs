@@ -104,6 +104,42 @@ async function largeAmounts(client) {
   }
 }
 
+// A lost connection: the client subscribes again by itself, with the variables of that time.
+async function continued() {
+  let socket;
+  const client = createWs({
+    url: wsUrl,
+    webSocketImpl: WebSocket,
+    shouldRetry: () => true,
+    on: { connected: (it) => (socket = it) },
+  });
+  const user = { u: `user-${randomUUID()}`, p: "correct horse" };
+  const { data: opened } = await post(`mutation ${GET_ACCOUNT}`, user);
+  const { iban } = opened.get_account;
+  const pay = async () => {
+    const { data } = await post(`mutation ${MONEY_TRANSFER}`, deposit(iban, 100, "paid"));
+    assert.equal(data.money_transfer.success, true);
+  };
+  const query = `subscription($iban: String!, $after: Long!) {
+    stream_transactions(iban: $iban, after_sequence: $after) { sequence } }`;
+  const variables = { iban, after: "0" };
+  const received = [];
+  await pay();
+  await pay();
+  for await (const { data } of client.iterate({ query, variables })) {
+    variables.after = data.stream_transactions.sequence;
+    received.push(variables.after);
+    if (received.length === 4) break;
+    if (received.length === 2) {
+      socket.terminate();
+      await pay();
+      await pay();
+    }
+  }
+  assert.deepEqual(received, ["1", "2", "3", "4"]);
+  await client.dispose();
+}
+
 // The operations of a client of the bank: login, subscriptions, deposits, a payment.
 async function customer(client) {
   const user = { u: `user-${randomUUID()}`, p: "correct horse" };
@@ -267,6 +303,7 @@ for (const [name, work] of [
   ["schema", schema],
   ["graphql-ws: customer", () => customer(ws)],
   ["graphql-ws: large amounts", () => largeAmounts(ws)],
+  ["graphql-ws: continued", continued],
   ["graphql-ws: refusals", () => refusals(ws)],
   ["graphql-ws: many at once", () => manyAtOnce(ws)],
   ["graphql-sse: customer", () => customer(sse)],
