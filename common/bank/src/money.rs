@@ -10,6 +10,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cents(i64);
 
+/// Lowest balance that an account may reach: -500 euro. The bank opens each account with it.
+pub const OVERDRAFT_LIMIT: Cents = Cents::new(-50_000);
+
 impl Cents {
     pub const ZERO: Self = Self(0);
 

@@ -9,9 +9,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// Lowest balance that a new account may reach: -500 euro.
-pub const OVERDRAFT_LIMIT: Cents = Cents::new(-50_000);
-
 /// Reason of a rejected account: the generated iban belongs to another account.
 pub const IBAN_EXISTS: &str = Reason::IbanExists.text();
 
@@ -216,6 +213,7 @@ fn same_secret(ours: &str, theirs: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bank::money::OVERDRAFT_LIMIT;
     use std::collections::HashSet;
 
     const A: &str = "NL66OPEN0000000000";

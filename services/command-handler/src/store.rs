@@ -10,7 +10,7 @@ use crate::domain::{
 use crate::error::Error;
 use crate::failpoint::{self, Point};
 use bank::iban::{self, COMPANY_IBAN, COMPANY_TOKEN, Token};
-use bank::money::Cents;
+use bank::money::{Cents, OVERDRAFT_LIMIT};
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
 use postgres::{Client, Row, Statement, Transaction};
@@ -292,7 +292,7 @@ fn create_accounts(
     // The order by iban prevents deadlocks between handlers.
     let (ibans, ids): (Vec<String>, Vec<Uuid>) = ids.into_iter().unzip();
     let mut opened: HashMap<Uuid, OpenedAccount> = transaction
-        .query(&statements.open_accounts, &[&ibans, &ids, &domain::OVERDRAFT_LIMIT.get()])
+        .query(&statements.open_accounts, &[&ibans, &ids, &OVERDRAFT_LIMIT.get()])
         .map_err(step("open accounts"))?
         .iter()
         .map(|row| (row.get(0), OpenedAccount { iban: row.get(1), token: row.get(2) }))

@@ -65,7 +65,7 @@ impl Budget {
         charge(&self.rows, rows.max(QUERY_ROWS)).ok_or_else(|| {
             too_costly(format!(
                 "the operation reads more than {ROWS_MAX} rows, counting each query as \
-                 {QUERY_ROWS} or more: reduce max_items or the number of fields"
+                 {QUERY_ROWS} or more: reduce the number of items or fields"
             ))
         })?;
         if ROWS_MAX - self.rows.load(Ordering::Relaxed) > LARGE_ROWS {
@@ -74,28 +74,17 @@ impl Budget {
         Ok(())
     }
 
-    /// Charges the fields that `selected` selects of each of `transactions`. The error is for the
-    /// client.
+    /// Charges the fields that `selected` selects of each of `rows`, which are transactions or
+    /// accounts with their last transaction. The error is for the client.
     pub fn charge_response(
         &self,
         selected: &LookAheadSelection<'_, DefaultScalarValue>,
-        transactions: &[Transaction],
+        rows: &[Option<&Transaction>],
     ) -> Result<(), ClientError> {
-        let mut bytes = 0;
-        for field in selected.children().iter() {
-            // Quotes, colon and comma.
-            let name_bytes = field.field_name().len() + 6;
-            let value_bytes = |transaction: &Transaction| match field.field_original_name() {
-                "descr" => json_bytes(&transaction.description),
-                "from_to" => json_bytes(&transaction.from_to),
-                _ => VALUE_BYTES,
-            };
-            bytes += transactions.iter().map(|it| name_bytes + value_bytes(it)).sum::<usize>();
-        }
-        charge(&self.bytes, bytes).ok_or_else(|| {
+        charge(&self.bytes, response_bytes(selected, rows)).ok_or_else(|| {
             too_costly(format!(
-                "the response exceeds {RESPONSE_BYTES_MAX} bytes: reduce max_items or the number \
-                 of fields"
+                "the response exceeds {RESPONSE_BYTES_MAX} bytes: reduce the number of items or \
+                 fields"
             ))
         })
     }
@@ -103,6 +92,30 @@ impl Budget {
 
 fn too_costly(text: String) -> ClientError {
     ClientError::new(ErrorCode::TooCostly, text)
+}
+
+/// Size of the fields that `selected` selects of each of `rows`, in bytes of JSON.
+fn response_bytes(
+    selected: &LookAheadSelection<'_, DefaultScalarValue>,
+    rows: &[Option<&Transaction>],
+) -> usize {
+    let bytes = |field: &LookAheadSelection<'_, DefaultScalarValue>| {
+        // Quotes, colon and comma.
+        let name_bytes = field.field_name().len() + 6;
+        let text_bytes = |text: fn(&Transaction) -> &str| {
+            rows.iter().flatten().map(|row| json_bytes(text(row))).sum::<usize>()
+        };
+        let value_bytes = match field.field_original_name() {
+            "descr" => text_bytes(|row| &row.description),
+            "from_to" => text_bytes(|row| &row.from_to),
+            "edges" | "node" | "last_change" => response_bytes(field, rows),
+            // Once in a page.
+            "pageInfo" => return 0,
+            _ => rows.len() * VALUE_BYTES,
+        };
+        rows.len() * name_bytes + value_bytes
+    };
+    selected.children().iter().map(bytes).sum()
 }
 
 /// Subtracts `amount`, or returns `None` if less is left.

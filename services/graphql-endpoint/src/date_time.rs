@@ -2,6 +2,7 @@
 
 use bank::timestamp::Timestamp;
 use juniper::GraphQLScalar;
+use std::time::SystemTime;
 
 /// A point in time as RFC 3339 has it, in milliseconds: "2026-11-29T13:05:00.250Z". Results are in
 /// UTC. An argument may have another offset, as in "2026-11-29T14:05:00+01:00".
@@ -17,6 +18,11 @@ impl DateTime {
     /// `None` if the time does not have a year of four digits in every time zone.
     pub fn new(time: Timestamp) -> Option<Self> {
         jiff::Timestamp::from_millisecond(time.millis()).ok().map(Self)
+    }
+
+    /// Not before 1970, so that every database has it.
+    pub fn system_time(self) -> SystemTime {
+        SystemTime::from(self.0).max(SystemTime::UNIX_EPOCH)
     }
 
     fn from_input(text: &str) -> Result<Self, String> {
@@ -47,6 +53,8 @@ mod tests {
         for text in ["2026-11-30T00:00:00.25Z", "2026-11-30T01:00:00.250+01:00"] {
             assert_eq!(time(text).as_deref(), Ok("2026-11-30T00:00:00.250Z"), "{text}");
         }
+        let ancient = DateTime::from_input("-009999-01-03T00:00:00Z").unwrap();
+        assert_eq!(ancient.system_time(), SystemTime::UNIX_EPOCH);
         for wrong in ["", "yesterday", "2026-11-30", "2026-11-30T00:00:00", "1795996800250"] {
             assert!(time(wrong).is_err(), "{wrong}");
         }

@@ -149,8 +149,9 @@ fn may_break_a_rule(query: &str) -> bool {
     let count = |word| query.matches(word).count();
     ["@", "mutation", "subscription", "__schema"].iter().any(|word| query.contains(word))
         || count("__type") > count("__typename")
-        // Lists of transactions.
+        // Lists of transactions and accounts.
         || count("transactions") > 1
+        || count("account") > 1
 }
 
 /// Checks a document that is valid for juniper. Returns the effect of the selected operation.
@@ -506,6 +507,12 @@ mod tests {
             (format!("{{ a: {LIST} {{ id }} b: {LIST} {{ descr }} }}"), false),
             ("{ __typename transaction_by_id(id: 1) { id } __typename }".to_owned(), false),
             (format!("{{ {LIST} {{ id }} {LIST} {{ descr }} }}"), true),
+            ("{ account(iban: \"a\") { iban } accounts { edges { cursor } } }".to_owned(), false),
+            ("{ account(iban: \"a\") { iban } account(iban: \"a\") { balance } }".to_owned(), true),
+            (
+                "{ accounts { edges { cursor } } accounts { pageInfo { endCursor } } }".to_owned(),
+                true,
+            ),
             (format!("{{ a: {LIST} {{ id }} a: {LIST} {{ a: descr b: descr }} }}"), true),
             (
                 format!(

@@ -18,6 +18,7 @@ mod command_client;
 mod date_time;
 mod euro;
 mod long;
+mod paging;
 mod password;
 mod refusal;
 mod registrations;

@@ -11,17 +11,20 @@ use crate::error_code::{ClientError, ErrorCode};
 use crate::euro;
 use crate::hub::{self, Event, TooMany};
 use crate::long::Long;
+use crate::paging::{Cursor, PageInfo, PageRange, items_max};
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::running::RunningOperation;
+use crate::store::KnownAccount;
 use crate::transaction::{Direction, Filter, Transaction};
 use crate::transfers::{self, TransferInput, TransferResult};
-use bank::money::Cents;
+use bank::money::{Cents, OVERDRAFT_LIMIT};
 use juniper::futures::Stream;
 use juniper::{
     DefaultScalarValue, Executor, GraphQLEnum, GraphQLObject, ID, RootNode, graphql_object,
     graphql_subscription,
 };
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -159,6 +162,93 @@ impl TransactionObject {
     }
 }
 
+/// Transactions of an account, newest first.
+#[derive(GraphQLObject)]
+#[graphql(context = Context)]
+pub struct TransactionConnection {
+    /// The transactions of the page.
+    edges: Vec<TransactionEdge>,
+    /// Cursors for the next and the previous page.
+    page_info: PageInfo,
+}
+
+/// A transaction in a page.
+#[derive(GraphQLObject)]
+#[graphql(context = Context)]
+pub struct TransactionEdge {
+    /// The transaction.
+    node: TransactionObject,
+    /// For `after` and `before`.
+    cursor: String,
+}
+
+impl From<Transaction> for TransactionEdge {
+    fn from(transaction: Transaction) -> Self {
+        Self { cursor: Cursor::from(&transaction).to_string(), node: transaction.into() }
+    }
+}
+
+/// Accounts, ordered by iban.
+#[derive(GraphQLObject)]
+#[graphql(context = Context)]
+pub struct AccountConnection {
+    /// The accounts of the page.
+    edges: Vec<AccountEdge>,
+    /// Cursor for the next page.
+    page_info: PageInfo,
+}
+
+/// An account in a page.
+#[derive(GraphQLObject)]
+#[graphql(context = Context)]
+pub struct AccountEdge {
+    /// The account.
+    node: AccountObject,
+    /// For `after`.
+    cursor: String,
+}
+
+/// An account of the bank.
+#[derive(GraphQLObject)]
+#[graphql(context = Context, name = "Account", rename_all = "none")]
+pub struct AccountObject {
+    /// Account number.
+    iban: String,
+    /// Balance, as in "€1.234,56".
+    balance: String,
+    /// Balance in euro cents.
+    balance_cents: Long,
+    /// Lowest balance that transfers from the account may reach, as in "-€500,00".
+    overdraft_limit: String,
+    /// Lowest balance that transfers from the account may reach, in euro cents.
+    overdraft_limit_cents: Long,
+    /// Number of changes of the balance; null if the last change has no sequence.
+    changes: Option<Long>,
+    /// The last change of the balance; null if the account was never used.
+    last_change: Option<TransactionObject>,
+}
+
+impl From<KnownAccount> for AccountObject {
+    fn from(account: KnownAccount) -> Self {
+        let KnownAccount { iban, last_change } = account;
+        let balance = last_change.as_ref().map_or(Cents::ZERO, |last| last.new_balance);
+        // The sequences of an account have no gap.
+        let changes = last_change.as_ref().map_or(Some(0), |last| {
+            // The talk's records have no sequence.
+            (last.sequence > 0).then_some(last.sequence)
+        });
+        Self {
+            iban,
+            balance: euro::format(balance),
+            balance_cents: Long(balance.get()),
+            overdraft_limit: euro::format(OVERDRAFT_LIMIT),
+            overdraft_limit_cents: Long(OVERDRAFT_LIMIT.get()),
+            changes: changes.map(Long),
+            last_change: last_change.map(TransactionObject::from),
+        }
+    }
+}
+
 /// An account, or the reason of a refusal.
 #[derive(GraphQLObject)]
 #[graphql(rename_all = "none")]
@@ -228,6 +318,86 @@ impl Query {
             return Err(context.not_allowed());
         }
         entries(executor, context.app.store.by_iban(&iban, items).map_err(failed)?)
+    }
+
+    /// A page of the transactions of an account, newest first.
+    #[expect(clippy::too_many_arguments, reason = "each is an argument of the field")]
+    fn transactions(
+        executor: &Executor<'_, '_, Context>,
+        context: &Context,
+        iban: String,
+        #[graphql(description = "Page size from the newest one, 0 to 1000; default 100.")]
+        first: Option<i32>,
+        #[graphql(description = "Only transactions after this cursor, which are older.")]
+        after: Option<String>,
+        #[graphql(description = "Page size from the oldest one, 0 to 1000.")] last: Option<i32>,
+        #[graphql(description = "Only transactions before this cursor, which are newer.")]
+        before: Option<String>,
+        #[graphql(description = "Only transactions in this direction.")] direction: Option<Dtype>,
+        #[graphql(description = "Only transactions of this time or later.")] from: Option<DateTime>,
+        #[graphql(description = "Only transactions before this time.")] until: Option<DateTime>,
+    ) -> ClientResult<Option<TransactionConnection>> {
+        let range = PageRange::new(first, after.as_deref(), last, before.as_deref())
+            .map_err(bad_input)?;
+        let range = PageRange { direction: direction.map(Into::into), ..range };
+        context.budget.charge_rows(range.cost())?;
+        if !context.access.may_read(&iban) {
+            return Err(context.not_allowed());
+        }
+        let (from, until) = (context.sequence_at(&iban, from)?, context.sequence_at(&iban, until)?);
+        let page = context.app.store.page(&iban, &range.within(from, until)).map_err(failed)?;
+        let rows: Vec<_> = page.items.iter().map(Some).collect();
+        context.budget.charge_response(&executor.look_ahead(), &rows)?;
+        let page_info = PageInfo::of_range(&range, &page);
+        let edges = page.items.into_iter().map(TransactionEdge::from).collect();
+        Ok(Some(TransactionConnection { edges, page_info }))
+    }
+
+    /// An account. Null if it has no transaction and was not opened by `get_account`.
+    fn account(
+        executor: &Executor<'_, '_, Context>,
+        context: &Context,
+        iban: String,
+    ) -> ClientResult<Option<AccountObject>> {
+        context.budget.charge_rows(1)?;
+        if !context.access.may_read(&iban) {
+            return Err(context.not_allowed());
+        }
+        let Some(account) = context.app.store.account(&iban).map_err(failed)? else {
+            return Ok(None);
+        };
+        let row = account.last_change.as_ref();
+        context.budget.charge_response(&executor.look_ahead(), &[row])?;
+        Ok(Some(account.into()))
+    }
+
+    /// A page of the accounts that have a transaction or were opened by `get_account`.
+    fn accounts(
+        executor: &Executor<'_, '_, Context>,
+        context: &Context,
+        #[graphql(description = "Only accounts whose iban begins with this text.")] prefix: Option<
+            String,
+        >,
+        #[graphql(description = "Page size, 0 to 1000; default 100.")] first: Option<i32>,
+        #[graphql(description = "Only accounts after this cursor.")] after: Option<String>,
+    ) -> ClientResult<Option<AccountConnection>> {
+        let items_max = items_max("first", first).map_err(bad_input)?;
+        context.budget.charge_rows(items_max as usize)?;
+        if context.access != ReadAccess::All {
+            return Err(context.not_allowed());
+        }
+        let (prefix, start) = (prefix.unwrap_or_default(), after.as_deref().unwrap_or_default());
+        let page = context.app.store.accounts(&prefix, start, items_max).map_err(failed)?;
+        let rows: Vec<_> = page.items.iter().map(|account| account.last_change.as_ref()).collect();
+        context.budget.charge_response(&executor.look_ahead(), &rows)?;
+        let cursors: Vec<String> = page.items.iter().map(|account| account.iban.clone()).collect();
+        let page_info = PageInfo::of_cursors(after.as_deref(), &cursors, page.has_more);
+        let edges = page
+            .items
+            .into_iter()
+            .zip(cursors)
+            .map(|(account, cursor)| AccountEdge { node: account.into(), cursor });
+        Ok(Some(AccountConnection { edges: edges.collect(), page_info }))
     }
 
     /// The last transaction of each account, ordered by iban, in pages.
@@ -455,6 +625,12 @@ impl Context {
         ClientError::new(code, text)
     }
 
+    fn sequence_at(&self, iban: &str, time: Option<DateTime>) -> ClientResult<Option<i64>> {
+        let Some(time) = time else { return Ok(None) };
+        self.budget.charge_rows(1)?;
+        self.app.store.sequence_at(iban, time.system_time()).map(Some).map_err(failed)
+    }
+
     fn readable(&self, found: Option<Transaction>) -> Option<TransactionObject> {
         found
             .filter(|transaction| self.access.may_read(&transaction.iban))
@@ -509,12 +685,13 @@ fn entries(
     executor: &Executor<'_, '_, Context>,
     transactions: Vec<Transaction>,
 ) -> ClientResult<Option<Vec<Option<TransactionObject>>>> {
-    executor.context().budget.charge_response(&executor.look_ahead(), &transactions)?;
+    let rows: Vec<_> = transactions.iter().map(Some).collect();
+    executor.context().budget.charge_response(&executor.look_ahead(), &rows)?;
     Ok(Some(transactions.into_iter().map(|transaction| Some(transaction.into())).collect()))
 }
 
 /// An argument is wrong.
-fn bad_input(text: &'static str) -> ClientError {
+fn bad_input(text: impl Into<Cow<'static, str>>) -> ClientError {
     ClientError::new(ErrorCode::BadUserInput, text)
 }
 

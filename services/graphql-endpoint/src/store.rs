@@ -11,9 +11,11 @@ mod queries;
 mod writer;
 
 #[cfg(test)]
+mod paging_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 
 pub use connection::{SCHEMA, migrate};
 pub use notifications::{NotificationListener, WriterId};
-pub use queries::{Page, Store, StoredTransfer, User};
+pub use queries::{KnownAccount, Page, Store, StoredTransfer, User};
 pub use writer::{ChangeRecord, TransactionWriter, unstorable};

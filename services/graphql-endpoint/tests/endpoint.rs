@@ -7,6 +7,7 @@ use avro::{Encoder, Record};
 use bank::iban::{COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
+use bank::timestamp::Timestamp;
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
@@ -120,6 +121,123 @@ fn amount_has_two_forms() {
     let other = ask("amount_cents: 3000000000,");
     assert_eq!(other["data"]["money_transfer"]["reason"], "uuid was used for another transfer");
     until("it is stored", PATIENCE, || (endpoint.transactions(&iban).len() == 1).then_some(()));
+}
+
+const PAGE: &str = "query($iban: String!, $first: Int, $after: String, $last: Int,
+        $before: String, $direction: dtype, $from: DateTime, $until: DateTime) {
+    transactions(iban: $iban, first: $first, after: $after, last: $last, before: $before,
+        direction: $direction, from: $from, until: $until) {
+    edges { cursor node { descr } }
+    pageInfo { hasPreviousPage hasNextPage startCursor endCursor } } }";
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn connection_has_pages_in_both_directions() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let iban = bank_tests::nobody();
+    let changes: Vec<Post> =
+        (1..=7).map(|n| change(&stack, &iban, n, Some(Uuid::new_v4()))).collect();
+    post(&mut *stack.kafka_client(), &changes);
+    until("all are stored", PATIENCE, || (endpoint.transactions(&iban).len() == 7).then_some(()));
+    let ask = |mut arguments: Value| {
+        arguments["iban"] = iban.as_str().into();
+        endpoint.ask(PAGE, &arguments)
+    };
+    let page = |arguments: Value| ask(arguments)["data"]["transactions"].take();
+    // The numbers of the changes, and whether there are previous and next ones.
+    let shown = |page: &Value| {
+        let edges = page["edges"].as_array().unwrap().iter();
+        let number = |edge: &Value| edge["node"]["descr"].as_str().unwrap().replace("change ", "");
+        let info = &page["pageInfo"];
+        let neighbours = (info["hasPreviousPage"].clone(), info["hasNextPage"].clone());
+        (edges.map(number).collect::<Vec<_>>(), neighbours)
+    };
+    let expected = |numbers: &str, previous: bool, next: bool| {
+        (words(numbers), (Value::from(previous), Value::from(next)))
+    };
+    let first = page(json!({ "first": 3 }));
+    assert_eq!(shown(&first), expected("7 6 5", false, true));
+    assert_eq!(first["pageInfo"]["startCursor"], first["edges"][0]["cursor"]);
+    assert_eq!(first["pageInfo"]["endCursor"], first["edges"][2]["cursor"]);
+    let second = page(json!({ "first": 3, "after": first["pageInfo"]["endCursor"] }));
+    assert_eq!(shown(&second), expected("4 3 2", true, true));
+    let third = page(json!({ "first": 3, "after": second["pageInfo"]["endCursor"] }));
+    assert_eq!(shown(&third), expected("1", true, false));
+    let back = page(json!({ "last": 3, "before": third["pageInfo"]["startCursor"] }));
+    assert_eq!(shown(&back), expected("4 3 2", true, true));
+    assert_eq!(shown(&page(json!({}))), expected("7 6 5 4 3 2 1", false, false));
+    let credits = page(json!({ "direction": "CREDIT", "first": 2 }));
+    assert_eq!(shown(&credits), expected("7 6", false, true));
+    let debits = page(json!({ "direction": "DEBIT" }));
+    assert_eq!(shown(&debits), expected("", false, false));
+    assert_eq!(debits["pageInfo"]["endCursor"], Value::Null);
+    // The first one is decided at 00:00:01 in UTC.
+    let period = json!({ "from": "2026-11-30T00:00:03Z", "until": "2026-11-30T01:00:06+01:00" });
+    assert_eq!(shown(&page(period.clone())), expected("5 4 3", false, false));
+    let mut last = period;
+    (last["last"], last["before"]) = (1.into(), first["pageInfo"]["endCursor"].clone());
+    assert_eq!(shown(&page(last.clone())), expected("", false, true));
+    last["before"] = second["pageInfo"]["endCursor"].clone();
+    assert_eq!(shown(&page(last)), expected("3", true, true));
+    for (arguments, error) in [
+        (json!({ "first": 1, "last": 1 }), "either first or last"),
+        (json!({ "first": 1001 }), "first=1001: expected 0 to 1000"),
+        (json!({ "last": -1 }), "last=-1: expected 0 to 1000"),
+        (json!({ "after": "1" }), "after is not a cursor"),
+        (json!({ "before": "x-y" }), "before is not a cursor"),
+    ] {
+        let answer = ask(arguments);
+        assert_eq!(answer["data"], json!({ "transactions": null }));
+        assert!(answer["errors"][0]["message"].as_str().unwrap().contains(error), "{answer}");
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn account_is_shown_before_its_first_use() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (iban, _) = endpoint.account();
+    let account = "query($iban: String!) { account(iban: $iban) { iban balance balance_cents
+        overdraft_limit overdraft_limit_cents changes last_change { descr } } }";
+    let shown = |iban: &str| endpoint.data(account, &json!({ "iban": iban }))["account"].take();
+    let mut expected = json!({
+        "iban": iban, "balance": "€0,00", "balance_cents": "0", "overdraft_limit": "-€500,00",
+        "overdraft_limit_cents": "-50000", "changes": "0", "last_change": null,
+    });
+    assert_eq!(shown(&iban), expected);
+    assert_eq!(shown(&bank_tests::nobody()), Value::Null);
+    endpoint.deposit(&iban, 123_456, "first");
+    (expected["balance"], expected["balance_cents"]) = ("€1.234,56".into(), "123456".into());
+    (expected["changes"], expected["last_change"]) = ("1".into(), json!({ "descr": "first" }));
+    assert_eq!(shown(&iban), expected);
+
+    let (unused, _) = endpoint.account();
+    // The common beginning of both ibans.
+    let same = iban.bytes().zip(unused.bytes()).take_while(|(a, b)| a == b).count();
+    let accounts = "query($prefix: String!, $after: String) {
+        accounts(prefix: $prefix, first: 1000, after: $after) {
+        edges { cursor node { iban balance_cents } } pageInfo { hasNextPage endCursor } } }";
+    let (mut after, mut found) = (Value::Null, Vec::new());
+    loop {
+        let variables = json!({ "prefix": &iban[..same], "after": after });
+        let page = endpoint.data(accounts, &variables)["accounts"].take();
+        found.extend(page["edges"].as_array().unwrap().iter().map(|edge| edge["node"].clone()));
+        after = page["pageInfo"]["endCursor"].clone();
+        if page["pageInfo"]["hasNextPage"] == false {
+            break;
+        }
+    }
+    assert!(found.is_sorted_by_key(|account| account["iban"].to_string()));
+    for (iban, cents) in [(iban, "123456"), (unused, "0")] {
+        assert!(found.contains(&json!({ "iban": iban, "balance_cents": cents })), "{found:?}");
+    }
 }
 
 #[test]
@@ -375,7 +493,7 @@ fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -
         description: format!("change {sequence}"),
         transfer_id,
         sequence,
-        decided_at: None,
+        decided_at: Some(Timestamp::from_millis(1_795_996_800_000 + 1000 * sequence)),
     };
     let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
     Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
@@ -444,7 +562,7 @@ fn private_ledger_is_read_by_owner_and_employees() {
     let employee = "employee-0123456789";
     let settings = [("PUBLIC_LEDGER", "false"), ("EMPLOYEE_TOKEN", employee)];
     let public = Endpoint::start(&stack);
-    let ((iban, token), (other, _)) = (public.account(), public.account());
+    let ((iban, token), (other, stranger)) = (public.account(), public.account());
     public.deposit(&iban, 100, "mine");
     public.deposit(&other, 100, "theirs");
     drop(public);
@@ -470,6 +588,31 @@ fn private_ledger_is_read_by_owner_and_employees() {
     assert_eq!(answer["data"], json!({ "a": { "descr": "mine" }, "b": null }));
     let last = endpoint.ask_as("{ all_last_transactions { iban } }", &json!({}), Some(&token));
     assert_eq!(last["data"]["all_last_transactions"], json!([{ "iban": iban }]));
+    let account = format!(
+        "{{ account(iban: \"{iban}\") {{ changes }} \
+         transactions(iban: \"{iban}\") {{ edges {{ node {{ descr }} }} }} }}"
+    );
+    let shown = json!({
+        "account": { "changes": "1" },
+        "transactions": { "edges": [{ "node": { "descr": "mine" } }] },
+    });
+    let hidden = json!({ "account": null, "transactions": null });
+    for (reader, expected) in [
+        (Some(employee), &shown),
+        (Some(token.as_str()), &shown),
+        (Some(stranger.as_str()), &hidden),
+        (None, &hidden),
+    ] {
+        assert_eq!(&endpoint.ask_as(&account, &json!({}), reader)["data"], expected);
+    }
+    let accounts = format!("{{ accounts(prefix: \"{iban}\") {{ edges {{ node {{ iban }} }} }} }}");
+    let found = json!({ "accounts": { "edges": [{ "node": { "iban": iban } }] } });
+    let hidden = json!({ "accounts": null });
+    for (reader, expected) in
+        [(Some(employee), &found), (Some(token.as_str()), &hidden), (None, &hidden)]
+    {
+        assert_eq!(&endpoint.ask_as(&accounts, &json!({}), reader)["data"], expected);
+    }
     assert!(!endpoint.log().contains(&token) && !endpoint.log().contains(employee));
 }
 
@@ -663,7 +806,7 @@ fn examples_of_the_docs_work() {
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
     let examples = examples();
-    assert_eq!(examples.len(), 7);
+    assert_eq!(examples.len(), 11);
     for example in examples {
         let command = example.replace("localhost:8888", &format!("localhost:{}", endpoint.port));
         let streams = command.contains("text/event-stream");

@@ -115,6 +115,25 @@ fn operation_budget_limits_rows_and_bytes() {
     assert_eq!(refusal(&list(all_fields)), None);
     let repeated = list("a: descr b: descr c: descr");
     assert!(refusal(&repeated).unwrap().contains("exceeds 2097152 bytes"), "{repeated:.300}");
+    // The same list as a page, also with fields in fragments or selected twice.
+    let page = |fields: &str, fragments: &str| {
+        let list = format!("transactions(iban: \"{iban}\", first: 1000)");
+        endpoint.ask(&format!("{{ {list} {{ {fields} }} }} {fragments}"), &json!({}))
+    };
+    let whole = page(&format!("edges {{ cursor node {{ {all_fields} }} }}"), "");
+    assert_eq!(refusal(&whole), None);
+    let fragment = "fragment f on TransactionConnection {
+        edges { node { a: descr b: descr } } ... { edges { node { c: descr } } } }";
+    for (fields, fragments) in [
+        ("edges { node { a: descr b: descr c: descr } }", ""),
+        ("edges { node { a: descr } } edges { node { b: descr c: descr } }", ""),
+        ("edges { x: node { descr } y: node { descr } z: node { descr } }", ""),
+        ("x: edges { node { descr } } y: edges { node { a: descr b: descr } }", ""),
+        ("...f", fragment),
+    ] {
+        let answer = page(fields, fragments);
+        assert!(refusal(&answer).unwrap().contains("exceeds 2097152 bytes"), "{answer:.300}");
+    }
     let lists = |count: usize| {
         let fields = (0..count).map(|n| format!("a{n}: all_last_transactions {{ id }} "));
         endpoint.ask(&format!("{{ {} }}", fields.collect::<String>()), &json!({}))

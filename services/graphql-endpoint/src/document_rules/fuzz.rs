@@ -59,6 +59,26 @@ const QUERY: &[Field] = &[
     ("transaction_by_ref", &[("ref", "ID!")], Some("Transaction")),
     ("transactions_by_iban", &[("iban", "String!"), ("max_items", "Int!")], Some("Transaction")),
     ("all_last_transactions", &[("after", "String"), ("max_items", "Int")], Some("Transaction")),
+    (
+        "transactions",
+        &[
+            ("iban", "String!"),
+            ("first", "Int"),
+            ("after", "String"),
+            ("last", "Int"),
+            ("before", "String"),
+            ("direction", "dtype"),
+            ("from", "DateTime"),
+            ("until", "DateTime"),
+        ],
+        Some("TransactionConnection"),
+    ),
+    ("account", &[("iban", "String!")], Some("Account")),
+    (
+        "accounts",
+        &[("prefix", "String"), ("first", "Int"), ("after", "String")],
+        Some("AccountConnection"),
+    ),
     ("transfer_by_uuid", &[("uuid", "String!")], Some("MoneyTransferResult")),
     ("__schema", &[], Some("__Schema")),
     ("__type", &[("name", "String!")], Some("__Type")),
@@ -89,7 +109,21 @@ const TRANSACTION: &[Field] = &[
     ("descr", &[], None),
     ("direction", &[], None),
 ];
-const ACCOUNT: &[Field] = &[("iban", &[], None), ("token", &[], None), ("reason", &[], None)];
+const TRANSACTIONS: &[Field] =
+    &[("edges", &[], Some("TransactionEdge")), ("pageInfo", &[], Some("PageInfo"))];
+const TRANSACTION_EDGE: &[Field] = &[("cursor", &[], None), ("node", &[], Some("Transaction"))];
+const ACCOUNTS: &[Field] =
+    &[("edges", &[], Some("AccountEdge")), ("pageInfo", &[], Some("PageInfo"))];
+const ACCOUNT_EDGE: &[Field] = &[("cursor", &[], None), ("node", &[], Some("Account"))];
+const PAGE_INFO: &[Field] = &[("hasNextPage", &[], None), ("endCursor", &[], None)];
+const ACCOUNT: &[Field] = &[
+    ("iban", &[], None),
+    ("balance", &[], None),
+    ("balance_cents", &[], None),
+    ("changes", &[], None),
+    ("last_change", &[], Some("Transaction")),
+];
+const LOGIN_RESULT: &[Field] = &[("iban", &[], None), ("token", &[], None), ("reason", &[], None)];
 const RESULT: &[Field] = &[("uuid", &[], None), ("success", &[], None), ("reason", &[], None)];
 const INTROSPECTION_SCHEMA: &[Field] = &[
     ("description", &[], None),
@@ -135,7 +169,13 @@ fn fields(kind: &str) -> &'static [Field] {
         "Mutation" => MUTATION,
         "Subscription" => SUBSCRIPTION,
         "Transaction" => TRANSACTION,
-        "AccountResult" => ACCOUNT,
+        "TransactionConnection" => TRANSACTIONS,
+        "TransactionEdge" => TRANSACTION_EDGE,
+        "AccountConnection" => ACCOUNTS,
+        "AccountEdge" => ACCOUNT_EDGE,
+        "PageInfo" => PAGE_INFO,
+        "Account" => ACCOUNT,
+        "AccountResult" => LOGIN_RESULT,
         "MoneyTransferResult" => RESULT,
         "__Schema" => INTROSPECTION_SCHEMA,
         "__Type" => INTROSPECTION_TYPE,
@@ -167,6 +207,7 @@ fn literals(kind: &str) -> &'static [&'static str] {
         "Long" => &["1", "\"1\"", "99999999999999999999", "\"\\u0031\"", "1.5", "\"x\""],
         "ID" => &["\"1\"", "1", "\"x\"", "-1", "1.5"],
         "Boolean" => &["true", "false", "\"true\"", "1"],
+        "DateTime" => &["\"2026-11-30T00:00:00Z\"", "\"\"", "\"-009999-01-02T00:00:00Z\"", "1"],
         "dtype" => &["DEBIT", "CREDIT", "debit", "\"DEBIT\""],
         other => panic!("no literals for {other}"),
     }
@@ -184,6 +225,7 @@ fn values(kind: &str) -> &'static [&'static str] {
         "Long" => &["1", "\"1\"", "2147483648", "1e400", "18446744073709551616", "1.5"],
         "ID" => &["\"1\"", "1", "1.5"],
         "Boolean" => &["true", "false", "\"true\"", "1"],
+        "DateTime" => &["\"2026-11-30T00:00:00.5+01:00\"", "\"\"", "\"2026\"", "1"],
         "dtype" => &["\"DEBIT\"", "\"CREDIT\"", "\"debit\""],
         other => panic!("no values for {other}"),
     }

@@ -3,13 +3,15 @@
 use super::connection::{COLUMNS, transaction};
 use super::pool::{Parameter, Pool};
 use crate::error::Error;
+use crate::paging::{ConnectionPage, Cursor, PageRange};
 use crate::token::digest;
-use crate::transaction::Transaction;
+use crate::transaction::{Direction, Transaction};
 use bank::limits::BALANCE_CHANGED_BYTES_MAX;
 use postgres::Row;
 use service::shutdown::Shutdown;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::SystemTime;
 use uuid::Uuid;
 
 /// Connections for the requests of clients, opened on demand.
@@ -80,6 +82,105 @@ impl Store {
         self.list(sql, after, items_max)
     }
 
+    /// A page of the transactions of an account, newest first. It has fewer transactions than
+    /// requested if it ends by the filter, or by [`texts_bytes_max`].
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the texts of the first transaction exceed that limit.
+    pub fn page(
+        &self,
+        iban: &str,
+        range: &PageRange,
+    ) -> Result<ConnectionPage<Transaction>, Error> {
+        let after = range.after.unwrap_or(Cursor::MAX);
+        let before = range.before.unwrap_or(Cursor::MIN);
+        let is_debit = range.direction.map(|direction| direction == Direction::Debit);
+        let rows = self.query(
+            &page_sql(range.from_end),
+            parameters![
+                iban,
+                after.sequence,
+                after.number,
+                before.sequence,
+                before.number,
+                range.rows_max(),
+                is_debit,
+                range.items_max + 1,
+                texts_bytes_max(range.items_max)
+            ],
+        )?;
+        let mut page = ConnectionPage { items: Vec::new(), has_more: false, examined: None };
+        for row in &rows {
+            let (fits, is_selected): (bool, bool) = (row.get("fits"), row.get("is_selected"));
+            if is_selected && (!fits || page.items.len() as i64 == range.items_max) {
+                if !fits && page.items.is_empty() {
+                    return Err(Error::TooLarge);
+                }
+                page.has_more = true;
+                break;
+            }
+            if is_selected {
+                page.items.push(transaction(row));
+            }
+            if row.get("is_last") {
+                page.has_more = true;
+                page.examined = Some(Cursor::from(&transaction(row)));
+            }
+        }
+        if range.from_end {
+            page.items.reverse();
+        }
+        Ok(page)
+    }
+
+    /// The lowest sequence of an account from which on all transactions were decided at `time` or
+    /// later. Transactions without a time are older than all others.
+    pub fn sequence_at(&self, iban: &str, time: SystemTime) -> Result<i64, Error> {
+        let rows = self.query(SEQUENCE_SQL, parameters![iban, time])?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
+    /// An account that was opened here, or has a transaction.
+    pub fn account(&self, iban: &str) -> Result<Option<KnownAccount>, Error> {
+        if let Some(last_change) = self.by_iban(iban, 1)?.pop() {
+            return Ok(Some(KnownAccount {
+                iban: iban.to_owned(),
+                last_change: Some(last_change),
+            }));
+        }
+        let rows = self.query("SELECT iban FROM account WHERE iban = $1", parameters![iban])?;
+        Ok(rows.first().map(|row| KnownAccount { iban: row.get(0), last_change: None }))
+    }
+
+    /// Accounts as in [`Self::account`] whose iban begins with `prefix` and is greater than
+    /// `after`, ordered by iban. It has fewer accounts than requested if the texts of their last
+    /// transactions exceed [`texts_bytes_max`].
+    pub fn accounts(
+        &self,
+        prefix: &str,
+        after: &str,
+        items_max: i64,
+    ) -> Result<ConnectionPage<KnownAccount>, Error> {
+        // The greatest character follows all ibans with this prefix.
+        let end = format!("{prefix}\u{10ffff}");
+        let rows = self.query(
+            &accounts_sql(),
+            parameters![prefix, after, end, items_max + 1, texts_bytes_max(items_max)],
+        )?;
+        let fitting = rows.iter().take_while(|row| row.get("fits")).take(items_max as usize);
+        let items: Vec<KnownAccount> = fitting
+            .map(|row| {
+                let number: Option<i64> = row.get("number");
+                let last_change = number.map(|_| transaction(row));
+                KnownAccount { iban: row.get("known_iban"), last_change }
+            })
+            .collect();
+        if items.is_empty() && rows.first().is_some_and(|row| !row.get::<_, bool>("fits")) {
+            return Err(Error::TooLarge);
+        }
+        Ok(ConnectionPage { has_more: rows.len() > items.len(), items, examined: None })
+    }
+
     /// Runs the query `list`, whose parameters are a text and a number of items.
     ///
     /// # Errors
@@ -87,15 +188,13 @@ impl Store {
     /// they would not fit into the memory of the container.
     fn list(&self, list: &str, text: &str, items_max: i64) -> Result<Vec<Transaction>, Error> {
         let sql = format!(
-            "SELECT number, sequence, iban, new_balance, changed_by,
-                    CASE WHEN fits THEN from_to ELSE '' END,
-                    CASE WHEN fits THEN description ELSE '' END, decided_at, fits
+            "SELECT {FITTING_COLUMNS}
              FROM (SELECT *, sum(octet_length(from_to) + octet_length(description))
                              OVER (ROWS UNBOUNDED PRECEDING) <= $3 AS fits
                    FROM ({list}) AS listed) AS counted"
         );
         let rows = self.query(&sql, parameters![text, items_max, texts_bytes_max(items_max)])?;
-        if rows.iter().all(|row| row.get(8)) {
+        if rows.iter().all(|row| row.get("fits")) {
             Ok(rows.iter().map(transaction).collect())
         } else {
             Err(Error::TooLarge)
@@ -240,6 +339,78 @@ impl Store {
     }
 }
 
+/// Columns of a transaction, with texts only if `fits` is true, then `fits`.
+const FITTING_COLUMNS: &str = "number, sequence, iban, new_balance, changed_by,
+     CASE WHEN fits THEN from_to ELSE '' END,
+     CASE WHEN fits THEN description ELSE '' END, decided_at, fits";
+
+/// The query of [`Store::page`]. It examines at most $6 rows, in the order of an index, and selects
+/// at most $8 of them by their direction. The last examined row is returned in any case, without
+/// texts if it is not selected.
+pub(super) fn page_sql(from_end: bool) -> String {
+    let order = if from_end { "" } else { "DESC" };
+    format!(
+        "SELECT {FITTING_COLUMNS}, is_selected, is_last
+         FROM (SELECT *, is_selected AND sum(octet_length(from_to) + octet_length(description))
+                             FILTER (WHERE is_selected) OVER (ROWS UNBOUNDED PRECEDING) <= $9
+                         AS fits
+               FROM (SELECT *, row_number() OVER (ROWS UNBOUNDED PRECEDING) = $6 AS is_last,
+                            coalesce((changed_by < 0) = $7, true) AS is_selected
+                     FROM (SELECT * FROM transaction
+                           WHERE iban = $1 AND (sequence, number) < ($2, $3)
+                               AND (sequence, number) > ($4, $5)
+                           ORDER BY sequence {order}, number {order} LIMIT $6) AS examined
+                    ) AS numbered
+               WHERE is_selected OR is_last LIMIT $8) AS counted"
+    )
+}
+
+/// The query of [`Store::sequence_at`]: a binary search, since times do not decrease with the
+/// sequence. Transactions below `low` are earlier than $2, those from `high` on are not. A step
+/// reads the first transaction in the upper half, so gaps do not matter.
+pub(super) const SEQUENCE_SQL: &str = "
+     WITH RECURSIVE search AS (
+         SELECT 0::bigint AS low,
+                coalesce((SELECT sequence + 1 FROM transaction WHERE iban = $1
+                          ORDER BY sequence DESC, number DESC LIMIT 1), 0) AS high
+         UNION ALL
+         SELECT CASE WHEN is_earlier THEN found + 1 ELSE low END,
+                CASE WHEN is_earlier THEN high ELSE middle END
+         FROM (SELECT low, high, low + (high - low) / 2 AS middle
+               FROM search WHERE low < high) AS halves
+         CROSS JOIN LATERAL
+             (SELECT sequence AS found, coalesce(decided_at < $2, true) AS is_earlier
+              FROM transaction WHERE iban = $1 AND sequence >= middle
+              ORDER BY sequence, number LIMIT 1) AS probe)
+     SELECT low FROM search WHERE low >= high";
+
+/// The query of [`Store::accounts`]. A loose index scan, as in [`Store::last_of_each`], of the
+/// ibans in two tables: `least` ignores null.
+pub(super) fn accounts_sql() -> String {
+    let next = |condition: &str| {
+        let next_in = |table: &str| {
+            format!(
+                "(SELECT iban FROM {table} WHERE {condition} AND iban < $3 ORDER BY iban LIMIT 1)"
+            )
+        };
+        format!("least({}, {})", next_in("transaction"), next_in("account"))
+    };
+    format!(
+        "WITH RECURSIVE known AS (
+             SELECT {} AS known_iban
+             UNION ALL SELECT {} FROM known WHERE known_iban IS NOT NULL)
+         SELECT {FITTING_COLUMNS}, known_iban
+         FROM (SELECT *, coalesce(sum(octet_length(from_to) + octet_length(description))
+                                  OVER (ROWS UNBOUNDED PRECEDING), 0) <= $5 AS fits
+               FROM (SELECT known_iban FROM known WHERE known_iban IS NOT NULL LIMIT $4) AS listed
+               LEFT JOIN LATERAL
+                   (SELECT * FROM transaction WHERE iban = known_iban
+                    ORDER BY sequence DESC, number DESC LIMIT 1) AS last ON true) AS counted",
+        next("iban >= $1 AND iban > $2"),
+        next("iban > known_iban")
+    )
+}
+
 /// Limit of the texts of `items_max` transactions, in bytes. The texts that clients of this
 /// endpoint send fit. Other programs may write longer ones, of which two always fit.
 fn texts_bytes_max(items_max: i64) -> i64 {
@@ -264,6 +435,14 @@ const PAGE_TEXT_BYTES_MAX: i64 = 16 << 10;
 const FREE_TRIES: i32 = 10;
 /// The delay starts at one second and doubles with each failed login, at most this often.
 const DOUBLINGS_MAX: i32 = 6;
+
+/// An account that was opened here, or has a transaction.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KnownAccount {
+    pub iban: String,
+    /// `None` if the account was opened here and has no transaction.
+    pub last_change: Option<Transaction>,
+}
 
 /// A user. The account is `None` until the bank has opened it.
 #[derive(Clone)]

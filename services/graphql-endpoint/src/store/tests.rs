@@ -54,7 +54,7 @@ impl Database {
         Store::new(&self.config, 2, &Shutdown::default())
     }
 
-    fn writer(&self) -> TransactionWriter {
+    pub(super) fn writer(&self) -> TransactionWriter {
         self.writer_as(Uuid::new_v4())
     }
 
@@ -78,11 +78,16 @@ impl Drop for Database {
 }
 
 /// Times with milliseconds.
-fn decided_at(sequence: i64) -> Timestamp {
+pub(super) fn decided_at(sequence: i64) -> Timestamp {
     Timestamp::from_millis(1_795_996_800_000 + 1001 * sequence)
 }
 
-fn record(offset: i64, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> ChangeRecord {
+pub(super) fn record(
+    offset: i64,
+    iban: &str,
+    sequence: i64,
+    transfer_id: Option<Uuid>,
+) -> ChangeRecord {
     let change = BalanceChanged {
         iban: iban.to_owned(),
         new_balance: Cents::new(sequence * 100),
@@ -96,7 +101,7 @@ fn record(offset: i64, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> 
     ChangeRecord { partition: 3, offset, change }
 }
 
-fn named_record(offset: i64, iban: &str, sequence: i64) -> ChangeRecord {
+pub(super) fn named_record(offset: i64, iban: &str, sequence: i64) -> ChangeRecord {
     record(offset, iban, sequence, Some(Uuid::new_v4()))
 }
 
