@@ -337,8 +337,8 @@ impl Query {
         #[graphql(description = "Only transactions of this time or later.")] from: Option<DateTime>,
         #[graphql(description = "Only transactions before this time.")] until: Option<DateTime>,
     ) -> ClientResult<Option<TransactionConnection>> {
-        let range = PageRange::new(first, after.as_deref(), last, before.as_deref())
-            .map_err(bad_input)?;
+        let range =
+            PageRange::new(first, after.as_deref(), last, before.as_deref()).map_err(bad_input)?;
         let range = PageRange { direction: direction.map(Into::into), ..range };
         context.budget.charge_rows(range.cost())?;
         if !context.access.may_read(&iban) {

@@ -1,5 +1,5 @@
-//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql. Also
-//! with types of graphql-codegen, and the audits of npm's graphql-http.
+//! Tests with other GraphQL clients: npm's graphql, graphql-ws and graphql-sse, and PyPI's gql.
+//! Also with types of graphql-codegen, and the audits of npm's graphql-http.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
