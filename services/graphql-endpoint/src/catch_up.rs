@@ -9,11 +9,35 @@ use crate::store::Page;
 use crate::transaction::{Filter, Transaction};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::task::{Context, Poll, Waker};
 
 /// Memory of a page with usual texts, for the limits of waiting work.
-const PAGE_BYTES: usize = 16 << 10;
+const PAGE_BYTES: usize = 4 << 10;
+/// A page with more text is large, bytes. The texts of this endpoint's clients are shorter.
+const LARGE_TEXT_BYTES: usize = 4 << 10;
+/// Maximum of large pages in memory. Each can have 256 KiB, and a subscription keeps its page while
+/// its client receives nothing.
+const LARGE_PAGES_MAX: usize = 8;
+
+static LARGE_PAGES: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to keep a large page, until dropped.
+struct LargePage;
+
+impl LargePage {
+    fn new() -> Option<Self> {
+        let add = |count: usize| (count < LARGE_PAGES_MAX).then_some(count + 1);
+        LARGE_PAGES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok().map(|_| Self)
+    }
+}
+
+impl Drop for LargePage {
+    fn drop(&mut self) {
+        LARGE_PAGES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Reads the transactions of an account after a sequence.
 pub type ReadPage = Arc<dyn Fn(&str, i64) -> Result<Page, Error> + Send + Sync>;
@@ -39,7 +63,9 @@ pub struct CatchUp {
     last: i64,
     /// Stored transactions that are not emitted yet.
     page: Page,
-    reading: Option<Receiver<Result<Page, Error>>>,
+    /// Held while the page is large.
+    large: Option<LargePage>,
+    reading: Option<Receiver<Result<(Page, Option<LargePage>), Error>>>,
     has_failed: bool,
 }
 
@@ -55,8 +81,8 @@ impl CatchUp {
         last: i64,
     ) -> Self {
         let page = Page { has_more: true, ..Page::default() };
-        let (reading, has_failed) = (None, false);
-        Self { source, running, iban, filter, live, last, page, reading, has_failed }
+        let (large, reading, has_failed) = (None, None, false);
+        Self { source, running, iban, filter, live, last, page, large, reading, has_failed }
     }
 
     /// `None` at the end: the subscription was ended, or the last item was an error.
@@ -74,7 +100,7 @@ impl CatchUp {
                 }
             } else if let Some(reading) = &self.reading {
                 match reading.try_recv() {
-                    Ok(Ok(page)) => self.page = page,
+                    Ok(Ok((page, large))) => (self.page, self.large) = (page, large),
                     Ok(Err(err)) => {
                         self.has_failed = true;
                         return Poll::Ready(Some(Err(err)));
@@ -87,6 +113,7 @@ impl CatchUp {
             } else if self.page.has_more {
                 self.read(context.waker().clone());
             } else {
+                self.large = None;
                 match self.live.poll_next(context) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Event::End(_)) => return Poll::Ready(None),
@@ -119,19 +146,32 @@ impl CatchUp {
     fn read(&mut self, waker: Waker) {
         // Whatever was published until now is in the next pages.
         self.live.skip();
+        self.large = None;
         let (page, reading) = sync_channel(1);
         let (read, iban, last) = (self.source.read.clone(), self.iban.clone(), self.last);
         let job = move |admitted: Result<(), Busy>| {
             let _wake = WakeOnDrop(waker);
             // Moved here, so that it is dropped before the task is woken, also by a panic.
             let page = page;
-            let result = admitted.map_err(|_| Error::Busy).and_then(|()| read(&iban, last));
+            let result =
+                admitted.map_err(|_| Error::Busy).and_then(|()| limited(read(&iban, last)?));
             // An error means that the subscription has ended.
             let _ = page.send(result);
         };
         self.reading = Some(reading);
         self.source.queries.submit(self.source.address, PAGE_BYTES, Box::new(job));
     }
+}
+
+/// # Errors
+/// [`Error::Busy`] if too many large pages are in memory.
+fn limited(page: Page) -> Result<(Page, Option<LargePage>), Error> {
+    let text = |it: &Transaction| it.from_to.len() + it.description.len();
+    if page.transactions.iter().map(text).sum::<usize>() <= LARGE_TEXT_BYTES {
+        return Ok((page, None));
+    }
+    let large = LargePage::new().ok_or(Error::Busy)?;
+    Ok((page, Some(large)))
 }
 
 struct WakeOnDrop(Waker);
@@ -258,6 +298,21 @@ mod tests {
         let mut bank = Bank::new(0, Filter::default(), true);
         assert!(matches!(bank.next(), Some(Err(Error::Unresponsive))));
         assert!(bank.next().is_none());
+    }
+
+    #[test]
+    fn large_pages_are_limited() {
+        let page = |bytes| Page {
+            transactions: [Transaction { description: "x".repeat(bytes), ..change(1) }].into(),
+            has_more: false,
+        };
+        let usual = limited(page(LARGE_TEXT_BYTES - "cash".len())).unwrap();
+        assert!(usual.1.is_none());
+        let large: Vec<_> = (0..LARGE_PAGES_MAX).map(|_| limited(page(5000)).unwrap()).collect();
+        assert!(matches!(limited(page(5000)), Err(Error::Busy)));
+        assert!(limited(page(1)).is_ok());
+        drop(large);
+        assert!(limited(page(5000)).is_ok_and(|(_, large)| large.is_some()));
     }
 
     #[test]

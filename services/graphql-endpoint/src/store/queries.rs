@@ -427,9 +427,9 @@ pub struct Page {
 }
 
 /// Maximum of transactions in a [`Page`]. Each subscription that catches up has one in memory.
-const PAGE_MAX: i64 = 32;
+const PAGE_MAX: i64 = 8;
 /// Limit of the texts of a [`Page`] with more than one transaction, bytes.
-const PAGE_TEXT_BYTES_MAX: i64 = 16 << 10;
+const PAGE_TEXT_BYTES_MAX: i64 = 1 << 10;
 
 /// Failed logins before further attempts are delayed.
 const FREE_TRIES: i32 = 10;
