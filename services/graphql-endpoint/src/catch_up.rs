@@ -39,6 +39,9 @@ impl Drop for LargePage {
     }
 }
 
+/// A page, and the right to keep it if it is large.
+type LimitedPage = (Page, Option<LargePage>);
+
 /// Reads the transactions of an account after a sequence.
 pub type ReadPage = Arc<dyn Fn(&str, i64) -> Result<Page, Error> + Send + Sync>;
 
@@ -65,7 +68,7 @@ pub struct CatchUp {
     page: Page,
     /// Held while the page is large.
     large: Option<LargePage>,
-    reading: Option<Receiver<Result<(Page, Option<LargePage>), Error>>>,
+    reading: Option<Receiver<Result<LimitedPage, Error>>>,
     has_failed: bool,
 }
 
@@ -165,7 +168,7 @@ impl CatchUp {
 
 /// # Errors
 /// [`Error::Busy`] if too many large pages are in memory.
-fn limited(page: Page) -> Result<(Page, Option<LargePage>), Error> {
+fn limited(page: Page) -> Result<LimitedPage, Error> {
     let text = |it: &Transaction| it.from_to.len() + it.description.len();
     if page.transactions.iter().map(text).sum::<usize>() <= LARGE_TEXT_BYTES {
         return Ok((page, None));
