@@ -55,6 +55,9 @@ impl Error {
                 ErrorCode::TooCostly,
                 "the transactions have too much text: reduce max_items",
             ),
+            Self::Database(err) if err.is_nul_in_text() => {
+                ClientError::new(ErrorCode::BadUserInput, "a text has a NUL character")
+            }
             Self::Database(_)
             | Self::Unresponsive
             | Self::Commit(_)

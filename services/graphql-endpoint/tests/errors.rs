@@ -95,6 +95,8 @@ fn errors_have_codes_over_each_transport() {
         ),
         (&max("Int!"), &json!({ "m": "x" }), employee, "BAD_USER_INPUT"),
         (&max("Int!"), &json!({ "m": 0 }), employee, "BAD_USER_INPUT"),
+        // A text that PostgreSQL cannot compare.
+        ("{ account(iban: \"NL\\u0000\") { iban } }", &none, employee, "BAD_USER_INPUT"),
         // An error that juniper makes during the execution.
         (&max("Int = 5"), &json!({ "m": null }), employee, "BAD_USER_INPUT"),
         (list, &none, None, "UNAUTHENTICATED"),

@@ -49,6 +49,12 @@ impl Error {
         let Self::Step { source, .. } = self else { return false };
         source.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
+
+    /// True for a text with a NUL character, which PostgreSQL cannot store or compare.
+    pub fn is_nul_in_text(&self) -> bool {
+        let Self::Step { source, .. } = self else { return false };
+        source.code() == Some(&SqlState::CHARACTER_NOT_IN_REPERTOIRE)
+    }
 }
 
 /// Adds the name of the failed step to an error of PostgreSQL.

@@ -67,7 +67,7 @@ test("GraphiQL shows the descriptions of the schema", async () => {
   const page = await openPage(`${GRAPHQL_ENDPOINT_URL}/`, {}, () => {}, ready);
   await page.getByRole("button", { name: /documentation/i }).click();
   await page.getByRole("link", { name: "Query", exact: true }).click();
-  await page.getByText("Transactions of an account, newest first.").waitFor();
+  await page.getByText("Transactions of an account, newest first.", { exact: true }).waitFor();
   await closePage(page);
 });
 
