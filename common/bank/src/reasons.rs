@@ -1,8 +1,9 @@
 //! Why the bank rejects a command. The text is in the `_failed` record and part of the contract
 //! (docs/handler-contract.md); the code is for programs.
 
-/// A rejection of the bank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A rejection of the bank. Those of transfers are in order of precedence: the first that applies
+/// is the outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The amount of a transfer is zero or less.
     AmountNotPositive,

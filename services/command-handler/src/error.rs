@@ -4,7 +4,7 @@ use avro::registry;
 use service::{database, env};
 use std::time::Duration;
 
-/// A failed step. A rejected command is not an error: see [`crate::domain::Rejection`].
+/// A failed step. A rejected command is not an error: see [`bank::reasons::Reason`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A variable of the environment is missing or invalid.

@@ -147,7 +147,7 @@ impl CatchUp {
 
     /// Reads the next page on another thread, which then wakes the task.
     fn read(&mut self, waker: Waker) {
-        // Whatever was published until now is in the next pages.
+        // The next pages have all that was published until now.
         self.live.skip();
         self.large = None;
         let (page, reading) = sync_channel(1);
@@ -343,7 +343,7 @@ mod tests {
                     let at = receive % unpublished.len();
                     bank.hub.publish(unpublished.swap_remove(at).map(change));
                 }
-                // As far as the stream must come: whatever is published has been stored.
+                // The stream comes at least this far, since all that is published was stored.
                 while received.len() < receive {
                     match bank.stream.poll_next(&Context::from_waker(&bank.waker)) {
                         Poll::Ready(next) => received.push(next.unwrap().unwrap().sequence),
