@@ -102,17 +102,20 @@ impl CatchUp {
                     return Poll::Ready(Some(Ok(selected)));
                 }
             } else if let Some(reading) = &self.reading {
-                match reading.try_recv() {
-                    Ok(Ok((page, large))) => (self.page, self.large) = (page, large),
-                    Ok(Err(err)) => {
+                let read = match reading.try_recv() {
+                    Ok(read) => read,
+                    Err(TryRecvError::Empty) => return Poll::Pending,
+                    // The query panicked. The guard of the thread has logged it.
+                    Err(TryRecvError::Disconnected) => Err(Error::Unresponsive),
+                };
+                self.reading = None;
+                match read {
+                    Ok((page, large)) => (self.page, self.large) = (page, large),
+                    Err(err) => {
                         self.has_failed = true;
                         return Poll::Ready(Some(Err(err)));
                     }
-                    Err(TryRecvError::Empty) => return Poll::Pending,
-                    // The query panicked. The guard of the thread has logged it.
-                    Err(TryRecvError::Disconnected) => self.has_failed = true,
                 }
-                self.reading = None;
             } else if self.page.has_more {
                 self.read(context.waker().clone());
             } else {
@@ -299,6 +302,14 @@ mod tests {
     #[test]
     fn failed_query_ends_the_stream() {
         let mut bank = Bank::new(0, Filter::default(), true);
+        assert!(matches!(bank.next(), Some(Err(Error::Unresponsive))));
+        assert!(bank.next().is_none());
+    }
+
+    #[test]
+    fn panic_of_a_query_is_no_regular_end() {
+        let mut bank = Bank::new(0, Filter::default(), false);
+        bank.stream.source.read = Arc::new(|_, _| panic!("a test"));
         assert!(matches!(bank.next(), Some(Err(Error::Unresponsive))));
         assert!(bank.next().is_none());
     }
