@@ -293,6 +293,12 @@ impl Ownership {
         rows.update(transaction, &self.statements.store, self.topic)
     }
 
+    /// Takes back what [`Self::store`] has set, after its transaction was rolled back. `owned` are
+    /// the partitions as they were before.
+    pub fn restore(&mut self, owned: BTreeMap<i32, Owned>) {
+        self.owned = owned;
+    }
+
     /// Gives all partitions back and leaves the topic, so that others need not wait for the lease.
     ///
     /// # Errors

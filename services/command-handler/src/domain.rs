@@ -39,9 +39,24 @@ pub struct TransferOutcome {
     pub id: Uuid,
     /// The transfer, or the reason of the rejection.
     pub result: Result<CompletedTransfer, Cow<'static, str>>,
-    /// By the clock of the database. `None` until the outcome is stored, and in outcomes that are
-    /// older than this field.
+    /// By the clock of the database. `None` in outcomes that are older than this field.
     pub decided_at: Option<Timestamp>,
+}
+
+impl TransferOutcome {
+    /// The outcome of `command`, which was decided with this `result`.
+    pub fn new(
+        command: ConfirmMoneyTransfer,
+        result: Result<Changes, Reason>,
+        decided_at: Timestamp,
+    ) -> Self {
+        let ConfirmMoneyTransfer { id, amount, from, to, description, .. } = command;
+        let result = match result {
+            Ok(changes) => Ok(CompletedTransfer { amount, from, to, description, changes }),
+            Err(reason) => Err(Cow::Borrowed(reason.text())),
+        };
+        Self { id, result, decided_at: Some(decided_at) }
+    }
 }
 
 /// An accepted transfer.
@@ -92,21 +107,6 @@ pub struct Changes {
     pub from: Option<Change>,
     /// The credited account.
     pub to: Option<Change>,
-}
-
-/// Decides `command`, changes `accounts`, and returns the outcome that is stored.
-pub fn decide(command: ConfirmMoneyTransfer, accounts: &mut Accounts) -> TransferOutcome {
-    let result = match transfer(&command, accounts) {
-        Ok(changes) => Ok(CompletedTransfer {
-            amount: command.amount,
-            from: command.from,
-            to: command.to,
-            description: command.description,
-            changes,
-        }),
-        Err(reason) => Err(Cow::Borrowed(reason.text())),
-    };
-    TransferOutcome { id: command.id, result, decided_at: None }
 }
 
 /// Decides `order` and changes the balances and sequences in `accounts`. A rejection changes

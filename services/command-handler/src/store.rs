@@ -3,6 +3,9 @@
 //! A [`Session`] is one connection. Each of its transactions stores the positions of the commands
 //! that it decides, and fails if another handler owns their partitions now.
 
+mod account_cache;
+
+use self::account_cache::AccountCache;
 use crate::domain::{
     self, Account, Accounts, Change, Changes, CompletedTransfer, CreationOutcome, OpenedAccount,
     TransferOutcome,
@@ -11,6 +14,7 @@ use crate::error::Error;
 use crate::failpoint::{self, Point};
 use bank::iban::{self, COMPANY_IBAN, COMPANY_TOKEN, Token};
 use bank::money::{Cents, OVERDRAFT_LIMIT};
+use bank::reasons::Reason;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
 use postgres::{Client, Row, Statement, Transaction};
@@ -115,7 +119,44 @@ pub struct Session {
     /// `None` if something else assigns the partitions.
     ownership: Option<Ownership>,
     statements: Statements,
+    cache: AccountCache,
     shutdown: Shutdown,
+}
+
+/// Where the accounts of a batch come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// From the cache and without locks. The statement that stores the batch checks them. No
+    /// outcomes of these commands are looked up.
+    Cached,
+    /// With locks, so that they stay as they are.
+    Locked,
+}
+
+/// What one transaction decided.
+struct Decided {
+    /// The outcomes that were stored before.
+    known: HashMap<Uuid, TransferOutcome>,
+    /// The result of each command that has a new outcome.
+    new: Vec<Option<Result<Changes, Reason>>>,
+    /// The first command with each id that is new.
+    first: HashMap<Uuid, usize>,
+    decided_at: Timestamp,
+}
+
+impl Decided {
+    /// One outcome for each of the `commands`.
+    fn outcomes(self, commands: Vec<ConfirmMoneyTransfer>) -> Vec<TransferOutcome> {
+        let mut outcomes: Vec<TransferOutcome> = Vec::with_capacity(commands.len());
+        for (command, new) in commands.into_iter().zip(self.new) {
+            outcomes.push(match (self.known.get(&command.id), new) {
+                (Some(known), _) => known.clone(),
+                (None, Some(result)) => TransferOutcome::new(command, result, self.decided_at),
+                (None, None) => outcomes[self.first[&command.id]].clone(),
+            });
+        }
+        outcomes
+    }
 }
 
 impl Session {
@@ -127,7 +168,8 @@ impl Session {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config)?;
         let statements = Statements::prepare(&mut client)?;
-        Ok(Self { client, ownership: None, statements, shutdown: shutdown.clone() })
+        let (cache, shutdown) = (AccountCache::default(), shutdown.clone());
+        Ok(Self { client, ownership: None, statements, cache, shutdown })
     }
 
     /// Becomes the worker `worker` of `topic`, which has `partitions` partitions.
@@ -175,7 +217,8 @@ impl Session {
     ) -> Result<Vec<CreationOutcome>, Error> {
         let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         let _watch = database::watch(&self.shutdown, "decide a batch");
-        let (mut transaction, statements) = self.begin(positions)?;
+        let statements = &self.statements;
+        let mut transaction = begin(&mut self.client, &mut self.ownership, positions)?;
         let mut outcomes: HashMap<Uuid, CreationOutcome> = transaction
             .query(&statements.creations, &[&ids])
             .map_err(step("find known account commands"))?
@@ -204,43 +247,76 @@ impl Session {
         commands: Vec<ConfirmMoneyTransfer>,
         positions: &Positions,
     ) -> Result<Vec<TransferOutcome>, Error> {
-        let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
         let _watch = database::watch(&self.shutdown, "decide a batch");
-        let (mut transaction, statements) = self.begin(positions)?;
-        let known: HashMap<Uuid, TransferOutcome> = transaction
-            .query(&statements.transfers, &[&ids])
-            .map_err(step("find known transfer commands"))?
-            .iter()
-            .map(|row| {
-                let outcome = stored_transfer(row);
-                (outcome.id, outcome)
-            })
-            .collect();
-
-        let new = commands.iter().filter(|command| !known.contains_key(&command.id));
-        let mut accounts = lock_accounts(&mut transaction, statements, new)?;
-        let mut decided: HashMap<Uuid, usize> = HashMap::with_capacity(commands.len());
-        let mut outcomes: Vec<TransferOutcome> = Vec::with_capacity(commands.len());
-        for command in commands {
-            let outcome = match (known.get(&command.id), decided.get(&command.id)) {
-                (Some(outcome), _) => outcome.clone(),
-                (None, Some(&first)) => outcomes[first].clone(),
-                (None, None) => {
-                    decided.insert(command.id, outcomes.len());
-                    domain::decide(command, &mut accounts)
+        let decided = if self.cache.is_reliable() {
+            let owned = self.ownership.as_ref().map(|ownership| ownership.owned().clone());
+            match self.try_transfer(&commands, positions, Reading::Cached) {
+                Err(Error::Claimed) => {
+                    if let (Some(ownership), Some(owned)) = (&mut self.ownership, owned) {
+                        ownership.restore(owned);
+                    }
+                    self.cache.doubt();
+                    self.try_transfer(&commands, positions, Reading::Locked)?
                 }
-            };
-            outcomes.push(outcome);
-        }
-        let rows: Vec<&TransferOutcome> = decided.values().map(|&at| &outcomes[at]).collect();
-        let decided_at = store_accounts(&mut transaction, statements, &accounts, &rows)?;
-        store_transfers(&mut transaction, statements, &rows, decided_at)?;
-        for outcome in outcomes.iter_mut().filter(|outcome| decided.contains_key(&outcome.id)) {
-            outcome.decided_at = Some(decided_at.into());
-        }
+                decided => {
+                    self.cache.confirm();
+                    decided?
+                }
+            }
+        } else {
+            self.try_transfer(&commands, positions, Reading::Locked)?
+        };
+        Ok(decided.outcomes(commands))
+    }
+
+    /// See [`Self::transfer`].
+    ///
+    /// # Errors
+    /// With [`Reading::Cached`], [`Error::Claimed`] if another handler has changed one of the
+    /// accounts, or if a command has an outcome already.
+    fn try_transfer(
+        &mut self,
+        commands: &[ConfirmMoneyTransfer],
+        positions: &Positions,
+        reading: Reading,
+    ) -> Result<Decided, Error> {
+        let Self { client, ownership, statements, cache, .. } = self;
+        let mut transaction = begin(client, ownership, positions)?;
+        let known = match reading {
+            Reading::Cached => HashMap::new(),
+            Reading::Locked => known_transfers(&mut transaction, statements, commands)?,
+        };
+        let is_new = |command: &&ConfirmMoneyTransfer| !known.contains_key(&command.id);
+        let ibans = named_ibans(commands.iter().filter(is_new));
+        let mut accounts = match reading {
+            Reading::Cached => cached_accounts(&mut transaction, statements, cache, &ibans)?,
+            Reading::Locked => read_accounts(&mut transaction, &statements.lock_accounts, &ibans)?,
+        };
+        let before = Before::of(&ibans, &accounts);
+        let mut first = HashMap::with_capacity(commands.len());
+        let mut decide = |(index, command): (usize, &ConfirmMoneyTransfer)| {
+            let decides = !known.contains_key(&command.id)
+                && *first.entry(command.id).or_insert(index) == index;
+            decides.then(|| domain::transfer(command, &mut accounts))
+        };
+        let new: Vec<_> = commands.iter().enumerate().map(&mut decide).collect();
+        let decided_at =
+            store_transfers(&mut transaction, statements, &before, &accounts, commands, &new)?;
+        let Some(decided_at) = decided_at else {
+            return Err(match reading {
+                Reading::Cached => Error::Claimed,
+                Reading::Locked => {
+                    let text = "a locked account was changed".to_owned();
+                    database::Error::Foreign(text).into()
+                }
+            });
+        };
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
-        Ok(outcomes)
+        for iban in before.ibans {
+            cache.insert(iban, &accounts[iban]);
+        }
+        Ok(Decided { known, new, first, decided_at: decided_at.into() })
     }
 
     /// Stores `positions` without outcomes.
@@ -249,18 +325,22 @@ impl Session {
     /// After an error nothing was written.
     pub fn store_positions(&mut self, positions: &Positions) -> Result<(), Error> {
         let _watch = database::watch(&self.shutdown, "store positions");
-        let (transaction, _) = self.begin(positions)?;
+        let transaction = begin(&mut self.client, &mut self.ownership, positions)?;
         transaction.commit().map_err(step("commit positions"))
     }
+}
 
-    /// Begins a transaction, whose first effect are `positions`.
-    fn begin(&mut self, positions: &Positions) -> Result<(Transaction<'_>, &Statements), Error> {
-        let mut transaction = self.client.transaction().map_err(step("begin a transaction"))?;
-        if let Some(ownership) = &mut self.ownership {
-            ownership.store(&mut transaction, positions)?;
-        }
-        Ok((transaction, &self.statements))
+/// Begins a transaction, whose first effect are `positions`.
+fn begin<'a>(
+    client: &'a mut Client,
+    ownership: &mut Option<Ownership>,
+    positions: &Positions,
+) -> Result<Transaction<'a>, Error> {
+    let mut transaction = client.transaction().map_err(step("begin a transaction"))?;
+    if let Some(ownership) = ownership {
+        ownership.store(&mut transaction, positions)?;
     }
+    Ok(transaction)
 }
 
 /// The first command of each id that has no outcome yet.
@@ -329,17 +409,53 @@ fn all_stored(stored: u64, expected: usize) -> Result<(), Error> {
     if usize::try_from(stored) == Ok(expected) { Ok(()) } else { Err(Error::Claimed) }
 }
 
-/// Locks the accounts that `commands` name. The order by iban prevents deadlocks between handlers.
-fn lock_accounts<'a>(
+fn known_transfers(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
-    commands: impl Iterator<Item = &'a ConfirmMoneyTransfer>,
-) -> Result<Accounts, Error> {
+    commands: &[ConfirmMoneyTransfer],
+) -> Result<HashMap<Uuid, TransferOutcome>, Error> {
+    let ids: Vec<Uuid> = commands.iter().map(|command| command.id).collect();
+    let rows = transaction
+        .query(&statements.transfers, &[&ids])
+        .map_err(step("find known transfer commands"))?;
+    Ok(rows.iter().map(|row| (row.get(0), stored_transfer(row))).collect())
+}
+
+/// The ibans that `commands` name. Accounts are locked in this order, which prevents deadlocks
+/// between handlers.
+fn named_ibans<'a>(commands: impl Iterator<Item = &'a ConfirmMoneyTransfer>) -> Vec<&'a str> {
     let sides = commands.flat_map(|command| [command.from.as_str(), command.to.as_str()]);
     let ibans: BTreeSet<&str> = sides.filter(|side| iban::is_well_formed(side)).collect();
-    let ibans: Vec<&str> = ibans.into_iter().collect();
-    let rows =
-        transaction.query(&statements.lock_accounts, &[&ibans]).map_err(step("lock accounts"))?;
+    ibans.into_iter().collect()
+}
+
+/// Returns the accounts with these ibans that exist. Reads only those that are not in the cache.
+fn cached_accounts(
+    transaction: &mut Transaction<'_>,
+    statements: &Statements,
+    cache: &mut AccountCache,
+    ibans: &[&str],
+) -> Result<Accounts, Error> {
+    let mut accounts = Accounts::with_capacity(ibans.len());
+    let mut missing = Vec::new();
+    for &iban in ibans {
+        match cache.get(iban) {
+            Some(account) => drop(accounts.insert(iban.to_owned(), account)),
+            None => missing.push(iban),
+        }
+    }
+    if !missing.is_empty() {
+        accounts.extend(read_accounts(transaction, &statements.accounts, &missing)?);
+    }
+    Ok(accounts)
+}
+
+fn read_accounts(
+    transaction: &mut Transaction<'_>,
+    statement: &Statement,
+    ibans: &[&str],
+) -> Result<Accounts, Error> {
+    let rows = transaction.query(statement, &[&ibans]).map_err(step("read accounts"))?;
     let account = |row: &Row| Account {
         token: row.get(1),
         balance: Cents::new(row.get(2)),
@@ -349,80 +465,88 @@ fn lock_accounts<'a>(
     Ok(rows.iter().map(|row| (row.get(0), account(row))).collect())
 }
 
-/// Writes the accounts that `transfers` changed. Returns the time of their decision. It is read
-/// while all accounts are locked, so that it does not decrease with the sequence of an account.
-fn store_accounts(
-    transaction: &mut Transaction<'_>,
-    statements: &Statements,
-    accounts: &Accounts,
-    transfers: &[&TransferOutcome],
-) -> Result<SystemTime, Error> {
-    let moved = transfers.iter().filter_map(|transfer| transfer.result.as_ref().ok());
-    let sides = moved.flat_map(|moved| {
-        let Changes { from, to } = &moved.changes;
-        [from.map(|_| moved.from.as_str()), to.map(|_| moved.to.as_str())]
-    });
-    let changed: BTreeSet<&str> = sides.flatten().collect();
-    let ibans: Vec<&str> = changed.into_iter().collect();
-    let balances: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
-    let sequences: Vec<i64> = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
-    let row = transaction
-        .query_one(&statements.store_accounts, &[&ibans, &balances, &sequences])
-        .map_err(step("store balances"))?;
-    let stored: i64 = row.get(0);
-    if usize::try_from(stored) == Ok(ibans.len()) {
-        Ok(row.get(1))
-    } else {
-        Err(database::Error::Foreign(format!(
-            "only {stored} of {} locked accounts were updated",
-            ibans.len()
-        ))
-        .into())
+/// The accounts of a batch before its decisions, by column.
+struct Before<'a> {
+    ibans: Vec<&'a str>,
+    balances: Vec<i64>,
+    sequences: Vec<i64>,
+}
+
+impl<'a> Before<'a> {
+    fn of(ibans: &[&'a str], accounts: &Accounts) -> Self {
+        let ibans: Vec<&str> =
+            ibans.iter().copied().filter(|iban| accounts.contains_key(*iban)).collect();
+        let balances = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
+        let sequences = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
+        Self { ibans, balances, sequences }
     }
 }
 
+/// Stores the accounts and the new outcomes. Returns the time of the decision: it is read while
+/// all changed accounts are locked, so that it does not decrease with the sequence of an account.
+/// Returns `None` if an account is not as it was `before`; the transaction must then end.
 fn store_transfers(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
-    rows: &[&TransferOutcome],
-    decided_at: SystemTime,
-) -> Result<(), Error> {
-    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    before: &Before<'_>,
+    accounts: &Accounts,
+    commands: &[ConfirmMoneyTransfer],
+    new: &[Option<Result<Changes, Reason>>],
+) -> Result<Option<SystemTime>, Error> {
+    let after: Vec<&Account> = before.ibans.iter().map(|iban| &accounts[*iban]).collect();
+    let tokens: Vec<&str> = after.iter().map(|account| account.token.as_str()).collect();
+    let limits: Vec<i64> = after.iter().map(|account| account.limit.get()).collect();
+    let balances: Vec<i64> = after.iter().map(|account| account.balance.get()).collect();
+    let sequences: Vec<i64> = after.iter().map(|account| account.sequence).collect();
+    let rows: Vec<(&ConfirmMoneyTransfer, &Result<Changes, Reason>)> = commands
+        .iter()
+        .zip(new)
+        .filter_map(|(command, new)| Some((command, new.as_ref()?)))
+        .collect();
+    let ids: Vec<Uuid> = rows.iter().map(|(command, _)| command.id).collect();
     let reasons: Vec<Option<&str>> =
-        rows.iter().map(|row| row.result.as_ref().err().map(Cow::as_ref)).collect();
-    let moved: Vec<Option<&CompletedTransfer>> =
-        rows.iter().map(|row| row.result.as_ref().ok()).collect();
-    let amounts: Vec<Option<i64>> =
-        moved.iter().map(|moved| Some((*moved)?.amount.get())).collect();
-    let text = |field: fn(&CompletedTransfer) -> &str| -> Vec<Option<&str>> {
-        moved.iter().map(|moved| moved.map(field)).collect()
-    };
+        rows.iter().map(|(_, result)| result.err().map(Reason::text)).collect();
+    // A rejection stores nothing of its command.
+    fn moved<'a, T>(
+        rows: &[(&'a ConfirmMoneyTransfer, &Result<Changes, Reason>)],
+        field: impl Fn(&'a ConfirmMoneyTransfer) -> T,
+    ) -> Vec<Option<T>> {
+        rows.iter().map(|(command, result)| result.is_ok().then(|| field(command))).collect()
+    }
     let number =
         |side: fn(&Changes) -> Option<Change>, field: fn(Change) -> i64| -> Vec<Option<i64>> {
-            moved.iter().map(|moved| side(&(*moved)?.changes).map(field)).collect()
+            rows.iter().map(|(_, result)| side(result.as_ref().ok()?).map(field)).collect()
         };
     let (balance, sequence) =
         (|change: Change| change.balance.get(), |change: Change| change.sequence);
-    transaction
-        .execute(
+    let row = transaction
+        .query_one(
             &statements.store_transfers,
             &[
+                &before.ibans,
+                &tokens,
+                &limits,
+                &before.balances,
+                &before.sequences,
+                &balances,
+                &sequences,
                 &ids,
                 &reasons,
-                &amounts,
-                &text(|moved| &moved.from),
-                &text(|moved| &moved.to),
-                &text(|moved| &moved.description),
+                &moved(&rows, |command| command.amount.get()),
+                &moved(&rows, |command| command.from.as_str()),
+                &moved(&rows, |command| command.to.as_str()),
+                &moved(&rows, |command| command.description.as_str()),
                 &number(|changes| changes.from, balance),
                 &number(|changes| changes.from, sequence),
                 &number(|changes| changes.to, balance),
                 &number(|changes| changes.to, sequence),
-                &decided_at,
             ],
         )
-        .map(drop)
         .map_err(database::step("store the outcomes of transfers"))
-        .map_err(|err| if err.is_duplicate() { Error::Claimed } else { err.into() })
+        .map_err(|err| if err.is_duplicate() { Error::Claimed } else { err.into() })?;
+    let as_before: i64 = row.get(0);
+    let is_as_before = usize::try_from(as_before) == Ok(before.ibans.len());
+    Ok(is_as_before.then(|| row.get(1)))
 }
 
 fn stored_transfer(row: &Row) -> TransferOutcome {
@@ -474,6 +598,9 @@ const fn a_type_text(a_type: Atype) -> &'static str {
     }
 }
 
+const ACCOUNTS: &str = "SELECT iban, token, balance, overdraft_limit, sequence
+                        FROM account WHERE iban = ANY($1)";
+
 /// The prepared statements of a session. Each takes arrays, so a batch needs a constant number of
 /// round trips.
 struct Statements {
@@ -481,8 +608,8 @@ struct Statements {
     open_accounts: Statement,
     store_creations: Statement,
     transfers: Statement,
+    accounts: Statement,
     lock_accounts: Statement,
-    store_accounts: Statement,
     store_transfers: Statement,
 }
 
@@ -515,28 +642,46 @@ impl Statements {
                         from_balance, from_sequence, to_balance, to_sequence, decided_at
                  FROM transfer WHERE id = ANY($1)",
             )?,
-            lock_accounts: prepare(
-                "SELECT iban, token, balance, overdraft_limit, sequence
-                 FROM account WHERE iban = ANY($1) ORDER BY iban FOR NO KEY UPDATE",
-            )?,
-            store_accounts: prepare(
-                "WITH stored AS (
-                     UPDATE account SET balance = new.balance, sequence = new.sequence
-                     FROM unnest($1::text[], $2::bigint[], $3::bigint[])
-                          AS new (iban, balance, sequence)
-                     WHERE account.iban = new.iban COLLATE \"C\" RETURNING 1)
-                 SELECT count(*), date_trunc('milliseconds', clock_timestamp()) FROM stored",
-            )?,
-            // Without ON CONFLICT, which costs one more index search and WAL record per row. The
-            // statement `transfers` found no rows with these ids. If another handler has inserted
-            // one since, this insert fails with a duplicate key.
+            accounts: prepare(ACCOUNTS)?,
+            lock_accounts: prepare(&format!("{ACCOUNTS} ORDER BY iban FOR NO KEY UPDATE"))?,
+            // The rows of `named` are in the order of their ibans, so accounts are locked in this
+            // order. A row with another state is not counted, and the caller rolls back.
+            //
+            // The insert has no ON CONFLICT, which costs one more index search and WAL record per
+            // row. It fails with a duplicate key if a command has an outcome already.
             store_transfers: prepare(
-                "INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
-                                       from_balance, from_sequence, to_balance, to_sequence,
-                                       decided_at)
-                 SELECT *, $11::timestamptz
-                 FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::text[],
-                             $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])",
+                "WITH named AS (
+                     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[],
+                                          $5::bigint[], $6::bigint[], $7::bigint[])
+                         AS named (iban, token, overdraft_limit, balance, sequence,
+                                   new_balance, new_sequence)),
+                 changed AS (
+                     UPDATE account SET balance = new_balance, sequence = new_sequence FROM named
+                     WHERE account.iban = named.iban COLLATE \"C\"
+                       AND new_sequence <> named.sequence
+                       AND (account.sequence, account.balance, account.overdraft_limit)
+                           = (named.sequence, named.balance, named.overdraft_limit)
+                       AND account.token = named.token COLLATE \"C\"
+                     RETURNING 1),
+                 unchanged AS (
+                     SELECT 1 FROM account JOIN named ON account.iban = named.iban COLLATE \"C\"
+                     WHERE new_sequence = named.sequence
+                       AND (account.sequence, account.balance, account.overdraft_limit)
+                           = (named.sequence, named.balance, named.overdraft_limit)
+                       AND account.token = named.token COLLATE \"C\"),
+                 decision AS (
+                     SELECT count(*) AS changed,
+                            date_trunc('milliseconds', clock_timestamp()) AS decided_at
+                     FROM changed),
+                 stored AS (
+                     INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
+                                           from_balance, from_sequence, to_balance, to_sequence,
+                                           decided_at)
+                     SELECT new.*, decided_at
+                     FROM unnest($8::uuid[], $9::text[], $10::bigint[], $11::text[], $12::text[],
+                                 $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
+                                 $17::bigint[]) AS new, decision)
+                 SELECT changed + (SELECT count(*) FROM unchanged), decided_at FROM decision",
             )?,
         })
     }

@@ -288,6 +288,103 @@ fn command_at_two_handlers_has_one_outcome() {
     assert_eq!(last.changes.from, Some(Change { balance: Cents::new(100_499), sequence: 52 }));
 }
 
+/// Also what changes no sequence: the token and the limit.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn decision_follows_the_row_not_the_cache() {
+    let database = Database::new();
+    let [a, b] = database.accounts(2, 1000).try_into().unwrap();
+    let mut owner = connect(&database.owner).unwrap();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    let transfer = |session: &mut Session, amount| {
+        let command = order(amount, &a.iban, &a.token, &b.iban);
+        let outcome = session.transfer(vec![command], &Positions::default()).unwrap().remove(0);
+        outcome.result.map(|moved| moved.changes.from.unwrap().balance.get())
+    };
+    let mut after = |sql: &str, amount| {
+        // The session reads the account, and then the row changes.
+        session.cache = AccountCache::default();
+        transfer(&mut session, 1).unwrap();
+        let before = session.cache.get(&a.iban);
+        assert!(before.is_some() && session.cache.is_reliable());
+        owner.batch_execute(sql).unwrap();
+        let outcome = transfer(&mut session, amount);
+        assert_ne!(session.cache.get(&a.iban), before);
+        assert!(!session.cache.is_reliable(), "the difference was not noticed");
+        outcome
+    };
+    let insufficient = Err(Cow::Borrowed("insufficient funds"));
+    let spent = "UPDATE account SET balance = balance - 900, sequence = sequence + 1";
+    assert_eq!(after(spent, 98), Ok(1));
+    assert_eq!(after(spent, 49_101), insufficient);
+    let received = "UPDATE account SET balance = balance + 900, sequence = sequence + 1";
+    assert_eq!(after(received, 49_500), Ok(-49_501));
+    assert_eq!(after("UPDATE account SET balance = 5, sequence = 9", 50_006), insufficient);
+    assert_eq!(after("UPDATE account SET overdraft_limit = -60000", 60_000), Ok(-59_996));
+    assert_eq!(
+        after("UPDATE account SET balance = 5, overdraft_limit = -50000", 50_006),
+        insufficient
+    );
+    let invalid = Err(Cow::Borrowed("invalid token"));
+    assert_eq!(after("UPDATE account SET token = '99999999999999999999'", 1), invalid);
+}
+
+/// Two sessions share their accounts, and each relies on its cache. The changes of each account are
+/// a chain without gaps, and the outcomes are those of the stored rows.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn sessions_with_shared_accounts_lose_no_change() {
+    const BATCHES: usize = 60;
+    let database = Database::new();
+    let accounts = database.accounts(4, 20_000);
+    let outcomes: Vec<TransferOutcome> = thread::scope(|scope| {
+        let handler = |seed: usize| {
+            let (mut session, accounts) = (database.session(CONFIRM_MONEY_TRANSFER), &accounts);
+            move || {
+                let mut outcomes = Vec::new();
+                for batch in 0..BATCHES {
+                    let command = |number: usize| {
+                        let step = seed + 7 * batch + number;
+                        let (from, to) =
+                            (&accounts[step % 4], &accounts[(step + 1 + step / 4) % 4]);
+                        order((step % 5_000) as i64, &from.iban, &from.token, &to.iban)
+                    };
+                    let commands = (0..1 + batch % 9).map(command).collect();
+                    // As the handler does: a batch with an error is decided again.
+                    session.cache.confirm();
+                    outcomes.extend(session.transfer(commands, &Positions::default()).unwrap());
+                }
+                outcomes
+            }
+        };
+        let handlers = [0, 1].map(|seed| scope.spawn(handler(seed)));
+        handlers.into_iter().flat_map(|handler| handler.join().unwrap()).collect()
+    });
+    let mut changes: BTreeMap<(&str, i64), (i64, i64)> = BTreeMap::new();
+    for moved in outcomes.iter().filter_map(|outcome| outcome.result.as_ref().ok()) {
+        let sides = [(&moved.from, moved.changes.from, -1), (&moved.to, moved.changes.to, 1)];
+        for (iban, change, sign) in sides {
+            let Change { balance, sequence } = change.unwrap();
+            let change = (sign * moved.amount.get(), balance.get());
+            assert_eq!(changes.insert((iban, sequence), change), None, "a sequence twice");
+        }
+    }
+    for account in &accounts {
+        let mut balance = 20_000;
+        let of_account =
+            changes.range((account.iban.as_str(), 0)..=(account.iban.as_str(), i64::MAX));
+        for (next, ((_, sequence), (changed_by, new_balance))) in (2..).zip(of_account) {
+            balance += changed_by;
+            assert_eq!((*sequence, *new_balance), (next, balance));
+        }
+        let sql = "SELECT balance FROM account WHERE iban = $1";
+        let row = connect(&database.owner).unwrap().query_one(sql, &[&account.iban]).unwrap();
+        assert_eq!(row.get::<_, i64>(0), balance);
+    }
+    assert!(changes.len() > BATCHES);
+    assert_eq!(database.sum(), COMPANY_CENTS + 4 * 20_000);
+}
+
 /// Otherwise a later change of an account could have an earlier time.
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
@@ -441,7 +538,8 @@ fn transaction_keeps_its_partitions_until_its_end() {
     let mut slow = database.session(CONFIRM_MONEY_TRANSFER);
     take_share(&mut slow);
     begin(&mut slow);
-    let (transaction, _) = slow.begin(&positions(10, 0)).unwrap();
+    let transaction =
+        super::begin(&mut slow.client, &mut slow.ownership, &positions(10, 0)).unwrap();
     end_leases(&database);
     let mut other = database.session(CONFIRM_MONEY_TRANSFER);
     assert_eq!(take_share(&mut other), [0, 1, 2, 3, 5, 6, 7, 8]);
@@ -485,6 +583,31 @@ fn replayed_positions_never_go_back() {
         )
         .unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (30, 20));
+}
+
+/// The first try of the second batch is rolled back, since another session has changed an account.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn repeated_batch_stores_its_positions() {
+    let database = Database::new();
+    let [a] = database.accounts(1, 1000).try_into().unwrap();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    take_share(&mut session);
+    begin(&mut session);
+    let command = || vec![order(1, &a.iban, &a.token, CASH)];
+    let next = BTreeMap::from([(3, 10), (4, 10)]);
+    session.transfer(command(), &Positions { next, resume: BTreeMap::new() }).unwrap();
+    let mut other = Session::open(&database.config, &Shutdown::default()).unwrap();
+    other.transfer(command(), &Positions::default()).unwrap();
+    let resume = BTreeMap::from([(3, 5), (4, 7)]);
+    session.transfer(command(), &Positions { resume, ..positions(20, 0) }).unwrap();
+    assert!(!session.cache.is_reliable(), "the batch was not repeated");
+    let sql = "SELECT next_offset, resume_offset FROM topic_partition
+               WHERE topic = $1 AND partition IN (3, 4) ORDER BY partition";
+    let topic = CONFIRM_MONEY_TRANSFER.name;
+    let rows = connect(&database.owner).unwrap().query(sql, &[&topic]).unwrap();
+    let stored: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(stored, [(10, 5), (20, 7)]);
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! The accounts that a session has read or written, as they were then.
+//!
+//! Another handler may have changed an account since. So the statement that stores a batch compares
+//! each account with its row, and a difference fails the batch: optimistic concurrency control.
+
+use crate::domain::Account;
+use bank::iban::Token;
+use bank::money::Cents;
+use std::collections::HashMap;
+use std::mem;
+
+/// Most accounts of a generation: as many as a hash table of 8,192 places holds, 600 kB.
+const GENERATION_MAX: usize = 7168;
+/// Most batches that lock their accounts after a conflict.
+const PAUSE_MAX: u32 = 64;
+
+type Iban = [u8; 18];
+
+/// An account in 48 bytes.
+struct Entry {
+    token: Token,
+    balance: Cents,
+    limit: Cents,
+    sequence: i64,
+}
+
+/// Up to 14,336 accounts, and whether to rely on them. When the young generation is full, it takes
+/// the place of the old one, whose accounts are forgotten. An account that is used becomes young.
+#[derive(Default)]
+pub struct AccountCache {
+    young: HashMap<Iban, Entry>,
+    old: HashMap<Iban, Entry>,
+    /// Length of the last pause, in batches.
+    pause: u32,
+    /// Batches until the end of the pause.
+    rest: u32,
+}
+
+impl AccountCache {
+    pub fn get(&mut self, iban: &str) -> Option<Account> {
+        let iban: Iban = iban.as_bytes().try_into().ok()?;
+        if let Some(entry) = self.old.remove(&iban) {
+            self.add(iban, entry);
+        }
+        let Entry { token, balance, limit, sequence } = self.young.get(&iban)?;
+        let token = token.as_str().to_owned();
+        Some(Account { token, balance: *balance, limit: *limit, sequence: *sequence })
+    }
+
+    /// Replaces the account. Ignores one whose iban or token has an unusual form.
+    pub fn insert(&mut self, iban: &str, account: &Account) {
+        let (Ok(iban), Ok(token)) = (iban.as_bytes().try_into(), account.token.parse()) else {
+            return;
+        };
+        let Account { balance, limit, sequence, .. } = *account;
+        self.old.remove(&iban);
+        self.add(iban, Entry { token, balance, limit, sequence });
+    }
+
+    fn add(&mut self, iban: Iban, entry: Entry) {
+        if self.young.len() >= GENERATION_MAX && !self.young.contains_key(&iban) {
+            self.old = mem::take(&mut self.young);
+        }
+        self.young.insert(iban, entry);
+    }
+
+    /// True if the next batch should rely on the cache. Each call counts as a batch.
+    pub fn is_reliable(&mut self) -> bool {
+        let is_reliable = self.rest == 0;
+        self.rest = self.rest.saturating_sub(1);
+        is_reliable
+    }
+
+    /// A batch that relied on the cache was stored.
+    pub fn confirm(&mut self) {
+        self.pause = 0;
+    }
+
+    /// A batch that relied on the cache was not stored. A pause begins, twice as long as the one
+    /// before, since handlers that share accounts make many conflicts.
+    pub fn doubt(&mut self) {
+        self.pause = (2 * self.pause).clamp(1, PAUSE_MAX);
+        self.rest = self.pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(sequence: i64) -> Account {
+        let token = "01234567890123456789".to_owned();
+        Account { token, balance: Cents::new(5), limit: Cents::new(-7), sequence }
+    }
+
+    fn iban(number: usize) -> String {
+        format!("NL00OPEN{number:010}")
+    }
+
+    #[test]
+    fn account_is_returned_as_it_was_inserted() {
+        let mut cache = AccountCache::default();
+        assert_eq!(cache.get(&iban(1)), None);
+        cache.insert(&iban(1), &account(1));
+        cache.insert(&iban(1), &account(2));
+        assert_eq!(cache.get(&iban(1)), Some(account(2)));
+        cache.insert(&iban(2), &Account { token: "x".to_owned(), ..account(1) });
+        assert_eq!((cache.get(&iban(2)), cache.get("cash")), (None, None));
+    }
+
+    #[test]
+    fn least_used_accounts_are_forgotten() {
+        let mut cache = AccountCache::default();
+        for number in 0..5 * GENERATION_MAX {
+            cache.insert(&iban(number), &account(number as i64));
+            assert_eq!(cache.get(&iban(0)), Some(account(0)));
+            assert!(cache.young.len() + cache.old.len() <= 2 * GENERATION_MAX);
+        }
+        assert_eq!(cache.get(&iban(1)), None);
+        // An account in the old generation has no second, older state.
+        let number = 4 * GENERATION_MAX;
+        cache.insert(&iban(number), &account(-1));
+        assert_eq!(cache.get(&iban(number)), Some(account(-1)));
+    }
+
+    #[test]
+    fn pauses_grow_until_a_batch_is_confirmed() {
+        let mut cache = AccountCache::default();
+        let pause = |cache: &mut AccountCache| {
+            cache.doubt();
+            (0..).find(|_| cache.is_reliable()).unwrap()
+        };
+        let pauses: Vec<u32> = (0..8).map(|_| pause(&mut cache)).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64]);
+        cache.confirm();
+        assert_eq!(pause(&mut cache), 1);
+    }
+}
