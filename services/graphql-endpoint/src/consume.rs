@@ -1,16 +1,13 @@
-//! The consume loop: poll a batch from the owned partitions of balance_changed, store it with its
-//! positions, publish it to subscribers.
+//! The consume loop: poll a batch from the owned partitions of a topic, store it with its
+//! positions, publish the transactions to subscribers.
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::metrics;
-use crate::store::{self, ChangeRecord, NotificationListener, TransactionWriter, WriterId};
-use avro::Decoder;
+use crate::store::{NotificationListener, PositionedRecord, Projection, Writer, WriterId};
 use avro::registry::Registry;
-use bank::limits::BALANCE_CHANGED_BYTES_MAX;
-use bank::records::BalanceChanged;
-use bank::topology::BALANCE_CHANGED;
+use avro::{Decoder, Record};
 use messaging::consumer::{Consumer, committed_offsets, log_ranges};
 use messaging::dead_letters::DeadLetters;
 use messaging::producer::Producer;
@@ -26,10 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Consumer group that offsets are committed for, for displays of the lag.
-const GROUP: &str = "graphql-endpoint";
-
-/// Maximum of transactions in one database transaction.
+/// Maximum of records in one database transaction.
 const BATCH_MAX: usize = 2000;
 /// Maximum wait of a poll. An idle thread notices a shutdown after this time.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
@@ -52,6 +46,8 @@ pub struct Worker {
     pub config: Config,
     /// Identifies this process to other endpoints in the shares of the partitions.
     pub worker: Uuid,
+    /// True if a consumer group assigns the partitions, otherwise leases in the database.
+    pub is_member: bool,
     /// By which this process ignores its own notifications.
     pub writer: Arc<WriterId>,
     pub registry: Registry,
@@ -67,11 +63,11 @@ impl Worker {
     ///
     /// # Errors
     /// The first error that is not retryable.
-    pub fn run(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
+    pub fn run<R: Projection>(&self, ready: &dyn Fn(bool)) -> Result<(), Error> {
         let mut client = messaging::connect_until(&self.config.producer.kafka, &self.shutdown);
         let mut records = RecordDecoder {
-            decoder: Decoder::new(self.registry.clone()),
-            dead_letters: DeadLetters::new(BALANCE_CHANGED.name),
+            decoder: Decoder::<R>::new(self.registry.clone()),
+            dead_letters: DeadLetters::new(R::TOPIC.name),
         };
         let result = retry(&self.shutdown, "session lost, reconnecting", || {
             let result = self.own_and_serve(&mut *client, &mut records, ready);
@@ -80,8 +76,8 @@ impl Worker {
             }
             result
         });
-        if self.config.is_member
-            && let Err(err) = client.leave(GROUP)
+        if self.is_member
+            && let Err(err) = client.leave(R::GROUP)
         {
             log::warn!(error:% = Chain(&err); "could not leave the consumer group");
         }
@@ -89,17 +85,17 @@ impl Worker {
     }
 
     /// One database session: claims a share of the partitions and serves them until shutdown.
-    fn own_and_serve(
+    fn own_and_serve<R: Projection>(
         &self,
         client: &mut dyn KafkaClient,
-        records: &mut RecordDecoder,
+        records: &mut RecordDecoder<R>,
         ready: &dyn Fn(bool),
     ) -> Result<(), Error> {
         // An endpoint that does not reach Kafka must not own partitions.
-        let topic = topic_state(client, BROKER_WAIT)?;
+        let topic = topic_state::<R>(client, BROKER_WAIT)?;
         let (config, id) = (&self.config.database, self.writer.get());
         let mut writer =
-            TransactionWriter::open(config, id, self.worker, topic.partitions, &self.shutdown)?;
+            Writer::<R>::open(config, id, self.worker, topic.partitions, &self.shutdown)?;
         let result = self.serve_shares(&mut writer, client, records, topic, ready);
         match result {
             // The connection may be lost, or the partitions belong to another endpoint.
@@ -108,15 +104,15 @@ impl Worker {
         }
     }
 
-    fn serve_shares(
+    fn serve_shares<R: Projection>(
         &self,
-        writer: &mut TransactionWriter,
+        writer: &mut Writer<R>,
         client: &mut dyn KafkaClient,
-        records: &mut RecordDecoder,
+        records: &mut RecordDecoder<R>,
         state: TopicState,
         ready: &dyn Fn(bool),
     ) -> Result<(), Error> {
-        let topic = BALANCE_CHANGED.name;
+        let topic = R::TOPIC.name;
         while !self.shutdown.requested() {
             let Some(generation) = self.take_share(writer, client)? else { break };
             let positions = self.start_positions(writer, topic, state.id)?;
@@ -145,18 +141,18 @@ impl Worker {
 
     /// Takes the share of this endpoint, by the leases in the database or from the consumer group.
     /// `None` if shutdown was requested meanwhile.
-    fn take_share(
+    fn take_share<R: Projection>(
         &self,
-        writer: &mut TransactionWriter,
+        writer: &mut Writer<R>,
         client: &mut dyn KafkaClient,
     ) -> Result<Option<Generation>, Error> {
-        if !self.config.is_member {
+        if !self.is_member {
             writer.owning(|ownership, client| ownership.take_share(client))?;
             return Ok(Some(Generation(None)));
         }
         while !self.shutdown.requested() {
             writer.owning(|ownership, client| ownership.heartbeat(client))?;
-            match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], BROKER_WAIT) {
+            match client.poll_assignment(R::GROUP, &[R::TOPIC.name], BROKER_WAIT) {
                 Ok(Assignment { generation, partitions }) => {
                     let partitions: Vec<i32> = partitions.into_iter().map(|(_, it)| it).collect();
                     writer.owning(|ownership, client| ownership.seize(client, &partitions))?;
@@ -172,9 +168,9 @@ impl Worker {
     }
 
     /// Compares the stored positions with the log. Returns where to read, and stores what changed.
-    fn start_positions(
+    fn start_positions<R: Projection>(
         &self,
-        writer: &mut TransactionWriter,
+        writer: &mut Writer<R>,
         topic: &str,
         topic_id: Option<TopicId>,
     ) -> Result<Vec<Position>, Error> {
@@ -183,7 +179,7 @@ impl Worker {
         let (kafka, stop) = (&self.config.producer.kafka, &self.shutdown);
         let log = log_ranges(kafka, topic, LOG_RANGE_WITHIN, stop)?;
         let committed = if owned.values().any(|it| it.progress == Progress::New) {
-            committed_offsets(kafka, GROUP, topic, LOG_RANGE_WITHIN, stop)?
+            committed_offsets(kafka, R::GROUP, topic, LOG_RANGE_WITHIN, stop)?
         } else {
             Vec::new()
         };
@@ -197,7 +193,7 @@ impl Worker {
             let next = start.unwrap_or_else(|Deleted { from, earliest }| {
                 log::error!(
                     topic, partition, from, earliest;
-                    "records were deleted before they were stored: their transactions are missing"
+                    "records were deleted before they were stored: their effects are missing"
                 );
                 earliest
             });
@@ -221,7 +217,7 @@ impl Worker {
 /// Generation of the consumer group; `None` if leases in the database assign the partitions.
 struct Generation(Option<i32>);
 
-/// The state of balance_changed in Kafka.
+/// The state of the topic in Kafka.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TopicState {
     partitions: i32,
@@ -229,8 +225,11 @@ struct TopicState {
     id: Option<TopicId>,
 }
 
-fn topic_state(client: &mut dyn KafkaClient, within: Duration) -> messaging::Result<TopicState> {
-    let TopicDescription { id, leaders } = client.describe_topic(BALANCE_CHANGED.name, within)?;
+fn topic_state<R: Record>(
+    client: &mut dyn KafkaClient,
+    within: Duration,
+) -> messaging::Result<TopicState> {
+    let TopicDescription { id, leaders } = client.describe_topic(R::TOPIC.name, within)?;
     Ok(TopicState { partitions: i32::try_from(leaders.len()).unwrap_or(i32::MAX), id })
 }
 
@@ -263,13 +262,13 @@ pub fn retry(
 }
 
 /// Decodes records. It outlives sessions: a schema id that is not registered yet is waited for.
-struct RecordDecoder {
-    decoder: Decoder<BalanceChanged>,
+struct RecordDecoder<R> {
+    decoder: Decoder<R>,
     dead_letters: DeadLetters,
 }
 
 /// The partitions that are being served.
-struct ServedPartitions<'a> {
+struct ServedPartitions<'a, R> {
     worker: &'a Worker,
     /// See [`Generation`].
     generation: Option<i32>,
@@ -278,19 +277,15 @@ struct ServedPartitions<'a> {
     /// When Kafka last described it.
     answered: Instant,
     consumer: Consumer,
-    records: &'a mut RecordDecoder,
+    records: &'a mut RecordDecoder<R>,
     /// Next offset of each partition that is stored and not committed to Kafka yet.
     stored: BTreeMap<i32, i64>,
     committed: Instant,
 }
 
-impl ServedPartitions<'_> {
+impl<R: Projection> ServedPartitions<'_, R> {
     /// Stores batches until the share of partitions changes.
-    fn serve(
-        &mut self,
-        writer: &mut TransactionWriter,
-        client: &mut dyn KafkaClient,
-    ) -> Result<(), Error> {
+    fn serve(&mut self, writer: &mut Writer<R>, client: &mut dyn KafkaClient) -> Result<(), Error> {
         let mut checked = Instant::now();
         while !self.worker.shutdown.requested() {
             self.poll(writer)?;
@@ -315,10 +310,10 @@ impl ServedPartitions<'_> {
     /// [`Error::Silent`] if Kafka has not answered for [`SILENCE_MAX`], or [`Error::TopicChanged`].
     fn share_has_changed(
         &mut self,
-        writer: &mut TransactionWriter,
+        writer: &mut Writer<R>,
         client: &mut dyn KafkaClient,
     ) -> Result<bool, Error> {
-        match topic_state(client, BROKER_WAIT_SERVING) {
+        match topic_state::<R>(client, BROKER_WAIT_SERVING) {
             Ok(state) if state != self.state => return Err(Error::TopicChanged),
             Ok(_) => self.answered = Instant::now(),
             Err(_) if self.answered.elapsed() >= SILENCE_MAX => {
@@ -332,23 +327,23 @@ impl ServedPartitions<'_> {
         };
         // Another member may have taken partitions that Kafka has assigned to it.
         writer.owning(|ownership, client| ownership.heartbeat(client))?;
-        match client.poll_assignment(GROUP, &[BALANCE_CHANGED.name], Duration::ZERO) {
+        match client.poll_assignment(R::GROUP, &[R::TOPIC.name], Duration::ZERO) {
             Ok(assignment) => Ok(assignment.generation != generation),
             Err(err) if err.is_retryable() => Ok(true),
             Err(err) => Err(err.into()),
         }
     }
 
-    fn poll(&mut self, writer: &mut TransactionWriter) -> Result<(), Error> {
+    fn poll(&mut self, writer: &mut Writer<R>) -> Result<(), Error> {
         let mut batch = Vec::new();
         let mut positions = BTreeMap::new();
         for data in self.consumer.poll(POLL_WAIT)? {
             for record in data.records {
                 let (partition, offset) = (data.partition, record.offset);
                 match self.decode(&record)? {
-                    Ok(change) => {
+                    Ok(record) => {
                         self.records.dead_letters.decoded();
-                        batch.push(ChangeRecord { partition, offset, change });
+                        batch.push(PositionedRecord { partition, offset, record });
                     }
                     Err(reason) => self.send_dead_letter(partition, record, &reason)?,
                 }
@@ -365,8 +360,8 @@ impl ServedPartitions<'_> {
 
     fn store(
         &mut self,
-        writer: &mut TransactionWriter,
-        batch: &mut Vec<ChangeRecord>,
+        writer: &mut Writer<R>,
+        batch: &mut Vec<PositionedRecord<R>>,
         positions: &mut BTreeMap<i32, i64>,
     ) -> Result<(), Error> {
         if !positions.is_empty() {
@@ -376,9 +371,9 @@ impl ServedPartitions<'_> {
                 self.worker.end_subscriptions();
             }
             let stored = stored?;
-            metrics::STORED.inc_by(stored.len() as u64);
-            metrics::STORE_SECONDS.observe(started.elapsed().as_secs_f64());
             if !stored.is_empty() {
+                metrics::STORED.inc_by(stored.len() as u64);
+                metrics::STORE_SECONDS.observe(started.elapsed().as_secs_f64());
                 self.worker.hub.publish(stored);
             }
         }
@@ -386,20 +381,18 @@ impl ServedPartitions<'_> {
         Ok(())
     }
 
-    /// The change in a record, or why it cannot be stored. While the registry is unavailable, the
+    /// The decoded record, or why it cannot be stored. While the registry is unavailable, the
     /// outer result is an error, so that the record is read again instead of skipped.
-    fn decode(&mut self, record: &FetchedRecord) -> Result<Result<BalanceChanged, String>, Error> {
+    fn decode(&mut self, record: &FetchedRecord) -> Result<Result<R, String>, Error> {
         let Some(value) = &record.value else { return Ok(Err("no value".to_owned())) };
-        if value.len() > BALANCE_CHANGED_BYTES_MAX {
-            let bytes = value.len();
-            return Ok(Err(format!(
-                "value of {bytes} bytes, more than {BALANCE_CHANGED_BYTES_MAX}"
-            )));
+        let (bytes, bytes_max) = (value.len(), R::VALUE_BYTES_MAX);
+        if bytes > bytes_max {
+            return Ok(Err(format!("value of {bytes} bytes, more than {bytes_max}")));
         }
         match self.records.decoder.decode(value) {
-            Ok(change) => Ok(match store::unstorable(&change) {
+            Ok(record) => Ok(match record.unstorable() {
                 Some(reason) => Err(reason.to_owned()),
-                None => Ok(change),
+                None => Ok(record),
             }),
             Err(avro::Error::Undecodable(reason)) => Ok(Err(reason)),
             Err(err) => Err(err.into()),
@@ -413,7 +406,7 @@ impl ServedPartitions<'_> {
         record: FetchedRecord,
         reason: &str,
     ) -> Result<(), Error> {
-        let (topic, offset) = (BALANCE_CHANGED.name, record.offset);
+        let (topic, offset) = (R::TOPIC.name, record.offset);
         let value = record.value.unwrap_or_default();
         let dead_letter = self.records.dead_letters.add(partition, offset, value, reason);
         match self.worker.producer.send(dead_letter).wait() {
@@ -436,10 +429,10 @@ impl ServedPartitions<'_> {
         }
         let position = |(&partition, &next): (&i32, &i64)| Position { partition, next };
         let positions: Vec<Position> = self.stored.iter().map(position).collect();
-        match client.commit(GROUP, BALANCE_CHANGED.name, &positions, BROKER_WAIT_SERVING) {
+        match client.commit(R::GROUP, R::TOPIC.name, &positions, BROKER_WAIT_SERVING) {
             Ok(()) => self.stored.clear(),
             Err(err) => log::warn!(
-                group = GROUP, error:% = Chain(&err);
+                group = R::GROUP, error:% = Chain(&err);
                 "offsets not committed to Kafka: only displays of the lag need them"
             ),
         }

@@ -1,8 +1,9 @@
 //! GraphQL endpoint of the bank: queries, mutations and live subscriptions.
 //!
 //! At startup: configuration, database migrations, producer, threads, HTTP listener. One thread
-//! stores the records of balance_changed and publishes them to subscribers. One thread receives
-//! what other endpoints store. One thread for each outcome topic completes pending commands.
+//! stores the records of balance_changed and publishes them to subscribers, another one stores the
+//! opened accounts. One thread receives what other endpoints store. One thread for each outcome
+//! topic completes pending commands.
 
 mod config;
 
@@ -56,11 +57,12 @@ use crate::hub::{Ending, Hub};
 use crate::operation::{Executor, QUERY_THREADS};
 use crate::password::Hasher;
 use crate::registrations::Registrations;
-use crate::store::{Store, WriterId};
+use crate::store::{Projection, Store, WriterId};
 use crate::web::Endpoint;
 use avro::registry::Registry;
 use bank::records::{
-    AccountCreationConfirmed, AccountCreationFailed, MoneyTransferConfirmed, MoneyTransferFailed,
+    AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, MoneyTransferConfirmed,
+    MoneyTransferFailed,
 };
 use messaging::KafkaConfig;
 use messaging::producer::{Producer, ProducerConfig};
@@ -68,11 +70,13 @@ use service::health::Health;
 use service::http::{self, Limits, Listener};
 use service::shutdown::Shutdown;
 use service::{BoxError, Service, Start, database};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+use uuid::Uuid;
 
 pub use crate::schema::sdl;
 
@@ -129,8 +133,8 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Starts two threads. One stores and publishes the transactions in this endpoint's partitions. The
-/// other publishes the transactions that other endpoints store.
+/// Starts three threads. Two store the accounts and the transactions in this endpoint's partitions.
+/// The other one publishes the transactions that other endpoints store.
 fn store_transactions(
     threads: &mut Threads,
     config: &Config,
@@ -143,22 +147,31 @@ fn store_transactions(
     let Some(listener) = consume::listen_to_other_endpoints(config, &writer, shutdown)? else {
         return Ok(());
     };
-    let worker = Worker {
+    let worker = |is_member| Worker {
         config: config.clone(),
-        worker: uuid::Uuid::new_v4(),
+        worker: Uuid::new_v4(),
+        is_member,
         writer: writer.clone(),
-        registry,
-        producer,
+        registry: registry.clone(),
+        producer: producer.clone(),
         hub: hub.clone(),
         shutdown: shutdown.clone(),
     };
-    let events = threads.events.clone();
-    threads.spawn("store", move || worker.run(&|served| drop(events.send(Event::Ready(served)))));
+    project::<BalanceChanged>(threads, worker(config.is_member));
+    // One partition needs no consumer group.
+    project::<AccountCreationConfirmed>(threads, worker(false));
     let (config, hub, shutdown) = (config.clone(), hub.clone(), shutdown.clone());
     threads.spawn("listen", move || {
         consume::follow_other_endpoints(listener, &config, &writer, &hub, &shutdown)
     });
     Ok(())
+}
+
+fn project<R: Projection>(threads: &mut Threads, worker: Worker) {
+    let (events, topic) = (threads.events.clone(), R::TOPIC.name);
+    threads.unready.insert(topic);
+    let ready = move |is_ready| drop(events.send(Event::Ready { topic, is_ready }));
+    threads.spawn("store", move || worker.run::<R>(&ready));
 }
 
 fn listen(
@@ -214,7 +227,7 @@ fn read<R: OutcomeRecord + Send + 'static>(
 
 /// A report from a thread to [`Threads::wait`].
 enum Event {
-    Ready(bool),
+    Ready { topic: &'static str, is_ready: bool },
     Stopped(Result<(), Error>),
 }
 
@@ -223,12 +236,14 @@ struct Threads {
     events: Sender<Event>,
     received: Receiver<Event>,
     running: usize,
+    /// The stored topics that are not ready.
+    unready: BTreeSet<&'static str>,
 }
 
 impl Threads {
     fn new() -> Self {
         let (events, received) = channel();
-        Self { events, received, running: 0 }
+        Self { events, received, running: 0, unready: BTreeSet::new() }
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() -> Result<(), Error> + Send + 'static) {
@@ -247,7 +262,14 @@ impl Threads {
     fn wait(mut self, health: &Health) -> Result<(), Error> {
         while self.running > 0 {
             match self.received.recv().expect("`self.events` is a sender") {
-                Event::Ready(served) => health.set_ready(served),
+                Event::Ready { topic, is_ready } => {
+                    if is_ready {
+                        self.unready.remove(topic);
+                    } else {
+                        self.unready.insert(topic);
+                    }
+                    health.set_ready(self.unready.is_empty());
+                }
                 Event::Stopped(result) => {
                     result?;
                     self.running -= 1;

@@ -353,7 +353,7 @@ impl Query {
         Ok(Some(TransactionConnection { edges, page_info }))
     }
 
-    /// An account. Null if it has no transaction and was not opened by `get_account`.
+    /// An account. Null if it is unknown.
     fn account(
         executor: &Executor<'_, '_, Context>,
         context: &Context,
@@ -371,7 +371,7 @@ impl Query {
         Ok(Some(account.into()))
     }
 
-    /// A page of the accounts that have a transaction or were opened by `get_account`.
+    /// A page of all accounts.
     fn accounts(
         executor: &Executor<'_, '_, Context>,
         context: &Context,

@@ -1,8 +1,8 @@
 //! All SQL of the service.
 //!
-//! A [`TransactionWriter`] is one connection that owns partitions of balance_changed and stores
-//! their records. A [`Store`] is a small pool of connections for the requests of clients. A
-//! [`NotificationListener`] receives the transactions that other endpoints store.
+//! A [`Writer`] is one connection that owns partitions of a topic and stores their records. A
+//! [`Store`] is a small pool of connections for the requests of clients. A [`NotificationListener`]
+//! receives the transactions that other endpoints store.
 
 mod connection;
 mod notifications;
@@ -18,4 +18,4 @@ pub(crate) mod tests;
 pub use connection::{SCHEMA, migrate};
 pub use notifications::{NotificationListener, WriterId};
 pub use queries::{KnownAccount, Page, Store, StoredTransfer, User};
-pub use writer::{ChangeRecord, TransactionWriter, unstorable};
+pub use writer::{PositionedRecord, Projection, Writer};

@@ -9,6 +9,7 @@ use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
+use bank_tests::bank_client::BankClient;
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
@@ -213,6 +214,12 @@ fn account_is_shown_before_its_first_use() {
     });
     assert_eq!(shown(&iban), expected);
     assert_eq!(shown(&bank_tests::nobody()), Value::Null);
+    // An account that no client of this endpoint has opened.
+    let mut client = BankClient::open(&stack);
+    let other = client.open_accounts(1, 0).remove(0).iban;
+    until("the account is known", PATIENCE, || (shown(&other) != Value::Null).then_some(()));
+    assert_eq!(shown(&other)["changes"], "0");
+
     endpoint.deposit(&iban, 123_456, "first");
     (expected["balance"], expected["balance_cents"]) = ("€1.234,56".into(), "123456".into());
     (expected["changes"], expected["last_change"]) = ("1".into(), json!({ "descr": "first" }));

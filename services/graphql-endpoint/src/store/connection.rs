@@ -22,9 +22,10 @@ pub const SCHEMA: database::Schema = database::Schema {
         include_str!("../../migrations/3-failed-logins.sql"),
         ownership::TABLES,
         include_str!("../../migrations/5-decision-times.sql"),
+        include_str!("../../migrations/6-opened-accounts.sql"),
     ],
     rights: &[
-        ("SELECT, INSERT", "transaction"),
+        ("SELECT, INSERT", "transaction, opened_account"),
         ("SELECT, INSERT, UPDATE", "account, transfer"),
         ("SELECT, INSERT, UPDATE, DELETE", "failed_login"),
         ownership::RIGHTS[0],

@@ -148,7 +148,9 @@ impl Store {
                 last_change: Some(last_change),
             }));
         }
-        let rows = self.query("SELECT iban FROM account WHERE iban = $1", parameters![iban])?;
+        let sql = "SELECT iban FROM opened_account WHERE iban = $1
+                   UNION ALL SELECT iban FROM account WHERE iban = $1";
+        let rows = self.query(sql, parameters![iban])?;
         Ok(rows.first().map(|row| KnownAccount { iban: row.get(0), last_change: None }))
     }
 
@@ -393,7 +395,8 @@ pub(super) fn accounts_sql() -> String {
                 "(SELECT iban FROM {table} WHERE {condition} AND iban < $3 ORDER BY iban LIMIT 1)"
             )
         };
-        format!("least({}, {})", next_in("transaction"), next_in("account"))
+        let tables = ["transaction", "account", "opened_account"];
+        format!("least({})", tables.map(next_in).join(", "))
     };
     format!(
         "WITH RECURSIVE known AS (

@@ -8,7 +8,7 @@ use crate::transaction::Transaction;
 use crate::transaction::tests::transaction;
 use bank::limits::COMMAND_BYTES_MAX;
 use bank::money::Cents;
-use bank::records::BalanceChanged;
+use bank::records::{AccountCreationConfirmed, Atype, BalanceChanged};
 use bank::timestamp::Timestamp;
 use service::database;
 use service::shutdown::Shutdown;
@@ -54,13 +54,28 @@ impl Database {
         Store::new(&self.config, 2, &Shutdown::default())
     }
 
-    pub(super) fn writer(&self) -> TransactionWriter {
+    /// Stores opened accounts with these ibans.
+    pub(super) fn open(&self, ibans: &[&str]) {
+        let (id, worker) = (Uuid::new_v4(), Uuid::new_v4());
+        let mut writer = Writer::open(&self.config, id, worker, 1, &Shutdown::default()).unwrap();
+        let opened = |iban: &&str| AccountCreationConfirmed {
+            id: Uuid::new_v4(),
+            iban: (*iban).to_owned(),
+            token: "01234567890123456789".to_owned(),
+            a_type: Atype::Auto,
+        };
+        let position = |record| PositionedRecord { partition: 0, offset: 0, record };
+        let batch: Vec<_> = ibans.iter().map(opened).map(position).collect();
+        assert_eq!(writer.store(&batch, &BTreeMap::new()).unwrap(), []);
+    }
+
+    pub(super) fn writer(&self) -> Writer<BalanceChanged> {
         self.writer_as(Uuid::new_v4())
     }
 
-    fn writer_as(&self, id: Uuid) -> TransactionWriter {
+    fn writer_as(&self, id: Uuid) -> Writer<BalanceChanged> {
         let worker = Uuid::new_v4();
-        TransactionWriter::open(&self.config, id, worker, 9, &Shutdown::default()).unwrap()
+        Writer::open(&self.config, id, worker, 9, &Shutdown::default()).unwrap()
     }
 
     pub(crate) fn execute(&self, sql: &str) {
@@ -87,8 +102,8 @@ pub(super) fn record(
     iban: &str,
     sequence: i64,
     transfer_id: Option<Uuid>,
-) -> ChangeRecord {
-    let change = BalanceChanged {
+) -> PositionedRecord<BalanceChanged> {
+    let record = BalanceChanged {
         iban: iban.to_owned(),
         new_balance: Cents::new(sequence * 100),
         changed_by: Cents::new(100),
@@ -98,10 +113,14 @@ pub(super) fn record(
         sequence,
         decided_at: transfer_id.map(|_| decided_at(sequence)),
     };
-    ChangeRecord { partition: 3, offset, change }
+    PositionedRecord { partition: 3, offset, record }
 }
 
-pub(super) fn named_record(offset: i64, iban: &str, sequence: i64) -> ChangeRecord {
+pub(super) fn named_record(
+    offset: i64,
+    iban: &str,
+    sequence: i64,
+) -> PositionedRecord<BalanceChanged> {
     record(offset, iban, sequence, Some(Uuid::new_v4()))
 }
 
@@ -137,17 +156,17 @@ fn ranges_are_encoded_and_decoded() {
 fn unstorable_changes_are_detected() {
     let change = |iban: &str, description: &str| BalanceChanged {
         description: description.to_owned(),
-        ..named_record(0, iban, 1).change
+        ..named_record(0, iban, 1).record
     };
-    assert_eq!(unstorable(&change(&"a".repeat(64), "b")), None);
-    assert!(unstorable(&change(&"a".repeat(65), "b")).is_some());
-    assert!(unstorable(&change("a", "\0")).is_some());
+    assert_eq!(change(&"a".repeat(64), "b").unstorable(), None);
+    assert!(change(&"a".repeat(65), "b").unstorable().is_some());
+    assert!(change("a", "\0").unstorable().is_some());
     let decided_at = |millis| BalanceChanged {
         decided_at: Some(Timestamp::from_millis(millis)),
         ..change("a", "b")
     };
-    assert_eq!(unstorable(&decided_at(0)), None);
-    assert!(unstorable(&decided_at(-1)).is_some() && unstorable(&decided_at(i64::MAX)).is_some());
+    assert_eq!(decided_at(0).unstorable(), None);
+    assert!(decided_at(-1).unstorable().is_some() && decided_at(i64::MAX).unstorable().is_some());
 }
 
 #[test]
@@ -166,7 +185,7 @@ fn replayed_batch_is_stored_once() {
     assert_eq!(times, [Some(decided_at(1)), Some(decided_at(1)), None]);
     assert!(writer.store(&batch, &BTreeMap::new()).unwrap().is_empty());
     // Without a transfer_id, a record at another offset is another transaction.
-    let other = ChangeRecord { offset: 4, ..batch[2].clone() };
+    let other = PositionedRecord { offset: 4, ..batch[2].clone() };
     let again = writer.store(&[batch[2].clone(), other], &BTreeMap::new()).unwrap();
     assert_eq!(texts(&again), ["a 0"]);
     let read = database.store().by_iban("a", 10).unwrap();
@@ -195,10 +214,11 @@ fn account_is_read_newest_first() {
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn later_transactions_are_read_in_bounded_pages() {
     let database = Database::new();
-    let mut batch: Vec<ChangeRecord> = (1..=70).map(|n| named_record(n, "a", n)).collect();
+    let mut batch: Vec<PositionedRecord<BalanceChanged>> =
+        (1..=70).map(|n| named_record(n, "a", n)).collect();
     batch.push(named_record(71, "b", 50));
     // One that is larger than a page, with its neighbours.
-    batch[67].change.description = "x".repeat(40_000);
+    batch[67].record.description = "x".repeat(40_000);
     database.writer().store(&batch, &BTreeMap::new()).unwrap();
     let store = database.store();
     let page = |after| {
@@ -220,7 +240,7 @@ fn later_transactions_are_read_in_bounded_pages() {
 fn last_transactions_are_read_in_pages() {
     let database = Database::new();
     let ibans: Vec<String> = (0..25).map(|n| format!("iban {n:02}")).collect();
-    let batch: Vec<ChangeRecord> =
+    let batch: Vec<PositionedRecord<BalanceChanged>> =
         (1..=3).flat_map(|n| ibans.iter().map(move |iban| named_record(n, iban, n))).collect();
     database.writer().store(&batch, &BTreeMap::new()).unwrap();
     let store = database.store();
@@ -270,7 +290,7 @@ fn list_with_long_texts_is_not_read() {
     let database = Database::new();
     let long = |n: i64, iban: &str| {
         let mut record = named_record(n, iban, n);
-        record.change.description = "x".repeat(COMMAND_BYTES_MAX);
+        record.record.description = "x".repeat(COMMAND_BYTES_MAX);
         record
     };
     let of_one = (1..=40).map(|n| long(n, "a"));
