@@ -1,8 +1,9 @@
 //! Measures the running bank.
 //!
-//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`] and
-//! [`compare`].
+//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`],
+//! [`compare`] and [`check`].
 
+mod check;
 mod compare;
 mod demo;
 mod probe;
@@ -72,6 +73,7 @@ enum Command {
     Demo(demo::DemoOptions),
     Verify(verify::VerifyOptions),
     Compare(compare::CompareOptions),
+    Check(check::CheckOptions),
 }
 
 /// Runs the command in the arguments.
@@ -126,6 +128,7 @@ fn start(command: &Command) -> Result<ExitCode, Error> {
         Command::Demo(options) => demo::run(&start, options),
         Command::Verify(options) => verify::run(&start, options),
         Command::Compare(options) => compare::run(&start, options),
+        Command::Check(options) => check::run(&start, options),
     }
 }
 

@@ -281,7 +281,7 @@ fn appending(log: &Path) -> File {
 }
 
 /// A port on which nothing listens now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the system has a port");
     listener.local_addr().expect("it is bound").port()
 }

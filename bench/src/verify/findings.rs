@@ -50,7 +50,10 @@ impl Point {
             | Kind::UnknownCommand(_)
             | Kind::UnknownAccount { .. }
             | Kind::WrongSum { .. }
-            | Kind::WrongDatabase { .. } => Self::Changes,
+            | Kind::WrongDatabase { .. }
+            | Kind::MissingTransaction { .. }
+            | Kind::WrongTransaction { .. }
+            | Kind::UnknownTransaction { .. } => Self::Changes,
             Kind::Undecodable(_) | Kind::WrongKey { .. } | Kind::WrongPartition { .. } => {
                 Self::Records
             }

@@ -6,6 +6,7 @@ mod comparison;
 mod contract;
 pub mod model;
 mod outcome;
+mod projection;
 mod reader;
 mod record;
 mod report;
@@ -19,10 +20,47 @@ mod tests;
 pub use contract::Observer;
 pub use model::{AccountState, Accounts};
 pub use outcome::Outcome;
+pub use projection::Projection;
 pub use reader::{Batch, Positions, ReadError, Reader, log_ends, log_starts};
 pub use record::{Event, ObservedRecord, RecordPosition};
 pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
+
+/// Compares `projection` with the transactions in the graphql-endpoint's database. Returns the first
+/// `max` violations.
+///
+/// # Errors
+/// The database failed.
+#[cfg(feature = "postgres")]
+pub fn compare_transactions(
+    client: &mut postgres::Client,
+    projection: &mut Projection,
+    max: usize,
+) -> Result<Vec<Violation>, postgres::Error> {
+    use bank::money::Cents;
+    use bank::records::BalanceChanged;
+    use bank::timestamp::Timestamp;
+    use postgres::fallible_iterator::FallibleIterator as _;
+
+    let sql = "SELECT iban, sequence, new_balance, changed_by, from_to, description, transfer_id,
+                      decided_at FROM transaction";
+    let change = |row: postgres::Row| {
+        let decided_at: Option<std::time::SystemTime> = row.get(7);
+        Ok(BalanceChanged {
+            iban: row.get(0),
+            sequence: row.get(1),
+            new_balance: Cents::new(row.get(2)),
+            changed_by: Cents::new(row.get(3)),
+            from_to: row.get(4),
+            description: row.get(5),
+            transfer_id: row.get(6),
+            decided_at: decided_at.map(Timestamp::from),
+        })
+    };
+    let no_parameters = std::iter::empty::<&str>();
+    let rows = client.query_raw(sql, no_parameters)?.map(change);
+    projection.compare(rows.iterator(), max)
+}
 
 /// Returns the accounts in the command-handler's database. If the database has no tables yet,
 /// returns those of a new bank.

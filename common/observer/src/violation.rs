@@ -69,6 +69,12 @@ pub enum Kind {
     WrongSum { found: i128, expected: i128 },
     #[error("{iban}: (balance, sequence) is {observed:?} in topics, {stored:?} in the database")]
     WrongDatabase { iban: String, observed: Option<(i64, i64)>, stored: Option<(i64, i64)> },
+    #[error("{iban}: the change with sequence {sequence} is not stored as a transaction")]
+    MissingTransaction { iban: String, sequence: i64 },
+    #[error("the stored transaction differs from the change: {row:?}")]
+    WrongTransaction { row: Box<BalanceChanged> },
+    #[error("a stored transaction has no change: {row:?}")]
+    UnknownTransaction { row: Box<BalanceChanged> },
     #[error("undecodable command has no dead letter: {0}")]
     NoDeadLetter(String),
     #[error("the value of the dead letter differs from that of the record {origin}")]
