@@ -30,6 +30,8 @@ pub enum Command {
     Kill(String, Signal),
     /// Print a part's pid.
     Pid(String),
+    /// Restart a broker of Kafka 3.9 as Kafka 4.
+    Upgrade(String),
     /// Build the services.
     Build,
     /// Stop everything and delete its data.
@@ -67,6 +69,7 @@ pub fn parse(words: Vec<OsString>) -> Result<Command> {
         "stop" => Command::Stop(words.required("a part")?, words.how()?),
         "kill" => Command::Kill(words.required("a part")?, words.signal()?),
         "pid" => Command::Pid(words.required("a part")?),
+        "upgrade" => Command::Upgrade(words.required("a broker")?),
         "build" => Command::Build,
         "wipe" => Command::Wipe,
         "help" | "--help" | "-h" => Command::Help,
@@ -177,6 +180,7 @@ mod tests {
             ("with", "with: expected a command"),
             ("with --servers-only", "with: expected a command"),
             ("start", "start: expected a part"),
+            ("upgrade", "upgrade: expected a broker"),
             ("stop a HUP", "stop: HUP: expected TERM or KILL; kill sends any signal"),
             ("kill a", "kill: expected a signal after the part, as in STOP"),
             ("kill a NONSENSE", "kill: NONSENSE: expected a signal, as in STOP"),

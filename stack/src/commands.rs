@@ -5,6 +5,7 @@ use crate::environment;
 use crate::error::{Context, Error, Result, failed, usage};
 use crate::foreground::{self, Report};
 use crate::interrupt;
+use crate::kafka;
 use crate::output::{self, say};
 use crate::parts::{self, Part, SYNCHRONIZER};
 use crate::services;
@@ -49,7 +50,7 @@ pub fn up(stack: &mut Stack, scope: Scope) -> Result<()> {
 }
 
 fn start_down(stack: &Stack, start: &Start, scope: Scope, down: Vec<Part>) -> Result<()> {
-    services::download_servers(stack)?;
+    services::download_servers(stack, &stack.settings.kafka)?;
     if scope == Scope::All {
         services::build(stack)?;
     }
@@ -227,6 +228,10 @@ pub fn start(stack: &Stack, name: &str) -> Result<()> {
         say(format!("{part} is up already."));
         return Ok(());
     }
+    start_one(stack, part)
+}
+
+fn start_one(stack: &Stack, part: Part) -> Result<()> {
     start::check_ports(stack, &[part])?;
     let start = Start::new(stack);
     let result = start.start(&[part], 1);
@@ -234,6 +239,19 @@ pub fn start(stack: &Stack, name: &str) -> Result<()> {
         start.undo(err);
     }
     result
+}
+
+/// Stops a broker, and starts it as Kafka 4 with its data. Later starts use that version too.
+pub fn upgrade(stack: &Stack, name: &str) -> Result<()> {
+    let _lock = stack.lock()?;
+    let part = known(stack, name)?;
+    let Part::Kafka(n) = part else {
+        return Err(usage(format!("upgrade: {name}: expected a broker")));
+    };
+    services::download_servers(stack, kafka::NEWEST)?;
+    stop::stop(stack, &[part], How::Gracefully)?;
+    kafka::upgrade(stack, n)?;
+    start_one(stack, part)
 }
 
 /// Stops one part. The supervisor does not restart a stopped service.

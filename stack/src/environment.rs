@@ -37,7 +37,7 @@ pub fn variables(stack: &Stack) -> Result<Vec<(String, String)>> {
     if let Some(port) = settings.sasl_port {
         add("KAFKA_SASL_BROKERS", addresses(port, settings.brokers));
     }
-    add("KAFKA_JARS", stack.kafka_jars().display().to_string());
+    add("KAFKA_JARS", stack.kafka_jars(&settings.kafka).display().to_string());
     add("SCHEMA_REGISTRY_URL", registry_url(settings));
     add("BALANCE_DATABASE_URL", postgres::url(stack, "balancedb")?);
     add("TRANSACTION_DATABASE_URL", postgres::url(stack, "transactiondb")?);

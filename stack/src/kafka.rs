@@ -29,9 +29,27 @@ log4j.appender.out.layout=org.apache.log4j.PatternLayout
 log4j.appender.out.layout.ConversionPattern=%d{ISO8601} %p %m (%c)%n
 ";
 
+/// The version to which [`upgrade`] changes a broker.
+pub const NEWEST: &str = "4";
+
 /// The folder of broker `n`.
 fn dir(stack: &Stack, n: u16) -> PathBuf {
     stack.data_dir().join(format!("kafka-{n}"))
+}
+
+/// The version that broker `n` runs: that of the stack, unless the broker was upgraded.
+fn version(stack: &Stack, n: u16) -> &str {
+    if upgrade_mark(stack, n).exists() { NEWEST } else { &stack.settings.kafka }
+}
+
+/// Lets broker `n` run [`NEWEST`] from its next start on, with its data.
+pub fn upgrade(stack: &Stack, n: u16) -> Result<()> {
+    write(&upgrade_mark(stack, n), "")
+}
+
+/// A file that exists if the broker was upgraded. It is deleted with the broker's data.
+fn upgrade_mark(stack: &Stack, n: u16) -> PathBuf {
+    dir(stack, n).join("upgraded")
 }
 
 /// Writes the settings of broker `n`, and formats its data folder once.
@@ -44,7 +62,7 @@ pub fn prepare(stack: &Stack, n: u16) -> Result<()> {
         return Ok(());
     }
     let name = format!("kafka-{n}");
-    let mut words = java(stack, &dir, &["-Xmx128m", "-XX:TieredStopAtLevel=1"]);
+    let mut words = java(stack, n, &["-Xmx128m", "-XX:TieredStopAtLevel=1"]);
     let properties = dir.join("server.properties").display().to_string();
     let arguments = ["format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", &properties];
     words.push("kafka.tools.StorageTool".to_owned());
@@ -138,12 +156,13 @@ user_bank=\"in plain words\";
     text
 }
 
-/// `java` with `options` and the class path of the brokers. A class and its arguments follow.
-fn java(stack: &Stack, dir: &Path, options: &[&str]) -> Vec<String> {
+/// `java` with `options` and the class path of broker `n`. A class and its arguments follow.
+fn java(stack: &Stack, n: u16, options: &[&str]) -> Vec<String> {
     let mut words = vec!["java".to_owned()];
     words.extend(options.iter().map(|&option| option.to_owned()));
     words.push("-cp".to_owned());
-    words.push(format!("{}/*", stack.kafka_jars().display()));
+    words.push(format!("{}/*", stack.kafka_jars(version(stack, n)).display()));
+    let dir = dir(stack, n);
     words.push(format!("-Dlog4j.configuration=file:{}/log4j.properties", dir.display()));
     words
 }
@@ -161,7 +180,7 @@ pub fn command(stack: &Stack, n: u16) -> Vec<String> {
         "-XX:+ExplicitGCInvokesConcurrent",
         "-Djava.awt.headless=true",
     ];
-    let mut words = java(stack, &dir, &options);
+    let mut words = java(stack, n, &options);
     words.push("kafka.Kafka".to_owned());
     words.push(dir.join("server.properties").display().to_string());
     words
@@ -231,6 +250,22 @@ mod tests {
         assert_eq!(parse_brokers(&response), Some(vec![1, 3]));
         assert_eq!(parse_brokers(&response[..response.len() - 1]), None);
         assert_eq!(parse_brokers(&[]), None);
+    }
+
+    #[test]
+    fn upgraded_broker_has_the_newest_jars() {
+        let dir = std::env::temp_dir().join(format!("upgraded-broker-{}", std::process::id()));
+        let mut stack = Stack::open_in(Path::new("/checkout"), dir.clone()).unwrap();
+        stack.settings = Settings::configured(&Values::new()).unwrap();
+        fs::create_dir_all(super::dir(&stack, 1)).unwrap();
+        let runs = |version: &str| {
+            let jars = format!("/kafka-{version}/*");
+            command(&stack, 1).iter().any(|word| word.ends_with(&jars))
+        };
+        assert!(runs("3.9"));
+        upgrade(&stack, 1).unwrap();
+        assert!(runs(NEWEST));
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn run() -> Result<u8> {
         Command::Stop(part, how) => commands::stop(&stack, &part, how),
         Command::Kill(part, signal) => commands::kill(&stack, &part, signal),
         Command::Pid(part) => commands::pid(&stack, &part),
+        Command::Upgrade(part) => commands::upgrade(&stack, &part),
         Command::Build => commands::build(&mut stack),
         Command::Wipe => commands::wipe(&stack),
         Command::Help | Command::Supervise(..) | Command::Detach(_) => Ok(()),

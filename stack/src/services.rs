@@ -168,10 +168,9 @@ pub fn build(stack: &Stack) -> Result<()> {
 }
 
 /// Downloads the jars of the servers with Maven, once for each pom.xml and version of Kafka.
-pub fn download_servers(stack: &Stack) -> Result<()> {
+pub fn download_servers(stack: &Stack, version: &str) -> Result<()> {
     const DOWNLOAD_LIMIT: Duration = Duration::from_secs(1800);
     let dir = &stack.servers_dir;
-    let version = &stack.settings.kafka;
     let pom = stack.root.join("stack/pom.xml");
     let wanted = std::fs::read(&pom).context(pom.display())?;
     let complete = dir.join(format!("complete-{version}"));
@@ -184,7 +183,7 @@ pub fn download_servers(stack: &Stack) -> Result<()> {
         ["3.9", "4"].map(|it| dir.join(format!("complete-{it}"))).iter().any(is_complete);
     say(format!("Downloading Kafka {version} and the registry with Maven (190 MB, once)."));
     std::fs::create_dir_all(dir).context(dir.display())?;
-    let mut stale = vec![stack.kafka_jars(), dir.join("maven")];
+    let mut stale = vec![stack.kafka_jars(version), dir.join("maven")];
     if !has_registry {
         stale.push(dir.join("registry"));
     }

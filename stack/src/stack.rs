@@ -73,9 +73,9 @@ impl Stack {
         })
     }
 
-    /// Jars of the brokers.
-    pub fn kafka_jars(&self) -> PathBuf {
-        self.servers_dir.join(format!("kafka-{}", self.settings.kafka))
+    /// Jars of a version of Kafka.
+    pub fn kafka_jars(&self, version: &str) -> PathBuf {
+        self.servers_dir.join(format!("kafka-{version}"))
     }
 
     /// The folder of the binaries of services.

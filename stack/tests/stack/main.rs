@@ -245,6 +245,7 @@ fn wrong_commands_exit_with_2() {
     stack.run(&["upp"]).fails_with(2, "unknown command upp");
     stack.run(&["up", "--all"]).fails_with(2, "up: unexpected argument --all");
     stack.run(&["start", "kafka-2"]).fails_with(2, "no part is named kafka-2; there are: kafka-1");
+    stack.run(&["upgrade", "registry"]).fails_with(2, "upgrade: registry: expected a broker");
     stack.with("KAFKA", "5").run(&["up"]).fails_with(2, "KAFKA=5: expected 3.9 or 4");
     stack.run(&["env"]).fails_with(1, "nothing runs in");
     stack.run(&["pid", "registry"]).fails_with(1, "registry is not running");
