@@ -59,15 +59,29 @@ impl SelectedClient {
 
     /// Changes to the built-in client, for the whole process, if a broker was upgraded and no
     /// longer supports the protocol version of the kafka crate. A repeated call then uses it.
-    fn follow_upgrade(&mut self, err: Error) -> Error {
-        let by_upgrade = err.kind == ErrorKind::Config && err.code == codes::UNSUPPORTED_VERSION;
+    fn follow_upgrade(&mut self, mut err: Error) -> Error {
+        self.follow_upgrade_in([&mut err], ErrorKind::Retry);
+        err
+    }
+
+    /// Like [`Self::follow_upgrade`], for the errors of the partitions of one call. Those by an
+    /// upgrade become errors of the retryable `kind`.
+    fn follow_upgrade_in<'a>(
+        &mut self,
+        errors: impl IntoIterator<Item = &'a mut Error>,
+        kind: ErrorKind,
+    ) {
         let uses_crate = self.client.as_ref().is_some_and(|client| !client.fetches_from_all());
-        if !by_upgrade || !uses_crate || self.config.client != ClientChoice::Auto {
-            return err;
+        if !uses_crate || self.config.client != ClientChoice::Auto {
+            return;
         }
-        select_built_in(&self.config, &err);
-        self.client = None;
-        Error { kind: ErrorKind::Retry, ..err }
+        let by_upgrade =
+            |err: &Error| err.kind == ErrorKind::Config && err.code == codes::UNSUPPORTED_VERSION;
+        for err in errors.into_iter().filter(|err| by_upgrade(err)) {
+            select_built_in(&self.config, err);
+            self.client = None;
+            err.kind = kind;
+        }
     }
 }
 
@@ -89,16 +103,9 @@ impl KafkaClient for SelectedClient {
             Ok(client) => client.produce(batches, within),
             Err(err) => vec![Err(err); batches.len()],
         };
-        let is_upgrade = |err: &&Error| err.code == codes::UNSUPPORTED_VERSION;
-        let upgrade = results.iter().filter_map(|it| it.as_ref().err()).find(is_upgrade).cloned();
-        if let Some(err) = upgrade {
-            let after = self.follow_upgrade(err);
-            for err in results.iter_mut().filter_map(|it| it.as_mut().err()) {
-                if is_upgrade(&&*err) {
-                    err.kind = after.kind;
-                }
-            }
-        }
+        // An earlier attempt of this call may have written the batch.
+        let errors = results.iter_mut().filter_map(|result| result.as_mut().err());
+        self.follow_upgrade_in(errors, ErrorKind::Unknown);
         results
     }
 
@@ -108,7 +115,10 @@ impl KafkaClient for SelectedClient {
         positions: &[Position],
         wait: Duration,
     ) -> Result<Vec<PartitionData>> {
-        self.call(wait, |client| client.fetch(topic, positions, wait))
+        let mut fetched = self.call(wait, |client| client.fetch(topic, positions, wait))?;
+        let errors = fetched.iter_mut().filter_map(|data| data.error.as_mut());
+        self.follow_upgrade_in(errors, ErrorKind::Retry);
+        Ok(fetched)
     }
 
     fn log_range(&mut self, topic: &str, within: Duration) -> Result<Vec<(i64, i64)>> {

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+const FETCH: i16 = 1;
 const METADATA: i16 = 3;
 const API_VERSIONS: i16 = 18;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -166,6 +167,76 @@ fn broker_upgrade_changes_to_the_built_in_client() {
         client.produce(&batch, Duration::ZERO).remove(0).unwrap_err();
         assert!(client.fetches_from_all());
     }
+}
+
+/// A Metadata response, version 0: the brokers at `ports` lead a partition of topic "t" each.
+fn metadata_of_leaders(ports: [u16; 2]) -> Vec<u8> {
+    let mut body = vec![0, 0, 0, 2];
+    for (id, port) in [5, 6].into_iter().zip(ports) {
+        body.extend([0, 0, 0, id, 0, 9]);
+        body.extend(b"127.0.0.1");
+        body.extend(u32::from(port).to_be_bytes());
+    }
+    body.extend([0, 0, 0, 1, 0, 0, 0, 1, b't', 0, 0, 0, 2]);
+    for (partition, id) in [(0, 5), (1, 6)] {
+        body.extend([0, 0, 0, 0, 0, partition, 0, 0, 0, id, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+    body
+}
+
+/// The first leader fails during the fetch. So the fetch from the second one begins with a new
+/// session, which finds a broker of Kafka 4.
+#[test]
+fn upgrade_between_two_leaders_changes_the_client() {
+    let lowest = Arc::new(Mutex::new(0));
+    let ports = Arc::new(Mutex::new([0; 2]));
+    let mut hosts = [(); 2].map(|()| {
+        let (lowest, ports) = (lowest.clone(), ports.clone());
+        broker(move |request, port| match request {
+            (API_VERSIONS, _) => versions(*lowest.lock().unwrap()),
+            (METADATA, 0) => Some(metadata_of_leaders(*ports.lock().unwrap())),
+            (FETCH, _) => {
+                *lowest.lock().unwrap() = 4;
+                Some(Vec::new())
+            }
+            request => healthy(request, port),
+        })
+    });
+    *ports.lock().unwrap() =
+        hosts.each_ref().map(|host| host.rsplit_once(':').unwrap().1.parse().unwrap());
+    // The leaders are read in this order. The connection to the bootstrap broker is closed after
+    // the metadata, so it must be the second one.
+    hosts.sort();
+    let mut client = connect(&config(&hosts[1..], ClientChoice::Auto));
+    let positions = [0, 1].map(|partition| Position { partition, next: 0 });
+    let data = client.fetch("t", &positions, PATIENCE).unwrap();
+    for data in data {
+        let err = data.error.unwrap();
+        assert_eq!(err.kind, ErrorKind::Retry, "{err}");
+    }
+    // Brokers of this test do not support the built-in client.
+    client.leaders("t", Duration::ZERO).unwrap_err();
+    assert!(client.fetches_from_all());
+}
+
+/// The broker may have written the batch of the first attempt. Then it is upgraded.
+#[test]
+fn batch_before_an_upgrade_stays_in_doubt() {
+    let lowest = Arc::new(Mutex::new(0));
+    let host = broker(move |request, port| match request {
+        (API_VERSIONS, _) => versions(*lowest.lock().unwrap()),
+        // The request before the batch. Its connection is closed, so the batch has no response.
+        (METADATA, 0) => {
+            *lowest.lock().unwrap() = 4;
+            metadata(port)
+        }
+        request => healthy(request, port),
+    });
+    let mut client = connect(&config(&[host], ClientChoice::Auto));
+    let record = NewRecord { value: Some(b"v"), ..NewRecord::default() };
+    let batch = [Batch { topic: "t", partition: 0, records: vec![record] }];
+    let err = client.produce(&batch, PATIENCE).remove(0).unwrap_err();
+    assert_eq!((err.kind, err.code), (ErrorKind::Unknown, codes::UNSUPPORTED_VERSION), "{err}");
 }
 
 #[test]
