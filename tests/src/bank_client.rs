@@ -203,6 +203,22 @@ impl<'a> BankClient<'a> {
         }
     }
 
+    /// Reads the commands up to their current ends, also those of other clients, and until each has
+    /// its outcome.
+    ///
+    /// # Panics
+    /// If commands are unanswered after `limit`.
+    #[track_caller]
+    pub fn settle_all(&mut self, limit: Duration) {
+        let topics = [ConfirmAccountCreation::TOPIC, ConfirmMoneyTransfer::TOPIC];
+        let ends = log_ends(&mut *self.kafka, &topics, PATIENCE).expect("the topics are there");
+        until("all commands are answered", limit, || {
+            self.read(Duration::from_millis(20));
+            let is_settled = self.reader.has_reached(&ends) && self.observer.unanswered() == 0;
+            is_settled.then_some(())
+        });
+    }
+
     /// Reads the published records. Waits at most `wait` for the first one.
     ///
     /// # Panics

@@ -9,11 +9,12 @@ use kafka_protocol::messages::delete_records_request::{
 use kafka_protocol::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig,
 };
+use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
-    ApiKey, CreatePartitionsRequest, CreatePartitionsResponse, DeleteRecordsRequest,
-    DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, RequestHeader, ResponseHeader,
-    TopicName,
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest,
+    CreatePartitionsResponse, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest,
+    DeleteTopicsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    RequestHeader, ResponseHeader, TopicName, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use std::io::{Read, Write};
@@ -25,6 +26,8 @@ const TIMEOUT_MS: i32 = 10_000;
 const TOPIC: i8 = 2;
 /// The operation that sets a value.
 const SET: i8 = 0;
+/// The type of an update that raises the version of a feature.
+const UPGRADE: i8 = 1;
 
 /// Sets a value of the configuration of `topic`.
 ///
@@ -91,6 +94,32 @@ pub fn recreate_topic(stack: &Stack, topic: &'static str) {
     let response: DeleteTopicsResponse = send(stack, ApiKey::DeleteTopics, 5, &request);
     assert_eq!(response.responses[0].error_code, 0, "{:?}", response.responses[0].error_message);
     stack.synchronize();
+}
+
+/// Finalizes the newest versions of metadata, groups and transactions that the brokers support: the
+/// last step of an upgrade, after which no broker can run the former version.
+///
+/// # Panics
+/// If the broker refuses it.
+pub fn finalize_features(stack: &Stack) {
+    // Brokers refuse a request without a name.
+    let request = ApiVersionsRequest::default()
+        .with_client_software_name(StrBytes::from_static_str("bank-tests"))
+        .with_client_software_version(StrBytes::from_static_str("1"));
+    let versions: ApiVersionsResponse = send(stack, ApiKey::ApiVersions, 4, &request);
+    let newest = |feature: &'static str| {
+        let found = versions.supported_features.iter().find(|it| &*it.name == feature);
+        FeatureUpdateKey::default()
+            .with_feature(StrBytes::from_static_str(feature))
+            .with_max_version_level(found.expect("Kafka 4 has it").max_version)
+            .with_upgrade_type(UPGRADE)
+    };
+    let updates = ["metadata.version", "group.version", "transaction.version"].map(newest);
+    let request = UpdateFeaturesRequest::default()
+        .with_timeout_ms(TIMEOUT_MS)
+        .with_feature_updates(updates.into());
+    let response: UpdateFeaturesResponse = send(stack, ApiKey::UpdateFeatures, 1, &request);
+    assert_eq!(response.error_code, 0, "{:?}", response.error_message);
 }
 
 fn name(topic: &'static str) -> TopicName {

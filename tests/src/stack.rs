@@ -57,12 +57,25 @@ impl Stack {
         Self::separate(3)
     }
 
+    /// The same with Kafka 3.9, also if the shared stack has Kafka 4. `stack.sh upgrade` upgrades a
+    /// broker.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn of_three_old_brokers() -> Self {
+        Self::start(3, &[("KAFKA", "3.9")])
+    }
+
     /// Starts a stack with this number of brokers in addition to the shared one. Each port is 100
     /// above that of the shared stack. Dropping it stops the servers and deletes their data.
     ///
     /// # Panics
     /// If it does not start.
     pub fn separate(brokers: u8) -> Self {
+        Self::start(brokers, &[])
+    }
+
+    fn start(brokers: u8, settings: &[(&str, &str)]) -> Self {
         let shared = Self::shared();
         let dir = format!("{}-{brokers}", shared.variables["STACK_DIR"]);
         let port = |name: &str| {
@@ -80,6 +93,8 @@ impl Stack {
             ("REGISTRY_PORT".to_owned(), port("SCHEMA_REGISTRY_URL")),
             ("POSTGRES_PORT".to_owned(), port("BALANCE_DATABASE_URL")),
         ]);
+        let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        variables.extend(settings);
         // Removes the rest of a run that was killed.
         script(&variables, &["wipe"]);
         let own = Own(variables.clone());
@@ -189,6 +204,20 @@ impl Stack {
     /// URL of the registry.
     pub fn registry_url(&self) -> &str {
         &self.variables["SCHEMA_REGISTRY_URL"]
+    }
+
+    /// An address that `stack.sh env` prints.
+    pub fn variable(&self, name: &str) -> &str {
+        &self.variables[name]
+    }
+
+    /// Runs a command of `stack.sh`. The services that it starts have the variables `env` too.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn command(&self, words: &[&str], env: &[(&str, &str)]) {
+        let env = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
+        script(&self.variables.clone().into_iter().chain(env).collect(), words);
     }
 
     /// Folder for the logs of the stack and of the tests.
