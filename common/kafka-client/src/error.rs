@@ -40,6 +40,20 @@ impl ErrorKind {
         }
     }
 
+    /// True if a later attempt can succeed, for example from another position or after joining the
+    /// group again. False if the configuration must change first.
+    pub fn is_temporary(self) -> bool {
+        match self {
+            Self::Config => false,
+            Self::Message
+            | Self::Retry
+            | Self::Unknown
+            | Self::Position
+            | Self::Undecodable
+            | Self::Fenced => true,
+        }
+    }
+
     /// The kind of a protocol error code other than 0 in a response of `api`.
     pub fn of_code(api: Api, code: i16) -> Self {
         match code {
@@ -108,7 +122,14 @@ pub struct Error {
 impl Error {
     /// True for [`ErrorKind::Retry`] and [`ErrorKind::Unknown`].
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::Retry | ErrorKind::Unknown)
+        match self.kind {
+            ErrorKind::Retry | ErrorKind::Unknown => true,
+            ErrorKind::Config
+            | ErrorKind::Message
+            | ErrorKind::Position
+            | ErrorKind::Undecodable
+            | ErrorKind::Fenced => false,
+        }
     }
 
     /// An error of the kind [`ErrorKind::Retry`].

@@ -295,12 +295,18 @@ impl Fetcher {
             }
             let data = decode(topic, leader, *position, fetched, &frame, &mut budget, memory_max);
             match &data.error {
-                Some(err) if err.kind == ErrorKind::Config => return Err(err.clone()),
-                Some(err) if err.kind == ErrorKind::Retry => {
-                    cluster.invalidate(topic);
-                    failure = Some(err.clone());
-                }
-                Some(_) => {}
+                Some(err) => match err.kind {
+                    ErrorKind::Config => return Err(err.clone()),
+                    ErrorKind::Retry
+                    | ErrorKind::Unknown
+                    | ErrorKind::Message
+                    | ErrorKind::Fenced => {
+                        cluster.invalidate(topic);
+                        failure = Some(err.clone());
+                    }
+                    // The leader is right: the caller moves the position.
+                    ErrorKind::Position | ErrorKind::Undecodable => {}
+                },
                 None => {
                     let high_watermarks = self.high_watermarks.or_default(topic.to_owned());
                     high_watermarks.insert(position.partition, data.end);

@@ -55,7 +55,7 @@ impl Error {
         match self {
             Self::Database(err) => err.is_retryable(),
             Self::Claimed | Self::Silent(_) | Self::Deleted { .. } => true,
-            Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
+            Self::Kafka(err) => err.kind.is_temporary(),
             Self::Registry(err) => err.retryable,
             Self::Avro(err) => err.is_retryable(),
             Self::Environment(_) => false,

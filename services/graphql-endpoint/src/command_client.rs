@@ -10,9 +10,9 @@ use bank::records::{
     MoneyTransferConfirmed, MoneyTransferFailed,
 };
 use messaging::KafkaConfig;
+use messaging::Position;
 use messaging::consumer::Consumer;
 use messaging::producer::{Outgoing, Producer};
-use messaging::{ErrorKind, Position};
 use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::collections::HashMap;
@@ -231,7 +231,7 @@ impl<R: OutcomeRecord> OutcomeReader<R> {
                     let consumer = Consumer::start_all(kafka, topic, positions);
                     return Ok(Some(Self { consumer, decoder: Decoder::new(registry.clone()) }));
                 }
-                Err(err) if err.kind == ErrorKind::Config => return Err(err.into()),
+                Err(err) if !err.kind.is_temporary() => return Err(err.into()),
                 Err(err) => log::warn!(topic, error:% = Chain(&err); "waiting for the brokers"),
             }
         }

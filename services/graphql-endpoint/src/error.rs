@@ -77,7 +77,7 @@ impl Error {
         // No `_` arm: a new variant does not compile without a decision here.
         match self {
             Self::Database(err) => err.is_retryable(),
-            Self::Kafka(err) => err.kind != messaging::ErrorKind::Config,
+            Self::Kafka(err) => err.kind.is_temporary(),
             Self::Registry(err) => err.retryable,
             Self::Avro(err) => err.is_retryable(),
             Self::Commit(_)

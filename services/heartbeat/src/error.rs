@@ -1,7 +1,6 @@
 //! The errors of the heartbeat, and which of them are retryable.
 
 use avro::registry;
-use messaging::ErrorKind;
 
 /// A failed step.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +25,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Schema(err) => err.retryable,
-            Self::LastBeat(err) => err.kind != ErrorKind::Config,
+            Self::LastBeat(err) => err.kind.is_temporary(),
             // The sender has already retried.
             Self::Send { .. } => false,
         }

@@ -153,21 +153,24 @@ impl Sender {
             REQUEST_SECONDS.observe(started.elapsed().as_secs_f64());
             let gives_up = self.gives_up();
             for (queue, result) in queues.iter_mut().zip(produced) {
-                match result {
-                    Ok(_) => queue.written(records),
-                    Err(err) if err.is_retryable() && !gives_up => {
+                let Err(err) = result else {
+                    queue.written(records);
+                    continue;
+                };
+                match err.kind {
+                    ErrorKind::Retry | ErrorKind::Unknown if !gives_up => {
                         queue.unknown |= err.kind == ErrorKind::Unknown;
                         retry = true;
                     }
-                    Err(err) if err.kind == ErrorKind::Message => {
-                        queue.split_rejected(err, results)
-                    }
-                    Err(err) => {
-                        if err.is_retryable() {
-                            self.final_error = Some(err.clone());
-                        }
+                    ErrorKind::Retry | ErrorKind::Unknown => {
+                        self.final_error = Some(err.clone());
                         queue.fail_all(err, results);
                     }
+                    ErrorKind::Message => queue.split_rejected(err, results),
+                    ErrorKind::Config
+                    | ErrorKind::Position
+                    | ErrorKind::Undecodable
+                    | ErrorKind::Fenced => queue.fail_all(err, results),
                 }
             }
             queues.retain(|queue| !queue.batches.is_empty());
