@@ -210,7 +210,11 @@ impl KafkaConfig {
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|it| it.parse::<Ipv6Addr>().is_ok()),
-        None => !host.is_empty() && !host.contains([':', ']']),
+        // No scheme, user or path.
+        None => {
+            let is_foreign = |it: char| it.is_whitespace() || ":[]/@".contains(it);
+            !host.is_empty() && !host.contains(is_foreign)
+        }
     }
 }
 
@@ -321,7 +325,8 @@ mod tests {
         let read = |text: &str| read(&[(KAFKA_BROKERS.name, text)]).map(|config| config.brokers);
         assert_eq!(read("kafka-1:9092").unwrap(), ["kafka-1:9092"]);
         assert_eq!(read("a:1, [::1]:65535").unwrap(), ["a:1", "[::1]:65535"]);
-        for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2"] {
+        for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2", "a /b:1", "a@b:1"]
+        {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

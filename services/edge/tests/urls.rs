@@ -6,6 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Variables that are accepted.
+const VALID: [(&str, &str); 3] = [
+    ("KAFKA_BROKERS", "127.0.0.1:1"),
+    ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1"),
+    ("DATABASE_URL", "postgres://ann@127.0.0.1:1/db"),
+];
 
 /// Runs a service with these variables until it ends. One that still runs after [`DEADLINE`] is
 /// killed.
@@ -26,13 +32,35 @@ fn run(service: &str, variables: &[(&str, &str)]) -> Output {
     process.wait_with_output().unwrap()
 }
 
+/// The only line of a service that ends with exit code 2 for the value of one variable.
+#[track_caller]
+fn refused(service: &str, name: &str, value: &str) -> String {
+    let output = run(service, &[&VALID[..], &[(name, value)]].concat());
+    let log = String::from_utf8(output.stderr).unwrap();
+    let result = (output.status.code(), log.lines().count());
+    assert_eq!(result, (Some(2), 1), "{service} {value}: {log}");
+    assert!(log.contains(name), "{log}");
+    log
+}
+
+/// The form of other clients, and an address without its port.
+#[test]
+fn brokers_in_another_form_are_refused() {
+    let readers = edge::SERVICES.iter().filter(|service| {
+        service.variables.iter().copied().flatten().any(|it| it.name == "KAFKA_BROKERS")
+    });
+    for service in readers {
+        for brokers in ["PLAINTEXT://kafka:9092", "::1", "::1:9092"] {
+            let log = refused(service.name, "KAFKA_BROKERS", brokers);
+            for part in [brokers, "host:port", "[::1]:9092"] {
+                assert!(log.contains(part), "{part} in {log}");
+            }
+        }
+    }
+}
+
 #[test]
 fn unusable_url_ends_each_service_with_2() {
-    let valid = [
-        ("KAFKA_BROKERS", "127.0.0.1:1"),
-        ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1"),
-        ("DATABASE_URL", "postgres://ann@127.0.0.1:1/db"),
-    ];
     let unusable = [
         ("SCHEMA_REGISTRY_URL", "https://ann:hunter2@registry:8081"),
         ("SCHEMA_REGISTRY_URL", "ann:hunter2@registry:8081"),
@@ -50,11 +78,7 @@ fn unusable_url_ends_each_service_with_2() {
             if !variables.any(|variable| variable.name == name) {
                 continue;
             }
-            let output = run(service.name, &[&valid[..], &[(name, value)]].concat());
-            let log = String::from_utf8_lossy(&output.stderr);
-            let lines: Vec<&str> = log.lines().collect();
-            assert_eq!(output.status.code(), Some(2), "{} {value}: {log}", service.name);
-            assert!(lines.len() == 1 && lines[0].contains(name), "{log}");
+            let log = refused(service.name, name, value);
             assert!(!log.contains("hunter2"), "{log}");
         }
     }
