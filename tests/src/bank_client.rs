@@ -6,7 +6,7 @@ use crate::{Account, creation};
 use avro::Record;
 use bank::records::{Atype, BalanceChanged, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::topology::{
-    ACCOUNT_CREATION_CONFIRMED, ACCOUNT_CREATION_FAILED, BALANCE_CHANGED, DEAD_LETTER,
+    ACCOUNT_CREATION_CONFIRMED, ACCOUNT_CREATION_FAILED, BALANCE_CHANGED, DEAD_LETTER, HEARTBEAT,
     MONEY_TRANSFER_CONFIRMED, MONEY_TRANSFER_FAILED, Topic,
 };
 use messaging::KafkaClient;
@@ -28,6 +28,8 @@ pub const OUTCOMES: [Topic; 5] = [
 
 /// Balance of the company account of a new bank, cents.
 const COMPANY_CENTS: i128 = observer::model::COMPANY_CENTS as i128;
+/// The group in which the command-generator commits its offsets.
+pub const GENERATOR_GROUP: &str = "command-generator";
 /// Number of outcomes and changes that are kept.
 const RECORDS_MAX: usize = 10_000;
 
@@ -203,20 +205,32 @@ impl<'a> BankClient<'a> {
         }
     }
 
-    /// Reads the commands up to their current ends, also those of other clients, and until each has
-    /// its outcome.
+    /// Reads until the command-generator has handled all heartbeats, and each command has its
+    /// outcome, also those of other clients.
     ///
     /// # Panics
-    /// If commands are unanswered after `limit`.
+    /// If that takes longer than `limit`.
     #[track_caller]
-    pub fn settle_all(&mut self, limit: Duration) {
-        let topics = [ConfirmAccountCreation::TOPIC, ConfirmMoneyTransfer::TOPIC];
-        let ends = log_ends(&mut *self.kafka, &topics, PATIENCE).expect("the topics are there");
-        until("all commands are answered", limit, || {
-            self.read(Duration::from_millis(20));
-            let is_settled = self.reader.has_reached(&ends) && self.observer.unanswered() == 0;
-            is_settled.then_some(())
-        });
+    pub fn settle_generator(&mut self, limit: Duration) {
+        // The confirmation of an account results in the command of its first salary.
+        for topic in [HEARTBEAT, ACCOUNT_CREATION_CONFIRMED] {
+            let ranges = self.kafka.log_range(topic.name, PATIENCE).expect("the topic is there");
+            let ends: Vec<i64> = ranges.into_iter().map(|(_, end)| end).collect();
+            until(&format!("the generator has handled {}", topic.name), limit, || {
+                self.read(Duration::from_millis(20));
+                let committed = self.kafka.committed(GENERATOR_GROUP, topic.name, PATIENCE).ok()?;
+                let is_at_end =
+                    |(committed, end): (Option<i64>, &i64)| committed.unwrap_or(0) >= *end;
+                committed.into_iter().zip(&ends).all(is_at_end).then_some(())
+            });
+            let commands = [ConfirmAccountCreation::TOPIC, ConfirmMoneyTransfer::TOPIC];
+            let ends = log_ends(&mut *self.kafka, &commands, PATIENCE).expect("topics are there");
+            until("all commands are answered", limit, || {
+                self.read(Duration::from_millis(20));
+                let is_read = self.reader.has_reached(&ends);
+                (is_read && self.observer.unanswered() == 0).then_some(())
+            });
+        }
     }
 
     /// Reads the published records. Waits at most `wait` for the first one.

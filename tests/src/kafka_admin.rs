@@ -12,9 +12,10 @@ use kafka_protocol::messages::incremental_alter_configs_request::{
 use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest,
-    CreatePartitionsResponse, DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest,
-    DeleteTopicsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
-    RequestHeader, ResponseHeader, TopicName, UpdateFeaturesRequest, UpdateFeaturesResponse,
+    CreatePartitionsResponse, DeleteGroupsRequest, DeleteGroupsResponse, DeleteRecordsRequest,
+    DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse, GroupId,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, RequestHeader, ResponseHeader,
+    TopicName, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 use std::io::{Read, Write};
@@ -62,6 +63,18 @@ pub fn delete_records(stack: &Stack, topic: &'static str, partition: i32, before
         DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(TIMEOUT_MS);
     let response: DeleteRecordsResponse = send(stack, ApiKey::DeleteRecords, 2, &request);
     assert_eq!(response.topics[0].partitions[0].error_code, 0);
+}
+
+/// Deletes a consumer group without members, with its committed offsets. The first broker must be
+/// its coordinator.
+///
+/// # Panics
+/// If the broker refuses it.
+pub fn delete_group(stack: &Stack, group: &'static str) {
+    let group = GroupId(StrBytes::from_static_str(group));
+    let request = DeleteGroupsRequest::default().with_groups_names(vec![group]);
+    let response: DeleteGroupsResponse = send(stack, ApiKey::DeleteGroups, 1, &request);
+    assert_eq!(response.results[0].error_code, 0);
 }
 
 /// Adds partitions to `topic`, until it has `count`.

@@ -1,16 +1,24 @@
 //! Positions of the handler are in its database: foreign members of the consumer group, handlers
 //! without Kafka, refused outcomes, deleted commands, topics that change, and restored databases.
+//! Those of the command-generator are in Kafka: deleted offsets.
 
-use bank::records::{Atype, ConfirmMoneyTransfer};
-use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, MONEY_TRANSFER_CONFIRMED};
-use bank_tests::bank_client::BankClient;
+use avro::Encoder;
+use bank::records::{Atype, ConfirmMoneyTransfer, Heartbeat};
+use bank::topology::{
+    ACCOUNT_CREATION_CONFIRMED, CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT,
+    MONEY_TRANSFER_CONFIRMED, Topic,
+};
+use bank_tests::bank_client::{BankClient, GENERATOR_GROUP};
 use bank_tests::handler::{Handler, Settings};
-use bank_tests::kafka_admin::{delete_records, grow_topic, recreate_topic, set_config};
+use bank_tests::kafka_admin::{
+    delete_group, delete_records, grow_topic, recreate_topic, set_config,
+};
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
 use bank_tests::{Account, creation};
 use messaging::{KafkaClient, KafkaConfig};
 use service::env::Env;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -242,6 +250,53 @@ fn grown_and_recreated_topic_is_followed() {
     client.check();
     assert!(handler.exits().is_empty(), "{:?}", handler.exits());
     handler.stop();
+}
+
+/// Brokers delete the offsets of a generator that was stopped for 7 days. Its heartbeats become the
+/// same commands again.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn deleted_offsets_of_the_generator_change_nothing() {
+    // On the shared stack, the accounts of all tests would get a salary.
+    let stack = Stack::separate(1);
+    let mut client = BankClient::open(&stack);
+    let handler = Handler::start(&stack);
+    let encoder = Encoder::<Heartbeat>::with_id(stack.schema_ids[HEARTBEAT.name]);
+    let mut kafka = stack.kafka_client();
+    let mut generate = |client: &mut BankClient<'_>, beats: Range<i64>| {
+        let heartbeat = |beat| {
+            let value = encoder.encode(&Heartbeat { beat });
+            Post::keyed(&HEARTBEAT, "1700000000000".to_owned(), value)
+        };
+        post(&mut *kafka, &beats.map(heartbeat).collect::<Vec<_>>());
+        stack.command(&["start", "command-generator"], &[]);
+        client.settle_generator(PATIENCE);
+        stack.command(&["stop", "command-generator"], &[]);
+        client.counts()
+    };
+    // 20 accounts, each with a first salary, and 80 transfers.
+    let before = generate(&mut client, 0..100);
+    assert_eq!((before.commands, before.commands_repeated), (120, 0), "{before:?}");
+
+    delete_group(&stack, GENERATOR_GROUP);
+    let after = generate(&mut client, 100..200);
+    // The 120 commands of before. The bank confirms the 20 accounts again, and each confirmation
+    // results in the same first salary.
+    assert_eq!((after.commands, after.commands_repeated), (220, 140), "{after:?}");
+    let log = std::fs::read_to_string(stack.log_dir().join("command-generator.log"));
+    let log = log.expect("the service has a log");
+    let warnings = |topic: Topic| {
+        let topic = format!("topic={} ", topic.name);
+        let lines = log.lines().filter(|line| line.contains("level=warn"));
+        lines
+            .filter(|line| line.contains(&topic) && line.contains("no committed offset, reading"))
+            .count()
+    };
+    // At the first start there were heartbeats, but no accounts.
+    let found = [HEARTBEAT, ACCOUNT_CREATION_CONFIRMED].map(warnings);
+    assert_eq!(found, [2, 1], "{log}");
+    // A different second outcome of a command would be a violation.
+    finish(client, &handler);
 }
 
 /// The database of the bank goes back to a copy from before some commands, as after a restore or

@@ -1,7 +1,7 @@
 //! A rolling upgrade of three brokers from Kafka 3.9 to Kafka 4.
 
 use bank::records::Atype;
-use bank::topology::{ACCOUNT_CREATION_CONFIRMED, HEARTBEAT};
+use bank::topology::HEARTBEAT;
 use bank_tests::bank_client::BankClient;
 use bank_tests::load::Load;
 use bank_tests::stack::{PATIENCE, Stack};
@@ -89,18 +89,7 @@ impl Bank<'_> {
         let mut kafka = stack.kafka_client();
         let heartbeats = kafka.log_range(HEARTBEAT.name, PATIENCE).expect("the topic is there");
         let heartbeats: i64 = heartbeats.into_iter().map(|(_, end)| end).sum();
-        // The confirmation of an account results in the command of its first salary.
-        for topic in [HEARTBEAT, ACCOUNT_CREATION_CONFIRMED] {
-            let ends = kafka.log_range(topic.name, PATIENCE).expect("the topic is there");
-            let ends: i64 = ends.into_iter().map(|(_, end)| end).sum();
-            until(&format!("all records of {} are handled", topic.name), PATIENCE, || {
-                client.read(Duration::from_millis(20));
-                let group = "command-generator";
-                let committed = kafka.committed(group, topic.name, PATIENCE).ok()?;
-                (committed.into_iter().flatten().sum::<i64>() == ends).then_some(())
-            });
-            client.settle_all(PATIENCE);
-        }
+        client.settle_generator(PATIENCE);
         let mut transactions = connect(stack.variable("TRANSACTION_DATABASE_URL"));
         let mut balances = stack.database();
         let changes = count(&mut balances, "SELECT sum(sequence)::bigint FROM account");
