@@ -58,7 +58,7 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 .PHONY: help \
 	up down status logs env wipe build demo \
 	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration \
-	test-kafka test-bank test-kafka-4 test-peers test-images fuzz verify \
+	test-kafka test-bank test-kafka-4 test-peers test-images fuzz check-bank verify \
 	bench bench-quick results bench-probe bench-graphql bench-scale compare-handlers footprint \
 	peers binaries images verify-reproducible \
 	schema configuration page graphiql screenshots
@@ -223,6 +223,10 @@ fuzz: ## fuzz each parser of broker responses for FUZZ_S=60 seconds with libFuzz
 			--sanitizer none \
 			$$target target/fuzz/corpus/$$target common/kafka-client/golden -- \
 			-max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=1024 || exit 1; done
+
+check-bank: ## check every cent of the bank that `make up` or `make demo` has left
+	@echo "Checking the bank: some seconds for each 100,000 commands"
+	@$(STACK) with --servers-only bench check $(ARGS)
 
 verify: ## check a command-handler against its contract; HANDLER=java; IMAGE=name
 	@echo "Verifying a command-handler: a few minutes for each"
