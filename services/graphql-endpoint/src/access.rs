@@ -17,16 +17,15 @@ pub enum ReadAccess {
 }
 
 impl ReadAccess {
-    /// The access of a client with this `Authorization` header, as in
-    /// `Bearer 01234567890123456789`.
-    pub fn of(config: &Config, store: &Store, authorization: Option<&str>) -> Result<Self, Error> {
-        match Self::without_lookup(config, authorization) {
-            Ok(access) => Ok(access),
-            Err(token) => Ok(store.iban_of_token(&token)?.map_or(Self::None, Self::Account)),
-        }
+    /// The access by the token of an account with this digest. What is opened with it must be in
+    /// [`Authorizations`](crate::authorizations::Authorizations) already.
+    pub fn of_account(store: &Store, token: &[u8; 32]) -> Result<Self, Error> {
+        Ok(store.iban_of_token(token)?.map_or(Self::None, Self::Account))
     }
 
-    /// The access, if it is known without the store. The error is the digest of a token to look up.
+    /// The access of a client with this `Authorization` header, as in
+    /// `Bearer 01234567890123456789`, if it is known without the store. The error is the digest of
+    /// a token for [`Self::of_account`].
     pub fn without_lookup(config: &Config, authorization: Option<&str>) -> Result<Self, [u8; 32]> {
         if config.public_ledger {
             return Ok(Self::All);

@@ -8,6 +8,9 @@ use crate::password::{self, Busy, Hasher, LoginPlace, ROUNDS};
 use crate::refusal::{EndpointReason, Refusal};
 use crate::registrations::Registrations;
 use crate::store::{Store, User};
+use crate::token::digest;
+use bank::iban::generate_token;
+use bank::reasons::Reason;
 use bank::records::{Atype, ConfirmAccountCreation};
 use service::http::client_of;
 use std::net::IpAddr;
@@ -102,6 +105,17 @@ impl Accounts<'_> {
         Ok(account)
     }
 
+    /// Replaces the token of an account. The old one is no longer valid then.
+    pub fn rotate_token(self, old: &str) -> Result<Account, Error> {
+        let new = generate_token().map_err(Error::Random)?;
+        let iban = self.store.rotate_token(&digest(old), &new)?;
+        let result = if iban.is_some() { "succeeded" } else { "failed" };
+        metrics::ROTATIONS.with_label_values(&[result]).inc();
+        let address = self.address;
+        log::info!(result, iban = iban.as_deref().unwrap_or(""), address:%; "token rotation");
+        Ok(iban.map(|iban| (iban, new)).ok_or_else(|| Reason::TokenInvalid.into()))
+    }
+
     /// Counts and logs a login, without its secrets.
     fn report(self, name: &str, result: LoginResult, account: &Account) {
         let (result, address) = (result.name(), self.address);
@@ -164,7 +178,8 @@ impl Accounts<'_> {
         }
         drop(place);
         self.store.logged_in(username, network)?;
-        let account = match user.account {
+        // Read again, since the token may have been replaced while the hash was computed.
+        let account = match self.store.user(username)?.and_then(|user| user.account) {
             Some(account) => Ok(account),
             None => self.open(username, user.creation)?,
         };
@@ -196,7 +211,7 @@ impl Accounts<'_> {
             let command = ConfirmAccountCreation { id: creation, a_type: Atype::Manual };
             match self.commands.open_account(&command, self.wait) {
                 Some(CommandOutcome::AccountOpened { iban, token }) => {
-                    self.store.store_account(creation, &iban, &token)?;
+                    let token = self.store.store_account(creation, &iban, &token)?;
                     return Ok(Ok((iban, token)));
                 }
                 Some(CommandOutcome::Refused(reason)) => {

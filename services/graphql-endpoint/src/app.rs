@@ -1,6 +1,7 @@
 //! What the resolvers share: configuration, store and services.
 
 use crate::accounts::Accounts;
+use crate::authorizations::Authorizations;
 use crate::command_client::CommandClient;
 use crate::config::Config;
 use crate::hub::Hub;
@@ -15,6 +16,7 @@ pub struct App {
     pub config: Config,
     pub store: Store,
     pub hub: Arc<Hub>,
+    pub authorizations: Arc<Authorizations>,
     pub commands: CommandClient,
     pub hasher: Hasher,
     pub registrations: Registrations,

@@ -1,11 +1,14 @@
 //! The consume loop: poll a batch from the owned partitions of a topic, store it with its
 //! positions, publish the transactions to subscribers.
 
+use crate::authorizations::Authorizations;
 use crate::config::Config;
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::metrics;
-use crate::store::{NotificationListener, PositionedRecord, Projection, Writer, WriterId};
+use crate::store::{
+    Notification, NotificationListener, PositionedRecord, Projection, Writer, WriterId,
+};
 use avro::registry::Registry;
 use avro::{Decoder, Record};
 use messaging::consumer::{Consumer, committed_offsets, log_ranges};
@@ -457,8 +460,15 @@ pub fn listen_to_other_endpoints(
     Ok(listener)
 }
 
-/// Publishes the transactions that other endpoints have stored, until shutdown. Begins with
-/// `listener`, and replaces it when its connection is lost.
+/// What clients have open at this endpoint.
+pub struct Streams {
+    pub hub: Arc<Hub>,
+    pub authorizations: Arc<Authorizations>,
+}
+
+/// Publishes the transactions that other endpoints have stored, until shutdown, and ends what was
+/// opened with a replaced token. Begins with `listener`, and replaces it when its connection is
+/// lost.
 ///
 /// # Errors
 /// The first error that is not retryable.
@@ -466,7 +476,7 @@ pub fn follow_other_endpoints(
     listener: NotificationListener,
     config: &Config,
     writer: &Arc<WriterId>,
-    hub: &Hub,
+    streams: &Streams,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
     let mut first = Some(listener);
@@ -477,13 +487,18 @@ pub fn follow_other_endpoints(
                 let listener = NotificationListener::open(&config.database, writer, shutdown)?;
                 // Another endpoint may have stored transactions meanwhile, also one that was
                 // started meanwhile. Clients query the missing ones when they subscribe again.
-                hub.end_all(Ending::Interrupted);
+                streams.hub.end_all(Ending::Interrupted);
+                // Tokens may have been replaced meanwhile.
+                streams.authorizations.end_all();
                 listener
             }
         };
         let mut checked = Instant::now();
         while !shutdown.requested() {
-            listener.next(POLL_WAIT, |stored| hub.publish(stored))?;
+            listener.next(POLL_WAIT, |notification| match notification {
+                Notification::Stored(transactions) => streams.hub.publish(transactions),
+                Notification::TokenReplaced(token) => streams.authorizations.end(token),
+            })?;
             if checked.elapsed() >= RENEW_INTERVAL {
                 checked = Instant::now();
                 listener.check()?;

@@ -37,7 +37,7 @@ pub enum Error {
     /// The transactions of a list have more text than the endpoint reads at once.
     #[error("the listed transactions have too much text")]
     TooLarge,
-    #[error("could not generate a salt")]
+    #[error("the system returned no random bytes")]
     Random(#[source] rand::rngs::SysError),
 }
 

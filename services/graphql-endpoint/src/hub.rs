@@ -38,6 +38,8 @@ pub enum Ending {
     Interrupted,
     /// All places are taken, and another client has fewer of them.
     Crowded,
+    /// The token that opened it was replaced.
+    LoggedOut,
     Stopping,
 }
 

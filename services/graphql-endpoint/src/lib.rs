@@ -14,6 +14,7 @@ mod transaction;
 
 mod access;
 mod accounts;
+mod authorizations;
 mod catch_up;
 mod command_client;
 mod date_time;
@@ -49,9 +50,10 @@ mod error_code;
 mod metrics;
 
 use crate::app::App;
+use crate::authorizations::Authorizations;
 use crate::command_client::{CommandClient, OutcomeReader, OutcomeRecord, PendingCommands};
 use crate::config::{Config, VARIABLES};
-use crate::consume::Worker;
+use crate::consume::{Streams, Worker};
 use crate::error::Error;
 use crate::hub::{Ending, Hub};
 use crate::operation::{Executor, QUERY_THREADS};
@@ -114,11 +116,13 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
         return Ok(ExitCode::SUCCESS);
     };
     let hub = Hub::start(subscriptions_max)?;
+    let authorizations = Arc::<Authorizations>::default();
 
     let mut threads = Threads::new();
     read_outcomes(&mut threads, &config, &registry, commands.pending(), shutdown)?;
-    store_transactions(&mut threads, &config, registry, producer, &hub, shutdown)?;
-    let listener = listen(config, commands, hub.clone(), shutdown)?;
+    let streams = Streams { hub: hub.clone(), authorizations: authorizations.clone() };
+    store_transactions(&mut threads, &config, registry, producer, streams, shutdown)?;
+    let listener = listen(config, commands, hub.clone(), authorizations, shutdown)?;
 
     let (stop, to_end) = (shutdown.clone(), hub.clone());
     thread::Builder::new().name("stop".into()).spawn(move || {
@@ -140,7 +144,7 @@ fn store_transactions(
     config: &Config,
     registry: Registry,
     producer: Arc<Producer>,
-    hub: &Arc<Hub>,
+    streams: Streams,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
     let writer = Arc::<WriterId>::default();
@@ -154,15 +158,15 @@ fn store_transactions(
         writer: writer.clone(),
         registry: registry.clone(),
         producer: producer.clone(),
-        hub: hub.clone(),
+        hub: streams.hub.clone(),
         shutdown: shutdown.clone(),
     };
     project::<BalanceChanged>(threads, worker(config.is_member));
     // One partition needs no consumer group.
     project::<AccountCreationConfirmed>(threads, worker(false));
-    let (config, hub, shutdown) = (config.clone(), hub.clone(), shutdown.clone());
+    let (config, shutdown) = (config.clone(), shutdown.clone());
     threads.spawn("listen", move || {
-        consume::follow_other_endpoints(listener, &config, &writer, &hub, &shutdown)
+        consume::follow_other_endpoints(listener, &config, &writer, &streams, &shutdown)
     });
     Ok(())
 }
@@ -178,6 +182,7 @@ fn listen(
     config: Config,
     commands: CommandClient,
     hub: Arc<Hub>,
+    authorizations: Arc<Authorizations>,
     shutdown: &Shutdown,
 ) -> Result<Listener, BoxError> {
     let (addr, introspection) = (config.addr, config.introspection);
@@ -185,6 +190,7 @@ fn listen(
     let app = Arc::new(App {
         store: Store::new(&config.database, QUERY_THREADS, shutdown),
         hub,
+        authorizations,
         commands,
         hasher: Hasher::start(),
         registrations: Registrations::new(config.registrations_per_hour),

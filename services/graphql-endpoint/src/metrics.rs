@@ -32,3 +32,8 @@ pub static OPERATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub static LOGINS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("graphql_logins_total", "Logins by result", &["kind"]).expect(UNIQUE)
 });
+/// `kind`: succeeded, failed (no account has this token).
+pub static ROTATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Replaced tokens by result";
+    register_int_counter_vec!("graphql_token_rotations_total", help, &["kind"]).expect(UNIQUE)
+});

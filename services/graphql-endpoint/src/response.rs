@@ -10,7 +10,7 @@ use std::borrow::Cow;
 
 pub const JSON: &str = "application/json";
 pub const GRAPHQL_JSON: &str = "application/graphql-response+json";
-const POST_REQUIRED: &str = "an operation that opens an account or moves money requires POST";
+const POST_REQUIRED: &str = "an operation with an effect, such as a transfer, requires POST";
 const STREAM_REQUIRED: &str = "a subscription requires Accept: text/event-stream or a websocket";
 
 /// Headers of a response.
@@ -34,6 +34,10 @@ pub fn close_of(ending: Ending) -> (u16, ClientError) {
         // 1012 is "Service restart".
         Ending::Interrupted => {
             (1012, ErrorCode::Interrupted, "transactions may have been missed, subscribe again")
+        }
+        // 4403 is "Forbidden": clients of graphql-ws ask for the present token and reconnect.
+        Ending::LoggedOut => {
+            (4403, ErrorCode::Unauthenticated, "the token was replaced, log in again")
         }
         // 1001 is "Going away".
         Ending::Stopping | Ending::Cancelled => {
@@ -94,6 +98,7 @@ mod tests {
             (Ending::TooSlow, (1013, ErrorCode::TooSlow)),
             (Ending::Crowded, (1013, ErrorCode::Busy)),
             (Ending::Interrupted, (1012, ErrorCode::Interrupted)),
+            (Ending::LoggedOut, (4403, ErrorCode::Unauthenticated)),
             (Ending::Stopping, (1001, ErrorCode::ShuttingDown)),
         ] {
             let (close_code, err) = close_of(ending);

@@ -1,14 +1,19 @@
 //! The state of a running operation, shared by its transport and its resolvers.
 
+use crate::authorizations::{Authorization, Authorized};
 use crate::hub::{Ending, Reader};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 #[derive(Default)]
 pub struct RunningOperation {
     cancelled: AtomicBool,
     reader: OnceLock<Arc<Reader>>,
+    /// Why the operation was ended from outside. Its lock is held while the reader is attached.
+    ended: Mutex<Option<Ending>>,
+    /// Of the token that a stream was opened with.
+    authorization: OnceLock<Authorization>,
     must_not_wait: AtomicBool,
     would_wait: AtomicBool,
     /// Id of the last value of a stream; 0 if its values have no ids.
@@ -41,9 +46,12 @@ impl RunningOperation {
     /// Cancels the operation and ends its stream at once.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(reader) = self.reader.get() {
-            reader.end(Ending::Cancelled);
-        }
+        self.end(Ending::Cancelled);
+    }
+
+    /// Keeps the entry of this operation until the operation is dropped.
+    pub fn set_authorization(&self, authorization: Authorization) {
+        let _ = self.authorization.set(authorization);
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -60,12 +68,17 @@ impl RunningOperation {
         self.reader.get().and_then(|reader| reader.ending()).unwrap_or(Ending::Cancelled)
     }
 
-    /// Attaches the subscription, so that [`Self::cancel`] ends it.
+    /// Attaches the subscription, so that [`Self::cancel`] and [`Authorized::end`] end it.
     pub fn attach(&self, reader: &Arc<Reader>) {
+        let ended = self.ended();
         let _ = self.reader.set(reader.clone());
-        if self.is_cancelled() {
-            reader.end(Ending::Cancelled);
+        if let Some(ending) = *ended {
+            reader.end(ending);
         }
+    }
+
+    fn ended(&self) -> MutexGuard<'_, Option<Ending>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on resolvers must not wait for an outcome, because the thread serves other clients
@@ -96,9 +109,40 @@ impl RunningOperation {
     }
 }
 
+impl Authorized for RunningOperation {
+    /// Ends the stream of the operation, also one that is attached later.
+    fn end(&self, ending: Ending) {
+        let mut ended = self.ended();
+        ended.get_or_insert(ending);
+        if let Some(reader) = self.reader.get() {
+            reader.end(ending);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::Hub;
+    use crate::transaction::Filter;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn ended_operation_ends_a_later_stream() {
+        let hub = Hub::start(10).unwrap();
+        let [before, after] =
+            [(); 2].map(|()| hub.subscribe(Ipv4Addr::LOCALHOST.into(), Filter::default()).unwrap());
+        for (operation, early) in [(before, true), (after, false)] {
+            let running = RunningOperation::default();
+            if early {
+                running.attach(operation.reader());
+            }
+            running.end(Ending::LoggedOut);
+            running.attach(operation.reader());
+            running.cancel();
+            assert_eq!(running.ending(), Ending::LoggedOut);
+        }
+    }
 
     #[test]
     fn refused_wait_is_remembered() {

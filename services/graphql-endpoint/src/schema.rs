@@ -2,6 +2,7 @@
 //! nullability.
 
 use crate::access::ReadAccess;
+use crate::accounts::Account;
 use crate::app::App;
 use crate::budget::Budget;
 use crate::catch_up::{CatchUp, ReadPage, Source};
@@ -263,6 +264,19 @@ pub struct AccountResult {
     reason_code: Option<&'static str>,
 }
 
+impl From<Account> for AccountResult {
+    fn from(account: Account) -> Self {
+        match account {
+            Ok((iban, token)) => {
+                Self { iban: Some(iban), token: Some(token), reason: None, reason_code: None }
+            }
+            Err(Refusal { code, text }) => {
+                Self { iban: None, token: None, reason: Some(text), reason_code: Some(code) }
+            }
+        }
+    }
+}
+
 /// The result of a transfer.
 #[derive(GraphQLObject)]
 #[graphql(rename_all = "none")]
@@ -437,7 +451,7 @@ impl Query {
 
 pub struct Mutation;
 
-/// Opens accounts and moves money. Each mutation waits for the outcome from the bank.
+/// Opens accounts, moves money and replaces tokens.
 #[graphql_object(context = Context, rename_all = "none")]
 impl Mutation {
     /// Opens an account for a new user name, or returns the account of a known one.
@@ -468,6 +482,16 @@ impl Mutation {
     ) -> ClientResult<Option<MoneyTransferResult>> {
         let amount = cents(amount, amount_cents)?;
         context.transfer(&uuid, &token, amount, &from, &to, &descr)
+    }
+
+    /// Replaces the token of an account that `get_account` has opened, and logs out everywhere: the
+    /// old token is no longer valid, and streams that it has opened end.
+    fn rotate_token(
+        context: &Context,
+        #[graphql(description = "The present token of the account.")] token: String,
+    ) -> ClientResult<Option<AccountResult>> {
+        let account = context.app.accounts(context.address).rotate_token(&token);
+        account.map(|it| Some(it.into())).map_err(failed)
     }
 }
 
@@ -639,20 +663,7 @@ impl Context {
 
     fn account(&self, username: &str, password: &str) -> ClientResult<Option<AccountResult>> {
         let account = self.app.accounts(self.address).get(username, password).map_err(failed)?;
-        Ok(Some(match account {
-            Ok((iban, token)) => AccountResult {
-                iban: Some(iban),
-                token: Some(token),
-                reason: None,
-                reason_code: None,
-            },
-            Err(Refusal { code, text }) => AccountResult {
-                iban: None,
-                token: None,
-                reason: Some(text),
-                reason_code: Some(code),
-            },
-        }))
+        Ok(Some(account.into()))
     }
 
     fn transfer(

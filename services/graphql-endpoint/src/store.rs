@@ -16,6 +16,6 @@ mod paging_tests;
 pub(crate) mod tests;
 
 pub use connection::{SCHEMA, migrate};
-pub use notifications::{NotificationListener, WriterId};
+pub use notifications::{Notification, NotificationListener, WriterId};
 pub use queries::{KnownAccount, Page, Store, StoredTransfer, User};
 pub use writer::{PositionedRecord, Projection, Writer};

@@ -35,7 +35,7 @@ const COMMAND_NAMESPACE: Uuid = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_
 pub struct TransferInput<'a> {
     /// Identifies the transfer; in any form of a UUID.
     pub uuid: &'a str,
-    /// Token of `from`.
+    /// Token of `from`: the one that the client uses, or the bank's.
     pub token: &'a str,
     pub amount: Cents,
     /// The debited party: an iban or `cash`.
@@ -102,9 +102,12 @@ impl Transfers<'_> {
                 _ => Ok(TransferResult::refused(given, refusal)),
             };
         }
-        if self.has_wrong_token(input)? {
+        let Some(bank_token) = self.bank_token(input)? else {
             return Ok(TransferResult::refused(given, Reason::TokenInvalid.into()));
-        }
+        };
+        // From here on the token of the client has no effect. So a repeated uuid has the same
+        // content after the token was replaced.
+        let input = &TransferInput { token: &bank_token, ..*input };
         let command = ConfirmMoneyTransfer {
             id: command_id(uuid),
             token: input.token.to_owned(),
@@ -127,14 +130,13 @@ impl Transfers<'_> {
         self.finish(given, transfer)
     }
 
-    /// True if `from` is an account that was opened here and has another token. The bank would
-    /// reject the transfer, but it is stored and produced first.
-    fn has_wrong_token(self, input: &TransferInput<'_>) -> Result<bool, Error> {
-        if input.from == CASH {
-            return Ok(false);
-        }
-        let stored = self.store.token_digest(input.from)?;
-        Ok(stored.is_some_and(|stored| stored != digest(input.token)))
+    /// The token for the bank: that of `from` if the account was opened here, else the one that the
+    /// client sent, about which the bank decides. `None` if the account was opened here and the
+    /// client sent another token than its present one.
+    fn bank_token(self, input: &TransferInput<'_>) -> Result<Option<String>, Error> {
+        let stored = if input.from == CASH { None } else { self.store.tokens(input.from)? };
+        let Some(stored) = stored else { return Ok(Some(input.token.to_owned())) };
+        Ok((stored.digest == digest(input.token)).then_some(stored.of_bank))
     }
 
     /// The result of a transfer. If its outcome is unknown, sends the command again and waits.
@@ -196,8 +198,8 @@ fn command_id(uuid: Uuid) -> Uuid {
     Uuid::new_v5(&COMMAND_NAMESPACE, uuid.as_bytes())
 }
 
-/// A digest of all arguments except the uuid. Each text has a length prefix, so that different
-/// arguments never give the same input.
+/// A digest of all arguments except the uuid, with the token that the bank gets. Each text has a
+/// length prefix, so that different arguments never give the same input.
 fn content(input: &TransferInput<'_>) -> Vec<u8> {
     let mut digest = Sha256::new();
     digest.update(input.amount.get().to_be_bytes());

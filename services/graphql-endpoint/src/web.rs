@@ -103,8 +103,19 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
             return responder.respond(with_headers(response, headers));
         }
     };
+    // An EventSource that connects again sends the id of the last event that it received.
+    let last_event = request.header("last-event-id").and_then(|id| id.parse().ok());
+    let running = Arc::new(RunningOperation::resumed_after(last_event));
+    let may_stream = request.method != Method::HEAD && prefers_events(request);
     let app = &executor.app;
-    let access = match ReadAccess::of(&app.config, &app.store, request.header("authorization")) {
+    let access = ReadAccess::without_lookup(&app.config, request.header("authorization"));
+    let access = access.or_else(|token| {
+        if may_stream {
+            running.set_authorization(app.authorizations.add(token, &running));
+        }
+        ReadAccess::of_account(&app.store, &token)
+    });
+    let access = match access {
         Ok(access) => access,
         Err(err) => {
             err.log();
@@ -112,10 +123,6 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
             return responder.respond(with_headers(response, headers));
         }
     };
-    // An EventSource that connects again sends the id of the last event that it received.
-    let last_event = request.header("last-event-id").and_then(|id| id.parse().ok());
-    let running = Arc::new(RunningOperation::resumed_after(last_event));
-    let may_stream = request.method != Method::HEAD && prefers_events(request);
     let transport: Box<dyn Transport> = if may_stream {
         Box::new(EventTransport::new(responder, headers, running.clone()))
     } else {

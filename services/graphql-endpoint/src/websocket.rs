@@ -7,6 +7,8 @@ mod frames;
 mod handshake;
 
 use crate::access::ReadAccess;
+use crate::authorizations::{Authorization, Authorized};
+use crate::hub::Ending;
 use crate::operation::{Executor, NotRun, OPERATION_BYTES, Operation, Step, Transport};
 use crate::operation_response::OperationResponse;
 use crate::pool::Busy;
@@ -51,6 +53,7 @@ pub fn open(executor: &Arc<Executor>, handshake: &Request, responder: Responder)
         address: handshake.address,
         state: Arc::new(Mutex::new(State {
             access: Access::None,
+            authorization: None,
             last_message: Instant::now(),
             pinged: false,
             closed: !accepted.offers_protocol,
@@ -117,6 +120,8 @@ struct Connection {
 
 struct State {
     access: Access,
+    /// If the token is that of an account.
+    authorization: Option<Authorization>,
     last_message: Instant,
     pinged: bool,
     /// A close frame was sent or received; further bytes are ignored.
@@ -244,16 +249,21 @@ impl Connection {
         let named = payload.iter().find(|(name, _)| name.eq_ignore_ascii_case("authorization"));
         let named = named.and_then(|(_, value)| value.as_str());
         let authorization = named.or(self.authorization.as_deref()).map(str::to_owned);
-        let config = &self.executor.app.config;
-        if let Ok(access) = ReadAccess::without_lookup(config, authorization.as_deref()) {
-            return accept(&self.state, &self.socket, access, authorization.is_some());
-        }
+        let app = &self.executor.app;
+        let token = match ReadAccess::without_lookup(&app.config, authorization.as_deref()) {
+            Ok(access) => {
+                return accept(&self.state, &self.socket, access, authorization.is_some());
+            }
+            Err(token) => token,
+        };
+        let authorization = app.authorizations.add(token, &self.socket);
+        lock(&self.state).authorization = Some(authorization);
         let (executor, socket, state) =
             (self.executor.clone(), self.socket.clone(), self.state.clone());
         // The lookup waits for the database.
         let job = move |admitted: Result<(), Busy>| {
             let access = match admitted {
-                Ok(()) => access(&executor, authorization.as_deref()),
+                Ok(()) => access(&executor, &token),
                 Err(busy) => Err(Close::new(1013, reason_of(busy))),
             };
             let accepted = access.and_then(|it| accept(&state, &socket, it, true));
@@ -284,9 +294,8 @@ impl Connection {
     }
 }
 
-fn access(executor: &Executor, authorization: Option<&str>) -> Result<ReadAccess, Close> {
-    let app = &executor.app;
-    ReadAccess::of(&app.config, &app.store, authorization).map_err(|err| {
+fn access(executor: &Executor, token: &[u8; 32]) -> Result<ReadAccess, Close> {
+    ReadAccess::of_account(&executor.app.store, token).map_err(|err| {
         err.log();
         Close::new(1013, &err.for_client().text)
     })
@@ -337,6 +346,13 @@ fn run(
         Operation { request, bytes, access, address, may_write, may_stream, transport, running };
     // An error means that the client closed the connection.
     let _ = executor.run(operation);
+}
+
+impl Authorized for Socket {
+    fn end(&self, ending: Ending) {
+        let (code, err) = close_of(ending);
+        self.close(code, &err.text);
+    }
 }
 
 /// The operations of a connection.
@@ -452,8 +468,7 @@ impl Transport for SocketTransport {
                 self.send("error", Some(response.errors()))
             }
             Step::CutOff(ending) => {
-                let (code, err) = close_of(ending);
-                self.socket.close(code, &err.text);
+                self.socket.end(ending);
                 Err(Disconnected)
             }
         }

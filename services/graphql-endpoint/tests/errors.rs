@@ -9,7 +9,7 @@ use postgres::NoTls;
 use serde_json::{Value, json};
 use std::thread;
 use support::proxy::DatabaseProxy;
-use support::{Endpoint, deposit};
+use support::{Endpoint, deposit, events, last_event};
 use tungstenite::Message;
 use uuid::Uuid;
 
@@ -50,22 +50,6 @@ fn code(
     };
     let code = errors[0]["extensions"]["code"].as_str();
     code.unwrap_or_else(|| panic!("{transport:?}, {query:.100}: {errors}")).to_owned()
-}
-
-/// Sends an operation and reads the stream of events to its end.
-fn events(endpoint: &Endpoint, body: &Value, token: Option<&str>) -> String {
-    let request = support::agent()
-        .post(endpoint.url())
-        .header("Content-Type", "application/json")
-        .header("Accept", "text/event-stream")
-        .header("Authorization", format!("Bearer {}", token.unwrap_or_default()));
-    request.send(body.to_string()).unwrap().body_mut().read_to_string().unwrap()
-}
-
-/// The data of the last event `next`.
-fn last_event(events: &str) -> Value {
-    let data = events.lines().rfind(|line| line.starts_with("data: {")).unwrap();
-    serde_json::from_str(&data["data: ".len()..]).unwrap()
 }
 
 #[test]

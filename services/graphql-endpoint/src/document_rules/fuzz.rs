@@ -500,6 +500,7 @@ static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
     Arc::new(App {
         store: Store::new(&config.database, 4, &shutdown),
         hub: Hub::start(1000).unwrap(),
+        authorizations: Arc::default(),
         commands: CommandClient::with_ids(producer, 1, 2),
         hasher: Hasher::start(),
         registrations: Registrations::new(0),

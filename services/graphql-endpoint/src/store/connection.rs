@@ -23,6 +23,7 @@ pub const SCHEMA: database::Schema = database::Schema {
         ownership::TABLES,
         include_str!("../../migrations/5-decision-times.sql"),
         include_str!("../../migrations/6-opened-accounts.sql"),
+        include_str!("../../migrations/7-token-rotation.sql"),
     ],
     rights: &[
         ("SELECT, INSERT", "transaction, opened_account"),

@@ -1,7 +1,9 @@
-//! PostgreSQL notifications (LISTEN and NOTIFY) about transactions that other endpoints store.
+//! PostgreSQL notifications (LISTEN and NOTIFY) of transactions that other endpoints store, and of
+//! tokens that were replaced.
 
 use super::connection::{COLUMNS, READER_SETTINGS, connect, step, transaction};
 use crate::error::Error;
+use crate::token::digest_of_hex;
 use crate::transaction::Transaction;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::{Client, Statement};
@@ -13,6 +15,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 pub const CHANNEL: &str = "transaction_stored";
+/// Notifications of replaced tokens. The payload is the digest of the old one, in hexadecimal.
+pub const TOKENS_CHANNEL: &str = "token_replaced";
 /// Maximum length of the ranges in a payload. PostgreSQL allows 7999 bytes; the rest is for the id
 /// of the endpoint.
 pub const PAYLOAD_BYTES_MAX: usize = 7900;
@@ -43,7 +47,15 @@ impl WriterId {
     }
 }
 
-/// Receives the transactions that other endpoints store.
+/// What a notification is about.
+pub enum Notification {
+    /// Transactions of another endpoint.
+    Stored(Vec<Transaction>),
+    /// Digest of the token that is no longer valid, from this or another endpoint.
+    TokenReplaced([u8; 32]),
+}
+
+/// Receives notifications.
 pub struct NotificationListener {
     client: Client,
     range: Statement,
@@ -60,7 +72,8 @@ impl NotificationListener {
     ) -> Result<Self, Error> {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config, READER_SETTINGS)?;
-        client.batch_execute(&format!("LISTEN {CHANNEL}")).map_err(step("listen"))?;
+        let listen = format!("LISTEN {CHANNEL}; LISTEN {TOKENS_CHANNEL}");
+        client.batch_execute(&listen).map_err(step("listen"))?;
         let sql = format!(
             "SELECT {COLUMNS} FROM transaction WHERE number BETWEEN $1 AND $2 ORDER BY number"
         );
@@ -68,12 +81,12 @@ impl NotificationListener {
         Ok(Self { client, range, own: own.clone(), shutdown: shutdown.clone() })
     }
 
-    /// Waits at most `wait` for a notification. Calls `publish` with the transactions of each
-    /// received notification of another endpoint: together they may exceed the memory.
+    /// Waits at most `wait` for a notification. Calls `handle` for each received one, except those
+    /// of the own writer: together their transactions may exceed the memory.
     pub fn next(
         &mut self,
         wait: Duration,
-        mut publish: impl FnMut(Vec<Transaction>),
+        mut handle: impl FnMut(Notification),
     ) -> Result<(), Error> {
         let mut received = Vec::new();
         {
@@ -86,12 +99,18 @@ impl NotificationListener {
         }
         let _watch = database::watch(&self.shutdown, "read transactions of other endpoints");
         let own = self.own.get();
-        for (first, last) in received.iter().flat_map(|it| ranges_of_others(it.payload(), own)) {
+        // Before the queries, which may fail.
+        let tokens = received.iter().filter(|it| it.channel() == TOKENS_CHANNEL);
+        for token in tokens.filter_map(|it| digest_of_hex(it.payload())) {
+            handle(Notification::TokenReplaced(token));
+        }
+        let stored = received.iter().filter(|it| it.channel() == CHANNEL);
+        for (first, last) in stored.flat_map(|it| ranges_of_others(it.payload(), own)) {
             let rows = self
                 .client
                 .query(&self.range, &[&first, &last])
                 .map_err(step("read transactions of other endpoints"))?;
-            publish(rows.iter().map(transaction).collect());
+            handle(Notification::Stored(rows.iter().map(transaction).collect()));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The queries and updates for the requests of clients.
 
 use super::connection::{COLUMNS, transaction};
+use super::notifications::TOKENS_CHANNEL;
 use super::pool::{Parameter, Pool};
 use crate::error::Error;
 use crate::paging::{ConnectionPage, Cursor, PageRange};
@@ -209,10 +210,29 @@ impl Store {
         Ok(self.query(sql, parameters![digest.as_slice()])?.first().map(|row| row.get(0)))
     }
 
-    /// The digest of the token of an account that was opened here.
-    pub fn token_digest(&self, iban: &str) -> Result<Option<Vec<u8>>, Error> {
-        let sql = "SELECT token_digest FROM account WHERE iban = $1";
-        Ok(self.query(sql, parameters![iban])?.first().map(|row| row.get(0)))
+    /// The tokens of an account that was opened here.
+    pub fn tokens(&self, iban: &str) -> Result<Option<AccountTokens>, Error> {
+        let sql = "SELECT token_digest, coalesce(bank_token, token) FROM account WHERE iban = $1";
+        let rows = self.query(sql, parameters![iban])?;
+        let tokens = |row: &Row| AccountTokens { digest: row.get(0), of_bank: row.get(1) };
+        Ok(rows.first().map(tokens))
+    }
+
+    /// Replaces the token with the digest `old`, and notifies all endpoints. Returns the account.
+    /// `None` if no account has this token: of two at the same time, one replaces it.
+    pub fn rotate_token(&self, old: &[u8; 32], new: &str) -> Result<Option<String>, Error> {
+        let new_digest = digest(new);
+        // The pool repeats a statement whose connection was lost. It may have been executed, so it
+        // also finds the new token.
+        let rows = self.query(
+            "WITH rotated AS (
+                 UPDATE account
+                 SET bank_token = coalesce(bank_token, token), token = $3, token_digest = $2
+                 WHERE token_digest IN ($1, $2) RETURNING iban)
+             SELECT iban, pg_notify($4, encode($1, 'hex')) FROM rotated",
+            parameters![old.as_slice(), new_digest.as_slice(), new, TOKENS_CHANNEL],
+        )?;
+        Ok(rows.first().map(|row| row.get(0)))
     }
 
     /// The user with this name.
@@ -272,12 +292,15 @@ impl Store {
         Ok(!added.is_empty())
     }
 
-    /// Stores the account that the bank opened for the command `creation`.
-    pub fn store_account(&self, creation: Uuid, iban: &str, token: &str) -> Result<(), Error> {
-        let sql = "UPDATE account SET iban = $2, token = $3, token_digest = $4
-                   WHERE creation = $1 AND iban IS NULL";
+    /// Stores the account that the bank opened for the command `creation`. Returns its present
+    /// token: another client of the user may have stored the account and replaced the token.
+    pub fn store_account(&self, creation: Uuid, iban: &str, token: &str) -> Result<String, Error> {
+        let sql = "UPDATE account SET iban = coalesce(iban, $2), token = coalesce(token, $3),
+                       token_digest = coalesce(token_digest, $4)
+                   WHERE creation = $1 RETURNING token";
         let digest = digest(token);
-        self.query(sql, parameters![creation, iban, token, digest.as_slice()]).map(drop)
+        let rows = self.query(sql, parameters![creation, iban, token, digest.as_slice()])?;
+        Ok(rows.first().map_or_else(|| token.to_owned(), |row| row.get(0)))
     }
 
     /// Replaces the id of a refused command. Returns `next`, or the id that another client of the
@@ -456,7 +479,7 @@ pub struct User {
     pub hash: Vec<u8>,
     /// Id of the command that opens the account.
     pub creation: Uuid,
-    /// Iban and token.
+    /// Iban and the token that clients use.
     pub account: Option<(String, String)>,
 }
 
@@ -464,6 +487,14 @@ impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("User").field("creation", &self.creation).finish_non_exhaustive()
     }
+}
+
+/// The tokens of an account.
+pub struct AccountTokens {
+    /// Digest of the token that clients use.
+    pub digest: Vec<u8>,
+    /// The token in commands to the bank, which clients use until they replace it.
+    pub of_bank: String,
 }
 
 #[derive(Clone)]

@@ -4,6 +4,7 @@ use super::connection::{SCHEMA, connect};
 use super::notifications::{PAYLOAD_BYTES_MAX, ranges, ranges_of_others};
 use super::*;
 use crate::error::Error;
+use crate::token::digest;
 use crate::transaction::Transaction;
 use crate::transaction::tests::transaction;
 use bank::limits::COMMAND_BYTES_MAX;
@@ -28,6 +29,13 @@ pub(crate) struct Database {
 
 impl Database {
     pub(crate) fn new() -> Self {
+        let database = Self::empty();
+        database.migrate();
+        database
+    }
+
+    /// A database that is not migrated.
+    fn empty() -> Self {
         let url = std::env::var("TRANSACTION_DATABASE_URL")
             .expect("TRANSACTION_DATABASE_URL: make test sets it");
         let server: postgres::Config = url.parse().unwrap();
@@ -43,11 +51,15 @@ impl Database {
         owner.dbname(&name);
         let mut config = owner.clone();
         config.user(&name).password(&name);
-        let mut client = connect(&owner, "").unwrap();
-        database::migrate_as_owner(&mut client, &SCHEMA, &name).unwrap();
-        // As at the start of the service.
-        migrate(&config, &Shutdown::default()).unwrap();
         Self { server, owner, config }
+    }
+
+    fn migrate(&self) {
+        let mut client = connect(&self.owner, "").unwrap();
+        let role = self.config.get_user().unwrap();
+        database::migrate_as_owner(&mut client, &SCHEMA, role).unwrap();
+        // As at the start of the service.
+        migrate(&self.config, &Shutdown::default()).unwrap();
     }
 
     pub(crate) fn store(&self) -> Store {
@@ -311,7 +323,11 @@ fn list_with_long_texts_is_not_read() {
 /// The transactions of the notifications that the listener receives.
 fn published(listener: &mut NotificationListener, wait: Duration) -> Vec<Transaction> {
     let mut all = Vec::new();
-    listener.next(wait, |stored| all.extend(stored)).unwrap();
+    let handle = |notification| match notification {
+        Notification::Stored(transactions) => all.extend(transactions),
+        Notification::TokenReplaced(_) => panic!("no token was replaced"),
+    };
+    listener.next(wait, handle).unwrap();
     all
 }
 
@@ -391,6 +407,100 @@ fn service_role_stores_users_and_transfers() {
     store.begin_transfer(&transfer).unwrap();
     store.end_transfer(uuid, &Ok(())).unwrap();
     assert_eq!(store.transfer(uuid).unwrap().unwrap().result, Some(Ok(())));
+}
+
+/// A user with an account, whose token is `token`.
+fn account(store: &Store, iban: &str, token: &str) -> Uuid {
+    let (salt, hash, creation) = (vec![1], vec![0; 32], Uuid::new_v4());
+    let user = User { salt, rounds: 600_000, hash, creation, account: None };
+    assert!(store.add_user(&format!("user of {iban}"), &user).unwrap());
+    assert_eq!(store.store_account(creation, iban, token).unwrap(), token);
+    creation
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn replaced_token_is_unknown_and_banks_remains() {
+    let database = Database::new();
+    let store = database.store();
+    let creation = account(&store, "a", "bank's");
+    account(&store, "b", "other");
+    let of_a = || {
+        let tokens = store.tokens("a").unwrap().unwrap();
+        (tokens.digest, tokens.of_bank)
+    };
+    assert_eq!(of_a(), (digest("bank's").to_vec(), "bank's".to_owned()));
+    assert_eq!(store.rotate_token(&digest("unknown"), "new").unwrap(), None);
+    for (old, new) in [("bank's", "first"), ("first", "second")] {
+        let rotated = || store.rotate_token(&digest(old), new).unwrap();
+        assert_eq!(rotated().as_deref(), Some("a"));
+        assert_eq!(rotated().as_deref(), Some("a"), "a repeated statement has the same result");
+        assert_eq!(store.rotate_token(&digest(old), "third").unwrap(), None);
+        assert_eq!(of_a(), (digest(new).to_vec(), "bank's".to_owned()));
+        assert_eq!(store.iban_of_token(&digest(old)).unwrap(), None);
+        assert_eq!(store.iban_of_token(&digest(new)).unwrap().as_deref(), Some("a"));
+        let user = store.user("user of a").unwrap().unwrap();
+        assert_eq!(user.account, Some(("a".to_owned(), new.to_owned())));
+        // A login that has opened the account late.
+        assert_eq!(store.store_account(creation, "a", "bank's").unwrap(), new);
+    }
+    assert_eq!(store.iban_of_token(&digest("other")).unwrap().as_deref(), Some("b"));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn concurrent_rotations_replace_a_token_once() {
+    let database = Database::new();
+    let store = Store::new(&database.config, 8, &Shutdown::default());
+    account(&store, "a", "bank's");
+    let rotated = std::thread::scope(|scope| {
+        let rotate = |number: usize| store.rotate_token(&digest("bank's"), &number.to_string());
+        let clients: Vec<_> =
+            (0..8).map(|number| scope.spawn(move || rotate(number).unwrap())).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(rotated.iter().flatten().count(), 1, "{rotated:?}");
+    let winner = rotated.iter().position(Option::is_some).unwrap();
+    assert_eq!(store.tokens("a").unwrap().unwrap().digest, digest(&winner.to_string()));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn endpoints_are_notified_of_replaced_tokens() {
+    let database = Database::new();
+    let store = database.store();
+    account(&store, "a", "bank's");
+    let mut listener =
+        NotificationListener::open(&database.config, &Arc::default(), &Shutdown::default())
+            .unwrap();
+    store.rotate_token(&digest("unknown"), "new").unwrap();
+    store.rotate_token(&digest("bank's"), "new").unwrap();
+    let mut replaced = Vec::new();
+    let handle = |notification| match notification {
+        Notification::Stored(_) => panic!("nothing was stored"),
+        Notification::TokenReplaced(token) => replaced.push(token),
+    };
+    listener.next(Duration::from_secs(10), handle).unwrap();
+    assert_eq!(replaced, [digest("bank's")]);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn database_of_version_5_is_migrated() {
+    let database = Database::empty();
+    let mut owner = connect(&database.owner, "").unwrap();
+    let version_5 = database::Schema { migrations: &SCHEMA.migrations[..5], rights: &[], ..SCHEMA };
+    database::migrate_as_owner(&mut owner, &version_5, "").unwrap();
+    let sql =
+        "INSERT INTO account (username, salt, rounds, hash, creation, iban, token, token_digest)
+               SELECT 'username', '', 600000, sha256(''), $1, 'a', 'bank''s', sha256('bank''s')";
+    owner.execute(sql, &[&Uuid::new_v4()]).unwrap();
+    database.migrate();
+    let store = database.store();
+    assert_eq!(store.tokens("a").unwrap().unwrap().of_bank, "bank's");
+    assert_eq!(store.rotate_token(&digest("bank's"), "new").unwrap().as_deref(), Some("a"));
+    let tokens = store.tokens("a").unwrap().unwrap();
+    assert_eq!((tokens.digest, tokens.of_bank.as_str()), (digest("new").to_vec(), "bank's"));
 }
 
 #[test]

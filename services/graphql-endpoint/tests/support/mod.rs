@@ -103,6 +103,13 @@ impl Endpoint {
     }
 
     pub fn websocket_as(&self, token: Option<&str>) -> WebSocket<TcpStream> {
+        let mut socket = self.unanswered_websocket_as(token);
+        assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
+        socket
+    }
+
+    /// A websocket before the response to `connection_init`.
+    pub fn unanswered_websocket_as(&self, token: Option<&str>) -> WebSocket<TcpStream> {
         let mut request =
             format!("ws://127.0.0.1:{}/graphql", self.port).into_client_request().unwrap();
         let protocol = "graphql-transport-ws".parse().unwrap();
@@ -113,7 +120,6 @@ impl Endpoint {
         let payload = token.map(|token| json!({ "Authorization": format!("Bearer {token}") }));
         let init = json!({ "type": "connection_init", "payload": payload });
         socket.send(Message::text(init.to_string())).unwrap();
-        assert_eq!(socket.read().unwrap().to_text().unwrap(), r#"{"type":"connection_ack"}"#);
         socket
     }
 
@@ -237,6 +243,22 @@ pub fn subscribe(socket: &mut WebSocket<TcpStream>, id: &str, iban: &str) {
     let query = format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ descr }} }}");
     let message = json!({ "type": "subscribe", "id": id, "payload": { "query": query } });
     socket.send(Message::text(message.to_string())).unwrap();
+}
+
+/// Sends an operation and reads the stream of events to its end.
+pub fn events(endpoint: &Endpoint, body: &Value, token: Option<&str>) -> String {
+    let request = agent()
+        .post(endpoint.url())
+        .header("Content-Type", "application/json")
+        .header("Accept", "text/event-stream")
+        .header("Authorization", format!("Bearer {}", token.unwrap_or_default()));
+    request.send(body.to_string()).unwrap().body_mut().read_to_string().unwrap()
+}
+
+/// The data of the last event `next`.
+pub fn last_event(events: &str) -> Value {
+    let data = events.lines().rfind(|line| line.starts_with("data: {")).unwrap();
+    serde_json::from_str(&data["data: ".len()..]).unwrap()
 }
 
 pub fn deposit(iban: &str, cents: i32, descr: &str) -> Value {
