@@ -2,9 +2,9 @@
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::metrics;
 use crate::store::Store;
 use crate::token::digest;
-use service::env::Secret;
 use service::http::bearer;
 
 /// Which transactions a client may read.
@@ -32,8 +32,9 @@ impl ReadAccess {
         }
         let Some(token) = authorization.and_then(bearer) else { return Ok(Self::None) };
         let token = digest(token);
-        let employee = config.employee_token.as_ref().map(|Secret(token)| digest(token));
-        if employee == Some(token) { Ok(Self::All) } else { Err(token) }
+        let employee = config.employees.iter().find(|it| it.token_digest == token).ok_or(token)?;
+        metrics::EMPLOYEES.with_label_values(&[&employee.name]).inc();
+        Ok(Self::All)
     }
 
     pub fn may_read(&self, iban: &str) -> bool {

@@ -1,5 +1,6 @@
 //! The configuration of the endpoint, read from the environment at startup.
 
+use crate::token::{digest, digest_of_hex};
 use messaging::producer::ProducerConfig;
 use service::database;
 use service::env::{self, Env, SCHEMA_REGISTRY_URL, Secret, Variable};
@@ -16,6 +17,8 @@ pub const VARIABLES: &[Variable] = &[
     VISITORS,
     PUBLIC_LEDGER,
     EMPLOYEE_TOKEN,
+    EMPLOYEE_TOKENS,
+    EMPLOYEE_TOKENS_FILE,
     CORS_ORIGINS,
     INTROSPECTION,
     GRAPHIQL,
@@ -44,14 +47,29 @@ const PUBLIC_LEDGER: Variable = Variable::new(
     "PUBLIC_LEDGER",
     "true",
     "true: clients read all transactions, as in the talk; false: an account's token reads that \
-     account, EMPLOYEE_TOKEN reads all",
+     account, the token of an employee reads all",
 );
 const EMPLOYEE_TOKEN: Variable = Variable::new(
     "EMPLOYEE_TOKEN",
     "",
-    "token that reads all transactions if PUBLIC_LEDGER is false, 16 to 256 characters",
+    "token that reads all transactions if PUBLIC_LEDGER is false, 16 to 256 characters. Tokens \
+     with names are in EMPLOYEE_TOKENS",
 )
 .secret();
+const EMPLOYEE_TOKENS: Variable = Variable::new(
+    "EMPLOYEE_TOKENS",
+    "",
+    "further tokens of employees: NAME=DIGEST, separated by commas or line breaks, at most 100. \
+     The name has 1 to 64 of the characters A-Z, a-z, 0-9, dot, hyphen and underscore. The digest \
+     is the SHA-256 of a random token in hexadecimal. See docs/security.md",
+)
+.secret();
+const EMPLOYEE_TOKENS_FILE: Variable = Variable::new(
+    "EMPLOYEE_TOKENS_FILE",
+    "",
+    "path of a file with the tokens of employees, instead of EMPLOYEE_TOKENS. It is read once, at \
+     startup",
+);
 const CORS_ORIGINS: Variable = Variable::new(
     "CORS_ORIGINS",
     "",
@@ -107,7 +125,8 @@ pub struct Config {
     /// `VISITORS`.
     pub connections_max: usize,
     pub public_ledger: bool,
-    pub employee_token: Option<Secret>,
+    /// `EMPLOYEE_TOKEN` and `EMPLOYEE_TOKENS`.
+    pub employees: Vec<Employee>,
     pub origins: Origins,
     pub introspection: bool,
     pub graphiql: bool,
@@ -118,6 +137,14 @@ pub struct Config {
     pub registrations_per_hour: u32,
     /// True if `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
+}
+
+/// Reads all transactions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Employee {
+    /// `EMPLOYEE_TOKEN` for the token of that variable.
+    pub name: String,
+    pub token_digest: [u8; 32],
 }
 
 /// The web origins whose pages may send requests (CORS).
@@ -167,7 +194,7 @@ impl Config {
             proxies: proxies(env.text(&TRUSTED_PROXIES)?)?,
             connections_max: env.number(&VISITORS, 4..=20_000)?,
             public_ledger: env.choice(&PUBLIC_LEDGER, &SWITCH)?,
-            employee_token: env.token(&EMPLOYEE_TOKEN)?,
+            employees: employees(env)?,
             origins: origins(env.text(&CORS_ORIGINS)?)?,
             introspection: env.choice(&INTROSPECTION, &SWITCH)?,
             graphiql: env.choice(&GRAPHIQL, &SWITCH)?,
@@ -187,6 +214,52 @@ fn proxies(text: String) -> Result<Vec<IpAddr>, env::Error> {
         let expected = "IP addresses, separated by commas".to_owned();
         env::invalid(&TRUSTED_PROXIES, text, expected)
     })
+}
+
+/// Maximum of employees, whose names are labels of a metric.
+const EMPLOYEES_MAX: usize = 100;
+const EMPLOYEE_NAME_LENGTH_MAX: usize = 64;
+
+fn employees(env: &Env<'_>) -> Result<Vec<Employee>, env::Error> {
+    let only = env.token(&EMPLOYEE_TOKEN)?.map(|Secret(token)| Employee {
+        name: EMPLOYEE_TOKEN.name.to_owned(),
+        token_digest: digest(&token),
+    });
+    let mut employees = Vec::from_iter(only);
+    let text: Option<String> = env.parse_secret(&EMPLOYEE_TOKENS, &EMPLOYEE_TOKENS_FILE, "text")?;
+    let path = env.text(&EMPLOYEE_TOKENS_FILE)?;
+    // The text may contain a token by mistake.
+    let invalid = |expected: String| match path.as_str() {
+        "" => env::invalid(&EMPLOYEE_TOKENS, String::new(), expected),
+        path => env::invalid(&EMPLOYEE_TOKENS_FILE, path.to_owned(), expected),
+    };
+    let text = text.unwrap_or_default();
+    let entries = text.split([',', '\n']).map(str::trim).filter(|it| !it.is_empty());
+    for (number, entry) in (1..).zip(entries) {
+        if number > EMPLOYEES_MAX {
+            return Err(invalid(format!("at most {EMPLOYEES_MAX} entries")));
+        }
+        let employee = employee(entry).map_err(|it| invalid(format!("{it} in entry {number}")))?;
+        let same_name = employees.iter().any(|it| it.name == employee.name);
+        if same_name || employees.iter().any(|it| it.token_digest == employee.token_digest) {
+            let what = if same_name { "name" } else { "token" };
+            let why = "an earlier entry or EMPLOYEE_TOKEN has the same";
+            return Err(invalid(format!("another {what} in entry {number}: {why}")));
+        }
+        employees.push(employee);
+    }
+    Ok(employees)
+}
+
+/// Parses an entry of `EMPLOYEE_TOKENS`. The error is what is expected.
+fn employee(entry: &str) -> Result<Employee, &'static str> {
+    let (name, hex) = entry.split_once('=').ok_or("NAME=DIGEST")?;
+    let fits = |it: u8| it.is_ascii_alphanumeric() || b"._-".contains(&it);
+    if !(1..=EMPLOYEE_NAME_LENGTH_MAX).contains(&name.len()) || !name.bytes().all(fits) {
+        return Err("a name of 1 to 64 of the characters A-Z, a-z, 0-9, dot, hyphen, underscore");
+    }
+    let token_digest = digest_of_hex(hex).ok_or("a digest of 64 hexadecimal digits")?;
+    Ok(Employee { name: name.to_owned(), token_digest })
 }
 
 fn origins(text: String) -> Result<Origins, env::Error> {
@@ -268,9 +341,79 @@ mod tests {
     #[test]
     fn employee_token_is_long_and_never_printed() {
         let config = read("EMPLOYEE_TOKEN", "0123456789abcdef").unwrap();
-        assert!(config.employee_token.is_some());
+        let [employee] = &config.employees[..] else { panic!("one employee") };
+        assert_eq!(employee.name, "EMPLOYEE_TOKEN");
+        assert_eq!(employee.token_digest, digest("0123456789abcdef"));
         assert!(!format!("{config:?}").contains("0123456789abcdef"));
         let err = read("EMPLOYEE_TOKEN", "0123456789abcde").unwrap_err();
         assert!(!err.to_string().contains("0123456789abcde"), "{err}");
+    }
+
+    const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn parsed(text: &str) -> Result<Vec<Employee>, String> {
+        let lookup = |name: &str| match name {
+            "EMPLOYEE_TOKEN" => Some("0123456789abcdef".to_owned()),
+            "EMPLOYEE_TOKENS" => Some(text.to_owned()),
+            _ => None,
+        };
+        employees(&Env::new(&lookup)).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn employees_have_names_and_digests() {
+        let other = HEX.replace('b', "c");
+        let found = parsed(&format!("anna={HEX}, b.o-b_2={other}\n")).unwrap();
+        let names: Vec<&str> = found.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["EMPLOYEE_TOKEN", "anna", "b.o-b_2"]);
+        assert_eq!(found[1].token_digest, digest("abc"));
+        let of_only_token = digest("0123456789abcdef").map(|byte| format!("{byte:02x}")).concat();
+        let long = "x".repeat(EMPLOYEE_NAME_LENGTH_MAX + 1);
+        for (text, expected) in [
+            ("anna".to_owned(), "NAME=DIGEST in entry 1"),
+            (format!("anna={HEX},secret-token-of-ben"), "NAME=DIGEST in entry 2"),
+            (format!("={HEX}"), "a name of 1 to 64"),
+            (format!("{long}={HEX}"), "a name of 1 to 64"),
+            (format!("an na={HEX}"), "a name of 1 to 64"),
+            (format!("anna={}", &HEX[1..]), "a digest of 64 hexadecimal digits in entry 1"),
+            ("anna=secret-token-of-anna".to_owned(), "a digest of 64 hexadecimal digits"),
+            (format!("anna={HEX},anna={other}"), "another name in entry 2"),
+            (format!("EMPLOYEE_TOKEN={HEX}"), "another name in entry 1"),
+            (format!("anna={HEX},ben={HEX}"), "another token in entry 2"),
+            (format!("anna={of_only_token}"), "another token in entry 1"),
+        ] {
+            let err = parsed(&text).unwrap_err();
+            let start = format!("EMPLOYEE_TOKENS=\"***\": expected {expected}");
+            assert!(err.starts_with(&start), "{text}: {err}");
+            assert!(!err.contains("secret-token"), "{err}");
+        }
+    }
+
+    #[test]
+    fn number_of_employees_is_limited() {
+        let entries = |count: usize| {
+            let entry = |number| format!("name{number}={number:064x}");
+            (0..count).map(entry).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(parsed(&entries(EMPLOYEES_MAX)).unwrap().len(), EMPLOYEES_MAX + 1);
+        let err = parsed(&entries(EMPLOYEES_MAX + 1)).unwrap_err();
+        assert!(err.ends_with("expected at most 100 entries"), "{err}");
+    }
+
+    #[test]
+    fn employees_are_read_from_a_file() {
+        let file = std::env::temp_dir().join(format!("employees-{}", std::process::id()));
+        let path = file.to_str().unwrap().to_owned();
+        let lookup = |name: &str| (name == "EMPLOYEE_TOKENS_FILE").then(|| path.clone());
+        let read = |text: String| {
+            std::fs::write(&file, text).unwrap();
+            employees(&Env::new(&lookup)).map_err(|err| err.to_string())
+        };
+        let found = read(format!("anna={HEX}\nben={}\n", HEX.replace('b', "c"))).unwrap();
+        let err = read("secret-token-of-anna\n".to_owned()).unwrap_err();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(err.contains(&path) && err.contains("expected NAME=DIGEST in entry 1"), "{err}");
+        assert!(!err.contains("secret-token"), "{err}");
     }
 }

@@ -37,3 +37,8 @@ pub static ROTATIONS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     let help = "Replaced tokens by result";
     register_int_counter_vec!("graphql_token_rotations_total", help, &["kind"]).expect(UNIQUE)
 });
+/// `name`: of the employee, or EMPLOYEE_TOKEN for the token without a name.
+pub static EMPLOYEES: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let help = "Requests and websockets with the token of an employee, by name";
+    register_int_counter_vec!("graphql_employee_requests_total", help, &["name"]).expect(UNIQUE)
+});

@@ -1,13 +1,14 @@
-//! Tests of the tokens of accounts.
+//! Tests of the tokens of accounts and of employees.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
 
 use bank_tests::handler::Handler;
-use bank_tests::stack::{PATIENCE, Stack};
+use bank_tests::stack::{PATIENCE, Stack, binary};
 use bank_tests::wait::until;
 use serde_json::{Value, json};
 use std::net::TcpStream;
+use std::process::Command;
 use std::thread;
 use support::proxy::DatabaseProxy;
 use support::{Endpoint, deposit, events, last_event, name, read, subscribe};
@@ -215,4 +216,56 @@ fn lost_notifications_end_websockets_of_tokens() {
     let idle = endpoint.websocket_as(Some(&token));
     proxy.close_listener();
     assert_eq!(close_frame(idle).0, 1012, "a rotation may have been missed");
+}
+
+/// The output of the command in docs/security.md that makes a token: the token and its entry.
+fn made_token() -> (String, String) {
+    let docs = include_str!("../../../docs/security.md");
+    let mut blocks = docs.split("\n\n");
+    let command = blocks.find(|block| block.starts_with("    token=")).unwrap();
+    let done = Command::new("sh").args(["-c", command]).output().unwrap();
+    let output = String::from_utf8(done.stdout).unwrap();
+    let line = output.strip_prefix("token ").and_then(|it| it.trim_end().split_once(", entry "));
+    let (token, entry) = line.unwrap_or_else(|| panic!("{output}"));
+    (token.to_owned(), entry.to_owned())
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn employees_read_and_are_counted_by_name() {
+    let stack = Stack::shared();
+    let ((anna, entry), (ben, of_ben)) = (made_token(), made_token());
+    let entries = format!("{entry},{}", of_ben.replace("anna=", "ben="));
+    let settings = [PRIVATE[0], PRIVATE[1], ("EMPLOYEE_TOKENS", entries.as_str())];
+    let endpoint = Endpoint::start_with(&stack, &settings);
+    let is_read = |token: &str| {
+        let answer = endpoint.ask_as("{ accounts { edges { cursor } } }", &json!({}), Some(token));
+        answer["data"]["accounts"].is_object()
+    };
+    assert!(is_read(&anna) && is_read(&anna) && is_read(&ben) && is_read(EMPLOYEE));
+    let digest = entry.strip_prefix("anna=").unwrap();
+    assert!(!is_read(&anna[1..]) && !is_read(digest));
+    drop(endpoint.websocket_as(Some(&ben)));
+    for (name, count) in [("anna", 2), ("ben", 2), ("EMPLOYEE_TOKEN", 1)] {
+        let metric = format!("graphql_employee_requests_total{{name=\"{name}\"}}");
+        assert_eq!(endpoint.metric(&metric), count, "{name}");
+    }
+    let log = endpoint.log();
+    assert!([&anna, &ben, EMPLOYEE, digest].iter().all(|secret| !log.contains(secret)), "{log}");
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn malformed_employee_is_refused_at_startup() {
+    let done = Command::new(binary("graphql-endpoint"))
+        .env("KAFKA_BROKERS", "127.0.0.1:1")
+        .env("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1")
+        .env("DATABASE_URL", "postgres://bank@127.0.0.1:1/transactiondb")
+        .env("EMPLOYEE_TOKENS", "anna=token-of-anna")
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("EMPLOYEE_TOKENS") && errors.contains("in entry 1"), "{errors}");
+    assert!(!errors.contains("token-of-anna"), "{errors}");
 }
