@@ -29,7 +29,11 @@ impl Handler for Endpoint {
     fn answer(&self, request: Request, responder: Responder) {
         let config = &self.0.app.config;
         if !allows_host(&config.origins, &request) {
-            let response = http::text(421, OTHER_HOST);
+            let response = if request.path() == operation::PATH {
+                errors(421, format(&request), &bad_request(OTHER_HOST))
+            } else {
+                http::text(421, OTHER_HOST)
+            };
             return responder.respond(with_headers(response, headers(config, &request)));
         }
         if request.path() != operation::PATH {

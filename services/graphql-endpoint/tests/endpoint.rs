@@ -695,6 +695,9 @@ fn http_requests_are_validated() {
         .call()
         .unwrap();
     assert!(foreign.headers().get("access-control-allow-origin").is_none());
+    let mut other_host = agent.get(endpoint.url()).header("Host", "evil.example").call().unwrap();
+    let body = other_host.body_mut().read_to_string().unwrap();
+    assert_eq!((other_host.status().as_u16(), body.contains(bad_request)), (421, true), "{body}");
     let mut page = agent.get(endpoint.url().replace("/graphql", "/")).call().unwrap();
     assert_eq!(page.headers()["content-encoding"], "gzip");
     assert!(page.body_mut().read_to_vec().unwrap().starts_with(&[0x1f, 0x8b]));
