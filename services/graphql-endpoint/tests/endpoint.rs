@@ -815,10 +815,16 @@ fn examples_of_the_docs_work() {
     let stack = Stack::shared();
     let _handler = Handler::start(&stack);
     let endpoint = Endpoint::start(&stack);
+    // The account in the docs, and the one that replaces it.
+    let (iban, token) = ("NL80OPEN0123456789", "12345678901234567890");
+    let mut account = (iban.to_owned(), token.to_owned());
     let examples = examples();
-    assert_eq!(examples.len(), 11);
+    assert_eq!(examples.len(), 15);
     for example in examples {
-        let command = example.replace("localhost:8888", &format!("localhost:{}", endpoint.port));
+        let command = example
+            .replace("localhost:8888", &format!("localhost:{}", endpoint.port))
+            .replace(iban, &account.0)
+            .replace(token, &account.1);
         let streams = command.contains("text/event-stream");
         // A stream does not end by itself.
         let limit = if streams { "-m 2 " } else { "" };
@@ -832,6 +838,12 @@ fn examples_of_the_docs_work() {
                 output.starts_with("{\"data\":{") && !output.contains("errors"),
                 "{command}: {output}"
             );
+            let response: Value = serde_json::from_str(&output).unwrap();
+            let result = response["data"].as_object().unwrap().values().next().unwrap();
+            assert_eq!(result["reason"], Value::Null, "{command}: {output}");
+            if let (Some(iban), Some(token)) = (result["iban"].as_str(), result["token"].as_str()) {
+                account = (iban.to_owned(), token.to_owned());
+            }
         }
     }
 }
