@@ -4,9 +4,6 @@
 
 mod support;
 
-use avro::{Encoder, Record};
-use bank::money::Cents;
-use bank::records::BalanceChanged;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
@@ -15,31 +12,17 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use support::Endpoint;
+use support::{Endpoint, change, record};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, WebSocket};
-use uuid::Uuid;
 
 /// How often each client is cut.
 const CUTS: usize = 50;
 
 /// Publishes the changes of an account with these sequences.
 fn publish(stack: &Stack, iban: &str, sequences: Range<i64>) {
-    let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
-    let change = |sequence| {
-        let change = BalanceChanged {
-            iban: iban.to_owned(),
-            new_balance: Cents::new(100 * sequence),
-            changed_by: Cents::new(100),
-            from_to: "cash".to_owned(),
-            description: format!("change {sequence}"),
-            transfer_id: Some(Uuid::new_v4()),
-            sequence,
-            decided_at: None,
-        };
-        Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
-    };
-    post(&mut *stack.kafka_client(), &sequences.map(change).collect::<Vec<_>>());
+    let changes: Vec<Post> = sequences.map(|it| record(stack, &change(iban, it))).collect();
+    post(&mut *stack.kafka_client(), &changes);
 }
 
 /// A subscription to an account. `None` if the connection is lost.

@@ -3,11 +3,10 @@
 
 mod support;
 
-use avro::{Encoder, Record};
+use avro::Record;
 use bank::iban::{COMPANY_IBAN, COMPANY_TOKEN};
 use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
-use bank::timestamp::Timestamp;
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use bank_tests::bank_client::BankClient;
 use bank_tests::handler::Handler;
@@ -20,7 +19,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Endpoint, deposit, name};
+use support::{Endpoint, change, deposit, name, record};
 use uuid::Uuid;
 
 #[test]
@@ -141,8 +140,7 @@ fn connection_has_pages_in_both_directions() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
     let iban = bank_tests::nobody();
-    let changes: Vec<Post> =
-        (1..=7).map(|n| change(&stack, &iban, n, Some(Uuid::new_v4()))).collect();
+    let changes: Vec<Post> = (1..=7).map(|n| record(&stack, &change(&iban, n))).collect();
     post(&mut *stack.kafka_client(), &changes);
     until("all are stored", PATIENCE, || (endpoint.transactions(&iban).len() == 7).then_some(()));
     let ask = |mut arguments: Value| {
@@ -490,22 +488,6 @@ fn deposits_from_cash_can_be_switched_off() {
     assert_eq!([&all[0]["new_balance"], &all[1]["new_balance"]], ["€5,00", "€7,00"]);
 }
 
-/// A record of balance_changed, as the bank publishes it.
-fn change(stack: &Stack, iban: &str, sequence: i64, transfer_id: Option<Uuid>) -> Post {
-    let change = BalanceChanged {
-        iban: iban.to_owned(),
-        new_balance: Cents::new(sequence * 100),
-        changed_by: Cents::new(100),
-        from_to: "cash".to_owned(),
-        description: format!("change {sequence}"),
-        transfer_id,
-        sequence,
-        decided_at: Some(Timestamp::from_millis(1_795_996_800_000 + 1000 * sequence)),
-    };
-    let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
-    Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
-}
-
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn duplicates_and_undecodable_records_are_not_stored() {
@@ -513,21 +495,22 @@ fn duplicates_and_undecodable_records_are_not_stored() {
     let mut kafka_client = stack.kafka_client();
     let iban = bank_tests::nobody();
     let dead_letters_from = kafka_client.log_range(DEAD_LETTER.name, PATIENCE).unwrap()[0].1;
-    let twice = Some(Uuid::new_v4());
+    let twice = change(&iban, 1);
+    let without_id = BalanceChanged { transfer_id: None, ..change(&iban, 0) };
     let mut posts = vec![
-        change(&stack, &iban, 2, Some(Uuid::new_v4())),
-        change(&stack, &iban, 1, twice),
-        change(&stack, &iban, 1, twice),
+        record(&stack, &change(&iban, 2)),
+        record(&stack, &twice),
+        record(&stack, &twice),
         // Without transfer_id and sequence, as older programs write: each record is a transaction.
-        change(&stack, &iban, 0, None),
-        change(&stack, &iban, 0, None),
+        record(&stack, &without_id),
+        record(&stack, &without_id),
     ];
     let topic = BalanceChanged::TOPIC;
     let good = posts.len();
     posts.push(Post::keyed(&topic, iban.clone(), b"nonsense".to_vec()));
     posts.push(Post::keyed(&topic, iban.clone(), vec![0, 0, 0, 0, 99, 1]));
-    posts.push(change(&stack, &"x".repeat(65), 1, Some(Uuid::new_v4())));
-    posts.push(change(&stack, "NL\0", 1, Some(Uuid::new_v4())));
+    posts.push(record(&stack, &change(&"x".repeat(65), 1)));
+    posts.push(record(&stack, &change("NL\0", 1)));
     let offsets = post(&mut *kafka_client, &posts);
     let endpoint = Endpoint::start(&stack);
     until("all is stored", PATIENCE, || (endpoint.transactions(&iban).len() == 4).then_some(()));
@@ -555,7 +538,7 @@ fn duplicates_and_undecodable_records_are_not_stored() {
     // After a restart no record is stored again.
     assert!(endpoint.stop() < Duration::from_secs(1));
     let endpoint = Endpoint::start(&stack);
-    post(&mut *kafka_client, &[change(&stack, &iban, 3, Some(Uuid::new_v4()))]);
+    post(&mut *kafka_client, &[record(&stack, &change(&iban, 3))]);
     until("the next is stored", PATIENCE, || {
         (endpoint.transactions(&iban).len() == 5).then_some(())
     });
@@ -762,7 +745,7 @@ fn share_and_take_over(env: &[(&str, &str)], shared: impl Fn(&Stack)) {
     let mut publish = || {
         round += 1;
         let posts: Vec<Post> =
-            ibans.iter().map(|iban| change(&stack, iban, round, Some(Uuid::new_v4()))).collect();
+            ibans.iter().map(|iban| record(&stack, &change(iban, round))).collect();
         post(&mut *kafka_client, &posts);
         round as usize
     };

@@ -3,8 +3,6 @@
 
 mod support;
 
-use avro::{Encoder, Record};
-use bank::money::Cents;
 use bank::records::BalanceChanged;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
@@ -14,28 +12,17 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Endpoint, read, subscribe};
+use support::{Endpoint, change, read, record, subscribe};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
-use uuid::Uuid;
 
 /// `count` records of balance_changed of about a kilobyte.
 fn changes(stack: &Stack, iban: &str, count: usize) -> Vec<Post> {
-    let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[BalanceChanged::TOPIC.name]);
-    let change = |at: usize| {
-        let change = BalanceChanged {
-            iban: iban.to_owned(),
-            new_balance: Cents::new(100),
-            changed_by: Cents::new(100),
-            from_to: "cash".to_owned(),
-            description: format!("{at} {}", "x".repeat(1000)),
-            transfer_id: Some(Uuid::new_v4()),
-            sequence: at as i64 + 1,
-            decided_at: None,
-        };
-        Post::keyed(&BalanceChanged::TOPIC, iban.to_owned(), encoder.encode(&change))
+    let long = |at: usize| {
+        let description = format!("{at} {}", "x".repeat(1000));
+        record(stack, &BalanceChanged { description, ..change(iban, at as i64 + 1) })
     };
-    (0..count).map(change).collect()
+    (0..count).map(long).collect()
 }
 
 #[test]

@@ -4,17 +4,13 @@
 
 mod support;
 
-use avro::{Encoder, Record};
-use bank::money::Cents;
-use bank::records::BalanceChanged;
-use bank_tests::stack::{PATIENCE, Post, Stack, post};
+use bank_tests::stack::{PATIENCE, Stack, post};
 use bank_tests::wait::until;
 use serde_json::Value;
 use std::net::TcpStream;
 use support::proxy::DatabaseProxy;
-use support::{Endpoint, read, subscribe};
+use support::{Endpoint, change, read, record, subscribe};
 use tungstenite::{Message, WebSocket};
-use uuid::Uuid;
 
 /// An endpoint behind a proxy, and an account without other transactions.
 struct Bank {
@@ -33,19 +29,7 @@ impl Bank {
 
     /// Publishes a change of the account, as the command-handler does.
     fn publish(&self, sequence: i64) {
-        let change = BalanceChanged {
-            iban: self.iban.clone(),
-            new_balance: Cents::new(100),
-            changed_by: Cents::new(100),
-            from_to: "cash".to_owned(),
-            description: format!("change {sequence}"),
-            transfer_id: Some(Uuid::new_v4()),
-            sequence,
-            decided_at: None,
-        };
-        let topic = BalanceChanged::TOPIC;
-        let encoder = Encoder::<BalanceChanged>::with_id(self.stack.schema_ids[topic.name]);
-        let change = Post::keyed(&topic, self.iban.clone(), encoder.encode(&change));
+        let change = record(&self.stack, &change(&self.iban, sequence));
         post(&mut *self.stack.kafka_client(), &[change]);
     }
 

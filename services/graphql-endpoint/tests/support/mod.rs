@@ -3,7 +3,11 @@
 
 pub mod proxy;
 
-use bank_tests::stack::{PATIENCE, Stack, binary};
+use avro::{Encoder, Record};
+use bank::money::Cents;
+use bank::records::BalanceChanged;
+use bank::timestamp::Timestamp;
+use bank_tests::stack::{PATIENCE, Post, Stack, binary};
 use bank_tests::wait::until;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -14,6 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, WebSocket};
+use uuid::Uuid;
 
 /// A running endpoint process, killed when dropped.
 pub struct Endpoint {
@@ -263,14 +268,35 @@ pub fn last_event(events: &str) -> Value {
 
 pub fn deposit(iban: &str, cents: i32, descr: &str) -> Value {
     json!({
-        "uuid": uuid::Uuid::new_v4().to_string(),
+        "uuid": Uuid::new_v4().to_string(),
         "token": "cash", "amount": cents, "from": "cash", "to": iban, "descr": descr,
     })
 }
 
+/// A change of an account, as the bank publishes it.
+pub fn change(iban: &str, sequence: i64) -> BalanceChanged {
+    BalanceChanged {
+        iban: iban.to_owned(),
+        new_balance: Cents::new(100 * sequence),
+        changed_by: Cents::new(100),
+        from_to: "cash".to_owned(),
+        description: format!("change {sequence}"),
+        transfer_id: Some(Uuid::new_v4()),
+        sequence,
+        decided_at: Some(Timestamp::from_millis(1_795_996_800_000 + 1000 * sequence)),
+    }
+}
+
+/// The record of a change.
+pub fn record(stack: &Stack, change: &BalanceChanged) -> Post {
+    let topic = BalanceChanged::TOPIC;
+    let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[topic.name]);
+    Post::keyed(&topic, change.iban.clone(), encoder.encode(change))
+}
+
 /// A new user name.
 pub fn name() -> String {
-    format!("user-{}", uuid::Uuid::new_v4())
+    format!("user-{}", Uuid::new_v4())
 }
 
 /// An HTTP client that accepts responses of any status.
