@@ -20,6 +20,24 @@ query company_account {
   }
 }
 
+# A statement: the transactions of November 2026, newest
+# first. If hasNextPage is true, repeat it with endCursor
+# as the variable after.
+query statement($after: String) {
+  transactions(
+    iban: "NL66OPEN0000000000"
+    from: "2026-11-01T00:00:00+01:00"
+    until: "2026-12-01T00:00:00+01:00"
+    first: 50
+    after: $after
+  ) {
+    edges {
+      node { time changed_by new_balance from_to descr }
+    }
+    pageInfo { hasNextPage endCursor }
+  }
+}
+
 # Live credits of at least 10 euros to any account.
 subscription live {
   stream_transactions(min_amount: 1000, direction: CREDIT) {
@@ -52,6 +70,15 @@ mutation deposit(
     descr: "a deposit"
   ) {
     uuid success reason
+  }
+}
+
+# Replaces the token of an account and logs out everywhere.
+mutation log_out(
+  $token: String = "the token of your account"
+) {
+  rotate_token(token: $token) {
+    iban token reason
   }
 }
 `;
