@@ -36,10 +36,10 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Check that a bank keeps its guarantees
 ///
 /// Reads all commands, outcomes, changes and dead letters from the first record on, and compares
-/// them with a model of the rules: docs/guarantees.md. The bank may run or be stopped. Commands that
-/// are sent during the check are not checked. If there are none, the balances in balancedb and the
-/// transactions in transactiondb are compared as well. Prints each violation with its topic,
-/// partition and offset. The last line is JSON. The exit code is 1 if there is a violation.
+/// them with a model of the rules: docs/guarantees.md. The bank may run or be stopped. Commands
+/// that are sent during the check are not checked. If there are none, the balances in balancedb
+/// and the transactions in transactiondb are compared as well. Prints each violation with its
+/// topic, partition and offset. The last line is JSON. The exit code is 1 if there is a violation.
 ///
 /// The check keeps about 200 bytes in memory for each command and 100 for each change.
 #[derive(Debug, clap::Args)]

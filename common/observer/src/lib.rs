@@ -26,8 +26,8 @@ pub use record::{Event, ObservedRecord, RecordPosition};
 pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
 
-/// Compares `projection` with the transactions in the graphql-endpoint's database. Returns the first
-/// `max` violations.
+/// Compares `projection` with the transactions in the graphql-endpoint's database. Returns the
+/// first `max` violations.
 ///
 /// # Errors
 /// The database failed.

@@ -1,4 +1,4 @@
-//! Compares the transactions in the graphql-endpoint's database with the changes in balance_changed.
+//! Compares the transactions in the graphql-endpoint's database with balance_changed.
 
 use crate::record::{RecordPosition, hash};
 use crate::violation::{Kind, Violation};
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_to_a_row_is_found() {
+    fn differences_to_each_row_are_found() {
         let rows = [change("a", 1), change("a", 2), change("b", 1)];
         assert_eq!(kinds(&rows), []);
         assert_eq!(kinds(&rows[..2]), [(Some(3), "MissingTransaction".to_owned())]);
