@@ -3,7 +3,7 @@
 // the bank handles each uuid once.
 import { effect, signal } from "@preact/signals";
 import { createClient } from "graphql-ws";
-import { findProblem, type Problem } from "./problem";
+import { BankError, findProblem, type Problem } from "./problem";
 import { session } from "./session";
 
 export interface Transaction {
@@ -181,9 +181,48 @@ export async function allAccounts(max: number): Promise<Account[]> {
 /** The newest transactions of an account, the newest first. */
 export async function transactions(iban: string, max: number): Promise<Transaction[]> {
   const query = `query($iban: String!, $max: Int!) {
-    transactions_by_iban(iban: $iban, max_items: $max) ${FIELDS} }`;
+    transactions_by_iban(iban: $iban, max_items: $max) { ${FIELDS} } }`;
   return (await ask<{ transactions_by_iban: Transaction[] }>(query, { iban, max }))
     .transactions_by_iban;
+}
+
+/** A transaction of a page, with the amounts in euro cents as decimal digits. */
+export interface Entry extends Transaction {
+  changed_by_cents: string;
+  new_balance_cents: string;
+}
+
+/** The arguments of a page. docs/graphql.md describes them. */
+export interface Range {
+  first?: number;
+  after?: string | null;
+  last?: number;
+  before?: string | null;
+  from?: string;
+  until?: string;
+}
+
+/** A page of transactions, the newest first. */
+export interface Page {
+  edges: { cursor: string; node: Entry }[];
+  pageInfo: {
+    /** True if there are newer ones. Always true with `after`. */
+    hasPreviousPage: boolean;
+    /** True if there are older ones. Always true with `before`. */
+    hasNextPage: boolean;
+    startCursor: string | null;
+    endCursor: string | null;
+  };
+}
+
+export async function page(iban: string, range: Range): Promise<Page> {
+  const query = `query($iban: String!, $first: Int, $after: String, $last: Int, $before: String,
+      $from: DateTime, $until: DateTime) {
+    transactions(iban: $iban, first: $first, after: $after, last: $last, before: $before,
+      from: $from, until: $until) {
+      edges { cursor node { ${FIELDS} changed_by_cents new_balance_cents } }
+      pageInfo { hasPreviousPage hasNextPage startCursor endCursor } } }`;
+  return (await ask<{ transactions: Page }>(query, { iban, ...range })).transactions;
 }
 
 /** Subscribes to the transactions of an account. The returned function ends the subscription. */
@@ -192,7 +231,7 @@ export function listen(
   received: (transaction: Transaction) => void,
   failed: (reason: string) => void,
 ): () => void {
-  const query = `subscription($iban: String) { stream_transactions(iban: $iban) ${FIELDS} }`;
+  const query = `subscription($iban: String) { stream_transactions(iban: $iban) { ${FIELDS} } }`;
   return client.subscribe<{ stream_transactions: Transaction }>(
     { query, variables: { iban } },
     {
@@ -254,7 +293,7 @@ export async function transfer(wanted: Transfer): Promise<boolean> {
   return false;
 }
 
-const FIELDS = "{ id ref sequence time iban new_balance changed_by from_to descr direction }";
+const FIELDS = "id ref sequence time iban new_balance changed_by from_to descr direction";
 
 /** The endpoint closes a connection with more than 32 operations; some are subscriptions. */
 const REQUESTS_MAX = 16;
@@ -279,12 +318,18 @@ function request<T>(query: string, variables: Record<string, unknown>): Promise<
       { query, variables },
       {
         next: ({ data, errors }) =>
-          data && !errors ? resolve(data) : reject(new Error(reasonOf(errors))),
-        error: (err) => reject(new Error(reasonOf(err))),
-        complete: () => reject(new Error("the bank gave no answer")),
+          data && !errors ? resolve(data) : reject(errorOf(errors)),
+        error: (err) => reject(errorOf(err)),
+        complete: () => reject(new BankError("the bank gave no answer")),
       },
     );
   });
+}
+
+/** Of several errors, the first one has the code. */
+function errorOf(err: unknown): BankError {
+  const first = (Array.isArray(err) ? err[0] : err) as { extensions?: { code?: string } } | null;
+  return new BankError(reasonOf(err), first?.extensions?.code);
 }
 
 /** The text of an error of graphql-ws: one error, several, or the close event of the socket. */

@@ -6,6 +6,7 @@ import { logIn, transfer, type Transfer } from "./bank";
 import type { Live } from "./live";
 import { CENTS_MAX, euro, parseCents } from "./money";
 import { session, type Session } from "./session";
+import { Statement } from "./statement";
 import { Transactions, useShown } from "./transactions";
 
 const DEPOSITS = [1000, 2000, 5000, 10000, 20000, 50000];
@@ -157,6 +158,7 @@ function Account({ account }: { account: Session }) {
         <TransferForm move={(wanted, what) => move({ ...wanted, from: iban, token }, what)} />
       </div>
       <div class="column">
+        <Statement iban={iban} />
         <h2 class="subtitle">Transactions</h2>
         <Transactions iban={iban} live={live} />
       </div>

@@ -1,7 +1,18 @@
 /** Euro cents in Dutch notation: `€1.234,56`. */
-export function euro(cents: number): string {
-  const euros = String(Math.floor(cents / 100)).replace(/\B(?=(\d{3})+$)/g, ".");
-  return `€${euros},${String(cents % 100).padStart(2, "0")}`;
+export function euro(cents: number | bigint): string {
+  const [sign, euros, rest] = split(String(cents));
+  return `${sign}€${euros.replace(/\B(?=(\d{3})+$)/g, ".")},${rest}`;
+}
+
+/** Euro cents, as decimal digits, in euros with a point: `1234.56`. */
+export function decimal(cents: string): string {
+  const [sign, euros, rest] = split(cents);
+  return `${sign}${euros}.${rest}`;
+}
+
+function split(cents: string): [sign: string, euros: string, cents: string] {
+  const digits = cents.replace("-", "").padStart(3, "0");
+  return [cents.startsWith("-") ? "-" : "", digits.slice(0, -2), digits.slice(-2)];
 }
 
 /** The maximum of GraphQL's type Int. */

@@ -1,6 +1,30 @@
-// Why there is no connection to the endpoint, and what helps. Scripts cannot see why the handshake
-// of a websocket failed. So the page sends an HTTP request to the same address and reads its
-// status.
+// Errors in responses, and why there is no connection to the endpoint.
+
+/** Texts for the reader instead of those for the author of a request. */
+const TEXTS: Record<string, string> = {
+  UNAUTHENTICATED: "this bank’s ledger is not public. Log in to see your own account",
+  FORBIDDEN: "this bank’s ledger is not public. Your login shows your own account only",
+};
+const FINAL =
+  /^(GRAPHQL_|BAD_|OPERATION_RESOLUTION_FAILURE|UNAUTHENTICATED|FORBIDDEN|TOO_COSTLY)/;
+
+/** An error in a response. docs/graphql.md lists the codes. */
+export class BankError extends Error {
+  /** True if the same request would fail again. */
+  readonly isFinal: boolean;
+
+  constructor(
+    message: string,
+    /** Empty if the error has no code. Later versions of the bank may have more codes. */
+    readonly code = "",
+  ) {
+    super(TEXTS[code] ?? message);
+    this.isFinal = FINAL.test(code);
+  }
+}
+
+// Scripts cannot see why the handshake of a websocket failed. So the page sends an HTTP request to
+// the same address and reads its status.
 
 /** A cause that the user can do something about, or that a longer wait resolves. */
 export interface Problem {

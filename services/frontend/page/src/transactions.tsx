@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import type { Transaction } from "./bank";
 import { RETRY_MS, useTransactions, type Live } from "./live";
 import { FIELDS, MAX_ITEMS, view, type Field } from "./session";
+import { timeText } from "./time";
 
 /** The live transactions of an account, as many as the user chose. */
 export function useShown(iban: string): Signal<Live> {
@@ -100,12 +101,8 @@ function Box({ transaction, fields }: { transaction: Transaction; fields: Field[
   );
 }
 
-// In the reader's language and time zone.
-const timeFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "medium" });
-
 function text(transaction: Transaction, field: Field): string {
-  if (field !== "time") return transaction[field];
-  return transaction.time === null ? "unknown" : timeFormat.format(new Date(transaction.time));
+  return field === "time" ? timeText(transaction.time) : transaction[field];
 }
 
 function Arrow({ up }: { up: boolean }) {

@@ -1,6 +1,7 @@
 // Shared by the browser tests: pages in Chromium, requests to the running bank, waiting.
 import { execFile } from "node:child_process";
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { randomUUID } from "node:crypto";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
@@ -119,6 +120,20 @@ export async function until(what, condition) {
   }
 }
 
+const AXE = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
+
+/** Asserts that axe finds nothing. The page needs the option `bypassCSP`. */
+export async function assertAccessible(page, what) {
+  await page.evaluate(AXE);
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  const found = violations.map(({ id, impact, nodes }) =>
+    [`${what}: ${impact}: ${id}`]
+      .concat(nodes.map((it) => `${it.html} ${it.failureSummary}`))
+      .join("\n"),
+  );
+  assert.deepEqual(found, []);
+}
+
 /** Sends a GraphQL request to the endpoint. */
 export async function ask(query, variables) {
   const reply = await fetch(`${GRAPHQL_ENDPOINT_URL}/graphql`, {
@@ -137,6 +152,19 @@ export async function deposit(iban, amount, descr = "test deposit") {
       descr: $descr) { success reason } }`;
   const { money_transfer } = await ask(query, { uuid: randomUUID(), to: iban, amount, descr });
   assert.equal(money_transfer.success, true, money_transfer.reason);
+}
+
+/** Makes `count` deposits of 1 cent, many at a time, and waits until they are stored. */
+export async function depositMany(iban, count) {
+  const query = "query($iban: String!) { account(iban: $iban) { changes } }";
+  const changes = async () => Number((await ask(query, { iban })).account?.changes ?? 0);
+  const before = await changes();
+  let left = count;
+  const deposits = async () => {
+    while (left-- > 0) await deposit(iban, 1);
+  };
+  await Promise.all(Array.from({ length: 100 }, deposits));
+  await until("the deposits are stored", async () => (await changes()) === before + count);
 }
 
 export async function transactions(iban, max = 1000) {

@@ -7,6 +7,7 @@ import {
   PASSWORD,
   accounts,
   amounts,
+  assertAccessible,
   setLoad,
   sendHeartbeats,
   browser,
@@ -24,7 +25,6 @@ import {
   openPage,
 } from "./browser.js";
 
-const AXE = readFileSync("node_modules/axe-core/axe.min.js", "utf8");
 const PATHS = ["/", "/bank-employee", "/client", "/background"];
 
 before(async () => {
@@ -522,16 +522,7 @@ test("thousand transactions cause no layout shift", async () => {
 test("axe finds no violations in light and dark", async () => {
   for (const colorScheme of ["light", "dark"]) {
     const page = await openPage("/client", { colorScheme, bypassCSP: true });
-    const check = async (what) => {
-      await page.evaluate(AXE);
-      const { violations } = await page.evaluate(() => globalThis.axe.run());
-      const found = violations.map(({ id, impact, nodes }) =>
-        [`${what}, ${colorScheme}: ${impact}: ${id}`]
-          .concat(nodes.map((it) => `${it.html} ${it.failureSummary}`))
-          .join("\n"),
-      );
-      assert.deepEqual(found, []);
-    };
+    const check = (what) => assertAccessible(page, `${what}, ${colorScheme}`);
     await check("log in");
     await page.getByLabel("User name").fill("short");
     await logIn(page);
