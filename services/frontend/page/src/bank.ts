@@ -225,6 +225,20 @@ export async function page(iban: string, range: Range): Promise<Page> {
   return (await ask<{ transactions: Page }>(query, { iban, ...range })).transactions;
 }
 
+/** The cursor of a transaction, for the transactions after it. Null if there is no such one. */
+export async function cursorOf({ iban, ref, time }: Transaction): Promise<string | null> {
+  // The bank finds a time faster than it reads all newer transactions.
+  const until = time === null ? undefined : new Date(Date.parse(time) + 1).toISOString();
+  let after: string | null = null;
+  do {
+    const { edges, pageInfo }: Page = await page(iban, { first: 100, after, until });
+    const found = edges.find(({ node }) => node.ref === ref);
+    if (found) return found.cursor;
+    after = pageInfo.hasNextPage ? pageInfo.endCursor : null;
+  } while (after !== null);
+  return null;
+}
+
 /** Subscribes to the transactions of an account. The returned function ends the subscription. */
 export function listen(
   iban: string,

@@ -1,7 +1,6 @@
 // A statement of an account by period: to read, to print and as a file.
 import type { TargetedEvent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import type { BankError } from "./problem";
 import {
   readEarlier,
   readLater,
@@ -10,6 +9,7 @@ import {
   type Part,
   type Statement as Data,
 } from "./period";
+import { useReading } from "./reading";
 import { dayText, daysAgo, midnight, timeText } from "./time";
 
 const DAYS = 30;
@@ -34,35 +34,14 @@ interface Shown {
 
 function Content({ iban }: { iban: string }) {
   const [days, setDays] = useState<[string, string]>([daysAgo(DAYS - 1), daysAgo(0)]);
-  const [shown, setShown] = useState<Shown | null>(null);
-  const [loading, setLoading] = useState(false);
-  const [error, setError] = useState<BankError | null>(null);
-  // The response to an earlier request is dropped.
-  const requests = useRef(0);
-  const show = (read: Promise<Shown>): void => {
-    const number = ++requests.current;
-    const isNewest = (): boolean => number === requests.current;
-    setLoading(true);
-    setError(null);
-    read
-      .then(
-        (it) => isNewest() && setShown(it),
-        (err: BankError) => isNewest() && setError(err),
-      )
-      .finally(() => isNewest() && setLoading(false));
-  };
+  const { value: shown, loading, error, read, clear } = useReading<Shown>();
   const [first, last] = days;
   const submit = (event: TargetedEvent<HTMLFormElement>): void => {
     event.preventDefault();
     const [from, until] = [midnight(first), midnight(last, 1)].map((it) => it.toISOString());
-    setShown(null);
-    show(
-      readStatement({ iban, from: from!, until: until! }).then(([statement, part]) => ({
-        statement,
-        part,
-        days,
-      })),
-    );
+    const period = { iban, from: from!, until: until! };
+    clear();
+    read(readStatement(period).then(([statement, part]) => ({ statement, part, days })));
   };
   return (
     <>
@@ -83,9 +62,7 @@ function Content({ iban }: { iban: string }) {
       {shown && (
         <Result
           shown={shown}
-          turn={(read) =>
-            show(read(shown.statement, shown.part).then((part) => ({ ...shown, part })))
-          }
+          turn={(to) => read(to(shown.statement, shown.part).then((part) => ({ ...shown, part })))}
         />
       )}
     </>

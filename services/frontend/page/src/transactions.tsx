@@ -1,8 +1,9 @@
 // A live list of an account's transactions.
 import type { Signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import type { Transaction } from "./bank";
+import { cursorOf, page, type Page, type Transaction } from "./bank";
 import { RETRY_MS, useTransactions, type Live } from "./live";
+import { useReading, type Reading } from "./reading";
 import { FIELDS, MAX_ITEMS, view, type Field } from "./session";
 import { timeText } from "./time";
 
@@ -17,8 +18,14 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
   const { list, reason } = live.value;
   // The list at the time of the pause; null while the list is live.
   const [frozen, setFrozen] = useState<Transaction[] | null>(null);
-  useEffect(() => setFrozen(null), [iban, max]);
-  const shown = frozen ?? list;
+  // A page of older transactions; without one the list is live.
+  const older = useReading<Page>();
+  useEffect(() => {
+    setFrozen(null);
+    older.clear();
+  }, [iban, max]);
+  const isLive = older.value === null;
+  const shown = older.value?.edges.map(({ node }) => node) ?? frozen ?? list;
   return (
     <section aria-label={`Transactions of ${iban}`}>
       <div class="bar">
@@ -28,7 +35,7 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
           class="button is-small"
           id="pause"
           aria-pressed={frozen !== null}
-          disabled={list === null}
+          disabled={list === null || !isLive}
           onClick={() => setFrozen(frozen ? null : list)}
         >
           {frozen ? "Continue" : "Pause"}
@@ -41,9 +48,10 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
           {RETRY_MS / 1000} seconds.
         </p>
       )}
+      <Pages iban={iban} older={older} shown={shown ?? []} />
       {shown?.length === 0 && (
         <p class="notification" id="no-transactions">
-          No transactions yet.
+          {isLive ? "No transactions yet." : "There are no older transactions."}
         </p>
       )}
       {shown === null && !reason && (
@@ -59,6 +67,69 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
         ))}
       </div>
     </section>
+  );
+}
+
+/** Buttons for older transactions. A page of them stays the same while new ones arrive. */
+function Pages(props: { iban: string; older: Reading<Page>; shown: Transaction[] }) {
+  const { iban, older, shown } = props;
+  const { max } = view.value;
+  const last = shown.at(-1);
+  const info = older.value?.pageInfo;
+  // The first transaction of an account has the number 1.
+  const hasOlder = info?.hasNextPage ?? (shown.length === max && last?.sequence !== "1");
+  const readOlder = async (): Promise<Page> => {
+    const after = info ? info.endCursor : last ? await cursorOf(last) : null;
+    return page(iban, { first: max, after });
+  };
+  const readNewer = async (): Promise<Page | null> => {
+    if (!info?.startCursor) return null;
+    const newer = await page(iban, { last: max, before: info.startCursor });
+    return newer.pageInfo.hasPreviousPage ? newer : null;
+  };
+  return (
+    <>
+      <nav class="bar" aria-label="Pages of transactions">
+        <div class="buttons has-addons">
+          <button
+            type="button"
+            class="button is-small"
+            id="newest-transactions"
+            disabled={!info}
+            onClick={older.clear}
+          >
+            Newest
+          </button>
+          <button
+            type="button"
+            class="button is-small"
+            id="newer-transactions"
+            disabled={!info || older.loading}
+            onClick={() => older.read(readNewer())}
+          >
+            Newer
+          </button>
+          <button
+            type="button"
+            class="button is-small"
+            id="older-transactions"
+            disabled={!hasOlder || older.loading}
+            onClick={() => older.read(readOlder())}
+          >
+            Older
+          </button>
+        </div>
+        <span role="status" id="page-of-transactions">
+          {older.loading ? "Loading…" : info ? "Older transactions" : ""}
+        </span>
+      </nav>
+      {older.error && (
+        <p class="notification is-danger" role="alert">
+          Other transactions cannot be loaded: {older.error.message}.{" "}
+          {!older.error.isFinal && "Try again after a few seconds."}
+        </p>
+      )}
+    </>
   );
 }
 
