@@ -239,19 +239,31 @@ export async function cursorOf({ iban, ref, time }: Transaction): Promise<string
   return null;
 }
 
-/** Subscribes to the transactions of an account. The returned function ends the subscription. */
+/**
+ * Subscribes to the transactions of an account after the sequence `after`, in order and without
+ * gaps, also over several connections. Without `after`: to new transactions only. The returned
+ * function ends the subscription.
+ */
 export function listen(
   iban: string,
+  after: string | null,
   received: (transaction: Transaction) => void,
-  failed: (reason: string) => void,
+  failed: (error: BankError) => void,
 ): () => void {
-  const query = `subscription($iban: String) { stream_transactions(iban: $iban) { ${FIELDS} } }`;
+  const query = `subscription($iban: String, $after: Long) {
+    stream_transactions(iban: $iban, after_sequence: $after) { ${FIELDS} } }`;
+  // The client sends this object again on each new connection.
+  const variables = { iban, after };
   return client.subscribe<{ stream_transactions: Transaction }>(
-    { query, variables: { iban } },
+    { query, variables },
     {
-      next: ({ data, errors }) =>
-        data ? received(data.stream_transactions) : failed(reasonOf(errors)),
-      error: (err) => failed(reasonOf(err)),
+      next: ({ data, errors }) => {
+        if (!data) return failed(errorOf(errors));
+        const transaction = data.stream_transactions;
+        if (after !== null) variables.after = transaction.sequence;
+        received(transaction);
+      },
+      error: (err) => failed(errorOf(err)),
       complete: () => {},
     },
   );

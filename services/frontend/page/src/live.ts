@@ -1,7 +1,8 @@
 // The newest transactions of an account, kept up to date.
 import { signal, type Signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
-import { connection, connections, listen, transactions, type Transaction } from "./bank";
+import { connection, connections, listen, page, transactions, type Transaction } from "./bank";
+import type { BankError } from "./problem";
 
 /** Time between an error response and the next attempt. */
 export const RETRY_MS = 5_000;
@@ -9,80 +10,81 @@ export const RETRY_MS = 5_000;
 export interface Live {
   /** The newest first; null until they are loaded. */
   list: Transaction[] | null;
-  /** Why they cannot be read; empty if they can. */
-  reason: string;
+  /** Why they cannot be read; null if they can. */
+  error: BankError | null;
 }
 
 /** At most `max` transactions of `iban`. All changes within one frame cause one update. */
 export function useTransactions(iban: string, max: number): Signal<Live> {
-  const [live] = useState(() => signal<Live>({ list: null, reason: "" }));
+  const [live] = useState(() => signal<Live>({ list: null, error: null }));
   useEffect(() => {
     let list: Transaction[] = [];
-    // Transactions that arrive while the list is being queried.
-    let early: Transaction[] | null = [];
+    let state: "reading" | "following" | "failed" = "reading";
     let frame = 0;
     let retry: ReturnType<typeof setTimeout> | undefined;
+    let stop = (): void => {};
+    let reads = 0;
     const draw = (): void => {
       frame = 0;
-      live.value = { list, reason: "" };
+      live.value = { list, error: null };
     };
-    const fail = (reason: string): void => {
-      live.value = { ...live.value, reason };
-      clearTimeout(retry);
-      if (connection.peek() !== "ended") retry = setTimeout(restart, RETRY_MS);
-    };
-    const add = (transaction: Transaction): void => {
-      if (early) {
-        early = newest([transaction, ...early], max);
-        return;
-      }
-      list = newest([transaction, ...list], max);
-      // A hidden page gets no frames; the first frame after that draws all changes.
+    // A hidden page gets no frames; the first frame after that draws all changes.
+    const change = (changed: Transaction[]): void => {
+      list = changed;
       frame ||= requestAnimationFrame(draw);
     };
-    // The subscription starts before the query, so no transaction is missed between them. Both are
-    // repeated on each new connection, and after an error.
-    let stop = listen(iban, add, fail);
-    let queries = 0;
-    const query = (): void => {
-      early = [];
-      const number = ++queries;
-      const isNewest = (): boolean => number === queries;
+    const fail = (error: BankError): void => {
+      state = "failed";
+      live.value = { ...live.value, error };
+      clearTimeout(retry);
+      if (!error.isFinal && connection.peek() !== "ended") retry = setTimeout(read, RETRY_MS);
+    };
+    const add = (transaction: Transaction): void => change([transaction, ...list].slice(0, max));
+    // Reads the newest transactions, then subscribes to those after them.
+    const read = (): void => {
+      stop();
+      clearTimeout(retry);
+      state = "reading";
+      const number = ++reads;
+      const isNewest = (): boolean => number === reads;
       transactions(iban, max).then(
         (queried) => {
-          // The response to an earlier query may be outdated.
           if (!isNewest()) return;
-          list = newest([...(early ?? []), ...queried], max);
-          early = null;
-          frame ||= requestAnimationFrame(draw);
+          change(queried);
+          state = "following";
+          stop = listen(iban, last(), add, fail);
         },
-        (err: Error) => isNewest() && fail(err.message),
+        (err: BankError) => isNewest() && fail(err),
       );
     };
-    const restart = (): void => {
-      stop();
-      stop = listen(iban, add, fail);
-      query();
+    /** The sequence of the newest transaction; null if the bank's records have none. */
+    const last = (): string | null => {
+      const sequence = list[0]?.sequence;
+      return sequence === "0" ? null : (sequence ?? "0");
     };
-    const stopQuerying = connections.subscribe((count) => count > 0 && query());
+    // The stream begins with what was missed between the connections. If that is more than the list
+    // shows, the list is read again, since the stream would send all of it.
+    const continueOnConnection = async (): Promise<void> => {
+      if (state === "failed" || last() === null) return read();
+      const { edges } = await page(iban, { first: 1 });
+      const missed = Number(edges[0]?.node.sequence ?? 0) - Number(last());
+      if (state === "following" && missed > max) read();
+    };
+    const before = connections.peek();
+    const stopContinuing = connections.subscribe((count) => {
+      if (count === before || state === "reading") return;
+      // Without a response the stream continues all the same.
+      continueOnConnection().catch(() => {});
+    });
+    read();
     return () => {
       stop();
-      stopQuerying();
-      queries++;
+      stopContinuing();
+      reads++;
+      state = "reading";
       clearTimeout(retry);
       cancelAnimationFrame(frame);
     };
   }, [iban, max]);
   return live;
-}
-
-/** Without duplicates, in the bank's order; they can arrive in another order. */
-function newest(all: Transaction[], max: number): Transaction[] {
-  const byRef = new Map(all.map((it) => [it.ref, it]));
-  return [...byRef.values()]
-    .sort(
-      (one, other) =>
-        Number(other.sequence) - Number(one.sequence) || Number(other.ref) - Number(one.ref),
-    )
-    .slice(0, max);
 }

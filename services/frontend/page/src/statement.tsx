@@ -1,6 +1,7 @@
 // A statement of an account by period: to read, to print and as a file.
 import type { TargetedEvent } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { Failure, LATER } from "./failure";
 import {
   readEarlier,
   readLater,
@@ -52,12 +53,7 @@ function Content({ iban }: { iban: string }) {
           Show
         </button>
       </form>
-      {error && (
-        <p class="notification is-danger" role="alert">
-          The statement cannot be loaded: {error.message}.{" "}
-          {!error.isFinal && "Try again after a few seconds."}
-        </p>
-      )}
+      <Failure what="The statement" error={error} remedy={LATER} />
       <p role="status">{loading && "Loading the statement…"}</p>
       {shown && (
         <Result

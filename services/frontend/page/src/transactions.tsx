@@ -2,6 +2,7 @@
 import type { Signal } from "@preact/signals";
 import { useEffect, useState } from "preact/hooks";
 import { cursorOf, page, type Page, type Transaction } from "./bank";
+import { Failure, LATER } from "./failure";
 import { RETRY_MS, useTransactions, type Live } from "./live";
 import { useReading, type Reading } from "./reading";
 import { FIELDS, MAX_ITEMS, view, type Field } from "./session";
@@ -15,7 +16,7 @@ export function useShown(iban: string): Signal<Live> {
 /** The list and its controls. */
 export function Transactions({ iban, live }: { iban: string; live: Signal<Live> }) {
   const { max } = view.value;
-  const { list, reason } = live.value;
+  const { list, error } = live.value;
   // The list at the time of the pause; null while the list is live.
   const [frozen, setFrozen] = useState<Transaction[] | null>(null);
   // A page of older transactions; without one the list is live.
@@ -42,19 +43,18 @@ export function Transactions({ iban, live }: { iban: string; live: Signal<Live> 
         </button>
       </div>
       <Fields />
-      {reason && (
-        <p class="notification is-danger" role="alert">
-          Transactions cannot be loaded: {reason}. This page tries again every{" "}
-          {RETRY_MS / 1000} seconds.
-        </p>
-      )}
+      <Failure
+        what="Transactions"
+        error={error}
+        remedy={`This page tries again every ${RETRY_MS / 1000} seconds.`}
+      />
       <Pages iban={iban} older={older} shown={shown ?? []} />
       {shown?.length === 0 && (
         <p class="notification" id="no-transactions">
           {isLive ? "No transactions yet." : "There are no older transactions."}
         </p>
       )}
-      {shown === null && !reason && (
+      {shown === null && !error && (
         <p class="notification" role="status">
           Loading transactions…
         </p>
@@ -123,12 +123,7 @@ function Pages(props: { iban: string; older: Reading<Page>; shown: Transaction[]
           {older.loading ? "Loading…" : info ? "Older transactions" : ""}
         </span>
       </nav>
-      {older.error && (
-        <p class="notification is-danger" role="alert">
-          Other transactions cannot be loaded: {older.error.message}.{" "}
-          {!older.error.isFinal && "Try again after a few seconds."}
-        </p>
-      )}
+      <Failure what="Other transactions" error={older.error} remedy={LATER} />
     </>
   );
 }

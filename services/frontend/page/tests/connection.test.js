@@ -196,8 +196,8 @@ test("page repeats operations that failed for a busy bank", async () => {
   );
   await logIn(page);
   await page.getByText("cannot be loaded: the database is unavailable, try again.").waitFor();
-  // Subscription and query fail: at the login, on the connection that it opens, after a pause.
-  await until("an attempt after a pause", () => failures >= 6);
+  // At the login, on the connection that it opens, and after a pause.
+  await until("an attempt after a pause", () => failures >= 3);
   failing = false;
   await page.getByText("No transactions yet.").waitFor();
   await page.locator("#deposit-1000").click();

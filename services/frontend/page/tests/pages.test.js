@@ -13,6 +13,7 @@ import {
   browser,
   connected,
   deposit,
+  depositMany,
   closeDisconnected,
   closePage,
   logIn,
@@ -381,65 +382,99 @@ test("page reconnects to a restarted endpoint without loss", async () => {
   for (const page of [home, client]) await closeDisconnected(page);
 });
 
-test("transactions are complete and ordered despite races", async () => {
-  // Responses to queries are held back here until `release`; streamed transactions pass at once.
-  const held = [];
-  let received = 0;
-  let socket;
-  // While this is an array, it collects two transactions, which are then sent in reverse order.
-  let swapped;
-  const page = await openPage("/", {}, (page) =>
+/**
+ * Opens the client's page with a new account, and counts what the page asks for. While `blocked`,
+ * new connections are closed; while `losing`, queries of the list are lost; while `silent`, streams
+ * are lost until the next query of the list.
+ */
+async function openCounted() {
+  const counted = { blocked: false, losing: false, silent: false, queries: 0, after: [] };
+  const page = await openPage("/client", {}, (page) =>
     page.routeWebSocket(/graphql/, (toPage) => {
-      socket = toPage;
-      const server = toPage.connectToServer();
-      server.onMessage((message) => {
-        const { id, type, payload } = JSON.parse(message);
-        if (payload?.data?.transactions_by_iban) {
-          const complete = JSON.stringify({ id, type: "complete" });
-          held.push({ id, release: () => [message, complete].forEach((it) => toPage.send(it)) });
-        } else if (type !== "complete" || !held.some((it) => it.id === id)) {
-          const isTransaction = payload?.data?.stream_transactions !== undefined;
-          if (isTransaction) received++;
-          if (swapped && isTransaction) {
-            swapped.unshift(message);
-            if (swapped.length < 2) return;
-            swapped.forEach((it) => toPage.send(it));
-            swapped = undefined;
-          } else {
-            toPage.send(message);
-          }
+      if (counted.blocked) return toPage.close();
+      counted.cut = () => toPage.close();
+      const endpoint = toPage.connectToServer();
+      toPage.onMessage((message) => {
+        const { query, variables } = JSON.parse(message).payload ?? {};
+        if (query?.includes("transactions_by_iban")) {
+          counted.queries++;
+          counted.silent = false;
+          if (counted.losing) return;
         }
+        if (query?.includes("stream_transactions")) {
+          counted.after.push(variables.after);
+          if (counted.silent) return;
+        }
+        endpoint.send(message);
       });
     }),
   );
-  const happens = async (cents) => {
-    const before = received;
-    await deposit(COMPANY, cents);
-    await until("the page receives it", () => received > before);
+  const iban = await logIn(page);
+  await page.getByText("No transactions yet.").waitFor();
+  const lose = async () => {
+    counted.blocked = true;
+    counted.cut();
+    await page.locator("#connection[data-state=lost]").waitFor();
   };
-  await until("the page sends a query", () => held.length === 1);
-  await happens(3141);
-  held[0].release();
-  await newest(page, "€31,41");
+  return { page, iban, counted, lose };
+}
 
+/** Waits until the page shows the newest `max` transactions, in the order of the account. */
+function showsNewest(page, iban, max) {
+  return until("the newest are shown", async () => {
+    const shown = await page.locator("#transactions .field-new_balance").allTextContents();
+    const stored = await transactions(iban, max);
+    return shown.join() === stored.map((it) => `new balance: ${it.new_balance}`).join();
+  });
+}
+
+test("missed transactions arrive once and in order", async () => {
+  const { page, iban, counted, lose } = await openCounted();
+  await page.locator("#max-items-250").click();
+  await deposit(iban, 1);
+  await newest(page, "€0,01");
+  const { queries } = counted;
+  counted.after.length = 0;
+  for (let cuts = 1; cuts <= 5; cuts++) {
+    await lose();
+    await depositMany(iban, 10);
+    counted.blocked = false;
+    // While the page catches up.
+    await depositMany(iban, 10);
+    await showsNewest(page, iban, 250);
+  }
+  assert.deepEqual([...new Set(counted.after)], ["1", "21", "41", "61", "81"]);
+  assert.equal((await amounts(page)).length, 101);
+  assert.equal(counted.queries, queries, "the list is not read again");
+
+  // The connection is lost before the response to the first query.
+  counted.losing = true;
   await page.reload();
-  await until("the page sends a query", () => held.length === 2);
-  // The connection is lost before the response: the query is repeated, and the new connection
-  // sends another one.
-  await socket.close();
-  await until("the page sends two more queries", () => held.length === 4);
-  held[2].release();
-  await happens(2718);
-  held[3].release();
-  await newest(page, "€27,18");
-  await happens(1618);
-  await newest(page, "€16,18");
-  swapped = [];
-  await happens(1001);
-  await happens(1002);
-  await newest(page, "€10,02");
-  const stored = (await transactions(COMPANY, 10)).map(({ changed_by }) => changed_by);
-  assert.deepEqual(await amounts(page), stored);
+  await until("the page sends a query", () => counted.queries === queries + 1);
+  await deposit(iban, 7777);
+  counted.losing = false;
+  counted.cut();
+  await newest(page, "€77,77");
+  assert.equal((await amounts(page)).length, 102);
+  await closePage(page);
+});
+
+test("list is read again if it missed everything", async () => {
+  const { page, iban, counted, lose } = await openCounted();
+  await page.locator("#max-items-5").click();
+  await deposit(iban, 1);
+  await newest(page, "€0,01");
+  const { queries } = counted;
+  await lose();
+  await depositMany(iban, 30);
+  // The stream would send all 30.
+  counted.silent = true;
+  counted.blocked = false;
+  await showsNewest(page, iban, 5);
+  assert.equal(counted.queries, queries + 1);
+  assert.equal(counted.after.at(-1), "31");
+  await deposit(iban, 7777);
+  await newest(page, "€77,77");
   await closePage(page);
 });
 
@@ -448,7 +483,7 @@ test("private ledger shows clients their own account only", async () => {
   await stack(["start", "graphql-endpoint"], { PUBLIC_LEDGER: "false" });
   try {
     const page = await openPage("/");
-    await page.getByRole("alert").getByText("cannot be loaded").waitFor();
+    await page.getByRole("alert").getByText("ledger is not public. Log in").waitFor();
     await page.getByRole("link", { name: "Client", exact: true }).click();
     await logIn(page);
     await connected(page);
