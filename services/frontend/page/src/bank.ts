@@ -154,28 +154,32 @@ export function socketUrl(
   return url.href;
 }
 
-/** An account in the list of all accounts: fields of its last transaction. */
-export type Account = Pick<Transaction, "iban" | "new_balance" | "changed_by">;
-
-/** Maximum of `max_items`. */
+/** Maximum of `first`, `last` and `max_items`. */
 export const ITEMS_MAX = 1000;
 
-/** The accounts whose iban is greater than `after`, by iban; at most `max` of them. */
-export async function accounts(after: string, max: number): Promise<Account[]> {
-  const query = `query($after: String, $max: Int) {
-    all_last_transactions(after: $after, max_items: $max) { iban new_balance changed_by } }`;
-  return (await ask<{ all_last_transactions: Account[] }>(query, { after, max }))
-    .all_last_transactions;
+export interface Account {
+  iban: string;
+  balance: string;
+  /** Null if the account was never used. */
+  last_change: Pick<Transaction, "changed_by" | "time"> | null;
 }
 
-/** All accounts, by iban; in a large bank the first `max`. */
-export async function allAccounts(max: number): Promise<Account[]> {
-  const all: Account[] = [];
-  for (;;) {
-    const part = await accounts(all.at(-1)?.iban ?? "", Math.min(ITEMS_MAX, max - all.length));
-    all.push(...part);
-    if (part.length < ITEMS_MAX || all.length >= max) return all;
-  }
+export interface AccountPage {
+  edges: { node: Account }[];
+  pageInfo: { hasNextPage: boolean; endCursor: string | null };
+}
+
+/** The accounts whose iban begins with `prefix`, by iban, after a cursor; at most `first`. */
+export async function accounts(
+  prefix: string,
+  after: string | null,
+  first: number,
+): Promise<AccountPage> {
+  const query = `query($prefix: String, $after: String, $first: Int) {
+    accounts(prefix: $prefix, after: $after, first: $first) {
+      edges { node { iban balance last_change { changed_by time } } }
+      pageInfo { hasNextPage endCursor } } }`;
+  return (await ask<{ accounts: AccountPage }>(query, { prefix, after, first })).accounts;
 }
 
 /** The newest transactions of an account, the newest first. */

@@ -1,32 +1,40 @@
-// The bank employee's page: all accounts in pages, a search, and the transactions of one account.
+// The bank employee's page: accounts in pages, a search, and the transactions of one account.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ITEMS_MAX, accounts, allAccounts, connections, type Account } from "./bank";
+import { accounts, connections, type AccountPage } from "./bank";
+import { Failure } from "./failure";
+import type { BankError } from "./problem";
+import { timeText } from "./time";
 import { Transactions, useShown } from "./transactions";
 
 const ACCOUNTS = 20;
-/** A search reads all accounts, so it is limited to this many. */
-const SEARCHED_MAX = 10_000;
 const REFRESH_MS = 2_000;
 
 export function BankEmployee() {
-  // The last account of each page before this one.
+  // The cursor before each page after the first one.
   const [before, setBefore] = useState<string[]>([]);
   const [followed, setFollowed] = useState<string | null>(null);
   const [typed, setTyped] = useState("");
   // Ibans are often written in groups of four.
-  const search = typed.replace(/\s/g, "").toUpperCase();
-  const after = before.at(-1) ?? "";
-  const { list, reason } = useAccounts(search ? null : after);
-  const matches = list?.filter(({ iban }) => iban.includes(search));
-  const page = matches?.filter(({ iban }) => iban > after) ?? null;
-  const last = page?.[ACCOUNTS - 1]?.iban;
-  const more = page !== null && page.length > ACCOUNTS && last !== undefined;
+  const prefix = typed.replace(/\s/g, "").toUpperCase();
+  const { page, error } = useAccounts(prefix, before.at(-1) ?? null);
+  const list = page?.edges.map(({ node }) => node);
+  const more = page?.pageInfo.hasNextPage;
+  const previous = before.length * ACCOUNTS;
+  const failure = <Failure what="Accounts" error={error} remedy="This page tries again." />;
+  if (error?.isDenied) {
+    return (
+      <>
+        {failure}
+        <p>Only an employee of the bank may search all accounts.</p>
+      </>
+    );
+  }
   return (
     <div class="columns is-desktop">
       <div class="column is-narrow-desktop">
         <div class="search">
           <label>
-            <span class="label">Search by account number</span>
+            <span class="label">Beginning of the account number</span>
             <input
               class="input"
               type="search"
@@ -40,46 +48,45 @@ export function BankEmployee() {
             />
           </label>
           <p class="help" id="matches" role="status">
-            {search && list && counted(matches!.length, list.length)}
+            {prefix && list && `Matches: ${more ? "more than " : ""}${previous + list.length}`}
           </p>
         </div>
-        {reason && (
-          <p class="notification is-danger" role="alert">
-            Accounts cannot be loaded: {reason}. This page tries again.
-          </p>
-        )}
-        {page === null && !reason && (
+        {failure}
+        {!list && !error && (
           <p class="notification" role="status">
             Loading accounts…
           </p>
         )}
-        {page?.length === 0 && (
+        {list?.length === 0 && (
           <p class="notification" id="no-accounts">
-            {search
-              ? `No account number contains “${search}”.`
-              : before.length
-                ? "There are no more accounts."
-                : "No account has a transaction yet."}
+            {before.length
+              ? "There are no more accounts."
+              : prefix
+                ? `No account number begins with “${prefix}”.`
+                : "The bank has no accounts yet."}
           </p>
         )}
-        {!!page?.length && (
+        {/* The roles stay when a narrow window shows rows as blocks. */}
+        {!!list?.length && (
           <div class="table-container" role="region" aria-label="Accounts" tabIndex={0}>
-            <table class="table is-fullwidth is-narrow is-hoverable" id="accounts">
-              <thead>
-                <tr>
-                  <th scope="col">Account</th>
-                  <th scope="col" class="has-text-right">
+            <table class="table is-fullwidth is-narrow is-hoverable" id="accounts" role="table">
+              <thead role="rowgroup">
+                <tr role="row">
+                  <th scope="col" role="columnheader">
+                    Account
+                  </th>
+                  <th scope="col" role="columnheader" class="has-text-right">
                     Balance
                   </th>
-                  <th scope="col" class="has-text-right is-hidden-mobile">
+                  <th scope="col" role="columnheader" class="has-text-right">
                     Last change
                   </th>
                 </tr>
               </thead>
-              <tbody>
-                {page.slice(0, ACCOUNTS).map(({ iban, new_balance, changed_by }) => (
-                  <tr key={iban} class={iban === followed ? "followed" : ""}>
-                    <td>
+              <tbody role="rowgroup">
+                {list.map(({ iban, balance, last_change }) => (
+                  <tr role="row" key={iban} class={iban === followed ? "followed" : ""}>
+                    <td role="cell">
                       <button
                         type="button"
                         class={iban === followed ? "button is-small is-link" : "button is-small"}
@@ -90,8 +97,21 @@ export function BankEmployee() {
                         {iban}
                       </button>
                     </td>
-                    <td class="has-text-right">{new_balance}</td>
-                    <td class="has-text-right is-hidden-mobile">{changed_by}</td>
+                    <td role="cell" class="has-text-right">
+                      {balance}
+                    </td>
+                    <td role="cell" class="has-text-right">
+                      {last_change ? (
+                        <>
+                          {last_change.changed_by}
+                          <time dateTime={last_change.time ?? undefined}>
+                            {timeText(last_change.time)}
+                          </time>
+                        </>
+                      ) : (
+                        "never used"
+                      )}
+                    </td>
                   </tr>
                 ))}
               </tbody>
@@ -114,7 +134,7 @@ export function BankEmployee() {
             class="button"
             id="next-accounts"
             disabled={!more}
-            onClick={() => more && setBefore([...before, last])}
+            onClick={() => setBefore([...before, page!.pageInfo.endCursor!])}
           >
             Next
           </button>
@@ -144,48 +164,40 @@ function Followed({ iban }: { iban: string }) {
   );
 }
 
-function counted(matches: number, searched: number): string {
-  const all = searched < SEARCHED_MAX ? searched : `the first ${SEARCHED_MAX}`;
-  return `${matches} of ${all} accounts match`;
-}
-
 interface Answer {
-  /** The argument of the query. */
-  after: string | null;
+  /** What was asked for. */
+  key: string;
   /** Null until the accounts are loaded. */
-  list: Account[] | null;
-  /** Why they cannot be loaded; empty if they can. */
-  reason: string;
+  page: AccountPage | null;
+  /** Why they cannot be loaded; null if they can. */
+  error: BankError | null;
 }
 
-/**
- * The accounts after `after`: a page and, if there are more, one account of the next page. All
- * accounts if `after` is null. Refreshed while the page is visible, less often if there are many.
- */
-function useAccounts(after: string | null): Answer {
-  const [answer, setAnswer] = useState<Answer>({ after, list: null, reason: "" });
+/** A page of accounts, refreshed while the document is visible. */
+function useAccounts(prefix: string, after: string | null): Answer {
+  const key = `${prefix} ${after}`;
+  const [answer, setAnswer] = useState<Answer>({ key, page: null, error: null });
   const connection = connections.value;
   useEffect(() => {
     if (connection === 0) return;
     let timer: ReturnType<typeof setTimeout>;
     let left = false;
-    let shown: Account[] | null = null;
-    const wait = (ms: number): void => {
-      timer = setTimeout(() => (document.hidden ? wait(ms) : refresh()), ms);
+    let shown: AccountPage | null = null;
+    const wait = (): void => {
+      timer = setTimeout(() => (document.hidden ? wait() : refresh()), REFRESH_MS);
     };
     const refresh = (): void => {
-      const query = after === null ? allAccounts(SEARCHED_MAX) : accounts(after, ACCOUNTS + 1);
-      query
+      accounts(prefix, after, ACCOUNTS)
         .then(
-          (list) => ({ after, list, reason: "" }),
+          (page) => ({ key, page, error: null }),
           // The accounts that are shown stay.
-          (err: Error) => ({ after, list: shown, reason: err.message }),
+          (error: BankError) => ({ key, page: shown, error }),
         )
         .then((given) => {
           if (left) return;
-          shown = given.list;
+          shown = given.page;
           setAnswer(given);
-          wait(REFRESH_MS * Math.ceil(((shown?.length ?? 0) + 1) / ITEMS_MAX));
+          if (!given.error?.isFinal) wait();
         });
     };
     refresh();
@@ -193,6 +205,6 @@ function useAccounts(after: string | null): Answer {
       left = true;
       clearTimeout(timer);
     };
-  }, [after, connection]);
-  return answer.after === after ? answer : { after, list: null, reason: "" };
+  }, [key, connection]);
+  return answer.key === key ? answer : { key, page: null, error: null };
 }

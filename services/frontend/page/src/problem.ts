@@ -12,6 +12,8 @@ const FINAL =
 export class BankError extends Error {
   /** True if the same request would fail again. */
   readonly isFinal: boolean;
+  /** True if the login may not read this, or if there is no login. */
+  readonly isDenied: boolean;
 
   constructor(
     message: string,
@@ -20,6 +22,7 @@ export class BankError extends Error {
   ) {
     super(TEXTS[code] ?? message);
     this.isFinal = FINAL.test(code);
+    this.isDenied = code in TEXTS;
   }
 }
 

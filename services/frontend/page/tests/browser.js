@@ -173,10 +173,17 @@ export async function transactions(iban, max = 1000) {
   return (await ask(query, { iban, max })).transactions_by_iban;
 }
 
+/** The ibans of all accounts. */
 export async function accounts() {
-  return (await ask("{ all_last_transactions { iban } }")).all_last_transactions.map(
-    ({ iban }) => iban,
-  );
+  const query = `query($after: String) { accounts(first: 1000, after: $after) {
+    edges { node { iban } } pageInfo { hasNextPage endCursor } } }`;
+  const ibans = [];
+  for (let after; ; ) {
+    const { edges, pageInfo } = (await ask(query, { after })).accounts;
+    ibans.push(...edges.map(({ node }) => node.iban));
+    if (!pageInfo.hasNextPage) return ibans;
+    after = pageInfo.endCursor;
+  }
 }
 
 /** Sets the load: `batch_size` heartbeat records each `sleep_ms`. */

@@ -183,7 +183,7 @@ test("page repeats operations that failed for a busy bank", async () => {
       const endpoint = toPage.connectToServer();
       toPage.onMessage((message) => {
         const { id, type, payload } = JSON.parse(message);
-        if (!failing || type !== "subscribe" || !/transactions/.test(payload.query)) {
+        if (!failing || type !== "subscribe" || !/transactions|accounts/.test(payload.query)) {
           endpoint.send(message);
           return;
         }

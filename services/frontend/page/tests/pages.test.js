@@ -261,51 +261,64 @@ test("bank employee pages through accounts and follows one", async () => {
   const [last] = await transactions(iban, 1);
   await page.locator(`#transaction-box-${last.id}`).getByText("followed").waitFor();
   const cells = page.locator(`#accounts tr:has(#account-${iban}) td`);
-  await until(
-    "the row is updated",
-    async () =>
-      (await cells.allTextContents()).join() === [iban, last.new_balance, "€54,32"].join(),
-  );
+  await until("the row is updated", async () => {
+    const [account, balance, change] = await cells.allTextContents();
+    return account === iban && balance === last.new_balance && change.startsWith("€54,32");
+  });
+  const time = await cells.locator("time").getAttribute("datetime");
+  assert.ok(Math.abs(Date.now() - Date.parse(time)) < 60_000, time);
   await closePage(page);
 });
 
-test("account search filters, counts and pages the matches", async () => {
+test("account search finds and pages ibans by prefix", async () => {
   const page = await openPage("/bank-employee");
+  // An account that was opened and never used.
+  const client = await openPage("/client");
+  const unused = await logIn(client);
+  await closePage(client);
   const all = await accounts();
-  const search = page.getByLabel("Search by account number");
+  const search = page.getByLabel("Beginning of the account number");
   const rows = page.locator("#accounts tbody button");
   const shows = (ibans) =>
     until(
       "the matches are shown",
       async () => (await rows.allTextContents()).join() === ibans.join(),
     );
-  const says = (count) =>
-    page.getByRole("status").getByText(`${count} of ${all.length} accounts match`).waitFor();
+  const says = (text) => page.getByRole("status").getByText(text, { exact: true }).waitFor();
 
   // All accounts match, so the search has more than one page.
-  await search.fill("open");
-  await says(all.length);
+  await search.fill("nl");
+  await says("Matches: more than 20");
   await shows(all.slice(0, 20));
   await page.locator("#next-accounts").click();
   await page.getByText("Page 2", { exact: true }).waitFor();
   await shows(all.slice(20, 40));
 
-  // Each character filters again, from the first page. Spaces and lower case are accepted.
-  const wanted = all.at(-1);
+  // Each character searches again, from the first page. Spaces and lower case are accepted.
   await search.fill("");
-  await search.pressSequentially(wanted.slice(0, 3).toLowerCase());
-  const found = all.filter((iban) => iban.includes(wanted.slice(0, 3)));
-  await says(found.length);
+  await search.pressSequentially(unused.slice(0, 4).toLowerCase());
+  const found = all.filter((iban) => iban.startsWith(unused.slice(0, 4)));
+  await says(`Matches: ${found.length > 20 ? "more than 20" : found.length}`);
   await page.getByText("Page 1", { exact: true }).waitFor();
   await shows(found.slice(0, 20));
-  await search.fill(wanted.replace(/(.{4})/g, "$1 "));
-  await says(1);
-  await shows([wanted]);
+  await search.fill(unused.replace(/(.{4})/g, "$1 "));
+  await says("Matches: 1");
+  await shows([unused]);
   assert.equal(await page.locator("#next-accounts").isDisabled(), true);
+  assert.deepEqual(await page.locator("#accounts tbody td").allTextContents(), [
+    unused,
+    "€0,00",
+    "never used",
+  ]);
+  await page.locator(`#account-${unused}`).click();
+  await page.getByText("No transactions yet.").waitFor();
 
   await search.fill("NL00NONE");
-  await says(0);
-  await page.getByText("No account number contains “NL00NONE”.").waitFor();
+  await says("Matches: 0");
+  await page.getByText("No account number begins with “NL00NONE”.").waitFor();
+  // These are not wildcards.
+  await search.fill("NL%");
+  await page.getByText("No account number begins with “NL%”.").waitFor();
   await search.fill("");
   await shows(all.slice(0, 20));
   assert.equal(await page.locator("#matches").textContent(), "");
@@ -483,7 +496,11 @@ test("private ledger shows clients their own account only", async () => {
   await stack(["start", "graphql-endpoint"], { PUBLIC_LEDGER: "false" });
   try {
     const page = await openPage("/");
-    await page.getByRole("alert").getByText("ledger is not public. Log in").waitFor();
+    const alert = page.getByRole("alert");
+    await alert.getByText("ledger is not public. Log in").waitFor();
+    await page.getByRole("link", { name: "Bank employee", exact: true }).click();
+    await alert.getByText("Accounts cannot be loaded: this bank’s ledger is not public.").waitFor();
+    await page.getByText("Only an employee of the bank may search").waitFor();
     await page.getByRole("link", { name: "Client", exact: true }).click();
     await logIn(page);
     await connected(page);
@@ -491,11 +508,9 @@ test("private ledger shows clients their own account only", async () => {
     await newest(page, "€50,00");
     await page.reload();
     await newest(page, "€50,00");
-    await page.getByRole("link", { name: "Bank employee" }).click();
-    await until(
-      "the own account only",
-      async () => (await page.locator("#accounts tbody tr").count()) === 1,
-    );
+    await page.getByRole("link", { name: "Bank employee", exact: true }).click();
+    await alert.getByText("Your login shows your own account only.").waitFor();
+    assert.equal(await page.locator("#accounts").count(), 0);
     await closePage(page);
   } finally {
     await stack(["stop", "graphql-endpoint"]);
