@@ -291,6 +291,17 @@ export async function logIn(
   return { iban, token };
 }
 
+/** Replaces the token of an account, so that no login is valid any more, nor is this one. */
+export async function logOutEverywhere(token: string): Promise<void> {
+  const query = `mutation($token: String!) { rotate_token(token: $token) { reason reason_code } }`;
+  const answer = await ask<{
+    rotate_token: { reason: string | null; reason_code: string | null };
+  }>(query, { token });
+  const { reason, reason_code } = answer.rotate_token;
+  // An invalid token was replaced before.
+  if (reason !== null && reason_code !== "TOKEN_INVALID") throw new Error(reason);
+}
+
 export interface Transfer {
   token: string;
   /** Euro cents. */

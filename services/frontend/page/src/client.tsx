@@ -2,7 +2,7 @@
 import type { Signal } from "@preact/signals";
 import type { ComponentChildren, TargetedEvent, TargetedKeyboardEvent } from "preact";
 import { useRef, useState } from "preact/hooks";
-import { logIn, transfer, type Transfer } from "./bank";
+import { logIn, logOutEverywhere, transfer, type Transfer } from "./bank";
 import type { Live } from "./live";
 import { CENTS_MAX, euro, parseCents } from "./money";
 import { session, type Session } from "./session";
@@ -103,6 +103,15 @@ function Account({ account }: { account: Session }) {
       )
       .finally(() => clearTimeout(timer));
   };
+  const logOut = (): void => {
+    const end = (): void => {
+      // The bank may have closed the connection before its response, and the user has logged in.
+      if (session.value?.token === token) session.value = null;
+    };
+    logOutEverywhere(token).then(end, (err: Error) =>
+      say("is-danger", `The other logins are still valid: ${err.message}.`),
+    );
+  };
   return (
     <div class="columns is-desktop">
       <div class="column is-two-fifths-desktop">
@@ -125,6 +134,9 @@ function Account({ account }: { account: Session }) {
               onClick={() => (session.value = null)}
             >
               Log out
+            </button>{" "}
+            <button type="button" class="button is-small" id="logout-everywhere" onClick={logOut}>
+              Log out everywhere
             </button>
           </div>
         </div>

@@ -233,6 +233,40 @@ test("session survives a reload and ends with the logout", async () => {
   await closePage(page);
 });
 
+test("logging out everywhere replaces the token", async () => {
+  let result = { reason: "busy", reason_code: "BUSY" };
+  let sent;
+  const page = await openPage("/client", {}, (page) =>
+    page.routeWebSocket(/graphql/, (toPage) => {
+      const endpoint = toPage.connectToServer();
+      toPage.onMessage((message) => {
+        const { id, payload } = JSON.parse(message);
+        if (!payload?.query?.includes("rotate_token")) return endpoint.send(message);
+        sent = payload.variables.token;
+        const data = { rotate_token: result };
+        toPage.send(JSON.stringify({ id, type: "next", payload: { data } }));
+        toPage.send(JSON.stringify({ id, type: "complete" }));
+      });
+    }),
+  );
+  for (const logsOut of [
+    { reason: null, reason_code: null },
+    { reason: "invalid token", reason_code: "TOKEN_INVALID" },
+  ]) {
+    await logIn(page);
+    const { token } = JSON.parse(await page.evaluate(() => sessionStorage.session));
+    await page.locator("#logout-everywhere").click();
+    await page.getByText("The other logins are still valid: busy.").waitFor();
+    assert.equal(sent, token);
+    result = logsOut;
+    await page.locator("#logout-everywhere").click();
+    await page.getByLabel("User name").waitFor();
+    assert.equal(await page.evaluate(() => sessionStorage.session), undefined);
+    result = { reason: "busy", reason_code: "BUSY" };
+  }
+  await closePage(page);
+});
+
 test("bank employee pages through accounts and follows one", async () => {
   const page = await openPage("/bank-employee");
   const all = await accounts();
