@@ -61,6 +61,11 @@ for (const [name, options] of [
   await page.mouse.wheel(0, -2000);
   await page.waitForFunction(() => scrollY === 0);
   await shot("client");
+  await page.locator("#statement summary").click();
+  await page.locator("#show-statement").click();
+  await page.locator("#entries").waitFor();
+  await page.locator("#statement").scrollIntoViewIfNeeded();
+  await shot("statement");
   await page.goto("/background");
   await page.locator("#footprint-talk").waitFor();
   await page.locator("img").evaluateAll((images) => Promise.all(images.map((img) => img.decode())));
