@@ -601,6 +601,46 @@ const fn a_type_text(a_type: Atype) -> &'static str {
 const ACCOUNTS: &str = "SELECT iban, token, balance, overdraft_limit, sequence
                         FROM account WHERE iban = ANY($1)";
 
+/// Stores the accounts and the outcomes of a batch.
+///
+/// The rows of `named` are in the order of their ibans, so accounts are locked in this
+/// order. A row with another state is not counted, and the caller rolls back.
+///
+/// The insert has no ON CONFLICT, which costs one more index search and WAL record per
+/// row. It fails with a duplicate key if a command has an outcome already.
+const STORE_TRANSFERS: &str = "WITH named AS (
+         SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[],
+                              $5::bigint[], $6::bigint[], $7::bigint[])
+             AS named (iban, token, overdraft_limit, balance, sequence,
+                       new_balance, new_sequence)),
+     changed AS (
+         UPDATE account SET balance = new_balance, sequence = new_sequence FROM named
+         WHERE account.iban = named.iban COLLATE \"C\"
+           AND new_sequence <> named.sequence
+           AND (account.sequence, account.balance, account.overdraft_limit)
+               = (named.sequence, named.balance, named.overdraft_limit)
+           AND account.token = named.token COLLATE \"C\"
+         RETURNING 1),
+     unchanged AS (
+         SELECT 1 FROM account JOIN named ON account.iban = named.iban COLLATE \"C\"
+         WHERE new_sequence = named.sequence
+           AND (account.sequence, account.balance, account.overdraft_limit)
+               = (named.sequence, named.balance, named.overdraft_limit)
+           AND account.token = named.token COLLATE \"C\"),
+     decision AS (
+         SELECT count(*) AS changed,
+                date_trunc('milliseconds', clock_timestamp()) AS decided_at
+         FROM changed),
+     stored AS (
+         INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
+                               from_balance, from_sequence, to_balance, to_sequence,
+                               decided_at)
+         SELECT new.*, decided_at
+         FROM unnest($8::uuid[], $9::text[], $10::bigint[], $11::text[], $12::text[],
+                     $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
+                     $17::bigint[]) AS new, decision)
+     SELECT changed + (SELECT count(*) FROM unchanged), decided_at FROM decision";
+
 /// The prepared statements of a session. Each takes arrays, so a batch needs a constant number of
 /// round trips.
 struct Statements {
@@ -644,45 +684,7 @@ impl Statements {
             )?,
             accounts: prepare(ACCOUNTS)?,
             lock_accounts: prepare(&format!("{ACCOUNTS} ORDER BY iban FOR NO KEY UPDATE"))?,
-            // The rows of `named` are in the order of their ibans, so accounts are locked in this
-            // order. A row with another state is not counted, and the caller rolls back.
-            //
-            // The insert has no ON CONFLICT, which costs one more index search and WAL record per
-            // row. It fails with a duplicate key if a command has an outcome already.
-            store_transfers: prepare(
-                "WITH named AS (
-                     SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[],
-                                          $5::bigint[], $6::bigint[], $7::bigint[])
-                         AS named (iban, token, overdraft_limit, balance, sequence,
-                                   new_balance, new_sequence)),
-                 changed AS (
-                     UPDATE account SET balance = new_balance, sequence = new_sequence FROM named
-                     WHERE account.iban = named.iban COLLATE \"C\"
-                       AND new_sequence <> named.sequence
-                       AND (account.sequence, account.balance, account.overdraft_limit)
-                           = (named.sequence, named.balance, named.overdraft_limit)
-                       AND account.token = named.token COLLATE \"C\"
-                     RETURNING 1),
-                 unchanged AS (
-                     SELECT 1 FROM account JOIN named ON account.iban = named.iban COLLATE \"C\"
-                     WHERE new_sequence = named.sequence
-                       AND (account.sequence, account.balance, account.overdraft_limit)
-                           = (named.sequence, named.balance, named.overdraft_limit)
-                       AND account.token = named.token COLLATE \"C\"),
-                 decision AS (
-                     SELECT count(*) AS changed,
-                            date_trunc('milliseconds', clock_timestamp()) AS decided_at
-                     FROM changed),
-                 stored AS (
-                     INSERT INTO transfer (id, reason, amount, from_party, to_party, description,
-                                           from_balance, from_sequence, to_balance, to_sequence,
-                                           decided_at)
-                     SELECT new.*, decided_at
-                     FROM unnest($8::uuid[], $9::text[], $10::bigint[], $11::text[], $12::text[],
-                                 $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
-                                 $17::bigint[]) AS new, decision)
-                 SELECT changed + (SELECT count(*) FROM unchanged), decided_at FROM decision",
-            )?,
+            store_transfers: prepare(STORE_TRANSFERS)?,
         })
     }
 }
