@@ -259,8 +259,9 @@ impl Session {
                     self.try_transfer(&commands, positions, Reading::Locked)?
                 }
                 decided => {
+                    let decided = decided?;
                     self.cache.confirm();
-                    decided?
+                    decided
                 }
             }
         } else {
