@@ -83,15 +83,21 @@ pub fn run(start: &Start<'_>, options: &CheckOptions) -> Result<ExitCode, Error>
     if !databases_compared {
         violations.clear();
     }
-    let report = check.observer.report();
-    let of_topics = report.violations.iter().filter(|it| !check.is_too_new(it)).cloned();
-    violations.splice(0..0, of_topics);
+    let ends = &check.ends;
+    let report = check.observer.report_if(|it| is_at_rest || is_before(it, ends));
     Ok(print(&report, databases_compared, &violations))
 }
 
-fn print(report: &Report, databases_compared: bool, violations: &[Violation]) -> ExitCode {
+/// True for a violation by a record before `ends`.
+fn is_before(violation: &Violation, ends: &Positions) -> bool {
+    let Some(at) = violation.position else { return false };
+    let ends = ends.iter().filter(|(topic, _)| topic.name == at.topic).flat_map(|(_, list)| list);
+    ends.filter(|end| end.partition == at.partition).any(|end| at.offset < end.next)
+}
+
+fn print(report: &Report, databases_compared: bool, of_databases: &[Violation]) -> ExitCode {
     let mut text = String::new();
-    for violation in violations {
+    for violation in report.violations.iter().chain(of_databases) {
         text += &format!("{violation}\n");
     }
     if report.violations_more > 0 {
@@ -108,7 +114,7 @@ fn print(report: &Report, databases_compared: bool, violations: &[Violation]) ->
         dead_letters: counts.dead_letters,
         repeated: counts.repeated,
         databases_compared,
-        violations: violations.len() as u64 + report.violations_more,
+        violations: (report.violations.len() + of_databases.len()) as u64 + report.violations_more,
     };
     let line = serde_json::to_string(&summary).expect("it has only numbers");
     output::print(&format!("{text}{line}\n"));
@@ -193,22 +199,6 @@ impl<'a> Check<'a> {
     fn is_at_rest(&self) -> Result<bool, Error> {
         let ends = positions(self.cluster, log_ends)?;
         Ok(self.observer.unanswered() == 0 && self.reader.has_reached(&ends))
-    }
-
-    /// True for what later records of a running bank complete.
-    fn is_too_new(&self, violation: &Violation) -> bool {
-        let is_incomplete = matches!(
-            violation.kind,
-            Kind::NoOutcome(_)
-                | Kind::UnknownCommand(_)
-                | Kind::MissingChange { .. }
-                | Kind::MissingSequence { .. }
-                | Kind::NoDeadLetter(_)
-        );
-        let Some(at) = violation.position.filter(|_| is_incomplete) else { return false };
-        let ends = self.ends.iter().find(|(topic, _)| topic.name == at.topic);
-        let end = ends.and_then(|(_, list)| list.iter().find(|it| it.partition == at.partition));
-        end.is_none_or(|end| at.offset >= end.next)
     }
 
     fn compare_balances(&self, url: &str) -> Result<Vec<Violation>, Error> {

@@ -211,7 +211,7 @@ impl Observer {
         } else {
             self.counts.failed += 1;
         }
-        self.compare(id, false);
+        self.compare(id, false, |_| true);
         News::Outcome(answered.saturating_duration_since(asked), confirmed)
     }
 
@@ -257,7 +257,7 @@ impl Observer {
         match &mut entry.pending {
             Some(pending) => {
                 pending.changes.push((at, change.clone()));
-                self.compare(id, false);
+                self.compare(id, false, |_| true);
             }
             None if matches!(entry.outcome, Some((_, Outcome::Confirmed))) => {
                 self.violate(at, Kind::AnotherChange { id, iban });
@@ -324,13 +324,14 @@ impl Observer {
 
     /// Compares a command with the model once its outcome was read. Unless `at_end` is true, does
     /// so only if no later record can change the result.
-    fn compare(&mut self, id: Uuid, at_end: bool) {
+    fn compare(&mut self, id: Uuid, at_end: bool, is_checked: impl Fn(&Violation) -> bool) {
         let Some(comparison) = self.comparison(id) else { return };
         if !at_end && !comparison.is_final {
             return;
         }
         self.inflow += comparison.inflow;
-        comparison.violations.into_iter().for_each(|violation| self.keep(violation));
+        let found = comparison.violations.into_iter().filter(is_checked);
+        found.for_each(|violation| self.keep(violation));
         self.pending.remove(&id);
         if let Some(entry) = self.commands.get_mut(&id) {
             entry.pending = None;
@@ -357,10 +358,16 @@ impl Observer {
     /// Returns a report about all records that were read. Incomplete commands are violations of
     /// this report only.
     pub fn report(&mut self) -> Report {
+        self.report_if(|_| true)
+    }
+
+    /// As [`Self::report`]. Of the violations that later records may explain, the report has only
+    /// those for which `is_checked` returns true.
+    pub fn report_if(&mut self, is_checked: impl Fn(&Violation) -> bool) -> Report {
         let mut found = Vec::new();
         for id in self.pending.clone() {
             if self.is_answered(id) {
-                self.compare(id, true);
+                self.compare(id, true, &is_checked);
             } else {
                 found.extend(self.incomplete(id));
             }
@@ -371,6 +378,7 @@ impl Observer {
         if unanswered == 0 {
             found.extend(self.wrong_sum());
         }
+        found.retain(is_checked);
         let mut violations = self.violations.clone();
         violations.extend(found);
         let more = violations.len().saturating_sub(VIOLATIONS_MAX);

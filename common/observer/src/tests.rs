@@ -306,6 +306,17 @@ fn earlier_commands_violate_only_a_settled_history() {
 }
 
 #[test]
+fn later_records_may_explain_a_violation() {
+    let (mut log, _) = good();
+    remove(&mut log, |it| is_failed(it, 14));
+    set_reason(find(&mut log, |it| is_failed(it, 15)), "insufficient funds");
+    assert_eq!(observe(&log, History::Settled).report_if(|_| false).violations, []);
+    let report = observe(&log, History::Settled)
+        .report_if(|it| it.position.is_some_and(|at| at.topic == CONFIRM_MONEY_TRANSFER.name));
+    assert!(matches!(report.violations[..], [Violation { kind: Kind::NoOutcome(_), .. }]));
+}
+
+#[test]
 fn dead_letter_completes_a_command() {
     let (mut log, _) = good();
     remove(&mut log, |it| is_failed(it, 14));
