@@ -40,7 +40,7 @@ for (const [name, options] of [
   await shot("home");
   await setLoad(3, 200);
   await page.goto("/bank-employee");
-  await page.locator("#accounts button").nth(2).click();
+  await page.locator("#accounts tr:has(time) button").first().click();
   await page.locator("#transactions > div").first().waitFor();
   await shot("bank-employee");
   await page.goto("/client");
