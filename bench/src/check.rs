@@ -1,7 +1,6 @@
 //! `bench check`: checks the guarantees of a bank from its records and databases.
 
 use crate::error::Error;
-use crate::handler_process::SERVER_URL;
 use crate::options::{self, number};
 use crate::output;
 use crate::start::Start;
@@ -10,7 +9,7 @@ use bank::topology::{HEARTBEAT, TOPICS, Topic};
 use messaging::KafkaConfig;
 use observer::model::new_bank;
 use observer::{
-    Event, History, Kind, Observer, Positions, Projection, Reader, Report, Violation,
+    Event, History, Kind, ObservedChanges, Observer, Positions, Reader, Report, Violation,
     compare_transactions, log_ends, log_starts, stored_accounts,
 };
 use postgres::{Client, NoTls};
@@ -20,6 +19,11 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+const BALANCE_DATABASE_URL: Variable = Variable::required(
+    "BALANCE_DATABASE_URL",
+    "the database of the command-handler, as in postgres://user:password@host:5432/balancedb",
+)
+.secret();
 const TRANSACTION_DATABASE_URL: Variable = Variable::required(
     "TRANSACTION_DATABASE_URL",
     "the database of the graphql-endpoint, as in postgres://user:password@host:5432/transactiondb",
@@ -36,15 +40,14 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Check that a bank keeps its guarantees
 ///
 /// Reads all commands, outcomes, changes and dead letters from the first record on, and compares
-/// them with a model of the rules: docs/guarantees.md. The bank may run or be stopped. Commands
-/// that are sent during the check are not checked. If there are none, the balances in balancedb
-/// and the transactions in transactiondb are compared as well. Prints each violation with its
-/// topic, partition and offset. The last line is JSON. The exit code is 1 if there is a violation.
-///
-/// The check keeps about 200 bytes in memory for each command and 100 for each change.
+/// them with a model of the rules: docs/guarantees.md. The services may run or be stopped. Commands
+/// that are sent during the check are not checked. The balances in balancedb and the transactions
+/// in transactiondb are compared as well, unless commands are in progress. Prints each violation
+/// with its topic, partition and offset. The last line is JSON. The exit code is 1 if there is a
+/// violation. Memory grows with the number of commands: 108,000 commands took 87 MB.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
-    &[SERVER_URL, TRANSACTION_DATABASE_URL],
+    &[BALANCE_DATABASE_URL, TRANSACTION_DATABASE_URL],
     KafkaConfig::VARIABLES,
     &[SCHEMA_REGISTRY_URL],
 ]))]
@@ -68,7 +71,7 @@ struct Summary {
 
 pub fn run(start: &Start<'_>, options: &CheckOptions) -> Result<ExitCode, Error> {
     let cluster = Cluster::from_env(&start.env)?;
-    let balances = start.env.text(&SERVER_URL)?;
+    let balances = start.env.text(&BALANCE_DATABASE_URL)?;
     let transactions = start.env.text(&TRANSACTION_DATABASE_URL)?;
     let mut check = Check::start(start, &cluster, Duration::from_secs(options.wait_s))?;
     check.read()?;
@@ -78,7 +81,7 @@ pub fn run(start: &Start<'_>, options: &CheckOptions) -> Result<ExitCode, Error>
         violations.extend(check.compare_balances(&balances)?);
         violations.extend(check.compare_transactions(&transactions)?);
     }
-    // Commands that were sent meanwhile make the comparison meaningless.
+    // A command that was sent meanwhile may have changed one database and not the other.
     let databases_compared = is_at_rest && check.is_at_rest()?;
     if !databases_compared {
         violations.clear();
@@ -104,7 +107,7 @@ fn print(report: &Report, databases_compared: bool, of_databases: &[Violation]) 
         text += &format!("and {} more\n", report.violations_more);
     }
     if !databases_compared {
-        text += "The databases were not compared, because commands were sent meanwhile.\n";
+        text += "The databases were not compared, because commands were in progress.\n";
     }
     let counts = report.counts;
     let summary = Summary {
@@ -130,7 +133,7 @@ struct Check<'a> {
     ends: Positions,
     reader: Reader,
     observer: Observer,
-    projection: Projection,
+    changes: ObservedChanges,
     records: u64,
 }
 
@@ -152,7 +155,7 @@ impl<'a> Check<'a> {
             ends: positions(cluster, log_ends)?,
             reader: Reader::start(&cluster.kafka, &cluster.registry, &starts),
             observer: Observer::new(new_bank(), History::Settled),
-            projection: Projection::default(),
+            changes: ObservedChanges::default(),
             records: 0,
         })
     }
@@ -189,7 +192,7 @@ impl<'a> Check<'a> {
             self.records += 1;
             self.observer.take(&record);
             if let Event::BalanceChanged(change) = &record.event {
-                self.projection.take(record.position, change);
+                self.changes.take(record.position, change);
             }
         }
         Ok(())
@@ -217,7 +220,7 @@ impl<'a> Check<'a> {
         let limit = Instant::now() + self.wait;
         let mut reported = Instant::now();
         loop {
-            let found = compare_transactions(&mut client, &mut self.projection, VIOLATIONS_MAX);
+            let found = compare_transactions(&mut client, &mut self.changes, VIOLATIONS_MAX);
             let found = found.map_err(failed)?;
             let may_follow = |it: &Violation| matches!(it.kind, Kind::MissingTransaction { .. });
             if !found.iter().any(may_follow) || Instant::now() >= limit {

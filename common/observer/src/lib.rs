@@ -5,8 +5,8 @@ mod account;
 mod comparison;
 mod contract;
 pub mod model;
+mod observed_changes;
 mod outcome;
-mod projection;
 mod reader;
 mod record;
 mod report;
@@ -19,14 +19,14 @@ mod tests;
 
 pub use contract::Observer;
 pub use model::{AccountState, Accounts};
+pub use observed_changes::ObservedChanges;
 pub use outcome::Outcome;
-pub use projection::Projection;
 pub use reader::{Batch, Positions, ReadError, Reader, log_ends, log_starts};
 pub use record::{Event, ObservedRecord, RecordPosition};
 pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
 
-/// Compares `projection` with the transactions in the graphql-endpoint's database. Returns the
+/// Compares `changes` with the transactions in the graphql-endpoint's database. Returns the
 /// first `max` violations.
 ///
 /// # Errors
@@ -34,7 +34,7 @@ pub use violation::{Kind, Violation};
 #[cfg(feature = "postgres")]
 pub fn compare_transactions(
     client: &mut postgres::Client,
-    projection: &mut Projection,
+    changes: &mut ObservedChanges,
     max: usize,
 ) -> Result<Vec<Violation>, postgres::Error> {
     use bank::money::Cents;
@@ -59,7 +59,7 @@ pub fn compare_transactions(
     };
     let no_parameters = std::iter::empty::<&str>();
     let rows = client.query_raw(sql, no_parameters)?.map(change);
-    projection.compare(rows.iterator(), max)
+    changes.compare(rows.iterator(), max)
 }
 
 /// Returns the accounts in the command-handler's database. If the database has no tables yet,

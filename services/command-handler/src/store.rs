@@ -248,19 +248,19 @@ impl Session {
         positions: &Positions,
     ) -> Result<Vec<TransferOutcome>, Error> {
         let _watch = database::watch(&self.shutdown, "decide a batch");
-        let decided = if self.cache.is_reliable() {
+        let decided = if self.cache.begin_batch() {
             let owned = self.ownership.as_ref().map(|ownership| ownership.owned().clone());
             match self.try_transfer(&commands, positions, Reading::Cached) {
                 Err(Error::Claimed) => {
                     if let (Some(ownership), Some(owned)) = (&mut self.ownership, owned) {
                         ownership.restore(owned);
                     }
-                    self.cache.doubt();
+                    self.cache.record_conflict();
                     self.try_transfer(&commands, positions, Reading::Locked)?
                 }
                 decided => {
                     let decided = decided?;
-                    self.cache.confirm();
+                    self.cache.record_success();
                     decided
                 }
             }

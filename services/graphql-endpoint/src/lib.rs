@@ -161,9 +161,9 @@ fn store_transactions(
         hub: streams.hub.clone(),
         shutdown: shutdown.clone(),
     };
-    project::<BalanceChanged>(threads, worker(config.is_member));
+    start_worker::<BalanceChanged>(threads, worker(config.is_member));
     // One partition needs no consumer group.
-    project::<AccountCreationConfirmed>(threads, worker(false));
+    start_worker::<AccountCreationConfirmed>(threads, worker(false));
     let (config, shutdown) = (config.clone(), shutdown.clone());
     threads.spawn("listen", move || {
         consume::follow_other_endpoints(listener, &config, &writer, &streams, &shutdown)
@@ -171,7 +171,7 @@ fn store_transactions(
     Ok(())
 }
 
-fn project<R: Projection>(threads: &mut Threads, worker: Worker) {
+fn start_worker<R: Projection>(threads: &mut Threads, worker: Worker) {
     let (events, topic) = (threads.events.clone(), R::TOPIC.name);
     threads.unready.insert(topic);
     let ready = move |is_ready| drop(events.send(Event::Ready { topic, is_ready }));

@@ -24,7 +24,7 @@ struct Entry {
     sequence: i64,
 }
 
-/// Up to 14,336 accounts, and whether to rely on them. When the young generation is full, it takes
+/// Up to 14,336 accounts, and when to use them. When the young generation is full, it takes
 /// the place of the old one, whose accounts are forgotten. An account that is used becomes young.
 #[derive(Default)]
 pub struct AccountCache {
@@ -64,21 +64,21 @@ impl AccountCache {
         self.young.insert(iban, entry);
     }
 
-    /// True if the next batch should rely on the cache. Each call counts as a batch.
-    pub fn is_reliable(&mut self) -> bool {
-        let is_reliable = self.rest == 0;
+    /// Counts a batch. Returns true if it should use the cache: it is not part of a pause.
+    pub fn begin_batch(&mut self) -> bool {
+        let uses_cache = self.rest == 0;
         self.rest = self.rest.saturating_sub(1);
-        is_reliable
+        uses_cache
     }
 
-    /// A batch that relied on the cache was stored.
-    pub fn confirm(&mut self) {
+    /// Call it after a batch that used the cache was stored.
+    pub fn record_success(&mut self) {
         self.pause = 0;
     }
 
-    /// A batch that relied on the cache was not stored. A pause begins, twice as long as the one
-    /// before, since handlers that share accounts make many conflicts.
-    pub fn doubt(&mut self) {
+    /// Call it after a batch that used the cache was rolled back. A pause begins, twice as long as
+    /// the one before, since handlers that share accounts have many conflicts.
+    pub fn record_conflict(&mut self) {
         self.pause = (2 * self.pause).clamp(1, PAUSE_MAX);
         self.rest = self.pause;
     }
@@ -124,15 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_until_a_batch_is_confirmed() {
+    fn pauses_grow_until_a_batch_is_stored() {
         let mut cache = AccountCache::default();
         let pause = |cache: &mut AccountCache| {
-            cache.doubt();
-            (0..).find(|_| cache.is_reliable()).unwrap()
+            cache.record_conflict();
+            (0..).find(|_| cache.begin_batch()).unwrap()
         };
         let pauses: Vec<u32> = (0..8).map(|_| pause(&mut cache)).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64]);
-        cache.confirm();
+        cache.record_success();
         assert_eq!(pause(&mut cache), 1);
     }
 }

@@ -306,11 +306,11 @@ fn decision_follows_the_row_not_the_cache() {
         session.cache = AccountCache::default();
         transfer(&mut session, 1).unwrap();
         let before = session.cache.get(&a.iban);
-        assert!(before.is_some() && session.cache.is_reliable());
+        assert!(before.is_some() && session.cache.begin_batch());
         owner.batch_execute(sql).unwrap();
         let outcome = transfer(&mut session, amount);
         assert_ne!(session.cache.get(&a.iban), before);
-        assert!(!session.cache.is_reliable(), "the difference was not noticed");
+        assert!(!session.cache.begin_batch(), "the difference was not noticed");
         outcome
     };
     let insufficient = Err(Cow::Borrowed("insufficient funds"));
@@ -351,7 +351,7 @@ fn sessions_with_shared_accounts_lose_no_change() {
                     };
                     let commands = (0..1 + batch % 9).map(command).collect();
                     // As the handler does: a batch with an error is decided again.
-                    session.cache.confirm();
+                    session.cache.record_success();
                     outcomes.extend(session.transfer(commands, &Positions::default()).unwrap());
                 }
                 outcomes
@@ -601,7 +601,7 @@ fn repeated_batch_stores_its_positions() {
     other.transfer(command(), &Positions::default()).unwrap();
     let resume = BTreeMap::from([(3, 5), (4, 7)]);
     session.transfer(command(), &Positions { resume, ..positions(20, 0) }).unwrap();
-    assert!(!session.cache.is_reliable(), "the batch was not repeated");
+    assert!(!session.cache.begin_batch(), "the batch was not repeated");
     let sql = "SELECT next_offset, resume_offset FROM topic_partition
                WHERE topic = $1 AND partition IN (3, 4) ORDER BY partition";
     let topic = CONFIRM_MONEY_TRANSFER.name;

@@ -5,9 +5,9 @@ use crate::violation::{Kind, Violation};
 use bank::records::BalanceChanged;
 use std::collections::{BTreeMap, HashMap};
 
-/// The changes that were read. Each takes about 60 bytes.
+/// The changes that were read.
 #[derive(Debug, Default)]
-pub struct Projection {
+pub struct ObservedChanges {
     /// By iban and sequence.
     changes: HashMap<String, BTreeMap<i64, ObservedChange>>,
     /// Number of comparisons so far.
@@ -22,7 +22,7 @@ struct ObservedChange {
     found_in: u32,
 }
 
-impl Projection {
+impl ObservedChanges {
     /// Adds a change. Ignores one whose sequence was read before: the observer compares them.
     pub fn take(&mut self, position: RecordPosition, change: &BalanceChanged) {
         let account = self.changes.entry(change.iban.clone()).or_default();
@@ -114,15 +114,15 @@ mod tests {
     }
 
     fn kinds(rows: &[BalanceChanged]) -> Vec<(Option<i64>, String)> {
-        let mut projection = Projection::default();
+        let mut observed = ObservedChanges::default();
         for (offset, iban, sequence) in [(1, "a", 1), (2, "a", 2), (3, "b", 1), (4, "a", 2)] {
-            projection.take(position(offset), &change(iban, sequence));
+            observed.take(position(offset), &change(iban, sequence));
         }
         let mut found = Vec::new();
         // A second comparison finds the same.
         for _ in 0..2 {
             let rows = rows.iter().cloned().map(Ok::<_, Infallible>);
-            found = projection.compare(rows, 100).unwrap();
+            found = observed.compare(rows, 100).unwrap();
             found.sort_by_key(|it| it.position.map(|at| at.offset));
         }
         let name = |kind: &Kind| format!("{kind:?}").split([' ', '(']).next().unwrap().to_owned();
