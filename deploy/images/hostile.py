@@ -645,6 +645,8 @@ class HonestClient(threading.Thread):
         self.name = f"honest-{uuid.uuid4()}"
         self.iban = self.log_in()
         self.client = None
+        # The sequence of the last transaction received.
+        self.sequence = 0
         self.deposited = 0
         # The id of a deposit without a known outcome.
         self.unfinished = None
@@ -674,8 +676,11 @@ class HonestClient(threading.Thread):
                 self.measurements.measure("login", self.log_in)
 
     def subscribe(self):
+        """A deposit can be stored before the endpoint has read this subscription, and is streamed
+        all the same because it is after `sequence`."""
         client = WebSocket(self.endpoint)
-        client.subscribe("1", query=stream(f'(iban: "{self.iban}")'))
+        arguments = f'(iban: "{self.iban}", after_sequence: {self.sequence})'
+        client.subscribe("1", query=stream(arguments))
         return client
 
     def deposit(self, transfer_id):
@@ -695,6 +700,7 @@ class HonestClient(threading.Thread):
             transaction = (message["payload"]["data"] or {}).get("stream_transactions")
             if not transaction:
                 raise Failed(f"subscription: {message['payload'].get('errors')}")
+            self.sequence = int(transaction["sequence"])
             if transaction["descr"] == description:
                 return message
 

@@ -184,10 +184,11 @@ fn init(stack: &Stack, dir: &Path, password: &str) -> Result<()> {
     let dir_text = dir.display().to_string();
     let arguments = ["-D", &dir_text, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"];
     run(stack, "initdb", &arguments, "")?;
+    // DROP DATABASE WITH (FORCE) can end the work of `autovacuum` only as this member.
     let statements = format!(
         "\
 CREATE EXTENSION pg_stat_statements
-CREATE ROLE {OWNER} LOGIN CREATEDB IN ROLE pg_monitor PASSWORD '{password}'
+CREATE ROLE {OWNER} LOGIN CREATEDB IN ROLE pg_monitor, pg_signal_backend PASSWORD '{password}'
 CREATE DATABASE balancedb OWNER {OWNER}
 CREATE DATABASE transactiondb OWNER {OWNER}
 "
