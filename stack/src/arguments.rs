@@ -32,6 +32,8 @@ pub enum Command {
     Pid(String),
     /// Restart a broker of Kafka 3.9 as Kafka 4.
     Upgrade(String),
+    /// Make the standby of PostgreSQL its primary.
+    Promote(String),
     /// Build the services.
     Build,
     /// Stop everything and delete its data.
@@ -70,6 +72,7 @@ pub fn parse(words: Vec<OsString>) -> Result<Command> {
         "kill" => Command::Kill(words.required("a part")?, words.signal()?),
         "pid" => Command::Pid(words.required("a part")?),
         "upgrade" => Command::Upgrade(words.required("a broker")?),
+        "promote" => Command::Promote(words.required("postgres or standby")?),
         "build" => Command::Build,
         "wipe" => Command::Wipe,
         "help" | "--help" | "-h" => Command::Help,
@@ -181,6 +184,7 @@ mod tests {
             ("with --servers-only", "with: expected a command"),
             ("start", "start: expected a part"),
             ("upgrade", "upgrade: expected a broker"),
+            ("promote", "promote: expected postgres or standby"),
             ("stop a HUP", "stop: HUP: expected TERM or KILL; kill sends any signal"),
             ("kill a", "kill: expected a signal after the part, as in STOP"),
             ("kill a NONSENSE", "kill: NONSENSE: expected a signal, as in STOP"),

@@ -8,6 +8,7 @@ use crate::interrupt;
 use crate::kafka;
 use crate::output::{self, say};
 use crate::parts::{self, Part, SYNCHRONIZER};
+use crate::postgres;
 use crate::services;
 use crate::settings::Settings;
 use crate::stack::Stack;
@@ -252,6 +253,22 @@ pub fn upgrade(stack: &Stack, name: &str) -> Result<()> {
     stop::stop(stack, &[part], How::Gracefully)?;
     kafka::upgrade(stack, n)?;
     start_one(stack, part)
+}
+
+/// Makes a standby of PostgreSQL the primary. When the former primary starts again, its data is
+/// replaced by a copy, and it is the standby.
+pub fn promote(stack: &Stack, name: &str) -> Result<()> {
+    let _lock = stack.lock()?;
+    let part = known(stack, name)?;
+    let other = match part {
+        Part::Postgres => Part::Standby,
+        Part::Standby => Part::Postgres,
+        _ => return Err(usage(format!("promote: {name}: expected postgres or standby"))),
+    };
+    if stack.is_up(other) {
+        return Err(failed(format!("{other} is up: stop it first, or there are two primaries")));
+    }
+    postgres::promote(stack, part)
 }
 
 /// Stops one part. The supervisor does not restart a stopped service.

@@ -65,6 +65,7 @@ fn run() -> Result<u8> {
         Command::Kill(part, signal) => commands::kill(&stack, &part, signal),
         Command::Pid(part) => commands::pid(&stack, &part),
         Command::Upgrade(part) => commands::upgrade(&stack, &part),
+        Command::Promote(part) => commands::promote(&stack, &part),
         Command::Build => commands::build(&mut stack),
         Command::Wipe => commands::wipe(&stack),
         Command::Help | Command::Supervise(..) | Command::Detach(_) => Ok(()),

@@ -40,6 +40,8 @@ pub enum Part {
     Registry,
     /// The database server.
     Postgres,
+    /// Its standby, if the setting `STANDBY_PORT` has a port.
+    Standby,
     /// A service of the bank, by index in [`SERVICES`].
     Service(usize),
 }
@@ -63,6 +65,7 @@ impl Part {
             }
             Self::Registry => vec![settings.registry_port],
             Self::Postgres => vec![settings.postgres_port],
+            Self::Standby => settings.standby_port.into_iter().collect(),
             Self::Service(index) => {
                 let own = SERVICES[index].own_port.map(|name| own_port(settings, name));
                 own.into_iter().chain([self.health_port(settings)]).collect()
@@ -100,14 +103,17 @@ impl fmt::Display for Part {
             Self::Kafka(n) => f.pad(&format!("kafka-{n}")),
             Self::Registry => f.pad("registry"),
             Self::Postgres => f.pad("postgres"),
+            Self::Standby => f.pad("standby"),
             Self::Service(index) => f.pad(SERVICES[*index].name),
         }
     }
 }
 
-/// Kafka, registry and PostgreSQL.
+/// Kafka, registry and PostgreSQL, with its standby if there is one.
 pub fn servers(settings: &Settings) -> Vec<Part> {
-    (1..=settings.brokers).map(Part::Kafka).chain([Part::Registry, Part::Postgres]).collect()
+    let standby = settings.standby_port.map(|_| Part::Standby);
+    let brokers = (1..=settings.brokers).map(Part::Kafka);
+    brokers.chain([Part::Registry, Part::Postgres]).chain(standby).collect()
 }
 
 /// The bank's services.

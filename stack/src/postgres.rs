@@ -1,12 +1,12 @@
 //! PostgreSQL with the databases balancedb and transactiondb, both owned by the role `bank`, and a
-//! role for each service with a database. PostgreSQL refuses to run as root, so root runs it as
-//! `POSTGRES_USER`.
+//! role for each service with a database. If there is a standby, the primary waits for it at each
+//! commit. PostgreSQL refuses to run as root, so root runs it as `POSTGRES_USER`.
 
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
 use crate::interrupt;
-use crate::parts::{self, Service};
-use crate::settings::{self, Settings};
+use crate::parts::{self, Part, Service};
+use crate::settings;
 use crate::stack::Stack;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{Read, Write};
@@ -18,12 +18,25 @@ use std::time::{Duration, Instant};
 /// The role that owns the databases. Migrations, tests and measurements use it.
 const OWNER: &str = "bank";
 const INIT_LIMIT: Duration = Duration::from_secs(120);
+/// Limit of a copy of the primary's data, of the wait for the primary, and of a promotion.
+const COPY_LIMIT: Duration = Duration::from_secs(600);
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// Time for the backends to end after their postmaster was killed.
 const BACKENDS_LIMIT: Duration = Duration::from_secs(10);
 
-fn data(stack: &Stack) -> PathBuf {
-    stack.data_dir().join("postgres")
+fn data(stack: &Stack, part: Part) -> PathBuf {
+    stack.data_dir().join(part.to_string())
+}
+
+/// Contains the name of the primary after a promotion.
+fn primary_file(stack: &Stack) -> PathBuf {
+    stack.data_dir().join("postgres.primary")
+}
+
+/// The server that accepts writes.
+fn primary(stack: &Stack) -> Part {
+    let name = fs::read_to_string(primary_file(stack)).unwrap_or_default();
+    if name.trim() == Part::Standby.to_string() { Part::Standby } else { Part::Postgres }
 }
 
 /// The folder of `postgres`, `initdb` and `pg_isready`: `POSTGRES_BIN`, or that of the newest
@@ -99,10 +112,14 @@ fn as_user(stack: &Stack) -> Result<Vec<String>> {
     )))
 }
 
-/// Waits until an earlier PostgreSQL has ended, and creates the databases and roles once.
-pub fn prepare(stack: &Stack) -> Result<()> {
-    let data = data(stack);
+/// Waits until an earlier PostgreSQL has ended. Creates the databases and roles once. The data of a
+/// standby are replaced by a copy of the primary's.
+pub fn prepare(stack: &Stack, part: Part) -> Result<()> {
+    let data = data(stack, part);
     wait_until_backends_end(&data)?;
+    if part != primary(stack) {
+        return copy_primary(stack, &data);
+    }
     if !data.is_dir() {
         create(stack, &data)?;
     }
@@ -113,25 +130,55 @@ pub fn prepare(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-fn create(stack: &Stack, data: &Path) -> Result<()> {
-    // Created under another name, so a folder with the final name is complete.
-    let new = stack.data_dir().join("postgres.new");
-    if new.exists() {
-        fs::remove_dir_all(&new).context(new.display())?;
+fn copy_primary(stack: &Stack, data: &Path) -> Result<()> {
+    let port = primary(stack).first_port(&stack.settings);
+    let since = Instant::now();
+    while !is_ready(port) {
+        if since.elapsed() > COPY_LIMIT {
+            return Err(failed(format!("no primary answers on port {port}")));
+        }
+        interrupt::pause(Duration::from_millis(200))?;
+    }
+    create_folder(stack, data)?;
+    let password = password(stack, OWNER)?;
+    let primary = format!("host=127.0.0.1 port={port} user={OWNER} password={password}");
+    let arguments = ["-D", &data.display().to_string(), "-c", "fast", "-R", "-d", &primary];
+    run(stack, "pg_basebackup", &arguments, "", COPY_LIMIT)
+}
+
+/// Makes the standby `part` the primary.
+pub fn promote(stack: &Stack, part: Part) -> Result<()> {
+    let data = data(stack, part).display().to_string();
+    run(stack, "pg_ctl", &["promote", "-w", "-D", &data], "", COPY_LIMIT)?;
+    let file = primary_file(stack);
+    fs::write(&file, format!("{part}\n")).context(file.display())
+}
+
+/// Creates a folder for the user who runs PostgreSQL, instead of an existing one.
+fn create_folder(stack: &Stack, path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_dir_all(path).context(path.display())?;
     }
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(stack.data_dir())
-        .context(new.display())?;
-    DirBuilder::new().mode(0o700).create(&new).context(new.display())?;
+        .context(path.display())?;
+    DirBuilder::new().mode(0o700).create(path).context(path.display())?;
     if is_root() {
         let mut chown = Command::new("chown");
-        chown.arg(format!("{}:", user()?)).arg(&new);
+        chown.arg(format!("{}:", user()?)).arg(path);
         if !foreground::succeeds(&mut chown, CHECK_LIMIT) {
-            return Err(failed(format!("could not give {} to user {}", new.display(), user()?)));
+            return Err(failed(format!("could not give {} to user {}", path.display(), user()?)));
         }
     }
+    Ok(())
+}
+
+fn create(stack: &Stack, data: &Path) -> Result<()> {
+    // Created under another name, so a folder with the final name is complete.
+    let new = stack.data_dir().join("postgres.new");
+    create_folder(stack, &new)?;
     let password = new_password()?;
     store_password(stack, OWNER, &password)?;
     init(stack, &new, &password)?;
@@ -164,38 +211,50 @@ pub fn password(stack: &Stack, role: &str) -> Result<String> {
     Ok(fs::read_to_string(&path).context(path.display())?.trim().to_owned())
 }
 
-fn run(stack: &Stack, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+fn run(
+    stack: &Stack,
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    limit: Duration,
+) -> Result<()> {
     let mut words = as_user(stack)?;
     words.push(bin()?.join(program).display().to_string());
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).args(arguments);
     let log = stack.log("postgres");
     let status =
-        foreground::run_logged(&mut command, program, &log, input, Report::Nothing, INIT_LIMIT)?;
+        foreground::run_logged(&mut command, program, &log, input, Report::Nothing, limit)?;
     if status.success() { Ok(()) } else { Err(failed(format!("{program} failed: {status}"))) }
 }
 
 /// Runs `statements`, one in each line, without a server.
 fn execute(stack: &Stack, dir: &Path, statements: &str) -> Result<()> {
-    run(stack, "postgres", &["--single", "-D", &dir.display().to_string(), "template1"], statements)
+    let arguments = ["--single", "-D", &dir.display().to_string(), "template1"];
+    run(stack, "postgres", &arguments, statements, INIT_LIMIT)
 }
 
 fn init(stack: &Stack, dir: &Path, password: &str) -> Result<()> {
     let dir_text = dir.display().to_string();
     let arguments = ["-D", &dir_text, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"];
-    run(stack, "initdb", &arguments, "")?;
+    run(stack, "initdb", &arguments, "", INIT_LIMIT)?;
     // DROP DATABASE WITH (FORCE) can end the work of `autovacuum` only as this member.
     let statements = format!(
         "\
 CREATE EXTENSION pg_stat_statements
-CREATE ROLE {OWNER} LOGIN CREATEDB IN ROLE pg_monitor, pg_signal_backend PASSWORD '{password}'
+CREATE ROLE {OWNER} LOGIN CREATEDB REPLICATION PASSWORD '{password}'
+GRANT pg_monitor, pg_signal_backend TO {OWNER}
 CREATE DATABASE balancedb OWNER {OWNER}
 CREATE DATABASE transactiondb OWNER {OWNER}
 "
     );
     execute(stack, dir, &statements)?;
     let access = dir.join("pg_hba.conf");
-    fs::write(&access, "host all all 127.0.0.1/32 scram-sha-256\n").context(access.display())
+    let lines = format!(
+        "host all all 127.0.0.1/32 scram-sha-256\n\
+         host replication {OWNER} 127.0.0.1/32 scram-sha-256\n"
+    );
+    fs::write(&access, lines).context(access.display())
 }
 
 /// Creates the role of a service once. It may connect to its own database only.
@@ -227,11 +286,13 @@ pub fn role(service: &Service) -> String {
 }
 
 /// The command line.
-pub fn command(stack: &Stack) -> Result<Vec<String>> {
+pub fn command(stack: &Stack, part: Part) -> Result<Vec<String>> {
     let mut words = as_user(stack)?;
     words.push(bin()?.join("postgres").display().to_string());
-    words.extend(["-D".to_owned(), data(stack).display().to_string()]);
-    let port = format!("port={}", stack.settings.postgres_port);
+    words.extend(["-D".to_owned(), data(stack, part).display().to_string()]);
+    let port = format!("port={}", part.first_port(&stack.settings));
+    let replicates = stack.settings.standby_port.is_some() && part == primary(stack);
+    let synchronous = replicates.then_some("synchronous_standby_names=*");
     // Durability has PostgreSQL's defaults (fsync, synchronous_commit). The other settings are for
     // a small machine with many writes.
     let options = [
@@ -242,23 +303,24 @@ pub fn command(stack: &Stack) -> Result<Vec<String>> {
         "wal_buffers=16MB",
         "max_wal_size=4GB",
         "checkpoint_timeout=15min",
+        "wal_retrieve_retry_interval=500ms",
         "jit=off",
         "timezone=UTC",
         "log_timezone=UTC",
     ];
     let more = stack.settings.text("POSTGRES_OPTIONS").split_whitespace();
-    for option in options.into_iter().chain(more) {
+    for option in options.into_iter().chain(synchronous).chain(more) {
         words.extend(["-c".to_owned(), option.to_owned()]);
     }
     Ok(words)
 }
 
 /// True if it accepts connections.
-pub fn is_ready(settings: &Settings) -> bool {
+pub fn is_ready(port: u16) -> bool {
     let Ok(bin) = bin() else { return false };
     let mut command = Command::new(bin.join("pg_isready"));
     command.args(["-q", "-h", "127.0.0.1", "-d", "balancedb", "-U", "bank", "-t", "2"]);
-    command.arg("-p").arg(settings.postgres_port.to_string());
+    command.arg("-p").arg(port.to_string());
     foreground::succeeds(&mut command, CHECK_LIMIT)
 }
 
@@ -266,13 +328,23 @@ pub fn is_ready(settings: &Settings) -> bool {
 pub fn url(stack: &Stack, database: &str) -> Result<String> {
     // The password consists of hexadecimal digits, which a URL need not encode.
     let password = password(stack, OWNER)?;
-    let port = stack.settings.postgres_port;
-    Ok(format!("postgres://{OWNER}:{password}@127.0.0.1:{port}/{database}"))
+    Ok(format!("postgres://{OWNER}:{password}@{}", address(stack, database)))
 }
 
 /// The URL of a database, for the role of its service, without a password.
 pub fn service_url(stack: &Stack, role: &str, database: &str) -> String {
-    format!("postgres://{role}@127.0.0.1:{}/{database}", stack.settings.postgres_port)
+    format!("postgres://{role}@{}", address(stack, database))
+}
+
+/// The servers and the database in a URL. With a standby, clients search for the primary.
+fn address(stack: &Stack, database: &str) -> String {
+    let first = format!("127.0.0.1:{}", stack.settings.postgres_port);
+    match stack.settings.standby_port {
+        None => format!("{first}/{database}"),
+        Some(port) => {
+            format!("{first},127.0.0.1:{port}/{database}?target_session_attrs=read-write")
+        }
+    }
 }
 
 /// After a kill of PostgreSQL its backends still run for a moment, and its data can't be opened

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// All variables with their defaults. README.md describes them.
-const DEFAULTS: [(&str, &str); 16] = [
+const DEFAULTS: [(&str, &str); 17] = [
     ("BROKERS", "1"),
     ("KAFKA", "3.9"),
     ("KAFKA_PORT", "19092"),
@@ -14,6 +14,7 @@ const DEFAULTS: [(&str, &str); 16] = [
     ("SASL_PORT", ""),
     ("REGISTRY_PORT", "18081"),
     ("POSTGRES_PORT", "15432"),
+    ("STANDBY_PORT", ""),
     ("HEALTH_PORTS", "17500"),
     ("CONTROL_PORT", "17888"),
     ("GRAPHQL_PORT", "8888"),
@@ -50,6 +51,8 @@ pub struct Settings {
     pub registry_port: u16,
     /// Port of PostgreSQL.
     pub postgres_port: u16,
+    /// Port of a second PostgreSQL, to which the first one replicates.
+    pub standby_port: Option<u16>,
     /// `HEALTH_PORT` of the first service. Each further service has the next port.
     pub health_ports: u16,
     /// Control port of the heartbeat.
@@ -110,15 +113,18 @@ impl Settings {
         if kafka != "3.9" && kafka != "4" {
             return Err(usage(format!("KAFKA={kafka}: expected 3.9 or 4")));
         }
-        let sasl = !values["SASL_PORT"].is_empty();
+        let optional = |name: &str| {
+            if values[name].is_empty() { Ok(None) } else { port(&values, name).map(Some) }
+        };
         Ok(Self {
             brokers,
             kafka,
             kafka_port,
             raft_port: port(&values, "RAFT_PORT")?,
-            sasl_port: if sasl { Some(port(&values, "SASL_PORT")?) } else { None },
+            sasl_port: optional("SASL_PORT")?,
             registry_port: port(&values, "REGISTRY_PORT")?,
             postgres_port: port(&values, "POSTGRES_PORT")?,
+            standby_port: optional("STANDBY_PORT")?,
             health_ports: port(&values, "HEALTH_PORTS")?,
             control_port: port(&values, "CONTROL_PORT")?,
             graphql_port: port(&values, "GRAPHQL_PORT")?,

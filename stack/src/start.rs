@@ -89,9 +89,9 @@ impl<'a> Start<'a> {
                 registry::prepare(stack)?;
                 Launch::Server(registry::command(stack)?)
             }
-            Part::Postgres => {
-                postgres::prepare(stack)?;
-                Launch::Server(postgres::command(stack)?)
+            Part::Postgres | Part::Standby => {
+                postgres::prepare(stack, part)?;
+                Launch::Server(postgres::command(stack, part)?)
             }
             Part::Service(_) => services::launch(stack, part)?,
         };
@@ -148,7 +148,7 @@ pub fn is_ready(stack: &Stack, part: Part, brokers: u16) -> bool {
     match part {
         Part::Kafka(n) => kafka::is_ready(&stack.settings, n, brokers),
         Part::Registry => registry::is_ready(&stack.settings),
-        Part::Postgres => postgres::is_ready(&stack.settings),
+        Part::Postgres | Part::Standby => postgres::is_ready(part.first_port(&stack.settings)),
         Part::Service(_) => services::is_ready(&stack.settings, part),
     }
 }

@@ -92,7 +92,9 @@ fn signal(stack: &Stack, part: Part, how: How) {
         // The supervisor passes SIGTERM on to the service.
         (Some(supervisor), _) => supervisor.signal(Signal::TERM),
         // On SIGTERM PostgreSQL waits for its clients; on SIGINT it ends their sessions.
-        (None, Some(process)) if part == Part::Postgres => process.signal(Signal::INT),
+        (None, Some(process)) if matches!(part, Part::Postgres | Part::Standby) => {
+            process.signal(Signal::INT);
+        }
         (None, Some(process)) => process.signal(Signal::TERM),
         (None, None) => {}
     }

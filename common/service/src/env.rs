@@ -55,7 +55,8 @@ pub const LOG: Variable = Variable::new(
 pub const DATABASE_URL: Variable = Variable::required(
     "DATABASE_URL",
     "PostgreSQL database of this service: a URL such as postgres://user@host:5432/balancedb, or \
-     host=... user=... dbname=.... A password in the URL must be percent-encoded: \
+     host=... user=... dbname=.... Of several servers, as in db-1:5432,db-2:5432, the one that \
+     accepts writes is used. A password in the URL must be percent-encoded: \
      DATABASE_PASSWORD needs no encoding. The connection is not encrypted: sslmode=require is \
       refused. A connection pooler must give each connection its own session: \
       pool_mode=session of PgBouncer",

@@ -2,7 +2,7 @@
 
 use super::deadline::{Deadline, LimitedConnect};
 use super::error::{Error, step};
-use postgres::config::{Host, SslMode, SslNegotiation};
+use postgres::config::{Host, SslMode, SslNegotiation, TargetSessionAttrs};
 use postgres::{Client, Config, SimpleQueryMessage};
 use std::fmt::Write;
 use std::process;
@@ -45,6 +45,8 @@ fn open(database: &Config, service: &str) -> Result<Client, Error> {
     let mut config = database.clone();
     config
         .application_name(service)
+        // Of several servers in the URL, such as a primary and its standby, the primary.
+        .target_session_attrs(TargetSessionAttrs::ReadWrite)
         .connect_timeout(Duration::from_secs(5))
         .tcp_user_timeout(Duration::from_secs(10))
         .keepalives_idle(Duration::from_secs(10))
