@@ -12,10 +12,12 @@ use std::time::Duration;
 mod connect;
 mod deadline;
 mod error;
+mod tid;
 
 pub use connect::connect;
 pub use deadline::Deadline;
 pub use error::{Error, step};
+pub use tid::Tid;
 
 /// The flag of [`run_migrations`], for [`crate::Service::flags`].
 pub const MIGRATE: (&str, &str) = (

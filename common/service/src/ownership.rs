@@ -6,7 +6,7 @@
 //! part of this: it also works after a failover of the database.
 //! See docs/decisions/0040-positions-in-the-database.md.
 
-use crate::database::{Error, step};
+use crate::database::{Error, Tid, step};
 use postgres::{Client, GenericClient, Row, Statement};
 use std::collections::BTreeMap;
 use std::mem;
@@ -48,6 +48,8 @@ impl Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owned {
     epoch: i64,
+    /// Where its row was written last, unless that transaction was rolled back.
+    place: Option<Tid>,
     /// Where its effects end.
     pub progress: Progress,
     /// The id of the topic that the offsets belong to.
@@ -258,7 +260,7 @@ impl Ownership {
                 rows.add(partition, owned);
             }
         }
-        rows.update(client, &self.statements.store, self.topic)
+        self.update(client, &rows)
     }
 
     /// Stores positions in the transaction that stores their effects. Call it before all other
@@ -290,7 +292,41 @@ impl Ownership {
                 rows.add(*partition, owned);
             }
         }
-        rows.update(transaction, &self.statements.store, self.topic)
+        self.update(transaction, &rows)
+    }
+
+    /// Writes the rows if all of them still have the epoch of this worker. Searches them by key if
+    /// their places are not known.
+    fn update(&mut self, client: &mut impl GenericClient, rows: &Rows) -> Result<(), Error> {
+        let Rows { partitions, epochs, next, resume, topic_ids, places } = rows;
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let Statements { store, store_in_place, .. } = &self.statements;
+        let topic = &self.topic;
+        let mut stored = Vec::new();
+        if places.len() == partitions.len() {
+            stored = client
+                .query(
+                    store_in_place,
+                    &[topic, partitions, epochs, next, resume, topic_ids, places],
+                )
+                .map_err(step("store positions"))?;
+        }
+        if stored.len() < partitions.len() {
+            stored = client
+                .query(store, &[topic, partitions, epochs, next, resume, topic_ids])
+                .map_err(step("store positions"))?;
+        }
+        if stored.len() < partitions.len() {
+            return Err(Error::Fenced);
+        }
+        for row in stored {
+            if let Some(owned) = self.owned.get_mut(&row.get(0)) {
+                owned.place = Some(row.get(1));
+            }
+        }
+        Ok(())
     }
 
     /// Takes back what [`Self::store`] has set, after its transaction was rolled back. `owned` are
@@ -320,6 +356,8 @@ struct Rows {
     next: Vec<i64>,
     resume: Vec<i64>,
     topic_ids: Vec<Option<Uuid>>,
+    /// Shorter than the others if the place of a row is not known.
+    places: Vec<Tid>,
 }
 
 impl Rows {
@@ -331,23 +369,7 @@ impl Rows {
         self.next.push(next);
         self.resume.push(resume);
         self.topic_ids.push(owned.topic_id);
-    }
-
-    /// Writes the rows if all of them still have the epoch of this worker.
-    fn update(
-        &self,
-        client: &mut impl GenericClient,
-        store: &Statement,
-        topic: &str,
-    ) -> Result<(), Error> {
-        if self.partitions.is_empty() {
-            return Ok(());
-        }
-        let Self { partitions, epochs, next, resume, topic_ids } = self;
-        let stored = client
-            .execute(store, &[&topic, partitions, epochs, next, resume, topic_ids])
-            .map_err(step("store positions"))?;
-        if usize::try_from(stored) == Ok(partitions.len()) { Ok(()) } else { Err(Error::Fenced) }
+        self.places.extend(owned.place);
     }
 }
 
@@ -357,7 +379,7 @@ fn owned(row: &Row) -> (i32, Owned) {
         None => Progress::New,
         Some((next, resume)) => Progress::Stored { next, resume },
     };
-    (row.get(0), Owned { epoch: row.get(1), progress, topic_id: row.get(4) })
+    (row.get(0), Owned { epoch: row.get(1), place: None, progress, topic_id: row.get(4) })
 }
 
 struct Statements {
@@ -368,6 +390,7 @@ struct Statements {
     seize: Statement,
     release: Statement,
     store: Statement,
+    store_in_place: Statement,
     leave: Statement,
 }
 
@@ -425,7 +448,22 @@ impl Statements {
                      topic_id = new.topic_id
                  FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[])
                       AS new (partition, epoch, next_offset, resume_offset, topic_id)
-                 WHERE old.topic = $1 AND old.partition = new.partition AND old.epoch = new.epoch",
+                 WHERE old.topic = $1 AND old.partition = new.partition AND old.epoch = new.epoch
+                 RETURNING old.partition, old.ctid",
+            )?,
+            // With `=` PostgreSQL could use the index of the key.
+            store_in_place: prepare(
+                "UPDATE topic_partition AS old
+                 SET next_offset = new.next_offset, resume_offset = new.resume_offset,
+                     topic_id = new.topic_id
+                 FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[],
+                             $7::tid[])
+                      AS new (partition, epoch, next_offset, resume_offset, topic_id, place)
+                 WHERE old.ctid = new.place
+                   AND old.topic IS NOT DISTINCT FROM $1
+                   AND old.partition IS NOT DISTINCT FROM new.partition
+                   AND old.epoch = new.epoch
+                 RETURNING old.partition, old.ctid",
             )?,
             leave: prepare(
                 "WITH released AS (UPDATE topic_partition SET owner = NULL WHERE owner = $1)

@@ -18,7 +18,7 @@ use bank::reasons::Reason;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
 use postgres::{Client, Row, Statement, Transaction};
-use service::database;
+use service::database::{self, Tid};
 use service::ownership::{self, Ownership, Positions};
 use service::shutdown::Shutdown;
 use std::borrow::Cow;
@@ -289,11 +289,11 @@ impl Session {
         };
         let is_new = |command: &&ConfirmMoneyTransfer| !known.contains_key(&command.id);
         let ibans = named_ibans(commands.iter().filter(is_new));
-        let mut accounts = match reading {
+        let (mut accounts, places) = match reading {
             Reading::Cached => cached_accounts(&mut transaction, statements, cache, &ibans)?,
             Reading::Locked => read_accounts(&mut transaction, &statements.lock_accounts, &ibans)?,
         };
-        let before = Before::of(&ibans, &accounts);
+        let mut before = Before::of(&ibans, &accounts, &places);
         let mut first = HashMap::with_capacity(commands.len());
         let mut decide = |(index, command): (usize, &ConfirmMoneyTransfer)| {
             let decides = !known.contains_key(&command.id)
@@ -301,8 +301,12 @@ impl Session {
             decides.then(|| domain::transfer(command, &mut accounts))
         };
         let new: Vec<_> = commands.iter().enumerate().map(&mut decide).collect();
+        let statement = match reading {
+            Reading::Cached => &statements.store_in_place,
+            Reading::Locked => &statements.store_transfers,
+        };
         let decided_at =
-            store_transfers(&mut transaction, statements, &before, &accounts, commands, &new)?;
+            store_transfers(&mut transaction, statement, &mut before, &accounts, commands, &new)?;
         let Some(decided_at) = decided_at else {
             return Err(match reading {
                 Reading::Cached => Error::Claimed,
@@ -314,8 +318,8 @@ impl Session {
         };
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
-        for iban in before.ibans {
-            cache.insert(iban, &accounts[iban]);
+        for (iban, place) in before.ibans.into_iter().zip(before.places) {
+            cache.insert(iban, &accounts[iban], place);
         }
         Ok(Decided { known, new, first, decided_at: decided_at.into() })
     }
@@ -430,32 +434,41 @@ fn named_ibans<'a>(commands: impl Iterator<Item = &'a ConfirmMoneyTransfer>) -> 
     ibans.into_iter().collect()
 }
 
+/// The places of the rows of accounts, by iban.
+type Places = HashMap<String, Tid>;
+
 /// Returns the accounts with these ibans that exist. Reads only those that are not in the cache.
 fn cached_accounts(
     transaction: &mut Transaction<'_>,
     statements: &Statements,
     cache: &mut AccountCache,
     ibans: &[&str],
-) -> Result<Accounts, Error> {
+) -> Result<(Accounts, Places), Error> {
     let mut accounts = Accounts::with_capacity(ibans.len());
+    let mut places = Places::with_capacity(ibans.len());
     let mut missing = Vec::new();
     for &iban in ibans {
         match cache.get(iban) {
-            Some(account) => drop(accounts.insert(iban.to_owned(), account)),
+            Some((account, place)) => {
+                accounts.insert(iban.to_owned(), account);
+                places.insert(iban.to_owned(), place);
+            }
             None => missing.push(iban),
         }
     }
     if !missing.is_empty() {
-        accounts.extend(read_accounts(transaction, &statements.accounts, &missing)?);
+        let (read, read_places) = read_accounts(transaction, &statements.accounts, &missing)?;
+        accounts.extend(read);
+        places.extend(read_places);
     }
-    Ok(accounts)
+    Ok((accounts, places))
 }
 
 fn read_accounts(
     transaction: &mut Transaction<'_>,
     statement: &Statement,
     ibans: &[&str],
-) -> Result<Accounts, Error> {
+) -> Result<(Accounts, Places), Error> {
     let rows = transaction.query(statement, &[&ibans]).map_err(step("read accounts"))?;
     let account = |row: &Row| Account {
         token: row.get(1),
@@ -463,7 +476,7 @@ fn read_accounts(
         limit: Cents::new(row.get(3)),
         sequence: row.get(4),
     };
-    Ok(rows.iter().map(|row| (row.get(0), account(row))).collect())
+    Ok(rows.iter().map(|row| ((row.get(0), account(row)), (row.get(0), row.get(5)))).unzip())
 }
 
 /// The accounts of a batch before its decisions, by column.
@@ -471,15 +484,18 @@ struct Before<'a> {
     ibans: Vec<&'a str>,
     balances: Vec<i64>,
     sequences: Vec<i64>,
+    /// Where their rows are. After the batch was stored, where they are now.
+    places: Vec<Tid>,
 }
 
 impl<'a> Before<'a> {
-    fn of(ibans: &[&'a str], accounts: &Accounts) -> Self {
+    fn of(ibans: &[&'a str], accounts: &Accounts, places: &Places) -> Self {
         let ibans: Vec<&str> =
             ibans.iter().copied().filter(|iban| accounts.contains_key(*iban)).collect();
         let balances = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
         let sequences = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
-        Self { ibans, balances, sequences }
+        let places = ibans.iter().map(|iban| places[*iban]).collect();
+        Self { ibans, balances, sequences, places }
     }
 }
 
@@ -488,8 +504,8 @@ impl<'a> Before<'a> {
 /// Returns `None` if an account is not as it was `before`; the transaction must then end.
 fn store_transfers(
     transaction: &mut Transaction<'_>,
-    statements: &Statements,
-    before: &Before<'_>,
+    statement: &Statement,
+    before: &mut Before<'_>,
     accounts: &Accounts,
     commands: &[ConfirmMoneyTransfer],
     new: &[Option<Result<Changes, Reason>>],
@@ -522,7 +538,7 @@ fn store_transfers(
         (|change: Change| change.balance.get(), |change: Change| change.sequence);
     let row = transaction
         .query_one(
-            &statements.store_transfers,
+            statement,
             &[
                 &before.ibans,
                 &tokens,
@@ -531,6 +547,7 @@ fn store_transfers(
                 &before.sequences,
                 &balances,
                 &sequences,
+                &before.places,
                 &ids,
                 &reasons,
                 &moved(&rows, |command| command.amount.get()),
@@ -546,8 +563,15 @@ fn store_transfers(
         .map_err(database::step("store the outcomes of transfers"))
         .map_err(|err| if err.is_duplicate() { Error::Claimed } else { err.into() })?;
     let as_before: i64 = row.get(0);
-    let is_as_before = usize::try_from(as_before) == Ok(before.ibans.len());
-    Ok(is_as_before.then(|| row.get(1)))
+    if usize::try_from(as_before) != Ok(before.ibans.len()) {
+        return Ok(None);
+    }
+    let (changed, places): (Vec<i64>, Vec<Tid>) = (row.get(2), row.get(3));
+    for (number, place) in changed.into_iter().zip(places) {
+        let index = usize::try_from(number - 1).expect("they begin with 1");
+        before.places[index] = place;
+    }
+    Ok(Some(row.get(1)))
 }
 
 fn stored_transfer(row: &Row) -> TransferOutcome {
@@ -599,37 +623,41 @@ const fn a_type_text(a_type: Atype) -> &'static str {
     }
 }
 
-const ACCOUNTS: &str = "SELECT iban, token, balance, overdraft_limit, sequence
+const ACCOUNTS: &str = "SELECT iban, token, balance, overdraft_limit, sequence, ctid
                         FROM account WHERE iban = ANY($1)";
 
-/// Stores the accounts and the outcomes of a batch.
+/// Stores the accounts and the outcomes of a batch. `is_row` finds the row of an account.
 ///
 /// The rows of `named` are in the order of their ibans, so accounts are locked in this
 /// order. A row with another state is not counted, and the caller rolls back.
 ///
 /// The insert has no ON CONFLICT, which costs one more index search and WAL record per
 /// row. It fails with a duplicate key if a command has an outcome already.
-const STORE_TRANSFERS: &str = "WITH named AS (
+fn store_transfers_sql(is_row: &str) -> String {
+    let is_as_before = format!(
+        "{is_row}
+           AND (account.sequence, account.balance, account.overdraft_limit)
+               = (named.sequence, named.balance, named.overdraft_limit)
+           AND account.token = named.token COLLATE \"C\""
+    );
+    format!(
+        "WITH named AS (
          SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[],
-                              $5::bigint[], $6::bigint[], $7::bigint[])
+                              $5::bigint[], $6::bigint[], $7::bigint[], $8::tid[])
+             WITH ORDINALITY
              AS named (iban, token, overdraft_limit, balance, sequence,
-                       new_balance, new_sequence)),
+                       new_balance, new_sequence, place, number)),
      changed AS (
          UPDATE account SET balance = new_balance, sequence = new_sequence FROM named
-         WHERE account.iban = named.iban COLLATE \"C\"
+         WHERE {is_as_before}
            AND new_sequence <> named.sequence
-           AND (account.sequence, account.balance, account.overdraft_limit)
-               = (named.sequence, named.balance, named.overdraft_limit)
-           AND account.token = named.token COLLATE \"C\"
-         RETURNING 1),
+         RETURNING number, account.ctid AS place),
      unchanged AS (
-         SELECT 1 FROM account JOIN named ON account.iban = named.iban COLLATE \"C\"
-         WHERE new_sequence = named.sequence
-           AND (account.sequence, account.balance, account.overdraft_limit)
-               = (named.sequence, named.balance, named.overdraft_limit)
-           AND account.token = named.token COLLATE \"C\"),
+         SELECT 1 FROM account JOIN named ON {is_as_before}
+         WHERE new_sequence = named.sequence),
      decision AS (
-         SELECT count(*) AS changed,
+         SELECT count(*) AS changed, coalesce(array_agg(number), '{{}}') AS numbers,
+                coalesce(array_agg(place), '{{}}') AS places,
                 date_trunc('milliseconds', clock_timestamp()) AS decided_at
          FROM changed),
      stored AS (
@@ -637,10 +665,20 @@ const STORE_TRANSFERS: &str = "WITH named AS (
                                from_balance, from_sequence, to_balance, to_sequence,
                                decided_at)
          SELECT new.*, decided_at
-         FROM unnest($8::uuid[], $9::text[], $10::bigint[], $11::text[], $12::text[],
-                     $13::text[], $14::bigint[], $15::bigint[], $16::bigint[],
-                     $17::bigint[]) AS new, decision)
-     SELECT changed + (SELECT count(*) FROM unchanged), decided_at FROM decision";
+         FROM unnest($9::uuid[], $10::text[], $11::bigint[], $12::text[], $13::text[],
+                     $14::text[], $15::bigint[], $16::bigint[], $17::bigint[],
+                     $18::bigint[]) AS new, decision)
+     SELECT changed + (SELECT count(*) FROM unchanged), decided_at, numbers, places
+     FROM decision"
+    )
+}
+
+/// Finds the row of an account by its key.
+const BY_KEY: &str = "account.iban = named.iban COLLATE \"C\"";
+/// Finds it by its place. The place may be used by another account now. With `=` instead of IS NOT
+/// DISTINCT FROM, PostgreSQL could use the index of the key.
+const IN_PLACE: &str = "account.ctid = named.place
+           AND account.iban IS NOT DISTINCT FROM named.iban COLLATE \"C\"";
 
 /// The prepared statements of a session. Each takes arrays, so a batch needs a constant number of
 /// round trips.
@@ -652,6 +690,7 @@ struct Statements {
     accounts: Statement,
     lock_accounts: Statement,
     store_transfers: Statement,
+    store_in_place: Statement,
 }
 
 impl Statements {
@@ -685,7 +724,8 @@ impl Statements {
             )?,
             accounts: prepare(ACCOUNTS)?,
             lock_accounts: prepare(&format!("{ACCOUNTS} ORDER BY iban FOR NO KEY UPDATE"))?,
-            store_transfers: prepare(STORE_TRANSFERS)?,
+            store_transfers: prepare(&store_transfers_sql(BY_KEY))?,
+            store_in_place: prepare(&store_transfers_sql(IN_PLACE))?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The accounts that a session has read or written, as they were then.
+//! The accounts that a session has read or written, as they were then, and where their rows are.
 //!
 //! Another handler may have changed an account since. So the statement that stores a batch compares
 //! each account with its row, and a difference fails the batch: optimistic concurrency control.
@@ -6,18 +6,20 @@
 use crate::domain::Account;
 use bank::iban::Token;
 use bank::money::Cents;
+use service::database::Tid;
 use std::collections::HashMap;
 use std::mem;
 
-/// Most accounts of a generation: as many as a hash table of 8,192 places holds, 600 kB.
+/// Most accounts of a generation: as many as a hash table of 8,192 places holds, 620 kB.
 const GENERATION_MAX: usize = 7168;
 /// Most batches that lock their accounts after a conflict.
 const PAUSE_MAX: u32 = 64;
 
 type Iban = [u8; 18];
 
-/// An account in 48 bytes.
+/// An account in 56 bytes.
 struct Entry {
+    place: Tid,
     token: Token,
     balance: Cents,
     limit: Cents,
@@ -37,24 +39,25 @@ pub struct AccountCache {
 }
 
 impl AccountCache {
-    pub fn get(&mut self, iban: &str) -> Option<Account> {
+    pub fn get(&mut self, iban: &str) -> Option<(Account, Tid)> {
         let iban: Iban = iban.as_bytes().try_into().ok()?;
         if let Some(entry) = self.old.remove(&iban) {
             self.add(iban, entry);
         }
-        let Entry { token, balance, limit, sequence } = self.young.get(&iban)?;
+        let Entry { place, token, balance, limit, sequence } = self.young.get(&iban)?;
         let token = token.as_str().to_owned();
-        Some(Account { token, balance: *balance, limit: *limit, sequence: *sequence })
+        let account = Account { token, balance: *balance, limit: *limit, sequence: *sequence };
+        Some((account, *place))
     }
 
     /// Replaces the account. Ignores one whose iban or token has an unusual form.
-    pub fn insert(&mut self, iban: &str, account: &Account) {
+    pub fn insert(&mut self, iban: &str, account: &Account, place: Tid) {
         let (Ok(iban), Ok(token)) = (iban.as_bytes().try_into(), account.token.parse()) else {
             return;
         };
         let Account { balance, limit, sequence, .. } = *account;
         self.old.remove(&iban);
-        self.add(iban, Entry { token, balance, limit, sequence });
+        self.add(iban, Entry { place, token, balance, limit, sequence });
     }
 
     fn add(&mut self, iban: Iban, entry: Entry) {
@@ -93,6 +96,10 @@ mod tests {
         Account { token, balance: Cents::new(5), limit: Cents::new(-7), sequence }
     }
 
+    fn place(item: u16) -> Tid {
+        Tid::new(1, item)
+    }
+
     fn iban(number: usize) -> String {
         format!("NL00OPEN{number:010}")
     }
@@ -101,10 +108,10 @@ mod tests {
     fn account_is_returned_as_it_was_inserted() {
         let mut cache = AccountCache::default();
         assert_eq!(cache.get(&iban(1)), None);
-        cache.insert(&iban(1), &account(1));
-        cache.insert(&iban(1), &account(2));
-        assert_eq!(cache.get(&iban(1)), Some(account(2)));
-        cache.insert(&iban(2), &Account { token: "x".to_owned(), ..account(1) });
+        cache.insert(&iban(1), &account(1), place(1));
+        cache.insert(&iban(1), &account(2), place(1));
+        assert_eq!(cache.get(&iban(1)), Some((account(2), place(1))));
+        cache.insert(&iban(2), &Account { token: "x".to_owned(), ..account(1) }, place(1));
         assert_eq!((cache.get(&iban(2)), cache.get("cash")), (None, None));
     }
 
@@ -112,15 +119,15 @@ mod tests {
     fn least_used_accounts_are_forgotten() {
         let mut cache = AccountCache::default();
         for number in 0..5 * GENERATION_MAX {
-            cache.insert(&iban(number), &account(number as i64));
-            assert_eq!(cache.get(&iban(0)), Some(account(0)));
+            cache.insert(&iban(number), &account(number as i64), place(1));
+            assert_eq!(cache.get(&iban(0)), Some((account(0), place(1))));
             assert!(cache.young.len() + cache.old.len() <= 2 * GENERATION_MAX);
         }
         assert_eq!(cache.get(&iban(1)), None);
         // An account in the old generation has no second, older state.
         let number = 4 * GENERATION_MAX;
-        cache.insert(&iban(number), &account(-1));
-        assert_eq!(cache.get(&iban(number)), Some(account(-1)));
+        cache.insert(&iban(number), &account(-1), place(1));
+        assert_eq!(cache.get(&iban(number)), Some((account(-1), place(1))));
     }
 
     #[test]

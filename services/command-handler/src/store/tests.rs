@@ -610,6 +610,45 @@ fn repeated_batch_stores_its_positions() {
     assert_eq!(stored, [(10, 5), (20, 7)]);
 }
 
+/// An old snapshot, as of a backup, keeps all versions of a row. A batch that visited all versions
+/// of its account and of its positions would read more with each batch.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn old_snapshot_does_not_slow_batches() {
+    let database = Database::new();
+    let [a] = database.accounts(1, 1).try_into().unwrap();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    take_share(&mut session);
+    begin(&mut session);
+    let mut reader = connect(&database.owner).unwrap();
+    reader
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM account LIMIT 1")
+        .unwrap();
+    let mut next = 0;
+    // Pages of both tables that this number of batches reads.
+    let mut pages = |batches: i64| {
+        let read = |session: &mut Session| {
+            let sql = "SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit)
+                       ::bigint FROM pg_statio_user_tables
+                       WHERE relname IN ('account', 'topic_partition')";
+            session.client.batch_execute("SELECT pg_stat_force_next_flush()").unwrap();
+            let row = session.client.query_one(sql, &[]).unwrap();
+            row.get::<_, i64>(0)
+        };
+        let before = read(&mut session);
+        for _ in 0..batches {
+            next += 1;
+            let command = order(1, CASH, "", &a.iban);
+            session.transfer(vec![command], &positions(next, next)).unwrap();
+        }
+        read(&mut session) - before
+    };
+    let first = pages(100);
+    pages(2_000);
+    let last = pages(100);
+    assert!(last < 2 * first, "100 batches read {first} pages, and later {last}");
+}
+
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn database_of_version_1_is_migrated() {
