@@ -25,6 +25,8 @@ TEST_BROWSER := $(TEST) STACK_DIR=$(abspath target/test-stack-browser) \
 TEST_IMAGES := PROFILE=dev STACK_DIR=target/test-stack-images FEATURES=$(TEST_FEATURES) \
 	KAFKA_PORT=22092 REGISTRY_PORT=22081 POSTGRES_PORT=22432 HEALTH_PORTS=22500 \
 	CONTROL_PORT=22888 GRAPHQL_PORT=22988 FRONTEND_PORT=22181
+# Three brokers, and a standby of PostgreSQL.
+TEST_CHAOS := $(TEST) STACK_DIR=target/test-stack-chaos BROKERS=3 STANDBY_PORT=25433
 TEST_PEERS := $(TEST) STACK_DIR=target/test-stack-peers
 # Three brokers. They close idle connections and end SASL sessions after 5 s, and delete and compact
 # segments within 1 s, so that the tests can wait for each of these. They create topics for clients
@@ -35,12 +37,12 @@ TEST_KAFKA_OPTIONS := connections.max.idle.ms=5000 connections.max.reauth.ms=500
 	auto.create.topics.enable=true
 
 COMMON_TESTS := $(patsubst %.rs,--test %,$(notdir $(wildcard common/*/tests/*.rs)))
-BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,\
-	$(notdir $(wildcard bench/tests/*.rs services/*/tests/*.rs tests/tests/*.rs)))
+# Without the rolling upgrade, which is also a scenario of `make chaos`.
+BANK_TESTS := --lib --bins $(patsubst %.rs,--test %,$(filter-out rolling_upgrade.rs,\
+	$(notdir $(wildcard bench/tests/*.rs services/*/tests/*.rs tests/tests/*.rs))))
 # The part of the integration tests that Kafka 4 is most likely to break.
 KAFKA_4_COMMON_TESTS := $(addprefix --test ,kafka kafka_groups kafka_sasl kafka_topics)
-KAFKA_4_BANK_TESTS := $(addprefix --test ,\
-	leader kills rules replay generator heartbeat synchronizer)
+KAFKA_4_BANK_TESTS := $(addprefix --test ,rules replay generator heartbeat synchronizer)
 # The kafka crate can't connect to Kafka 4.
 CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),built-in,kafka-crate built-in))
 FUZZ_TARGETS := $(basename $(notdir $(wildcard common/kafka-client/fuzz/fuzz_targets/*.rs)))
@@ -58,7 +60,7 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 .PHONY: help \
 	up down status logs env wipe build demo \
 	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration \
-	test-kafka test-bank test-kafka-4 test-peers test-images fuzz check-bank verify \
+	test-kafka test-bank test-kafka-4 test-peers test-images chaos fuzz check-bank verify \
 	bench bench-quick results bench-probe bench-graphql bench-scale compare-handlers footprint \
 	peers binaries images verify-reproducible \
 	schema configuration page graphiql screenshots
@@ -211,6 +213,12 @@ test-images: ## run all images as containers, and the arm64 binaries in an emula
 	@$(TEST_IMAGES) $(STACK) build
 	@cargo build --locked --workspace --features "$(TEST_FEATURES)" --example largest_records
 	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/test.sh
+
+chaos: ## make faults under load and check all guarantees; CHAOS=short, SCENARIO=broker-killed
+	@echo "Making faults under load: about $(if $(filter short,$(CHAOS)),3,15) minutes"
+	@$(TEST_CHAOS) $(STACK) wipe
+	@$(TEST_CHAOS) $(STACK) with bench chaos $(if $(filter short,$(CHAOS)),--short) \
+		$(if $(SCENARIO),--scenarios $(SCENARIO)) $(ARGS)
 
 fuzz: ## fuzz each parser of broker responses for FUZZ_S=60 seconds with libFuzzer
 	@echo "Fuzzing $(words $(FUZZ_TARGETS)) parsers: $(FUZZ_S) seconds each, and the build"

@@ -1,6 +1,7 @@
 //! `bench check`: checks the guarantees of a bank from its records and databases.
 
 use crate::error::Error;
+use crate::observed_bank::BALANCE_DATABASE_URL;
 use crate::options::{self, number};
 use crate::output;
 use crate::start::Start;
@@ -19,12 +20,8 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const BALANCE_DATABASE_URL: Variable = Variable::required(
-    "BALANCE_DATABASE_URL",
-    "the database of the command-handler, as in postgres://user:password@host:5432/balancedb",
-)
-.secret();
-const TRANSACTION_DATABASE_URL: Variable = Variable::required(
+/// `TRANSACTION_DATABASE_URL`: the graphql-endpoint's database.
+pub const TRANSACTION_DATABASE_URL: Variable = Variable::required(
     "TRANSACTION_DATABASE_URL",
     "the database of the graphql-endpoint, as in postgres://user:password@host:5432/transactiondb",
 )
@@ -69,26 +66,39 @@ struct Summary {
     violations: u64,
 }
 
+/// The result of a check.
+pub struct Checked {
+    pub report: Report,
+    /// False if commands were in progress.
+    pub databases_compared: bool,
+    pub of_databases: Vec<Violation>,
+}
+
 pub fn run(start: &Start<'_>, options: &CheckOptions) -> Result<ExitCode, Error> {
+    check(start, Duration::from_secs(options.wait_s)).map(|checked| print(&checked))
+}
+
+/// Checks the bank. Waits at most for `wait` for missing outcomes and transactions.
+pub fn check(start: &Start<'_>, wait: Duration) -> Result<Checked, Error> {
     let cluster = Cluster::from_env(&start.env)?;
     let balances = start.env.text(&BALANCE_DATABASE_URL)?;
     let transactions = start.env.text(&TRANSACTION_DATABASE_URL)?;
-    let mut check = Check::start(start, &cluster, Duration::from_secs(options.wait_s))?;
+    let mut check = Check::start(start, &cluster, wait)?;
     check.read()?;
     let is_at_rest = check.is_at_rest()?;
-    let mut violations = Vec::new();
+    let mut of_databases = Vec::new();
     if is_at_rest {
-        violations.extend(check.compare_balances(&balances)?);
-        violations.extend(check.compare_transactions(&transactions)?);
+        of_databases.extend(check.compare_balances(&balances)?);
+        of_databases.extend(check.compare_transactions(&transactions)?);
     }
     // A command that was sent meanwhile may have changed one database and not the other.
     let databases_compared = is_at_rest && check.is_at_rest()?;
     if !databases_compared {
-        violations.clear();
+        of_databases.clear();
     }
     let ends = &check.ends;
     let report = check.observer.report_if(|it| is_at_rest || is_before(it, ends));
-    Ok(print(&report, databases_compared, &violations))
+    Ok(Checked { report, databases_compared, of_databases })
 }
 
 /// True for a violation by a record before `ends`.
@@ -98,7 +108,8 @@ fn is_before(violation: &Violation, ends: &Positions) -> bool {
     ends.filter(|end| end.partition == at.partition).any(|end| at.offset < end.next)
 }
 
-fn print(report: &Report, databases_compared: bool, of_databases: &[Violation]) -> ExitCode {
+fn print(checked: &Checked) -> ExitCode {
+    let Checked { report, databases_compared, of_databases } = checked;
     let mut text = String::new();
     for violation in report.violations.iter().chain(of_databases) {
         text += &format!("{violation}\n");
@@ -116,7 +127,7 @@ fn print(report: &Report, databases_compared: bool, of_databases: &[Violation]) 
         failed: counts.failed,
         dead_letters: counts.dead_letters,
         repeated: counts.repeated,
-        databases_compared,
+        databases_compared: *databases_compared,
         violations: (report.violations.len() + of_databases.len()) as u64 + report.violations_more,
     };
     let line = serde_json::to_string(&summary).expect("it has only numbers");

@@ -43,7 +43,6 @@ pub struct FreshBank {
     name: String,
     /// Environment of its handler.
     variables: Vec<(&'static str, String)>,
-    http: Http,
     logs: PathBuf,
 }
 
@@ -85,38 +84,48 @@ impl FreshBank {
             ("SCHEMA_REGISTRY_URL", env.text(&SCHEMA_REGISTRY_URL)?),
             ("DATABASE_URL", url),
         ];
-        Ok(Self { server, name, variables, http: Http::default(), logs: logs.to_owned() })
+        Ok(Self { server, name, variables, logs: logs.to_owned() })
     }
 
     /// Starts `handler` without waiting until it is ready.
     pub fn start(&self, handler: &Handler) -> Result<HandlerProcess, Error> {
-        let log = self.logs.join(format!("{}.log", handler.name));
-        let failed = |source| Error::Csv { path: log.clone(), source };
-        let out = File::options().create(true).append(true).open(&log).map_err(failed)?;
-        let port = free_port().map_err(failed)?;
-        let own = |source| Error::Part { part: handler.name.clone(), pid: 0, source };
-        let container =
-            handler.in_container.then(|| format!("scratchbank-{}", Uuid::new_v4().simple()));
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", &format!("exec {}", handler.command)])
-            // By the contract, a new bank has the token of the talk.
-            .env_remove(COMPANY_TOKEN.name)
-            .env_remove(COMPANY_TOKEN_FILE.name)
-            .envs(self.variables.iter().map(|(name, value)| (*name, value.as_str())))
-            .envs(handler.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-            .env("HEALTH_PORT", port.to_string())
-            .envs(container.iter().map(|name| ("CONTAINER", name)))
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().map_err(failed)?)
-            .stderr(out);
-        let began = Instant::now();
-        let child = command.spawn().map_err(own)?;
-        let process = Process::open(child.id()).map_err(own)?;
-        let ready = format!("http://127.0.0.1:{port}/readyz");
-        let (http, name) = (self.http.clone(), handler.name.clone());
-        Ok(HandlerProcess { name, child, container, process, began, ready, http, log, port })
+        start(handler, &self.variables, &self.logs)
     }
+}
+
+/// Starts `handler` without waiting until it is ready, with `variables` in its environment. Its log
+/// is written to the folder `logs`.
+pub fn start(
+    handler: &Handler,
+    variables: &[(&'static str, String)],
+    logs: &Path,
+) -> Result<HandlerProcess, Error> {
+    let log = logs.join(format!("{}.log", handler.name));
+    let failed = |source| Error::Csv { path: log.clone(), source };
+    let out = File::options().create(true).append(true).open(&log).map_err(failed)?;
+    let port = free_port().map_err(failed)?;
+    let own = |source| Error::Part { part: handler.name.clone(), pid: 0, source };
+    let container =
+        handler.in_container.then(|| format!("scratchbank-{}", Uuid::new_v4().simple()));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("exec {}", handler.command)])
+        // By the contract, a new bank has the token of the talk.
+        .env_remove(COMPANY_TOKEN.name)
+        .env_remove(COMPANY_TOKEN_FILE.name)
+        .envs(variables.iter().map(|(name, value)| (*name, value.as_str())))
+        .envs(handler.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        .env("HEALTH_PORT", port.to_string())
+        .envs(container.iter().map(|name| ("CONTAINER", name)))
+        .stdin(Stdio::null())
+        .stdout(out.try_clone().map_err(failed)?)
+        .stderr(out);
+    let began = Instant::now();
+    let child = command.spawn().map_err(own)?;
+    let process = Process::open(child.id()).map_err(own)?;
+    let ready = format!("http://127.0.0.1:{port}/readyz");
+    let (http, name) = (Http::default(), handler.name.clone());
+    Ok(HandlerProcess { name, child, container, process, began, ready, http, log, port })
 }
 
 impl Drop for FreshBank {
@@ -219,9 +228,7 @@ impl HandlerProcess {
     /// Sends SIGTERM. Returns the exit status and the time until then; none if it does not end.
     pub fn terminate(&mut self) -> Result<Option<(ExitStatus, Duration)>, Error> {
         let asked = Instant::now();
-        let pid = self.child.id();
-        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status();
-        sent.map_err(|source| Error::Part { part: self.name.clone(), pid, source })?;
+        self.signal("TERM")?;
         while asked.elapsed() < STOP_TIMEOUT {
             if let Some(end) = self.ended() {
                 return Ok(Some((end, asked.elapsed())));
@@ -229,6 +236,13 @@ impl HandlerProcess {
             thread::sleep(CHECK_INTERVAL);
         }
         Ok(None)
+    }
+
+    /// Sends a signal, such as STOP.
+    pub fn signal(&self, signal: &str) -> Result<(), Error> {
+        let pid = self.child.id();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+        sent.map(drop).map_err(|source| Error::Part { part: self.name.clone(), pid, source })
     }
 
     fn failed(&self, what: &str) -> Error {

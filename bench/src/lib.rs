@@ -1,8 +1,9 @@
 //! Measures the running bank.
 //!
 //! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`],
-//! [`compare`] and [`check`].
+//! [`compare`], [`check`] and [`chaos`].
 
+mod chaos;
 mod check;
 mod compare;
 mod demo;
@@ -25,6 +26,7 @@ mod handlers;
 mod ids;
 mod ledger;
 mod measure;
+mod observed_bank;
 mod schedule;
 mod search;
 mod simulated_users;
@@ -74,6 +76,7 @@ enum Command {
     Verify(verify::VerifyOptions),
     Compare(compare::CompareOptions),
     Check(check::CheckOptions),
+    Chaos(chaos::ChaosOptions),
 }
 
 /// Runs the command in the arguments.
@@ -129,6 +132,7 @@ fn start(command: &Command) -> Result<ExitCode, Error> {
         Command::Verify(options) => verify::run(&start, options),
         Command::Compare(options) => compare::run(&start, options),
         Command::Check(options) => check::run(&start, options),
+        Command::Chaos(options) => chaos::run(&start, options),
     }
 }
 

@@ -43,7 +43,8 @@ impl Stack {
         self.run(&["kill", part, signal], &[]).map(drop)
     }
 
-    fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<String, Error> {
+    /// Runs a command of stack.sh with `variables` in its environment. Returns its output.
+    pub fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<String, Error> {
         let output = Command::new(&self.0)
             .args(args)
             .envs(variables.iter().copied())

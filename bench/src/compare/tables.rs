@@ -285,6 +285,7 @@ fn plot(
         y: (unit.to_owned(), Scale::Log),
         series: all.iter().enumerate().map(series).collect(),
         marks: Vec::new(),
+        band: None,
     })
 }
 

@@ -208,6 +208,7 @@ fn graph(caption: &Caption<'_>, series: Vec<Series>) -> Graph {
         y: (unit.to_owned(), Scale::Log),
         series,
         marks: Vec::new(),
+        band: None,
     };
     let svg = lines(&plot);
     Graph { name: name.to_owned(), title: plot.title, description: plot.description, svg, csv }
@@ -317,6 +318,7 @@ fn over_time(summary: &Summary, mode: &ModeSummary) -> Option<Graph> {
         y: ("milliseconds".to_owned(), Scale::Log),
         series,
         marks: mode.over_time.faults.clone(),
+        band: None,
     };
     Some(Graph {
         name: format!("latency-over-time-{}", mode.name),

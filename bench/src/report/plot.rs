@@ -14,7 +14,7 @@ const ZERO_GAP: f64 = 34.0;
 
 const STYLE: &str = "\
 .page{fill:#fff}text{fill:#1f2937}.faint{fill:#6b7280}.grid{stroke:#e5e7eb}.axis{stroke:#6b7280}\
-.mark{stroke:#dc2626;stroke-dasharray:4 3}\
+.mark{stroke:#dc2626;stroke-dasharray:4 3}.band{fill:#fee2e2}\
 .line{fill:none;stroke-width:2}.talk{stroke-width:1.3}.thin{stroke-width:1}\
 .c0{stroke:#c2410c;fill:#c2410c}.c1{stroke:#1d4ed8;fill:#1d4ed8}.c2{stroke:#15803d;fill:#15803d}\
 .c3{stroke:#a21caf;fill:#a21caf}\
@@ -23,7 +23,8 @@ const STYLE: &str = "\
 .line{fill:none}.dot{stroke:none}\
 @media (prefers-color-scheme:dark){.page{fill:#111827}text{fill:#e5e7eb}.faint{fill:#9ca3af}\
 .grid{stroke:#1f2937}.axis{stroke:#9ca3af}\
-.mark{stroke:#f87171}.c0{stroke:#fb923c;fill:#fb923c}.c1{stroke:#60a5fa;fill:#60a5fa}\
+.mark{stroke:#f87171}.band{fill:#3f1d1d}\
+.c0{stroke:#fb923c;fill:#fb923c}.c1{stroke:#60a5fa;fill:#60a5fa}\
 .c2{stroke:#4ade80;fill:#4ade80}\
 .c3{stroke:#e879f9;fill:#e879f9}.r0,.r1,.r2,.r3{stroke:#6b7280;fill:#6b7280}.line{fill:none}\
 .dot{stroke:none}}";
@@ -73,6 +74,8 @@ pub struct Plot {
     pub series: Vec<Series>,
     /// Values of the first axis that are marked, each with a text.
     pub marks: Vec<(f64, String)>,
+    /// A range of the first axis with a background of its own.
+    pub band: Option<(f64, f64)>,
 }
 
 /// A bar with its name.
@@ -254,6 +257,9 @@ pub fn lines(plot: &Plot) -> String {
     });
     let y = Axis::new(plot.y.1, ys, BOTTOM, TOP);
     let mut svg = Svg::new(&plot.title, &plot.description, HEIGHT);
+    if let Some((from, to)) = plot.band.map(|(from, to)| (x.place(from), x.place(to))) {
+        svg.path("band", &format!("M{from:.1} {TOP}H{to:.1}V{BOTTOM}H{from:.1}Z"));
+    }
     grid(&mut svg, plot, &x, &y);
     for (at, what) in &plot.marks {
         let at = x.place(*at);
@@ -268,6 +274,18 @@ pub fn lines(plot: &Plot) -> String {
         svg.text(RIGHT + 46.0, at + 4.0, "", &series.name);
     }
     svg.finish()
+}
+
+/// Puts graphs of [`lines`] below each other.
+pub fn column(graphs: &[String]) -> String {
+    let height = HEIGHT * graphs.len() as f64;
+    let mut svg =
+        format!("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\">\n");
+    for (row, graph) in (0..).zip(graphs) {
+        let place = format!("<svg y=\"{}\" height=\"{HEIGHT}\" ", HEIGHT * f64::from(row));
+        svg += &graph.replacen("<svg ", &place, 1);
+    }
+    svg + "</svg>\n"
 }
 
 /// Draws axes, units, grid lines and their values.
@@ -407,6 +425,7 @@ mod tests {
             y: ("ms".to_owned(), Scale::Log),
             series: vec![series],
             marks: vec![(5.0, "kill".to_owned())],
+            band: Some((2.0, 3.0)),
         };
         let svg = lines(&plot);
         assert!(

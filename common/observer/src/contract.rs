@@ -312,6 +312,13 @@ impl Observer {
         self.pending.iter().filter(read).filter(|id| !self.is_answered(**id)).count() as u64
     }
 
+    /// Returns when the first of the incomplete commands was read.
+    pub fn oldest_unanswered(&self) -> Option<Instant> {
+        let ids = self.pending.iter().filter(|id| !self.is_answered(**id));
+        let pending = ids.filter_map(|id| self.commands[id].pending.as_ref());
+        pending.filter_map(|pending| pending.command.as_ref().map(|(read_at, _)| *read_at)).min()
+    }
+
     /// Returns the counts of the records that were read.
     pub fn counts(&self) -> &Counts {
         &self.counts
