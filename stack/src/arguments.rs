@@ -32,6 +32,8 @@ pub enum Command {
     Pid(String),
     /// Restart a broker of Kafka 3.9 as Kafka 4.
     Upgrade(String),
+    /// Lose a percentage of the packets of a part.
+    Lose(String, u8),
     /// Make the standby of PostgreSQL its primary.
     Promote(String),
     /// Build the services.
@@ -72,6 +74,7 @@ pub fn parse(words: Vec<OsString>) -> Result<Command> {
         "kill" => Command::Kill(words.required("a part")?, words.signal()?),
         "pid" => Command::Pid(words.required("a part")?),
         "upgrade" => Command::Upgrade(words.required("a broker")?),
+        "lose" => Command::Lose(words.required("a part")?, words.percent()?),
         "promote" => Command::Promote(words.required("postgres or standby")?),
         "build" => Command::Build,
         "wipe" => Command::Wipe,
@@ -141,6 +144,12 @@ impl Words {
             .ok_or_else(|| usage(format!("kill: {text}: expected a signal, as in STOP")))
     }
 
+    fn percent(&mut self) -> Result<u8> {
+        let text = self.required("a percentage after the part, as in 100")?;
+        let percent = text.parse().ok().filter(|percent| *percent <= 100);
+        percent.ok_or_else(|| usage(format!("lose: {text}: expected a percentage from 0 to 100")))
+    }
+
     fn end(self) -> Result<()> {
         match self.words.front() {
             None => Ok(()),
@@ -184,6 +193,8 @@ mod tests {
             ("with --servers-only", "with: expected a command"),
             ("start", "start: expected a part"),
             ("upgrade", "upgrade: expected a broker"),
+            ("lose a", "lose: expected a percentage after the part, as in 100"),
+            ("lose a 101", "lose: 101: expected a percentage from 0 to 100"),
             ("promote", "promote: expected postgres or standby"),
             ("stop a HUP", "stop: HUP: expected TERM or KILL; kill sends any signal"),
             ("kill a", "kill: expected a signal after the part, as in STOP"),

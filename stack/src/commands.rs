@@ -6,6 +6,7 @@ use crate::error::{Context, Error, Result, failed, usage};
 use crate::foreground::{self, Report};
 use crate::interrupt;
 use crate::kafka;
+use crate::network;
 use crate::output::{self, say};
 use crate::parts::{self, Part, SYNCHRONIZER};
 use crate::postgres;
@@ -253,6 +254,12 @@ pub fn upgrade(stack: &Stack, name: &str) -> Result<()> {
     stop::stop(stack, &[part], How::Gracefully)?;
     kafka::upgrade(stack, n)?;
     start_one(stack, part)
+}
+
+/// Loses a percentage of the packets of a part.
+pub fn lose(stack: &Stack, name: &str, percent: u8) -> Result<()> {
+    let _lock = stack.lock()?;
+    network::lose(stack, known(stack, name)?, percent)
 }
 
 /// Makes a standby of PostgreSQL the primary. When the former primary starts again, its data is

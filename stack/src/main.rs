@@ -10,6 +10,7 @@ mod foreground;
 mod http;
 mod interrupt;
 mod kafka;
+mod network;
 mod output;
 mod parts;
 mod ports;
@@ -65,6 +66,7 @@ fn run() -> Result<u8> {
         Command::Kill(part, signal) => commands::kill(&stack, &part, signal),
         Command::Pid(part) => commands::pid(&stack, &part),
         Command::Upgrade(part) => commands::upgrade(&stack, &part),
+        Command::Lose(part, percent) => commands::lose(&stack, &part, percent),
         Command::Promote(part) => commands::promote(&stack, &part),
         Command::Build => commands::build(&mut stack),
         Command::Wipe => commands::wipe(&stack),

@@ -3,6 +3,7 @@
 
 use crate::error::{Result, failed};
 use crate::interrupt;
+use crate::network;
 use crate::output::{self, say, seconds};
 use crate::parts::{self, Part};
 use crate::process::Process;
@@ -29,7 +30,8 @@ pub fn stop(stack: &Stack, parts: &[Part], how: How) -> Result<()> {
     let (services, servers): (Vec<Part>, Vec<Part>) =
         parts.iter().partition(|part| part.service().is_some());
     stop_at_once(stack, services, how)?;
-    stop_at_once(stack, servers, how)
+    stop_at_once(stack, servers, how)?;
+    parts.iter().try_for_each(|&part| network::heal(stack, part))
 }
 
 /// Stops parts at the same time, since the last of several brokers would wait for the others.

@@ -61,7 +61,7 @@ impl Answered {
     }
 }
 
-/// Makes the faults of one scenario. Dropping it starts and resumes all parts.
+/// Makes the faults of one scenario. Dropping it ends them.
 pub struct Faults<'a> {
     target: &'a Target,
     answered: &'a Answered,
@@ -70,6 +70,8 @@ pub struct Faults<'a> {
     /// Parts that are down or frozen.
     down: Vec<String>,
     frozen: Vec<String>,
+    /// Parts that lose packets.
+    lossy: Vec<String>,
     /// Further command-handlers by name.
     handlers: BTreeMap<String, HandlerProcess>,
 }
@@ -92,6 +94,7 @@ impl<'a> Faults<'a> {
             rng: SmallRng::seed_from_u64(hasher.finish()),
             down: Vec::new(),
             frozen: Vec::new(),
+            lossy: Vec::new(),
             handlers: BTreeMap::new(),
         }
     }
@@ -99,13 +102,13 @@ impl<'a> Faults<'a> {
     /// Takes all steps. Then all parts must be up again.
     pub fn run(&mut self, steps: &[Step]) -> Result<(), Error> {
         self.take(steps)?;
-        let left = [&self.down[..], &self.frozen[..]].concat();
+        let left = [&self.down[..], &self.frozen[..], &self.lossy[..]].concat();
         let left: Vec<_> = left.into_iter().chain(self.handlers.keys().cloned()).collect();
         if left.is_empty() {
             return Ok(());
         }
         Err(Error::Usage(format!(
-            "the scenario leaves {} down, frozen or added: end it with start, resume or stop",
+            "the scenario leaves a fault in {}: end it with start, resume, heal or stop",
             left.join(", ")
         )))
     }
@@ -142,6 +145,12 @@ impl<'a> Faults<'a> {
                 self.frozen.push(part);
             }
             Step::Resume => self.resume()?,
+            Step::Lose(percent, parts) => {
+                let part = self.choose(&format!("lose {percent} % of"), parts);
+                self.lossy.push(part.clone());
+                stack.run(&["lose", &part, &percent.to_string()], &[])?;
+            }
+            Step::Heal => self.heal()?,
             Step::Add(name) => self.add(name)?,
             Step::Upgrade(part) => {
                 output::progress(&format!("  upgrade {part}"));
@@ -225,6 +234,15 @@ impl<'a> Faults<'a> {
         Ok(())
     }
 
+    fn heal(&mut self) -> Result<(), Error> {
+        while let Some(part) = self.lossy.last().cloned() {
+            output::progress(&format!("  heal {part}"));
+            self.target.stack.run(&["lose", &part, "0"], &[])?;
+            self.lossy.pop();
+        }
+        Ok(())
+    }
+
     fn signal(&self, part: &str, signal: &str) -> Result<(), Error> {
         match self.handlers.get(part) {
             Some(handler) => handler.signal(signal),
@@ -284,7 +302,7 @@ impl<'a> Faults<'a> {
 
 impl Drop for Faults<'_> {
     fn drop(&mut self) {
-        for result in [self.resume(), self.start(&[])] {
+        for result in [self.resume(), self.heal(), self.start(&[])] {
             if let Err(err) = result {
                 output::progress(&format!("could not undo a fault: {}", Chain(&err)));
             }

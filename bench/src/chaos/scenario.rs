@@ -40,6 +40,10 @@ pub enum Step {
     Freeze(Vec<String>),
     /// SIGCONT to all frozen parts.
     Resume,
+    /// Loses a percentage of the packets to and from the part.
+    Lose(u8, Vec<String>),
+    /// Ends all losses of packets.
+    Heal,
     /// Starts another command-handler with this name.
     Add(String),
     /// Restarts a broker as Kafka 4.
@@ -145,6 +149,11 @@ fn step(words: &[&str]) -> Result<Step, &'static str> {
                 .ok_or("start NAME=VALUE")?,
         ),
         ["resume"] => Step::Resume,
+        ["lose", percent, ref rest @ ..] if !rest.is_empty() => {
+            let percent = percent.parse().ok().filter(|it| (1..=100).contains(it));
+            Step::Lose(percent.ok_or("lose PERCENT PART, 1 to 100")?, parts(rest))
+        }
+        ["heal"] => Step::Heal,
         ["add", name] => Step::Add(name.to_owned()),
         ["upgrade", part] => Step::Upgrade(part.to_owned()),
         ["promote", part] => Step::Promote(part.to_owned()),
@@ -201,6 +210,7 @@ mod tests {
             ("# x", 1),
             ("# x\nkill", 2),
             ("# x\nexplode a", 2),
+            ("# x\nlose 0 a", 2),
             ("# x\nwait 2..1", 2),
             ("# x\nwait NaN", 2),
             ("# x\nstart A", 2),
