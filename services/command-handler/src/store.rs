@@ -37,10 +37,11 @@ pub const SCHEMA: database::Schema = database::Schema {
         ownership::TABLES,
         include_str!("../migrations/3-tokens.sql"),
         include_str!("../migrations/4-decision-times.sql"),
+        include_str!("../migrations/5-ibans.sql"),
     ],
     rights: &[
         ("SELECT, INSERT, UPDATE", "account"),
-        ("SELECT, INSERT", "account_creation, transfer"),
+        ("SELECT, INSERT", "account_iban, account_creation, transfer"),
         ("SELECT", "token_key"),
         ownership::RIGHTS[0],
         ownership::RIGHTS[1],
@@ -706,11 +707,13 @@ impl Statements {
                 "WITH new AS (
                      SELECT id, iban, token_of(id) AS token
                      FROM unnest($1::text[], $2::uuid[]) AS new (iban, id)),
+                 free AS (
+                     INSERT INTO account_iban SELECT iban FROM new
+                     ON CONFLICT DO NOTHING RETURNING iban),
                  opened AS (
                      INSERT INTO account (iban, token, balance, overdraft_limit)
-                     SELECT iban, token, 0, $3 FROM new
-                     ON CONFLICT (iban) DO NOTHING RETURNING iban)
-                 SELECT id, iban, token FROM new JOIN opened USING (iban)",
+                     SELECT iban, token, 0, $3 FROM new JOIN free USING (iban))
+                 SELECT id, iban, token FROM new JOIN free USING (iban)",
             )?,
             store_creations: prepare(
                 "INSERT INTO account_creation (id, a_type, iban, reason)

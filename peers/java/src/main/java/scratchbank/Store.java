@@ -27,7 +27,7 @@ import java.util.function.Function;
 final class Store implements AutoCloseable {
   /** The migrations of the bank's own handler, in order. */
   private static final List<String> MIGRATIONS =
-      List.of("1-bank", "tables", "3-tokens", "4-decision-times");
+      List.of("1-bank", "tables", "3-tokens", "4-decision-times", "5-ibans");
 
   /** Every statement finds its rows by key, even if the statistics are those of empty tables. */
   private static final String OPTIONS =
@@ -152,13 +152,15 @@ final class Store implements AutoCloseable {
       TreeSet<String> opened = new TreeSet<>();
       try (PreparedStatement accounts =
           connection.prepareStatement(
-              "INSERT INTO account (iban, token, balance, overdraft_limit)"
-                  + " SELECT iban, token, 0, ?"
-                  + " FROM unnest(?::text[], ?::text[]) AS new (iban, token)"
-                  + " ON CONFLICT (iban) DO NOTHING RETURNING iban")) {
-        accounts.setLong(1, Rules.OVERDRAFT_LIMIT);
-        set(accounts, 2, "text", tokens.keySet(), it -> it);
-        set(accounts, 3, "text", tokens.values(), it -> it);
+              "WITH new AS (SELECT * FROM unnest(?::text[], ?::text[]) AS new (iban, token)),"
+                  + " free AS (INSERT INTO account_iban SELECT iban FROM new"
+                  + " ON CONFLICT DO NOTHING RETURNING iban),"
+                  + " opened AS (INSERT INTO account (iban, token, balance, overdraft_limit)"
+                  + " SELECT iban, token, 0, ? FROM new JOIN free USING (iban))"
+                  + " SELECT iban FROM free")) {
+        set(accounts, 1, "text", tokens.keySet(), it -> it);
+        set(accounts, 2, "text", tokens.values(), it -> it);
+        accounts.setLong(3, Rules.OVERDRAFT_LIMIT);
         try (ResultSet row = accounts.executeQuery()) {
           while (row.next()) {
             opened.add(row.getString(1));
