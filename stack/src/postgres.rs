@@ -304,6 +304,8 @@ pub fn command(stack: &Stack, part: Part) -> Result<Vec<String>> {
         "max_wal_size=4GB",
         "checkpoint_timeout=15min",
         "wal_retrieve_retry_interval=500ms",
+        "wal_receiver_timeout=5s",
+        "wal_sender_timeout=5s",
         "jit=off",
         "timezone=UTC",
         "log_timezone=UTC",
