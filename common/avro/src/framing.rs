@@ -238,7 +238,7 @@ impl<R: Record> Decoder<R> {
             WriterSchema::Unusable(reason) => self.unknown(id, reason),
         };
         let bytes = match &writer {
-            Writer::Foreign(schema) => schema.text_bytes() + schema.len() * TYPE_BYTES,
+            Writer::Foreign(schema) => schema.names_bytes() + schema.len() * TYPE_BYTES,
             _ => 0,
         };
         // Regular topics have few ids. A flood of other ids must not grow the cache, so it is

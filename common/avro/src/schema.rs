@@ -6,6 +6,9 @@ use std::collections::{HashMap, HashSet};
 
 /// Maximum number of types in a schema and the schemas that it references.
 pub const TYPES_MAX: usize = 5_000;
+/// Maximum size of the full names of all types, bytes. Types inherit a namespace, so their names
+/// may be a thousand times larger than the text of the schema.
+pub const NAMES_BYTES_MAX: usize = 128 << 10;
 /// Maximum length of a name in a message, characters.
 const NAME_MAX: usize = 100;
 
@@ -25,7 +28,7 @@ pub struct Schema {
     root: usize,
     /// Earlier names of the record type of the whole schema.
     aliases: Vec<Box<str>>,
-    text_bytes: usize,
+    names_bytes: usize,
 }
 
 /// A type of a schema, without logical type and documentation. Names are full names.
@@ -69,7 +72,7 @@ impl Schema {
     /// # Errors
     /// The reason why a text is not a schema.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, String> {
-        let mut parser = Parser { types: Vec::new(), named: HashMap::new() };
+        let mut parser = Parser { types: Vec::new(), named: HashMap::new(), names_bytes: 0 };
         let mut root = Err("not a schema: no text".to_owned());
         let mut aliases = Vec::new();
         for text in texts {
@@ -82,8 +85,9 @@ impl Schema {
             let names = json.get("aliases").and_then(Json::as_array).into_iter().flatten();
             aliases = names.filter_map(Json::as_str).map(Box::from).collect();
         }
-        let text_bytes = texts.iter().map(|text| text.as_ref().len()).sum();
-        Ok(Self { types: parser.types, root: root?, aliases, text_bytes })
+        let names_bytes =
+            parser.names_bytes + texts.iter().map(|text| text.as_ref().len()).sum::<usize>();
+        Ok(Self { types: parser.types, root: root?, aliases, names_bytes })
     }
 
     /// True if the canonical forms of both schemas are equal.
@@ -111,9 +115,10 @@ impl Schema {
         self.types.len()
     }
 
-    /// Size of its texts, bytes. Its names are not larger.
-    pub fn text_bytes(&self) -> usize {
-        self.text_bytes
+    /// Size of its names, bytes, at most: the full names of its types, and its texts, in which all
+    /// other names are.
+    pub fn names_bytes(&self) -> usize {
+        self.names_bytes
     }
 
     /// The record type of the whole schema. `None` if it is another type.
@@ -161,6 +166,8 @@ struct Parser {
     types: Vec<Type>,
     /// Index of each named type, by full name.
     named: HashMap<String, usize>,
+    /// Size of all full names.
+    names_bytes: usize,
 }
 
 impl Parser {
@@ -275,6 +282,10 @@ impl Parser {
             name_in(&namespace.into())?;
         }
         let name = full_name(&name, namespace);
+        self.names_bytes += name.len();
+        if self.names_bytes > NAMES_BYTES_MAX {
+            return Err(format!("names of types exceed {NAMES_BYTES_MAX} bytes"));
+        }
         let index = self.add(Type::Null)?;
         match self.named.insert(name.clone(), index) {
             Some(_) => Err(format!("type {} is defined twice", shorten(&name))),

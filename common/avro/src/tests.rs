@@ -678,6 +678,24 @@ fn schema_of_many_types_is_rejected() {
 }
 
 #[test]
+fn inherited_namespace_cannot_exhaust_memory() {
+    let field = |n: usize| {
+        json!({"name": format!("f{n}"), "type": {
+            "type": "fixed", "name": format!("F{n}"), "size": 0}})
+    };
+    let schema = |namespace_bytes: usize| {
+        let fields: Vec<Json> = (0..1_000).map(field).collect();
+        json!({"type": "record", "name": "Heartbeat", "namespace": "x".repeat(namespace_bytes),
+            "fields": fields})
+        .to_string()
+    };
+    let parse = |namespace_bytes| WriterSchema::parse(&[schema(namespace_bytes)]);
+    assert!(parse(100).is_ok_and(|schema| schema.names_bytes() > 100_000));
+    let reason = parse(60_000).err();
+    assert_eq!(reason.as_deref(), Some("not a schema: names of types exceed 131072 bytes"));
+}
+
+#[test]
 fn foreign_datum_cannot_exhaust_memory() {
     let with = |kind: Json| {
         json!({"type": "record", "name": "nl.openweb.data.Heartbeat", "fields": [
