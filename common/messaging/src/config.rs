@@ -3,8 +3,8 @@
 use bank::limits::FETCH_BYTES;
 use kafka_client::{Compression, Mechanism, Sasl};
 use service::env::{self, Env, Variable};
+use service::url;
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::time::Duration;
 
 /// `client_id` of requests.
@@ -142,11 +142,8 @@ impl KafkaConfig {
     pub fn from_env(env: &Env<'_>) -> Result<Self, env::Error> {
         let text = env.text(&KAFKA_BROKERS)?;
         let brokers: Vec<String> = text.split(',').map(|broker| broker.trim().to_owned()).collect();
-        let fits = |broker: &String| {
-            broker.rsplit_once(':').is_some_and(|(host, port)| {
-                is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0)
-            })
-        };
+        let has_port = |broker: &String| broker.contains(':') && !broker.ends_with(']');
+        let fits = |broker: &String| url::is_address(broker) && has_port(broker);
         if !brokers.iter().all(fits) {
             let expected =
                 "host:port, separated by commas, and an IPv6 address in brackets, as in \
@@ -202,19 +199,6 @@ impl KafkaConfig {
         }
         self.client = ClientChoice::BuiltIn;
         Ok(())
-    }
-}
-
-/// True for a name, an IPv4 address, or an IPv6 address in brackets. Without brackets, the last
-/// part of an IPv6 address would be taken for the port.
-fn is_host(host: &str) -> bool {
-    match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(|it| it.parse::<Ipv6Addr>().is_ok()),
-        // No scheme, user or path.
-        None => {
-            let is_foreign = |it: char| it.is_whitespace() || ":[]/@".contains(it);
-            !host.is_empty() && !host.contains(is_foreign)
-        }
     }
 }
 
@@ -325,8 +309,10 @@ mod tests {
         let read = |text: &str| read(&[(KAFKA_BROKERS.name, text)]).map(|config| config.brokers);
         assert_eq!(read("kafka-1:9092").unwrap(), ["kafka-1:9092"]);
         assert_eq!(read("a:1, [::1]:65535").unwrap(), ["a:1", "[::1]:65535"]);
-        for wrong in ["", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2", "a /b:1", "a@b:1"]
-        {
+        for wrong in [
+            "", "a", ":1", "a:", "a:0", "a:65536", "a:1,", "a:1,,b:2", "a /b:1", "a@b:1", "a=b:1",
+            "é:1",
+        ] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

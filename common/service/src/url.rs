@@ -1,6 +1,9 @@
 //! Checks of URLs in environment variables, at startup: clients would retry a URL that can never
 //! work forever.
 
+#[cfg(feature = "database")]
+use postgres::config::Host;
+
 /// What is wrong with a value and what to do: the end of a sentence that begins with the name of
 /// the variable. It does not repeat the value, which may have a password.
 pub type Problem = &'static str;
@@ -10,6 +13,7 @@ pub type Check = fn(&str) -> Result<(), Problem>;
 
 const BLANKS: Problem = "has a blank or a line break: remove it. In a file with Windows line ends \
                          each value ends with a carriage return";
+const NOT_ENCODED: Problem = "has a character that no URL may have: percent-encode it";
 const NOT_ASCII: Problem = "has a character that is not ASCII: percent-encode it";
 
 /// Checks the base URL of an HTTP server, as in `http://user:password@host:port/path`.
@@ -30,11 +34,14 @@ pub fn check_http(url: &str) -> Result<(), Problem> {
     }
     let authority = rest.split('/').next().unwrap_or_default();
     let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
-    if authority.matches('@').count() <= 1 && is_address(address) {
-        Ok(())
-    } else {
-        Err("has no valid host and port after http://. In a password, write / as %2F and @ as %40")
+    if authority.matches('@').count() > 1 || !is_address(address) {
+        return Err(
+            "has no valid host and port after http://. In a password, write / as %2F and @ \
+                    as %40",
+        );
     }
+    // The type with which requests are sent.
+    url.parse::<::http::Uri>().map(drop).map_err(|_| NOT_ENCODED)
 }
 
 /// Checks the address of a PostgreSQL database: `postgres://user@host:port/database`, or pairs as
@@ -67,8 +74,11 @@ fn check_connection(url: &str) -> Result<(), Problem> {
     match url.parse::<postgres::Config>() {
         Ok(config) => match (config.get_ssl_mode(), config.get_channel_binding()) {
             (SslMode::Require, _) | (_, ChannelBinding::Require) => Err(TLS),
-            _ if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() => {
+            _ if !names_hosts(&config) => {
                 Err("names no host: add it, as in postgres://user@host:5432/database")
+            }
+            _ if !lists_match(&config) => {
+                Err("has port 0, or not as many ports or addresses as hosts")
             }
             _ => Ok(()),
         },
@@ -79,6 +89,25 @@ fn check_connection(url: &str) -> Result<(), Problem> {
     }
 }
 
+/// True if each host has a name or an address.
+#[cfg(feature = "database")]
+fn names_hosts(config: &postgres::Config) -> bool {
+    let is_empty = |host: &Host| matches!(host, Host::Tcp(name) if name.is_empty());
+    let hosts = config.get_hosts();
+    !hosts.iter().any(is_empty) && (!hosts.is_empty() || !config.get_hostaddrs().is_empty())
+}
+
+/// True if lists of the same hosts have the same length. One port may be that of all hosts.
+#[cfg(feature = "database")]
+fn lists_match(config: &postgres::Config) -> bool {
+    let (hosts, addresses) = (config.get_hosts().len(), config.get_hostaddrs().len());
+    let (ports, all) = (config.get_ports(), hosts.max(addresses));
+    [0, all].contains(&hosts)
+        && [0, all].contains(&addresses)
+        && [0, 1, all].contains(&ports.len())
+        && !ports.contains(&0)
+}
+
 fn check_characters(url: &str) -> Result<(), Problem> {
     if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err(BLANKS);
@@ -87,8 +116,8 @@ fn check_characters(url: &str) -> Result<(), Problem> {
 }
 
 /// True for `host` and `host:port`. A host is a name, an IPv4 address, or an IPv6 address in
-/// brackets.
-fn is_address(address: &str) -> bool {
+/// brackets: without them, its last part would be taken for the port.
+pub fn is_address(address: &str) -> bool {
     let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (address, None),
@@ -153,6 +182,8 @@ mod tests {
             ("http://user:p@ss@registry", "has no valid host"),
             ("http://registry?x", "has a ? or #"),
             ("http://user:pa#ss@registry", "has a ? or #"),
+            ("http://user:pa<ss@registry", "has a character that no URL may have"),
+            ("http://registry/a`b", "has a character that no URL may have"),
         ] {
             let found = check_http(url).unwrap_err();
             assert!(found.starts_with(problem), "{url}: {found}");
@@ -168,6 +199,8 @@ mod tests {
             "postgres://bank@/balancedb?host=/run/postgresql",
             "host=db user=bank password='a b://c' dbname=balancedb",
             "host=db sslmode=prefer",
+            "host=a,b port=1,2",
+            "host=a,b hostaddr=127.0.0.1,::1 port=1",
         ] {
             assert_eq!(check_postgres(url), Ok(()), "{url}");
         }
@@ -185,6 +218,10 @@ mod tests {
             ("host=db sslmode=require", "requires TLS"),
             ("host=db channel_binding=require", "requires TLS"),
             ("user=bank dbname=balancedb", "names no host"),
+            ("host=a,,b", "names no host"),
+            ("host=a,b hostaddr=127.0.0.1", "has port 0, or not as many"),
+            ("host=a,b,c port=1,2", "has port 0, or not as many"),
+            ("postgres://bank@db:0/balancedb", "has port 0, or not as many"),
         ] {
             let found = check_postgres(url).unwrap_err();
             assert!(found.starts_with(problem), "{url}: {found}");
