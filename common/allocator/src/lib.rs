@@ -13,10 +13,13 @@
 //! two apart. For nearly each of them the system allocator would map and unmap pages. Even larger
 //! blocks are passed to the system allocator.
 
+mod depot;
+
+use crate::depot::{Block, Depot, FullLists};
+use crate::sync::{AtomicBool, AtomicUsize, UnsafeCell};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Granularity of the small classes, bytes.
 const STEP: usize = 16;
@@ -156,14 +159,6 @@ const fn kept(class: usize) -> usize {
         blocks if blocks < KEPT_BLOCKS => blocks,
         _ => KEPT_BLOCKS,
     }
-}
-
-/// A free block. The smallest class is large enough for it.
-struct Block {
-    /// The next block of the same list.
-    next: *mut Block,
-    /// In the first block of a list in the depot: the first block of the next list.
-    next_list: *mut Block,
 }
 
 const _: () = assert!(size_of::<Block>() <= STEP && align_of::<Block>() <= ALIGN);
@@ -333,100 +328,39 @@ unsafe fn put_large(class: usize, block: *mut Block) {
     }
 }
 
-static DEPOT: Depot =
-    Depot { classes: [const { FullLists::new() }; CLASSES], bytes: AtomicUsize::new(0) };
-
-/// The global depot: free blocks that no thread keeps.
-struct Depot {
-    classes: [FullLists; CLASSES],
-    /// Size of all classes, including lists that are being added.
-    bytes: AtomicUsize,
-}
+static DEPOT: Depot = Depot::new();
 
 impl Depot {
-    /// Removes and returns a list of [`kept`] blocks. Null if no list is available.
-    fn fetch(&self, class: usize) -> *mut Block {
-        let list = self.classes[class].fetch();
-        if !list.is_null() {
-            self.bytes.fetch_sub(kept(class) * size(class), Ordering::Relaxed);
-        }
-        list
-    }
-
-    /// Adds a list of [`kept`] blocks. Returns false if the depot is full or the class is locked.
-    fn store(&self, class: usize, list: *mut Block) -> bool {
-        debug_assert!(!list.is_null(), "a full list has blocks");
-        let bytes = kept(class) * size(class);
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let stored = before + bytes <= DEPOT_BYTES
-            && self.classes[class].store(list, DEPOT_CLASS_BYTES / bytes);
-        if !stored {
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        stored
-    }
-}
-
-/// The full lists of one class in the depot. A thread that finds it locked does not wait, but uses
-/// the system allocator.
-struct FullLists {
-    locked: AtomicBool,
-    /// First block of the first list, and number of lists. Only the lock's owner accesses it.
-    lists: UnsafeCell<(*mut Block, usize)>,
-}
-
-// SAFETY: `locked` gives one thread at a time access to `lists`, which owns its blocks.
-unsafe impl Sync for FullLists {}
-
-impl FullLists {
     const fn new() -> Self {
-        Self { locked: AtomicBool::new(false), lists: UnsafeCell::new((ptr::null_mut(), 0)) }
+        let classes = [const {
+            let lists = UnsafeCell::new((ptr::null_mut(), 0));
+            FullLists { locked: AtomicBool::new(false), lists }
+        }; CLASSES];
+        Self { classes, bytes: AtomicUsize::new(0) }
     }
+}
 
-    fn fetch(&self) -> *mut Block {
-        self.with(|first, count| {
-            let list = *first;
-            if !list.is_null() {
-                // SAFETY: the depot owns the blocks of its lists.
-                *first = unsafe { (*list).next_list };
-                *count -= 1;
-            }
-            list
-        })
-        .unwrap_or(ptr::null_mut())
-    }
+/// What `tests/interleavings.rs` replaces by the types of loom.
+mod sync {
+    pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    /// Adds a list. Returns false if there are already `lists_max`, or if the class is locked.
-    fn store(&self, list: *mut Block, lists_max: usize) -> bool {
-        let stored = self.with(|first, count| {
-            let has_room = *count < lists_max;
-            if has_room {
-                // SAFETY: the depot now owns the list.
-                unsafe { (*list).next_list = *first };
-                *first = list;
-                *count += 1;
-            }
-            has_room
-        });
-        stored.unwrap_or(false)
-    }
+    /// An `UnsafeCell` with the interface of loom's.
+    pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-    /// Runs `access` with the lock. `None` if another thread has the lock.
-    fn with<T>(&self, access: impl FnOnce(&mut *mut Block, &mut usize) -> T) -> Option<T> {
-        if self.locked.swap(true, Ordering::Acquire) {
-            return None;
+    impl<T> UnsafeCell<T> {
+        pub const fn new(value: T) -> Self {
+            Self(std::cell::UnsafeCell::new(value))
         }
-        // SAFETY: `locked` was false, so no other thread has access.
-        let (first, count) = unsafe { &mut *self.lists.get() };
-        let result = access(first, count);
-        self.locked.store(false, Ordering::Release);
-        Some(result)
+
+        pub fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
+            access(self.0.get())
+        }
     }
 }
 
 fn from_system(class: usize) -> *mut u8 {
     #[cfg(test)]
-    tests::ALLOCATED[class].fetch_add(1, Ordering::Relaxed);
+    tests::ALLOCATED[class].fetch_add(1, sync::Ordering::Relaxed);
     // SAFETY: the size of a class is not zero.
     unsafe { System.alloc(layout(class)) }
 }
@@ -435,7 +369,7 @@ fn from_system(class: usize) -> *mut u8 {
 /// `block` came from [`from_system`] with the same class, and the caller owns it.
 unsafe fn to_system(class: usize, block: *mut Block) {
     #[cfg(test)]
-    tests::RETURNED[class].fetch_add(1, Ordering::Relaxed);
+    tests::RETURNED[class].fetch_add(1, sync::Ordering::Relaxed);
     // SAFETY: the caller fulfills the contract.
     unsafe { System.dealloc(block.cast(), layout(class)) }
 }
@@ -443,6 +377,7 @@ unsafe fn to_system(class: usize, block: *mut Block) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::Ordering;
     use proptest::prelude::*;
     use std::sync::mpsc::sync_channel;
     use std::thread;
@@ -592,7 +527,6 @@ mod tests {
     const OTHER_THREAD_SIZE: usize = 992;
     const MANY_THREADS_SIZE: usize = 976;
     const LARGE_SIZE: usize = 300_000;
-    const DEPOT_SIZE: usize = 400_000;
 
     fn of(size: usize) -> usize {
         class(Layout::from_size_align(size, 8).unwrap()).unwrap()
@@ -617,10 +551,33 @@ mod tests {
 
     #[test]
     fn depot_keeps_a_bounded_number_of_blocks() {
-        let blocks: Vec<_> = (0..20).map(|n| Owned::new(DEPOT_SIZE, 8, n)).collect();
-        drop(blocks);
-        assert!(out(DEPOT_SIZE) <= DEPOT_CLASS_BYTES / size(of(DEPOT_SIZE)), "{}", out(DEPOT_SIZE));
-        assert!(DEPOT.bytes.load(Ordering::Relaxed) <= 2 * DEPOT_BYTES);
+        // Other threads of this process use the global depot.
+        let depot = Depot::new();
+        let mut kept = 0;
+        for class in SMALL_CLASSES..CLASSES {
+            let mut of_class = 0;
+            loop {
+                let block = from_system(class).cast::<Block>();
+                if !depot.store(class, block) {
+                    // SAFETY: the depot did not take the block.
+                    unsafe { to_system(class, block) };
+                    break;
+                }
+                of_class += size(class);
+            }
+            assert!(of_class <= DEPOT_CLASS_BYTES, "{of_class} bytes of class {class}");
+            kept += of_class;
+        }
+        assert!((DEPOT_BYTES - LARGE_MAX..=DEPOT_BYTES).contains(&kept), "{kept}");
+        for class in SMALL_CLASSES..CLASSES {
+            while let block = depot.fetch(class)
+                && !block.is_null()
+            {
+                // SAFETY: the depot gave the block away.
+                unsafe { to_system(class, block) };
+            }
+        }
+        assert_eq!(depot.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
