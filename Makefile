@@ -45,7 +45,9 @@ KAFKA_4_COMMON_TESTS := $(addprefix --test ,kafka kafka_groups kafka_sasl kafka_
 KAFKA_4_BANK_TESTS := $(addprefix --test ,rules replay generator heartbeat synchronizer)
 # The kafka crate can't connect to Kafka 4.
 CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),built-in,kafka-crate built-in))
-FUZZ_TARGETS := $(basename $(notdir $(wildcard common/kafka-client/fuzz/fuzz_targets/*.rs)))
+# Those whose names contain T.
+FUZZ_TARGETS = $(sort $(foreach file,$(wildcard fuzz/fuzz_targets/*$(T)*.rs),\
+	$(basename $(notdir $(file)))))
 FUZZ_S ?= 60
 # Producer modes that are measured: one record per request, batches, batches of the built-in client.
 MODES := single,batched,built-in
@@ -113,7 +115,7 @@ lint: ## check format, lints, module cycles, prose and shell scripts
 	@echo "Checking format and lints: about 1 minute, 5 minutes from a clean checkout"
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
-	for other in peers/rust-*/ common/kafka-client/fuzz/; do \
+	for other in peers/rust-*/ fuzz/; do \
 		cargo fmt --manifest-path "$$other/Cargo.toml" --check || exit 1; done
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 	cargo clippy --locked --workspace --lib --bins -- -D warnings -W clippy::too_many_lines
@@ -220,16 +222,15 @@ chaos: ## make faults under load and check all guarantees; CHAOS=short, SCENARIO
 	@$(TEST_CHAOS) $(STACK) with bench chaos $(if $(filter short,$(CHAOS)),--short) \
 		$(if $(SCENARIO),--scenarios $(SCENARIO)) $(ARGS)
 
-fuzz: ## fuzz each parser of broker responses for FUZZ_S=60 seconds with libFuzzer
+fuzz: ## fuzz each parser of outside bytes for FUZZ_S=60 seconds with libFuzzer; T=http
 	@echo "Fuzzing $(words $(FUZZ_TARGETS)) parsers: $(FUZZ_S) seconds each, and the build"
 	@$(STACK) prerequisites build fuzz
 	cargo install --locked --quiet --root target/tools cargo-fuzz@0.13.1
 	for target in $(FUZZ_TARGETS); do \
 		mkdir -p target/fuzz/corpus/$$target; \
 		PATH="$(abspath target/tools/bin):$$PATH" cargo fuzz run \
-			--fuzz-dir common/kafka-client/fuzz --target-dir target/fuzz \
-			--sanitizer none \
-			$$target target/fuzz/corpus/$$target common/kafka-client/golden -- \
+			--fuzz-dir fuzz --target-dir target/fuzz --sanitizer none \
+			$$target target/fuzz/corpus/$$target $$(find fuzz/corpus -maxdepth 1 -name $$target) -- \
 			-max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=1024 || exit 1; done
 
 check-bank: ## check every cent of the bank that `make up` or `make demo` has left

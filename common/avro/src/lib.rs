@@ -3,6 +3,8 @@
 
 mod codec;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod id_check;
 mod registered_form;
 pub mod registry;

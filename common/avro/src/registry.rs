@@ -35,7 +35,7 @@ const ABSENT: [u64; 6] = [
     40408, // The subject has no compatibility level of its own.
 ];
 /// Maximum length of the registry's message in an error, characters.
-const MESSAGE_MAX: usize = 2_000;
+pub(crate) const MESSAGE_MAX: usize = 2_000;
 
 /// A request to the registry failed.
 #[derive(Debug, thiserror::Error)]
@@ -208,12 +208,7 @@ impl Registry {
             let cause = err.to_string().replace(&*self.url, &self.name);
             Error { retryable, text: format!("{name}: {cause}") }
         })?;
-        let body = match bytes {
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(shorten(String::from_utf8_lossy(&bytes).trim()))),
-            None => Value::String(format!("response exceeds {BODY_BYTES_MAX} bytes")),
-        };
-        Ok(Call { name, status, body })
+        Ok(Call::new(name, status, bytes.as_deref()))
     }
 
     /// Returns status and body of the response; no body if it is too large.
@@ -247,6 +242,16 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// `bytes` are the body, `None` if it is too large.
+    pub(crate) fn new(name: String, status: u16, bytes: Option<&[u8]>) -> Self {
+        let body = match bytes {
+            Some(bytes) => serde_json::from_slice(bytes)
+                .unwrap_or_else(|_| Value::String(shorten(String::from_utf8_lossy(bytes).trim()))),
+            None => Value::String(format!("response exceeds {BODY_BYTES_MAX} bytes")),
+        };
+        Self { name, status, body }
+    }
+
     /// Returns the response if its status is 200.
     fn ok(self) -> Result<Self, Error> {
         if self.status == 200 {
@@ -264,7 +269,7 @@ impl Call {
         if absent { Ok(None) } else { self.ok().map(Some) }
     }
 
-    fn id(&self) -> Result<u32, Error> {
+    pub(crate) fn id(&self) -> Result<u32, Error> {
         as_u32(&self.body["id"]).ok_or_else(|| self.unexpected())
     }
 

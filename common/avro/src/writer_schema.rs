@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 /// Maximum number of schemas that a schema references, directly and indirectly.
-const REFERENCES_MAX: usize = 16;
+pub const REFERENCES_MAX: usize = 16;
 /// Maximum depth of references.
 const DEPTH_MAX: usize = 8;
 /// Maximum size of a schema and its references, bytes.
-const TEXTS_BYTES_MAX: usize = BODY_BYTES_MAX as usize;
+pub const TEXTS_BYTES_MAX: usize = BODY_BYTES_MAX as usize;
 /// Time limit of all requests for one schema. A request that started before may exceed it.
 const REQUESTS: Duration = Duration::from_secs(10);
 
@@ -35,21 +35,25 @@ impl Registry {
         if id == 0 || i32::try_from(id).is_err() {
             return Ok(WriterSchema::Impossible);
         }
-        let Some(call) = self.get(&format!("/schemas/ids/{id}"))?.found()? else {
-            return Ok(WriterSchema::Absent);
-        };
-        let mut gathered = Gathered {
-            registry: self,
-            texts: Vec::new(),
-            bytes: 0,
-            seen: HashSet::new(),
-            deadline: Instant::now() + REQUESTS,
-        };
-        match gathered.add(&call, 0) {
-            Ok(()) => Ok(WriterSchema::Found(gathered.texts)),
-            Err(Failure::Unusable(reason)) => Ok(WriterSchema::Unusable(reason)),
-            Err(Failure::Request(err)) => Err(err),
-        }
+        gather(&|path| self.get(path), id)
+    }
+}
+
+/// Sends a GET request with the given path to the registry.
+pub type Get<'a> = dyn Fn(&str) -> Result<Call, Error> + 'a;
+
+/// Gathers a schema and its references.
+pub fn gather(get: &Get<'_>, id: u32) -> Result<WriterSchema, Error> {
+    let Some(call) = get(&format!("/schemas/ids/{id}"))?.found()? else {
+        return Ok(WriterSchema::Absent);
+    };
+    let deadline = Instant::now() + REQUESTS;
+    let mut gathered =
+        Gathered { get, texts: Vec::new(), bytes: 0, seen: HashSet::new(), deadline };
+    match gathered.add(&call, 0) {
+        Ok(()) => Ok(WriterSchema::Found(gathered.texts)),
+        Err(Failure::Unusable(reason)) => Ok(WriterSchema::Unusable(reason)),
+        Err(Failure::Request(err)) => Err(err),
     }
 }
 
@@ -66,7 +70,7 @@ impl From<Error> for Failure {
 
 /// Schemas in the order in which they can be parsed.
 struct Gathered<'a> {
-    registry: &'a Registry,
+    get: &'a Get<'a>,
     texts: Vec<String>,
     /// Size of `texts`.
     bytes: usize,
@@ -115,7 +119,7 @@ impl Gathered<'_> {
             let text = format!("GET {path}: the references of a schema take too long");
             return Err(Failure::Request(Error { retryable: true, text }));
         }
-        match self.registry.get(&path)?.found()? {
+        match (self.get)(&path)?.found()? {
             Some(call) => self.add(&call, depth),
             None => Err(Failure::Unusable("a referenced schema is not in the registry".to_owned())),
         }

@@ -1,5 +1,5 @@
-//! Entry points of the fuzz targets in `fuzz/`. Each decodes bytes that a broker or another member
-//! of a consumer group may send. None of them may panic. libFuzzer limits time and memory.
+//! Entry points of the fuzz targets in the folder fuzz. Each decodes bytes that a broker or another
+//! member of a consumer group may send. None of them may panic. libFuzzer limits time and memory.
 
 use crate::protocol::messages::{self, RequestVisitor};
 use crate::protocol::{Reader, Request};
@@ -45,7 +45,7 @@ impl RequestVisitor for Nth<'_> {
 }
 
 /// Decodes a response from its header on. The first byte selects the API.
-pub fn response(bytes: &[u8]) {
+pub fn responses(bytes: &[u8]) {
     if let Some((kind, frame)) = bytes.split_first() {
         messages::visit_all(&mut Nth { left: usize::from(*kind) % *KINDS, frame });
     }

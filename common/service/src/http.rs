@@ -9,6 +9,8 @@
 
 use crate::env::Variable;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod limits;
 mod outbox;
 mod request;

@@ -2,6 +2,8 @@
 //! of the performance test that the page shows. Needs no other server to start.
 
 mod config;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod metrics;
 mod page;
 mod results;

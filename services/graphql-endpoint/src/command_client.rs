@@ -61,7 +61,7 @@ impl CommandClient {
     }
 
     /// For tests without a registry: with the schema ids of the commands.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn with_ids(producer: Arc<Producer>, creations: u32, transfers: u32) -> Self {
         let (creations, transfers) = (Encoder::with_id(creations), Encoder::with_id(transfers));
         Self { producer, creations, transfers, pending: Arc::default() }

@@ -404,8 +404,8 @@ fn refusal(code: ErrorCode, text: &str, position: SourcePosition) -> InvalidOper
     InvalidOperation { error, code }
 }
 
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 
 #[cfg(test)]
 mod tests {

@@ -45,6 +45,9 @@ mod response;
 mod web;
 mod websocket;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 mod error;
 mod error_code;
 mod metrics;

@@ -14,7 +14,7 @@ use std::mem;
 use std::net::IpAddr;
 
 /// Maximum of bytes for the sizes and extensions of all chunks, and the trailer.
-const CHUNK_HEADS_BYTES_MAX: usize = 16 << 10;
+pub const CHUNK_HEADS_BYTES_MAX: usize = 16 << 10;
 
 /// A whole request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -382,21 +382,11 @@ fn body_len(value: &[u8]) -> Result<usize, &'static Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::fuzzing::{self, read_in_pieces};
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
     const HOST_LINE: &str = "Host: bank\r\n";
-
-    fn read_in_pieces(bytes: &[u8], size: usize) -> ReadOutcome {
-        let mut reader = RequestReader::new(Ipv4Addr::LOCALHOST.into());
-        for piece in bytes.chunks(size) {
-            match reader.add(piece) {
-                ReadOutcome::Incomplete | ReadOutcome::Continue => {}
-                outcome => return outcome,
-            }
-        }
-        ReadOutcome::Incomplete
-    }
 
     fn read(bytes: &[u8]) -> ReadOutcome {
         read_in_pieces(bytes, usize::MAX)
@@ -628,25 +618,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
-        /// Only `more` depends on it, since it is about bytes that were received already. A head
-        /// that is malformed and followed by a websocket's bytes has either refusal.
         #[test]
-        fn outcome_is_independent_of_the_pieces(bytes in requests(), size in 1..5000_usize) {
-            prop_assert_eq!(
-                comparable(&read_in_pieces(&bytes, size)),
-                comparable(&read(&bytes))
-            );
-        }
-    }
-
-    fn comparable(outcome: &ReadOutcome) -> String {
-        match outcome {
-            ReadOutcome::Request { request, .. } if request.is_websocket => {
-                "websocket or malformed".to_owned()
-            }
-            &ReadOutcome::Refused(&MALFORMED) => "websocket or malformed".to_owned(),
-            ReadOutcome::Request { request, .. } => format!("{request:?}"),
-            other => format!("{other:?}"),
+        fn outcome_is_independent_of_the_pieces(bytes in requests(), size: u16) {
+            fuzzing::request(&[&size.to_le_bytes()[..], &bytes].concat());
         }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A longer run: `PROPTEST_CASES=100000 cargo test --locked -p graphql-endpoint --lib fuzz`.
 
-use super::{InvalidOperation, validate};
+use super::{Effect, InvalidOperation, validate};
 use crate::access::ReadAccess;
 use crate::app::App;
 use crate::budget::Budget;
@@ -18,13 +18,11 @@ use crate::request::parse_body;
 use crate::running::RunningOperation;
 use crate::schema::{Context, Schema, schema};
 use crate::store::Store;
-use crate::transaction::tests::transaction;
+use crate::transaction::Transaction;
+use bank::money::Cents;
 use juniper::futures::Stream;
 use juniper::{OperationType, Value, ValuesStream};
 use messaging::producer::Producer;
-use proptest::prelude::*;
-use proptest::strategy::ValueTree;
-use proptest::test_runner::{Config as CaseConfig, TestRunner};
 use service::env::Env;
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
@@ -38,6 +36,8 @@ use std::time::Duration;
 
 /// As in the static binaries: `service::http` and `operation_thread`.
 const STACK_BYTES: usize = 256 << 10;
+/// Maximum size of a response here, bytes. Without a database only introspection makes large ones.
+const RESPONSE_BYTES_MAX: usize = 4 << 20;
 
 /// Name, arguments with their types, and type of the selection.
 type Field = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>);
@@ -235,7 +235,7 @@ const WRONG_VALUES: [&str; 6] = ["null", "[]", "[[null]]", "{}", "{\"a\": [1]}",
 
 /// Builds a request from numbers. When they are used up, each choice is the first, which ends the
 /// document. So a failing request is reduced to a short one.
-struct Generator<'a> {
+pub struct Generator<'a> {
     numbers: std::slice::Iter<'a, u16>,
     text: String,
     /// Type of each variable, by number.
@@ -245,7 +245,7 @@ struct Generator<'a> {
 }
 
 impl<'a> Generator<'a> {
-    fn new(numbers: &'a [u16]) -> Self {
+    pub fn new(numbers: &'a [u16]) -> Self {
         let (variables, fragments) = (Vec::new(), Vec::new());
         Self { numbers: numbers.iter(), text: String::new(), variables, fragments }
     }
@@ -269,7 +269,7 @@ impl<'a> Generator<'a> {
     }
 
     /// The body of a POST request.
-    fn request(mut self) -> String {
+    pub fn request(mut self) -> String {
         let kinds = ["Query", "Query", "Query", "Mutation", "Subscription", "Subscription"];
         let kind = self.one_of(&kinds);
         self.selections(kind, 6);
@@ -302,7 +302,7 @@ impl<'a> Generator<'a> {
         };
         let variables: Vec<String> =
             json.iter().map(|(number, value)| format!("\"v{number}\":{value}")).collect();
-        let query = serde_json::to_string(&self.text).unwrap();
+        let query = serde_json::Value::from(self.text);
         let variables = variables.join(",");
         format!(r#"{{"query":{query},"operationName":{name},"variables":{{{variables}}}}}"#)
     }
@@ -486,7 +486,8 @@ static QUERIES: LazyLock<Arc<Pool>> = LazyLock::new(|| {
     Pool::start("query", limits).expect("a thread can be started")
 });
 
-static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
+/// An endpoint without servers.
+pub static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
     let lookup = |name: &str| match name {
         // Nothing listens on these ports, so each call fails at once.
         "KAFKA_BROKERS" => Some("127.0.0.1:1".to_owned()),
@@ -494,12 +495,12 @@ static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
         "DATABASE_URL" => Some("postgres://bank:secret@127.0.0.1:1/transactiondb".to_owned()),
         _ => None,
     };
-    let config = Config::from_env(&Env::new(&lookup)).unwrap();
+    let config = Config::from_env(&Env::new(&lookup)).expect("the variables are valid");
     let shutdown = Shutdown::default();
     let producer = Arc::new(Producer::start(config.producer.clone(), &shutdown));
     Arc::new(App {
         store: Store::new(&config.database, 4, &shutdown),
-        hub: Hub::start(1000).unwrap(),
+        hub: Hub::start(1000).expect("a thread can be started"),
         authorizations: Arc::default(),
         commands: CommandClient::with_ids(producer, 1, 2),
         hasher: Hasher::start(),
@@ -511,28 +512,30 @@ static SCHEMA: LazyLock<Schema> = LazyLock::new(|| schema(true));
 
 /// What became of a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+pub enum Outcome {
     NotJson,
     Invalid,
     Executed,
 }
 
 /// Runs a request on a stack as small as that of an operation.
-fn run(body: &str) -> Outcome {
+pub fn run(body: &str) -> Outcome {
     thread::scope(|scope| {
         let thread = thread::Builder::new().stack_size(STACK_BYTES);
-        let handle = thread.spawn_scoped(scope, || run_on_this_thread(body)).unwrap();
-        handle.join().unwrap_or_else(|_| panic!("a panic by {body}"))
+        let handle = thread.spawn_scoped(scope, || run_on_this_thread(body));
+        let result = handle.expect("a thread can be started").join();
+        result.unwrap_or_else(|_| panic!("a panic by {body}"))
     })
 }
 
 fn run_on_this_thread(body: &str) -> Outcome {
     let Ok(request) = parse_body(body.as_bytes()) else { return Outcome::NotJson };
-    let operation = match validate(&SCHEMA, &request) {
-        Ok((operation, _)) => operation,
+    let (operation, effect) = match validate(&SCHEMA, &request) {
+        Ok(valid) => valid,
         Err(err) => {
             let text = OperationResponse::invalid(&err).json();
             assert!(!text.contains("internal error"), "{text}");
+            assert!(!text.starts_with(r#"{"data""#), "a refused operation was executed: {text}");
             return Outcome::Invalid;
         }
     };
@@ -542,13 +545,19 @@ fn run_on_this_thread(body: &str) -> Outcome {
     let (app, queries) = (APP.clone(), QUERIES.clone());
     let context = Context { app, queries, access, address, running, budget };
     let variables = request.variables();
-    if operation.operation_type() != OperationType::Subscription {
+    let kind = operation.operation_type();
+    assert!(kind != OperationType::Query || effect == Effect::Reads, "{body}");
+    if kind != OperationType::Subscription {
         let result = operation.execute_sync(&variables, &context);
         let response = match result {
-            Ok((data, errors)) => OperationResponse::executed(data, &errors),
+            Ok((data, errors)) => {
+                assert!(kind != OperationType::Mutation || count_effects(&data) <= 1, "{body}");
+                OperationResponse::executed(data, &errors)
+            }
             Err(err) => OperationResponse::invalid(&InvalidOperation::by_variables(err)),
         };
-        response.json();
+        let bytes = response.json().len();
+        assert!(bytes <= RESPONSE_BYTES_MAX, "a response of {bytes} bytes to {body}");
         return Outcome::Executed;
     }
     let mut waker = task::Context::from_waker(Waker::noop());
@@ -566,9 +575,25 @@ fn run_on_this_thread(body: &str) -> Outcome {
     Outcome::Executed
 }
 
+/// The number of fields in the result of a mutation, without `__typename`.
+fn count_effects(data: &Value) -> usize {
+    let typename = Value::scalar("Mutation".to_owned());
+    data.as_object_value().map_or(0, |it| it.iter().filter(|(_, it)| **it != typename).count())
+}
+
 /// Reads the value of one transaction from a stream. False if it has none.
 fn follow(mut stream: ValuesStream<'_>, waker: &mut task::Context<'_>) -> bool {
-    APP.hub.publish([transaction(1, "a string", 5)]);
+    let transaction = Transaction {
+        number: 1,
+        sequence: 1,
+        iban: "a string".to_owned(),
+        new_balance: Cents::new(5),
+        changed_by: Cents::new(5),
+        from_to: "cash".to_owned(),
+        description: "rent".to_owned(),
+        decided_at: None,
+    };
+    APP.hub.publish([transaction]);
     let Poll::Ready(Some(value)) = Pin::new(&mut stream).poll_next(waker) else { return false };
     let (value, errors) = match value {
         Ok(value) => (value, Vec::new()),
@@ -578,101 +603,111 @@ fn follow(mut stream: ValuesStream<'_>, waker: &mut task::Context<'_>) -> bool {
     true
 }
 
-fn numbers() -> impl Strategy<Value = Vec<u16>> {
-    prop::collection::vec(any::<u16>(), 0..300)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{Config as CaseConfig, TestRunner};
 
-proptest! {
-    #[test]
-    fn generated_request_never_panics(numbers in numbers()) {
-        run(&Generator::new(&numbers).request());
+    fn numbers() -> impl Strategy<Value = Vec<u16>> {
+        prop::collection::vec(any::<u16>(), 0..300)
+    }
+
+    proptest! {
+        #[test]
+        fn generated_request_never_panics(numbers in numbers()) {
+            run(&Generator::new(&numbers).request());
+        }
+
+        #[test]
+        fn damaged_request_never_panics(
+            numbers in numbers(),
+            damages in prop::collection::vec((any::<prop::sample::Index>(), 0..20_usize), 1..6),
+        ) {
+            const PARTS: [&str; 20] = [
+                "", "", "\"", "\"\"\"", "\\", "\\u", "\\u{", "{", "}", "(", "[", "$", "@", "...",
+                "#", "\u{feff}", "\u{a0}", "\n ", "é", "\u{1F600}",
+            ];
+            let body = Generator::new(&numbers).request();
+            let mut body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
+            let mut query: Vec<char> = body["query"].as_str().unwrap_or_default().chars().collect();
+            for (index, part) in damages {
+                let at = index.index(query.len() + 1);
+                let end = if part < 2 { (at + 1).min(query.len()) } else { at };
+                query.splice(at..end, PARTS[part].chars());
+            }
+            body["query"] = query.into_iter().collect::<String>().into();
+            run(&body.to_string());
+        }
     }
 
     #[test]
-    fn damaged_request_never_panics(
-        numbers in numbers(),
-        damages in prop::collection::vec((any::<prop::sample::Index>(), 0..20_usize), 1..6),
-    ) {
-        const PARTS: [&str; 20] = [
-            "", "", "\"", "\"\"\"", "\\", "\\u", "\\u{", "{", "}", "(", "[", "$", "@", "...", "#",
-            "\u{feff}", "\u{a0}", "\n ", "é", "\u{1F600}",
-        ];
-        let body = Generator::new(&numbers).request();
-        let mut body: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
-        let mut query: Vec<char> = body["query"].as_str().unwrap_or_default().chars().collect();
-        for (index, part) in damages {
-            let at = index.index(query.len() + 1);
-            let end = if part < 2 { (at + 1).min(query.len()) } else { at };
-            query.splice(at..end, PARTS[part].chars());
-        }
-        body["query"] = query.into_iter().collect::<String>().into();
-        run(&body.to_string());
+    fn subscription_without_arguments_is_executed() {
+        let body = r#"{"query":"subscription { stream_transactions { id } }"}"#;
+        assert_eq!(run(body), Outcome::Executed);
     }
-}
 
-#[test]
-fn subscription_without_arguments_is_executed() {
-    let body = r#"{"query":"subscription { stream_transactions { id } }"}"#;
-    assert_eq!(run(body), Outcome::Executed);
-}
-
-#[test]
-fn deepest_documents_fit_the_stack() {
-    let nested = |levels: usize| "... { ".repeat(levels) + "__typename " + &"} ".repeat(levels);
-    let lists = |levels: usize| {
-        let type_ = "[".repeat(levels) + "Int" + &"]".repeat(levels);
-        let value = "[".repeat(levels) + &"]".repeat(levels);
-        format!(
-            "query($v: {type_} = {value}) {{ transaction_by_id(id: {value}) {{ id }} \
-             all_last_transactions(max_items: $v) {{ id }} }}"
-        )
-    };
-    let fragments = |count: usize| {
-        let mut text = "{ ...f0 }".to_owned();
-        for n in 0..count {
-            let _ = write!(text, " fragment f{n} on Query {{ ...f{} }}", n + 1);
-        }
-        text + &format!(" fragment f{count} on Query {{ __typename }}")
-    };
-    let mut executed = 0;
-    for size in [1, 10, 20, 21, 22, 23, 24, 25, 100, 400, 900] {
-        let documents = [
-            format!("{{ {} }}", nested(size)),
-            format!("subscription {{ stream_transactions {{ {} }} }}", nested(size)),
-            lists(size),
-            fragments(size),
+    #[test]
+    fn deepest_documents_fit_the_stack() {
+        let nested = |levels: usize| "... { ".repeat(levels) + "__typename " + &"} ".repeat(levels);
+        let lists = |levels: usize| {
+            let type_ = "[".repeat(levels) + "Int" + &"]".repeat(levels);
+            let value = "[".repeat(levels) + &"]".repeat(levels);
             format!(
-                "{{ __schema {{ types {{ {} }} }} }}",
-                "ofType { ".repeat(size) + "name" + &" }".repeat(size)
-            ),
-        ];
-        for query in documents {
-            let body = serde_json::json!({ "query": query }).to_string();
-            executed += usize::from(run(&body) == Outcome::Executed);
+                "query($v: {type_} = {value}) {{ transaction_by_id(id: {value}) {{ id }} \
+                 all_last_transactions(max_items: $v) {{ id }} }}"
+            )
+        };
+        let fragments = |count: usize| {
+            let mut text = "{ ...f0 }".to_owned();
+            for n in 0..count {
+                let _ = write!(text, " fragment f{n} on Query {{ ...f{} }}", n + 1);
+            }
+            text + &format!(" fragment f{count} on Query {{ __typename }}")
+        };
+        let mut executed = 0;
+        for size in [1, 10, 20, 21, 22, 23, 24, 25, 100, 400, 900] {
+            let documents = [
+                format!("{{ {} }}", nested(size)),
+                format!("subscription {{ stream_transactions {{ {} }} }}", nested(size)),
+                lists(size),
+                fragments(size),
+                format!(
+                    "{{ __schema {{ types {{ {} }} }} }}",
+                    "ofType { ".repeat(size) + "name" + &" }".repeat(size)
+                ),
+            ];
+            for query in documents {
+                let body = serde_json::json!({ "query": query }).to_string();
+                executed += usize::from(run(&body) == Outcome::Executed);
+            }
         }
-    }
-    // Variables, as deep as serde_json admits.
-    for depth in [100, 120, 126, 127, 128, 1000] {
-        let value = "[".repeat(depth) + &"]".repeat(depth);
-        for kind in ["Int", "[Int]", "[[[[[[[[Int]]]]]]]]"] {
-            let query = format!("query($v: {kind}) {{ __typename @skip(if: $v) }}");
-            run(&format!(r#"{{"query": "{query}", "variables": {{"v": {value}}}}}"#));
+        // Variables, as deep as serde_json admits.
+        for depth in [100, 120, 126, 127, 128, 1000] {
+            let value = "[".repeat(depth) + &"]".repeat(depth);
+            for kind in ["Int", "[Int]", "[[[[[[[[Int]]]]]]]]"] {
+                let query = format!("query($v: {kind}) {{ __typename @skip(if: $v) }}");
+                run(&format!(r#"{{"query": "{query}", "variables": {{"v": {value}}}}}"#));
+            }
         }
+        assert!(executed >= 12, "{executed}");
     }
-    assert!(executed >= 12, "{executed}");
-}
 
-#[test]
-fn generated_requests_are_mostly_executed() {
-    let mut runner = TestRunner::new_with_rng(
-        CaseConfig::default(),
-        proptest::test_runner::TestRng::deterministic_rng(prop::test_runner::RngAlgorithm::ChaCha),
-    );
-    let mut executed = 0;
-    for _ in 0..200 {
-        let numbers = numbers().new_tree(&mut runner).unwrap().current();
-        let outcome = run(&Generator::new(&numbers).request());
-        executed += usize::from(outcome == Outcome::Executed);
+    #[test]
+    fn generated_requests_are_mostly_executed() {
+        let mut runner = TestRunner::new_with_rng(
+            CaseConfig::default(),
+            proptest::test_runner::TestRng::deterministic_rng(
+                prop::test_runner::RngAlgorithm::ChaCha,
+            ),
+        );
+        let mut executed = 0;
+        for _ in 0..200 {
+            let numbers = numbers().new_tree(&mut runner).unwrap().current();
+            let outcome = run(&Generator::new(&numbers).request());
+            executed += usize::from(outcome == Outcome::Executed);
+        }
+        assert!(executed > 60, "{executed} of 200");
     }
-    assert!(executed > 60, "{executed} of 200");
 }

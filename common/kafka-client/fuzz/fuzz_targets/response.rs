@@ -1,4 +1,0 @@
-//! Passes libFuzzer's input to `kafka_client::fuzzing::response`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kafka_client::fuzzing::response(bytes));

@@ -1,0 +1,4 @@
+//! Passes libFuzzer's input to `kafka_client::fuzzing::responses`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kafka_client::fuzzing::responses(bytes));

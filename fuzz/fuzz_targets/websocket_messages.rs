@@ -1,0 +1,4 @@
+//! Passes libFuzzer's input to `graphql_endpoint::fuzzing::websocket_messages`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| graphql_endpoint::fuzzing::websocket_messages(bytes));
