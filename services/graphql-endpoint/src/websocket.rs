@@ -478,3 +478,32 @@ impl Transport for SocketTransport {
         self.socket.poll_room(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document_rules::fuzz::APP;
+    use crate::schema::schema;
+    use crate::web::Endpoint;
+    use service::http::Limits;
+    use std::net::{Ipv4Addr, TcpStream};
+    use tungstenite::client::{IntoClientRequest, client};
+
+    #[test]
+    fn ping_is_answered_without_another_message() {
+        let executor = Executor::start(schema(true), APP.clone()).unwrap();
+        let limits = Limits { connections: 4, ..Limits::default() };
+        let local = (Ipv4Addr::LOCALHOST, 0).into();
+        let addr = http::serve(local, limits, Endpoint(executor)).unwrap().addr;
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let mut request = format!("ws://{addr}/graphql").into_client_request().unwrap();
+        let protocol = handshake::PROTOCOL.parse().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", protocol);
+        let (mut socket, _) = client(request, stream).unwrap();
+        for payload in ["a", "b"] {
+            socket.send(Message::Ping(payload.into())).unwrap();
+            assert_eq!(socket.read().unwrap(), Message::Pong(payload.into()));
+        }
+    }
+}

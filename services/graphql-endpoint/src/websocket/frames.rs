@@ -117,8 +117,8 @@ impl Socket {
         self.out.poll_room(context)
     }
 
-    /// Decodes received bytes. Returns the messages that are complete. An error means invalid
-    /// frames or a closed connection.
+    /// Decodes received bytes and answers pings. Returns the messages that are complete. An error
+    /// means invalid frames or a closed connection.
     pub fn decode(&self, bytes: &[u8]) -> Result<Vec<Message>, tungstenite::Error> {
         let mut frames = self.frames();
         let Frames { context, stream } = &mut *frames;
@@ -128,6 +128,8 @@ impl Socket {
             match context.read(stream) {
                 Ok(message) => messages.push(message),
                 Err(tungstenite::Error::Io(err)) if err.kind() == io::ErrorKind::WouldBlock => {
+                    // The pongs. An error means that the connection is closed.
+                    let _ = self.send_output(frames);
                     return Ok(messages);
                 }
                 Err(err) => return Err(err),
