@@ -105,7 +105,7 @@ pub fn origins(s: &str, authority: &str) -> String {
 
 /// Host and port of a URL without its scheme.
 fn authority(rest: &str) -> Option<&str> {
-    rest.split('/').next().filter(|authority| !authority.is_empty())
+    rest.split('/').next().filter(|authority| url::is_address(authority))
 }
 
 #[cfg(test)]
@@ -141,6 +141,10 @@ mod tests {
             "ws://a/graphql",
             "http://",
             "https:///graphql",
+            "https://:8888/graphql",
+            "https://a:0/graphql",
+            "https://a:b/graphql",
+            "http://::1/graphql",
             "//a/graphql",
             ":8888",
             ":0/graphql",

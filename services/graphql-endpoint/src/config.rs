@@ -5,6 +5,7 @@ use messaging::producer::ProducerConfig;
 use service::database;
 use service::env::{self, Env, SCHEMA_REGISTRY_URL, Secret, Variable};
 use service::http::{self, HTTP_ADDR};
+use service::url;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -273,9 +274,7 @@ fn origins(text: String) -> Result<Origins, env::Error> {
         .collect();
     let is_origin = |origin: &String| {
         origin.split_once("://").is_some_and(|(scheme, host)| {
-            matches!(scheme, "http" | "https")
-                && !host.is_empty()
-                && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+            matches!(scheme, "http" | "https") && url::is_address(host)
         })
     };
     if origins.iter().all(is_origin) {
@@ -321,8 +320,17 @@ mod tests {
         assert!(!two.allow("http://bank.example") && !two.allow("null") && !two.allow(""));
         assert!(two.have_host("BANK.example") && two.have_host("localhost"));
         assert!(!two.have_host("example") && !two.have_host(""));
-        for wrong in ["bank.example", "ftp://a", "http://", "http://a/", "http://a b", "http://a,*"]
-        {
+        for wrong in [
+            "bank.example",
+            "ftp://a",
+            "http://",
+            "http://a/",
+            "http://a b",
+            "http://a,*",
+            "http://*.a",
+            "http://a:0",
+            "http://a@b",
+        ] {
             assert!(origins(wrong).is_err(), "{wrong}");
         }
     }
