@@ -10,7 +10,7 @@ use service::database::Tid;
 use std::collections::HashMap;
 use std::mem;
 
-/// Most accounts of a generation: as many as a hash table of 8,192 places holds, 620 kB.
+/// Most accounts of a generation: as many as a hash table of 8,192 places holds, 660 kB.
 const GENERATION_MAX: usize = 7168;
 /// Most batches that lock their accounts after a conflict.
 const PAUSE_MAX: u32 = 64;
