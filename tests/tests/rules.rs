@@ -138,7 +138,7 @@ impl<'a> EveryIbanIs<'a> {
         let sql = format!(
             "CREATE FUNCTION test_same_iban() RETURNS trigger LANGUAGE plpgsql
              AS $$ BEGIN NEW.iban = '{iban}'; RETURN NEW; END $$;
-             CREATE TRIGGER test_same_iban BEFORE INSERT ON account
+             CREATE TRIGGER test_same_iban BEFORE INSERT ON account_iban
              FOR EACH ROW EXECUTE FUNCTION test_same_iban()"
         );
         stack.database().batch_execute(&sql).expect("create a trigger");
