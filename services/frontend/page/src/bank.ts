@@ -2,9 +2,9 @@
 // and graphql-ws repeats the operations without a result. Repeating a transfer is safe, because
 // the bank handles each uuid once.
 import { effect, signal } from "@preact/signals";
-import { createClient } from "graphql-ws";
+import { createClient, type Client } from "graphql-ws";
 import { BankError, findProblem, type Problem } from "./problem";
-import { session } from "./session";
+import { employeeToken, session } from "./session";
 
 export interface Transaction {
   id: number;
@@ -44,7 +44,7 @@ const PONG_MS = 5_000;
 const RETRY_MS_MAX = 5_000;
 /** Close code of `client.terminate()`. */
 const TERMINATED = 4499;
-/** Close code for an unknown token: the bank's data were deleted meanwhile. */
+/** Close code for an unknown token. It was valid before: replaced, revoked, or deleted. */
 const FORBIDDEN = 4403;
 
 let pongTimer: ReturnType<typeof setTimeout> | undefined;
@@ -75,8 +75,7 @@ const client = createClient({
   },
   connectionAckWaitTimeout: PONG_MS,
   keepAlive: PING_MS,
-  // If the ledger is not public, the token of the account allows reading it.
-  connectionParams: () => (session.value ? { Authorization: `Bearer ${session.value.token}` } : {}),
+  connectionParams: () => authorization(readToken()),
   // Called for a close code with which the client does not connect again, such as 4400.
   onNonLazyError: (err) => {
     problem.value = closedFor(reasonOf(err));
@@ -100,7 +99,7 @@ const client = createClient({
     closed: (event) => {
       clearTimeout(pongTimer);
       const { code, reason } = event as { code?: number; reason?: string };
-      if (code === FORBIDDEN) session.value = null;
+      if (code === FORBIDDEN) (employeeToken.value ? employeeToken : session).value = null;
       if (isOpen && code !== TERMINATED) lose(reason ? closedFor(reason) : null);
       isOpen = false;
     },
@@ -128,10 +127,19 @@ function closedFor(reason: string): Problem {
   return { text: `The bank closed the connection: ${reason}.`, retryMs: 0 };
 }
 
+/** If the ledger is not public, a connection reads what its token allows: of an employee, all. */
+function readToken(): string | undefined {
+  return employeeToken.value ?? session.value?.token;
+}
+
+function authorization(token: string | undefined): Record<string, string> {
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
 // The token is sent when a connection is opened, so a changed token needs a new connection.
-let known = session.peek()?.token;
+let known = readToken();
 effect(() => {
-  const token = session.value?.token;
+  const token = readToken();
   if (token !== known) {
     known = token;
     client.terminate();
@@ -180,6 +188,24 @@ export async function accounts(
       edges { node { iban balance last_change { changed_by time } } }
       pageInfo { hasNextPage endCursor } } }`;
   return (await ask<{ accounts: AccountPage }>(query, { prefix, after, first })).accounts;
+}
+
+/** Returns if the bank has an employee with this token, else throws the reason. */
+export async function checkEmployee(token: string): Promise<void> {
+  // On a connection of its own: a wrong token closes it.
+  const trial = createClient({
+    url: endpoint,
+    retryAttempts: 0,
+    connectionAckWaitTimeout: PONG_MS,
+    connectionParams: authorization(token),
+  });
+  try {
+    await request(trial, "{ accounts(first: 1) { edges { cursor } } }", {});
+  } catch (err) {
+    // A token of an account is refused as an unknown one.
+    if (!(err as BankError).isDenied) throw err;
+    throw new Error("the bank has no employee with this token");
+  }
 }
 
 /** The newest transactions of an account, the newest first. */
@@ -346,16 +372,20 @@ async function ask<T>(query: string, variables: Record<string, unknown>): Promis
   if (requests >= REQUESTS_MAX) await new Promise<void>((start) => queue.push(start));
   requests++;
   try {
-    return await request<T>(query, variables);
+    return await request<T>(client, query, variables);
   } finally {
     requests--;
     queue.shift()?.();
   }
 }
 
-function request<T>(query: string, variables: Record<string, unknown>): Promise<T> {
+function request<T>(
+  connected: Client,
+  query: string,
+  variables: Record<string, unknown>,
+): Promise<T> {
   return new Promise((resolve, reject) => {
-    client.subscribe<T>(
+    connected.subscribe<T>(
       { query, variables },
       {
         next: ({ data, errors }) =>
@@ -369,14 +399,18 @@ function request<T>(query: string, variables: Record<string, unknown>): Promise<
 
 /** Of several errors, the first one has the code. */
 function errorOf(err: unknown): BankError {
+  if (err instanceof CloseEvent && err.code === FORBIDDEN) {
+    return new BankError(reasonOf(err), "UNAUTHENTICATED");
+  }
   const first = (Array.isArray(err) ? err[0] : err) as { extensions?: { code?: string } } | null;
   return new BankError(reasonOf(err), first?.extensions?.code);
 }
 
-/** The text of an error of graphql-ws: one error, several, or the close event of the socket. */
+/** The text of an error of graphql-ws: one error, several, or an event of the socket. */
 function reasonOf(err: unknown): string {
   if (Array.isArray(err)) return err.map(reasonOf).join("; ");
   if (err instanceof CloseEvent) return err.reason || `close code ${err.code}`;
+  if (err instanceof Event) return "the bank is unreachable";
   return err instanceof Object && "message" in err
     ? String(err.message)
     : "the bank gave no reason";

@@ -1,8 +1,11 @@
-// The bank employee's page: accounts in pages, a search, and the transactions of one account.
+// The bank employee's page: accounts in pages, a search, and the transactions of one account. An
+// employee signs in with a token if the ledger is not public.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { accounts, connections, type AccountPage } from "./bank";
+import { accounts, checkEmployee, connections, type AccountPage } from "./bank";
 import { Failure } from "./failure";
+import { Field, Form, Submit, texts } from "./form";
 import type { BankError } from "./problem";
+import { employeeToken } from "./session";
 import { timeText } from "./time";
 import { Transactions, useShown } from "./transactions";
 
@@ -10,6 +13,10 @@ const ACCOUNTS = 20;
 const REFRESH_MS = 2_000;
 
 export function BankEmployee() {
+  return <Accounts key={employeeToken.value ?? ""} />;
+}
+
+function Accounts() {
   // The cursor before each page after the first one.
   const [before, setBefore] = useState<string[]>([]);
   const [followed, setFollowed] = useState<string | null>(null);
@@ -25,13 +32,26 @@ export function BankEmployee() {
     return (
       <>
         {failure}
-        <p>Only an employee of the bank may search all accounts.</p>
+        <SignIn />
       </>
     );
   }
   return (
     <div class="columns is-desktop">
       <div class="column is-narrow-desktop">
+        {employeeToken.value && (
+          <div class="bar">
+            <span>Signed in as an employee</span>
+            <button
+              type="button"
+              class="button is-small"
+              id="sign-out"
+              onClick={() => setToken(null)}
+            >
+              Sign out
+            </button>
+          </div>
+        )}
         <div class="search">
           <label>
             <span class="label">Beginning of the account number</span>
@@ -147,6 +167,55 @@ export function BankEmployee() {
           <p class="notification">Select an account to see its transactions live.</p>
         )}
       </div>
+    </div>
+  );
+}
+
+/** Signs in, or out with null. The content changes, so the heading takes the focus. */
+function setToken(token: string | null): void {
+  employeeToken.value = token;
+  document.querySelector("h1")?.focus();
+}
+
+function SignIn() {
+  const [reason, setReason] = useState("");
+  const [waiting, setWaiting] = useState(false);
+  const submit = (form: HTMLFormElement): void => {
+    const token = texts(form, "token")[0]!.trim();
+    setWaiting(true);
+    setReason("");
+    checkEmployee(token).then(
+      () => setToken(token),
+      (err: Error) => {
+        setReason(err.message);
+        setWaiting(false);
+      },
+    );
+  };
+  return (
+    <div class="narrow">
+      <p class="block">
+        Only an employee of the bank may search all accounts. An employee signs in with a token,
+        which this page forgets when the tab is closed.
+      </p>
+      <Form id="employee-form" submit={submit} waiting={waiting}>
+        <Field label="Employee token">
+          <input
+            class="input"
+            name="token"
+            type="password"
+            required
+            maxLength={256}
+            autoComplete="off"
+          />
+        </Field>
+        <Submit waiting={waiting}>Sign in</Submit>
+      </Form>
+      {reason && (
+        <p class="notification is-danger" role="alert" id="employee-reason">
+          Sign-in failed: {reason}.
+        </p>
+      )}
     </div>
   );
 }

@@ -1,5 +1,5 @@
-// State in the browser's storage. The login lasts until the tab is closed. The theme and the view
-// of transactions are permanent.
+// State in the browser's storage. Logins last until the tab is closed. The theme and the view of
+// transactions are permanent.
 import { effect, signal } from "@preact/signals";
 
 export interface Session {
@@ -11,6 +11,16 @@ export interface Session {
 
 export const session = signal<Session | null>(read(() => sessionStorage, "session", isSession));
 effect(() => write(() => sessionStorage, "session", session.value));
+
+/** The token of an employee. It reads all accounts, so it is in the session storage only. */
+export const employeeToken = signal<string | null>(
+  read(
+    () => sessionStorage,
+    "employee",
+    (it) => typeof it === "string",
+  ),
+);
+effect(() => write(() => sessionStorage, "employee", employeeToken.value));
 
 export const MAX_ITEMS = [5, 10, 25, 50, 100, 250];
 
