@@ -18,7 +18,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// The address of the server in a URL.
@@ -299,4 +299,46 @@ fn pgbouncer_is_refused_in_other_modes() {
         let last = log.lines().last().unwrap();
         assert!(last.contains("or set pool_mode=session in PgBouncer"), "{mode}: {log}");
     }
+}
+
+/// A role without the rights of monitoring sees neither the queries of others nor their times.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn snapshot_of_another_role_is_measured() {
+    const MEASURED: Duration = Duration::from_secs(20);
+    let stack = Stack::shared();
+    let owner = stack.database_url();
+    let migrated = Command::new(binary("command-handler"))
+        .arg("--migrate")
+        .env("DATABASE_URL", owner)
+        .env("DATABASE_SERVICE_ROLE", "command_handler")
+        .status()
+        .unwrap();
+    assert!(migrated.success());
+    let url = format!("postgres://command_handler@{}/balancedb", host(owner));
+    let folder = std::env::var("STACK_DATA_DIR").unwrap();
+    let password = format!("{folder}/command_handler.password");
+    let env = [("DATABASE_URL", url.as_str()), ("DATABASE_PASSWORD_FILE", &password)];
+    let mut client = BankClient::open(&stack);
+    let handler = Handler::start_with(&stack, Settings { env: &env, ..Settings::default() });
+    let age = || handler.metric("bank_oldest_snapshot_seconds");
+    until("no snapshot is old", MEASURED, || (age()? == 0.0).then_some(()));
+
+    for begin in
+        ["BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1", "BEGIN; SELECT pg_current_xact_id()"]
+    {
+        let started = Instant::now();
+        let mut other = stack.database();
+        other.batch_execute(begin).unwrap();
+        let measured = until("the snapshot is old", MEASURED, || age().filter(|age| *age >= 5.0));
+        assert!(measured <= started.elapsed().as_secs_f64(), "{begin}: {measured} s");
+        other.batch_execute("ROLLBACK").unwrap();
+        until("the snapshot is gone", MEASURED, || (age()? == 0.0).then_some(()));
+    }
+
+    opens_an_account(&mut client);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let decided = handler.metric("bank_last_decision_timestamp_seconds").unwrap();
+    assert!((now - 10.0..=now).contains(&decided), "{decided} at {now}");
+    client.check();
 }

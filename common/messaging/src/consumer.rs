@@ -114,6 +114,9 @@ impl Consumer {
     }
 
     fn with_connect(connect: Connect, subscription: Subscription) -> Self {
+        for Position { partition, .. } in &subscription.positions {
+            PARKED_PARTITIONS.with_label_values(&[subscription.topic, &partition.to_string()]);
+        }
         let (fetches, fetched) = mpsc::sync_channel(FETCHES_AHEAD);
         let shared = Arc::new(Shared::new(connect, subscription));
         shared.start_first_thread(&fetches);

@@ -325,6 +325,17 @@ impl Session {
         Ok(Decided { known, new, first, decided_at: decided_at.into() })
     }
 
+    /// The transaction id of the oldest snapshot that another session keeps, if there is one.
+    /// PostgreSQL removes no row version that this snapshot may see.
+    ///
+    /// # Errors
+    /// The connection is lost, or the role may not read the view.
+    pub fn oldest_snapshot(&mut self) -> Result<Option<i64>, Error> {
+        let _watch = database::watch(&self.shutdown, "find the oldest snapshot");
+        let found = self.client.query_opt(OLDEST_SNAPSHOT, &[]);
+        Ok(found.map_err(step("find the oldest snapshot"))?.map(|row| row.get(0)))
+    }
+
     /// Stores `positions` without outcomes.
     ///
     /// # Errors
@@ -680,6 +691,14 @@ const BY_KEY: &str = "account.iban = named.iban COLLATE \"C\"";
 /// DISTINCT FROM, PostgreSQL could use the index of the key.
 const IN_PLACE: &str = "account.ctid = named.place
            AND account.iban IS NOT DISTINCT FROM named.iban COLLATE \"C\"";
+
+/// A session keeps back what its snapshot may see (`backend_xmin`), and what others must not see
+/// before it commits (`backend_xid`). Sessions without a database are those of standbys.
+const OLDEST_SNAPSHOT: &str = "SELECT kept::text::bigint
+     FROM pg_stat_activity, LATERAL (VALUES (backend_xmin), (backend_xid)) AS ids (kept)
+     WHERE (datname = current_database() OR datname IS NULL)
+       AND pid <> pg_backend_pid() AND kept IS NOT NULL
+     ORDER BY age(kept) DESC LIMIT 1";
 
 /// The prepared statements of a session. Each takes arrays, so a batch needs a constant number of
 /// round trips.

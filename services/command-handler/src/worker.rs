@@ -35,6 +35,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Time limit for the log range of the topic, before the partitions are read.
 const LOG_RANGE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Interval at which the oldest snapshot of the database is measured.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Deadline for publishing the last batch after a shutdown request. A shutdown may take 1 s.
 const LAST_BATCH: Duration = Duration::from_millis(900);
 
@@ -247,6 +250,7 @@ impl<O: Send + 'static> Serving<'_, O> {
     ) -> Result<(), Error> {
         let mut idle_since = Instant::now();
         let (worker, published) = (self.worker, self.published.clone());
+        let mut measured = Instant::now();
         while !worker.shutdown.requested() {
             if let Some(batch) = reader.next(BATCH_WAIT)? {
                 let decided = decide::<T>(session, batch, published.take_unstored())?;
@@ -269,6 +273,10 @@ impl<O: Send + 'static> Serving<'_, O> {
                     );
                     return Ok(());
                 }
+            }
+            if measured.elapsed() >= SNAPSHOT_INTERVAL {
+                measured = Instant::now();
+                metrics::oldest_snapshot(session.oldest_snapshot()?);
             }
             self.check_kafka(reader, idle_since)?;
             self.set_ready(!published.is_refused());

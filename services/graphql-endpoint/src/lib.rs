@@ -109,6 +109,7 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let subscriptions_max = capacity::subscriptions_max()?;
     let health = Health::serve(&start.env)?;
+    metrics::register();
     let shutdown = &start.shutdown;
     consume::retry(shutdown, "waiting for the database", || {
         store::migrate(&config.database, shutdown)

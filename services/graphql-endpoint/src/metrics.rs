@@ -8,6 +8,12 @@ use std::sync::LazyLock;
 
 const UNIQUE: &str = "the only metric of this name";
 
+/// Registers the counter of stored transactions with the value 0. Prometheus sees no increase in a
+/// counter that appears with its first event.
+pub fn register() {
+    LazyLock::force(&STORED);
+}
+
 pub static STORED: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!("graphql_transactions_stored_total", "Transactions stored").expect(UNIQUE)
 });

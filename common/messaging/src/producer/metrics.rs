@@ -1,8 +1,16 @@
 //! Metrics of producers.
 
 use crate::metrics;
+use bank::topology::DEAD_LETTER;
 use prometheus::{Histogram, IntCounter, IntCounterVec};
 use std::sync::LazyLock;
+
+/// Registers the counters of rare events with the value 0. Prometheus sees no increase in a counter
+/// that appears with its first event.
+pub fn register() {
+    RECORDS.with_label_values(&[DEAD_LETTER.name]);
+    LazyLock::force(&RETRIES);
+}
 
 pub static RECORDS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     metrics::counters("kafka_producer_records_total", "Records written", &["topic"])

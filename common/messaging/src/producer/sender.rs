@@ -1,7 +1,7 @@
 //! The synchronous producer, for callers that already have a batch. It has no thread and no queue.
 
 use super::config::ProducerConfig;
-use super::metrics::{BATCH_SIZE, BATCHES, BYTES, ERRORS, RECORDS, REQUEST_SECONDS, RETRIES};
+use super::metrics::{self, BATCH_SIZE, BATCHES, BYTES, ERRORS, RECORDS, REQUEST_SECONDS, RETRIES};
 use super::outgoing::Outgoing;
 use crate::client::KafkaClient;
 use crate::{connect, partitioner};
@@ -49,6 +49,7 @@ impl Sender {
         config: &ProducerConfig,
         shutdown: &Shutdown,
     ) -> Self {
+        metrics::register();
         Self {
             client,
             batch_records: config.request_records(),
