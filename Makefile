@@ -2,8 +2,9 @@
 # folders.
 
 STACK := stack/stack.sh
-# rustup installs cargo here, which is not in the PATH of every shell.
-export PATH := $(PATH):$(HOME)/.cargo/bin
+# rustup installs cargo here, which is not in the PATH of every shell. `prerequisites lint` puts
+# promtool into target/.
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(abspath target/tools/usr/bin)
 
 # Architecture of the static binaries and images: amd64, arm64, armv7, or several of them.
 ARCH ?= amd64
@@ -111,7 +112,7 @@ test: ## run all tests
 	@$(MAKE_TARGET) test-browser
 	@$(MAKE_TARGET) test-integration
 
-lint: ## check format, lints, module cycles, prose and shell scripts
+lint: ## check format, lints, module cycles, prose, shell scripts and alerts
 	@echo "Checking format and lints: about 1 minute, 5 minutes from a clean checkout"
 	@$(STACK) prerequisites build lint
 	cargo fmt --all --check
@@ -131,6 +132,9 @@ lint: ## check format, lints, module cycles, prose and shell scripts
 		stack/stack.sh deploy/*/*.sh .ci/run \
 		services/graphql-endpoint/graphiql/build.sh services/frontend/page/build.sh \
 		peers/*/build.sh peers/*/run* common/kafka-client/golden/make.sh
+	promtool check config deploy/prometheus/prometheus.yml
+	promtool test rules deploy/prometheus/alerts.test.yml
+	.ci/dashboard.py
 
 lint-dependencies: ## check licenses, duplicates and banned crates with cargo-deny
 	@echo "Checking dependencies: a few seconds, 5 minutes from a clean checkout"

@@ -15,7 +15,7 @@ prerequisites() {
   fi
   say "Missing on this machine:"
   printf '    %s\n' "${missing[@]}" >&2
-  if [[ -f /etc/debian_version && ${#packages[@]} -gt 0 ]]; then
+  if [[ -f /etc/debian_version && $((${#packages[@]} + ${#extracted[@]})) -gt 0 ]]; then
     die "on Debian 12 this installs it: sudo $stack/stack.sh prerequisites"
   fi
   die "install it, then try again"
@@ -24,10 +24,13 @@ prerequisites() {
 # The missing programs, and the Debian packages that contain them.
 missing=()
 packages=()
+# Files of packages that would also start a server if they were installed: PACKAGE:FILE.
+extracted=()
 
 find_missing() {
   missing=()
   packages=()
+  extracted=()
   local purpose
   for purpose in "$@"; do
     declare -F "find_missing_$purpose" >/dev/null ||
@@ -61,6 +64,10 @@ find_missing_lint() {
   has git || lacks "git" git
   has python3 || lacks "Python 3.10 or later" python3
   find_missing_node
+  has promtool || [[ -x $root/target/tools/usr/bin/promtool ]] || {
+    lacks "promtool, of Prometheus 2.42 or later"
+    extracted+=(prometheus:usr/bin/promtool)
+  }
 }
 
 find_missing_test() {
@@ -165,7 +172,7 @@ install_missing() {
     die "another installation has not ended after 30 minutes: stop it and try again"
   find_missing "$@"
   if ((${#missing[@]} > 0)); then
-    say "Installing with apt-get: ${packages[*]}"
+    say "Installing with apt-get: ${packages[*]} ${extracted[*]}"
     export DEBIAN_FRONTEND=noninteractive
     # Keeps Debian's postgresql from creating and starting a cluster.
     local own=/etc/postgresql-common/createcluster.d/scratchbank.conf code=0
@@ -173,7 +180,8 @@ install_missing() {
     echo "create_main_cluster = false" >"$own"
     timeout 600 "${apt[@]}" update >"$log" 2>&1 8>&- </dev/null &&
       timeout 1500 "${apt[@]}" install --yes --no-upgrade --no-install-recommends "${packages[@]}" \
-        >>"$log" 2>&1 8>&- </dev/null || code=$?
+        >>"$log" 2>&1 8>&- </dev/null &&
+      extract_files >>"$log" 2>&1 8>&- </dev/null || code=$?
     rm "$own"
     if ((code != 0)); then
       say "The end of $log:"
@@ -183,4 +191,17 @@ install_missing() {
     find_missing "$@"
   fi
   exec 8>&-
+}
+
+# Extracts the files of `extracted` into target/tools.
+extract_files() {
+  local it archives
+  archives=$(mktemp -d)
+  mkdir -p "$root/target/tools"
+  for it in "${extracted[@]}"; do
+    (cd "$archives" && timeout 600 "${apt[@]}" download "${it%%:*}") &&
+      dpkg --fsys-tarfile "$archives/${it%%:*}"_*.deb |
+      tar --extract --directory "$root/target/tools" "./${it#*:}" || return 1
+  done
+  rm -r "$archives"
 }

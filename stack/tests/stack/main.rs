@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod metrics;
 mod roles;
 mod sockets;
 
@@ -258,12 +259,14 @@ fn wrong_commands_exit_with_2() {
 fn up_starts_all_parts_and_supervises_services() {
     let stack = Stack::new();
     stack.run(&["wipe"]).succeeds();
-    stack.run(&["up"]).succeeds();
+    // Metrics of commands appear with the first one.
+    stack.with("BATCH_SIZE", "1").run(&["up"]).succeeds();
     assert_eq!(stack.count_up(), PARTS);
     logs_are_readable_by_their_owner_only(&stack);
     sockets::all_are_on_loopback(&stack);
     a_second_up_starts_nothing(&stack);
     env_names_the_servers(&stack);
+    metrics::have_the_names_of_alerts_and_dashboard(&stack);
     a_killed_service_is_started_again(&stack);
     a_stopped_service_stays_down(&stack);
     a_service_with_a_wrong_environment_is_not_started_again(&stack);
