@@ -2,8 +2,8 @@
 //!
 //! `tests/interleavings.rs` compiles this file with the types of loom and with other limits.
 
+use crate::classes::{CLASSES, DEPOT_BYTES, DEPOT_CLASS_BYTES, kept, size};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering, UnsafeCell};
-use crate::{CLASSES, DEPOT_BYTES, DEPOT_CLASS_BYTES, kept, size};
 use std::ptr;
 
 /// A free block. The smallest class is large enough for it.

@@ -13,32 +13,16 @@
 //! two apart. For nearly each of them the system allocator would map and unmap pages. Even larger
 //! blocks are passed to the system allocator.
 
+mod classes;
 mod depot;
+mod sync;
 
+use crate::classes::{ALIGN, CLASSES, SMALL_CLASSES, STEP, class, is_small, kept, layout};
 use crate::depot::{Block, Depot, FullLists};
 use crate::sync::{AtomicBool, AtomicUsize, UnsafeCell};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ptr;
-
-/// Granularity of the small classes, bytes.
-const STEP: usize = 16;
-/// Maximum size of a small block, bytes. Threads have lists of small blocks only.
-const SMALL_MAX: usize = 1 << 10;
-const SMALL_CLASSES: usize = SMALL_MAX / STEP;
-/// Maximum size of a large block, bytes.
-const LARGE_MAX: usize = 1 << 20;
-/// Number of classes between two powers of two.
-const QUARTERS: usize = 4;
-const CLASSES: usize = SMALL_CLASSES + QUARTERS * (LARGE_MAX / SMALL_MAX).ilog2() as usize;
-/// Minimum alignment of the system allocator, bytes.
-const ALIGN: usize = 2 * size_of::<usize>();
-/// Maximum size of a thread's list, in bytes and in blocks.
-const KEPT_BYTES: usize = 8 << 10;
-const KEPT_BLOCKS: usize = 64;
-/// Maximum size of the depot, bytes: per class, and of all classes.
-const DEPOT_CLASS_BYTES: usize = LARGE_MAX;
-const DEPOT_BYTES: usize = 4 << 20;
 
 /// The allocator, for `#[global_allocator]`.
 #[derive(Debug, Clone, Copy)]
@@ -111,53 +95,6 @@ unsafe impl GlobalAlloc for PerThread {
                 moved
             }
         }
-    }
-}
-
-/// Returns the class of `layout`. `None`: the system allocator serves it.
-fn class(layout: Layout) -> Option<usize> {
-    // A size of zero violates the contract. It would be passed to the system allocator.
-    let last = layout.size().wrapping_sub(1);
-    if last >= LARGE_MAX || layout.align() > ALIGN {
-        return None;
-    }
-    if last < SMALL_MAX {
-        return Some(last / STEP);
-    }
-    // The two bits after the highest one are the number of the quarter.
-    let power = last.ilog2() as usize;
-    let quarter = last >> (power - 2) & (QUARTERS - 1);
-    Some(SMALL_CLASSES + (power - SMALL_MAX.ilog2() as usize) * QUARTERS + quarter)
-}
-
-fn is_small(class: usize) -> bool {
-    class < SMALL_CLASSES
-}
-
-/// Returns the size of a block, bytes.
-const fn size(class: usize) -> usize {
-    if class < SMALL_CLASSES {
-        return (class + 1) * STEP;
-    }
-    let (power, quarter) = ((class - SMALL_CLASSES) / QUARTERS, (class - SMALL_CLASSES) % QUARTERS);
-    (SMALL_MAX << power) / QUARTERS * (QUARTERS + quarter + 1)
-}
-
-/// Returns the layout with which a block is requested from the system allocator.
-const fn layout(class: usize) -> Layout {
-    match Layout::from_size_align(size(class), ALIGN) {
-        Ok(layout) => layout,
-        Err(_) => unreachable!(),
-    }
-}
-
-/// Returns the number of blocks in a full list: for a small class the maximum that a thread keeps,
-/// for a large class 1.
-const fn kept(class: usize) -> usize {
-    match KEPT_BYTES / size(class) {
-        _ if class >= SMALL_CLASSES => 1,
-        blocks if blocks < KEPT_BLOCKS => blocks,
-        _ => KEPT_BLOCKS,
     }
 }
 
@@ -340,24 +277,6 @@ impl Depot {
     }
 }
 
-/// What `tests/interleavings.rs` replaces by the types of loom.
-mod sync {
-    pub use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-    /// An `UnsafeCell` with the interface of loom's.
-    pub struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
-
-    impl<T> UnsafeCell<T> {
-        pub const fn new(value: T) -> Self {
-            Self(std::cell::UnsafeCell::new(value))
-        }
-
-        pub fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
-            access(self.0.get())
-        }
-    }
-}
-
 fn from_system(class: usize) -> *mut u8 {
     #[cfg(test)]
     tests::ALLOCATED[class].fetch_add(1, sync::Ordering::Relaxed);
@@ -377,6 +296,7 @@ unsafe fn to_system(class: usize, block: *mut Block) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classes::{DEPOT_BYTES, DEPOT_CLASS_BYTES, LARGE_MAX, SMALL_MAX, size};
     use crate::sync::Ordering;
     use proptest::prelude::*;
     use std::sync::mpsc::sync_channel;

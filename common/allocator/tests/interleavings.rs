@@ -6,29 +6,31 @@ mod sync {
     pub use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 }
 
+/// The limits of a depot so small that two threads reach them.
+mod classes {
+    pub const CLASSES: usize = 2;
+    pub const DEPOT_BYTES: usize = 3 * size(0);
+    pub const DEPOT_CLASS_BYTES: usize = 2 * size(0);
+
+    /// Number of blocks in a list.
+    pub const fn kept(_class: usize) -> usize {
+        1
+    }
+
+    pub const fn size(_class: usize) -> usize {
+        64
+    }
+}
+
 #[path = "../src/depot.rs"]
 mod depot;
 
+use classes::{CLASSES, DEPOT_BYTES, size};
 use depot::{Block, Depot, FullLists};
 use loom::sync::Arc;
 use std::iter::repeat_with;
 use std::ptr;
 use sync::{AtomicBool, AtomicUsize, Ordering, UnsafeCell};
-
-// The limits of a depot so small that two threads reach them.
-const CLASSES: usize = 2;
-const DEPOT_BYTES: usize = 3 * LIST_BYTES;
-const DEPOT_CLASS_BYTES: usize = 2 * LIST_BYTES;
-const LIST_BYTES: usize = 64;
-
-/// Number of blocks in a list.
-const fn kept(_class: usize) -> usize {
-    1
-}
-
-const fn size(_class: usize) -> usize {
-    LIST_BYTES
-}
 
 struct Shared(Depot);
 
@@ -120,7 +122,7 @@ fn depot_stays_within_its_limits() {
         let (freed, depot) = run(|depot| depot.store(0) + depot.store(1));
         let bytes = depot.0.bytes.load(Ordering::Relaxed);
         let kept = depot.drain();
-        assert_eq!((freed + kept, bytes), (4, kept * LIST_BYTES));
-        assert!(kept <= DEPOT_BYTES / LIST_BYTES, "{kept}");
+        assert_eq!((freed + kept, bytes), (4, kept * size(0)));
+        assert!(kept <= DEPOT_BYTES / size(0), "{kept}");
     });
 }
