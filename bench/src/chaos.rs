@@ -162,6 +162,15 @@ struct Row {
 }
 
 impl Row {
+    fn progress(&self) -> String {
+        let result = if self.has_failed() { "FAILED" } else { "passed" };
+        let recovery = self.recovery.map_or_else(
+            || "not recovered".to_owned(),
+            |it| format!("recovered after {:.1} s", it.as_secs_f64()),
+        );
+        format!("  {result}: {} commands, {recovery}", self.commands)
+    }
+
     fn has_failed(&self) -> bool {
         !self.violations.is_empty() || self.recovery.is_none_or(|it| it > self.recovery_max)
     }
@@ -236,27 +245,65 @@ impl<'a> Chaos<'a> {
 
     fn run(&mut self, scenario: &Scenario) -> Result<Row, Error> {
         output::progress(&format!("{}: {}", scenario.name, scenario.description));
-        let failed = |source| Error::Database { step: "connect to balancedb", source };
-        let mut database =
-            postgres::Client::connect(&self.target.balances, NoTls).map_err(failed)?;
         let mut kafka = self.cluster.kafka_client();
         self.heartbeat.set_load(0)?;
-        let (ends, before) = wait_until_idle(&mut *kafka, &mut database, self.shutdown)?;
-        // A scenario may end its connections.
-        drop(database);
+        let (ends, before) = wait_until_idle(&mut *kafka, &mut self.connect()?, self.shutdown)?;
         let mut bank = ObservedBank::start(&self.cluster, &ends, before);
         self.heartbeat.set_load(self.options.load)?;
-
         let (answers, received) = channel();
         let clients = self.clients.start(self.seed, &answers)?;
+        let loaded = self.make_faults(scenario, &mut bank, received);
+        // The load ends also after a failure.
+        self.heartbeat.set_load(0)?;
+        let (load, recovery) = loaded?;
+        let Load { timeline, retried, longest, mut wrong_sums, .. } = load;
+        let (promises, mut found) = self.clients.check(clients);
+        bank.finish(&mut *kafka, self.shutdown)?;
+        let after = balances(&mut self.connect()?)?;
+        let report = bank.observer.report();
+        match report.unanswered {
+            0 => found.extend(violations(&report, bank.observer.differences(&after))),
+            left => found.push(format!("{left} commands have no outcome")),
+        }
+        if report.counts.dead_letters > 0 {
+            found.push(format!("{} records in dead_letter", report.counts.dead_letters));
+        }
+        found.append(&mut wrong_sums);
+        timeline.write(&self.options.results, &scenario.name, self.seed)?;
+        let row = Row {
+            name: scenario.name.clone(),
+            commands: report.counts.commands,
+            promises,
+            retried,
+            longest,
+            violations: found,
+            recovery,
+            recovery_max: scenario.recovery_max,
+        };
+        output::progress(&row.progress());
+        Ok(row)
+    }
+
+    fn connect(&self) -> Result<postgres::Client, Error> {
+        postgres::Client::connect(&self.target.balances, NoTls)
+            .map_err(|source| Error::Database { step: "connect to balancedb", source })
+    }
+
+    /// Takes the steps of the scenario while `bank` is under load. Returns what was seen, and the
+    /// time to recover.
+    fn make_faults<'b>(
+        &self,
+        scenario: &Scenario,
+        bank: &'b mut ObservedBank,
+        answers: Receiver<Answer>,
+    ) -> Result<(Load<'b>, Option<Duration>), Error> {
         let (sums, watched) = channel();
         let (answered, stop) = (Answered::new(), Shutdown::default());
         let mut load = Load {
-            bank: &mut bank,
-            answers: received,
+            bank,
+            answers,
             sums: watched,
             timeline: Timeline::new(Instant::now()),
-            answered: &answered,
             newest: None,
             first_after: vec![None; self.clients.count()],
             retried: 0,
@@ -271,54 +318,17 @@ impl<'a> Chaos<'a> {
                     Faults::new(&self.target, &answered, self.shutdown, self.seed, &scenario.name);
                 faults.run(&scenario.steps)
             };
-            let recovery = load.read_for(CALM).and_then(|()| {
+            let recovery = load.read_for(CALM, &answered).and_then(|()| {
                 load.timeline.faults.0 = load.timeline.seconds(Instant::now());
-                let running = scope.spawn(steps);
-                let recovery = load.recover(running)?;
-                load.read_for(CALM)?;
+                let recovery = load.recover(scope.spawn(steps), &answered)?;
+                load.read_for(CALM, &answered)?;
                 Ok(recovery)
             });
             stop.request();
             watcher.join().expect("a panic ends the process");
             recovery
-        });
-        // The load ends also after a failure.
-        self.heartbeat.set_load(0)?;
-        let recovery = recovery?;
-        let Load { timeline, retried, longest, wrong_sums, .. } = load;
-        let (promises, mut of_clients) = self.clients.check(clients);
-        bank.finish(&mut *kafka, self.shutdown)?;
-        let mut database =
-            postgres::Client::connect(&self.target.balances, NoTls).map_err(failed)?;
-        let after = balances(&mut database)?;
-        let report = bank.observer.report();
-        let mut found = match report.unanswered {
-            0 => violations(&report, bank.observer.differences(&after)),
-            left => vec![format!("{left} commands have no outcome")],
-        };
-        if report.counts.dead_letters > 0 {
-            found.push(format!("{} records in dead_letter", report.counts.dead_letters));
-        }
-        found.append(&mut of_clients);
-        found.extend(wrong_sums);
-        timeline.write(&self.options.results, &scenario.name, self.seed)?;
-        let row = Row {
-            name: scenario.name.clone(),
-            commands: report.counts.commands,
-            promises,
-            retried,
-            longest,
-            violations: found,
-            recovery,
-            recovery_max: scenario.recovery_max,
-        };
-        let result = if row.has_failed() { "FAILED" } else { "passed" };
-        let took = recovery.map_or_else(
-            || "not recovered".to_owned(),
-            |it| format!("recovered after {:.1} s", it.as_secs_f64()),
-        );
-        output::progress(&format!("  {result}: {} commands, {took}", row.commands));
-        Ok(row)
+        })?;
+        Ok((load, recovery))
     }
 }
 
@@ -328,7 +338,6 @@ struct Load<'a> {
     answers: Receiver<Answer>,
     sums: Receiver<(Instant, i64)>,
     timeline: Timeline,
-    answered: &'a Answered,
     /// When the newest of the answered commands was read.
     newest: Option<Instant>,
     /// The first outcome of each client since the last fault.
@@ -339,16 +348,16 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    fn read_for(&mut self, time: Duration) -> Result<(), Error> {
+    fn read_for(&mut self, time: Duration, answered: &Answered) -> Result<(), Error> {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.read()?;
+            self.read(answered)?;
         }
         Ok(())
     }
 
-    /// Reads what has happened. Returns the time up to which all commands are answered.
-    fn read(&mut self) -> Result<Option<Instant>, Error> {
+    /// Reads what has happened. Returns and stores the time up to which all commands are answered.
+    fn read(&mut self, answered: &Answered) -> Result<Option<Instant>, Error> {
         let Self { bank, timeline, newest, .. } = self;
         bank.read(Instant::now() + LOOK_INTERVAL, |news| {
             if let News::Outcome(latency, _) = news {
@@ -374,7 +383,7 @@ impl Load<'_> {
             (newest, _) => newest,
         };
         if let Some(until) = until {
-            self.answered.set(until);
+            answered.set(until);
         }
         Ok(until)
     }
@@ -384,16 +393,17 @@ impl Load<'_> {
     fn recover(
         &mut self,
         steps: ScopedJoinHandle<'_, Result<(), Error>>,
+        answered: &Answered,
     ) -> Result<Option<Duration>, Error> {
         while !steps.is_finished() {
-            self.read()?;
+            self.read(answered)?;
         }
         steps.join().expect("a panic ends the process")?;
         let end = Instant::now();
         self.timeline.faults.1 = self.timeline.seconds(end);
         self.first_after.fill(None);
         while end.elapsed() < RECOVERY_LIMIT {
-            let until = self.read()?;
+            let until = self.read(answered)?;
             let is_served = self.first_after.iter().all(Option::is_some);
             if is_served && until.is_some_and(|until| until >= end) {
                 return Ok(Some(end.elapsed()));

@@ -7,6 +7,7 @@
 //! See docs/decisions/0040-positions-in-the-database.md.
 
 use crate::database::{Error, Tid, step};
+use postgres::types::ToSql;
 use postgres::{Client, GenericClient, Row, Statement};
 use std::collections::BTreeMap;
 use std::mem;
@@ -304,19 +305,14 @@ impl Ownership {
         }
         let Statements { store, store_in_place, .. } = &self.statements;
         let topic = &self.topic;
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [topic, partitions, epochs, next, resume, topic_ids, places];
         let mut stored = Vec::new();
         if places.len() == partitions.len() {
-            stored = client
-                .query(
-                    store_in_place,
-                    &[topic, partitions, epochs, next, resume, topic_ids, places],
-                )
-                .map_err(step("store positions"))?;
+            stored = client.query(store_in_place, &parameters).map_err(step("store positions"))?;
         }
         if stored.len() < partitions.len() {
-            stored = client
-                .query(store, &[topic, partitions, epochs, next, resume, topic_ids])
-                .map_err(step("store positions"))?;
+            stored = client.query(store, &parameters).map_err(step("store positions"))?;
         }
         if stored.len() < partitions.len() {
             return Err(Error::Fenced);
@@ -382,6 +378,25 @@ fn owned(row: &Row) -> (i32, Owned) {
     (row.get(0), Owned { epoch: row.get(1), place: None, progress, topic_id: row.get(4) })
 }
 
+/// Stores positions. `is_row` finds the row of a partition.
+fn store_sql(is_row: &str) -> String {
+    format!(
+        "UPDATE topic_partition AS old
+         SET next_offset = new.next_offset, resume_offset = new.resume_offset,
+             topic_id = new.topic_id
+         FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[],
+                     $7::tid[])
+              AS new (partition, epoch, next_offset, resume_offset, topic_id, place)
+         WHERE {is_row} AND old.epoch = new.epoch
+         RETURNING old.partition, old.ctid"
+    )
+}
+
+const BY_KEY: &str = "old.topic = $1 AND old.partition = new.partition";
+/// With `=` PostgreSQL could use the index of the key.
+const IN_PLACE: &str = "old.ctid = new.place AND old.topic IS NOT DISTINCT FROM $1
+           AND old.partition IS NOT DISTINCT FROM new.partition";
+
 struct Statements {
     add_partitions: Statement,
     join: Statement,
@@ -442,29 +457,8 @@ impl Statements {
                 "UPDATE topic_partition SET owner = NULL
                  WHERE topic = $1 AND partition = $2 AND epoch = $3",
             )?,
-            store: prepare(
-                "UPDATE topic_partition AS old
-                 SET next_offset = new.next_offset, resume_offset = new.resume_offset,
-                     topic_id = new.topic_id
-                 FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[])
-                      AS new (partition, epoch, next_offset, resume_offset, topic_id)
-                 WHERE old.topic = $1 AND old.partition = new.partition AND old.epoch = new.epoch
-                 RETURNING old.partition, old.ctid",
-            )?,
-            // With `=` PostgreSQL could use the index of the key.
-            store_in_place: prepare(
-                "UPDATE topic_partition AS old
-                 SET next_offset = new.next_offset, resume_offset = new.resume_offset,
-                     topic_id = new.topic_id
-                 FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[],
-                             $7::tid[])
-                      AS new (partition, epoch, next_offset, resume_offset, topic_id, place)
-                 WHERE old.ctid = new.place
-                   AND old.topic IS NOT DISTINCT FROM $1
-                   AND old.partition IS NOT DISTINCT FROM new.partition
-                   AND old.epoch = new.epoch
-                 RETURNING old.partition, old.ctid",
-            )?,
+            store: prepare(&store_sql(BY_KEY))?,
+            store_in_place: prepare(&store_sql(IN_PLACE))?,
             leave: prepare(
                 "WITH released AS (UPDATE topic_partition SET owner = NULL WHERE owner = $1)
                  DELETE FROM worker WHERE id = $1",

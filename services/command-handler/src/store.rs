@@ -580,8 +580,7 @@ fn store_transfers(
     }
     let (changed, places): (Vec<i64>, Vec<Tid>) = (row.get(2), row.get(3));
     for (number, place) in changed.into_iter().zip(places) {
-        let index = usize::try_from(number - 1).expect("they begin with 1");
-        before.places[index] = place;
+        before.places[usize::try_from(number - 1).expect("they begin with 1")] = place;
     }
     Ok(Some(row.get(1)))
 }
