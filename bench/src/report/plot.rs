@@ -116,7 +116,8 @@ impl Axis {
         match scale {
             Scale::Linear => {
                 let most = values.fold(0.0, f64::max);
-                let step = step(most.max(1e-9));
+                // Values that are all 0 have the axis of 1.
+                let step = step(if most > 0.0 { most } else { 1.0 });
                 Self { scale, from: 0.0, to: (most / step).ceil().max(1.0) * step, start, end }
             }
             Scale::Log => {
