@@ -11,6 +11,18 @@ use std::time::Instant;
 pub const GRAPHQL_URL: Variable =
     Variable::required("GRAPHQL_ENDPOINT_URL", "the GraphQL endpoint, as in http://127.0.0.1:8888");
 
+/// Opens an account, or logs in.
+pub const LOG_IN: &str = "mutation($username: String!, $password: String!) {
+    get_account(username: $username, password: $password) { iban token reason } }";
+/// Moves money.
+pub const TRANSFER: &str = "mutation(
+        $uuid: String!, $token: String!, $amount: Int!,
+        $from: String!, $to: String!, $descr: String!
+    ) {
+    money_transfer(
+        uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr
+    ) { success reason } }";
+
 /// A WebSocket connection to the endpoint.
 pub struct Connection(Socket);
 

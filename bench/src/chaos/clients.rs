@@ -1,6 +1,7 @@
 //! GraphQL clients that record what the bank has promised to them.
 
 use crate::error::Error;
+use crate::graphql::{LOG_IN, TRANSFER};
 use bank::iban::CASH;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -24,15 +25,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// Time for the endpoint to store the last changes.
 const STORED_LIMIT: Duration = Duration::from_secs(10);
 
-const LOG_IN: &str = "mutation($username: String!, $password: String!) {
-    get_account(username: $username, password: $password) { iban token reason } }";
-const TRANSFER: &str = "mutation(
-        $uuid: String!, $token: String!, $amount: Int!,
-        $from: String!, $to: String!, $descr: String!
-    ) {
-    money_transfer(
-        uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr
-    ) { success reason } }";
 const BALANCE: &str = "query($iban: String!) { account(iban: $iban) { balance_cents } }";
 
 /// The answer to a transfer, which must stay the same.

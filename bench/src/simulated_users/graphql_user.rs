@@ -2,24 +2,15 @@
 
 use super::client::{Client, TIMEOUT, TransferEnd};
 use crate::error::Error;
-use crate::graphql::{Connection, GraphqlMessage};
+use crate::graphql::{Connection, GraphqlMessage, LOG_IN, TRANSFER};
 use crate::output;
 use bank::iban::{CASH, COMPANY_IBAN};
 use serde_json::{Value, json};
 use std::time::Instant;
 use uuid::Uuid;
 
-const LOG_IN: &str = "mutation($username: String!, $password: String!) {
-    get_account(username: $username, password: $password) { iban token reason } }";
 const LISTEN: &str =
     "subscription($iban: String!) { stream_transactions(iban: $iban) { descr new_balance } }";
-const TRANSFER: &str = "mutation(
-        $uuid: String!, $token: String!, $amount: Int!,
-        $from: String!, $to: String!, $descr: String!
-    ) {
-    money_transfer(
-        uuid: $uuid, token: $token, amount: $amount, from: $from, to: $to, descr: $descr
-    ) { success reason } }";
 /// Id of the subscription. The ids of steps are numbers.
 const LISTENING: &str = "changes";
 
