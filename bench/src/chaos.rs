@@ -6,7 +6,7 @@ mod scenario;
 mod timeline;
 
 use self::clients::{Answer, Clients};
-use self::faults::{Answered, Faults, Target};
+use self::faults::{Answered, Faults, LOOK_INTERVAL, Target};
 use self::scenario::Scenario;
 use self::timeline::{Timeline, watch_sum};
 use crate::check::{TRANSACTION_DATABASE_URL, check};
@@ -36,8 +36,6 @@ use std::time::{Duration, Instant};
 const CALM: Duration = Duration::from_secs(3);
 /// Time after which the bank no longer counts as recovering.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
-/// Time between two looks at the observer.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Limit for missing outcomes and transactions in the check at the end.
 const CHECK_WAIT: Duration = Duration::from_secs(30);
 
@@ -143,6 +141,10 @@ fn chosen(options: &ChaosOptions) -> Result<Vec<Scenario>, Error> {
         all.retain(|scenario| scenario.is_short);
     } else if !options.scenarios.is_empty() {
         all.retain(|scenario| options.scenarios.contains(&scenario.name));
+    }
+    if all.is_empty() {
+        let folder = options.folder.display();
+        return Err(Error::Usage(format!("{folder} has no scenario to run (docs/chaos.md)")));
     }
     Ok(all)
 }
@@ -410,5 +412,28 @@ impl Load<'_> {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Command, parse};
+
+    #[test]
+    fn run_without_a_scenario_is_refused() {
+        let names = |line: &str| match parse(&format!("chaos {line}")).unwrap() {
+            Command::Chaos(options) => chosen(&options)
+                .map(|all| all.into_iter().map(|it| it.name).collect::<Vec<_>>())
+                .map_err(|err| err.to_string()),
+            other => Err(format!("{other:?}")),
+        };
+        let folder = env!("CARGO_MANIFEST_DIR");
+        let scenarios = format!("--folder {folder}/scenarios");
+        assert_eq!(names(&format!("{scenarios} --scenarios deadlock")).unwrap(), ["deadlock"]);
+        let unknown = names(&format!("{scenarios} --scenarios nope")).unwrap_err();
+        assert!(unknown.contains("nope") && unknown.contains("deadlock"), "{unknown}");
+        let none = names(&format!("--folder {folder}/src")).unwrap_err();
+        assert!(none.contains("has no scenario"), "{none}");
     }
 }

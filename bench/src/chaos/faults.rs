@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 const ANSWERED_LIMIT: Duration = Duration::from_secs(60);
 /// Limit of the wait for a killed service to be started again by its supervisor.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// Time between two looks at the answers.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Time between two looks at the records and at the answers.
+pub const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the steps act on.
 pub struct Target {
