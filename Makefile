@@ -63,8 +63,9 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 .PHONY: help \
 	up down status logs env wipe build demo \
 	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration \
-	test-kafka test-bank test-kafka-4 test-peers test-images chaos fuzz check-bank verify \
-	bench bench-quick results bench-probe bench-graphql bench-scale compare-handlers footprint \
+	test-kafka test-bank test-kafka-4 test-peers test-binaries test-images chaos fuzz \
+	check-bank verify bench bench-quick results bench-probe bench-graphql bench-scale \
+	compare-handlers footprint \
 	peers binaries images verify-reproducible \
 	schema configuration page graphiql screenshots
 
@@ -206,14 +207,19 @@ test-peers: ## build and verify the command-handlers in peers/
 	@$(TEST_PEERS) $(STACK) with --servers-only bench verify \
 		--kills 1 --kill-transfers 300 --out target/test-peers --handler "$(PEERS)"
 
-test-images: ## run all images as containers, and the arm64 binaries in an emulator
-	@echo "Testing the images and the arm64 binaries: about 14 minutes"
-	@$(STACK) prerequisites static images
+test-binaries: ## build the binaries that test-images runs
+	@echo "Building the binaries of test-images: about 9 minutes"
+	@$(STACK) prerequisites static
 	@deploy/images/binaries.sh amd64
 	@BINARIES="synchronizer command-handler" DIST=target/test-images/dist \
 		deploy/images/binaries.sh arm64
 	@BINARIES=graphql-endpoint FEATURES=graphql-endpoint/failpoints \
 		DIST=target/test-images/failpoints deploy/images/binaries.sh amd64
+
+test-images: ## run all images as containers, and the arm64 binaries in an emulator
+	@echo "Testing the images and the arm64 binaries: about 14 minutes"
+	@$(MAKE_TARGET) test-binaries
+	@$(STACK) prerequisites images
 	@deploy/images/images.sh amd64
 	@$(TEST_IMAGES) $(STACK) wipe
 	@$(TEST_IMAGES) $(STACK) build
