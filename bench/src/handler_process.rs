@@ -6,11 +6,11 @@ use crate::handlers::Handler;
 use crate::proc::Process;
 use crate::topic_reader::{Cluster, ends};
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER};
+use free_port::free_port;
 use postgres::{Client, NoTls};
 use service::env::{COMPANY_TOKEN, COMPANY_TOKEN_FILE, Env, SCHEMA_REGISTRY_URL, Variable};
 use service::shutdown::Shutdown;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -103,7 +103,7 @@ pub fn start(
     let log = logs.join(format!("{}.log", handler.name));
     let failed = |source| Error::Csv { path: log.clone(), source };
     let out = File::options().create(true).append(true).open(&log).map_err(failed)?;
-    let port = free_port().map_err(failed)?;
+    let port = free_port();
     let own = |source| Error::Part { part: handler.name.clone(), pid: 0, source };
     let container =
         handler.in_container.then(|| format!("scratchbank-{}", Uuid::new_v4().simple()));
@@ -161,11 +161,6 @@ fn skip_commands(cluster: &Cluster, shutdown: &Shutdown) -> Result<(), Error> {
 fn run(url: &str, sql: &str) -> Result<(), Error> {
     let failed = |source| Error::Database { step: "create or drop a database", source };
     Client::connect(url, NoTls).map_err(failed)?.batch_execute(sql).map_err(failed)
-}
-
-/// A port on which nothing listens now.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 /// A running command-handler; dropping it kills the process.

@@ -2,8 +2,8 @@
 
 use crate::stack::{PATIENCE, Stack, binary};
 use crate::wait::until;
+use free_port::free_port;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -278,10 +278,4 @@ fn spawn(command: &mut Command) -> Child {
 fn appending(log: &Path) -> File {
     let file = File::options().append(true).open(log);
     file.unwrap_or_else(|err| panic!("{}: {err}", log.display()))
-}
-
-/// A port on which nothing listens now.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the system has a port");
-    listener.local_addr().expect("it is bound").port()
 }

@@ -5,9 +5,9 @@ use bank::topology::CONFIRM_MONEY_TRANSFER;
 use bank_tests::bank_client::BankClient;
 use bank_tests::stack::{PATIENCE, Post, Stack, binary, post};
 use bank_tests::wait::until;
+use free_port::free_port;
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,14 +24,14 @@ struct Running {
 
 impl Running {
     fn start(stack: &Stack, service: &str, stderr: impl Into<Stdio>, env: &[(&str, &str)]) -> Self {
-        let [health, control, graphql] = free_ports();
+        let health = free_port();
         let process = Command::new(binary(service))
             .env("KAFKA_BROKERS", stack.kafka.brokers.join(","))
             .env("SCHEMA_REGISTRY_URL", stack.registry_url())
             .env("DATABASE_URL", stack.database_url())
             .env("HEALTH_PORT", health.to_string())
-            .env("CONTROL_PORT", control.to_string())
-            .env("GRAPHQL_PORT", graphql.to_string())
+            .env("CONTROL_PORT", free_port().to_string())
+            .env("GRAPHQL_PORT", free_port().to_string())
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -71,12 +71,6 @@ impl Drop for Running {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Different ports on which nothing listens now.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 fn poison(count: usize) -> Vec<Post> {
@@ -200,7 +194,7 @@ fn failures(stack: &Stack, service: &str, env: &[(&str, &str)]) -> BTreeMap<Stri
 #[ignore = "needs the stack: make test-integration"]
 fn repeated_failure_is_logged_once_a_second() {
     let stack = Stack::shared();
-    let [closed] = free_ports();
+    let closed = free_port();
     let (broker, url) = (format!("127.0.0.1:{closed}"), format!("http://127.0.0.1:{closed}"));
     let no_database = format!("postgres://bank:x@127.0.0.1:{closed}/balancedb");
     let (_, server) = stack.database_url().split_once('@').unwrap();

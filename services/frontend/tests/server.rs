@@ -1,10 +1,11 @@
 //! Tests of the frontend's binary. They need no other server.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+use free_port::free_port;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -89,10 +90,6 @@ impl Drop for Frontend {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn ask(port: u16, request: &str) -> Reply {

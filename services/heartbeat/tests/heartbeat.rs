@@ -6,6 +6,7 @@ use avro::Decoder;
 use avro::registry::Registry;
 use bank::records::Heartbeat;
 use bank::topology::HEARTBEAT;
+use free_port::free_port;
 use messaging::KafkaConfig;
 use messaging::Position;
 use serde_json::{Value, json};
@@ -92,10 +93,6 @@ impl Drop for Running {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn wait_until(what: &str, done: impl Fn() -> bool) {

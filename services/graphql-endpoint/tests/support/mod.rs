@@ -9,9 +9,10 @@ use bank::records::BalanceChanged;
 use bank::timestamp::Timestamp;
 use bank_tests::stack::{PATIENCE, Post, Stack, binary};
 use bank_tests::wait::until;
+use free_port::free_port;
 use serde_json::{Value, json};
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -306,14 +307,4 @@ pub fn agent() -> ureq::Agent {
         .timeout_global(Some(PATIENCE))
         .build()
         .new_agent()
-}
-
-/// A port below those that the system assigns to outgoing connections.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok();
-    let first = std::process::id();
-    let ports = (0..2700).map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut ports = ports.map(|number| 30_000 + (number % 2700) as u16);
-    ports.find(is_free).expect("one of 2,700 ports is free")
 }
