@@ -390,6 +390,19 @@ fn crowd_gives_a_place_to_a_newcomer() {
 }
 
 #[test]
+fn client_with_few_connections_gets_another_place() {
+    let limits = Limits { connections: 8, ..Limits::default() };
+    let addr = http::serve(LOCALHOST, limits, hello).unwrap().addr;
+    let connect_n = |n: u8| connect_from(Ipv4Addr::new(127, 0, 0, 2 + n % 2), addr);
+    let crowd: Vec<TcpStream> = (0..8).map(connect_n).collect();
+    let first = connect(addr);
+    // The search for a place for one of the crowd fails.
+    assert!(read_all(connect_n(0)).unwrap().contains(" 503 "));
+    assert!(ask(addr, HELLO).unwrap().ends_with("hello\n"));
+    drop((crowd, first));
+}
+
+#[test]
 fn answered_crowd_gives_a_place_to_a_newcomer() {
     let limits = Limits { connections: 8, ..Limits::default() };
     let addr = http::serve(LOCALHOST, limits, hello).unwrap().addr;

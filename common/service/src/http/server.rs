@@ -33,7 +33,8 @@ const TURN_BYTES: usize = 64 << 10;
 const ACCEPTS_PER_TURN: usize = 64;
 /// Size of the buffer that bytes are read into.
 const READ_BYTES: usize = 16 << 10;
-/// Minimum interval between searches for an idle connection to close, except for a new client.
+/// Minimum interval between a failed search for an idle connection to close and the next one for
+/// the same or a larger client.
 const SEARCH_INTERVAL: Duration = Duration::from_millis(10);
 const BACKLOG: i32 = 1024;
 
@@ -163,7 +164,9 @@ struct Server<H> {
     /// True if connections may wait to be accepted.
     must_accept: bool,
     accept_failed: bool,
-    searched: Option<Instant>,
+    /// When the last search for an idle connection failed, and the number of connections of the
+    /// client for which it was.
+    failed_search: Option<(Instant, usize)>,
     refusals: RefusalLog,
     buffer: Vec<u8>,
 }
@@ -214,7 +217,7 @@ impl<H: Handler> Server<H> {
             unread: BTreeSet::new(),
             must_accept: false,
             accept_failed: false,
-            searched: None,
+            failed_search: None,
             refusals: RefusalLog(None),
             buffer: vec![0; READ_BYTES],
         })
@@ -336,11 +339,12 @@ impl<H: Handler> Server<H> {
     fn close_idle(&mut self, full: Full, client: IpAddr) -> bool {
         let now = Instant::now();
         let own = self.limit.count(client);
-        let is_early = |last| now.duration_since(last) < SEARCH_INTERVAL;
-        if own > 0 && self.searched.is_some_and(is_early) {
+        // A search for a client with fewer connections may succeed all the same.
+        let is_early = |(last, count)| own >= count && now.duration_since(last) < SEARCH_INTERVAL;
+        if own > 0 && self.failed_search.is_some_and(is_early) {
             return false;
         }
-        self.searched = Some(now);
+        self.failed_search = Some((now, own));
         let rank = |entry: &Entry| {
             let count = self.limit.count(entry.client);
             let is_old = now.duration_since(entry.opened) >= IDLE_TIME;
@@ -357,7 +361,7 @@ impl<H: Handler> Server<H> {
         let Some((_, key)) = ranked.max() else { return false };
         self.close(key);
         // The next one may be idle as well.
-        self.searched = None;
+        self.failed_search = None;
         true
     }
 
