@@ -215,7 +215,7 @@ impl Client {
     fn transfer(&mut self) -> Transfer {
         let Account { iban, token } = self.own.clone();
         let amount = self.rng.random_range(1..1000);
-        let uuid = Uuid::new_v4();
+        let uuid = Uuid::now_v7();
         match self.rng.random_range(0..10) {
             0..5 => Transfer { uuid, token: CASH.into(), amount, from: CASH.into(), to: iban },
             5..9 => Transfer { uuid, token, amount, from: iban, to: self.other.clone() },

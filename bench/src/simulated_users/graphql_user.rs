@@ -78,7 +78,7 @@ impl GraphqlUser {
             (self.token.as_str(), self.iban.as_str(), COMPANY_IBAN)
         };
         let variables = json!({
-            "uuid": Uuid::new_v4(), "token": token, "amount": cents.abs(), "from": from, "to": to,
+            "uuid": Uuid::now_v7(), "token": token, "amount": cents.abs(), "from": from, "to": to,
             "descr": description,
         });
         self.connection.ask(id, TRANSFER, &variables)

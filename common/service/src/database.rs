@@ -12,6 +12,7 @@ use std::time::Duration;
 mod connect;
 mod deadline;
 mod error;
+pub mod retention;
 mod tid;
 
 pub use connect::connect;

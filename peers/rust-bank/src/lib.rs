@@ -78,8 +78,8 @@ impl BatchDecider {
         };
         Ok(Some(Self {
             session: Session::open(&database, shutdown)?,
-            creations: CommandDecoder::new(registry.clone()),
-            transfers: CommandDecoder::new(registry),
+            creations: CommandDecoder::new(registry.clone(), None),
+            transfers: CommandDecoder::new(registry, None),
             dead_creations: DeadLetters::new(CONFIRM_ACCOUNT_CREATION.name),
             dead_transfers: DeadLetters::new(CONFIRM_MONEY_TRANSFER.name),
             creation_outcomes,

@@ -2,6 +2,7 @@
 //! generator that the heartbeat seeds.
 
 use bank::iban::{self, CASH, COMPANY_IBAN, Token};
+use bank::ids;
 use bank::money::Cents;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use rand::seq::IndexedRandom;
@@ -143,22 +144,14 @@ pub fn beat_id(partition: i32, offset: i64, key: &[u8], number: i64) -> Uuid {
     name.extend_from_slice(key);
     // A key that is not a time also results in a valid id, but ids then do not ascend.
     let time = str::from_utf8(key).ok().and_then(|ms| ms.parse::<u64>().ok()).unwrap_or_default();
-    derived(time, &name)
-}
-
-/// Returns a UUID of version 8 (RFC 9562, section 5.8): `time_ms` in the first 48 bits, as in
-/// version 7, followed by a hash of `name`.
-fn derived(time_ms: u64, name: &[u8]) -> Uuid {
-    let mut bytes = Uuid::new_v5(&NAMESPACE, name).into_bytes();
-    bytes[..6].copy_from_slice(&time_ms.to_be_bytes()[2..]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+    ids::derived(&NAMESPACE, time, &name)
 }
 
 /// Returns the id of the first salary for the account that command `opened` has opened. The bank
 /// pays the salary once, even if the outcome is read again.
 pub fn first_salary_id(opened: &Uuid) -> Uuid {
     let time = opened.as_u64_pair().0 >> 16;
-    derived(time, &[b"salary", &opened.as_bytes()[..]].concat())
+    ids::derived(&NAMESPACE, time, &[b"salary", &opened.as_bytes()[..]].concat())
 }
 
 /// Returns the random numbers of heartbeat or account `number`: a function of `seed` and `number`,

@@ -6,12 +6,14 @@ use crate::error::Error;
 use crate::store::Session;
 use avro::registry::Registry;
 use avro::{Encoder, Record};
+use bank::ids;
 use bank::records::{
     AccountCreationConfirmed, AccountCreationFailed, BalanceChanged, ConfirmAccountCreation,
     ConfirmMoneyTransfer, MoneyTransferConfirmed, MoneyTransferFailed,
 };
 use bank::timestamp::Timestamp;
 use messaging::producer::Outgoing;
+use service::database::retention::Retention;
 use service::ownership::Positions;
 use service::shutdown::Shutdown;
 use uuid::Uuid;
@@ -30,8 +32,9 @@ pub trait CommandTopic: Sized + Send + 'static {
     /// The registry does not have one of the schemas.
     fn open(registry: &Registry, shutdown: &Shutdown) -> Result<Option<Self>, Error>;
 
-    /// Returns the reason for dead_letter if PostgreSQL cannot store `command`.
-    fn unstorable(command: &Self::Command) -> Option<&'static str>;
+    /// Returns the reason for dead_letter if `command` cannot be decided: PostgreSQL cannot store
+    /// it, or its outcome may have been deleted.
+    fn undecidable(command: &Self::Command, retention: Option<Retention>) -> Option<String>;
 
     /// Decides `commands` in one transaction, and stores `positions` with the outcomes. Returns one
     /// outcome per command, in the same order.
@@ -67,7 +70,10 @@ impl CommandTopic for AccountCreations {
         Ok(Some(Self { confirmed, failed }))
     }
 
-    fn unstorable(_command: &ConfirmAccountCreation) -> Option<&'static str> {
+    fn undecidable(
+        _command: &ConfirmAccountCreation,
+        _retention: Option<Retention>,
+    ) -> Option<String> {
         None
     }
 
@@ -121,9 +127,15 @@ impl CommandTopic for MoneyTransfers {
         Ok(Some(Self { confirmed, failed, changed }))
     }
 
-    fn unstorable(command: &ConfirmMoneyTransfer) -> Option<&'static str> {
+    fn undecidable(command: &ConfirmMoneyTransfer, retention: Option<Retention>) -> Option<String> {
         let texts = [&command.from, &command.to, &command.description];
-        texts.iter().any(|text| text.contains('\0')).then_some("a text has a NUL character")
+        if texts.iter().any(|text| text.contains('\0')) {
+            return Some("a text has a NUL character".to_owned());
+        }
+        let (retention, time) = retention.zip(ids::time_ms(command.id))?;
+        let days = retention.days;
+        let reason = || format!("the time of its id is more than {days} days ago (RETAIN_DAYS)");
+        retention.is_past(time).then(reason)
     }
 
     fn decide(

@@ -3,10 +3,12 @@
 use bank::iban::Token;
 use messaging::producer::ProducerConfig;
 use service::database;
+use service::database::retention::{RETAIN_DAYS, Retention};
 use service::env::{self, COMPANY_TOKEN, COMPANY_TOKEN_FILE, Env, SCHEMA_REGISTRY_URL, Variable};
 
 /// The variables of this service, in addition to those of Kafka, producer and database.
-pub const VARIABLES: &[Variable] = &[SCHEMA_REGISTRY_URL, COMPANY_TOKEN, COMPANY_TOKEN_FILE];
+pub const VARIABLES: &[Variable] =
+    &[SCHEMA_REGISTRY_URL, COMPANY_TOKEN, COMPANY_TOKEN_FILE, RETAIN_DAYS];
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -18,6 +20,8 @@ pub struct Config {
     pub database: postgres::Config,
     /// `COMPANY_TOKEN` or `COMPANY_TOKEN_FILE`; `None` keeps the stored token.
     pub company_token: Option<Token>,
+    /// `RETAIN_DAYS`; `None`: outcomes are kept forever.
+    pub retention: Option<Retention>,
 }
 
 impl Config {
@@ -28,6 +32,7 @@ impl Config {
             registry_url: env.text(&SCHEMA_REGISTRY_URL)?,
             company_token: env.parse_secret(&COMPANY_TOKEN, &COMPANY_TOKEN_FILE, "20 digits")?,
             database: database::config(env)?,
+            retention: Retention::from_env(env)?,
         })
     }
 }

@@ -10,6 +10,7 @@ use messaging::consumer::{Answers, Consumer};
 use messaging::dead_letters::DeadLetters;
 use messaging::producer::Outgoing;
 use messaging::{FetchedRecord, KafkaConfig, Position, TopicId};
+use service::database::retention::Retention;
 use service::log::Chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const POLL_WAIT: Duration = Duration::from_millis(500);
 pub struct CommandBatch<C> {
     /// The commands of each partition, in offset order.
     pub commands: Vec<C>,
-    /// The undecodable records, as records for dead_letter.
+    /// The records that cannot be decided, as records for dead_letter.
     pub dead_letters: Vec<Outgoing>,
     /// Next offset of each partition after this batch.
     pub positions: BTreeMap<i32, i64>,
@@ -66,6 +67,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
     pub fn start<T: CommandTopic<Command = C>>(
         kafka: &KafkaConfig,
         registry: &Registry,
+        retention: Option<Retention>,
         topic_id: Option<TopicId>,
         positions: Vec<Position>,
         records_max: usize,
@@ -78,7 +80,7 @@ impl<C: Record + Send + 'static> CommandReader<C> {
         let consumer = Consumer::start_in(kafka, C::TOPIC.name, topic_id, positions);
         let answers = consumer.answers();
         let reader = ReaderThread::<T> {
-            decoder: CommandDecoder::new(registry.clone()),
+            decoder: CommandDecoder::new(registry.clone(), retention),
             sender,
             stop: stop.clone(),
             records_max,
@@ -195,15 +197,18 @@ impl<T: CommandTopic> ReaderThread<T> {
 }
 
 /// Decodes and checks the records of a command topic.
-pub struct CommandDecoder<T: CommandTopic>(Decoder<T::Command>);
+pub struct CommandDecoder<T: CommandTopic> {
+    decoder: Decoder<T::Command>,
+    retention: Option<Retention>,
+}
 
 impl<T: CommandTopic> CommandDecoder<T> {
-    /// The writers' schemas come from `registry`.
-    pub fn new(registry: Registry) -> Self {
-        Self(Decoder::new(registry))
+    /// The writers' schemas come from `registry`. Outcomes are kept for the period `retention`.
+    pub fn new(registry: Registry, retention: Option<Retention>) -> Self {
+        Self { decoder: Decoder::new(registry), retention }
     }
 
-    /// Returns the command, or the reason why the record is undecodable.
+    /// Returns the command, or the reason for its dead letter.
     ///
     /// # Errors
     /// The registry did not return the writer's schema.
@@ -220,9 +225,9 @@ impl<T: CommandTopic> CommandDecoder<T> {
             let bytes = value.len();
             return Ok(Err(format!("value of {bytes} bytes, more than {COMMAND_BYTES_MAX}")));
         }
-        match self.0.decode(value) {
-            Ok(command) => Ok(match T::unstorable(&command) {
-                Some(reason) => Err(reason.to_owned()),
+        match self.decoder.decode(value) {
+            Ok(command) => Ok(match T::undecidable(&command, self.retention) {
+                Some(reason) => Err(reason),
                 None => Ok(command),
             }),
             Err(avro::Error::Undecodable(reason)) => Ok(Err(reason)),

@@ -61,6 +61,9 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     let config = Config::from_env(&start.env)?;
     let health = Health::serve(&start.env)?;
     prepare_database(&config, &start.shutdown)?;
+    if let Some(retention) = config.retention {
+        store::delete_old_outcomes(&config.database, retention, &start.shutdown);
+    }
     let (sender, events) = channel();
     spawn::<AccountCreations>(0, &config, &start.shutdown, &sender);
     spawn::<MoneyTransfers>(1, &config, &start.shutdown, &sender);

@@ -55,6 +55,9 @@ static OLDEST_SNAPSHOT: LazyLock<IntGauge> = LazyLock::new(|| {
     .expect("no other metric has this name")
 });
 
+/// Age of a snapshot that is logged.
+const OLD_SNAPSHOT: Duration = Duration::from_secs(60);
+
 /// The oldest snapshot that other sessions keep.
 static SNAPSHOT: Mutex<Option<OldestSnapshot>> = Mutex::new(None);
 
@@ -86,6 +89,13 @@ pub fn oldest_snapshot(id: Option<i64>) {
     let mut snapshot = SNAPSHOT.lock().unwrap_or_else(PoisonError::into_inner);
     *snapshot = OldestSnapshot::next(*snapshot, id, Instant::now());
     let age = snapshot.map_or(Duration::ZERO, |it| it.since.elapsed());
+    if snapshot.as_mut().is_some_and(|it| it.is_old_now(age)) {
+        log::warn!(
+            seconds = age.as_secs();
+            "another session has an open transaction, so PostgreSQL keeps all row versions: see \
+             old snapshots in docs/operations.md"
+        );
+    }
     OLDEST_SNAPSHOT.set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
 }
 
@@ -96,12 +106,22 @@ pub fn oldest_snapshot(id: Option<i64>) {
 struct OldestSnapshot {
     id: i64,
     since: Instant,
+    is_logged: bool,
 }
 
 impl OldestSnapshot {
     fn next(known: Option<Self>, id: Option<i64>, now: Instant) -> Option<Self> {
         let id = id?;
-        Some(known.filter(|known| known.id == id).unwrap_or(Self { id, since: now }))
+        Some(known.filter(|known| known.id == id).unwrap_or(Self {
+            id,
+            since: now,
+            is_logged: false,
+        }))
+    }
+
+    /// True once, when it becomes old.
+    fn is_old_now(&mut self, age: Duration) -> bool {
+        age >= OLD_SNAPSHOT && !std::mem::replace(&mut self.is_logged, true)
     }
 }
 
@@ -114,10 +134,19 @@ mod tests {
         let start = Instant::now();
         let later = start + Duration::from_secs(5);
         let first = OldestSnapshot::next(None, Some(7), start);
-        assert_eq!(first, Some(OldestSnapshot { id: 7, since: start }));
+        assert_eq!(first, Some(OldestSnapshot { id: 7, since: start, is_logged: false }));
         assert_eq!(OldestSnapshot::next(first, Some(7), later), first);
-        let second = Some(OldestSnapshot { id: 8, since: later });
+        let second = Some(OldestSnapshot { id: 8, since: later, is_logged: false });
         assert_eq!(OldestSnapshot::next(first, Some(8), later), second);
         assert_eq!(OldestSnapshot::next(first, None, later), None);
+    }
+
+    #[test]
+    fn old_snapshot_is_logged_once() {
+        let since = Instant::now();
+        let mut snapshot = OldestSnapshot { id: 7, since, is_logged: false };
+        let ages = [0, 59, 60, 65];
+        let logged = ages.map(|age| snapshot.is_old_now(Duration::from_secs(age)));
+        assert_eq!(logged, [false, false, true, false]);
     }
 }

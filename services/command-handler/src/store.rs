@@ -18,6 +18,7 @@ use bank::reasons::Reason;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
 use postgres::{Client, Row, Statement, Transaction};
+use service::database::retention::{self, OldRows, Retention};
 use service::database::{self, Tid};
 use service::ownership::{self, Ownership, Positions};
 use service::shutdown::Shutdown;
@@ -41,7 +42,8 @@ pub const SCHEMA: database::Schema = database::Schema {
     ],
     rights: &[
         ("SELECT, INSERT, UPDATE", "account"),
-        ("SELECT, INSERT", "account_iban, account_creation, transfer"),
+        ("SELECT, INSERT", "account_iban, account_creation"),
+        ("SELECT, INSERT, DELETE", "transfer"),
         ("SELECT", "token_key"),
         ownership::RIGHTS[0],
         ownership::RIGHTS[1],
@@ -67,6 +69,15 @@ const SETTINGS: &str = "-c idle_session_timeout=10s -c idle_in_transaction_sessi
 pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Error> {
     let _watch = database::watch(shutdown, "migrate the database");
     Ok(database::migrate(&mut connect(config)?, &SCHEMA)?)
+}
+
+/// Starts to delete the outcomes of transfers that are older than the period.
+pub fn delete_old_outcomes(config: &postgres::Config, retention: Retention, shutdown: &Shutdown) {
+    retention::start(config, SERVICE, retention, vec![old_outcomes()], shutdown);
+}
+
+fn old_outcomes() -> OldRows {
+    OldRows::by_id("transfer", "id")
 }
 
 /// The stored token of the company account.

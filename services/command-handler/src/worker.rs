@@ -196,6 +196,7 @@ impl<O: Send + 'static> Serving<'_, O> {
             let reader = CommandReader::start::<T>(
                 kafka,
                 &worker.registry,
+                worker.config.retention,
                 state.id,
                 positions,
                 TRANSACTION_COMMANDS,

@@ -39,6 +39,6 @@ impl App {
     pub fn transfers(&self) -> Transfers<'_> {
         let Self { store, commands, config, .. } = self;
         let (wait, cash_deposits) = (config.answer_timeout, config.cash_deposits);
-        Transfers { store, commands, wait, cash_deposits }
+        Transfers { store, commands, wait, cash_deposits, retention: config.retention }
     }
 }

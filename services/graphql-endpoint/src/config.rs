@@ -3,6 +3,7 @@
 use crate::token::{digest, digest_of_hex};
 use messaging::producer::ProducerConfig;
 use service::database;
+use service::database::retention::{RETAIN_DAYS, Retention};
 use service::env::{self, Env, SCHEMA_REGISTRY_URL, Secret, Variable};
 use service::http::{self, HTTP_ADDR};
 use service::url;
@@ -28,6 +29,7 @@ pub const VARIABLES: &[Variable] = &[
     REGISTRATION,
     REGISTRATIONS_PER_HOUR,
     CONSUMER_GROUP_PROTOCOL,
+    RETAIN_DAYS,
 ];
 
 const GRAPHQL_PORT: Variable =
@@ -138,6 +140,8 @@ pub struct Config {
     pub registrations_per_hour: u32,
     /// True if `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
+    /// `RETAIN_DAYS`; `None`: rows are kept forever.
+    pub retention: Option<Retention>,
 }
 
 /// Reads all transactions.
@@ -204,6 +208,7 @@ impl Config {
             registration: env.choice(&REGISTRATION, &SWITCH)?,
             registrations_per_hour: env.number(&REGISTRATIONS_PER_HOUR, 1..=1_000_000)?,
             is_member,
+            retention: Retention::from_env(env)?,
         })
     }
 }

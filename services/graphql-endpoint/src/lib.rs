@@ -114,6 +114,9 @@ fn run(start: &Start<'_>) -> Result<ExitCode, BoxError> {
     consume::retry(shutdown, "waiting for the database", || {
         store::migrate(&config.database, shutdown)
     })?;
+    if let Some(retention) = config.retention {
+        store::delete_old_rows(&config.database, retention, shutdown);
+    }
     let registry = Registry::new(&config.registry_url);
     let producer = Arc::new(Producer::start(config.producer.clone(), shutdown));
     let Some(commands) = CommandClient::open(producer.clone(), &registry, shutdown)? else {

@@ -41,6 +41,8 @@ pub enum EndpointReason {
     /// The uuid belongs to a transfer with other arguments.
     UuidReused,
     UuidUnknown,
+    /// The uuid is older than `RETAIN_DAYS`.
+    UuidTooOld,
     /// Clients cannot debit the company account.
     FromNotAllowed,
     CashDepositsOff,
@@ -63,6 +65,7 @@ impl EndpointReason {
             Self::UuidInvalid => "UUID_INVALID",
             Self::UuidReused => "UUID_REUSED",
             Self::UuidUnknown => "UUID_UNKNOWN",
+            Self::UuidTooOld => "UUID_TOO_OLD",
             Self::FromNotAllowed => "FROM_NOT_ALLOWED",
             Self::CashDepositsOff => "CASH_DEPOSITS_OFF",
             Self::CredentialsIncorrect => "CREDENTIALS_INCORRECT",
@@ -85,6 +88,7 @@ mod tests {
         EndpointReason::UuidInvalid,
         EndpointReason::UuidReused,
         EndpointReason::UuidUnknown,
+        EndpointReason::UuidTooOld,
         EndpointReason::FromNotAllowed,
         EndpointReason::CashDepositsOff,
         EndpointReason::CredentialsIncorrect,

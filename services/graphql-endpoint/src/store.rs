@@ -15,7 +15,7 @@ mod paging_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use connection::{SCHEMA, migrate};
+pub use connection::{SCHEMA, delete_old_rows, migrate};
 pub use notifications::{Notification, NotificationListener, WriterId};
 pub use queries::{KnownAccount, Page, Store, StoredTransfer, User};
 pub use writer::{PositionedRecord, Projection, Writer};

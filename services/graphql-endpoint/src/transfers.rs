@@ -7,9 +7,11 @@ use crate::refusal::{EndpointReason, Refusal};
 use crate::store::{Store, StoredTransfer};
 use crate::token::digest;
 use bank::iban::{self, CASH, COMPANY_IBAN};
+use bank::ids;
 use bank::money::Cents;
 use bank::reasons::Reason;
 use bank::records::ConfirmMoneyTransfer;
+use service::database::retention::Retention;
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -23,11 +25,13 @@ const NOT_A_UUID: &str = "uuid must be a UUID, as in 2f1c0f6e-3a52-4cf1-8f0a-0c8
 const OTHER_CONTENT: &str = "uuid was used for another transfer";
 const NO_ANSWER: &str = "the bank has not answered yet, ask transfer_by_uuid later";
 const UNKNOWN: &str = "uuid is not known";
+const TOO_OLD: &str = "uuid is too old: its outcome, if it has one, is no longer known. Check the \
+                       clock of this device";
 const FROM_COMPANY: &str = "from is not allowed: it is the company account";
 const NO_DEPOSITS: &str = "deposits from cash are switched off";
 
-/// Namespace of command ids. A command id is derived from the client's uuid (UUID version 5, RFC
-/// 9562), never equal to it. The bank finds an outcome by the command id alone. With uuids as
+/// Namespace of command ids. A command id is derived from the client's uuid (UUID version 5 or 8,
+/// RFC 9562), never equal to it. The bank finds an outcome by the command id alone. With uuids as
 /// command ids, a client that sends the id of another command would get the outcome of that
 /// command.
 const COMMAND_NAMESPACE: Uuid = Uuid::from_u128(0x9d0f_7a53_1c5e_4d0c_8f2b_6a0d_5c1e_77b4);
@@ -81,6 +85,8 @@ pub struct Transfers<'a> {
     pub wait: Duration,
     /// Transfers from cash are allowed.
     pub cash_deposits: bool,
+    /// The period for which outcomes are kept; `None`: forever.
+    pub retention: Option<Retention>,
 }
 
 impl Transfers<'_> {
@@ -101,6 +107,9 @@ impl Transfers<'_> {
                 }
                 _ => Ok(TransferResult::refused(given, refusal)),
             };
+        }
+        if self.is_forgotten(uuid)? {
+            return Ok(TransferResult::unknown(given, EndpointReason::UuidTooOld, TOO_OLD));
         }
         let Some(bank_token) = self.bank_token(input)? else {
             return Ok(TransferResult::refused(given, Reason::TokenInvalid.into()));
@@ -128,6 +137,13 @@ impl Transfers<'_> {
             return Ok(TransferResult::refused(given, refusal));
         }
         self.finish(given, transfer)
+    }
+
+    /// True if the bank would not execute a transfer with this uuid, because it cannot know whether
+    /// it has executed it before.
+    fn is_forgotten(self, uuid: Uuid) -> Result<bool, Error> {
+        let is_past = self.retention.zip(ids::time_ms(uuid)).is_some_and(|(it, ms)| it.is_past(ms));
+        Ok(is_past && self.store.transfer(uuid)?.is_none())
     }
 
     /// The token for the bank: that of `from` if the account was opened here, else the one that the
@@ -164,7 +180,9 @@ impl Transfers<'_> {
             return Ok(TransferResult::decided(given, result));
         }
         let value = self.commands.with_current_id(transfer.command.unwrap_or_default());
-        let result = match self.commands.transfer(command_id(transfer.uuid), value, self.wait) {
+        // An earlier version may have derived another id from the uuid.
+        let id = id_of(&value).unwrap_or_else(|| command_id(transfer.uuid));
+        let result = match self.commands.transfer(id, value, self.wait) {
             Some(CommandOutcome::Transferred) => Ok(()),
             Some(CommandOutcome::Refused(reason)) => Err(reason),
             Some(CommandOutcome::AccountOpened { .. }) | None => {
@@ -194,8 +212,18 @@ pub fn log(input: &TransferInput<'_>, result: &TransferResult, address: IpAddr) 
     }
 }
 
+/// See [`COMMAND_NAMESPACE`]. The id has the time of the uuid, so that its outcome can be deleted
+/// after `RETAIN_DAYS`.
 fn command_id(uuid: Uuid) -> Uuid {
-    Uuid::new_v5(&COMMAND_NAMESPACE, uuid.as_bytes())
+    match ids::time_ms(uuid) {
+        Some(time) => ids::derived(&COMMAND_NAMESPACE, time, uuid.as_bytes()),
+        None => Uuid::new_v5(&COMMAND_NAMESPACE, uuid.as_bytes()),
+    }
+}
+
+/// The id in the value of a command record: 16 bytes after the five bytes of the framing.
+fn id_of(value: &[u8]) -> Option<Uuid> {
+    Uuid::from_slice(value.get(5..21)?).ok()
 }
 
 /// A digest of all arguments except the uuid, with the token that the bank gets. Each text has a
@@ -301,6 +329,23 @@ mod tests {
             assert_eq!(command_id(Uuid::try_parse(&form).unwrap()), command_id(uuid));
         }
         assert_ne!(command_id(uuid), uuid);
+    }
+
+    #[test]
+    fn command_id_has_the_time_of_the_uuid() {
+        let uuid = Uuid::from_u128(0x018b_cfe5_6800_7000_8000_0000_0000_0001);
+        let id = command_id(uuid);
+        assert_eq!(ids::time_ms(id), Some(1_700_000_000_000));
+        assert_eq!(id.get_version_num(), 8);
+        assert_ne!(id, command_id(Uuid::from_u128(uuid.as_u128() + 1)));
+    }
+
+    #[test]
+    fn id_is_read_from_the_stored_command() {
+        let id = Uuid::new_v4();
+        let value = [&[0; 5], &id.as_bytes()[..], b"the rest"].concat();
+        assert_eq!(id_of(&value), Some(id));
+        assert_eq!(id_of(&value[..20]), None);
     }
 
     #[test]

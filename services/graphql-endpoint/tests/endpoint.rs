@@ -5,6 +5,7 @@ mod support;
 
 use avro::Record;
 use bank::iban::{COMPANY_IBAN, COMPANY_TOKEN};
+use bank::ids;
 use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use support::{Endpoint, change, deposit, name, record};
 use uuid::Uuid;
 
@@ -486,6 +487,40 @@ fn deposits_from_cash_can_be_switched_off() {
     until("both are stored", PATIENCE, || (endpoint.transactions(&iban).len() == 2).then_some(()));
     let all = endpoint.transactions(&iban);
     assert_eq!([&all[0]["new_balance"], &all[1]["new_balance"]], ["€5,00", "€7,00"]);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn transfer_older_than_the_period_is_not_executed() {
+    let stack = Stack::shared();
+    let _handler = Handler::start(&stack);
+    let endpoint = Endpoint::start(&stack);
+    let (iban, _) = endpoint.account();
+    let days_ago = |days: u64| {
+        let time = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+        let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let id = ids::derived(&Uuid::nil(), ms as u64, Uuid::new_v4().as_bytes());
+        let mut transfer = deposit(&iban, 100, "of some days ago");
+        transfer["uuid"] = id.to_string().into();
+        transfer
+    };
+    let (old, recent) = (days_ago(40), days_ago(29));
+    for transfer in [&old, &recent] {
+        assert_eq!(endpoint.transfer(transfer)["success"], true);
+    }
+    drop(endpoint);
+
+    let endpoint = Endpoint::start_with(&stack, &[("RETAIN_DAYS", "30")]);
+    // Until the stored result is deleted, it is returned.
+    let refused = until("the result is deleted", PATIENCE, || {
+        Some(endpoint.transfer(&old)).filter(|it| it["success"].is_null())
+    });
+    assert_eq!(refused["reason_code"], "UUID_TOO_OLD");
+    assert_eq!(endpoint.transfer(&days_ago(40))["reason_code"], "UUID_TOO_OLD");
+    assert_eq!(endpoint.transfer(&recent)["success"], true);
+    assert_eq!(endpoint.transfer(&days_ago(29))["success"], true);
+    until("three are stored", PATIENCE, || (endpoint.transactions(&iban).len() == 3).then_some(()));
+    assert_eq!(endpoint.transactions(&iban)[0]["new_balance"], "€3,00");
 }
 
 #[test]

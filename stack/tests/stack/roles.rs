@@ -109,7 +109,7 @@ fn deployment_roles_have_only_their_rights() {
     server.sql(handler, "balancedb", "SELECT count(*) FROM account").succeeds();
     server.sql(endpoint, "transactiondb", "SELECT count(*) FROM transaction").succeeds();
     for (role, database, sql) in [
-        (handler, "balancedb", "DELETE FROM transfer"),
+        (handler, "balancedb", "DELETE FROM account"),
         (handler, "balancedb", "CREATE TABLE other (id integer)"),
         (handler, "balancedb", "DROP TABLE account"),
         (handler, "transactiondb", "SELECT"),

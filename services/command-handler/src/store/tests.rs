@@ -2,6 +2,7 @@
 
 use super::*;
 use bank::iban::{CASH, COMPANY_IBAN, COMPANY_TOKEN};
+use bank::ids;
 use bank::topology::{CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, Topic};
 use service::ownership::Progress;
 use std::thread;
@@ -186,7 +187,7 @@ fn service_role_has_no_other_rights() {
         "TRUNCATE account",
         "ALTER TABLE account DROP COLUMN token",
         "UPDATE transfer SET reason = 'no'",
-        "DELETE FROM transfer",
+        "DELETE FROM account_creation",
         "UPDATE account_creation SET iban = NULL",
         "INSERT INTO migration (version) VALUES (99)",
         "DROP TABLE transfer",
@@ -759,4 +760,42 @@ fn lost_session_is_retryable_and_writes_nothing() {
         session.transfer(vec![order(1, CASH, "", &a.iban)], &Positions::default()).unwrap_err();
     assert!(err.is_retryable(), "{err}");
     assert_eq!(database.sum(), COMPANY_CENTS + 1000);
+}
+
+/// An id with a random rest.
+fn id_of_days_ago(days: u64) -> Uuid {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let time = now - Duration::from_secs(days * 24 * 60 * 60);
+    let time = u64::try_from(time.as_millis()).unwrap();
+    ids::derived(&Uuid::nil(), time, Uuid::new_v4().as_bytes())
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn outcomes_are_deleted_after_the_period() {
+    let database = Database::new();
+    let [account] = database.accounts(1, 1).try_into().unwrap();
+    let no_time = ids::derived(&Uuid::nil(), 0, b"");
+    let kept = [id_of_days_ago(0), id_of_days_ago(30), Uuid::nil(), Uuid::max(), no_time];
+    // More than two slices.
+    let old: Vec<Uuid> = (0..2_500).map(|_| id_of_days_ago(40)).collect();
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    let transfers = |ids: &[Uuid]| -> Vec<_> {
+        let deposit = |&id| ConfirmMoneyTransfer { id, ..order(1, CASH, "", &account.iban) };
+        ids.iter().map(deposit).collect()
+    };
+    let first = session.transfer(transfers(&kept), &Positions::default()).unwrap();
+    for ids in old.chunks(1_000) {
+        session.transfer(transfers(ids), &Positions::default()).unwrap();
+    }
+
+    let mut client = connect(&database.config).unwrap();
+    let mut delete = |days| {
+        let shutdown = Shutdown::default();
+        old_outcomes().delete(&mut client, Retention { days }, &shutdown).unwrap()
+    };
+    assert_eq!(delete(40), 0, "a clock may be a day behind");
+    assert_eq!(delete(38), 2_500);
+    assert_eq!(delete(38), 0);
+    assert_eq!(session.transfer(transfers(&kept), &Positions::default()).unwrap(), first);
 }

@@ -6,6 +6,7 @@ use bank::money::Cents;
 use bank::timestamp::Timestamp;
 use postgres::{Client, Row};
 use service::database;
+use service::database::retention::{self, OldRows, Retention};
 use service::ownership;
 use service::shutdown::Shutdown;
 use std::time::SystemTime;
@@ -26,9 +27,10 @@ pub const SCHEMA: database::Schema = database::Schema {
         include_str!("../../migrations/7-token-rotation.sql"),
     ],
     rights: &[
-        ("SELECT, INSERT", "transaction, opened_account"),
-        ("SELECT, INSERT, UPDATE", "account, transfer"),
-        ("SELECT, INSERT, UPDATE, DELETE", "failed_login"),
+        ("SELECT, INSERT", "opened_account"),
+        ("SELECT, INSERT, DELETE", "transaction"),
+        ("SELECT, INSERT, UPDATE", "account"),
+        ("SELECT, INSERT, UPDATE, DELETE", "transfer, failed_login"),
         ownership::RIGHTS[0],
         ownership::RIGHTS[1],
     ],
@@ -54,6 +56,40 @@ pub fn migrate(config: &postgres::Config, shutdown: &Shutdown) -> Result<(), Err
     let _watch = database::watch(shutdown, "migrate the database");
     let mut client = database::connect(config, SERVICE, WRITER_SETTINGS)?;
     Ok(database::migrate(&mut client, &SCHEMA)?)
+}
+
+/// Starts to delete transfers and transactions that are older than the period.
+pub fn delete_old_rows(config: &postgres::Config, retention: Retention, shutdown: &Shutdown) {
+    retention::start(config, SERVICE, retention, old_rows(), shutdown);
+}
+
+/// Of each account, the transaction with the highest sequence stays: it has the balance. The
+/// numbers of transactions ascend with their times, apart from those that were stored later.
+pub fn old_rows() -> Vec<OldRows> {
+    let transactions = OldRows {
+        table: "transaction",
+        sql: "WITH slice AS (
+                  SELECT number, iban, sequence, decided_at FROM transaction
+                  WHERE number > $1::text::bigint ORDER BY number LIMIT 1000),
+              deleted AS (
+                  DELETE FROM transaction USING slice
+                  WHERE transaction.number = slice.number
+                    AND slice.decided_at < to_timestamp($2::text::bigint / 1000.0)
+                    AND EXISTS (
+                        SELECT FROM transaction AS later
+                        WHERE later.iban = slice.iban AND later.sequence > slice.sequence)
+                  RETURNING 1)
+              SELECT (SELECT number::text FROM slice
+                      WHERE NOT EXISTS (
+                          SELECT FROM slice
+                          WHERE decided_at >= to_timestamp($2::text::bigint / 1000.0))
+                      ORDER BY number DESC LIMIT 1),
+                     (SELECT count(*) FROM deleted)"
+            .to_owned(),
+        first: "0".to_owned(),
+        before: |ms| ms.to_string(),
+    };
+    vec![OldRows::by_id("transfer", "uuid"), transactions]
 }
 
 /// Converts an error of PostgreSQL into one that names the failed step.

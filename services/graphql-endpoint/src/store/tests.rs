@@ -1,6 +1,6 @@
 //! Tests of the store. The ignored ones need a PostgreSQL server.
 
-use super::connection::{SCHEMA, connect};
+use super::connection::{SCHEMA, connect, old_rows};
 use super::notifications::{PAYLOAD_BYTES_MAX, ranges, ranges_of_others};
 use super::*;
 use crate::error::Error;
@@ -12,6 +12,7 @@ use bank::money::Cents;
 use bank::records::{AccountCreationConfirmed, Atype, BalanceChanged};
 use bank::timestamp::Timestamp;
 use service::database;
+use service::database::retention::{OldRows, Retention};
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -531,9 +532,8 @@ fn service_role_has_no_other_rights() {
     let mut client = connect(&database.config, "").unwrap();
     for sql in [
         "UPDATE transaction SET new_balance = 0",
-        "DELETE FROM transaction",
         "DELETE FROM account",
-        "DELETE FROM transfer",
+        "DELETE FROM opened_account",
         "TRUNCATE transfer",
         "INSERT INTO migration (version) VALUES (99)",
         "DROP TABLE account",
@@ -542,4 +542,48 @@ fn service_role_has_no_other_rights() {
         let err = client.batch_execute(sql).unwrap_err();
         assert_eq!(err.code(), Some(&postgres::error::SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
     }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn rows_are_deleted_after_the_period() {
+    let database = Database::new();
+    let mut writer = database.writer();
+    let mut store = |range: std::ops::RangeInclusive<i64>| {
+        let new = |sequence| record(sequence, "a", sequence, Some(Uuid::new_v4()));
+        let batch: Vec<_> = range.map(new).collect();
+        writer.store(&batch, &BTreeMap::new()).unwrap();
+    };
+    // More than two slices.
+    store(1..=2_500);
+    database.execute("UPDATE transaction SET decided_at = now() - interval '32 days'");
+    store(2_501..=2_502);
+    let foreign = [record(7, "b", 0, None), record(8, "b", 0, None), record(9, "c", 1, None)];
+    writer.store(&foreign, &BTreeMap::new()).unwrap();
+    database.execute(
+        "UPDATE transaction SET decided_at = now() - interval '30 days'
+             WHERE iban = 'a' AND sequence > 2500;
+         UPDATE transaction SET decided_at = NULL WHERE iban = 'b';
+         UPDATE transaction SET decided_at = to_timestamp(1) WHERE iban = 'c';
+         INSERT INTO transfer (uuid, content, from_party, success)
+         SELECT id, sha256(''), 'a', true
+         FROM (VALUES ('018bcfe5-6800-7000-8000-000000000001'::uuid),
+                      ('018bcfe5-6800-4000-8000-000000000001')) AS ids (id)",
+    );
+
+    let mut client = connect(&database.config, "").unwrap();
+    let mut delete = |days| {
+        let delete = |rows: OldRows| {
+            rows.delete(&mut client, Retention { days }, &Shutdown::default()).unwrap()
+        };
+        old_rows().into_iter().map(delete).collect::<Vec<u64>>()
+    };
+    assert_eq!(delete(30), [1, 2_500]);
+    assert_eq!(delete(30), [0, 0]);
+    // Of each account, the last one stays.
+    assert_eq!(delete(1), [0, 1]);
+    let store = database.store();
+    let last = store.last_of_each("", 10).unwrap();
+    let last: Vec<_> = last.iter().map(|it| (it.iban.as_str(), it.sequence)).collect();
+    assert_eq!(last, [("a", 2_502), ("b", 0), ("c", 1)]);
 }
