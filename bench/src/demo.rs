@@ -1,20 +1,20 @@
 //! `bench demo`: runs the whole bank under load for a minute and checks the contract.
 
+mod loaded_bank;
 mod tables;
 
+use self::loaded_bank::LoadedBank;
 pub use self::tables::violations;
-use self::tables::{DemoStep, Outcome, holdings, report_text, table, users_fault, users_text};
-use crate::control::{HEARTBEAT_URL, Heartbeat};
+use self::tables::{DemoStep, Outcome, table};
+use crate::control::HEARTBEAT_URL;
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;
-use crate::observed_bank::{BALANCE_DATABASE_URL, ObservedBank, balances, sum, wait_until_idle};
+use crate::observed_bank::BALANCE_DATABASE_URL;
 use crate::options::{self, number, seconds};
 use crate::output;
-use crate::simulated_users::{Driver, SimulatedUsers, UserSteps};
 use crate::start::Start;
 use crate::topic_reader::Cluster;
 use messaging::KafkaConfig;
-use postgres::NoTls;
 use service::env::SCHEMA_REGISTRY_URL;
 use service::shutdown::Shutdown;
 use std::process::ExitCode;
@@ -60,72 +60,30 @@ const USERS: u32 = 3;
 /// Runs the command `bench demo`.
 pub fn run(start: &Start<'_>, options: &DemoOptions) -> Result<ExitCode, Error> {
     let cluster = Cluster::from_env(&start.env)?;
-    let database: postgres::Config =
-        start.env.parse(&BALANCE_DATABASE_URL, "postgres://user:password@host:port/database")?;
-    let heartbeat = Heartbeat::new(&start.env.text(&HEARTBEAT_URL)?);
-    let graphql_url = start.env.text(&GRAPHQL_URL)?;
-    let mut client = database
-        .connect(NoTls)
-        .map_err(|source| Error::Database { step: "connect to balancedb", source })?;
-    let mut kafka_client = cluster.kafka_client();
-
-    heartbeat.set_load(0)?;
-    let (ends, before) = wait_until_idle(&mut *kafka_client, &mut client, &start.shutdown)?;
-    let sum_before = sum(&before);
-    output::progress(&format!("Before the load, {}", holdings(before.len(), sum_before)));
+    let mut bank = LoadedBank::start(start, &cluster, USERS)?;
     let step_s = options.duration_s.as_secs_f64() / options.loads.len() as f64;
     output::progress(&format!(
         "Raising the load in {} steps of {step_s:.0} s each; one line per second:",
         options.loads.len()
     ));
-    let mut bank = ObservedBank::start(&cluster, &ends, before);
     let mut steps = Vec::new();
-    let users =
-        SimulatedUsers::start(&Driver::Graphql(graphql_url.clone()), USERS, &start.shutdown)?;
-    let loaded = load(
-        &mut bank,
-        &heartbeat,
-        &options.loads,
-        options.duration_s,
-        &start.shutdown,
-        &mut steps,
-    );
-    // The load ends even if reading failed.
-    heartbeat.set_load(0)?;
-    loaded?;
-    let mut user_steps = UserSteps::default();
-    users.stop()?.iter().for_each(|step| user_steps.note(step));
-    bank.finish(&mut *kafka_client, &start.shutdown)?;
-
-    let after = balances(&mut client)?;
-    let report = bank.observer.report();
-    let mut faults = match report.unanswered {
-        0 => violations(&report, bank.observer.differences(&after)),
-        // The command-handler has not decided all commands, so the balances still change.
-        _ => vec!["some commands are unanswered, so the balances can't be compared".to_owned()],
-    };
-    if report.counts.dead_letters > 0 {
-        faults.push(format!("{} records were written to dead_letter", report.counts.dead_letters));
-    }
-    faults.extend(users_fault(&user_steps));
-    let sums = (sum_before, sum(&after));
+    let loaded = load(&mut bank, &options.loads, options.duration_s, &start.shutdown, &mut steps);
+    let checked = bank.finish(loaded)?;
     output::print(&table(&steps));
-    output::print(&report_text(&report, sums));
-    output::print(&users_text(USERS, &user_steps, &graphql_url));
-    for fault in &faults {
-        output::print(&format!("CHECK FAILED: {fault}\n"));
-    }
-    let outcome = Outcome::new(&report, sums, &steps, &user_steps);
-    output::print_json(&outcome);
-    let right = outcome.balance_sum_ok && faults.is_empty() && outcome.commands > 0;
-    Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    output::print(&checked.text());
+    output::print_json(&Outcome::new(
+        &checked.report,
+        checked.is_sum_right(),
+        &steps,
+        &checked.user_steps,
+    ));
+    Ok(if checked.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs the steps and appends them to `steps`. Ends early, without an error, when shutdown is
 /// requested.
 fn load(
-    bank: &mut ObservedBank,
-    heartbeat: &Heartbeat,
+    bank: &mut LoadedBank,
     loads: &[u32],
     time: Duration,
     shutdown: &Shutdown,
@@ -136,29 +94,29 @@ fn load(
         if shutdown.requested() {
             return Ok(());
         }
-        heartbeat.set_load(load)?;
+        bank.heartbeat.set_load(load)?;
         let (mut step, mut second) = (begin(bank, load), begin(bank, load));
         while step.started.elapsed() < length && !shutdown.requested() {
             let line = second.started + Duration::from_secs(1);
             let end = (step.started + length).min(line);
-            bank.read(end, |news| {
+            bank.observed.read(end, |news| {
                 step.note(news);
                 second.note(news);
             })?;
             if Instant::now() >= line {
-                second.end(&bank.observer);
+                second.end(&bank.observed.observer);
                 output::progress(&second.line());
                 second = begin(bank, load);
             }
         }
-        step.end(&bank.observer);
+        step.end(&bank.observed.observer);
         steps.push(step);
     }
     Ok(())
 }
 
-fn begin(bank: &ObservedBank, load: u32) -> DemoStep {
-    DemoStep::new(load, bank.observer.counts().commands)
+fn begin(bank: &LoadedBank, load: u32) -> DemoStep {
+    DemoStep::new(load, &bank.observed.observer)
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ const VIOLATIONS_MAX: usize = 20;
 /// The last line of the output.
 #[derive(Serialize)]
 pub struct Outcome {
-    pub commands: u64,
+    commands: u64,
     confirmed: u64,
     failed: u64,
     unanswered: u64,
-    pub balance_sum_ok: bool,
+    balance_sum_ok: bool,
     max_per_s: u64,
     graphql: UserOutcome,
 }
@@ -33,7 +33,7 @@ struct UserOutcome {
 impl Outcome {
     pub fn new(
         report: &Report,
-        (sum_before, sum_now): (i128, i128),
+        balance_sum_ok: bool,
         steps: &[DemoStep],
         user_steps: &UserSteps,
     ) -> Self {
@@ -43,7 +43,7 @@ impl Outcome {
             confirmed: report.counts.confirmed,
             failed: report.counts.failed,
             unanswered: report.unanswered,
-            balance_sum_ok: sum_before + report.inflow == sum_now && report.unanswered == 0,
+            balance_sum_ok,
             max_per_s: max.round() as u64,
             graphql: UserOutcome {
                 transfers: user_steps.count(),
@@ -128,13 +128,13 @@ pub struct DemoStep {
 }
 
 impl DemoStep {
-    pub fn new(load: u32, commands: u64) -> Self {
+    pub fn new(load: u32, observer: &Observer) -> Self {
         let (started, took) = (Instant::now(), Duration::ZERO);
         Self {
             load,
             started,
             took,
-            commands,
+            commands: observer.counts().commands,
             failed: 0,
             latencies: Latencies::default(),
             unanswered: 0,
@@ -249,14 +249,15 @@ mod tests {
 
     #[test]
     fn step_counts_commands_and_outcomes() {
-        let mut step = DemoStep::new(100, 0);
+        let observer = Observer::new(Accounts::new(), History::Settled);
+        let mut step = DemoStep::new(100, &observer);
         for _ in 0..3 {
             step.note(News::Outcome(Duration::from_millis(8), true));
         }
         step.note(News::Outcome(Duration::from_millis(8), false));
         step.note(News::Command);
         step.note(News::None);
-        step.end(&Observer::new(Accounts::new(), History::Settled));
+        step.end(&observer);
         (step.took, step.commands, step.unanswered) = (Duration::from_secs(2), 6, 2);
         let table = table(&[step]);
         assert_eq!(table.lines().count(), 2);
