@@ -66,7 +66,7 @@ MAKE_TARGET := $(MAKE) --no-print-directory
 	test lint lint-dependencies test-one test-unit test-stack test-browser test-integration \
 	test-kafka test-bank test-kafka-4 test-peers test-binaries test-images chaos fuzz \
 	check-bank verify bench bench-quick results bench-probe bench-graphql bench-scale \
-	compare-handlers footprint \
+	soak compare-handlers footprint \
 	peers binaries images verify-reproducible \
 	schema configuration page graphiql screenshots
 
@@ -288,6 +288,12 @@ bench-scale: ## cost of a transfer with 1,000 and with 1,000,000 accounts
 	@STACK_DIR=target/scale-stack $(STACK) wipe
 	@STACK_DIR=target/scale-stack $(STACK) with bench scale $(ARGS)
 	@STACK_DIR=target/scale-stack $(STACK) wipe
+
+soak: ## an hour at half of the highest load: what grows; ARGS="--duration-s 600 --load 4000"
+	@echo "Running the bank under half of its highest load: about 1 hour"
+	@STACK_DIR=target/soak-stack $(STACK) wipe
+	@STACK_DIR=target/soak-stack $(STACK) with bench soak $(ARGS)
+	@STACK_DIR=target/soak-stack $(STACK) wipe
 
 compare-handlers: ## compare all command-handlers, into docs/comparison.md; QUICK=1 is short
 	@echo "Comparing all command-handlers: about $(if $(filter 1,$(QUICK)),15 minutes,2 hours)"

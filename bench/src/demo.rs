@@ -3,9 +3,9 @@
 mod loaded_bank;
 mod tables;
 
-use self::loaded_bank::LoadedBank;
-pub use self::tables::violations;
-use self::tables::{DemoStep, Outcome, table};
+pub use self::loaded_bank::LoadedBank;
+pub use self::tables::{DemoStep, violations};
+use self::tables::{Outcome, table};
 use crate::control::HEARTBEAT_URL;
 use crate::error::Error;
 use crate::graphql::GRAPHQL_URL;

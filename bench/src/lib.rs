@@ -1,7 +1,7 @@
 //! Measures the running bank.
 //!
-//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`verify`],
-//! [`compare`], [`check`] and [`chaos`].
+//! Each command is a module: [`run`], [`report`], [`probe`], [`scale`], [`demo`], [`soak`],
+//! [`verify`], [`compare`], [`check`] and [`chaos`].
 
 mod chaos;
 mod check;
@@ -11,6 +11,7 @@ mod probe;
 mod report;
 mod run;
 mod scale;
+mod soak;
 mod verify;
 
 // The load and its results.
@@ -73,6 +74,7 @@ enum Command {
     Probe(probe::ProbeOptions),
     Scale(scale::ScaleOptions),
     Demo(demo::DemoOptions),
+    Soak(soak::SoakOptions),
     Verify(verify::VerifyOptions),
     Compare(compare::CompareOptions),
     Check(check::CheckOptions),
@@ -129,6 +131,7 @@ fn start(command: &Command) -> Result<ExitCode, Error> {
         Command::Probe(options) => probe::run(&start, options),
         Command::Scale(options) => scale::run(&start, options),
         Command::Demo(options) => demo::run(&start, options),
+        Command::Soak(options) => soak::run(&start, options),
         Command::Verify(options) => verify::run(&start, options),
         Command::Compare(options) => compare::run(&start, options),
         Command::Check(options) => check::run(&start, options),

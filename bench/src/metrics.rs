@@ -64,6 +64,12 @@ impl Sub for Work {
     }
 }
 
+/// Age of the oldest snapshot in balancedb, s, from the metrics of the handler at `url`.
+pub fn oldest_snapshot_s(http: &Http, url: &str) -> Result<Option<f64>, Error> {
+    let text = http.get(&format!("{}/metrics", url.trim_end_matches('/')))?;
+    Ok(metric(&text, "bank_oldest_snapshot_seconds", None))
+}
+
 /// Finds the value of a metric by its name, and by a label if there is one, in Prometheus' text
 /// format.
 fn metric(text: &str, name: &str, label: Option<(&str, &str)>) -> Option<f64> {

@@ -17,6 +17,7 @@ struct Stat {
     own: u64,
     /// Of its ended children and their descendants.
     ended: u64,
+    threads: u64,
     /// Start time since boot. It distinguishes processes that had the same pid.
     birth: u64,
 }
@@ -83,6 +84,19 @@ impl Process {
         Ok(family.keys().filter_map(of).sum())
     }
 
+    /// Number of threads of the process and all its descendants.
+    pub fn threads(&self) -> io::Result<u64> {
+        Ok(self.family()?.values().map(|stat| stat.threads).sum())
+    }
+
+    /// Number of open descriptors of the process and all its descendants.
+    pub fn descriptors(&self) -> io::Result<u64> {
+        let family = self.family()?;
+        // A child that has just ended has none.
+        let open = family.keys().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok());
+        Ok(open.map(|entries| entries.count() as u64).sum())
+    }
+
     /// The files that the process has mapped, each once: its program, libraries and other files.
     pub fn mapped_files(&self) -> io::Result<Vec<PathBuf>> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid))?;
@@ -118,7 +132,12 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let (_, after_name) = text.rsplit_once(") ")?;
     let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-    Some(Stat { own: field(14)? + field(15)?, ended: field(16)? + field(17)?, birth: field(22)? })
+    Some(Stat {
+        own: field(14)? + field(15)?,
+        ended: field(16)? + field(17)?,
+        threads: field(20)?,
+        birth: field(22)?,
+    })
 }
 
 /// The children of all threads of `pid`.
@@ -186,7 +205,8 @@ mod tests {
     #[test]
     fn times_are_parsed_after_a_name_with_parentheses() {
         let text = "42 (a) b) (c) S 1 42 42 0 -1 4194560 9 8 7 6 100 20 3 4 20 0 12 0 777 1234 5";
-        assert_eq!(parse_stat(text), Some(Stat { own: 120, ended: 7, birth: 777 }));
+        let stat = Stat { own: 120, ended: 7, threads: 12, birth: 777 };
+        assert_eq!(parse_stat(text), Some(stat));
         assert_eq!(parse_stat("42 (a) S 1 42"), None);
         assert_eq!(parse_stat(""), None);
     }
@@ -237,6 +257,9 @@ mod tests {
         let alive = process.cpu().unwrap();
         assert_eq!(family.len(), 2, "{family:?}");
         assert!(alive >= Duration::from_millis(50), "{alive:?} while the child lives");
+        assert_eq!(process.threads().unwrap(), 2);
+        // Each has stdin, stdout and stderr.
+        assert!((6..40).contains(&process.descriptors().unwrap()));
         let together = process.memory().unwrap();
         assert!((100_000..10_000_000).contains(&together), "{together}");
 

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::proc::{self, Process};
 use crate::stack::{self, Stack};
+use std::io;
 use std::time::Instant;
 
 /// Names of the parts in rows. All brokers together are one part.
@@ -112,8 +113,25 @@ impl ProcessUsage {
 
     /// Current memory of each part, bytes.
     pub fn memory(&self) -> PerPart<u64> {
-        let memory = |it: &Watched| it.process.and_then(|process| process.memory().ok());
-        sums(self.watched.iter().map(|it| (it.part, memory(it))))
+        self.each(Process::memory)
+    }
+
+    /// Current number of threads of each part.
+    pub fn threads(&self) -> PerPart<u64> {
+        self.each(Process::threads)
+    }
+
+    /// Current number of open descriptors of each part.
+    pub fn descriptors(&self) -> PerPart<u64> {
+        self.each(Process::descriptors)
+    }
+
+    fn each(&self, value: fn(&Process) -> io::Result<u64>) -> PerPart<u64> {
+        sums(
+            self.watched
+                .iter()
+                .map(|it| (it.part, it.process.as_ref().and_then(|process| value(process).ok()))),
+        )
     }
 
     /// Current memory of the command-handler, bytes. Faster than [`Self::memory`].

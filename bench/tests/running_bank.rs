@@ -5,6 +5,7 @@ use messaging::KafkaConfig;
 use serde_json::Value;
 use service::env::Env;
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -90,6 +91,48 @@ fn short_demo_succeeds_twice_on_one_bank() {
         // Three simulated users with one transfer per second each, the first one at once.
         assert!(users("transfers") >= 9 && users("heard") == users("transfers"), "{json}");
         assert!(lines.iter().any(|line| line.starts_with("GraphiQL, while the bank runs")));
+    }
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn short_soak_ends_with_its_samples() {
+    let _bank = RunningServices::start();
+    let results = format!("{}/soak", env!("CARGO_TARGET_TMPDIR"));
+    let mut soak = Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(["soak", "--duration-s", "300", "--load", "100", "--results", &results])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cargo has built it");
+    let lines = BufReader::new(soak.stderr.take().unwrap()).lines();
+    let mut progress = lines.map(Result::unwrap).inspect(|line| eprintln!("{line}"));
+    assert!(progress.by_ref().filter(|line| line.contains(" s | load ")).nth(3).is_some());
+    let killed = Command::new("kill").args(["-INT", &soak.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    progress.for_each(drop);
+    let output = soak.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    eprint!("{text}");
+    assert!(output.status.success(), "{}", output.status);
+    let json: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert!(json["seconds"].as_u64().unwrap() >= 4 && json["commands"].as_u64() > Some(1000));
+    assert_eq!((&json["violations"], &json["restarted"]), (&0.into(), &Value::Array(Vec::new())));
+
+    let read = |name: &str| std::fs::read_to_string(format!("{results}/{name}")).unwrap();
+    assert!(read("soak.svg").ends_with("</svg>\n"));
+    let csv = read("soak.csv");
+    let mut rows = csv.lines().filter(|line| !line.starts_with('#')).map(|it| it.split(','));
+    let titles: Vec<&str> = rows.next().unwrap().collect();
+    let rows: Vec<Vec<&str>> = rows.map(Iterator::collect).collect();
+    assert!(rows.len() >= 4, "{csv}");
+    for (column, title) in titles.iter().enumerate() {
+        // All parts run.
+        let values = rows.iter().filter_map(|row| row[column].parse::<f64>().ok());
+        let most = values.fold(-1.0, f64::max);
+        let may_be_zero = ["cpu", "oldest", "waiting"].iter().any(|it| title.starts_with(it));
+        assert!(most > 0.0 || may_be_zero && most == 0.0, "{title}: {csv}");
     }
 }
 

@@ -14,6 +14,7 @@ use messaging::KafkaClient;
 use observer::Report;
 use postgres::{Client, NoTls};
 use service::shutdown::Shutdown;
+use std::time::Instant;
 
 /// The bank, whose records are all read and checked.
 pub struct LoadedBank {
@@ -71,6 +72,16 @@ impl LoadedBank {
             sum_before,
             shutdown: start.shutdown.clone(),
         })
+    }
+
+    /// The steps of users that have ended since the last call.
+    pub fn user_steps(&mut self) -> Result<UserSteps, Error> {
+        let mut steps = UserSteps::default();
+        for step in self.users.steps(Instant::now())? {
+            steps.note(&step);
+            self.user_steps.note(&step);
+        }
+        Ok(steps)
     }
 
     /// Stops the load, which ended with the result `loaded`. Waits until all commands are answered,

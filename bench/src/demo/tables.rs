@@ -122,7 +122,7 @@ pub struct DemoStep {
     /// Commands in this step. Until its end: commands before it.
     commands: u64,
     failed: u64,
-    latencies: Latencies,
+    pub latencies: Latencies,
     /// Commands without an outcome at the end of the step.
     unanswered: u64,
 }
