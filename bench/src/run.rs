@@ -36,8 +36,8 @@ use std::time::Duration;
 /// This is the talk's test. Simulated users log in through GraphQL and subscribe to their account.
 /// Every second each takes one step of the talk's cycle: ten deposits and payments whose sum is
 /// zero. The latency of a step counts from its due time, which does not depend on earlier steps. A
-/// step without a new balance after 5 s has timed out. The heartbeat makes the load: each heartbeat
-/// record becomes a command. Profiles:
+/// step without a new balance after 5 s has timed out and counts as 5 s. The heartbeat makes the
+/// load: each heartbeat record becomes a command. Profiles:
 ///   talk     loads 0, 10, 20 ... 400 per second, 20 s each, one user; ends after three timeouts
 ///   max      first without load; then doubles the load from 100/s until a load is not held twice;
 ///            then bisects to the highest load held, and measures half of it; 30 s each, ten users

@@ -204,7 +204,8 @@ fn short_run_writes_rows_of_each_kind() {
     for load in &loads {
         // Two simulated users for four seconds. A step that is due at an edge may be in or out.
         assert!((6.0..=10.0).contains(&number(load, "steps")), "{load:?}");
-        let ended = number(load, "histogram_us") + number(load, "timed_out");
+        // Steps that timed out are in the histogram too.
+        let ended = number(load, "histogram_us");
         assert_eq!((ended, number(load, "refused")), (number(load, "steps"), 0.0), "{load:?}");
         for part in ["broker", "database", "handler"] {
             assert!(number(load, &format!("{part}_mib")) > 1.0, "{load:?}");

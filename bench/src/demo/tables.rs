@@ -47,7 +47,7 @@ impl Outcome {
             max_per_s: max.round() as u64,
             graphql: UserOutcome {
                 transfers: user_steps.count(),
-                heard: user_steps.latencies.count(),
+                heard: user_steps.received(),
                 timed_out: user_steps.timed_out,
             },
         }
@@ -184,7 +184,7 @@ pub fn users_text(users: u32, steps: &UserSteps, url: &str) -> String {
          Time until the new balance: p50 {} ms, p99 {} ms; {} took longer than 5 s\n\
          GraphiQL, while the bank runs (make up): {url}\n",
         steps.count(),
-        steps.latencies.count(),
+        steps.received(),
         short(steps.latencies.percentile_ms(50.0)),
         short(steps.latencies.percentile_ms(99.0)),
         steps.timed_out,
@@ -197,7 +197,7 @@ pub fn users_fault(steps: &UserSteps) -> Option<String> {
         Some(reason) => {
             Some(format!("{} transfers of simulated users were rejected: {reason}", steps.refused))
         }
-        None if steps.latencies.count() == 0 => {
+        None if steps.received() == 0 => {
             Some("no simulated user received a new balance".to_owned())
         }
         None => None,

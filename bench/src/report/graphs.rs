@@ -250,7 +250,7 @@ fn percentiles(summary: &Summary) -> Graph {
         description: "Steps start on schedule, so a stall of the bank is measured in full. \
                Half of all steps were faster than the thick line, 99 of 100 faster than the thin \
                line. \
-               Steps that timed out are not included.",
+               A step that timed out counts as 5 s.",
     };
     graph(&caption, series)
 }

@@ -4,6 +4,7 @@ use super::mode_summary::{LoadSummary, ModeSummary, OverTime};
 use super::rows::{CsvRow, CsvTable};
 use crate::error::Error;
 use crate::process_usage::{BROKER, NAMES};
+use crate::simulated_users::TIMEOUT;
 use std::collections::BTreeMap;
 
 /// The runs of a mode while its tables are read.
@@ -12,7 +13,7 @@ pub struct JoinedRuns {
     /// By load: the figures of each run.
     pub loads: BTreeMap<u64, Vec<LoadSummary>>,
     highest: Vec<f64>,
-    /// By load: latencies in ms, and the number of steps that timed out.
+    /// By load: latencies in ms, 5 s for a step that timed out, and the number of these steps.
     steps: BTreeMap<u64, (Vec<f64>, usize)>,
     /// Half of the highest load of each run.
     halves: Vec<u64>,
@@ -48,17 +49,13 @@ impl JoinedRuns {
                 over_time.faults.push((at, fault.to_owned()));
                 continue;
             }
-            match (end, latency) {
-                ("changed", Some(latency)) => over_time.steps.push((at, latency)),
-                _ => over_time.steps.push((at, 5000.0)),
-            }
+            let counted = latency.unwrap_or(TIMEOUT.as_secs_f64() * 1000.0);
+            over_time.steps.push((at, counted));
             if row.number("measured")? > 0.0 {
                 let (latencies, timed_out) =
                     self.steps.entry(row.number("load_per_s")? as u64).or_default();
-                match latency {
-                    Some(latency) => latencies.push(latency),
-                    None => *timed_out += 1,
-                }
+                latencies.push(counted);
+                *timed_out += usize::from(latency.is_none());
             }
         }
         over_time.steps.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -10,7 +10,7 @@ pub struct ModeSummary {
     pub loads: Vec<LoadSummary>,
     /// The highest load held in each run.
     pub highest: Vec<f64>,
-    /// Latencies at half of each run's highest load, ms, ascending.
+    /// Latencies at half of each run's highest load, ms, ascending; 5 s for a timeout.
     pub half: Vec<f64>,
     /// Steps of the first run by time.
     pub over_time: OverTime,
@@ -21,7 +21,7 @@ pub struct ModeSummary {
 pub struct LoadSummary {
     pub per_s: f64,
     pub runs: usize,
-    /// Latencies of the steps of users, ms, ascending.
+    /// Latencies of the steps of users, ms, ascending; 5 s for a timeout.
     pub latencies: Vec<f64>,
     pub timed_out: usize,
     /// Number of runs that held the load.

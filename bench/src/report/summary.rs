@@ -154,7 +154,7 @@ impl Summary {
                     load.runs.to_string(),
                     load.held.to_string(),
                     short(load.answered_per_s),
-                    (load.latencies.len() + load.timed_out).to_string(),
+                    load.latencies.len().to_string(),
                     load.timed_out.to_string(),
                     shown(load.mean()),
                     shown(load.error()),
@@ -253,7 +253,9 @@ pub mod tests {
         assert_eq!((idle.runs, idle.latencies.len()), (2, 20));
         assert_eq!((idle.mean(), idle.percentile(50.0)), (Some(16.0), Some(16.0)));
         assert_eq!((idle.percentile(0.0), idle.percentile(100.0)), (Some(11.0), Some(21.0)));
-        assert_eq!(batched.load(8000.0).unwrap().timed_out, 2);
+        let missed = batched.load(8000.0).unwrap();
+        assert_eq!((missed.timed_out, missed.latencies.len()), (2, 20));
+        assert_eq!((missed.percentile(90.0), missed.percentile(99.0)), (Some(20.0), Some(5000.0)));
         assert_eq!(summary.settings, "STEP_S=30");
         assert_eq!(batched.over_time.faults, [(60.0, "postgres KILL".to_owned())]);
         assert_eq!(summary.table().len(), 1 + batched.loads.len() + single.loads.len());

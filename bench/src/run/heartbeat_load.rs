@@ -13,9 +13,11 @@ use crate::metrics::Work;
 use crate::mode::Mode;
 use crate::output::{self, short};
 use crate::process_usage::{self, BROKER, CpuTimes, DATABASE, ENDPOINT, HANDLER};
-use crate::simulated_users::{SimulatedUsers, StepEnd, TIMEOUT, UserSteps};
+use crate::schedule::Schedule;
+use crate::simulated_users::{SimulatedUsers, StepEnd, TIMEOUT, UserStep, UserSteps};
 use crate::start::Start;
 use service::log::Chain;
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -59,9 +61,21 @@ struct Watch {
     kind: Kind,
     window: Window,
     steps: UserSteps,
+    /// Due times of the steps that have ended in the window.
+    ended: HashSet<Instant>,
     /// Steps that have timed out since the load began.
     timed_out: u64,
     broken: bool,
+}
+
+impl Watch {
+    /// Due times of the steps that were due in the window and have not ended.
+    fn unfinished(&self, schedule: &Schedule) -> Vec<Instant> {
+        let Window { opens, closes, .. } = self.window;
+        let steps = schedule.due_by(opens)..schedule.due_by(closes);
+        let due = steps.map(|step| schedule.due(step));
+        due.filter(|due| !self.ended.contains(due)).collect()
+    }
 }
 
 impl HeartbeatLoad {
@@ -129,6 +143,7 @@ impl HeartbeatLoad {
             kind,
             window: Window::new(load, opens, opens + time),
             steps: UserSteps::default(),
+            ended: HashSet::new(),
             timed_out: 0,
             broken: false,
         };
@@ -140,14 +155,9 @@ impl HeartbeatLoad {
                 self.bank.name
             ));
             watch.window.close(last.at);
+            self.heartbeat.set_load(0)?;
         }
-        // Steps that were due in the window may end later.
-        let Window { opens, closes, .. } = watch.window;
-        let due = users.schedule.due_by(closes) - users.schedule.due_by(opens);
-        let given_up = Instant::now() + TIMEOUT + Duration::from_secs(1);
-        while watch.steps.count() < due && Instant::now() < given_up && !watch.broken {
-            self.read_steps(&mut watch, Instant::now() + TICK, users)?;
-        }
+        self.finish_steps(&mut watch, users)?;
         let mut measured = MeasuredLoad {
             mode: self.bank.mode,
             kind,
@@ -172,6 +182,19 @@ impl HeartbeatLoad {
             self.results.push(measured.clone());
         }
         Ok(measured)
+    }
+
+    /// Waits until the steps that were due in the window have ended. A step that has not ended
+    /// after [`TIMEOUT`], since its user has no connection, counts as timed out.
+    fn finish_steps(&mut self, watch: &mut Watch, users: &SimulatedUsers) -> Result<(), Error> {
+        let given_up = Instant::now() + TIMEOUT + Duration::from_secs(1);
+        while !watch.unfinished(&users.schedule).is_empty() && Instant::now() < given_up {
+            self.read_steps(watch, Instant::now() + TICK, users)?;
+        }
+        for due in watch.unfinished(&users.schedule) {
+            self.note_step(watch, &UserStep { due, end: StepEnd::TimedOut })?;
+        }
+        Ok(())
     }
 
     /// Takes a sample each second from `before` on, until the window closes or the load is aborted.
@@ -245,20 +268,7 @@ impl HeartbeatLoad {
     ) -> Result<(), Error> {
         loop {
             for step in users.steps(until)? {
-                let Window { opens, closes, per_s, .. } = watch.window;
-                let measured = step.due > opens && step.due <= closes;
-                if measured {
-                    watch.steps.note(&step);
-                }
-                watch.timed_out += u64::from(step.end == StepEnd::TimedOut);
-                if let StepEnd::Refused(reason) = &step.end {
-                    output::progress(&format!(
-                        "The transfer of a simulated user was rejected: {reason}"
-                    ));
-                }
-                if let Some(raw) = &mut self.raw {
-                    raw.step(per_s, measured && watch.kind != Kind::WarmUp, &step)?;
-                }
+                self.note_step(watch, &step)?;
             }
             if self.bank.shutdown.requested() {
                 return Err(Error::Stopped);
@@ -266,6 +276,23 @@ impl HeartbeatLoad {
             if Instant::now() >= until {
                 return Ok(());
             }
+        }
+    }
+
+    fn note_step(&mut self, watch: &mut Watch, step: &UserStep) -> Result<(), Error> {
+        let Window { opens, closes, per_s, .. } = watch.window;
+        let measured = step.due > opens && step.due <= closes;
+        if measured {
+            watch.steps.note(step);
+            watch.ended.insert(step.due);
+        }
+        watch.timed_out += u64::from(step.end == StepEnd::TimedOut);
+        if let StepEnd::Refused(reason) = &step.end {
+            output::progress(&format!("The transfer of a simulated user was rejected: {reason}"));
+        }
+        match &mut self.raw {
+            Some(raw) => raw.step(per_s, measured && watch.kind != Kind::WarmUp, step),
+            None => Ok(()),
         }
     }
 
@@ -335,5 +362,31 @@ impl HeartbeatLoad {
             text += &format!("DISTURBED: {disturbance}; the CSV files have the use at each load\n");
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unfinished_steps_are_those_due_in_the_window() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let schedule = Schedule::new(start, 1, Duration::from_secs(60));
+        let mut watch = Watch {
+            kind: Kind::Climb,
+            window: Window::new(100, at(10), at(13)),
+            steps: UserSteps::default(),
+            ended: HashSet::new(),
+            timed_out: 0,
+            broken: false,
+        };
+        assert_eq!(watch.unfinished(&schedule), [at(11), at(12), at(13)]);
+        watch.ended.insert(at(12));
+        assert_eq!(watch.unfinished(&schedule), [at(11), at(13)]);
+        // The load was aborted.
+        watch.window.close(at(12));
+        assert_eq!(watch.unfinished(&schedule), [at(11)]);
     }
 }

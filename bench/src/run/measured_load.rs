@@ -94,7 +94,7 @@ impl MeasuredLoad {
         self.held = !self.broken
             && sent
             && self.steps.timed_out == 0
-            && self.steps.latencies.count() > 0
+            && self.steps.received() > 0
             && self.steps.latencies.percentile_ms(99.0) < P99_MAX_MS
             && measure::keeps_up(self.load, seconds, done, self.lag_grown, load * NOISE_S + NOISE);
     }
