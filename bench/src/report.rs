@@ -23,12 +23,12 @@ use std::process::ExitCode;
 /// Make tables and graphs of the rows of `bench run`, next to those of the talk
 ///
 /// Joins all runs of a mode. The latencies of a load are those of all steps of all runs. Rates, CPU
-/// and memory are means over the runs. The highest load is the mean of the highest loads of the
-/// runs, with its standard error. The graphs also show the talk's four handlers, measured in 2019
-/// on another machine. Each graph has a CSV file with its points, and the raw rows are copied. The
+/// and memory are means over the runs. The highest load of a mode is the highest one that more than
+/// half of its runs held. The graphs also show the talk's four handlers, measured in 2019 on
+/// another machine. Each graph has a CSV file with its points, and the raw rows are copied. The
 /// last line is JSON: the highest load of each mode, its median without load, and its p99 at half
-/// of the highest load; and the broker's CPU time per record, batched divided by single, at the
-/// highest load that single held.
+/// of the highest load of each run; and the broker's CPU time per record, batched divided by
+/// single, at the highest load that single held in every run.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct ReportOptions {

@@ -282,7 +282,8 @@ fn highest(summary: &Summary) -> Graph {
     }
     let title = "Highest load held";
     let description = format!(
-        "Mean of the runs. The line across a bar spans the lowest and the highest run. \
+        "More than half of the runs held this load or a higher one. The line across a bar spans \
+         the lowest and the highest run. \
          {TALK_LINES} \
          Their bars show the mean and the best of ten runs, each of which ended at its third \
          timeout of 5 s. \

@@ -26,7 +26,7 @@ impl JoinedRuns {
         let mut highest: Option<f64> = None;
         for row in table.rows() {
             let load = load(row, idle)?;
-            if load.held > 0 {
+            if row.number("held")? > 0.0 {
                 highest = Some(highest.unwrap_or(0.0).max(load.per_s));
             }
             let key = load.per_s as u64;
@@ -98,7 +98,6 @@ pub fn load(row: CsvRow<'_>, idle: Option<f64>) -> Result<LoadSummary, Error> {
     Ok(LoadSummary {
         per_s,
         runs: 1,
-        held: usize::from(row.number("held")? > 0.0),
         beats_per_s: row.number("beats_per_s")?,
         answered_per_s: row.number("answered_per_s")?,
         records_per_request: row.number("records_per_request")?,
@@ -128,7 +127,6 @@ fn joined(runs: &[LoadSummary]) -> LoadSummary {
     LoadSummary {
         per_s: mean(|load| load.per_s),
         runs: runs.len(),
-        held: runs.iter().map(|load| load.held).sum(),
         beats_per_s: mean(|load| load.beats_per_s),
         answered_per_s: mean(|load| load.answered_per_s),
         records_per_request: mean(|load| load.records_per_request),

@@ -24,8 +24,6 @@ pub struct LoadSummary {
     /// Latencies of the steps of users, ms, ascending; 5 s for a timeout.
     pub latencies: Vec<f64>,
     pub timed_out: usize,
-    /// Number of runs that held the load.
-    pub held: usize,
     pub beats_per_s: f64,
     pub answered_per_s: f64,
     pub records_per_request: f64,
@@ -67,15 +65,16 @@ impl LoadSummary {
 }
 
 impl ModeSummary {
-    /// Mean of the runs' highest loads.
-    pub fn max(&self) -> Option<f64> {
-        let count = self.highest.len() as f64;
-        (count > 0.0).then(|| self.highest.iter().sum::<f64>() / count)
+    /// Number of runs that held `per_s` commands per second or more.
+    pub fn held(&self, per_s: f64) -> usize {
+        self.highest.iter().filter(|highest| **highest >= per_s).count()
     }
 
-    /// Standard error of [`Self::max`]; `None` for a single run.
-    pub fn max_error(&self) -> Option<f64> {
-        error(&self.highest)
+    /// The highest load that more than half of the runs held. So at least one run measured it.
+    pub fn max(&self) -> Option<f64> {
+        let mut descending = self.highest.clone();
+        descending.sort_by(|a, b| b.total_cmp(a));
+        descending.get(descending.len() / 2).copied()
     }
 
     /// The figures at `per_s` commands per second.
@@ -110,5 +109,25 @@ mod tests {
             (percentile(&[1.0, 2.0], 50.0), percentile(&[1.0, 2.0], 51.0)),
             (Some(1.0), Some(2.0))
         );
+    }
+
+    #[test]
+    fn highest_load_was_held_by_most_runs() {
+        let of = |highest: &[f64]| {
+            let mode = ModeSummary {
+                name: String::new(),
+                loads: Vec::new(),
+                highest: highest.to_vec(),
+                half: Vec::new(),
+                over_time: OverTime::default(),
+            };
+            mode.max().map(|max| (max, mode.held(max)))
+        };
+        // No run held the mean of 35,000.
+        assert_eq!(of(&[32_000.0, 41_000.0, 32_000.0]), Some((32_000.0, 3)));
+        assert_eq!(of(&[1830.0, 2800.0, 1540.0]), Some((1830.0, 2)));
+        assert_eq!(of(&[1000.0, 2000.0]), Some((1000.0, 2)));
+        assert_eq!(of(&[1000.0, 0.0, 0.0]), Some((0.0, 3)));
+        assert_eq!(of(&[]), None);
     }
 }
