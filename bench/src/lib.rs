@@ -28,6 +28,7 @@ mod ids;
 mod ledger;
 mod measure;
 mod observed_bank;
+mod own_pauses;
 mod schedule;
 mod search;
 mod simulated_users;

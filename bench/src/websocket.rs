@@ -63,8 +63,12 @@ impl Socket {
                 }
                 // The library answers pings.
                 Ok(_) => {}
+                // A read with a timeout is interrupted when the process continues after a stop.
                 Err(tungstenite::Error::Io(err))
-                    if matches!(err.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    if matches!(
+                        err.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) => {}
                 Err(source) => return Err(failed(&self.url, source)),
             }
             if Instant::now() >= until {

@@ -105,6 +105,7 @@ pub fn load(row: CsvRow<'_>, idle: Option<f64>) -> Result<LoadSummary, Error> {
         broker_s: broker_s.map(|(busy, idle)| (busy - idle).max(0.0) / 100.0 / records * 1000.0),
         cpu,
         memory,
+        own_pause_ms: row.number("own_pause_ms")?,
         ..LoadSummary::default()
     })
 }
@@ -134,6 +135,7 @@ fn joined(runs: &[LoadSummary]) -> LoadSummary {
         broker_s: mean_if_any(&|load| load.broker_s),
         cpu,
         memory,
+        own_pause_ms: runs.iter().map(|load| load.own_pause_ms).fold(0.0, f64::max),
         ..LoadSummary::default()
     }
 }

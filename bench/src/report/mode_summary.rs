@@ -35,6 +35,8 @@ pub struct LoadSummary {
     pub cpu: PerPart<f64>,
     /// Memory, MiB.
     pub memory: PerPart<f64>,
+    /// The longest pause of the measuring program, ms.
+    pub own_pause_ms: f64,
 }
 
 /// All steps of the users in one run.

@@ -5,6 +5,7 @@ use super::mode_summary::ModeSummary;
 use super::plot::escape;
 use super::summary::Summary;
 use crate::output::{short, wrap};
+use crate::own_pauses;
 use crate::process_usage::disturbance;
 use std::fmt::Write;
 
@@ -107,6 +108,9 @@ fn facts(summary: &Summary) -> Vec<String> {
     if let Some(disturbance) = disturbance([*others].into_iter()) {
         facts.push(format!("DISTURBED: {disturbance}, so the figures are distorted."));
     }
+    if let Some(warning) = own_pauses::warning(summary.own_pause()) {
+        facts.push(format!("DISTURBED: {warning}, which looks like a stall of the bank."));
+    }
     facts
 }
 
@@ -179,6 +183,7 @@ const COLUMNS: &[&str] = &[
     "`done/s`: commands answered per second",
     "`timed out`: steps of simulated users without a new balance after 5 s, which count as 5 s",
     "`error ms`: standard error of the mean",
+    "`own ms`: longest pause of the measuring program, which looks like a stall of the bank",
     "`recs/req`: mean number of records per produce request of the handler",
     "`broker ms/1000`: CPU time of the broker for 1,000 records, minus its use without load",
     "`%`: CPU use in percent of one core",
@@ -230,6 +235,7 @@ mod tests {
         ] {
             assert!(sentences.contains(part), "{part} in {docs}");
         }
-        assert!(!docs.contains("DISTURBED"));
+        assert_eq!(docs.matches("DISTURBED").count(), 1);
+        assert!(docs.contains("DISTURBED: the measuring program was paused for up to 250 ms"));
     }
 }

@@ -9,6 +9,7 @@ use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
 use serde::Serialize;
 use serde_json::Number;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The joined runs of all modes.
 #[derive(Debug)]
@@ -97,6 +98,12 @@ impl Summary {
         both.find(|(_, single, batched)| *single > 0.0 && *batched > 0.0)
     }
 
+    /// The longest pause of the measuring program.
+    pub fn own_pause(&self) -> Duration {
+        let loads = self.modes.iter().flat_map(|mode| &mode.loads);
+        Duration::from_secs_f64(loads.map(|load| load.own_pause_ms).fold(0.0, f64::max) / 1000.0)
+    }
+
     /// The last line of the output.
     pub fn figures(&self) -> Figures {
         let of = |name: &str| {
@@ -136,6 +143,7 @@ impl Summary {
             "error ms",
             "p50 ms",
             "p99 ms",
+            "own ms",
             "recs/req",
             "broker ms/1000",
             "broker %",
@@ -160,6 +168,7 @@ impl Summary {
                     shown(load.error()),
                     shown(load.percentile(50.0)),
                     shown(load.percentile(99.0)),
+                    format!("{:.0}", load.own_pause_ms),
                     short(load.records_per_request),
                     shown(load.broker_s.map(|seconds| seconds * 1000.0)),
                     shown(load.cpu[BROKER]),
@@ -206,7 +215,7 @@ pub mod tests {
             let mut loads = format!(
                 "# settings: MODE={mode} STEP_S=30\n# machine: a <big> one\n\
                  kind,load_per_s,held,beats_per_s,answered_per_s,records_per_s,\
-                 commands_per_transaction,records_per_request{parts},other_cores\n"
+                 commands_per_transaction,records_per_request,own_pause_ms{parts},other_cores\n"
             );
             let mut steps = "due_s,load_per_s,measured,end,latency_ms\n".to_owned();
             for (at, load) in [0, 1000, 2000, 4000, 8000].into_iter().enumerate() {
@@ -217,7 +226,7 @@ pub mod tests {
                     + f64::from(load * 5) / 1000.0 * if mode == "single" { 0.01 } else { 0.001 };
                 let cells = ",0.1,10".repeat(NAMES.len() - 1);
                 loads += &format!(
-                    "climb,{load},{held},{load},{load},{},1,1,{cores},300{cells},0.02\n",
+                    "climb,{load},{held},{load},{load},{},1,1,{run}50,{cores},300{cells},0.02\n",
                     load * 5
                 );
                 for n in 0..10 {
@@ -230,7 +239,7 @@ pub mod tests {
                     steps += &format!("{},{load},1,{end},{latency}\n", at * 10 + n);
                 }
             }
-            loads += &format!("half,{},1,1,1,1,1,1,{}0\n", max / 2, ",".repeat(NAMES.len() * 2));
+            loads += &format!("half,{},1,1,1,1,1,1,0,{}0\n", max / 2, ",".repeat(NAMES.len() * 2));
             steps += "60,0,0,fault postgres KILL,\n";
             let table = |kind: &str, text: String| {
                 CsvTable::parse(format!("run-x/{run}-{mode}-{kind}.csv").into(), text).unwrap()
@@ -257,6 +266,7 @@ pub mod tests {
         assert_eq!((missed.timed_out, missed.latencies.len()), (2, 20));
         assert_eq!((missed.percentile(90.0), missed.percentile(99.0)), (Some(20.0), Some(5000.0)));
         assert_eq!(summary.settings, "STEP_S=30");
+        assert_eq!((idle.own_pause_ms, summary.own_pause()), (250.0, Duration::from_millis(250)));
         assert_eq!(batched.over_time.faults, [(60.0, "postgres KILL".to_owned())]);
         assert_eq!(summary.table().len(), 1 + batched.loads.len() + single.loads.len());
     }

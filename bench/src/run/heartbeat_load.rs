@@ -12,6 +12,7 @@ use crate::measure::Window;
 use crate::metrics::Work;
 use crate::mode::Mode;
 use crate::output::{self, short};
+use crate::own_pauses::{self, OwnPauses};
 use crate::process_usage::{self, BROKER, CpuTimes, DATABASE, ENDPOINT, HANDLER};
 use crate::schedule::Schedule;
 use crate::simulated_users::{SimulatedUsers, StepEnd, TIMEOUT, UserStep, UserSteps};
@@ -43,6 +44,7 @@ pub struct HeartbeatLoad {
     faults: (Vec<Fault>, Instant),
     /// True if the heartbeat may be sending records.
     loaded: bool,
+    own_pauses: OwnPauses,
     results: Vec<MeasuredLoad>,
 }
 
@@ -87,6 +89,7 @@ impl HeartbeatLoad {
             raw: None,
             faults: (Vec::new(), Instant::now()),
             loaded: false,
+            own_pauses: OwnPauses::start()?,
             results: Vec::new(),
         })
     }
@@ -148,6 +151,7 @@ impl HeartbeatLoad {
             broken: false,
         };
         let before = self.watch(&mut watch, opens, users)?;
+        self.own_pauses.take();
         let last = self.watch_seconds(&mut watch, before, users)?;
         if watch.broken {
             output::progress(&format!(
@@ -171,6 +175,7 @@ impl HeartbeatLoad {
             cpu: last.cpu.since(&before.cpu),
             memory: last.memory,
             work: last.work - before.work,
+            own_pause: self.own_pauses.take(),
             broken: watch.broken,
             held: false,
         };
@@ -360,6 +365,11 @@ impl HeartbeatLoad {
         let others = self.results.iter().map(|load| load.cpu.other_cores());
         if let Some(disturbance) = process_usage::disturbance(others) {
             text += &format!("DISTURBED: {disturbance}; the CSV files have the use at each load\n");
+        }
+        let longest = self.results.iter().map(|load| load.own_pause).max();
+        if let Some(warning) = own_pauses::warning(longest.unwrap_or_default()) {
+            text +=
+                &format!("DISTURBED: {warning}; the column own ms has the pause at each load\n");
         }
         text
     }

@@ -51,7 +51,7 @@ pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_
                            min_ms,\
      p50_ms,p90_ms,p99_ms,max_ms,beats_per_s,commands_per_s,answered_per_s,changes_per_s,\
      stored_per_s,records_per_s,lag_max,lag_grown,held,commands_per_transaction,\
-     records_per_request";
+     records_per_request,own_pause_ms";
 
 /// Columns for the CPU use of each part, cores, and for its memory, MiB.
 pub fn parts_columns() -> String {
@@ -78,6 +78,8 @@ pub struct MeasuredLoad {
     /// Memory at the end of the window, bytes.
     pub memory: PerPart<u64>,
     pub work: Work,
+    /// The longest pause of this program, which looks like a stall of the bank.
+    pub own_pause: Duration,
     /// True if the load was aborted.
     pub broken: bool,
     pub timed_out: u64,
@@ -135,6 +137,7 @@ impl MeasuredLoad {
             f64::from(u8::from(self.held)),
             self.work.commands_per_transaction(),
             self.work.records_per_request(),
+            self.own_pause.as_secs_f64() * 1000.0,
         ];
         let mut row = self.kind.name().to_owned();
         for number in numbers {
@@ -157,6 +160,7 @@ impl MeasuredLoad {
             "p50 ms",
             "p99 ms",
             "lag",
+            "own ms",
             "held",
             "broker %",
             "db %",
@@ -185,6 +189,7 @@ impl MeasuredLoad {
             percentile(50.0),
             percentile(99.0),
             short(self.lag_max),
+            self.own_pause.as_millis().to_string(),
             if self.held { "yes" } else { "no" }.to_owned(),
             percent(BROKER),
             percent(DATABASE),
@@ -232,6 +237,7 @@ mod tests {
             cpu: CpuUse::default(),
             memory: [None; NAMES.len()],
             work: Work::default(),
+            own_pause: Duration::ZERO,
             broken: false,
             timed_out: 0,
             held: false,
