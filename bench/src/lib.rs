@@ -21,6 +21,7 @@ mod browser;
 mod consumer_lag;
 mod control;
 mod direct_load;
+mod flush_times;
 mod graphql;
 mod handler_process;
 mod handlers;

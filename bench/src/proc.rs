@@ -168,21 +168,23 @@ fn mapped_files(maps: &str) -> BTreeSet<PathBuf> {
     maps.lines().filter_map(path).collect()
 }
 
-/// CPU time of all processes of this machine since boot.
-pub fn machine_cpu() -> io::Result<Duration> {
+/// CPU time of all processes of this machine since boot, and the time that its hypervisor gave to
+/// other machines while a process was ready to run.
+pub fn machine_cpu() -> io::Result<(Duration, Duration)> {
     let text = fs::read_to_string("/proc/stat")?;
-    busy(&text)
-        .map(|ticks| Duration::from_millis(ticks * (1000 / TICKS_PER_S)))
+    let time = |ticks| Duration::from_millis(ticks * (1000 / TICKS_PER_S));
+    busy_and_stolen(&text)
+        .map(|(busy, stolen)| (time(busy), time(stolen)))
         .ok_or_else(|| io::Error::other("unexpected first line of /proc/stat"))
 }
 
-/// Ticks of user, nice, system, irq, softirq and steal. Source: proc_stat(5). The time of guests is
-/// part of user.
-fn busy(stat: &str) -> Option<u64> {
+/// Ticks of user, nice, system, irq and softirq, and those of steal. Source: proc_stat(5). The time
+/// of guests is part of user.
+fn busy_and_stolen(stat: &str) -> Option<(u64, u64)> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
     let busy = |index: &usize| ticks.get(*index).copied();
-    [0, 1, 2, 5, 6, 7].iter().map(busy).sum()
+    Some(([0, 1, 2, 5, 6].iter().map(busy).sum::<Option<u64>>()?, *ticks.get(7)?))
 }
 
 /// Cores, memory and processor of this machine, as in `2 cores, 24105 MiB, AMD EPYC`.
@@ -212,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn busy_time_excludes_idle_and_iowait() {
+    fn busy_time_excludes_idle_iowait_and_steal() {
         let text = "cpu  1 2 4 1000 2000 8 16 32 64 128\ncpu0 5 5 5 5\n";
-        assert_eq!(busy(text), Some(63));
-        assert_eq!(busy("cpu0 1 2"), None);
-        assert!(machine_cpu().unwrap() > Duration::ZERO);
+        assert_eq!(busy_and_stolen(text), Some((31, 32)));
+        assert_eq!(busy_and_stolen("cpu0 1 2"), None);
+        assert!(machine_cpu().unwrap().0 > Duration::ZERO);
     }
 
     #[test]

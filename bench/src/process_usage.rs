@@ -53,6 +53,8 @@ pub struct CpuTimes {
     parts: PerPart<f64>,
     /// Seconds of all processes of the machine.
     machine: f64,
+    /// Seconds that the hypervisor gave to other machines.
+    stolen: f64,
 }
 
 /// CPU time between two times.
@@ -64,6 +66,8 @@ pub struct CpuUse {
     pub parts: PerPart<f64>,
     /// CPU seconds of processes that are not part of the bank. They distort a measurement.
     pub others: f64,
+    /// CPU seconds that the hypervisor gave to other machines. They distort a measurement.
+    pub stolen: f64,
 }
 
 impl ProcessUsage {
@@ -99,7 +103,7 @@ impl ProcessUsage {
 
     /// Current CPU times. A restarted part is looked up again.
     pub fn cpu(&mut self) -> Result<CpuTimes, Error> {
-        let machine = proc::machine_cpu().map_err(failed("the machine", 0))?.as_secs_f64();
+        let (machine, stolen) = proc::machine_cpu().map_err(failed("the machine", 0))?;
         let stack = &self.stack;
         let parts = sums(self.watched.iter_mut().map(|it| {
             let used = it.process.and_then(|process| process.cpu().ok());
@@ -108,7 +112,8 @@ impl ProcessUsage {
             }
             (it.part, used.map(|time| time.as_secs_f64()))
         }));
-        Ok(CpuTimes { at: Instant::now(), parts, machine })
+        let (machine, stolen) = (machine.as_secs_f64(), stolen.as_secs_f64());
+        Ok(CpuTimes { at: Instant::now(), parts, machine, stolen })
     }
 
     /// Current memory of each part, bytes.
@@ -171,7 +176,7 @@ impl CpuTimes {
         }
         let known: f64 = parts.iter().flatten().sum();
         let others = (self.machine - earlier.machine - known).max(0.0);
-        CpuUse { elapsed_s, parts, others }
+        CpuUse { elapsed_s, parts, others, stolen: self.stolen - earlier.stolen }
     }
 }
 
@@ -190,12 +195,23 @@ impl CpuUse {
     pub fn other_cores(&self) -> f64 {
         if self.elapsed_s > 0.0 { self.others / self.elapsed_s } else { 0.0 }
     }
+
+    /// Mean CPU time that the hypervisor gave to other machines, cores.
+    pub fn stolen_cores(&self) -> f64 {
+        if self.elapsed_s > 0.0 { self.stolen / self.elapsed_s } else { 0.0 }
+    }
 }
 
 /// A warning if the CPU use of other processes, in cores, distorts the figures.
 pub fn disturbance(other_cores: impl Iterator<Item = f64>) -> Option<String> {
     let most = other_cores.fold(0.0, f64::max);
     (most > DISTURBED).then(|| format!("other processes used up to {most:.2} cores"))
+}
+
+/// A warning if the time that the hypervisor gave to others, in cores, distorts the figures.
+pub fn steal(stolen_cores: impl Iterator<Item = f64>) -> Option<String> {
+    let most = stolen_cores.fold(0.0, f64::max);
+    (most > DISTURBED).then(|| format!("other virtual machines took up to {most:.2} cores"))
 }
 
 #[cfg(test)]
@@ -208,13 +224,15 @@ mod tests {
         let start = Instant::now();
         let mut parts = [None; NAMES.len()];
         (parts[BROKER], parts[DATABASE], parts[HANDLER]) = (Some(1.0), Some(5.0), Some(9.0));
-        let before = CpuTimes { at: start, parts, machine: 100.0 };
+        let before = CpuTimes { at: start, parts, machine: 100.0, stolen: 7.0 };
         (parts[BROKER], parts[DATABASE], parts[HANDLER]) = (Some(2.0), Some(5.0), Some(0.1));
         parts[ENDPOINT] = Some(7.0);
-        let now = CpuTimes { at: start + Duration::from_secs(2), parts, machine: 103.0 };
+        let at = start + Duration::from_secs(2);
+        let now = CpuTimes { at, parts, machine: 103.0, stolen: 8.0 };
         let used = now.since(&before);
         assert_eq!(used.cores()[..4], [Some(0.5), Some(0.0), None, None]);
         assert!((used.other_cores() - 1.0).abs() < 1e-9, "{used:?}");
+        assert!((used.stolen_cores() - 0.5).abs() < 1e-9, "{used:?}");
     }
 
     #[test]
@@ -228,5 +246,7 @@ mod tests {
     fn disturbance_is_reported_above_a_tenth_core() {
         assert_eq!(disturbance([0.0, 0.1].into_iter()), None);
         assert!(disturbance([0.1, 0.2].into_iter()).unwrap().contains("0.20 cores"));
+        assert_eq!(steal([0.0, 0.1].into_iter()), None);
+        assert!(steal([0.1, 0.2].into_iter()).unwrap().contains("0.20 cores"));
     }
 }

@@ -54,9 +54,11 @@ use std::time::Duration;
 ///
 /// With --driver browser the users are tabs of a Chromium on the web pages, as in the talk. The
 /// latency then includes the browser. The column own ms has the longest pause of this program at
-/// each load: more than 100 ms distort the figures. CPU and memory of each part are sampled every second. Each
-/// run writes NAME-loads.csv, NAME-seconds.csv and NAME-steps.csv while it measures. `bench report`
-/// makes tables and graphs of these files. Ctrl-C ends the measurement and keeps its rows.
+/// each load: more than 100 ms distort the figures. Before and after each run, the disk is measured
+/// without load, by writes of 8 kB with fdatasync. CPU and memory of each part are sampled every
+/// second. Each run writes NAME-loads.csv, NAME-seconds.csv and NAME-steps.csv while it measures.
+/// `bench report` makes tables and graphs of these files. Ctrl-C ends the measurement and keeps its
+/// rows.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[STACK, GRAPHQL_URL, FRONTEND_URL, HANDLER_URL, HEARTBEAT_URL],
@@ -205,6 +207,7 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
                 let name = format!("{round}-{mode}");
                 load.begin(mode, (&folder, &name), &settings, &users)?;
                 course(&profile, &options.faults, warm_up, &mut load, &users)?;
+                load.end(&folder)?;
                 warm_up = WARM_UP;
             }
         }

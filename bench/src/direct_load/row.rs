@@ -174,7 +174,7 @@ impl TransferLoad {
             unanswered: 0,
             refused: 0,
             repeated: 0,
-            cpu: CpuUse { elapsed_s: 8.0, parts, others: 1.0 },
+            cpu: CpuUse { elapsed_s: 8.0, parts, others: 1.0, stolen: 0.0 },
             broker_idle: 0.0,
             commands_per_transaction: 2.5,
             records_per_request: 7.5,

@@ -4,9 +4,10 @@ use super::graphs::Graph;
 use super::mode_summary::ModeSummary;
 use super::plot::escape;
 use super::summary::Summary;
+use crate::flush_times::{FlushTimes, MEDIAN_MAX_MS};
 use crate::output::{short, wrap};
 use crate::own_pauses;
-use crate::process_usage::disturbance;
+use crate::process_usage::{disturbance, steal};
 use std::fmt::Write;
 
 const STYLE: &str = "\
@@ -94,7 +95,7 @@ pub fn markdown(summary: &Summary, graphs: &[Graph], folder: &str) -> String {
 
 /// Date, commit, machine and settings.
 fn facts(summary: &Summary) -> Vec<String> {
-    let Summary { date, commit, machine, settings, others, .. } = summary;
+    let Summary { date, commit, machine, settings, others, stolen, flushes, .. } = summary;
     let mut facts = vec![
         format!(
             "Measured {date} at commit {commit}. All servers, services and the measuring program \
@@ -108,10 +109,27 @@ fn facts(summary: &Summary) -> Vec<String> {
     if let Some(disturbance) = disturbance([*others].into_iter()) {
         facts.push(format!("DISTURBED: {disturbance}, so the figures are distorted."));
     }
+    if let Some(steal) = steal([*stolen].into_iter()) {
+        facts.push(format!("DISTURBED: {steal}, so the figures are distorted."));
+    }
+    facts.extend(flushes.map(disk));
     if let Some(warning) = own_pauses::warning(summary.own_pause()) {
         facts.push(format!("DISTURBED: {warning}, which looks like a stall of the bank."));
     }
     facts
+}
+
+/// Times of flushes without load, as a sentence.
+fn disk([before, after]: [FlushTimes; 2]) -> String {
+    let worst = before.median_ms.max(after.median_ms);
+    format!(
+        "{}The disk flushed 8 kB in {} ms before the runs and in {} ms after them, without load. \
+         These are medians, the longest time was {} ms.",
+        if worst > MEDIAN_MAX_MS { "DISTURBED: the disk was slow. " } else { "" },
+        short(before.median_ms),
+        short(after.median_ms),
+        short(before.max_ms.max(after.max_ms)),
+    )
 }
 
 /// The main results as sentences.
@@ -235,7 +253,10 @@ mod tests {
         ] {
             assert!(sentences.contains(part), "{part} in {docs}");
         }
-        assert_eq!(docs.matches("DISTURBED").count(), 1);
-        assert!(docs.contains("DISTURBED: the measuring program was paused for up to 250 ms"));
+        let disturbed: Vec<&str> = sentences.split("DISTURBED: ").skip(1).collect();
+        let causes = ["other virtual machines took up to 0.20 cores", "the disk", "the measuring"];
+        assert_eq!(disturbed.len(), causes.len(), "{docs}");
+        assert!(disturbed.iter().zip(causes).all(|(it, cause)| it.starts_with(cause)), "{docs}");
+        assert!(sentences.contains("in 2.0 ms before the runs and in 12.0 ms after them"));
     }
 }

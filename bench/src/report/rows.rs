@@ -1,4 +1,4 @@
-//! Reads the CSV files of `bench run`: `# name: value` lines, column titles, and rows.
+//! Reads the CSV files of `bench run`: column titles and rows, with `# name: value` lines between.
 
 use crate::error::Error;
 use std::collections::HashMap;
@@ -12,15 +12,17 @@ pub struct CsvTable {
     pub session: String,
     /// Content of the file.
     pub text: String,
-    /// The `# name: value` lines above the rows.
+    /// The `# name: value` lines.
     pub header: HashMap<String, String>,
     titles: HashMap<String, usize>,
-    rows: Vec<Vec<String>>,
+    /// The number of each line, and its cells.
+    rows: Vec<(usize, Vec<String>)>,
 }
 
 #[derive(Clone, Copy)]
 pub struct CsvRow<'a> {
     table: &'a CsvTable,
+    line: usize,
     cells: &'a [String],
 }
 
@@ -64,7 +66,7 @@ impl CsvTable {
             let cells: Vec<String> = line.split(',').map(str::to_owned).collect();
             match &titles {
                 None => titles = Some(cells.into_iter().zip(0..).collect()),
-                Some(titles) if titles.len() == cells.len() => rows.push(cells),
+                Some(titles) if titles.len() == cells.len() => rows.push((number, cells)),
                 Some(_) => {
                     let what = "as many cells as titles";
                     return Err(Error::Row { path, line: number, what: what.to_owned() });
@@ -78,7 +80,7 @@ impl CsvTable {
         self.path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// A value above the rows; empty if it is missing.
+    /// The value of a `# name: value` line; empty if it is missing.
     pub fn header(&self, name: &str) -> &str {
         self.header.get(name).map_or("", String::as_str)
     }
@@ -91,7 +93,7 @@ impl CsvTable {
     }
 
     pub fn rows(&self) -> impl Iterator<Item = CsvRow<'_>> {
-        self.rows.iter().map(|cells| CsvRow { table: self, cells })
+        self.rows.iter().map(|(line, cells)| CsvRow { table: self, line: *line, cells })
     }
 }
 
@@ -115,11 +117,8 @@ impl<'a> CsvRow<'a> {
     }
 
     fn lacks(&self, title: &str) -> Error {
-        let line = self.table.rows.iter().position(|row| std::ptr::eq(row.as_slice(), self.cells));
-        // Counts the header and the titles.
-        let line =
-            line.map_or(0, |at| at + self.table.text.lines().count() - self.table.rows.len() + 1);
-        Error::Row { path: self.table.path.clone(), line, what: format!("a number under {title}") }
+        let (path, line) = (self.table.path.clone(), self.line);
+        Error::Row { path, line, what: format!("a number under {title}") }
     }
 }
 
@@ -129,9 +128,10 @@ mod tests {
 
     #[test]
     fn invalid_cells_are_reported_with_their_line() {
-        let text = "# run: x\n# settings: A=1 B=a,b\nload,held\n10,1\n20,\nx,1\n";
+        let text = "# run: x\n# settings: A=1 B=a,b\nload,held\n10,1\n20,\nx,1\n# end: y\n";
         let table = CsvTable::parse("f/x.csv".into(), text.to_owned()).unwrap();
         assert_eq!((table.header("run"), table.setting("B"), table.setting("C")), ("x", "a,b", ""));
+        assert_eq!(table.header("end"), "y");
         assert_eq!((table.session.as_str(), table.name().as_str()), ("f", "x.csv"));
         let rows: Vec<CsvRow<'_>> = table.rows().collect();
         assert_eq!(rows[0].number("load").unwrap(), 10.0);

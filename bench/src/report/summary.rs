@@ -4,6 +4,7 @@ use super::joined_runs::{self, JoinedRuns};
 use super::mode_summary::{LoadSummary, ModeSummary, percentile};
 use super::rows::CsvTable;
 use crate::error::Error;
+use crate::flush_times::FlushTimes;
 use crate::output::{figure, short};
 use crate::process_usage::{BROKER, DATABASE, ENDPOINT, HANDLER};
 use serde::Serialize;
@@ -23,6 +24,10 @@ pub struct Summary {
     pub settings: String,
     /// Highest CPU use of other processes during a load, cores.
     pub others: f64,
+    /// The same of other virtual machines.
+    pub stolen: f64,
+    /// Times of flushes without load, before and after the runs: those of the slowest run.
+    pub flushes: Option<[FlushTimes; 2]>,
 }
 
 impl Summary {
@@ -40,7 +45,7 @@ impl Summary {
             }
         }
         let mut modes: BTreeMap<String, JoinedRuns> = BTreeMap::new();
-        let mut others: f64 = 0.0;
+        let (mut others, mut stolen): (f64, f64) = (0.0, 0.0);
         for table in tables {
             // Files from before 2026-12 have the earlier name of the mode.
             let mode = match table.setting("MODE") {
@@ -54,6 +59,7 @@ impl Summary {
                 joined.loads(table, idle)?;
                 for row in table.rows() {
                     others = others.max(row.number("other_cores")?);
+                    stolen = stolen.max(row.number("stolen_cores")?);
                 }
             } else if name.ends_with("-steps.csv") {
                 modes.entry(mode).or_default().steps(table)?;
@@ -79,6 +85,8 @@ impl Summary {
             machine: header("machine"),
             settings: settings.collect::<Vec<_>>().join(" "),
             others,
+            stolen,
+            flushes: slowest(tables, "before").zip(slowest(tables, "after")).map(Into::into),
         })
     }
 
@@ -183,6 +191,18 @@ impl Summary {
     }
 }
 
+/// The highest times of flushes before or after a run.
+fn slowest(tables: &[CsvTable], when: &str) -> Option<FlushTimes> {
+    let times = tables.iter().filter_map(|table| {
+        let (median, max) = table.header(&format!("flush_{when}_ms")).split_once(' ')?;
+        Some(FlushTimes { median_ms: median.parse().ok()?, max_ms: max.parse().ok()? })
+    });
+    times.reduce(|a, b| FlushTimes {
+        median_ms: a.median_ms.max(b.median_ms),
+        max_ms: a.max_ms.max(b.max_ms),
+    })
+}
+
 /// The last line of the output.
 #[derive(Debug, Serialize)]
 pub struct Figures {
@@ -214,8 +234,10 @@ pub mod tests {
         {
             let mut loads = format!(
                 "# settings: MODE={mode} STEP_S=30\n# machine: a <big> one\n\
+                 # flush_before_ms: {run} 9.5\n\
                  kind,load_per_s,held,beats_per_s,answered_per_s,records_per_s,\
-                 commands_per_transaction,records_per_request,own_pause_ms{parts},other_cores\n"
+                 commands_per_transaction,records_per_request,own_pause_ms{parts},other_cores,\
+                 stolen_cores\n"
             );
             let mut steps = "due_s,load_per_s,measured,end,latency_ms\n".to_owned();
             for (at, load) in [0, 1000, 2000, 4000, 8000].into_iter().enumerate() {
@@ -226,7 +248,8 @@ pub mod tests {
                     + f64::from(load * 5) / 1000.0 * if mode == "single" { 0.01 } else { 0.001 };
                 let cells = ",0.1,10".repeat(NAMES.len() - 1);
                 loads += &format!(
-                    "climb,{load},{held},{load},{load},{},1,1,{run}50,{cores},300{cells},0.02\n",
+                    "climb,{load},{held},{load},{load},{},1,1,{run}50,{cores},300{cells},0.02,\
+                     0.{run}\n",
                     load * 5
                 );
                 for n in 0..10 {
@@ -239,7 +262,9 @@ pub mod tests {
                     steps += &format!("{},{load},1,{end},{latency}\n", at * 10 + n);
                 }
             }
-            loads += &format!("half,{},1,1,1,1,1,1,0,{}0\n", max / 2, ",".repeat(NAMES.len() * 2));
+            loads +=
+                &format!("half,{},1,1,1,1,1,1,0,{}0,0\n", max / 2, ",".repeat(NAMES.len() * 2));
+            loads += &format!("# flush_after_ms: {} 300\n", run * 6);
             steps += "60,0,0,fault postgres KILL,\n";
             let table = |kind: &str, text: String| {
                 CsvTable::parse(format!("run-x/{run}-{mode}-{kind}.csv").into(), text).unwrap()
@@ -266,6 +291,10 @@ pub mod tests {
         assert_eq!((missed.timed_out, missed.latencies.len()), (2, 20));
         assert_eq!((missed.percentile(90.0), missed.percentile(99.0)), (Some(20.0), Some(5000.0)));
         assert_eq!(summary.settings, "STEP_S=30");
+        assert_eq!(summary.stolen, 0.2);
+        let flushes = [(2.0, 9.5), (12.0, 300.0)];
+        let flushes = flushes.map(|(median_ms, max_ms)| FlushTimes { median_ms, max_ms });
+        assert_eq!(summary.flushes, Some(flushes));
         assert_eq!((idle.own_pause_ms, summary.own_pause()), (250.0, Duration::from_millis(250)));
         assert_eq!(batched.over_time.faults, [(60.0, "postgres KILL".to_owned())]);
         assert_eq!(summary.table().len(), 1 + batched.loads.len() + single.loads.len());

@@ -8,6 +8,7 @@ use crate::bank_under_test::BankUnderTest;
 use crate::consumer_lag::{ConsumerLag, Records};
 use crate::control::{HEARTBEAT_URL, Heartbeat};
 use crate::error::Error;
+use crate::flush_times::FlushTimes;
 use crate::measure::Window;
 use crate::metrics::Work;
 use crate::mode::Mode;
@@ -105,9 +106,20 @@ impl HeartbeatLoad {
         self.settle()?;
         output::progress(&format!("Run {name}"));
         self.bank.restart_handler(mode)?;
-        self.raw = Some(RawRows::create(folder, name, mode, settings)?);
+        let mut raw = RawRows::create(folder, name, mode, settings)?;
+        raw.flush_times("before", FlushTimes::measure(folder)?)?;
+        self.raw = Some(raw);
         // Steps that ended while the handler was down are not measured.
         users.steps(Instant::now()).map(drop)
+    }
+
+    /// Ends a run in `folder`.
+    pub fn end(&mut self, folder: &Path) -> Result<(), Error> {
+        self.settle()?;
+        match &mut self.raw {
+            Some(raw) => raw.flush_times("after", FlushTimes::measure(folder)?),
+            None => Ok(()),
+        }
     }
 
     /// Injects `faults`; their delays count from now.
@@ -365,6 +377,10 @@ impl HeartbeatLoad {
         let others = self.results.iter().map(|load| load.cpu.other_cores());
         if let Some(disturbance) = process_usage::disturbance(others) {
             text += &format!("DISTURBED: {disturbance}; the CSV files have the use at each load\n");
+        }
+        let stolen = self.results.iter().map(|load| load.cpu.stolen_cores());
+        if let Some(steal) = process_usage::steal(stolen) {
+            text += &format!("DISTURBED: {steal}; the CSV files have the time at each load\n");
         }
         let longest = self.results.iter().map(|load| load.own_pause).max();
         if let Some(warning) = own_pauses::warning(longest.unwrap_or_default()) {

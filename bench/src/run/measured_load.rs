@@ -45,8 +45,8 @@ impl Kind {
     }
 }
 
-/// Columns of the rows of loads. They are followed by those of [`parts_columns`], `other_cores` and
-/// `histogram_us`.
+/// Columns of the rows of loads. They are followed by those of [`parts_columns`], `other_cores`,
+/// `stolen_cores` and `histogram_us`.
 pub const COLUMNS: &str = "kind,load_per_s,seconds,steps,timed_out,refused,mean_ms,stderr_ms,\
                            min_ms,\
      p50_ms,p90_ms,p99_ms,max_ms,beats_per_s,commands_per_s,answered_per_s,changes_per_s,\
@@ -144,7 +144,8 @@ impl MeasuredLoad {
             row += &format!(",{}", rounded(number));
         }
         row += &parts_csv(&self.cpu, &self.memory);
-        let _ = write!(row, ",{},", rounded(self.cpu.other_cores()));
+        let (others, stolen) = (self.cpu.other_cores(), self.cpu.stolen_cores());
+        let _ = write!(row, ",{},{},", rounded(others), rounded(stolen));
         row + &steps.latencies.histogram_us()
     }
 
@@ -273,7 +274,7 @@ mod tests {
 
     #[test]
     fn csv_row_has_a_value_for_each_column() {
-        let columns = format!("{COLUMNS}{},other_cores,histogram_us", parts_columns());
+        let columns = format!("{COLUMNS}{},other_cores,stolen_cores,histogram_us", parts_columns());
         let row = step(1000, 10_000).csv();
         assert_eq!(row.split(',').count(), columns.split(',').count(), "{columns}\n{row}");
         assert!(row.starts_with("climb,1000,10,3,0,0,20,5.7735,10,20.015,"), "{row}");

@@ -3,6 +3,7 @@
 use super::measured_load::{self, MeasuredLoad, ms, parts_columns, parts_csv};
 use crate::consumer_lag::Records;
 use crate::error::Error;
+use crate::flush_times::FlushTimes;
 use crate::metrics::Work;
 use crate::mode::Mode;
 use crate::output::{Csv, rounded};
@@ -11,7 +12,8 @@ use crate::simulated_users::{StepEnd, UserStep};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Columns of the rows of seconds; after them come those of [`parts_columns`] and `other_cores`.
+/// Columns of the rows of seconds; after them come those of [`parts_columns`], `other_cores`
+/// and `stolen_cores`.
 const SECONDS_COLUMNS: [&str; 15] = [
     "at_s",
     "load_per_s",
@@ -73,15 +75,22 @@ impl RawRows {
         Ok(Self {
             loads: create(
                 "loads",
-                format!("{}{parts},other_cores,histogram_us", measured_load::COLUMNS),
+                format!("{}{parts},other_cores,stolen_cores,histogram_us", measured_load::COLUMNS),
             )?,
             seconds: create(
                 "seconds",
-                format!("{}{parts},other_cores", SECONDS_COLUMNS.join(",")),
+                format!("{}{parts},other_cores,stolen_cores", SECONDS_COLUMNS.join(",")),
             )?,
             steps: create("steps", "due_s,load_per_s,measured,end,latency_ms".to_owned())?,
             start: Instant::now(),
         })
+    }
+
+    /// Writes the times of flushes without load to the file of loads; `when` is before or after the
+    /// run.
+    pub fn flush_times(&mut self, when: &str, times: FlushTimes) -> Result<(), Error> {
+        let (median, max) = (rounded(times.median_ms), rounded(times.max_ms));
+        self.loads.line(&format!("# flush_{when}_ms: {median} {max}"))
     }
 
     /// Writes the row of a load.
@@ -112,7 +121,7 @@ impl RawRows {
         let at = self.at(Instant::now());
         let parts = parts_csv(second.cpu, second.memory);
         self.seconds.line(&format!(
-            "{at},{},{},{},{},{},{},{},{},{},{},{},{},{},{}{parts},{}",
+            "{at},{},{},{},{},{},{},{},{},{},{},{},{},{},{}{parts},{},{}",
             second.load,
             u8::from(second.measured),
             rounded(second.length.as_secs_f64()),
@@ -128,6 +137,7 @@ impl RawRows {
             work.requests,
             work.records,
             rounded(second.cpu.other_cores()),
+            rounded(second.cpu.stolen_cores()),
         ))
     }
 

@@ -96,6 +96,7 @@ impl Sampler {
             counts(self.usage.descriptors()),
             counts([Some(balance_connections), Some(transaction_connections)]),
             disk.map(|bytes| Some(mib(bytes))).to_vec(),
+            vec![Some(used.other_cores()), Some(used.stolen_cores())],
             used.cores().to_vec(),
         ])
     }

@@ -29,7 +29,7 @@ const fn graph(
     Graph { title, unit, scale, names }
 }
 
-const GRAPHS: [Graph; 10] = [
+const GRAPHS: [Graph; 11] = [
     graph("throughput", "commands/s", Scale::Linear, &["answered"]),
     graph("latency", "ms", Scale::Log, &["user p50", "user p99", "outcome p50", "outcome p99"]),
     graph("oldest", "s", Scale::Linear, &["unanswered command", "snapshot"]),
@@ -39,6 +39,7 @@ const GRAPHS: [Graph; 10] = [
     graph("descriptors", "", Scale::Log, &NAMES),
     graph("connections", "", Scale::Linear, &["balancedb", "transactiondb"]),
     graph("disk", "MiB", Scale::Log, &["kafka", "balancedb", "transactiondb", "wal", "logs"]),
+    graph("CPU of", "cores", Scale::Linear, &["other processes", "other virtual machines"]),
     graph("CPU", "cores", Scale::Linear, &NAMES),
 ];
 /// Index of the graph of CPU time, which lacks a part that was restarted.
