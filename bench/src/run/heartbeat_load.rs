@@ -68,6 +68,8 @@ struct Watch {
     ended: HashSet<Instant>,
     /// Steps that have timed out since the load began.
     timed_out: u64,
+    /// True if a fault was made at this load, whose recovery is measured.
+    has_fault: bool,
     broken: bool,
 }
 
@@ -160,6 +162,7 @@ impl HeartbeatLoad {
             steps: UserSteps::default(),
             ended: HashSet::new(),
             timed_out: 0,
+            has_fault: false,
             broken: false,
         };
         let before = self.watch(&mut watch, opens, users)?;
@@ -256,14 +259,14 @@ impl HeartbeatLoad {
         loop {
             let tick = (Instant::now() + TICK).min(until);
             self.read_steps(watch, tick, users)?;
-            self.make_faults(watch.window.per_s)?;
+            watch.has_fault |= self.make_faults(watch.window.per_s)?;
             let lag = self.retried(ConsumerLag::lag)? as f64;
             let now = Instant::now();
             if now >= watch.window.opens {
                 // The last sample may be taken a little after the window.
                 watch.window.note_lag(now.min(watch.window.closes), lag);
                 let too_high = watch.window.cannot_catch_up(lag, IN_FLIGHT);
-                watch.broken |= too_high && self.faults.0.is_empty();
+                watch.broken |= too_high && self.faults.0.is_empty() && !watch.has_fault;
             }
             if now >= until || watch.broken {
                 let records = self.retried(ConsumerLag::records)?;
@@ -313,12 +316,14 @@ impl HeartbeatLoad {
         }
     }
 
-    /// Sends the signals that are due.
-    fn make_faults(&mut self, load: u32) -> Result<(), Error> {
+    /// Sends the signals that are due. Returns true if there was one.
+    fn make_faults(&mut self, load: u32) -> Result<bool, Error> {
+        let mut has_fault = false;
         let (faults, since) = &mut self.faults;
         while let Some(Fault { part, signal, .. }) =
             faults.pop_if(|fault| since.elapsed() >= fault.at)
         {
+            has_fault = true;
             output::progress(&format!(
                 "{:8} load {load:>6}/s | sending {signal} to {part}",
                 self.bank.name
@@ -328,7 +333,7 @@ impl HeartbeatLoad {
                 raw.fault(load, &format!("{part} {signal}"))?;
             }
         }
-        Ok(())
+        Ok(has_fault)
     }
 
     /// Reads offsets, and retries while no broker is available.
@@ -406,6 +411,7 @@ mod tests {
             steps: UserSteps::default(),
             ended: HashSet::new(),
             timed_out: 0,
+            has_fault: false,
             broken: false,
         };
         assert_eq!(watch.unfinished(&schedule), [at(11), at(12), at(13)]);
