@@ -370,7 +370,7 @@ impl<R: Projection> ServedPartitions<'_, R> {
         if !positions.is_empty() {
             let started = Instant::now();
             let stored = writer.store(&mem::take(batch), positions);
-            if matches!(stored, Err(Error::Commit(_))) {
+            if R::IS_PUBLISHED && matches!(stored, Err(Error::Commit(_))) {
                 self.worker.end_subscriptions();
             }
             let stored = stored?;

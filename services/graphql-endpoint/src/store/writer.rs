@@ -23,6 +23,8 @@ pub trait Projection: Record + Send + 'static {
     const GROUP: &'static str;
     /// Largest value. A larger one is a dead letter.
     const VALUE_BYTES_MAX: usize;
+    /// True if clients receive what is stored.
+    const IS_PUBLISHED: bool;
     /// The prepared statements.
     type Statements;
 
@@ -70,6 +72,7 @@ pub struct TransactionStatements {
 impl Projection for BalanceChanged {
     const GROUP: &'static str = "graphql-endpoint";
     const VALUE_BYTES_MAX: usize = BALANCE_CHANGED_BYTES_MAX;
+    const IS_PUBLISHED: bool = true;
     type Statements = TransactionStatements;
 
     fn unstorable(&self) -> Option<&'static str> {
@@ -138,6 +141,7 @@ impl PositionedRecord<BalanceChanged> {
 impl Projection for AccountCreationConfirmed {
     const GROUP: &'static str = "graphql-endpoint-accounts";
     const VALUE_BYTES_MAX: usize = OUTCOME_BYTES_MAX;
+    const IS_PUBLISHED: bool = false;
     type Statements = Statement;
 
     fn unstorable(&self) -> Option<&'static str> {

@@ -22,8 +22,9 @@ struct Shared {
 struct Faults {
     /// Nothing is forwarded.
     held: bool,
-    /// What happens to the next COMMIT.
+    /// What happens to the next COMMIT of a session that stores rows in this table.
     commit: CommitFault,
+    table: &'static str,
     /// The session that has sent LISTEN.
     listener: Option<TcpStream>,
     /// The server's side of a session with a COMMIT that is not sent yet.
@@ -76,14 +77,18 @@ impl DatabaseProxy {
         self.shared.changed.notify_all();
     }
 
-    /// The server executes the next COMMIT. The client loses its connection before the response.
-    pub fn lose_next_commit_response(&self) {
-        self.shared.faults().commit = CommitFault::LoseResponse;
+    /// The server executes the next COMMIT of the session that stores rows in `table`. The client
+    /// loses its connection before the response.
+    pub fn lose_next_commit_response(&self, table: &'static str) {
+        let mut faults = self.shared.faults();
+        (faults.commit, faults.table) = (CommitFault::LoseResponse, table);
     }
 
-    /// The client loses its connection at the next COMMIT. The server gets it later.
-    pub fn delay_next_commit(&self) {
-        self.shared.faults().commit = CommitFault::Delay;
+    /// The client loses its connection at the next COMMIT of the session that stores rows in
+    /// `table`. The server gets it later.
+    pub fn delay_next_commit(&self, table: &'static str) {
+        let mut faults = self.shared.faults();
+        (faults.commit, faults.table) = (CommitFault::Delay, table);
     }
 
     /// Sends the delayed COMMIT to the server.
@@ -119,15 +124,21 @@ impl Shared {
                 }
                 let _ = to_client.shutdown(Shutdown::Both);
             });
+            // A session prepares its statements first.
+            let mut statements = Vec::new();
             let mut buffer = [0; 64 << 10];
             while let Ok(count @ 1..) = client.read(&mut buffer) {
                 self.wait_while_held();
                 let sent = &buffer[..count];
+                if contains(sent, b"INSERT INTO ") {
+                    statements.extend_from_slice(sent);
+                }
                 if contains(sent, b"LISTEN ") {
                     self.faults().listener = Some(client.try_clone().unwrap());
                 }
-                if contains(sent, b"COMMIT\0") {
-                    let mut faults = self.faults();
+                let mut faults = self.faults();
+                let insert = format!("INSERT INTO {} ", faults.table);
+                if contains(sent, b"COMMIT\0") && contains(&statements, insert.as_bytes()) {
                     match mem::take(&mut faults.commit) {
                         CommitFault::None => {}
                         CommitFault::LoseResponse => ends.store(true, Ordering::SeqCst),
@@ -141,6 +152,7 @@ impl Shared {
                         }
                     }
                 }
+                drop(faults);
                 if server.write_all(sent).is_err() {
                     break;
                 }
