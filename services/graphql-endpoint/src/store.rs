@@ -5,6 +5,7 @@
 //! receives the transactions that other endpoints store.
 
 mod connection;
+mod copy;
 mod notifications;
 mod pool;
 mod queries;

@@ -2,6 +2,7 @@
 
 use super::connection::{SCHEMA, connect, old_rows};
 use super::notifications::{PAYLOAD_BYTES_MAX, ranges, ranges_of_others};
+use super::writer::COPY_MIN;
 use super::*;
 use crate::error::Error;
 use crate::token::digest;
@@ -204,6 +205,32 @@ fn replayed_batch_is_stored_once() {
     let read = database.store().by_iban("a", 10).unwrap();
     assert_eq!(read.len(), 3);
     assert_eq!(read[0], stored[0], "equal to the published one in every field");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn copied_batch_is_stored_once() {
+    let database = Database::new();
+    let (mut writer, mut other) = (database.writer(), database.writer());
+    let mut batch: Vec<_> = (1..COPY_MIN as i64).map(|n| named_record(n, "a", n)).collect();
+    // All that may be missing is missing.
+    batch.push(record(0, "\u{e9}", 0, None));
+    let stored = writer.store(&batch, &BTreeMap::new()).unwrap();
+    let expected: Vec<_> = (1..).zip(&batch).map(|(number, it)| it.stored_as(number)).collect();
+    assert_eq!(stored, expected);
+    let store = database.store();
+    let of_a = store.by_iban("a", 1000).unwrap();
+    assert!(of_a.iter().rev().eq(&stored[..stored.len() - 1]));
+    assert_eq!(store.by_iban("\u{e9}", 1000).unwrap(), stored[stored.len() - 1..]);
+    // PostgreSQL notices a duplicate after it has stored rows before it.
+    for known in [&batch[0], &batch[COPY_MIN - 1]] {
+        let new: Vec<_> = (1..=1500).map(|n| named_record(n, "b", n)).collect();
+        let batch = [&new[..], std::slice::from_ref(known)].concat();
+        let stored = other.store(&batch, &BTreeMap::new()).unwrap();
+        assert!(stored.iter().map(|it| it.sequence).eq(1..=1500));
+        assert!(stored.iter().all(|it| it.iban == "b"));
+    }
+    assert!(writer.store(&batch, &BTreeMap::new()).unwrap().is_empty());
 }
 
 #[test]
@@ -532,6 +559,7 @@ fn service_role_has_no_other_rights() {
     let mut client = connect(&database.config, "").unwrap();
     for sql in [
         "UPDATE transaction SET new_balance = 0",
+        "SELECT setval('transaction_number_seq', 1)",
         "DELETE FROM account",
         "DELETE FROM opened_account",
         "TRUNCATE transfer",

@@ -1,6 +1,7 @@
 //! Stores the records of topics in tables.
 
 use super::connection::{self, COLUMNS, WRITER_SETTINGS, connect, step};
+use super::copy::{CopiedRows, timestamptz};
 use super::notifications::{CHANNEL, ranges};
 use crate::error::Error;
 use crate::transaction::Transaction;
@@ -12,6 +13,7 @@ use service::database;
 use service::ownership::{Ownership, Positions};
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
+use std::io::Write;
 use uuid::Uuid;
 
 /// Maximum length of an iban. ISO 13616 allows 34 characters, and an index entry has a limit.
@@ -63,10 +65,19 @@ fn unstorable_text(texts: &[&str]) -> Option<&'static str> {
     texts.iter().any(|text| text.contains('\0')).then_some("a text has a NUL character")
 }
 
+/// Columns of a new transaction, apart from its number.
+const NEW_COLUMNS: &str = "iban, sequence, new_balance, changed_by, from_to, description,
+     transfer_id, record_partition, record_offset, decided_at";
+/// From this number of rows on, COPY costs less than INSERT, although it has two more round trips.
+/// docs/decisions/0058-copied-transactions.md has the figures.
+pub(super) const COPY_MIN: usize = 50;
+
 /// Statements of the table `transaction`.
 pub struct TransactionStatements {
     insert: Statement,
     insert_missing: Statement,
+    numbers: Statement,
+    copy: Statement,
 }
 
 impl Projection for BalanceChanged {
@@ -84,16 +95,23 @@ impl Projection for BalanceChanged {
     }
 
     fn prepare(client: &mut Client) -> Result<TransactionStatements, postgres::Error> {
-        let insert = "INSERT INTO transaction
-                 (iban, sequence, new_balance, changed_by, from_to, description,
-                  transfer_id, record_partition, record_offset, decided_at)
+        let insert = format!(
+            "INSERT INTO transaction ({NEW_COLUMNS})
              SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[],
                                   $5::text[], $6::text[], $7::uuid[], $8::integer[], $9::bigint[],
-                                  $10::timestamptz[])";
+                                  $10::timestamptz[])"
+        );
         Ok(TransactionStatements {
             insert: client.prepare(&format!("{insert} RETURNING number"))?,
             insert_missing: client
                 .prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?,
+            numbers: client.prepare(
+                "SELECT array_agg(nextval('transaction_number_seq'))
+                 FROM generate_series(1, $1::bigint)",
+            )?,
+            copy: client.prepare(&format!(
+                "COPY transaction (number, {NEW_COLUMNS}) FROM STDIN (FORMAT binary)"
+            ))?,
         })
     }
 
@@ -107,14 +125,24 @@ impl Projection for BalanceChanged {
             let rows = insert_all(transaction, &statements.insert_missing, batch)?;
             return Ok(rows.iter().map(connection::transaction).collect());
         }
-        // One row for each record, in the same order.
-        let rows = insert_all(transaction, &statements.insert, batch)?;
-        Ok(rows.iter().zip(batch).map(|(row, record)| record.stored_as(row.get(0))).collect())
+        // One number for each record, in the same order.
+        let numbers: Vec<i64> = if batch.len() < COPY_MIN {
+            let rows = insert_all(transaction, &statements.insert, batch)?;
+            rows.iter().map(|row| row.get(0)).collect()
+        } else {
+            copy_all(transaction, statements, batch).map_err(step("store transactions"))?
+        };
+        Ok(numbers.into_iter().zip(batch).map(|(number, it)| it.stored_as(number)).collect())
     }
 }
 
 impl PositionedRecord<BalanceChanged> {
-    fn stored_as(&self, number: i64) -> Transaction {
+    /// Partition and offset, which identify a record only if it has no transfer id.
+    fn position(&self) -> (Option<i32>, Option<i64>) {
+        self.record.transfer_id.map_or((Some(self.partition), Some(self.offset)), |_| (None, None))
+    }
+
+    pub(super) fn stored_as(&self, number: i64) -> Transaction {
         let BalanceChanged {
             iban,
             new_balance,
@@ -269,8 +297,6 @@ fn insert_all(
     ) -> Vec<T> {
         batch.iter().map(field).collect()
     }
-    // The position identifies a record only if it has no transfer id.
-    let has_no_id = |it: &PositionedRecord<BalanceChanged>| it.record.transfer_id.is_none();
     transaction
         .query(
             insert,
@@ -282,10 +308,43 @@ fn insert_all(
                 &column(batch, |it| it.record.from_to.as_str()),
                 &column(batch, |it| it.record.description.as_str()),
                 &column(batch, |it| it.record.transfer_id),
-                &column(batch, |record| has_no_id(record).then_some(record.partition)),
-                &column(batch, |record| has_no_id(record).then_some(record.offset)),
+                &column(batch, |it| it.position().0),
+                &column(batch, |it| it.position().1),
                 &column(batch, |it| it.record.decided_at?.system_time()),
             ],
         )
         .map_err(step("store transactions"))
+}
+
+/// Takes a number for each record from the sequence, and stores the batch with them.
+fn copy_all(
+    transaction: &mut postgres::Transaction<'_>,
+    statements: &TransactionStatements,
+    batch: &[PositionedRecord<BalanceChanged>],
+) -> Result<Vec<i64>, postgres::Error> {
+    let count = batch.len() as i64;
+    let numbers: Vec<i64> = transaction.query_one(&statements.numbers, &[&count])?.get(0);
+    let mut rows = CopiedRows::new();
+    for (number, it) in numbers.iter().zip(batch) {
+        let record = &it.record;
+        let (partition, offset) = it.position();
+        rows.add([
+            Some(&number.to_be_bytes()),
+            Some(record.iban.as_bytes()),
+            Some(&record.sequence.to_be_bytes()),
+            Some(&record.new_balance.get().to_be_bytes()),
+            Some(&record.changed_by.get().to_be_bytes()),
+            Some(record.from_to.as_bytes()),
+            Some(record.description.as_bytes()),
+            record.transfer_id.as_ref().map(|id| &id.as_bytes()[..]),
+            partition.map(i32::to_be_bytes).as_ref().map(|it| &it[..]),
+            offset.map(i64::to_be_bytes).as_ref().map(|it| &it[..]),
+            record.decided_at.and_then(timestamptz).as_ref().map(|it| &it[..]),
+        ]);
+    }
+    let mut copy = transaction.copy_in(&statements.copy)?;
+    // It fails only if the connection is lost. Then `finish` fails as well.
+    let _ = copy.write_all(&rows.end());
+    copy.finish()?;
+    Ok(numbers)
 }

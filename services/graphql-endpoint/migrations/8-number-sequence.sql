@@ -1,0 +1,2 @@
+-- Version 8: the endpoint takes the numbers of transactions from their sequence before it copies
+-- them. The role of the running service needs a right for that, which a migration grants.
