@@ -5,15 +5,27 @@
 mod support;
 
 use avro::{Encoder, Record};
-use bank::records::{AccountCreationConfirmed, Atype};
+use bank::money::Cents;
+use bank::records::{AccountCreationConfirmed, Atype, BalanceChanged};
+use bank::timestamp::Timestamp;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
-use serde_json::Value;
+use postgres::{Client, NoTls, Row};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 use support::proxy::DatabaseProxy;
 use support::{Endpoint, change, read, record, subscribe};
 use tungstenite::{Message, WebSocket};
 use uuid::Uuid;
+
+/// How often PostgreSQL is killed.
+const KILLS: usize = 3;
+/// Accounts whose changes are published while PostgreSQL is killed.
+const ACCOUNTS: usize = 50;
 
 /// An endpoint behind a proxy, and an account without other transactions.
 struct Bank {
@@ -139,4 +151,121 @@ fn lost_notifications_end_subscriptions() {
     let mut subscriber = bank.subscribe();
     bank.publish(1);
     assert_eq!(subscriber.next(), "change 1");
+}
+
+/// Publishes changes of the accounts until `over` is true. Returns all of them.
+fn publish_until(over: &AtomicBool, stack: &Stack, ibans: &[String]) -> Vec<BalanceChanged> {
+    let deadline = Instant::now() + 4 * PATIENCE;
+    let (mut kafka, mut published) = (stack.kafka_client(), Vec::new());
+    for sequence in (1..).take_while(|_| !over.load(Ordering::Relaxed)) {
+        // Also ends the test if its other thread has failed.
+        assert!(Instant::now() < deadline, "{sequence} changes of each account");
+        let changes: Vec<_> = ibans.iter().map(|iban| change(iban, sequence)).collect();
+        let records: Vec<Post> = changes.iter().map(|it| record(stack, it)).collect();
+        post(&mut *kafka, &records);
+        published.extend(changes);
+        // Less than 5,000 changes per second.
+        thread::sleep(Duration::from_millis(10));
+    }
+    published
+}
+
+/// Receives the transactions of an account until `over` is true. Subscribes again whenever the
+/// endpoint ends the subscription. Returns the sequence of each id.
+fn receive_until(over: &AtomicBool, endpoint: &Endpoint, iban: &str) -> BTreeMap<i64, i64> {
+    let query =
+        format!("subscription {{ stream_transactions(iban: \"{iban}\") {{ id sequence }} }}");
+    let subscribe = json!({ "type": "subscribe", "id": "1", "payload": { "query": query } });
+    let mut received = BTreeMap::new();
+    while !over.load(Ordering::Relaxed) {
+        let mut socket = endpoint.websocket();
+        socket.send(Message::text(subscribe.to_string())).unwrap();
+        while let Message::Text(message) = read(&mut socket) {
+            let message: Value = serde_json::from_str(&message).unwrap();
+            let transaction = &message["payload"]["data"]["stream_transactions"];
+            let id = transaction["id"].as_i64().unwrap_or_else(|| panic!("{message}"));
+            let sequence: i64 = transaction["sequence"].as_str().unwrap().parse().unwrap();
+            let other = received.insert(id, sequence).filter(|&other| other != sequence);
+            assert_eq!(other, None, "id {id} is that of two transactions");
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+    }
+    received
+}
+
+fn transaction_database() -> Client {
+    let url = std::env::var("TRANSACTION_DATABASE_URL")
+        .expect("TRANSACTION_DATABASE_URL: make test-integration sets it");
+    Client::connect(&url, NoTls).unwrap()
+}
+
+/// The stored changes of the accounts, ordered by iban and sequence, with their numbers.
+fn stored(client: &mut Client, ibans: &[String]) -> Vec<(i64, BalanceChanged)> {
+    let sql = "SELECT number, iban, sequence, new_balance, changed_by, from_to, description,
+                      transfer_id, decided_at
+               FROM transaction WHERE iban = ANY($1) ORDER BY iban, sequence, number";
+    let change = |row: &Row| {
+        let change = BalanceChanged {
+            iban: row.get(1),
+            sequence: row.get(2),
+            new_balance: Cents::new(row.get(3)),
+            changed_by: Cents::new(row.get(4)),
+            from_to: row.get(5),
+            description: row.get(6),
+            transfer_id: row.get(7),
+            decided_at: row.get::<_, Option<SystemTime>>(8).map(Timestamp::from),
+        };
+        (row.get(0), change)
+    };
+    client.query(sql, &[&ibans]).unwrap().iter().map(change).collect()
+}
+
+/// What clients have received stays as it was, since a transaction is published after its commit is
+/// on disk. Otherwise a crash could take back a number, which another transaction would get.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn killed_database_keeps_published_transactions() {
+    const STORED: &str = "graphql_transactions_stored_total";
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let mut ibans: Vec<String> = (0..ACCOUNTS).map(|_| bank_tests::nobody()).collect();
+    ibans.sort();
+    let (received_enough, published_enough) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (mut published, received) = thread::scope(|scope| {
+        let publisher = scope.spawn(|| publish_until(&published_enough, &stack, &ibans));
+        let receiver = scope.spawn(|| receive_until(&received_enough, &endpoint, &ibans[0]));
+        let store_more = || {
+            let before = endpoint.metric(STORED);
+            until("transactions are stored", PATIENCE, || {
+                (endpoint.metric(STORED) > before + 1_000).then_some(())
+            });
+        };
+        for _ in 0..KILLS {
+            store_more();
+            stack.stop("postgres", "KILL").end();
+        }
+        store_more();
+        // The receiver ends with the next transaction.
+        received_enough.store(true, Ordering::Relaxed);
+        let received = receiver.join();
+        published_enough.store(true, Ordering::Relaxed);
+        (publisher.join().unwrap(), received.unwrap())
+    });
+    let mut client = transaction_database();
+    let stored = until("all transactions are stored", PATIENCE, || {
+        Some(stored(&mut client, &ibans)).filter(|stored| stored.len() >= published.len())
+    });
+    let sequences: BTreeMap<i64, i64> = stored
+        .iter()
+        .filter(|(_, change)| change.iban == ibans[0])
+        .map(|(number, change)| (*number, change.sequence))
+        .collect();
+    published.sort_by(|a, b| (&a.iban, a.sequence).cmp(&(&b.iban, b.sequence)));
+    assert!(stored.into_iter().map(|(_, change)| change).eq(published), "a change differs");
+    assert!(!received.is_empty());
+    for (id, sequence) in received {
+        assert_eq!(sequences.get(&id), Some(&sequence), "id {id}");
+    }
 }

@@ -207,6 +207,23 @@ fn replayed_batch_is_stored_once() {
     assert_eq!(read[0], stored[0], "equal to the published one in every field");
 }
 
+/// A bank whose database was restored decides lost transfers again, in another order and with
+/// other sequences. So neither is a sequence unique, nor does a transfer keep its sequence.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn transfer_decided_again_keeps_its_first_record() {
+    let database = Database::new();
+    let mut writer = database.writer();
+    let [first, second, new] = [(); 3].map(|()| Some(Uuid::new_v4()));
+    let before = [record(1, "a", 1, first), record(2, "a", 2, second)];
+    let before = writer.store(&before, &BTreeMap::new()).unwrap();
+    let again = [record(3, "a", 1, new), record(4, "a", 2, second), record(5, "a", 3, first)];
+    let again = writer.store(&again, &BTreeMap::new()).unwrap();
+    assert_eq!(texts(&again), ["a 1"], "only the new transfer");
+    let expected = [before[1].clone(), again[0].clone(), before[0].clone()];
+    assert_eq!(database.store().by_iban("a", 10).unwrap(), expected);
+}
+
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn copied_batch_is_stored_once() {
