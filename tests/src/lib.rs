@@ -13,13 +13,25 @@ pub mod proxy;
 pub mod stack;
 pub mod wait;
 
+use bank::ids;
 use bank::records::{Atype, ConfirmAccountCreation};
 pub use observer::rule_cases::{Account, SHOP, transfer};
+use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 /// A command to open an account, with a new id.
 pub fn creation(a_type: Atype) -> ConfirmAccountCreation {
     ConfirmAccountCreation { id: Uuid::new_v4(), a_type }
+}
+
+/// The id of a command with the time some days ago, and a random rest.
+///
+/// # Panics
+/// If that was before 1970.
+pub fn id_of_days_ago(days: u64) -> Uuid {
+    let time = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+    let time = time.duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+    ids::derived(&Uuid::nil(), time.as_millis() as u64, Uuid::new_v4().as_bytes())
 }
 
 /// A well-formed iban of this bank without an account. The probability that it has one is below

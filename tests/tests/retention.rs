@@ -1,22 +1,12 @@
 //! `RETAIN_DAYS`: outcomes are deleted, and their commands are refused.
 
-use bank::ids;
 use bank::records::ConfirmMoneyTransfer;
-use bank_tests::SHOP;
 use bank_tests::bank_client::BankClient;
 use bank_tests::handler::{Handler, Settings};
 use bank_tests::stack::{PATIENCE, Stack, post};
 use bank_tests::wait::until;
-use std::time::{Duration, SystemTime};
+use bank_tests::{SHOP, id_of_days_ago};
 use uuid::Uuid;
-
-/// Gives `order` an id of this time.
-fn days_ago(days: u64, order: ConfirmMoneyTransfer) -> ConfirmMoneyTransfer {
-    let time = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
-    let ms = time.duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970").as_millis();
-    let id = ids::derived(&Uuid::nil(), ms as u64, order.id.as_bytes());
-    ConfirmMoneyTransfer { id, ..order }
-}
 
 #[test]
 #[ignore = "needs the stack: make test-integration"]
@@ -27,8 +17,8 @@ fn command_without_an_outcome_any_more_is_refused() {
     let mut client = BankClient::open(&stack);
     let keeps_all = Handler::start(&stack);
     let [account] = client.open_accounts(1, 1_000).try_into().expect("one account");
-    let old = days_ago(40, account.pays(300, SHOP));
-    let recent = days_ago(29, account.pays(7, SHOP));
+    let old = ConfirmMoneyTransfer { id: id_of_days_ago(40), ..account.pays(300, SHOP) };
+    let recent = ConfirmMoneyTransfer { id: id_of_days_ago(29), ..account.pays(7, SHOP) };
     for order in [&old, &recent] {
         assert_eq!(client.decide(order), None);
     }

@@ -5,12 +5,12 @@ mod support;
 
 use avro::Record;
 use bank::iban::{COMPANY_IBAN, COMPANY_TOKEN};
-use bank::ids;
 use bank::money::Cents;
 use bank::records::{BalanceChanged, ConfirmMoneyTransfer};
 use bank::topology::{CONFIRM_MONEY_TRANSFER, DEAD_LETTER};
 use bank_tests::bank_client::BankClient;
 use bank_tests::handler::Handler;
+use bank_tests::id_of_days_ago;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
 use messaging::{ClientChoice, KafkaConfig};
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use support::{Endpoint, change, deposit, name, record};
 use uuid::Uuid;
 
@@ -497,11 +497,8 @@ fn transfer_older_than_the_period_is_not_executed() {
     let endpoint = Endpoint::start(&stack);
     let (iban, _) = endpoint.account();
     let days_ago = |days: u64| {
-        let time = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
-        let ms = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
-        let id = ids::derived(&Uuid::nil(), ms as u64, Uuid::new_v4().as_bytes());
         let mut transfer = deposit(&iban, 100, "of some days ago");
-        transfer["uuid"] = id.to_string().into();
+        transfer["uuid"] = id_of_days_ago(days).to_string().into();
         transfer
     };
     let (old, recent) = (days_ago(40), days_ago(29));
