@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const FIRST: u16 = 30_000;
 const COUNT: u16 = 2_700;
 
-/// Returns a port on which nothing listens, each only once. The system does not assign it to an
-/// outgoing connection.
+/// Returns a port on which nothing listens, another one in each of 2,700 calls. The system does not
+/// assign it to an outgoing connection.
 ///
 /// # Panics
 /// If none of the ports is free.

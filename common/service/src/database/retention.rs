@@ -48,8 +48,8 @@ impl Retention {
         env.number(&RETAIN_DAYS, 1..=36_500).map(|days| Some(Self { days }))
     }
 
-    /// True if an id with this time is older than the period, ms since 1970. Its outcome may be
-    /// deleted, so that it may look like the id of a new transfer.
+    /// True if an id with the time `time_ms`, since 1970, is older than the period. Its outcome may
+    /// be deleted, so its transfer could be executed a second time.
     pub fn is_past(self, time_ms: u64) -> bool {
         time_ms < unix_ms(self.begin())
     }
