@@ -7,14 +7,14 @@ use crate::config::Config;
 use crate::hub::Hub;
 use crate::password::Hasher;
 use crate::registrations::Registrations;
-use crate::store::Store;
+use crate::store::{Database, Store};
 use crate::transfers::Transfers;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub struct App {
     pub config: Config,
-    pub store: Store,
+    pub database: Arc<Database>,
     pub hub: Arc<Hub>,
     pub authorizations: Arc<Authorizations>,
     pub commands: CommandClient,
@@ -24,8 +24,8 @@ pub struct App {
 
 impl App {
     /// For a client with this address.
-    pub fn accounts(&self, address: IpAddr) -> Accounts<'_> {
-        let Self { store, commands, hasher, registrations, config, .. } = self;
+    pub fn accounts<'a>(&'a self, store: &'a Store, address: IpAddr) -> Accounts<'a> {
+        let Self { commands, hasher, registrations, config, .. } = self;
         Accounts {
             store,
             commands,
@@ -36,8 +36,8 @@ impl App {
         }
     }
 
-    pub fn transfers(&self) -> Transfers<'_> {
-        let Self { store, commands, config, .. } = self;
+    pub fn transfers<'a>(&'a self, store: &'a Store) -> Transfers<'a> {
+        let Self { commands, config, .. } = self;
         let (wait, cash_deposits) = (config.answer_timeout, config.cash_deposits);
         Transfers { store, commands, wait, cash_deposits, retention: config.retention }
     }

@@ -62,7 +62,7 @@ use crate::hub::{Ending, Hub};
 use crate::operation::{Executor, QUERY_THREADS};
 use crate::password::Hasher;
 use crate::registrations::Registrations;
-use crate::store::{Projection, Store, WriterId};
+use crate::store::{Database, Projection, WriterId};
 use crate::web::Endpoint;
 use avro::registry::Registry;
 use bank::records::{
@@ -195,7 +195,7 @@ fn listen(
     let (addr, introspection) = (config.addr, config.introspection);
     let limits = Limits { connections: config.connections_max, proxies: config.proxies.clone() };
     let app = Arc::new(App {
-        store: Store::new(&config.database, QUERY_THREADS, shutdown),
+        database: Arc::new(Database::new(&config.database, QUERY_THREADS, shutdown)),
         hub,
         authorizations,
         commands,

@@ -239,8 +239,8 @@ impl Executor {
         running: &Arc<RunningOperation>,
     ) -> Context {
         let (app, queries) = (self.app.clone(), self.queries.clone());
-        let (running, budget) = (running.clone(), Budget::default());
-        Context { app, queries, access, address, running, budget }
+        let (running, budget, store) = (running.clone(), Budget::default(), app.database.store());
+        Context { app, queries, access, address, running, budget, store }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::paging::{Cursor, PageInfo, PageRange, items_max};
 use crate::pool::Pool;
 use crate::refusal::Refusal;
 use crate::running::RunningOperation;
-use crate::store::KnownAccount;
+use crate::store::{KnownAccount, Store};
 use crate::transaction::{Direction, Filter, Transaction};
 use crate::transfers::{self, TransferInput, TransferResult};
 use bank::money::{Cents, OVERDRAFT_LIMIT};
@@ -63,6 +63,7 @@ pub struct Context {
     /// Shared with the transport.
     pub running: Arc<RunningOperation>,
     pub budget: Budget,
+    pub store: Store,
 }
 
 impl juniper::Context for Context {}
@@ -307,7 +308,7 @@ impl Query {
     /// The newest transaction with this id.
     fn transaction_by_id(context: &Context, id: i32) -> ClientResult<Option<TransactionObject>> {
         context.budget.charge_rows(1)?;
-        let found = context.app.store.by_id(id).map_err(failed)?;
+        let found = context.store.by_id(id).map_err(failed)?;
         Ok(context.readable(found))
     }
 
@@ -316,7 +317,7 @@ impl Query {
         // A ref that is not a number matches no transaction.
         let Ok(number) = r#ref.parse() else { return Ok(None) };
         context.budget.charge_rows(1)?;
-        let found = context.app.store.by_number(number).map_err(failed)?;
+        let found = context.store.by_number(number).map_err(failed)?;
         Ok(context.readable(found))
     }
 
@@ -331,7 +332,7 @@ impl Query {
         if !context.access.may_read(&iban) {
             return Err(context.not_allowed());
         }
-        entries(executor, context.app.store.by_iban(&iban, items).map_err(failed)?)
+        entries(executor, context.store.by_iban(&iban, items).map_err(failed)?)
     }
 
     /// A page of the transactions of an account, newest first.
@@ -359,7 +360,7 @@ impl Query {
             return Err(context.not_allowed());
         }
         let (from, until) = (context.sequence_at(&iban, from)?, context.sequence_at(&iban, until)?);
-        let page = context.app.store.page(&iban, &range.within(from, until)).map_err(failed)?;
+        let page = context.store.page(&iban, &range.within(from, until)).map_err(failed)?;
         let rows: Vec<_> = page.items.iter().map(Some).collect();
         context.budget.charge_response(&executor.look_ahead(), &rows)?;
         let page_info = PageInfo::of_range(&range, &page);
@@ -377,7 +378,7 @@ impl Query {
         if !context.access.may_read(&iban) {
             return Err(context.not_allowed());
         }
-        let Some(account) = context.app.store.account(&iban).map_err(failed)? else {
+        let Some(account) = context.store.account(&iban).map_err(failed)? else {
             return Ok(None);
         };
         let row = account.last_change.as_ref();
@@ -401,7 +402,7 @@ impl Query {
             return Err(context.not_allowed());
         }
         let (prefix, start) = (prefix.unwrap_or_default(), after.as_deref().unwrap_or_default());
-        let page = context.app.store.accounts(&prefix, start, items_max).map_err(failed)?;
+        let page = context.store.accounts(&prefix, start, items_max).map_err(failed)?;
         let rows: Vec<_> = page.items.iter().map(|account| account.last_change.as_ref()).collect();
         context.budget.charge_response(&executor.look_ahead(), &rows)?;
         let cursors: Vec<String> = page.items.iter().map(|account| account.iban.clone()).collect();
@@ -427,7 +428,7 @@ impl Query {
     ) -> ClientResult<Option<Vec<Option<TransactionObject>>>> {
         let items = context.items(max_items.unwrap_or(ITEMS_MAX))?;
         let after = after.unwrap_or_default();
-        let store = &context.app.store;
+        let store = &context.store;
         let last = match &context.access {
             ReadAccess::All => store.last_of_each(&after, items),
             ReadAccess::Account(own) if *own > after => store.by_iban(own, 1),
@@ -444,7 +445,7 @@ impl Query {
     ) -> ClientResult<Option<MoneyTransferResult>> {
         context.budget.charge_rows(1)?;
         let may_wait = || context.running.may_wait();
-        let found = context.app.transfers().find(&uuid, &context.access, may_wait);
+        let found = context.app.transfers(&context.store).find(&uuid, &context.access, may_wait);
         Ok(found.map_err(failed)?.map(MoneyTransferResult::from))
     }
 }
@@ -490,7 +491,7 @@ impl Mutation {
         context: &Context,
         #[graphql(description = "The present token of the account.")] token: String,
     ) -> ClientResult<Option<AccountResult>> {
-        let account = context.app.accounts(context.address).rotate_token(&token);
+        let account = context.app.accounts(&context.store, context.address).rotate_token(&token);
         account.map(|it| Some(it.into())).map_err(failed)
     }
 }
@@ -625,7 +626,8 @@ impl Context {
 
     fn source(&self) -> Source {
         let (app, queries, address) = (self.app.clone(), self.queries.clone(), self.address);
-        let read: ReadPage = Arc::new(move |iban, after| app.store.after_sequence(iban, after));
+        let read: ReadPage =
+            Arc::new(move |iban, after| app.database.store().after_sequence(iban, after));
         Source { read, queries, address }
     }
 
@@ -652,7 +654,7 @@ impl Context {
     fn sequence_at(&self, iban: &str, time: Option<DateTime>) -> ClientResult<Option<i64>> {
         let Some(time) = time else { return Ok(None) };
         self.budget.charge_rows(1)?;
-        self.app.store.sequence_at(iban, time.system_time()).map(Some).map_err(failed)
+        self.store.sequence_at(iban, time.system_time()).map(Some).map_err(failed)
     }
 
     fn readable(&self, found: Option<Transaction>) -> Option<TransactionObject> {
@@ -662,7 +664,8 @@ impl Context {
     }
 
     fn account(&self, username: &str, password: &str) -> ClientResult<Option<AccountResult>> {
-        let account = self.app.accounts(self.address).get(username, password).map_err(failed)?;
+        let account =
+            self.app.accounts(&self.store, self.address).get(username, password).map_err(failed)?;
         Ok(Some(account.into()))
     }
 
@@ -676,7 +679,7 @@ impl Context {
         description: &str,
     ) -> ClientResult<Option<MoneyTransferResult>> {
         let input = TransferInput { uuid, token, amount, from, to, description };
-        let result = self.app.transfers().make(&input).map_err(failed)?;
+        let result = self.app.transfers(&self.store).make(&input).map_err(failed)?;
         transfers::log(&input, &result, self.address);
         Ok(Some(result.into()))
     }

@@ -18,5 +18,5 @@ pub(crate) mod tests;
 
 pub use connection::{SCHEMA, delete_old_rows, migrate};
 pub use notifications::{Notification, NotificationListener, WriterId};
-pub use queries::{KnownAccount, Page, Store, StoredTransfer, User};
+pub use queries::{Database, KnownAccount, Page, Store, StoredTransfer, User};
 pub use writer::{PositionedRecord, Projection, Writer};

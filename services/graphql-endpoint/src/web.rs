@@ -117,7 +117,7 @@ fn run(executor: &Arc<Executor>, request: &Request, responder: Responder, header
         if may_stream {
             running.set_authorization(app.authorizations.add(token, &running));
         }
-        ReadAccess::of_account(&app.store, &token)
+        ReadAccess::of_account(&app.database.store(), &token)
     });
     let access = match access {
         Ok(access) => access,

@@ -295,7 +295,7 @@ impl Connection {
 }
 
 fn access(executor: &Executor, token: &[u8; 32]) -> Result<ReadAccess, Close> {
-    ReadAccess::of_account(&executor.app.store, token).map_err(|err| {
+    ReadAccess::of_account(&executor.app.database.store(), token).map_err(|err| {
         err.log();
         Close::new(1013, &err.for_client().text)
     })

@@ -12,9 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 use support::proxy::DatabaseProxy;
 use support::{Endpoint, deposit};
+use uuid::Uuid;
 
-/// The wait for a connection, the wait for its result, and a margin for a slow machine.
-const ANSWER_MAX: Duration = Duration::from_secs(5 + 7 + 3);
+/// The waits for a thread, for connections and for results, and a margin for a slow machine.
+const ANSWER_MAX: Duration = Duration::from_secs(5 + 5 + 7 + 3);
 /// Text and code.
 const BUSY: [&str; 2] = ["busy, try again", "BUSY"];
 const UNAVAILABLE: [&str; 2] = ["the database is unavailable, try again", "UNAVAILABLE"];
@@ -85,6 +86,30 @@ fn locked_table_delays_its_clients_only() {
     let (busy, unavailable) = (errors(&responses, BUSY), errors(&responses, UNAVAILABLE));
     assert_eq!(busy + unavailable, CLIENTS, "{responses:?}");
     assert!(busy > 0 && unavailable > 0, "{busy} busy, {unavailable} unavailable");
+    lock.rollback().unwrap();
+    recovers(&stack, endpoint);
+}
+
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn statements_of_an_operation_share_its_time() {
+    let stack = Stack::shared();
+    let endpoint = Endpoint::start(&stack);
+    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
+    let mut other_session = postgres::Client::connect(&url, NoTls).unwrap();
+    let mut lock = other_session.transaction().unwrap();
+    lock.batch_execute("LOCK TABLE transfer").unwrap();
+    let field = |n| format!("f{n}: transfer_by_uuid(uuid: \"{}\") {{ success }} ", Uuid::new_v4());
+    let query = format!("{{ {} }}", (0..20).map(field).collect::<String>());
+    let started = Instant::now();
+    let response = endpoint.ask(&query, &json!({}));
+    let waited = started.elapsed();
+    assert!(waited < ANSWER_MAX, "{waited:?}");
+    let codes = response["errors"].as_array().unwrap().iter();
+    let codes: Vec<_> = codes.map(|it| it["extensions"]["code"].as_str().unwrap()).collect();
+    let (executed, refused) = codes.split_at(2);
+    assert_eq!(executed, ["UNAVAILABLE"; 2], "{response}");
+    assert_eq!(refused, ["BUSY"; 18], "{response}");
     lock.rollback().unwrap();
     recovers(&stack, endpoint);
 }

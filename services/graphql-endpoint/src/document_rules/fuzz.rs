@@ -17,7 +17,7 @@ use crate::registrations::Registrations;
 use crate::request::parse_body;
 use crate::running::RunningOperation;
 use crate::schema::{Context, Schema, schema};
-use crate::store::Store;
+use crate::store::Database;
 use crate::transaction::Transaction;
 use bank::money::Cents;
 use juniper::futures::Stream;
@@ -499,7 +499,7 @@ pub static APP: LazyLock<Arc<App>> = LazyLock::new(|| {
     let shutdown = Shutdown::default();
     let producer = Arc::new(Producer::start(config.producer.clone(), &shutdown));
     Arc::new(App {
-        store: Store::new(&config.database, 4, &shutdown),
+        database: Arc::new(Database::new(&config.database, 4, &shutdown)),
         hub: Hub::start(1000).expect("a thread can be started"),
         authorizations: Arc::default(),
         commands: CommandClient::with_ids(producer, 1, 2),
@@ -543,7 +543,8 @@ fn run_on_this_thread(body: &str) -> Outcome {
     let (access, budget) = (ReadAccess::All, Budget::default());
     let address = Ipv4Addr::LOCALHOST.into();
     let (app, queries) = (APP.clone(), QUERIES.clone());
-    let context = Context { app, queries, access, address, running, budget };
+    let store = app.database.store();
+    let context = Context { app, queries, access, address, running, budget, store };
     let variables = request.variables();
     let kind = operation.operation_type();
     assert!(kind != OperationType::Query || effect == Effect::Reads, "{body}");

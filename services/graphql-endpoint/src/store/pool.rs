@@ -12,12 +12,12 @@ use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Maximum wait for a free connection.
+/// Maximum time that an operation waits for free connections.
 const CONNECTION_WAIT: Duration = Duration::from_secs(5);
-/// Maximum wait for the result of a statement. It is longer than `statement_timeout`, after which
-/// the server sends an error.
+/// Maximum time that an operation waits for the results of its statements. It is longer than
+/// `statement_timeout`, after which the server sends an error.
 const RESULT_WAIT: Duration = Duration::from_secs(7);
 /// Limit of a statement and its connection. The caller no longer waits then.
 const CALL: Duration = Duration::from_secs(10);
@@ -26,6 +26,20 @@ const STACK_BYTES: usize = 256 << 10;
 
 /// A parameter of a statement.
 pub type Parameter = Box<dyn ToSql + Send + Sync>;
+
+/// How long an operation may still wait, in all its statements together. Otherwise an operation
+/// with many statements could keep its thread for minutes.
+#[derive(Debug)]
+pub struct TimeLeft {
+    connection: Duration,
+    result: Duration,
+}
+
+impl Default for TimeLeft {
+    fn default() -> Self {
+        Self { connection: CONNECTION_WAIT, result: RESULT_WAIT }
+    }
+}
 
 /// Runs statements in order of their arrival. Dropping it ends its threads.
 pub struct Pool(Arc<Queue>);
@@ -49,13 +63,21 @@ impl Pool {
     /// Runs a statement. If the server has closed the connection, runs it again on a new one.
     ///
     /// # Errors
-    /// [`Error::Busy`] if no connection is free within [`CONNECTION_WAIT`],
-    /// [`Error::Unresponsive`] if the server does not respond within [`RESULT_WAIT`]. In the latter
-    /// case the statement may still be executed.
-    pub fn query(&self, sql: String, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
+    /// [`Error::Busy`] if no connection is free in time, or if no time is left,
+    /// [`Error::Unresponsive`] if the server does not respond in time. In the latter case the
+    /// statement may still be executed.
+    pub fn query(
+        &self,
+        sql: String,
+        parameters: Vec<Parameter>,
+        left: &mut TimeLeft,
+    ) -> Result<Vec<Row>, Error> {
+        if left.connection.is_zero() || left.result.is_zero() {
+            return Err(Error::Busy);
+        }
         let call = Arc::new(Call { statement: (sql, parameters), ..Call::default() });
         self.0.push(call.clone());
-        call.result()
+        call.result(left)
     }
 }
 
@@ -123,12 +145,12 @@ enum Progress {
 
 impl Call {
     /// Waits for the result, first for a connection and then for the server.
-    fn result(&self) -> Result<Vec<Row>, Error> {
+    fn result(&self, left: &mut TimeLeft) -> Result<Vec<Row>, Error> {
         let is_waiting = |progress: &mut Progress| matches!(progress, Progress::Waiting);
         let is_running = |progress: &mut Progress| matches!(progress, Progress::Running);
-        let mut progress = self.wait_while(self.progress(), CONNECTION_WAIT, is_waiting);
+        let mut progress = self.wait_while(self.progress(), &mut left.connection, is_waiting);
         if is_running(&mut progress) {
-            progress = self.wait_while(progress, RESULT_WAIT, is_running);
+            progress = self.wait_while(progress, &mut left.result, is_running);
         }
         match mem::replace(&mut *progress, Progress::Abandoned) {
             Progress::Done(result) => result,
@@ -137,13 +159,16 @@ impl Call {
         }
     }
 
+    /// Waits for `left` at most, and takes the time from it.
     fn wait_while<'a>(
         &self,
         progress: MutexGuard<'a, Progress>,
-        time: Duration,
+        left: &mut Duration,
         condition: fn(&mut Progress) -> bool,
     ) -> MutexGuard<'a, Progress> {
-        let waited = self.changed.wait_timeout_while(progress, time, condition);
+        let started = Instant::now();
+        let waited = self.changed.wait_timeout_while(progress, *left, condition);
+        *left = left.saturating_sub(started.elapsed());
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -285,10 +310,23 @@ mod tests {
         let call = call();
         let caller = thread::spawn({
             let call = call.clone();
-            move || call.result()
+            move || call.result(&mut TimeLeft::default())
         });
         assert!(call.begin());
         call.end(Ok(Vec::new()));
         assert!(caller.join().unwrap().unwrap().is_empty());
+    }
+
+    #[test]
+    fn statements_of_an_operation_share_its_time() {
+        let shutdown = Shutdown::default();
+        let pool = Pool::start(&postgres::Config::new(), 0, &shutdown);
+        let mut left = TimeLeft { connection: Duration::from_millis(10), ..TimeLeft::default() };
+        let mut query = || pool.query("SELECT 1".into(), Vec::new(), &mut left);
+        assert!(matches!(query(), Err(Error::Busy)));
+        assert!(matches!(query(), Err(Error::Busy)));
+        // The second one has not even waited.
+        assert_eq!(pool.0.state().waiting.len(), 1);
+        assert!(left.connection.is_zero());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::connection::{COLUMNS, transaction};
 use super::notifications::TOKENS_CHANNEL;
-use super::pool::{Parameter, Pool};
+use super::pool::{Parameter, Pool, TimeLeft};
 use crate::error::Error;
 use crate::paging::{ConnectionPage, Cursor, PageRange};
 use crate::token::digest;
@@ -12,11 +12,30 @@ use postgres::Row;
 use service::shutdown::Shutdown;
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use uuid::Uuid;
 
 /// Connections for the requests of clients, opened on demand.
-pub struct Store(Pool);
+pub struct Database(Pool);
+
+impl Database {
+    /// A pool of `connections`.
+    pub fn new(config: &postgres::Config, connections: usize, shutdown: &Shutdown) -> Self {
+        Self(Pool::start(config, connections, shutdown))
+    }
+
+    /// The queries of one operation.
+    pub fn store(self: &Arc<Self>) -> Store {
+        Store { database: self.clone(), left: Mutex::default() }
+    }
+}
+
+/// The queries of one operation, which share its time.
+pub struct Store {
+    database: Arc<Database>,
+    left: Mutex<TimeLeft>,
+}
 
 /// The parameters of a statement. Texts and bytes are copied, because another thread runs it.
 macro_rules! parameters {
@@ -24,11 +43,6 @@ macro_rules! parameters {
 }
 
 impl Store {
-    /// A pool of `connections`.
-    pub fn new(config: &postgres::Config, connections: usize, shutdown: &Shutdown) -> Self {
-        Self(Pool::start(config, connections, shutdown))
-    }
-
     /// The newest transaction with this id.
     pub fn by_id(&self, id: i32) -> Result<Option<Transaction>, Error> {
         let sql = format!(
@@ -360,7 +374,8 @@ impl Store {
     }
 
     fn query(&self, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, Error> {
-        self.0.query(sql.to_owned(), parameters)
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        self.database.0.query(sql.to_owned(), parameters, &mut left)
     }
 }
 

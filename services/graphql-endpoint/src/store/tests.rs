@@ -65,7 +65,13 @@ impl Database {
     }
 
     pub(crate) fn store(&self) -> Store {
-        Store::new(&self.config, 2, &Shutdown::default())
+        self.store_with(2)
+    }
+
+    /// The queries of an operation, with a pool of its own.
+    fn store_with(&self, connections: usize) -> Store {
+        let database = super::Database::new(&self.config, connections, &Shutdown::default());
+        Arc::new(database).store()
     }
 
     /// Stores opened accounts with these ibans.
@@ -402,7 +408,7 @@ fn other_endpoints_are_notified_of_stored_transactions() {
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn closed_connection_is_reopened() {
     let database = Database::new();
-    let store = Store::new(&database.config, 1, &Shutdown::default());
+    let store = database.store_with(1);
     assert_eq!(store.by_number(1).unwrap(), None);
     database.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -496,7 +502,7 @@ fn replaced_token_is_unknown_and_banks_remains() {
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn concurrent_rotations_replace_a_token_once() {
     let database = Database::new();
-    let store = Store::new(&database.config, 8, &Shutdown::default());
+    let store = database.store_with(8);
     account(&store, "a", "bank's");
     let rotated = std::thread::scope(|scope| {
         let rotate = |number: usize| store.rotate_token(&digest("bank's"), &number.to_string());
