@@ -207,7 +207,7 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
                 let name = format!("{round}-{mode}");
                 load.begin(mode, (&folder, &name), &settings, &users)?;
                 course(&profile, &options.faults, warm_up, &mut load, &users)?;
-                load.end(&folder)?;
+                load.end(&folder, &users)?;
                 warm_up = WARM_UP;
             }
         }
@@ -242,7 +242,7 @@ fn course(
     let (load, time) = warm_up;
     let load = load.min(profile.loads.iter().copied().max().unwrap_or(load));
     bank.step(Kind::WarmUp, load, time, users)?;
-    bank.settle()?;
+    bank.settle(users)?;
     bank.arm(faults);
     let step = |bank: &mut HeartbeatLoad, kind, load| bank.step(kind, load, profile.step, users);
     let Some(bisections) = profile.bisections else {
@@ -266,7 +266,7 @@ fn course(
         let first = step(bank, Kind::Climb, load)?;
         let mut held = first.held;
         if !held {
-            bank.settle()?;
+            bank.settle(users)?;
         }
         // A stall of the machine may have caused the first load that is not held. It is measured
         // again, unless it was far from being held. So is a load in which this program was paused.
@@ -275,7 +275,7 @@ fn course(
             doubted |= !was_paused;
             MeasuredLoad { held, .. } = step(bank, Kind::Climb, load)?;
             if !held {
-                bank.settle()?;
+                bank.settle(users)?;
             }
         }
         search.tried(load, held);

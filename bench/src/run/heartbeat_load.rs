@@ -33,8 +33,10 @@ const IN_FLIGHT: f64 = 500.0;
 const NO_OFFSETS_MAX: Duration = Duration::from_secs(60);
 /// Timeout for all commands to be answered after the load has stopped.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
-/// Records that the simulated users may have in flight.
-const UNREAD_MAX: i64 = 9;
+/// Records that simulated users have in flight without load: some, and these for each step per
+/// second, since consumers commit their offsets up to half a second later.
+const UNREAD: i64 = 9;
+const UNREAD_PER_STEP: i64 = 2;
 
 /// Puts the running stack under load and measures it.
 pub struct HeartbeatLoad {
@@ -105,7 +107,7 @@ impl HeartbeatLoad {
         settings: &[(&str, String)],
         users: &SimulatedUsers,
     ) -> Result<(), Error> {
-        self.settle()?;
+        self.settle(users)?;
         output::progress(&format!("Run {name}"));
         self.bank.restart_handler(mode)?;
         let mut raw = RawRows::create(folder, name, mode, settings)?;
@@ -116,8 +118,8 @@ impl HeartbeatLoad {
     }
 
     /// Ends a run in `folder`.
-    pub fn end(&mut self, folder: &Path) -> Result<(), Error> {
-        self.settle()?;
+    pub fn end(&mut self, folder: &Path, users: &SimulatedUsers) -> Result<(), Error> {
+        self.settle(users)?;
         match &mut self.raw {
             Some(raw) => raw.flush_times("after", FlushTimes::measure(folder)?),
             None => Ok(()),
@@ -132,9 +134,10 @@ impl HeartbeatLoad {
     }
 
     /// Stops the load and waits until all commands are answered.
-    pub fn settle(&mut self) -> Result<(), Error> {
+    pub fn settle(&mut self, users: &SimulatedUsers) -> Result<(), Error> {
         self.heartbeat.set_load(0)?;
-        self.bank.settle(UNREAD_MAX, SETTLED_WITHIN)
+        let unread_max = UNREAD + UNREAD_PER_STEP * i64::from(users.schedule.per_s);
+        self.bank.settle(unread_max, SETTLED_WITHIN)
     }
 
     /// Stops the load and restarts the handler with its default settings.
