@@ -4,8 +4,10 @@
 //! that it decides, and fails if another handler owns their partitions now.
 
 mod account_cache;
+mod dead_versions;
 
 use self::account_cache::AccountCache;
+use self::dead_versions::DeadVersions;
 use crate::domain::{
     self, Account, Accounts, Change, Changes, CompletedTransfer, CreationOutcome, OpenedAccount,
     TransferOutcome,
@@ -132,6 +134,7 @@ pub struct Session {
     ownership: Option<Ownership>,
     statements: Statements,
     cache: AccountCache,
+    dead_versions: DeadVersions,
     shutdown: Shutdown,
 }
 
@@ -180,8 +183,9 @@ impl Session {
         let _watch = database::watch(shutdown, "connect");
         let mut client = connect(config)?;
         let statements = Statements::prepare(&mut client)?;
-        let (cache, shutdown) = (AccountCache::default(), shutdown.clone());
-        Ok(Self { client, ownership: None, statements, cache, shutdown })
+        let (cache, dead_versions) = (AccountCache::default(), DeadVersions::default());
+        let shutdown = shutdown.clone();
+        Ok(Self { client, ownership: None, statements, cache, dead_versions, shutdown })
     }
 
     /// Becomes the worker `worker` of `topic`, which has `partitions` partitions.
@@ -260,6 +264,11 @@ impl Session {
         positions: &Positions,
     ) -> Result<Vec<TransferOutcome>, Error> {
         let _watch = database::watch(&self.shutdown, "decide a batch");
+        let visited = self.dead_versions.take();
+        if !visited.is_empty() {
+            let visit = self.client.execute(&self.statements.visit, &[&visited]);
+            visit.map_err(step("visit dead versions"))?;
+        }
         let decided = if self.cache.begin_batch() {
             let owned = self.ownership.as_ref().map(|ownership| ownership.owned().clone());
             match self.try_transfer(&commands, positions, Reading::Cached) {
@@ -293,7 +302,7 @@ impl Session {
         positions: &Positions,
         reading: Reading,
     ) -> Result<Decided, Error> {
-        let Self { client, ownership, statements, cache, .. } = self;
+        let Self { client, ownership, statements, cache, dead_versions, .. } = self;
         let mut transaction = begin(client, ownership, positions)?;
         let known = match reading {
             Reading::Cached => HashMap::new(),
@@ -331,6 +340,7 @@ impl Session {
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
         for (iban, place) in before.ibans.into_iter().zip(before.places) {
+            dead_versions.record(iban, place);
             cache.insert(iban, &accounts[iban], place);
         }
         Ok(Decided { known, new, first, decided_at: decided_at.into() })
@@ -344,7 +354,9 @@ impl Session {
     pub fn oldest_snapshot(&mut self) -> Result<Option<i64>, Error> {
         let _watch = database::watch(&self.shutdown, "find the oldest snapshot");
         let found = self.client.query_opt(OLDEST_SNAPSHOT, &[]);
-        Ok(found.map_err(step("find the oldest snapshot"))?.map(|row| row.get(0)))
+        let found = found.map_err(step("find the oldest snapshot"))?.map(|row| row.get(0));
+        self.dead_versions.look_at_snapshot(found);
+        Ok(found)
     }
 
     /// Stores `positions` without outcomes.
@@ -721,6 +733,8 @@ struct Statements {
     lock_accounts: Statement,
     store_transfers: Statement,
     store_in_place: Statement,
+    /// Reads accounts only so that PostgreSQL visits their pages.
+    visit: Statement,
 }
 
 impl Statements {
@@ -758,6 +772,7 @@ impl Statements {
             lock_accounts: prepare(&format!("{ACCOUNTS} ORDER BY iban FOR NO KEY UPDATE"))?,
             store_transfers: prepare(&store_transfers_sql(BY_KEY))?,
             store_in_place: prepare(&store_transfers_sql(IN_PLACE))?,
+            visit: prepare("SELECT count(sequence) FROM account WHERE iban = ANY($1)")?,
         })
     }
 }

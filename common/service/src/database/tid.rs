@@ -21,6 +21,11 @@ impl Tid {
     pub fn new(block: u32, item: u16) -> Self {
         Self { block, item }
     }
+
+    /// The number of the version in its page.
+    pub fn item(self) -> u16 {
+        self.item
+    }
 }
 
 impl<'a> FromSql<'a> for Tid {

@@ -611,6 +611,31 @@ fn repeated_batch_stores_its_positions() {
     assert_eq!(stored, [(10, 5), (20, 7)]);
 }
 
+/// The commands of a batch with this number: they change the first account and thirty others.
+fn busy_batch(accounts: &[OpenedAccount], number: i64) -> Vec<ConfirmMoneyTransfer> {
+    let others = accounts.iter().cycle().skip(number as usize * 30 % 200).take(30);
+    let changed = accounts[..1].iter().chain(others);
+    changed.map(|account| order(1, CASH, "", &account.iban)).collect()
+}
+
+/// Without visits by index, PostgreSQL would remove no versions, and half of all updates would move
+/// to new pages.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn busy_accounts_stay_on_their_pages() {
+    let database = Database::new();
+    let accounts = database.accounts(200, 1);
+    let mut session = database.session(CONFIRM_MONEY_TRANSFER);
+    take_share(&mut session);
+    begin(&mut session);
+    for next in 1..=1_000 {
+        session.transfer(busy_batch(&accounts, next), &positions(next, next)).unwrap();
+    }
+    let row = session.client.query_one("SELECT pg_relation_size('account')", &[]).unwrap();
+    let size: i64 = row.get(0);
+    assert!(size < 500_000, "{size} bytes for 200 accounts");
+}
+
 /// An old snapshot, as of a backup, keeps all versions of a row. A batch that visited all versions
 /// of a busy account or of its positions would read more with each batch. The other accounts fill
 /// the pages, so that most versions are on other pages than the ones before.
@@ -626,6 +651,10 @@ fn old_snapshot_does_not_slow_batches() {
     reader
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM account LIMIT 1")
         .unwrap();
+    // The worker does so every few seconds.
+    for _ in 0..2 {
+        assert!(session.oldest_snapshot().unwrap().is_some());
+    }
     let mut next = 0;
     // Pages of both tables that this number of batches reads.
     let mut pages = |batches: i64| {
@@ -640,10 +669,7 @@ fn old_snapshot_does_not_slow_batches() {
         let before = read(&mut session);
         for _ in 0..batches {
             next += 1;
-            let others = accounts.iter().cycle().skip(next as usize * 30 % 200).take(30);
-            let batch = accounts[..1].iter().chain(others);
-            let batch = batch.map(|account| order(1, CASH, "", &account.iban)).collect();
-            session.transfer(batch, &positions(next, next)).unwrap();
+            session.transfer(busy_batch(&accounts, next), &positions(next, next)).unwrap();
         }
         read(&mut session) - before
     };
