@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn no_page_is_visited_while_a_snapshot_is_kept() {
+    fn kept_snapshot_prevents_visits() {
         let mut dead = DeadVersions::default();
         let is_visited = |dead: &mut DeadVersions, id| {
             dead.look_at_snapshot(id);
