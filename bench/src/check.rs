@@ -15,6 +15,7 @@ use observer::{
 };
 use postgres::{Client, NoTls};
 use serde::Serialize;
+use service::database::retention::{RETAIN_DAYS, Retention};
 use service::env::{SCHEMA_REGISTRY_URL, Variable};
 use std::process::ExitCode;
 use std::thread;
@@ -40,13 +41,14 @@ const RETRY: Duration = Duration::from_millis(200);
 /// them with a model of the rules: docs/guarantees.md. The services may run or be stopped. Commands
 /// that are sent during the check are not checked. The balances in balancedb and the transactions
 /// in transactiondb are compared as well, unless commands are in progress. Prints each violation
-/// with its topic, partition and offset. The last line is JSON. The exit code is 1 if there is a
+/// with its topic, partition and offset. With RETAIN_DAYS of the services, transactions that they
+/// may have deleted are not missing. The last line is JSON. The exit code is 1 if there is a
 /// violation. Memory grows with the number of commands: 108,000 commands took 87 MB.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[BALANCE_DATABASE_URL, TRANSACTION_DATABASE_URL],
     KafkaConfig::VARIABLES,
-    &[SCHEMA_REGISTRY_URL],
+    &[SCHEMA_REGISTRY_URL, RETAIN_DAYS],
 ]))]
 pub struct CheckOptions {
     /// Time limit for missing outcomes and transactions after all records were read, 0 to 3600 s
@@ -145,11 +147,14 @@ struct Check<'a> {
     reader: Reader,
     observer: Observer,
     changes: ObservedChanges,
+    /// The time before which transactions may be deleted, ms since 1970.
+    deleted_before: i64,
     records: u64,
 }
 
 impl<'a> Check<'a> {
     fn start(start: &'a Start<'_>, cluster: &'a Cluster, wait: Duration) -> Result<Self, Error> {
+        let retention = Retention::from_env(&start.env)?;
         let starts = positions(cluster, log_starts)?;
         let deleted = |(topic, list): &(&Topic, &Vec<_>)| {
             list.iter().any(|it: &messaging::Position| it.next > 0).then_some(topic.name)
@@ -167,6 +172,7 @@ impl<'a> Check<'a> {
             reader: Reader::start(&cluster.kafka, &cluster.registry, &starts),
             observer: Observer::new(new_bank(), History::Settled),
             changes: ObservedChanges::default(),
+            deleted_before: retention.map_or(0, |it| it.deleted_before().cast_signed()),
             records: 0,
         })
     }
@@ -231,7 +237,12 @@ impl<'a> Check<'a> {
         let limit = Instant::now() + self.wait;
         let mut reported = Instant::now();
         loop {
-            let found = compare_transactions(&mut client, &mut self.changes, VIOLATIONS_MAX);
+            let found = compare_transactions(
+                &mut client,
+                &mut self.changes,
+                self.deleted_before,
+                VIOLATIONS_MAX,
+            );
             let found = found.map_err(failed)?;
             let may_follow = |it: &Violation| matches!(it.kind, Kind::MissingTransaction { .. });
             if !found.iter().any(may_follow) || Instant::now() >= limit {

@@ -27,7 +27,7 @@ pub use report::{Counts, History, News, Report};
 pub use violation::{Kind, Violation};
 
 /// Compares `changes` with the transactions in the graphql-endpoint's database. Returns the
-/// first `max` violations.
+/// first `max` violations. See [`ObservedChanges::compare`].
 ///
 /// # Errors
 /// The database failed.
@@ -35,6 +35,7 @@ pub use violation::{Kind, Violation};
 pub fn compare_transactions(
     client: &mut postgres::Client,
     changes: &mut ObservedChanges,
+    deleted_before: i64,
     max: usize,
 ) -> Result<Vec<Violation>, postgres::Error> {
     use bank::money::Cents;
@@ -59,7 +60,7 @@ pub fn compare_transactions(
     };
     let no_parameters = std::iter::empty::<&str>();
     let rows = client.query_raw(sql, no_parameters)?.map(change);
-    changes.compare(rows.iterator(), max)
+    changes.compare(rows.iterator(), deleted_before, max)
 }
 
 /// Returns the accounts in the command-handler's database. If the database has no tables yet,

@@ -18,6 +18,8 @@ pub struct ObservedChanges {
 struct ObservedChange {
     hash: u64,
     position: RecordPosition,
+    /// Ms since 1970.
+    decided_at: Option<i64>,
     /// The last comparison in which its row was found.
     found_in: u32,
 }
@@ -26,17 +28,22 @@ impl ObservedChanges {
     /// Adds a change. Ignores one whose sequence was read before: the observer compares them.
     pub fn take(&mut self, position: RecordPosition, change: &BalanceChanged) {
         let account = self.changes.entry(change.iban.clone()).or_default();
-        let observed = || ObservedChange { hash: hash_of(change), position, found_in: 0 };
+        let decided_at = change.decided_at.map(|time| time.millis());
+        let observed =
+            || ObservedChange { hash: hash_of(change), position, decided_at, found_in: 0 };
         account.entry(change.sequence).or_insert_with(observed);
     }
 
-    /// Compares the changes with the rows of the database. Returns the first `max` violations.
+    /// Compares the changes with the rows of the database. Returns the first `max` violations. The
+    /// rows of changes that were decided before `deleted_before`, ms since 1970, may be missing,
+    /// apart from the last one of each account.
     ///
     /// # Errors
     /// The first error of `rows`.
     pub fn compare<E>(
         &mut self,
         rows: impl Iterator<Item = Result<BalanceChanged, E>>,
+        deleted_before: i64,
         max: usize,
     ) -> Result<Vec<Violation>, E> {
         self.comparisons += 1;
@@ -59,8 +66,13 @@ impl ObservedChanges {
                 violations.push(Violation { position, kind });
             }
         }
+        let found_in = self.comparisons;
         let missing = self.changes.iter().flat_map(|(iban, account)| {
-            let missing = account.iter().filter(|(_, it)| it.found_in != self.comparisons);
+            let last = account.keys().next_back();
+            let missing = account.iter().filter(move |(sequence, it)| {
+                let is_old = it.decided_at.is_some_and(|time| time < deleted_before);
+                it.found_in != found_in && (!is_old || Some(*sequence) == last)
+            });
             missing.map(move |(sequence, it)| Violation {
                 position: Some(it.position),
                 kind: Kind::MissingTransaction { iban: iban.clone(), sequence: *sequence },
@@ -113,7 +125,7 @@ mod tests {
         RecordPosition { topic: "balance_changed", partition: 3, offset }
     }
 
-    fn kinds(rows: &[BalanceChanged]) -> Vec<(Option<i64>, String)> {
+    fn kinds(rows: &[BalanceChanged], deleted_before: i64) -> Vec<(Option<i64>, String)> {
         let mut observed = ObservedChanges::default();
         for (offset, iban, sequence) in [(1, "a", 1), (2, "a", 2), (3, "b", 1), (4, "a", 2)] {
             observed.take(position(offset), &change(iban, sequence));
@@ -122,7 +134,7 @@ mod tests {
         // A second comparison finds the same.
         for _ in 0..2 {
             let rows = rows.iter().cloned().map(Ok::<_, Infallible>);
-            found = observed.compare(rows, 100).unwrap();
+            found = observed.compare(rows, deleted_before, 100).unwrap();
             found.sort_by_key(|it| it.position.map(|at| at.offset));
         }
         let name = |kind: &Kind| format!("{kind:?}").split([' ', '(']).next().unwrap().to_owned();
@@ -132,10 +144,10 @@ mod tests {
     #[test]
     fn differences_to_each_row_are_found() {
         let rows = [change("a", 1), change("a", 2), change("b", 1)];
-        assert_eq!(kinds(&rows), []);
-        assert_eq!(kinds(&rows[..2]), [(Some(3), "MissingTransaction".to_owned())]);
+        assert_eq!(kinds(&rows, 0), []);
+        assert_eq!(kinds(&rows[..2], 0), [(Some(3), "MissingTransaction".to_owned())]);
         let unknown = [&rows[..], &[change("c", 1)]].concat();
-        assert_eq!(kinds(&unknown), [(None, "UnknownTransaction".to_owned())]);
+        assert_eq!(kinds(&unknown, 0), [(None, "UnknownTransaction".to_owned())]);
         let alterations: [fn(&mut BalanceChanged); 6] = [
             |it| it.new_balance = Cents::new(6),
             |it| it.changed_by = Cents::new(7),
@@ -147,7 +159,18 @@ mod tests {
         for alter in alterations {
             let mut rows = rows.clone();
             alter(&mut rows[1]);
-            assert_eq!(kinds(&rows), [(Some(2), "WrongTransaction".to_owned())]);
+            assert_eq!(kinds(&rows, 0), [(Some(2), "WrongTransaction".to_owned())]);
         }
+    }
+
+    #[test]
+    fn rows_before_the_period_may_be_missing() {
+        let (missing, last) = ("MissingTransaction".to_owned(), change("b", 1));
+        // Each change was decided at 1 ms.
+        let rows = [change("a", 2), last];
+        assert_eq!(kinds(&rows, 1), [(Some(1), missing.clone())]);
+        assert_eq!(kinds(&rows, 2), []);
+        assert_eq!(kinds(&rows[1..], 2), [(Some(2), missing.clone())]);
+        assert_eq!(kinds(&rows[..1], 2), [(Some(3), missing)]);
     }
 }

@@ -54,6 +54,11 @@ impl Retention {
         time_ms < unix_ms(self.begin())
     }
 
+    /// The time before which rows are deleted, ms since 1970.
+    pub fn deleted_before(self) -> u64 {
+        unix_ms(self.begin().checked_sub(CLOCK_DIFFERENCE).unwrap_or(UNIX_EPOCH))
+    }
+
     /// The time at which the period begins.
     fn begin(self) -> SystemTime {
         let period = Duration::from_secs(u64::from(self.days) * 24 * 60 * 60);
@@ -112,8 +117,7 @@ impl OldRows {
         shutdown: &Shutdown,
     ) -> Result<u64, Error> {
         let failed = || step("delete old rows");
-        let before = retention.begin().checked_sub(CLOCK_DIFFERENCE).unwrap_or(UNIX_EPOCH);
-        let before = (self.before)(unix_ms(before));
+        let before = (self.before)(retention.deleted_before());
         let statement = client.prepare(&self.sql).map_err(failed())?;
         let (mut last, mut deleted) = (Some(self.first.clone()), 0);
         while let Some(after) = last {
