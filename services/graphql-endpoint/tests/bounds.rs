@@ -123,7 +123,10 @@ fn silent_database_delays_no_answer() {
     let (responses, longest) = transfers(&endpoint, 20);
     assert!(longest < ANSWER_MAX, "{longest:?}");
     let (busy, unavailable) = (errors(&responses, BUSY), errors(&responses, UNAVAILABLE));
-    assert_eq!((busy, unavailable), (16, 4), "{responses:?}");
+    assert_eq!(busy + unavailable, 20, "{responses:?}");
+    // One for each connection. Two requests wait for a thread first, and may then be the first ones
+    // that get a connection again.
+    assert!((4..=6).contains(&unavailable), "{responses:?}");
     proxy.release();
     recovers(&stack, endpoint);
 }
