@@ -33,9 +33,10 @@ const IN_FLIGHT: f64 = 500.0;
 const NO_OFFSETS_MAX: Duration = Duration::from_secs(60);
 /// Timeout for all commands to be answered after the load has stopped.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
-/// Records that simulated users have in flight without load: some, and these for each step per
-/// second, since consumers commit their offsets up to half a second later.
+/// Once the load has stopped, at most this many records count as unread.
 const UNREAD: i64 = 9;
+/// This many more for each step per second of the simulated users, who go on. Consumers commit
+/// their offsets up to half a second late.
 const UNREAD_PER_STEP: i64 = 2;
 
 /// Puts the running stack under load and measures it.

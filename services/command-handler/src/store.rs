@@ -339,8 +339,11 @@ impl Session {
         };
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
-        for (iban, place) in before.ibans.into_iter().zip(before.places) {
-            dead_versions.record(iban, place);
+        let places = before.places.into_iter().zip(before.sequences);
+        for (iban, (place, sequence)) in before.ibans.into_iter().zip(places) {
+            if accounts[iban].sequence != sequence {
+                dead_versions.record(iban, place);
+            }
             cache.insert(iban, &accounts[iban], place);
         }
         Ok(Decided { known, new, first, decided_at: decided_at.into() })
