@@ -43,7 +43,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// in transactiondb are compared as well, unless commands are in progress. Prints each violation
 /// with its topic, partition and offset. If RETAIN_DAYS is set as for the services, transactions
 /// that they may have deleted are not reported as missing. The last line is JSON. The exit code is
-/// 1 if there is a violation. Memory grows with the number of commands: 108,000 commands took 87 MB.
+/// 1 if there is a violation. Memory grows with the commands: 108,000 commands took 87 MB.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment, after_help = options::environment(&[
     &[BALANCE_DATABASE_URL, TRANSACTION_DATABASE_URL],

@@ -35,7 +35,7 @@ const NO_OFFSETS_MAX: Duration = Duration::from_secs(60);
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 /// Once the load has stopped, at most this many records count as unread.
 const UNREAD: i64 = 9;
-/// This many more for each step per second of the simulated users, who go on. Consumers commit
+/// This many more for each step per second of the simulated users, who continue. Consumers commit
 /// their offsets up to half a second late.
 const UNREAD_PER_STEP: i64 = 2;
 
