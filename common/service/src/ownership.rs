@@ -25,6 +25,11 @@ pub const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without a renewal after which other workers take the partitions over. A transaction keeps
 /// its partitions also after that time, until it ends.
 const LEASE_S: f64 = 3.0;
+/// True if the worker has renewed its lease in time. A lease that ends later than twice its length
+/// was set before the clock of the database went back: it would keep the partitions of a dead
+/// worker until the clock has reached that time again.
+const HAS_LEASE: &str = "worker.lease_until > clock_timestamp()
+                         AND worker.lease_until < clock_timestamp() + interval '6 s'";
 
 /// Where the effects of a partition end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -427,27 +432,27 @@ impl Statements {
                  VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3))",
             )?,
             // The rows are those of the snapshot, so this worker is among them, with its old lease.
-            renew: prepare(
+            renew: prepare(&format!(
                 "WITH renewed AS (
                      UPDATE worker SET lease_until = clock_timestamp() + make_interval(secs => $3)
                      WHERE id = $2 RETURNING id)
                  SELECT (SELECT count(*) FROM worker
-                         WHERE topic = $1 AND (id = $2 OR lease_until > clock_timestamp())),
+                         WHERE topic = $1 AND (id = $2 OR {HAS_LEASE})),
                         (SELECT count(*) FROM topic_partition WHERE topic = $1 AND owner = $2)
-                 FROM renewed",
-            )?,
+                 FROM renewed"
+            ))?,
             // A row that is locked belongs to a transaction of its owner, or to another claim.
-            claim: prepare(
+            claim: prepare(&format!(
                 "UPDATE topic_partition AS new SET owner = $2, epoch = new.epoch + 1
                  FROM (SELECT topic, partition FROM topic_partition AS free
                        WHERE topic = $1 AND partition < $4
-                         AND NOT EXISTS (SELECT FROM worker WHERE worker.id = free.owner
-                                         AND worker.lease_until > clock_timestamp())
+                         AND NOT EXISTS (SELECT FROM worker
+                                         WHERE worker.id = free.owner AND {HAS_LEASE})
                        ORDER BY partition LIMIT $3 FOR UPDATE SKIP LOCKED) AS free
                  WHERE new.topic = free.topic AND new.partition = free.partition
                  RETURNING new.partition, new.epoch, new.next_offset, new.resume_offset,
-                           new.topic_id",
-            )?,
+                           new.topic_id"
+            ))?,
             seize: prepare(
                 "UPDATE topic_partition SET owner = $2, epoch = epoch + 1
                  WHERE topic = $1 AND partition = ANY($3)

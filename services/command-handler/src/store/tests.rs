@@ -532,6 +532,19 @@ fn worker_without_a_lease_is_fenced() {
     assert_eq!(progress, Progress::Stored { next: 20, resume: 10 });
 }
 
+/// Each lease was set by a clock that has gone back by an hour since then.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn lease_ends_after_the_clock_goes_back() {
+    let database = Database::new();
+    let mut dead = database.session(CONFIRM_MONEY_TRANSFER);
+    assert_eq!(take_share(&mut dead).len(), 9);
+    let sql = "UPDATE worker SET lease_until = lease_until + interval '1 hour'";
+    connect(&database.owner).unwrap().batch_execute(sql).unwrap();
+    let mut next = database.session(CONFIRM_MONEY_TRANSFER);
+    assert_eq!(take_share(&mut next).len(), 9, "neither partitions nor a share for the dead one");
+}
+
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn transaction_keeps_its_partitions_until_its_end() {

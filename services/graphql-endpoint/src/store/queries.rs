@@ -268,6 +268,9 @@ impl Store {
 
     /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
     /// all counted. False if too many logins with this name from this address have failed recently.
+    /// A failure of more than a minute ahead is from before the clock of the database went back, and
+    /// does not count: it would keep the user out until the clock has reached its time again. A
+    /// concurrent login can be ahead by less.
     pub fn begin_login(&self, username: &str, address: IpAddr) -> Result<bool, Error> {
         self.query(
             "DELETE FROM failed_login WHERE (username, address) IN
@@ -281,8 +284,10 @@ impl Store {
              VALUES ($1, $2, 1, now())
              ON CONFLICT (username, address) DO UPDATE
                  SET tries = login.tries + 1, failed_at = now()
-                 WHERE login.tries < $3 OR login.failed_at +
-                     power(2, least(login.tries - $3, $4)) * interval '1 second' <= now()
+                 WHERE login.tries < $3
+                     OR login.failed_at > now() + interval '1 minute'
+                     OR login.failed_at +
+                         power(2, least(login.tries - $3, $4)) * interval '1 second' <= now()
              RETURNING tries",
             parameters![username, address, FREE_TRIES, DOUBLINGS_MAX],
         )?;

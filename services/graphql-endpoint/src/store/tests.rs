@@ -440,6 +440,22 @@ fn failed_logins_are_counted_per_address() {
 
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
+fn failed_logins_of_a_fast_clock_are_forgotten() {
+    let database = Database::new();
+    let store = database.store();
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    while store.begin_login("abcdefgh", address).unwrap() {}
+    // As far ahead as a concurrent login can be.
+    database.execute("UPDATE failed_login SET failed_at = now() + interval '50 seconds'");
+    assert!(!store.begin_login("abcdefgh", address).unwrap());
+    // Before the login, the clock of the database has gone back by an hour.
+    database.execute("UPDATE failed_login SET failed_at = now() + interval '1 hour'");
+    assert!(store.begin_login("abcdefgh", address).unwrap());
+    assert!(!store.begin_login("abcdefgh", address).unwrap());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
 fn service_role_stores_users_and_transfers() {
     let database = Database::new();
     let store = database.store();
