@@ -1,5 +1,6 @@
 //! The environment of the command-generator, read once.
 
+use crate::domain::Accounts;
 use bank::iban::{self, Token};
 use bank::topology;
 use messaging::producer::ProducerConfig;
@@ -35,6 +36,8 @@ pub struct Config {
     pub company_token: Token,
     /// `CONSUMER_GROUP_PROTOCOL` is `classic`.
     pub is_member: bool,
+    /// Limit of known accounts.
+    pub accounts_max: usize,
     /// Names of the topics and the consumer group.
     pub names: Names,
 }
@@ -76,6 +79,7 @@ impl Config {
             seed: seeded.then(|| env.number(&SEED, 0..=u64::MAX)).transpose()?,
             company_token: company_token.unwrap_or_else(well_known_token),
             is_member,
+            accounts_max: Accounts::MAX,
             names: Names::default(),
         })
     }

@@ -250,6 +250,21 @@ impl<R: Record> TopicReader<R> {
         }
     }
 
+    /// Skips the records that need no command, see [`ConsumedRecord::handled_before`], up to the end
+    /// of the log when reading started.
+    pub fn skip_handled(&mut self, kafka: &KafkaConfig) {
+        let before = self.read.clone();
+        for (partition, read) in &mut self.read {
+            let is_assigned = self.assigned.contains(partition);
+            let handled = if is_assigned { &self.committed } else { &self.ends };
+            *read = handled.get(partition).map_or(*read, |&handled| handled.max(*read));
+        }
+        if self.read != before {
+            self.consumer =
+                Consumer::start_in(kafka, self.topic, self.topic_id, positions(&self.read));
+        }
+    }
+
     /// True once all records that existed when reading started are read.
     pub fn has_caught_up(&self) -> bool {
         self.ends.iter().all(|(partition, end)| self.read.get(partition) >= Some(end))

@@ -163,7 +163,7 @@ pub fn draws(seed: Option<u64>, number: u64, id: &Uuid) -> SmallRng {
     SmallRng::seed_from_u64(seed.map_or_else(|| id.as_u64_pair().1, from_seed))
 }
 
-/// An account with the token to debit it. Without heap allocations, since there may be a million.
+/// An account with the token to debit it. Without heap allocations, since there may be 100,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
     iban: [u8; 18],
@@ -187,30 +187,42 @@ impl Account {
     }
 }
 
-/// The known accounts, each once, at most [`Accounts::MAX`]. An account takes about 57 bytes.
+/// The known accounts, each once, up to a maximum. An account takes about 50 bytes.
 #[derive(Debug)]
 pub struct Accounts {
     /// Token of the company account, which is not in the list.
     company_token: Token,
     list: Vec<Account>,
+    max: usize,
+    /// The numbers of all accounts in the list, until it is full.
     numbers: HashSet<u64>,
 }
 
 impl Accounts {
-    /// Limit of known accounts. Further accounts are ignored: a load needs no larger choice.
-    pub const MAX: usize = 1_000_000;
+    /// Limit of known accounts, which take 5 MB then. A container has 16 MiB. Further accounts are
+    /// ignored: a load needs no larger choice.
+    pub const MAX: usize = 100_000;
 
-    /// Knows no account but the company's.
-    pub fn new(company_token: Token) -> Self {
-        Self { company_token, list: Vec::new(), numbers: HashSet::new() }
+    /// Knows no account but the company's, and `max` others at most.
+    pub fn new(company_token: Token, max: usize) -> Self {
+        // A list that grows would be in memory twice for a moment. Unused pages take no memory.
+        Self { company_token, list: Vec::with_capacity(max), max, numbers: HashSet::new() }
     }
 
     /// Adds an account unless it is known. The topic has an account twice if its command was
     /// replayed.
     pub fn remember(&mut self, account: Account) {
-        if self.list.len() < Self::MAX && self.numbers.insert(account.number()) {
+        if !self.is_full() && self.numbers.insert(account.number()) {
             self.list.push(account);
         }
+        if self.is_full() {
+            self.numbers = HashSet::new();
+        }
+    }
+
+    /// True if further accounts are ignored.
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= self.max
     }
 
     pub fn len(&self) -> usize {
@@ -245,7 +257,7 @@ mod tests {
     const OWN_TOKEN: &str = "31415926535897932384";
 
     fn accounts(count: u64) -> Accounts {
-        let mut accounts = Accounts::new(OWN_TOKEN.parse().unwrap());
+        let mut accounts = Accounts::new(OWN_TOKEN.parse().unwrap(), Accounts::MAX);
         let mut rng = SmallRng::seed_from_u64(1);
         for n in 0..count {
             accounts
@@ -263,6 +275,21 @@ mod tests {
                 other => panic!("{other:?}"),
             };
         (0..count).map(of).collect()
+    }
+
+    #[test]
+    fn accounts_beyond_the_maximum_are_ignored() {
+        let mut few = Accounts::new(OWN_TOKEN.parse().unwrap(), 3);
+        let all = accounts(4).list;
+        for account in [all[0], all[1], all[0], all[2]] {
+            assert!(!few.is_full());
+            few.remember(account);
+        }
+        assert!(few.is_full());
+        few.remember(all[3]);
+        assert_eq!(few.list, all[..3]);
+        let bytes = Accounts::MAX * size_of::<Account>();
+        assert!(bytes < 4_000_000, "{bytes} bytes do not fit into a container");
     }
 
     #[test]

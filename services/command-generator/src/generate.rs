@@ -65,8 +65,8 @@ struct OutgoingBatch {
     kinds: Vec<&'static str>,
 }
 
-/// Starts to read both topics. Accounts are read from the earliest record, because the generator
-/// stores them nowhere.
+/// Starts to read both topics. Accounts are read from the earliest record until the list is full,
+/// because the generator stores them nowhere.
 fn open_topics(
     config: &Config,
     client: &mut dyn KafkaClient,
@@ -109,7 +109,7 @@ impl Generator {
         };
         Ok(Some(Self {
             sender: Sender::new(&config.producer, shutdown),
-            accounts: Accounts::new(config.company_token),
+            accounts: Accounts::new(config.company_token, config.accounts_max),
             dead_heartbeats: DeadLetters::new(config.names.heartbeat),
             dead_accounts: DeadLetters::new(config.names.account_creation_confirmed),
             config,
@@ -238,6 +238,9 @@ impl Generator {
         let wait = if reads_heartbeats { Duration::ZERO } else { WAIT };
         let Some(confirmed) = self.confirmed.poll(wait, &self.shutdown)? else { return Ok(false) };
         confirmed.into_iter().for_each(|record| self.handle_account(record, &mut batch));
+        if !self.knows_accounts && self.accounts.is_full() {
+            self.confirmed.skip_handled(&self.config.producer.kafka);
+        }
         if !self.knows_accounts && self.confirmed.has_caught_up() {
             self.knows_accounts = true;
             let took_ms = self.started.elapsed().as_millis() as u64;

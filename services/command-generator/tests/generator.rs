@@ -11,6 +11,7 @@ use bank::records::{
 };
 use bank::topology::{self, TOPICS, Topic};
 use command_generator::config::{Config, Names};
+use command_generator::consume::{StartAt, Subscription, TopicReader};
 use command_generator::domain;
 use command_generator::generate::Generator;
 use messaging::consumer::Consumer;
@@ -292,6 +293,52 @@ fn restart_does_not_repeat_first_salaries() {
             assert!(!is_account(side) || ibans.contains(side), "{transfer:?}");
         }
     }
+}
+
+/// With a full list, the accounts of further records are not needed.
+#[test]
+#[ignore = "needs Kafka and registry: make test-integration"]
+fn full_list_skips_handled_accounts() {
+    let mut bank = TestBank::new("full");
+    bank.config.accounts_max = 3;
+    bank.confirm((0..5).map(Uuid::from_u128), Atype::Auto);
+    let generator = bank.start();
+    bank.wait_for_committed([None, Some(5)]);
+    generator.stop();
+    bank.confirm((5..8).map(Uuid::from_u128), Atype::Auto);
+
+    let Config { producer, registry_url, names, .. } = &bank.config;
+    let subscription = Subscription {
+        group: names.group,
+        topic: names.account_creation_confirmed,
+        start_at: StartAt::Earliest,
+        is_member: false,
+    };
+    let (kafka, registry) = (&producer.kafka, Registry::new(registry_url));
+    let mut client = messaging::connect(kafka);
+    let mut reader =
+        TopicReader::<AccountCreationConfirmed>::open(kafka, &mut *client, registry, subscription)
+            .unwrap();
+    reader.skip_handled(kafka);
+    let (mut offsets, deadline) = (Vec::new(), Instant::now() + DEADLINE);
+    while !reader.has_caught_up() {
+        assert!(Instant::now() < deadline, "{offsets:?}");
+        let read = reader.poll(Duration::from_millis(200), &Shutdown::default()).unwrap();
+        offsets.extend(read.unwrap().iter().map(|record| (record.offset, record.handled_before)));
+    }
+    assert_eq!(offsets, [(5, false), (6, false), (7, false)]);
+
+    // The accounts beyond the maximum get their first salary, and no other transfer.
+    let generator = bank.start();
+    bank.send_heartbeats(20..60);
+    let transfers = bank.transfers(8 + 40);
+    generator.stop();
+    let sides = transfers.iter().flat_map(|it| [&it.from, &it.to]);
+    let accounts: Vec<_> =
+        sides.filter(|side| side.starts_with("NL") && *side != iban::COMPANY_IBAN).collect();
+    let distinct: HashSet<_> = accounts.iter().collect();
+    let often = distinct.iter().filter(|it| accounts.iter().filter(|side| side == *it).count() > 1);
+    assert_eq!((distinct.len(), often.count()), (8, 3));
 }
 
 #[test]
