@@ -51,6 +51,8 @@ CLIENTS = $(or $(KAFKA_CLIENT),$(if $(filter 4,$(KAFKA)),built-in,kafka-crate bu
 FUZZ_TARGETS = $(sort $(foreach file,$(wildcard fuzz/fuzz_targets/*$(T)*.rs),\
 	$(basename $(notdir $(file)))))
 FUZZ_S ?= 60
+# Limit of the time that one input may take.
+FUZZ_INPUT_S ?= 10
 # Producer modes that are measured: one record per request, batches, batches of the built-in client.
 MODES := single,batched,built-in
 PEERS = $$(ls peers/*/run* | sed 's|peers/||; s|/run||' | paste -sd,)
@@ -229,6 +231,7 @@ test-images: ## run all images as containers, and the arm64 binaries in an emula
 
 chaos: ## make faults under load and check all guarantees; CHAOS=short, SCENARIO=broker-killed
 	@echo "Making faults under load: about $(if $(filter short,$(CHAOS)),3,13) minutes"
+	@$(if $(filter short,$(CHAOS)),,$(STACK) prerequisites chaos)
 	@$(TEST_CHAOS) $(STACK) wipe
 	@$(TEST_CHAOS) $(STACK) with bench chaos $(if $(filter short,$(CHAOS)),--short) \
 		$(if $(SCENARIO),--scenarios $(SCENARIO)) $(ARGS)
@@ -242,7 +245,7 @@ fuzz: ## fuzz each parser of outside bytes for FUZZ_S=60 seconds with libFuzzer;
 		PATH="$(abspath target/tools/bin):$$PATH" cargo fuzz run \
 			--fuzz-dir fuzz --target-dir target/fuzz --sanitizer none \
 			$$target target/fuzz/corpus/$$target $$(find fuzz/corpus -maxdepth 1 -name $$target) -- \
-			-max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=1024 || exit 1; done
+			-max_total_time=$(FUZZ_S) -timeout=$(FUZZ_INPUT_S) -rss_limit_mb=1024 || exit 1; done
 
 check-bank: ## check every cent of the bank that `make up` or `make demo` has left
 	@echo "Checking the bank: some seconds for each 100,000 commands"

@@ -3,7 +3,7 @@
 # Otherwise prints what to install.
 
 # prerequisites [PURPOSE...]: checks what each purpose needs, by default servers, build, lint and
-# test. Purposes: servers build lint test browser static images peers fuzz.
+# test. Purposes: servers build lint test browser static images peers fuzz chaos.
 prerequisites() {
   local purposes=("$@")
   [[ $# -gt 0 ]] || purposes=(servers build lint test)
@@ -119,6 +119,12 @@ find_missing_peers() {
 
 find_missing_fuzz() {
   has c++ || lacks "a C++ compiler (c++), for libFuzzer" g++
+}
+
+# The faults of `make chaos`: lost packets and wrong clocks.
+find_missing_chaos() {
+  has iptables || lacks "iptables" iptables
+  compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || lacks "libfaketime" libfaketime
 }
 
 # The tests of images: a Docker engine and an emulator.

@@ -6,6 +6,7 @@ use crate::stop::How;
 use rustix::process::Signal;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A command.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,6 +37,16 @@ pub enum Command {
     Lose(String, u8),
     /// Make the standby of PostgreSQL its primary.
     Promote(String),
+    /// Move the data of a server to a disk of its own with this free space in MiB, or back.
+    Disk(String, u32),
+    /// Fill the disk of a server.
+    Fill(String),
+    /// Delete what has filled it.
+    Free(String),
+    /// Limit the descriptors of a part, or end that.
+    Descriptors(String, u64),
+    /// Set the clock of a part this many seconds ahead.
+    Clock(String, i32),
     /// Build the services.
     Build,
     /// Stop everything and delete its data.
@@ -76,6 +87,13 @@ pub fn parse(words: Vec<OsString>) -> Result<Command> {
         "upgrade" => Command::Upgrade(words.required("a broker")?),
         "lose" => Command::Lose(words.required("a part")?, words.percent()?),
         "promote" => Command::Promote(words.required("postgres or standby")?),
+        "disk" => Command::Disk(words.required("a server")?, words.number("MiB, as in 300")?),
+        "fill" => Command::Fill(words.required("a server")?),
+        "free" => Command::Free(words.required("a server")?),
+        "descriptors" => {
+            Command::Descriptors(words.required("a part")?, words.number("a number, as in 20")?)
+        }
+        "clock" => Command::Clock(words.required("a part")?, words.number("seconds, as in -60")?),
         "build" => Command::Build,
         "wipe" => Command::Wipe,
         "help" | "--help" | "-h" => Command::Help,
@@ -150,6 +168,11 @@ impl Words {
         percent.ok_or_else(|| usage(format!("lose: {text}: expected a percentage from 0 to 100")))
     }
 
+    fn number<T: FromStr>(&mut self, what: &str) -> Result<T> {
+        let text = self.required(&format!("{what}, after the part"))?;
+        text.parse().map_err(|_| usage(format!("{}: {text}: expected {what}", self.command)))
+    }
+
     fn end(self) -> Result<()> {
         match self.words.front() {
             None => Ok(()),
@@ -196,6 +219,9 @@ mod tests {
             ("lose a", "lose: expected a percentage after the part, as in 100"),
             ("lose a 101", "lose: 101: expected a percentage from 0 to 100"),
             ("promote", "promote: expected postgres or standby"),
+            ("disk kafka-1", "disk: expected MiB, as in 300, after the part"),
+            ("disk kafka-1 -1", "disk: -1: expected MiB, as in 300"),
+            ("clock a x", "clock: x: expected seconds, as in -60"),
             ("stop a HUP", "stop: HUP: expected TERM or KILL; kill sends any signal"),
             ("kill a", "kill: expected a signal after the part, as in STOP"),
             ("kill a NONSENSE", "kill: NONSENSE: expected a signal, as in STOP"),

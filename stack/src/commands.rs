@@ -1,6 +1,8 @@
 //! The commands.
 
 use crate::arguments::Scope;
+use crate::clock;
+use crate::disk;
 use crate::environment;
 use crate::error::{Context, Error, Result, failed, usage};
 use crate::foreground::{self, Report};
@@ -15,7 +17,7 @@ use crate::settings::Settings;
 use crate::stack::Stack;
 use crate::start::{self, Start};
 use crate::stop::{self, How};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -278,6 +280,51 @@ pub fn promote(stack: &Stack, name: &str) -> Result<()> {
     postgres::promote(stack, part)
 }
 
+/// Moves the data of a server to a small disk, or back.
+pub fn give_disk(stack: &Stack, name: &str, mib: u32) -> Result<()> {
+    let _lock = stack.lock()?;
+    disk::give(stack, known(stack, name)?, mib)
+}
+
+/// Fills the disk of a server.
+pub fn fill(stack: &Stack, name: &str) -> Result<()> {
+    let _lock = stack.lock()?;
+    disk::fill(stack, known(stack, name)?)
+}
+
+/// Ends [`fill`].
+pub fn free(stack: &Stack, name: &str) -> Result<()> {
+    let _lock = stack.lock()?;
+    disk::free(stack, known(stack, name)?)
+}
+
+/// Limits the descriptors of a part, also of processes that it will start. Those that are open stay
+/// open. 0 sets the highest limit that the part may have.
+pub fn limit_descriptors(stack: &Stack, name: &str, count: u64) -> Result<()> {
+    let part = known(stack, name)?;
+    let process = stack.process(part).ok_or_else(|| not_running(part))?;
+    let path = format!("/proc/{}/limits", process.pid);
+    let maximum = hard_limit(&fs::read_to_string(&path).context(&path)?)
+        .ok_or_else(|| failed(format!("{path} has no limit of descriptors")))?;
+    let current = Some(if count == 0 { maximum } else { count.min(maximum) });
+    let limit = Rlimit { current, maximum: Some(maximum) };
+    prlimit(Pid::from_raw(process.pid), Resource::Nofile, limit)
+        .map(drop)
+        .map_err(io::Error::from)
+        .context(format!("could not limit the descriptors of {part}"))
+}
+
+/// The hard limit of descriptors in /proc/PID/limits.
+fn hard_limit(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Lets the clock of a part jump.
+pub fn set_clock(stack: &Stack, name: &str, seconds: i32) -> Result<()> {
+    clock::set(stack, known(stack, name)?, seconds)
+}
+
 /// Stops one part. The supervisor does not restart a stopped service.
 pub fn stop(stack: &Stack, name: &str, how: How) -> Result<()> {
     let _lock = stack.lock()?;
@@ -338,6 +385,7 @@ pub fn build(stack: &mut Stack) -> Result<()> {
 pub fn wipe(stack: &Stack) -> Result<()> {
     let _lock = stack.lock()?;
     stop::stop(stack, &stack.parts(), How::Gracefully)?;
+    disk::unmount_all(&stack.dir)?;
     let entries = fs::read_dir(&stack.dir).context(stack.dir.display())?;
     for entry in entries.filter_map(std::result::Result::ok) {
         let path = entry.path();
@@ -383,5 +431,12 @@ mod tests {
         for name in ["4x", "lock", "src", "3.9.txt", "output"] {
             assert!(!is_data(name), "{name}");
         }
+    }
+
+    #[test]
+    fn hard_limit_is_the_second_number() {
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files  10  20  files\n";
+        assert_eq!(hard_limit(limits), Some(20));
+        assert_eq!(hard_limit("Max processes  10  20  processes\n"), None);
     }
 }

@@ -3,7 +3,9 @@
 //! variables; `stack.sh` builds and runs this program.
 
 mod arguments;
+mod clock;
 mod commands;
+mod disk;
 mod environment;
 mod error;
 mod foreground;
@@ -68,6 +70,11 @@ fn run() -> Result<u8> {
         Command::Upgrade(part) => commands::upgrade(&stack, &part),
         Command::Lose(part, percent) => commands::lose(&stack, &part, percent),
         Command::Promote(part) => commands::promote(&stack, &part),
+        Command::Disk(part, mib) => commands::give_disk(&stack, &part, mib),
+        Command::Fill(part) => commands::fill(&stack, &part),
+        Command::Free(part) => commands::free(&stack, &part),
+        Command::Descriptors(part, count) => commands::limit_descriptors(&stack, &part, count),
+        Command::Clock(part, seconds) => commands::set_clock(&stack, &part, seconds),
         Command::Build => commands::build(&mut stack),
         Command::Wipe => commands::wipe(&stack),
         Command::Help | Command::Supervise(..) | Command::Detach(_) => Ok(()),

@@ -2,6 +2,7 @@
 //! role for each service with a database. If there is a standby, the primary waits for it at each
 //! commit. PostgreSQL refuses to run as root, so root runs it as `POSTGRES_USER`.
 
+use crate::clock;
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
 use crate::interrupt;
@@ -288,6 +289,7 @@ pub fn role(service: &Service) -> String {
 /// The command line.
 pub fn command(stack: &Stack, part: Part) -> Result<Vec<String>> {
     let mut words = as_user(stack)?;
+    words.extend(clock::prefix(stack, part)?);
     words.push(bin()?.join("postgres").display().to_string());
     words.extend(["-D".to_owned(), data(stack, part).display().to_string()]);
     let port = format!("port={}", part.first_port(&stack.settings));

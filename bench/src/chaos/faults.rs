@@ -19,8 +19,10 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Limit of the step `answered`.
-const ANSWERED_LIMIT: Duration = Duration::from_secs(60);
+/// Limit of the steps `answered`, `stalled` and `ended`.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+/// Age of an unanswered command with which the bank counts as stalled.
+const STALLED: Duration = Duration::from_secs(2);
 /// Limit of the wait for a killed service to be started again by its supervisor.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -73,6 +75,13 @@ pub struct Faults<'a> {
     frozen: Vec<String>,
     /// Parts that lose packets.
     lossy: Vec<String>,
+    /// Servers with a disk of their own, and those whose disk is full.
+    own_disks: Vec<String>,
+    full: Vec<String>,
+    /// Parts with a limit of descriptors.
+    limited: Vec<String>,
+    /// Parts whose clock is wrong.
+    wrong_clocks: Vec<String>,
     /// Further command-handlers by name.
     handlers: BTreeMap<String, HandlerProcess>,
 }
@@ -96,6 +105,10 @@ impl<'a> Faults<'a> {
             down: Vec::new(),
             frozen: Vec::new(),
             lossy: Vec::new(),
+            own_disks: Vec::new(),
+            full: Vec::new(),
+            limited: Vec::new(),
+            wrong_clocks: Vec::new(),
             handlers: BTreeMap::new(),
         }
     }
@@ -103,13 +116,16 @@ impl<'a> Faults<'a> {
     /// Takes all steps. Then all parts must be up again.
     pub fn run(&mut self, steps: &[Step]) -> Result<(), Error> {
         self.take(steps)?;
-        let left = [&self.down[..], &self.frozen[..], &self.lossy[..]].concat();
-        let left: Vec<_> = left.into_iter().chain(self.handlers.keys().cloned()).collect();
+        let Self { down, frozen, lossy, own_disks, full, limited, wrong_clocks, .. } = &self;
+        let left = [down, frozen, lossy, own_disks, full, limited, wrong_clocks];
+        let left = left.into_iter().flatten().chain(self.handlers.keys());
+        let left: Vec<_> = left.map(String::as_str).collect();
         if left.is_empty() {
             return Ok(());
         }
         Err(Error::Usage(format!(
-            "the scenario leaves a fault in {}: end it with start, resume, heal or stop",
+            "the scenario leaves a fault in {}: end it with start, resume, heal, disk 0, free, \
+             unlimit, clock 0 or stop",
             left.join(", ")
         )))
     }
@@ -161,14 +177,16 @@ impl<'a> Faults<'a> {
                 output::progress(&format!("  promote {part}"));
                 stack.run(&["promote", part], &[])?;
             }
+            Step::Disk(..)
+            | Step::Fill(_)
+            | Step::Free
+            | Step::Descriptors(..)
+            | Step::Unlimit
+            | Step::Clock(..) => self.change_resource(step)?,
             Step::Sql(database, statement) => self.execute(*database, statement)?,
-            Step::Wait(seconds) => {
-                let seconds = self.rng.random_range(seconds.clone());
-                if self.shutdown.wait(Duration::from_secs_f64(seconds)) {
-                    return Err(Error::Stopped);
-                }
+            Step::Wait(_) | Step::Answered | Step::Stalled | Step::Ended(_) => {
+                self.wait_for(step)?;
             }
-            Step::Answered => self.wait_until_answered()?,
             Step::Repeat(count, steps) => {
                 for _ in 0..*count {
                     self.take(steps)?;
@@ -216,7 +234,7 @@ impl<'a> Faults<'a> {
             variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         if self.down.len() > 1 {
             // A broker is ready only with a majority, so all servers must start at the same time.
-            self.target.stack.run(&["up", "--servers-only"], &[])?;
+            self.target.stack.run(&["up", "--servers-only"], &variables)?;
         }
         while let Some(part) = self.down.first().cloned() {
             output::progress(&format!("  start {part}"));
@@ -240,6 +258,75 @@ impl<'a> Faults<'a> {
             output::progress(&format!("  heal {part}"));
             self.target.stack.run(&["lose", &part, "0"], &[])?;
             self.lossy.pop();
+        }
+        Ok(())
+    }
+
+    /// Takes a step that changes the disk, the descriptors or the clock of a part.
+    fn change_resource(&mut self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Disk(mib, part) => {
+                self.command(&["disk", part, &mib.to_string()])?;
+                note(&mut self.own_disks, part, *mib > 0);
+            }
+            Step::Fill(part) => {
+                note(&mut self.full, part, true);
+                self.command(&["fill", part])?;
+            }
+            Step::Free => self.free()?,
+            Step::Descriptors(count, parts) => {
+                let part = self.choose(&format!("{count} descriptors for"), parts);
+                note(&mut self.limited, &part, true);
+                self.command(&["descriptors", &part, &count.to_string()])?;
+            }
+            Step::Unlimit => self.unlimit()?,
+            Step::Clock(seconds, part) => {
+                note(&mut self.wrong_clocks, part, *seconds != 0);
+                self.command(&["clock", part, &seconds.to_string()])?;
+            }
+            _ => unreachable!("the caller passes only these steps"),
+        }
+        Ok(())
+    }
+
+    /// Runs a command of stack.sh and reports it.
+    fn command(&self, words: &[&str]) -> Result<(), Error> {
+        output::progress(&format!("  {}", words.join(" ")));
+        self.target.stack.run(words, &[]).map(drop)
+    }
+
+    fn free(&mut self) -> Result<(), Error> {
+        while let Some(part) = self.full.last().cloned() {
+            self.command(&["free", &part])?;
+            self.full.pop();
+        }
+        Ok(())
+    }
+
+    fn unlimit(&mut self) -> Result<(), Error> {
+        while let Some(part) = self.limited.last().cloned() {
+            self.command(&["descriptors", &part, "0"])?;
+            self.limited.pop();
+        }
+        Ok(())
+    }
+
+    /// Moves the data of all servers back. Each of them must be down for that.
+    fn remove_disks(&mut self) -> Result<(), Error> {
+        while let Some(part) = self.own_disks.last().cloned() {
+            if !self.down.contains(&part) {
+                self.end(part.clone(), "TERM")?;
+            }
+            self.command(&["disk", &part, "0"])?;
+            self.own_disks.pop();
+        }
+        Ok(())
+    }
+
+    fn reset_clocks(&mut self) -> Result<(), Error> {
+        while let Some(part) = self.wrong_clocks.last().cloned() {
+            self.command(&["clock", &part, "0"])?;
+            self.wrong_clocks.pop();
         }
         Ok(())
     }
@@ -283,15 +370,48 @@ impl<'a> Faults<'a> {
         connect().and_then(|mut client| client.batch_execute(statement)).map_err(failed)
     }
 
-    fn wait_until_answered(&self) -> Result<(), Error> {
-        let now = Instant::now();
-        let wanted = self.answered.millis(now);
-        while self.answered.until_ms.load(Ordering::Relaxed) < wanted {
-            if now.elapsed() > ANSWERED_LIMIT {
-                let seconds = ANSWERED_LIMIT.as_secs();
-                return Err(Error::Bank(format!(
-                    "commands are still unanswered after {seconds} s"
-                )));
+    /// Takes a step that only waits.
+    fn wait_for(&mut self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Wait(seconds) => {
+                let seconds = self.rng.random_range(seconds.clone());
+                if self.shutdown.wait(Duration::from_secs_f64(seconds)) {
+                    return Err(Error::Stopped);
+                }
+            }
+            Step::Answered => {
+                let wanted = self.answered.millis(Instant::now());
+                self.wait_until("commands are still unanswered", || {
+                    self.answered.until_ms.load(Ordering::Relaxed) >= wanted
+                })?;
+            }
+            Step::Stalled => {
+                output::progress("  stalled");
+                self.wait_until("no command had to wait for 2 s", || {
+                    let now = self.answered.millis(Instant::now());
+                    let age = now.saturating_sub(self.answered.until_ms.load(Ordering::Relaxed));
+                    u128::from(age) >= STALLED.as_millis()
+                })?;
+            }
+            Step::Ended(part) => {
+                output::progress(&format!("  ended {part}"));
+                self.wait_until(&format!("{part} has not ended"), || {
+                    self.target.stack.process(part).is_err()
+                })?;
+                self.down.push(part.clone());
+            }
+            _ => unreachable!("the caller passes only these steps"),
+        }
+        Ok(())
+    }
+
+    /// Waits for `condition`. `message` says what has not happened.
+    fn wait_until(&self, message: &str, condition: impl Fn() -> bool) -> Result<(), Error> {
+        let since = Instant::now();
+        while !condition() {
+            if since.elapsed() > STEP_LIMIT {
+                let seconds = STEP_LIMIT.as_secs();
+                return Err(Error::Bank(format!("{message} after {seconds} s")));
             }
             if self.shutdown.wait(LOOK_INTERVAL) {
                 return Err(Error::Stopped);
@@ -301,9 +421,26 @@ impl<'a> Faults<'a> {
     }
 }
 
+/// Adds `part` to `parts`, or removes it.
+fn note(parts: &mut Vec<String>, part: &str, is_in: bool) {
+    parts.retain(|it| it != part);
+    if is_in {
+        parts.push(part.to_owned());
+    }
+}
+
 impl Drop for Faults<'_> {
     fn drop(&mut self) {
-        for result in [self.resume(), self.heal(), self.start(&[])] {
+        let results = [
+            self.resume(),
+            self.heal(),
+            self.free(),
+            self.unlimit(),
+            self.reset_clocks(),
+            self.remove_disks(),
+            self.start(&[]),
+        ];
+        for result in results {
             if let Err(err) = result {
                 output::progress(&format!("could not undo a fault: {}", Chain(&err)));
             }

@@ -50,12 +50,29 @@ pub enum Step {
     Upgrade(String),
     /// Makes a standby of PostgreSQL the primary.
     Promote(String),
+    /// Moves the data of a server, which is down, to a disk of its own with this number of free MiB,
+    /// or back.
+    Disk(u32, String),
+    /// Fills the disk of a server.
+    Fill(String),
+    /// Frees the disks of all servers.
+    Free,
+    /// Limits the descriptors of a part.
+    Descriptors(u32, Vec<String>),
+    /// Ends all limits of descriptors.
+    Unlimit,
+    /// Sets the clock of a part this number of seconds ahead of the machine's.
+    Clock(i32, String),
     /// Runs a statement in the database of the command-handler or of the graphql-endpoint.
     Sql(Database, String),
     /// Waits for a random number of seconds.
     Wait(RangeInclusive<f64>),
     /// Waits until all commands sent so far are answered.
     Answered,
+    /// Waits until a command has been unanswered for two seconds.
+    Stalled,
+    /// Waits until the part has ended by itself. It stays down until the next [`Self::Start`].
+    Ended(String),
     Repeat(u32, Vec<Step>),
 }
 
@@ -157,6 +174,19 @@ fn step(words: &[&str]) -> Result<Step, &'static str> {
         ["add", name] => Step::Add(name.to_owned()),
         ["upgrade", part] => Step::Upgrade(part.to_owned()),
         ["promote", part] => Step::Promote(part.to_owned()),
+        ["disk", mib, part] => {
+            Step::Disk(mib.parse().map_err(|_| "disk MIB PART")?, part.to_owned())
+        }
+        ["fill", part] => Step::Fill(part.to_owned()),
+        ["free"] => Step::Free,
+        ["descriptors", count, ref rest @ ..] if !rest.is_empty() => {
+            let count = count.parse().ok().filter(|count| *count > 0);
+            Step::Descriptors(count.ok_or("descriptors COUNT PART, from 1 on")?, parts(rest))
+        }
+        ["unlimit"] => Step::Unlimit,
+        ["clock", seconds, part] => {
+            Step::Clock(seconds.parse().map_err(|_| "clock SECONDS PART")?, part.to_owned())
+        }
         ["sql", database, ref statement @ ..] if !statement.is_empty() => {
             let database = match database {
                 "balancedb" => Database::Balances,
@@ -175,6 +205,8 @@ fn step(words: &[&str]) -> Result<Step, &'static str> {
             }
         }
         ["answered"] => Step::Answered,
+        ["stalled"] => Step::Stalled,
+        ["ended", part] => Step::Ended(part.to_owned()),
         _ => return Err("a step with its arguments (docs/chaos.md)"),
     })
 }
@@ -211,6 +243,9 @@ mod tests {
             ("# x\nkill", 2),
             ("# x\nexplode a", 2),
             ("# x\nlose 0 a", 2),
+            ("# x\ndisk kafka-1 300", 2),
+            ("# x\ndescriptors 0 a", 2),
+            ("# x\nclock fast a", 2),
             ("# x\nwait 2..1", 2),
             ("# x\nwait NaN", 2),
             ("# x\nstart A", 2),
