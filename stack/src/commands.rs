@@ -392,6 +392,7 @@ pub fn wipe(stack: &Stack) -> Result<()> {
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
         let result = match name.as_str() {
             "settings" | "postgres.password" => fs::remove_file(&path),
+            name if name.ends_with(".clock") => fs::remove_file(&path),
             name if is_data(name) => fs::remove_dir_all(&path),
             _ => continue,
         };

@@ -272,6 +272,7 @@ fn up_starts_all_parts_and_supervises_services() {
     a_service_with_a_wrong_environment_is_not_started_again(&stack);
     another_stack_on_these_ports_is_refused(&stack);
     frozen_and_killed_servers_come_back(&stack);
+    disks_descriptors_and_clocks_are_checked(&stack);
     stack.run(&["kill", "heartbeat", "STOP"]).succeeds();
     stack.run(&["down"]).succeeds();
     assert_eq!(stack.count_up(), 0);
@@ -361,6 +362,27 @@ fn frozen_and_killed_servers_come_back(stack: &Stack) {
     stack.run(&["stop", "kafka-1", "KILL"]).succeeds();
     stack.run(&["start", "kafka-1"]).succeeds();
     assert!(stack.is_ready("kafka-1"));
+}
+
+/// The faults themselves are part of `make chaos`: disks need root, clocks a library.
+fn disks_descriptors_and_clocks_are_checked(stack: &Stack) {
+    stack.run(&["disk", "postgres", "100"]).fails_with(1, "postgres is up: stop it first");
+    stack.run(&["disk", "heartbeat", "100"]).fails_with(2, "heartbeat is a service");
+    stack.run(&["fill", "postgres"]).fails_with(1, "postgres has no disk of its own");
+    stack.run(&["free", "postgres"]).succeeds();
+    stack.run(&["clock", "heartbeat", "60"]).fails_with(1, "without FAKE_CLOCK=1");
+    let limits = || {
+        let pid = stack.pid("heartbeat").unwrap();
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
+        numbers.collect::<Vec<u64>>()
+    };
+    let highest = limits()[1];
+    stack.run(&["descriptors", "heartbeat", "20"]).succeeds();
+    assert_eq!(limits(), [20, highest]);
+    stack.run(&["descriptors", "heartbeat", "0"]).succeeds();
+    assert_eq!(limits(), [highest, highest]);
 }
 
 #[test]
