@@ -59,7 +59,7 @@ impl Cluster {
         host: &str,
     ) -> std::result::Result<&mut Connection, ConnectionError> {
         if self.connections.get(host).is_some_and(Connection::is_stale) {
-            self.connections.remove(host);
+            self.close(host);
         }
         if !self.connections.contains(host) {
             let connection = self.open(host);
@@ -69,6 +69,23 @@ impl Cluster {
             self.connections.insert(host.to_owned(), connection);
         }
         Ok(self.connections.get_mut(host).expect("it was found or inserted above"))
+    }
+
+    /// Closes the connections that are stale.
+    pub fn close_stale(&mut self) {
+        let stale = self.connections.0.iter().filter(|(_, connection)| connection.is_stale());
+        let stale: Vec<String> = stale.map(|(host, _)| host.clone()).collect();
+        stale.iter().for_each(|host| self.close(host));
+    }
+
+    /// Closes the connection to the broker at `host`. When the broker accepts another one, it may
+    /// have other topics, so all metadata is stale.
+    fn close(&mut self, host: &str) {
+        if self.connections.remove(host).is_some() {
+            for (topic, _) in &self.topics.0 {
+                self.stale_topics.insert(topic.clone(), ());
+            }
+        }
     }
 
     /// Opens a connection to the broker at `host`.
@@ -96,7 +113,7 @@ impl Cluster {
 
     /// Drops the connection after a failed request.
     pub fn broker_failed(&mut self, host: &str) {
-        self.connections.remove(host);
+        self.close(host);
         self.failed_brokers.insert(host.to_owned(), ());
     }
 
@@ -249,6 +266,11 @@ impl Cluster {
             }
         };
         topics.iter().map(id).collect()
+    }
+
+    /// The id of `topic` in the last metadata.
+    pub fn topic_id(&self, topic: &str) -> Option<TopicId> {
+        self.topics.get(topic)?.id
     }
 
     fn add_brokers(&mut self, response: &MetadataResponse) {

@@ -9,7 +9,7 @@ use crate::metadata::{Cluster, Leader};
 use crate::protocol::codes;
 use crate::protocol::messages::{InitProducerId, Produce, ProduceResponse, ProducedPartition};
 use crate::record_batch::{self, BatchSequence};
-use crate::types::{Batch, Compression};
+use crate::types::{Batch, Compression, TopicId};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,11 +23,20 @@ const NO_LEADER: i32 = -1;
 
 #[derive(Default)]
 pub struct Producer {
-    /// One producer id for all partitions.
+    /// The producer id of topics without one.
     producer_id: Option<i64>,
-    sequences: Map<String, Map<i32, PartitionSequence>>,
+    sequences: Map<String, TopicSequences>,
     /// By leader id, so that a failed broker does not delay the others.
     backoffs: Map<i32, Backoff>,
+}
+
+/// The sequences of one topic.
+#[derive(Default)]
+struct TopicSequences {
+    /// The topic that they belong to; `None` if the brokers have no topic ids.
+    topic_id: Option<TopicId>,
+    producer_id: Option<i64>,
+    partitions: Map<i32, PartitionSequence>,
 }
 
 /// Producer epoch and next sequence of one partition.
@@ -128,7 +137,9 @@ impl Producer {
         call: &mut ProduceCall<'_, '_>,
         ready: Vec<usize>,
     ) {
-        if self.sequences.values().flat_map(Map::values).any(|it| it.epoch == i16::MAX) {
+        let sequences = self.sequences.values().flat_map(|it| it.partitions.values());
+        let is_exhausted = sequences.map(|it| it.epoch).max() == Some(i16::MAX);
+        if is_exhausted {
             // No higher epoch exists: the producer continues with another producer id.
             self.producer_id = None;
             self.sequences = Map::default();
@@ -163,6 +174,8 @@ impl Producer {
         let mut by_leader: Map<Leader, Vec<usize>> = Map::default();
         let mut failure = None;
         let mut loaded: Vec<&str> = Vec::new();
+        // First, so that the batches are encoded after a look at the present topics.
+        cluster.close_stale();
         for index in ready {
             let batch = &call.batches[index];
             let Batch { topic, partition, .. } = *batch;
@@ -173,9 +186,10 @@ impl Producer {
                 loaded.push(topic);
                 failure = cluster.load_metadata(topic).err();
             }
+            self.follow_topic(cluster, topic);
             let prepared =
                 self.usable_leader(cluster, batch, failure.as_ref()).and_then(|leader| {
-                    let id = self.producer_id(cluster).inspect_err(|err| {
+                    let id = self.producer_id(cluster, topic).inspect_err(|err| {
                         failure = Some(err.clone());
                     })?;
                     self.prepare(id, batch, cluster.config.compression)?;
@@ -208,7 +222,37 @@ impl Producer {
         }
     }
 
-    fn producer_id(&mut self, cluster: &mut Cluster) -> Result<i64> {
+    /// Starts over with another producer id if `topic` was created again. Its brokers may belong to
+    /// a new cluster, which assigns the same ids to other producers: it would take a batch of one
+    /// for a repeated batch of the other, and not write it.
+    fn follow_topic(&mut self, cluster: &Cluster, topic: &str) {
+        let Some(found) = cluster.topic_id(topic) else { return };
+        let known = self.sequences.get(topic).and_then(|it| it.topic_id);
+        if known == Some(found) {
+            return;
+        }
+        if let Some(known) = known {
+            log::warn!(
+                topic, topic_id:% = found, former_topic_id:% = known;
+                "topic was deleted and created again, producing to it with another producer id"
+            );
+            self.sequences.remove(topic);
+            self.producer_id = None;
+        }
+        self.sequences.or_default(topic.to_owned()).topic_id = Some(found);
+    }
+
+    /// The producer id of `topic`.
+    fn producer_id(&mut self, cluster: &mut Cluster, topic: &str) -> Result<i64> {
+        if let Some(id) = self.sequences.get(topic).and_then(|it| it.producer_id) {
+            return Ok(id);
+        }
+        let id = self.new_producer_id(cluster)?;
+        self.sequences.or_default(topic.to_owned()).producer_id = Some(id);
+        Ok(id)
+    }
+
+    fn new_producer_id(&mut self, cluster: &mut Cluster) -> Result<i64> {
         if let Some(id) = self.producer_id {
             return Ok(id);
         }
@@ -224,8 +268,8 @@ impl Producer {
 
     /// Encodes a batch, unless the pending batch has the same records.
     fn prepare(&mut self, id: i64, batch: &Batch<'_>, compression: Compression) -> Result<()> {
-        let sequence =
-            self.sequences.or_default(batch.topic.to_owned()).or_default(batch.partition);
+        let sequences = self.sequences.or_default(batch.topic.to_owned());
+        let sequence = sequences.partitions.or_default(batch.partition);
         let records = record_batch::encode_records(&batch.records);
         if records.len() > BATCH_BYTES_MAX || batch.records.is_empty() {
             let text = format!(
@@ -267,7 +311,8 @@ impl Producer {
         let mut topics: Map<&str, Vec<(i32, &[u8])>> = Map::default();
         for index in &request.batches {
             let Batch { topic, partition, .. } = call.batches[*index];
-            let sequence = self.sequences.get(topic).and_then(|it| it.get(&partition));
+            let sequences = self.sequences.get(topic);
+            let sequence = sequences.and_then(|it| it.partitions.get(&partition));
             if let Some(pending) = sequence.and_then(|it| it.pending.as_ref()) {
                 topics.or_default(topic).push((partition, &pending.batch));
             }
@@ -342,7 +387,8 @@ impl Producer {
             let batch = &call.batches[*index];
             let Batch { topic, partition, .. } = *batch;
             let sequences = self.sequences.get_mut(topic);
-            let Some(sequence) = sequences.and_then(|it| it.get_mut(&partition)) else { continue };
+            let sequence = sequences.and_then(|it| it.partitions.get_mut(&partition));
+            let Some(sequence) = sequence else { continue };
             let topics = response.topics.iter().filter(|(name, _)| name == topic);
             let mut partitions = topics.flat_map(|(_, partitions)| partitions);
             let produced = partitions.find(|it| it.partition_index == partition);

@@ -449,6 +449,42 @@ fn lost_producer_state_starts_an_epoch() {
     assert_eq!(log.lock().unwrap().values, ["b"]);
 }
 
+/// The brokers are those of a new cluster, which assigns producer ids from the beginning.
+#[test]
+fn recreated_topic_gets_another_producer_id() {
+    let log = Arc::new(Mutex::new(Log::default()));
+    let (kept, topics, ids) = (log.clone(), Arc::new(AtomicUsize::new(1)), AtomicUsize::new(77));
+    let created = topics.clone();
+    let host = broker(move |incoming, port| match incoming.key {
+        MetadataRequest::KEY => {
+            let mut response = metadata(&[port]);
+            let id = created.load(Ordering::Relaxed) as u128;
+            response.topics[0].topic_id = uuid::Uuid::from_u128(id);
+            incoming.respond::<MetadataRequest>(&response)
+        }
+        InitProducerIdRequest::KEY => {
+            let id = ProducerId(ids.fetch_add(1, Ordering::Relaxed) as i64);
+            let response = InitProducerIdResponse::default().with_producer_id(id);
+            incoming.respond::<InitProducerIdRequest>(&response)
+        }
+        _ => {
+            let (partition, bytes) = batches_of(&incoming.read().unwrap()).remove(0);
+            let (code, offset) = kept.lock().unwrap().append(&bytes);
+            Action::RespondAndClose(produced(incoming, &[(partition, code, offset)]))
+        }
+    });
+    let mut client = client(&host);
+    for value in ["a", "b"] {
+        client.produce(&[batch(0, &[value])], RETRY_TIME)[0].clone().unwrap();
+    }
+    let producers = || log.lock().unwrap().sequences.keys().copied().collect::<Vec<_>>();
+    assert_eq!(producers(), [(77, 0)], "the same topic, at another connection");
+    *log.lock().unwrap() = Log::default();
+    topics.store(2, Ordering::Relaxed);
+    assert_eq!(client.produce(&[batch(0, &["c"])], RETRY_TIME)[0].clone().unwrap(), 0);
+    assert_eq!((producers(), &*log.lock().unwrap().values), (vec![(78, 0)], &["c".to_owned()][..]));
+}
+
 #[test]
 fn refused_batch_leaves_no_sequence_gap() {
     let refused = AtomicBool::new(true);
