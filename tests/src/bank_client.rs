@@ -12,7 +12,7 @@ use bank::topology::{
 use messaging::KafkaClient;
 use observer::{
     Counts, Event, History, ObservedRecord, Observer, Outcome, Positions, Reader, log_ends,
-    stored_accounts,
+    log_starts, stored_accounts,
 };
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -64,9 +64,7 @@ impl<'a> BankClient<'a> {
     pub fn open(stack: &'a Stack) -> Self {
         let mut kafka = stack.kafka_client();
         let accounts = stored_accounts(&mut stack.database()).expect("read accounts");
-        let commands = [ConfirmAccountCreation::TOPIC, ConfirmMoneyTransfer::TOPIC, DEAD_LETTER];
-        let topics = [&OUTCOMES[..], &commands].concat();
-        let ends = log_ends(&mut *kafka, &topics, PATIENCE).expect("the topics are there");
+        let ends = log_ends(&mut *kafka, &all_topics(), PATIENCE).expect("the topics are there");
         Self {
             stack,
             kafka,
@@ -79,6 +77,18 @@ impl<'a> BankClient<'a> {
             dead_letters: Vec::new(),
             foreign: Vec::new(),
         }
+    }
+
+    /// Reads the topics from their beginning, after they were created again. Records are still
+    /// compared with those of the former topics.
+    ///
+    /// # Panics
+    /// If the servers do not respond.
+    pub fn read_new_topics(&mut self) {
+        self.kafka = self.stack.kafka_client();
+        let starts = log_starts(&mut *self.kafka, &all_topics(), PATIENCE);
+        let starts = starts.expect("the topics are there");
+        self.reader = Reader::start(&self.stack.kafka, &self.stack.registry, &starts);
     }
 
     /// Sends commands to open accounts.
@@ -323,6 +333,12 @@ impl<'a> BankClient<'a> {
         let differences = self.observer.differences(&stored);
         assert!(differences.is_empty(), "{differences:#?}");
     }
+}
+
+/// All topics that a client reads.
+fn all_topics() -> Vec<Topic> {
+    let commands = [ConfirmAccountCreation::TOPIC, ConfirmMoneyTransfer::TOPIC, DEAD_LETTER];
+    [&OUTCOMES[..], &commands].concat()
 }
 
 fn is_command(event: &Event) -> bool {

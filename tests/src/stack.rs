@@ -1,5 +1,6 @@
 //! The real servers of the tests, with the addresses that `stack.sh env` prints.
 
+use crate::wait::until;
 use avro::registry::Registry;
 use avro::{Encoder, Record};
 use bank::limits::{BATCH_BYTES_MAX, BATCH_OVERHEAD_BYTES};
@@ -11,6 +12,7 @@ use messaging::{Batch, KafkaClient, NewRecord};
 use postgres::NoTls;
 use service::env::Env;
 use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -75,15 +77,21 @@ impl Stack {
         Self::start(brokers, &[])
     }
 
+    /// Starts a stack with one broker and an asynchronous standby of PostgreSQL: see
+    /// [`Self::separate`].
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn with_asynchronous_standby() -> Self {
+        let port = (Self::shared().port("BALANCE_DATABASE_URL") + 101).to_string();
+        let options = "synchronous_standby_names=";
+        Self::start(1, &[("STANDBY_PORT", &port), ("POSTGRES_OPTIONS", options)])
+    }
+
     fn start(brokers: u8, settings: &[(&str, &str)]) -> Self {
         let shared = Self::shared();
         let dir = format!("{}-{brokers}", shared.variables["STACK_DIR"]);
-        let port = |name: &str| {
-            let url = &shared.variables[name];
-            let digits = url.rsplit(':').next().and_then(|rest| rest.split('/').next());
-            let port: u16 = digits.and_then(|it| it.parse().ok()).expect("env gives host:port");
-            (port + 100).to_string()
-        };
+        let port = |name: &str| (shared.port(name) + 100).to_string();
         let mut variables = BTreeMap::from([
             ("STACK".to_owned(), shared.variables["STACK"].clone()),
             ("STACK_DIR".to_owned(), dir),
@@ -113,19 +121,33 @@ impl Stack {
     /// # Panics
     /// If a step fails.
     pub fn replace_registry(&mut self) {
-        let fault = self.stop("registry", "KILL");
-        let dirs = std::fs::read_dir(&self.variables["STACK_DIR"]).expect("the stack has a folder");
-        let data = dirs
-            .filter_map(|dir| Some(dir.ok()?.path().join("registry")))
-            .find(|data| data.is_dir())
-            .expect("the registry has a folder");
-        std::fs::remove_dir_all(data).expect("the registry is stopped");
-        fault.end();
+        self.wipe("registry");
         // The ids of all schemas of the bank are one higher.
         self.registry.register("first", r#""long""#).expect("the registry is empty");
         synchronize(&self.variables);
         let own = self._own.take();
         *self = Self::describe(std::mem::take(&mut self.variables), own);
+    }
+
+    /// Replaces the only broker by an empty one. The synchronizer creates the topics again.
+    ///
+    /// # Panics
+    /// If a step fails.
+    pub fn replace_kafka(&self) {
+        self.wipe("kafka-1");
+        self.synchronize();
+    }
+
+    /// Kills a server, and starts it without its data.
+    fn wipe(&self, server: &str) {
+        let fault = self.stop(server, "KILL");
+        std::fs::remove_dir_all(self.data_dir(server)).expect("the server is stopped");
+        fault.end();
+    }
+
+    /// The data folder of a server of a separate stack.
+    fn data_dir(&self, server: &str) -> PathBuf {
+        Path::new(&self.variables["STACK_DATA_DIR"]).join(server)
     }
 
     fn describe(variables: BTreeMap<String, String>, own: Option<Own>) -> Self {
@@ -153,6 +175,21 @@ impl Stack {
     /// A client of the cluster.
     pub fn kafka_client(&self) -> Box<dyn KafkaClient> {
         messaging::connect(&self.kafka)
+    }
+
+    /// The built-in client, also if the services use the kafka crate. It has an idempotent producer
+    /// and can be a member of a consumer group.
+    ///
+    /// # Panics
+    /// If the addresses of the brokers are invalid.
+    pub fn built_in_client(&self) -> Box<dyn KafkaClient> {
+        let lookup = |name: &str| match name {
+            "KAFKA_BROKERS" => Some(self.kafka.brokers.join(",")),
+            "KAFKA_CLIENT" => Some("built-in".to_owned()),
+            _ => None,
+        };
+        let config = KafkaConfig::from_env(&Env::new(&lookup));
+        messaging::connect(&config.expect("valid addresses"))
     }
 
     /// True if these tests, and the services that they start, use the built-in client. Otherwise
@@ -196,6 +233,46 @@ impl Stack {
         postgres::Client::connect(self.database_url(), NoTls).expect("connect to balancedb")
     }
 
+    /// A connection to a database of the standby.
+    ///
+    /// # Panics
+    /// If the connection fails.
+    pub fn standby_database(&self, name: &str) -> postgres::Client {
+        let of_both: postgres::Config = self.database_url().parse().expect("a valid URL");
+        let port = *of_both.get_ports().last().expect("the URL has the ports of both servers");
+        let mut config = postgres::Config::new();
+        config.host("127.0.0.1").port(port).dbname(name);
+        config.user(of_both.get_user().expect("the URL has a user"));
+        config.password(of_both.get_password().expect("the URL has a password"));
+        config.connect(NoTls).expect("connect to the standby")
+    }
+
+    /// Ends the replication after the standby has all that was committed before this call. The
+    /// standby gets nothing of what is committed later.
+    ///
+    /// # Panics
+    /// If a step fails.
+    pub fn cut_standby_off(&self) {
+        let (mut primary, mut standby) = (self.database(), self.standby_database("balancedb"));
+        let row = primary.query_one("SELECT pg_current_wal_lsn()::text", &[]);
+        let end: String = row.expect("read the end of the WAL").get(0);
+        let is_replayed = format!("SELECT pg_last_wal_replay_lsn() >= '{end}'");
+        until("the standby has replayed the WAL", PATIENCE, || {
+            let row = standby.query_one(&is_replayed, &[]).expect("read the replayed WAL");
+            row.get::<_, bool>(0).then_some(())
+        });
+        // The last line of a setting counts. Without this one the standby connects to no server.
+        let file = self.data_dir("standby").join("postgresql.auto.conf");
+        let file = std::fs::File::options().append(true).open(file);
+        file.and_then(|mut file| file.write_all(b"primary_conninfo = ''\n"))
+            .expect("the standby has this file");
+        self.command(&["kill", "standby", "HUP"], &[]);
+        until("the primary has no standby", PATIENCE, || {
+            let row = primary.query_one("SELECT count(*) FROM pg_stat_replication", &[]);
+            (row.expect("count the standbys").get::<_, i64>(0) == 0).then_some(())
+        });
+    }
+
     /// URL of balancedb.
     pub fn database_url(&self) -> &str {
         &self.variables["BALANCE_DATABASE_URL"]
@@ -204,6 +281,13 @@ impl Stack {
     /// URL of the registry.
     pub fn registry_url(&self) -> &str {
         &self.variables["SCHEMA_REGISTRY_URL"]
+    }
+
+    /// The port in the URL or address with this name.
+    fn port(&self, name: &str) -> u16 {
+        let address = &self.variables[name];
+        let digits = address.rsplit(':').next().and_then(|rest| rest.split('/').next());
+        digits.and_then(|it| it.parse().ok()).expect("env gives host:port")
     }
 
     /// An address that `stack.sh env` prints.
@@ -362,7 +446,7 @@ pub fn post(kafka_client: &mut dyn KafkaClient, posts: &[Post]) -> Vec<i64> {
         }
     }
     let mut offsets = vec![-1; posts.len()];
-    crate::wait::until("records are written", PATIENCE, || {
+    until("records are written", PATIENCE, || {
         let record = |&at: &usize| NewRecord {
             key: posts[at].key.as_deref(),
             value: posts[at].value.as_deref(),

@@ -16,8 +16,6 @@ use bank_tests::kafka_admin::{
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
 use bank_tests::{Account, creation};
-use messaging::{KafkaClient, KafkaConfig};
-use service::env::Env;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -30,16 +28,6 @@ const GROUP: &str = "command-handler";
 /// Deposits one cent in each account, `count` times.
 fn deposits(accounts: &[Account], count: usize) -> Vec<ConfirmMoneyTransfer> {
     accounts.iter().cycle().take(count).map(|account| account.gets(1)).collect()
-}
-
-/// A client that can be a member of a consumer group.
-fn member(stack: &Stack) -> Box<dyn KafkaClient> {
-    let lookup = |name: &str| match name {
-        "KAFKA_BROKERS" => Some(stack.kafka.brokers.join(",")),
-        "KAFKA_CLIENT" => Some("built-in".to_owned()),
-        _ => None,
-    };
-    messaging::connect(&KafkaConfig::from_env(&Env::new(&lookup)).expect("valid addresses"))
 }
 
 /// Number of partitions of transfers that any worker owns.
@@ -76,7 +64,7 @@ fn foreign_group_member_stops_nothing() {
     let (has_joined, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
-            let mut member = member(&stack);
+            let mut member = stack.built_in_client();
             let topics = [CONFIRM_ACCOUNT_CREATION.name, CONFIRM_MONEY_TRANSFER.name];
             while !is_over.load(Ordering::Relaxed) {
                 if member.poll_assignment(GROUP, &topics, Duration::from_secs(1)).is_ok() {
