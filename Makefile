@@ -230,7 +230,7 @@ test-images: ## run all images as containers, and the arm64 binaries in an emula
 	@$(TEST_IMAGES) $(STACK) with --servers-only deploy/images/test.sh
 
 chaos: ## make faults under load and check all guarantees; CHAOS=short, SCENARIO=broker-killed
-	@echo "Making faults under load: about $(if $(filter short,$(CHAOS)),3,13) minutes"
+	@echo "Making faults under load: about $(if $(filter short,$(CHAOS)),3,16) minutes"
 	@$(if $(filter short,$(CHAOS)),,$(STACK) prerequisites chaos)
 	@$(TEST_CHAOS) $(STACK) wipe
 	@$(TEST_CHAOS) $(STACK) with bench chaos $(if $(filter short,$(CHAOS)),--short) \
