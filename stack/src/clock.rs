@@ -20,7 +20,7 @@ pub fn set(stack: &Stack, part: Part, seconds: i32) -> Result<()> {
 }
 
 /// Variables with which a part has a clock of its own, if `FAKE_CLOCK` is set.
-pub fn variables(stack: &Stack, part: Part) -> Result<Vec<(&'static str, String)>> {
+pub fn variables(stack: &Stack, part: Part) -> Result<Vec<(String, String)>> {
     if settings::variable("FAKE_CLOCK")?.is_none() {
         return Ok(Vec::new());
     }
@@ -28,14 +28,15 @@ pub fn variables(stack: &Stack, part: Part) -> Result<Vec<(&'static str, String)
         failed("FAKE_CLOCK needs libfaketime: run stack.sh prerequisites chaos as root")
     })?;
     write(stack, part, 0)?;
-    Ok(vec![
+    let variables = [
         ("LD_PRELOAD", library.display().to_string()),
         ("FAKETIME_TIMESTAMP_FILE", file(stack, part).display().to_string()),
         ("FAKETIME_CACHE_DURATION", "1".to_owned()),
         // Only the time of day jumps, as on a real machine.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ("NO_FAKE_STAT", "1".to_owned()),
-    ])
+    ];
+    Ok(variables.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }
 
 /// The same as the beginning of PostgreSQL's command line. The library shares memory with the

@@ -1,5 +1,6 @@
 //! The services of the bank, each under a supervisor, and the synchronizer, which runs before them.
 
+use crate::clock;
 use crate::environment;
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
@@ -36,7 +37,9 @@ fn binary(stack: &Stack, name: &str) -> Result<PathBuf> {
 /// The command that starts a service.
 pub fn launch(stack: &Stack, part: Part) -> Result<Launch> {
     let binary = binary(stack, &part.to_string())?;
-    Ok(Launch::Service { binary, variables: variables(stack, part)? })
+    let mut variables = variables(stack, part)?;
+    variables.extend(clock::variables(stack, part)?);
+    Ok(Launch::Service { binary, variables })
 }
 
 /// True if the service is ready.

@@ -1,6 +1,5 @@
 //! A stack: its folders, settings, pid files and lock.
 
-use crate::clock;
 use crate::error::{Context, Result, failed};
 use crate::foreground::{self, Report};
 use crate::interrupt;
@@ -155,7 +154,7 @@ impl Stack {
                 let name = part.to_string();
                 // As variables, since all users of the machine can read arguments.
                 command.arg("supervise").arg(&name).arg(self.pids.dir()).arg(binary);
-                command.envs(variables).envs(clock::variables(self, part)?);
+                command.envs(variables);
                 supervisor(&name)
             }
         };

@@ -48,6 +48,12 @@ impl Published {
         }
     }
 
+    /// Lets Kafka have `starts`, at which reading begins. The commit before may have failed, and
+    /// there is no other one until the next command of a partition.
+    pub fn begin(&self, starts: &BTreeMap<i32, i64>) {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)[1].extend(starts);
+    }
+
     /// Takes the positions that the database does not have yet.
     pub fn take_unstored(&self) -> BTreeMap<i32, i64> {
         mem::take(&mut self.positions.lock().unwrap_or_else(PoisonError::into_inner)[0])

@@ -239,6 +239,7 @@ impl<O: Send + 'static> Serving<'_, O> {
             starts.insert(partition, next);
         }
         session.owning(|ownership, client| ownership.begin(client, &starts, topic_id))?;
+        self.published.begin(&starts);
         Ok(starts.into_iter().map(|(partition, next)| Position { partition, next }).collect())
     }
 

@@ -119,8 +119,9 @@ impl Worker {
         while !self.shutdown.requested() {
             let Some(generation) = self.take_share(writer, client)? else { break };
             let positions = self.start_positions(writer, topic, state.id)?;
-            let served: Vec<i32> = positions.iter().map(|it| it.partition).collect();
-            log::info!(topic, partitions:? = served; "serving");
+            let starts: BTreeMap<i32, i64> =
+                positions.iter().map(|it| (it.partition, it.next)).collect();
+            log::info!(topic, partitions:? = starts.keys().collect::<Vec<_>>(); "serving");
             let mut served = ServedPartitions {
                 worker: self,
                 generation: generation.0,
@@ -133,7 +134,8 @@ impl Worker {
                     positions,
                 ),
                 records,
-                stored: BTreeMap::new(),
+                // The commit of the owner before may have failed.
+                stored: starts,
                 committed: Instant::now(),
             };
             ready(true);
