@@ -50,8 +50,8 @@ pub enum Step {
     Upgrade(String),
     /// Makes a standby of PostgreSQL the primary.
     Promote(String),
-    /// Moves the data of a server, which is down, to a disk of its own with this number of free MiB,
-    /// or back.
+    /// Moves the data of a server, which is down, to a disk of its own with this number of free
+    /// MiB, or back.
     Disk(u32, String),
     /// Fills the disk of a server.
     Fill(String),

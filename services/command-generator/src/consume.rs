@@ -250,8 +250,8 @@ impl<R: Record> TopicReader<R> {
         }
     }
 
-    /// Skips the records that need no command, see [`ConsumedRecord::handled_before`], up to the end
-    /// of the log when reading started.
+    /// Skips the records that need no command, see [`ConsumedRecord::handled_before`], up to the
+    /// end of the log when reading started.
     pub fn skip_handled(&mut self, kafka: &KafkaConfig) {
         let before = self.read.clone();
         for (partition, read) in &mut self.read {

@@ -268,8 +268,8 @@ impl Store {
 
     /// Begins a login. It counts as failed until [`Self::logged_in`], so that concurrent logins are
     /// all counted. False if too many logins with this name from this address have failed recently.
-    /// A failure of more than a minute ahead is from before the clock of the database went back, and
-    /// does not count: it would keep the user out until the clock has reached its time again. A
+    /// A failure of more than a minute ahead is from before the clock of the database went back,
+    /// and does not count: it would keep the user out until the clock has reached its time again. A
     /// concurrent login can be ahead by less.
     pub fn begin_login(&self, username: &str, address: IpAddr) -> Result<bool, Error> {
         self.query(
