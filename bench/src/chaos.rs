@@ -361,13 +361,18 @@ impl Load<'_> {
     /// Reads what has happened. Returns and stores the time up to which all commands are answered.
     fn read(&mut self, answered: &Answered) -> Result<Option<Instant>, Error> {
         let Self { bank, timeline, newest, .. } = self;
-        bank.read(Instant::now() + LOOK_INTERVAL, |news| {
+        let read = bank.read(Instant::now() + LOOK_INTERVAL, |news| {
             if let News::Outcome(latency, _) = news {
                 let now = Instant::now();
                 *newest = (*newest).max(now.checked_sub(latency));
                 timeline.note_outcome(now);
             }
-        })?;
+        });
+        match read {
+            // The scenario has stopped the registry. The next call reads the same record.
+            Err(Error::Registry { .. }) => {}
+            read => read?,
+        }
         for answer in self.answers.try_iter() {
             self.timeline.note_answer(answer.sent, answer.answered);
             self.longest = self.longest.max(answer.answered - answer.sent);

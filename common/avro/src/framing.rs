@@ -35,7 +35,7 @@ const WAITS_MAX: Duration = Duration::from_secs(30);
 /// records with random ids must not stop the topic.
 const WAITS_SHARE: u32 = 10;
 /// Minimum and maximum backoff between requests to the registry at startup.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(1));
 /// The reason of a record whose schema id is unknown.
 const NOT_FOUND: &str = "not found in the registry";
 
