@@ -141,7 +141,6 @@ impl<'a> Faults<'a> {
     }
 
     fn step(&mut self, step: &Step) -> Result<(), Error> {
-        let stack = &self.target.stack;
         match step {
             Step::Kill(parts) => {
                 let part = self.choose("kill", parts);
@@ -165,18 +164,12 @@ impl<'a> Faults<'a> {
             Step::Lose(percent, parts) => {
                 let part = self.choose(&format!("lose {percent} % of"), parts);
                 self.lossy.push(part.clone());
-                stack.run(&["lose", &part, &percent.to_string()], &[])?;
+                self.target.stack.run(&["lose", &part, &percent.to_string()], &[])?;
             }
             Step::Heal => self.heal()?,
             Step::Add(name) => self.add(name)?,
-            Step::Upgrade(part) => {
-                output::progress(&format!("  upgrade {part}"));
-                stack.run(&["upgrade", part], &[])?;
-            }
-            Step::Promote(part) => {
-                output::progress(&format!("  promote {part}"));
-                stack.run(&["promote", part], &[])?;
-            }
+            Step::Upgrade(part) => self.command(&["upgrade", part])?,
+            Step::Promote(part) => self.command(&["promote", part])?,
             Step::Disk(..)
             | Step::Fill(_)
             | Step::Free
@@ -253,15 +246,6 @@ impl<'a> Faults<'a> {
         Ok(())
     }
 
-    fn heal(&mut self) -> Result<(), Error> {
-        while let Some(part) = self.lossy.last().cloned() {
-            output::progress(&format!("  heal {part}"));
-            self.target.stack.run(&["lose", &part, "0"], &[])?;
-            self.lossy.pop();
-        }
-        Ok(())
-    }
-
     /// Takes a step that changes the disk, the descriptors or the clock of a part.
     fn change_resource(&mut self, step: &Step) -> Result<(), Error> {
         match step {
@@ -295,18 +279,31 @@ impl<'a> Faults<'a> {
         self.target.stack.run(words, &[]).map(drop)
     }
 
+    fn heal(&mut self) -> Result<(), Error> {
+        self.end_all(|it| &mut it.lossy, |part| vec!["lose", part, "0"])
+    }
+
     fn free(&mut self) -> Result<(), Error> {
-        while let Some(part) = self.full.last().cloned() {
-            self.command(&["free", &part])?;
-            self.full.pop();
-        }
-        Ok(())
+        self.end_all(|it| &mut it.full, |part| vec!["free", part])
     }
 
     fn unlimit(&mut self) -> Result<(), Error> {
-        while let Some(part) = self.limited.last().cloned() {
-            self.command(&["descriptors", &part, "0"])?;
-            self.limited.pop();
+        self.end_all(|it| &mut it.limited, |part| vec!["descriptors", part, "0"])
+    }
+
+    fn reset_clocks(&mut self) -> Result<(), Error> {
+        self.end_all(|it| &mut it.wrong_clocks, |part| vec!["clock", part, "0"])
+    }
+
+    /// Ends a fault of all parts in `list`, the newest first. `words` is the command of stack.sh.
+    fn end_all(
+        &mut self,
+        list: fn(&mut Self) -> &mut Vec<String>,
+        words: fn(&str) -> Vec<&str>,
+    ) -> Result<(), Error> {
+        while let Some(part) = list(self).last().cloned() {
+            self.command(&words(&part))?;
+            list(self).pop();
         }
         Ok(())
     }
@@ -319,14 +316,6 @@ impl<'a> Faults<'a> {
             }
             self.command(&["disk", &part, "0"])?;
             self.own_disks.pop();
-        }
-        Ok(())
-    }
-
-    fn reset_clocks(&mut self) -> Result<(), Error> {
-        while let Some(part) = self.wrong_clocks.last().cloned() {
-            self.command(&["clock", &part, "0"])?;
-            self.wrong_clocks.pop();
         }
         Ok(())
     }
