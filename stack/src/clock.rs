@@ -63,7 +63,8 @@ fn file(stack: &Stack, part: Part) -> PathBuf {
 /// Replaces the file at once, since the part reads it all the time.
 fn write(stack: &Stack, part: Part, seconds: i32) -> Result<()> {
     let path = file(stack, part);
-    let new = path.with_extension("new");
+    // With an ending that `wipe` deletes, as that of the file.
+    let new = path.with_extension("new.clock");
     fs::write(&new, format!("{seconds:+}\n")).context(new.display())?;
     fs::rename(&new, &path).context(path.display())
 }

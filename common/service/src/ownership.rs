@@ -25,11 +25,6 @@ pub const RENEW_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without a renewal after which other workers take the partitions over. A transaction keeps
 /// its partitions also after that time, until it ends.
 const LEASE_S: f64 = 3.0;
-/// True if the worker has renewed its lease in time. A lease that ends later than twice its length
-/// was set before the clock of the database went back: it would keep the partitions of a dead
-/// worker until the clock has reached that time again.
-const HAS_LEASE: &str = "worker.lease_until > clock_timestamp()
-                         AND worker.lease_until < clock_timestamp() + interval '6 s'";
 
 /// Where the effects of a partition end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -402,6 +397,17 @@ const BY_KEY: &str = "old.topic = $1 AND old.partition = new.partition";
 const IN_PLACE: &str = "old.ctid = new.place AND old.topic IS NOT DISTINCT FROM $1
            AND old.partition IS NOT DISTINCT FROM new.partition";
 
+/// SQL that is true if the worker has renewed its lease in time. A lease that ends later than twice
+/// its length was set before the clock of the database went back: it would keep the partitions of a
+/// dead worker until the clock has reached that time again.
+fn has_lease_sql() -> String {
+    let longest_s = 2.0 * LEASE_S;
+    format!(
+        "worker.lease_until > clock_timestamp()
+         AND worker.lease_until < clock_timestamp() + interval '{longest_s} s'"
+    )
+}
+
 struct Statements {
     add_partitions: Statement,
     join: Statement,
@@ -417,6 +423,7 @@ struct Statements {
 impl Statements {
     fn prepare(client: &mut Client) -> Result<Self, postgres::Error> {
         let mut prepare = |sql: &str| client.prepare(sql);
+        let has_lease = has_lease_sql();
         Ok(Self {
             // ON CONFLICT alone would wait for the transactions of the owners.
             add_partitions: prepare(
@@ -437,7 +444,7 @@ impl Statements {
                      UPDATE worker SET lease_until = clock_timestamp() + make_interval(secs => $3)
                      WHERE id = $2 RETURNING id)
                  SELECT (SELECT count(*) FROM worker
-                         WHERE topic = $1 AND (id = $2 OR {HAS_LEASE})),
+                         WHERE topic = $1 AND (id = $2 OR {has_lease})),
                         (SELECT count(*) FROM topic_partition WHERE topic = $1 AND owner = $2)
                  FROM renewed"
             ))?,
@@ -447,7 +454,7 @@ impl Statements {
                  FROM (SELECT topic, partition FROM topic_partition AS free
                        WHERE topic = $1 AND partition < $4
                          AND NOT EXISTS (SELECT FROM worker
-                                         WHERE worker.id = free.owner AND {HAS_LEASE})
+                                         WHERE worker.id = free.owner AND {has_lease})
                        ORDER BY partition LIMIT $3 FOR UPDATE SKIP LOCKED) AS free
                  WHERE new.topic = free.topic AND new.partition = free.partition
                  RETURNING new.partition, new.epoch, new.next_offset, new.resume_offset,

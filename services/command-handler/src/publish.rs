@@ -48,8 +48,8 @@ impl Published {
         }
     }
 
-    /// Lets Kafka have `starts`, at which reading begins. The commit before may have failed, and
-    /// there is no other one until the next command of a partition.
+    /// Adds `starts`, at which reading begins, to the positions to commit to Kafka. The last commit
+    /// may have failed, and no other one follows until the next command of a partition.
     pub fn begin(&self, starts: &BTreeMap<i32, i64>) {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)[1].extend(starts);
     }
