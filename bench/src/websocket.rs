@@ -1,6 +1,8 @@
 //! A WebSocket connection for JSON messages, read with a deadline.
 
 use crate::error::Error;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde_json::Value;
 use std::io::{self, ErrorKind};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -42,14 +44,22 @@ impl Socket {
         sent.map_err(|source| failed(&self.url, source))
     }
 
-    /// Waits until `until` for a message.
+    /// Waits until `until` for a message. The timeouts of sockets are not exact enough: Linux rounds
+    /// them up to its clock ticks of 4 ms, plus one, and a user would begin its steps late.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
+        self.set_nonblocking(true)?;
+        let received = self.poll(until);
+        self.set_nonblocking(false)?;
+        received
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> Result<(), Error> {
+        let set = self.socket.get_ref().set_nonblocking(nonblocking);
+        set.map_err(|err| failed(&self.url, err.into()))
+    }
+
+    fn poll(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
-            let wait = until.saturating_duration_since(Instant::now());
-            // A timeout of zero would disable it.
-            let wait = wait.max(Duration::from_millis(1));
-            let set = self.socket.get_ref().set_read_timeout(Some(wait));
-            set.map_err(|err| failed(&self.url, err.into()))?;
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
                     let message = serde_json::from_str(&text);
@@ -63,16 +73,20 @@ impl Socket {
                 }
                 // The library answers pings.
                 Ok(_) => {}
-                // A read with a timeout is interrupted when the process continues after a stop.
-                Err(tungstenite::Error::Io(err))
-                    if matches!(
-                        err.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
+                Err(tungstenite::Error::Io(err)) if err.kind() == ErrorKind::WouldBlock => {
+                    let wait = until.saturating_duration_since(Instant::now());
+                    if wait.is_zero() {
+                        return Ok(None);
+                    }
+                    let wait = Timespec::try_from(wait).expect("steps are seconds apart");
+                    let mut sockets = [PollFd::new(self.socket.get_ref(), PollFlags::IN)];
+                    match poll(&mut sockets, Some(&wait)) {
+                        // A wait is interrupted when the process continues after a stop.
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(err) => return Err(failed(&self.url, io::Error::from(err).into())),
+                    }
+                }
                 Err(source) => return Err(failed(&self.url, source)),
-            }
-            if Instant::now() >= until {
-                return Ok(None);
             }
         }
     }
