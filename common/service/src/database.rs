@@ -17,7 +17,7 @@ mod tid;
 
 pub use connect::connect;
 pub use deadline::Deadline;
-pub use error::{Error, step};
+pub use error::{Error, check_sql, is_session_lost, step};
 pub use tid::Tid;
 
 /// The flag of [`run_migrations`], for [`crate::Service::flags`].

@@ -248,7 +248,7 @@ impl Ownership {
         starts: &BTreeMap<i32, i64>,
         topic_id: Option<Uuid>,
     ) -> Result<(), Error> {
-        let mut rows = Rows::default();
+        let mut rows = PositionRows::new(self.topic);
         for (&partition, owned) in &mut self.owned {
             let before = *owned;
             if let Some(&start) = starts.get(&partition)
@@ -276,10 +276,29 @@ impl Ownership {
         transaction: &mut impl GenericClient,
         positions: &Positions,
     ) -> Result<(), Error> {
+        let rows = self.advance(positions)?;
+        self.update(transaction, &rows)
+    }
+
+    /// The parameters of a statement that stores positions and their effects, see
+    /// [`positions_sql`]. `None` if the place of a row is not known: then a transaction must store
+    /// them. After the statement, call [`Self::set_places`], or [`Self::restore`] if it failed.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`].
+    pub fn parameters(&mut self, positions: &Positions) -> Result<Option<PositionRows>, Error> {
+        if self.owned.values().any(|owned| owned.place.is_none()) {
+            return Ok(None);
+        }
+        self.advance(positions).map(Some)
+    }
+
+    /// Sets the new positions. Returns the rows to update.
+    fn advance(&mut self, positions: &Positions) -> Result<PositionRows, Error> {
         if positions.next.keys().any(|partition| !self.owned.contains_key(partition)) {
             return Err(Error::Fenced);
         }
-        let mut rows = Rows::default();
+        let mut rows = PositionRows::new(self.topic);
         for (partition, owned) in &mut self.owned {
             let Progress::Stored { next, resume } = owned.progress else { continue };
             let (new_next, new_resume) =
@@ -293,36 +312,43 @@ impl Ownership {
                 rows.add(*partition, owned);
             }
         }
-        self.update(transaction, &rows)
+        Ok(rows)
     }
 
     /// Writes the rows if all of them still have the epoch of this worker. Searches them by key if
     /// their places are not known.
-    fn update(&mut self, client: &mut impl GenericClient, rows: &Rows) -> Result<(), Error> {
-        let Rows { partitions, epochs, next, resume, topic_ids, places } = rows;
-        if partitions.is_empty() {
+    fn update(
+        &mut self,
+        client: &mut impl GenericClient,
+        rows: &PositionRows,
+    ) -> Result<(), Error> {
+        let count = rows.partitions.len();
+        if count == 0 {
             return Ok(());
         }
         let Statements { store, store_in_place, .. } = &self.statements;
-        let topic = &self.topic;
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [topic, partitions, epochs, next, resume, topic_ids, places];
+        let parameters = rows.parameters();
         let mut stored = Vec::new();
-        if places.len() == partitions.len() {
+        if rows.places.len() == count {
             stored = client.query(store_in_place, &parameters).map_err(step("store positions"))?;
         }
-        if stored.len() < partitions.len() {
+        if stored.len() < count {
             stored = client.query(store, &parameters).map_err(step("store positions"))?;
         }
-        if stored.len() < partitions.len() {
+        if stored.len() < count {
             return Err(Error::Fenced);
         }
-        for row in stored {
-            if let Some(owned) = self.owned.get_mut(&row.get(0)) {
-                owned.place = Some(row.get(1));
+        self.set_places(stored.iter().map(|row| (row.get(0), row.get(1))));
+        Ok(())
+    }
+
+    /// Sets where the rows of partitions are now.
+    pub fn set_places(&mut self, places: impl IntoIterator<Item = (i32, Tid)>) {
+        for (partition, place) in places {
+            if let Some(owned) = self.owned.get_mut(&partition) {
+                owned.place = Some(place);
             }
         }
-        Ok(())
     }
 
     /// Takes back what [`Self::store`] has set, after its transaction was rolled back. `owned` are
@@ -346,7 +372,8 @@ impl Ownership {
 
 /// The rows of one update, by column.
 #[derive(Default)]
-struct Rows {
+pub struct PositionRows {
+    topic: &'static str,
     partitions: Vec<i32>,
     epochs: Vec<i64>,
     next: Vec<i64>,
@@ -356,7 +383,17 @@ struct Rows {
     places: Vec<Tid>,
 }
 
-impl Rows {
+impl PositionRows {
+    fn new(topic: &'static str) -> Self {
+        Self { topic, ..Self::default() }
+    }
+
+    /// The parameters of [`positions_sql`].
+    pub fn parameters(&self) -> [&(dyn ToSql + Sync); POSITION_PARAMETERS] {
+        let Self { topic, partitions, epochs, next, resume, topic_ids, places } = self;
+        [topic, partitions, epochs, next, resume, topic_ids, places]
+    }
+
     /// Adds a partition whose progress is stored here.
     fn add(&mut self, partition: i32, owned: &Owned) {
         let Progress::Stored { next, resume } = owned.progress else { return };
@@ -378,24 +415,56 @@ fn owned(row: &Row) -> (i32, Owned) {
     (row.get(0), Owned { epoch: row.get(1), place: None, progress, topic_id: row.get(4) })
 }
 
-/// Stores positions. `is_row` finds the row of a partition.
-fn store_sql(is_row: &str) -> String {
+/// The number of parameters of [`positions_sql`].
+pub const POSITION_PARAMETERS: usize = 7;
+
+/// Common table expressions that store positions. The number of their first parameter is `first`.
+/// They end with a comma. `positions` then has one row: `partitions`, their new `places`, and
+/// `are_stored`, which is false if another worker has taken one of the partitions, or a row is not
+/// at its place any more. The effects must depend on `are_stored`. So the rows of the partitions
+/// are locked first, as by [`Ownership::store`].
+pub fn positions_sql(first: usize) -> String {
+    let store = store_sql(in_place, first);
+    let count = first + 1;
+    format!(
+        "position AS ({store}),
+         positions AS (
+             SELECT coalesce(array_agg(partition), '{{}}') AS partitions,
+                    coalesce(array_agg(place), '{{}}') AS places,
+                    count(*) = cardinality(${count}) AS are_stored
+             FROM position),"
+    )
+}
+
+/// Stores positions, with parameters from number `first` on. `is_row` finds the row of a partition
+/// of a topic.
+fn store_sql(is_row: fn(&str) -> String, first: usize) -> String {
+    let [topic, partitions, epochs, next, resume, topic_ids, places] =
+        std::array::from_fn(|index| format!("${}", first + index));
+    let is_row = is_row(&topic);
     format!(
         "UPDATE topic_partition AS old
          SET next_offset = new.next_offset, resume_offset = new.resume_offset,
              topic_id = new.topic_id
-         FROM unnest($2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::uuid[],
-                     $7::tid[])
+         FROM unnest({partitions}::integer[], {epochs}::bigint[], {next}::bigint[],
+                     {resume}::bigint[], {topic_ids}::uuid[], {places}::tid[])
               AS new (partition, epoch, next_offset, resume_offset, topic_id, place)
          WHERE {is_row} AND old.epoch = new.epoch
-         RETURNING old.partition, old.ctid"
+         RETURNING old.partition, old.ctid AS place"
     )
 }
 
-const BY_KEY: &str = "old.topic = $1 AND old.partition = new.partition";
+fn by_key(topic: &str) -> String {
+    format!("old.topic = {topic} AND old.partition = new.partition")
+}
+
 /// With `=` PostgreSQL could use the index of the key.
-const IN_PLACE: &str = "old.ctid = new.place AND old.topic IS NOT DISTINCT FROM $1
-           AND old.partition IS NOT DISTINCT FROM new.partition";
+fn in_place(topic: &str) -> String {
+    format!(
+        "old.ctid = new.place AND old.topic IS NOT DISTINCT FROM {topic}
+           AND old.partition IS NOT DISTINCT FROM new.partition"
+    )
+}
 
 /// SQL that is true if the worker has renewed its lease in time. A lease that ends later than twice
 /// its length was set before the clock of the database went back: it would keep the partitions of a
@@ -469,8 +538,8 @@ impl Statements {
                 "UPDATE topic_partition SET owner = NULL
                  WHERE topic = $1 AND partition = $2 AND epoch = $3",
             )?,
-            store: prepare(&store_sql(BY_KEY))?,
-            store_in_place: prepare(&store_sql(IN_PLACE))?,
+            store: prepare(&store_sql(by_key, 1))?,
+            store_in_place: prepare(&store_sql(in_place, 1))?,
             leave: prepare(
                 "WITH released AS (UPDATE topic_partition SET owner = NULL WHERE owner = $1)
                  DELETE FROM worker WHERE id = $1",

@@ -19,10 +19,11 @@ use bank::money::{Cents, OVERDRAFT_LIMIT};
 use bank::reasons::Reason;
 use bank::records::{Atype, ConfirmAccountCreation, ConfirmMoneyTransfer};
 use bank::timestamp::Timestamp;
-use postgres::{Client, Row, Statement, Transaction};
+use postgres::types::ToSql;
+use postgres::{Client, GenericClient, Row, Statement, Transaction};
 use service::database::retention::{self, OldRows, Retention};
-use service::database::{self, Tid};
-use service::ownership::{self, Ownership, Positions};
+use service::database::{self, Tid, check_sql};
+use service::ownership::{self, Ownership, PositionRows, Positions};
 use service::shutdown::Shutdown;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -136,16 +137,6 @@ pub struct Session {
     cache: AccountCache,
     dead_versions: DeadVersions,
     shutdown: Shutdown,
-}
-
-/// Where the accounts of a batch come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    /// From the cache and without locks. The statement that stores the batch checks them. No
-    /// outcomes of these commands are looked up.
-    Cached,
-    /// With locks, so that they stay as they are.
-    Locked,
 }
 
 /// What one transaction decided.
@@ -269,84 +260,93 @@ impl Session {
             let visit = self.client.execute(&self.statements.visit, &[&visited]);
             visit.map_err(step("visit dead versions"))?;
         }
-        let decided = if self.cache.begin_batch() {
-            let owned = self.ownership.as_ref().map(|ownership| ownership.owned().clone());
-            match self.try_transfer(&commands, positions, Reading::Cached) {
-                Err(Error::Claimed) => {
-                    if let (Some(ownership), Some(owned)) = (&mut self.ownership, owned) {
-                        ownership.restore(owned);
-                    }
-                    self.cache.record_conflict();
-                    self.try_transfer(&commands, positions, Reading::Locked)?
-                }
-                decided => {
-                    let decided = decided?;
-                    self.cache.record_success();
-                    decided
-                }
-            }
-        } else {
-            self.try_transfer(&commands, positions, Reading::Locked)?
+        let decided = match self.transfer_at_once(&commands, positions)? {
+            Some(decided) => decided,
+            None => self.transfer_locked(&commands, positions)?,
         };
         Ok(decided.outcomes(commands))
     }
 
-    /// See [`Self::transfer`].
-    ///
-    /// # Errors
-    /// With [`Reading::Cached`], [`Error::Claimed`] if another handler has changed one of the
-    /// accounts, or if a command has an outcome already.
-    fn try_transfer(
+    /// Decides `commands` from accounts in the cache, and stores everything by one statement. It
+    /// writes nothing if another handler has changed one of the accounts, or if a command has an
+    /// outcome already. Then, and in a pause of the cache, returns `None`.
+    fn transfer_at_once(
         &mut self,
         commands: &[ConfirmMoneyTransfer],
         positions: &Positions,
-        reading: Reading,
-    ) -> Result<Decided, Error> {
-        let Self { client, ownership, statements, cache, dead_versions, .. } = self;
-        let mut transaction = begin(client, ownership, positions)?;
-        let known = match reading {
-            Reading::Cached => HashMap::new(),
-            Reading::Locked => known_transfers(&mut transaction, statements, commands)?,
+    ) -> Result<Option<Decided>, Error> {
+        if !self.cache.begin_batch() {
+            return Ok(None);
+        }
+        let before = self.ownership.as_ref().map(|ownership| ownership.owned().clone());
+        let rows = match &mut self.ownership {
+            Some(ownership) => ownership.parameters(positions)?,
+            None => Some(PositionRows::default()),
         };
+        let Some(rows) = rows else { return Ok(None) };
+        let Self { client, ownership, statements, cache, .. } = self;
+        let ibans = named_ibans(commands.iter());
+        let (accounts, places) = cached_accounts(client, statements, cache, &ibans)?;
+        let batch = Batch::decide(commands, HashMap::new(), &ibans, accounts, &places);
+        failpoint::reach(Point::Commit);
+        match batch.store(client, &statements.store_at_once, &rows.parameters()) {
+            Ok(row) => {
+                let (partitions, places): (Vec<i32>, Vec<Tid>) = (row.get(4), row.get(5));
+                if let Some(ownership) = ownership {
+                    ownership.set_places(partitions.into_iter().zip(places));
+                }
+                cache.record_success();
+                Ok(Some(self.remember(batch, &row)))
+            }
+            Err(err) if err.is_failed_check() || err.is_duplicate() => {
+                if let (Some(ownership), Some(before)) = (ownership, before) {
+                    ownership.restore(before);
+                }
+                cache.record_conflict();
+                Ok(None)
+            }
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Decides `commands` in a transaction that locks their accounts.
+    fn transfer_locked(
+        &mut self,
+        commands: &[ConfirmMoneyTransfer],
+        positions: &Positions,
+    ) -> Result<Decided, Error> {
+        let Self { client, ownership, statements, .. } = self;
+        let mut transaction = begin(client, ownership, positions)?;
+        let known = known_transfers(&mut transaction, statements, commands)?;
         let is_new = |command: &&ConfirmMoneyTransfer| !known.contains_key(&command.id);
         let ibans = named_ibans(commands.iter().filter(is_new));
-        let (mut accounts, places) = match reading {
-            Reading::Cached => cached_accounts(&mut transaction, statements, cache, &ibans)?,
-            Reading::Locked => read_accounts(&mut transaction, &statements.lock_accounts, &ibans)?,
-        };
-        let mut before = Before::of(&ibans, &accounts, &places);
-        let mut first = HashMap::with_capacity(commands.len());
-        let mut decide = |(index, command): (usize, &ConfirmMoneyTransfer)| {
-            let decides = !known.contains_key(&command.id)
-                && *first.entry(command.id).or_insert(index) == index;
-            decides.then(|| domain::transfer(command, &mut accounts))
-        };
-        let new: Vec<_> = commands.iter().enumerate().map(&mut decide).collect();
-        let statement = match reading {
-            Reading::Cached => &statements.store_in_place,
-            Reading::Locked => &statements.store_transfers,
-        };
-        let decided_at =
-            store_transfers(&mut transaction, statement, &mut before, &accounts, commands, &new)?;
-        let Some(decided_at) = decided_at else {
-            return Err(match reading {
-                Reading::Cached => Error::Claimed,
-                Reading::Locked => {
-                    let text = "a locked account was changed".to_owned();
-                    database::Error::Foreign(text).into()
-                }
-            });
-        };
+        let (accounts, places) =
+            read_accounts(&mut transaction, &statements.lock_accounts, &ibans)?;
+        let batch = Batch::decide(commands, known, &ibans, accounts, &places);
+        let row = batch
+            .store(&mut transaction, &statements.store_transfers, &[])
+            .map_err(|err| if err.is_duplicate() { Error::Claimed } else { err.into() })?;
         failpoint::reach(Point::Commit);
         transaction.commit().map_err(step("commit transfers"))?;
-        let places = before.places.into_iter().zip(before.sequences);
-        for (iban, (place, sequence)) in before.ibans.into_iter().zip(places) {
-            if accounts[iban].sequence != sequence {
-                dead_versions.record(iban, place);
-            }
-            cache.insert(iban, &accounts[iban], place);
+        Ok(self.remember(batch, &row))
+    }
+
+    /// Adds the accounts of a batch to the cache, as they are after it. `row` is the result of the
+    /// statement that stored it.
+    fn remember(&mut self, batch: Batch<'_>, row: &Row) -> Decided {
+        let Batch { ibans, mut places, sequences, accounts, known, new, first, .. } = batch;
+        let (changed, new_places): (Vec<i64>, Vec<Tid>) = (row.get(1), row.get(2));
+        for (number, place) in changed.into_iter().zip(new_places) {
+            places[usize::try_from(number - 1).expect("they begin with 1")] = place;
         }
-        Ok(Decided { known, new, first, decided_at: decided_at.into() })
+        for (iban, (place, sequence)) in ibans.into_iter().zip(places.into_iter().zip(sequences)) {
+            if accounts[iban].sequence != sequence {
+                self.dead_versions.record(iban, place);
+            }
+            self.cache.insert(iban, &accounts[iban], place);
+        }
+        let decided_at: SystemTime = row.get(0);
+        Decided { known, new, first, decided_at: decided_at.into() }
     }
 
     /// The transaction id of the oldest snapshot that another session keeps, if there is one.
@@ -477,7 +477,7 @@ type Places = HashMap<String, Tid>;
 
 /// Returns the accounts with these ibans that exist. Reads only those that are not in the cache.
 fn cached_accounts(
-    transaction: &mut Transaction<'_>,
+    client: &mut impl GenericClient,
     statements: &Statements,
     cache: &mut AccountCache,
     ibans: &[&str],
@@ -495,7 +495,7 @@ fn cached_accounts(
         }
     }
     if !missing.is_empty() {
-        let (read, read_places) = read_accounts(transaction, &statements.accounts, &missing)?;
+        let (read, read_places) = read_accounts(client, &statements.accounts, &missing)?;
         accounts.extend(read);
         places.extend(read_places);
     }
@@ -503,11 +503,11 @@ fn cached_accounts(
 }
 
 fn read_accounts(
-    transaction: &mut Transaction<'_>,
+    client: &mut impl GenericClient,
     statement: &Statement,
     ibans: &[&str],
 ) -> Result<(Accounts, Places), Error> {
-    let rows = transaction.query(statement, &[&ibans]).map_err(step("read accounts"))?;
+    let rows = client.query(statement, &[&ibans]).map_err(step("read accounts"))?;
     let account = |row: &Row| Account {
         token: row.get(1),
         balance: Cents::new(row.get(2)),
@@ -517,98 +517,116 @@ fn read_accounts(
     Ok(rows.iter().map(|row| ((row.get(0), account(row)), (row.get(0), row.get(5)))).unzip())
 }
 
-/// The accounts of a batch before its decisions, by column.
-struct Before<'a> {
+/// A batch of commands with its decisions.
+struct Batch<'a> {
+    commands: &'a [ConfirmMoneyTransfer],
+    /// The accounts that exist, by column: as they were before the batch.
     ibans: Vec<&'a str>,
     balances: Vec<i64>,
     sequences: Vec<i64>,
-    /// Where their rows are. After the batch was stored, where they are now.
+    /// Where their rows were.
     places: Vec<Tid>,
+    /// The same accounts after the batch.
+    accounts: Accounts,
+    /// See [`Decided`].
+    known: HashMap<Uuid, TransferOutcome>,
+    new: Vec<Option<Result<Changes, Reason>>>,
+    first: HashMap<Uuid, usize>,
 }
 
-impl<'a> Before<'a> {
-    fn of(ibans: &[&'a str], accounts: &Accounts, places: &Places) -> Self {
+impl<'a> Batch<'a> {
+    /// Decides the commands that are not `known`, from `accounts`.
+    fn decide(
+        commands: &'a [ConfirmMoneyTransfer],
+        known: HashMap<Uuid, TransferOutcome>,
+        ibans: &[&'a str],
+        mut accounts: Accounts,
+        places: &Places,
+    ) -> Self {
         let ibans: Vec<&str> =
             ibans.iter().copied().filter(|iban| accounts.contains_key(*iban)).collect();
         let balances = ibans.iter().map(|iban| accounts[*iban].balance.get()).collect();
         let sequences = ibans.iter().map(|iban| accounts[*iban].sequence).collect();
         let places = ibans.iter().map(|iban| places[*iban]).collect();
-        Self { ibans, balances, sequences, places }
-    }
-}
-
-/// Stores the accounts and the new outcomes. Returns the time of the decision: it is read while
-/// all changed accounts are locked, so that it does not decrease with the sequence of an account.
-/// Returns `None` if an account is not as it was `before`; the transaction must then end.
-fn store_transfers(
-    transaction: &mut Transaction<'_>,
-    statement: &Statement,
-    before: &mut Before<'_>,
-    accounts: &Accounts,
-    commands: &[ConfirmMoneyTransfer],
-    new: &[Option<Result<Changes, Reason>>],
-) -> Result<Option<SystemTime>, Error> {
-    let after: Vec<&Account> = before.ibans.iter().map(|iban| &accounts[*iban]).collect();
-    let tokens: Vec<&str> = after.iter().map(|account| account.token.as_str()).collect();
-    let limits: Vec<i64> = after.iter().map(|account| account.limit.get()).collect();
-    let balances: Vec<i64> = after.iter().map(|account| account.balance.get()).collect();
-    let sequences: Vec<i64> = after.iter().map(|account| account.sequence).collect();
-    let rows: Vec<(&ConfirmMoneyTransfer, &Result<Changes, Reason>)> = commands
-        .iter()
-        .zip(new)
-        .filter_map(|(command, new)| Some((command, new.as_ref()?)))
-        .collect();
-    let ids: Vec<Uuid> = rows.iter().map(|(command, _)| command.id).collect();
-    let reasons: Vec<Option<&str>> =
-        rows.iter().map(|(_, result)| result.err().map(Reason::text)).collect();
-    // A rejection stores nothing of its command.
-    fn moved<'a, T>(
-        rows: &[(&'a ConfirmMoneyTransfer, &Result<Changes, Reason>)],
-        field: impl Fn(&'a ConfirmMoneyTransfer) -> T,
-    ) -> Vec<Option<T>> {
-        rows.iter().map(|(command, result)| result.is_ok().then(|| field(command))).collect()
-    }
-    let number =
-        |side: fn(&Changes) -> Option<Change>, field: fn(Change) -> i64| -> Vec<Option<i64>> {
-            rows.iter().map(|(_, result)| side(result.as_ref().ok()?).map(field)).collect()
+        let mut first = HashMap::with_capacity(commands.len());
+        let mut decide = |(index, command): (usize, &ConfirmMoneyTransfer)| {
+            let decides = !known.contains_key(&command.id)
+                && *first.entry(command.id).or_insert(index) == index;
+            decides.then(|| domain::transfer(command, &mut accounts))
         };
-    let (balance, sequence) =
-        (|change: Change| change.balance.get(), |change: Change| change.sequence);
-    let row = transaction
-        .query_one(
-            statement,
-            &[
-                &before.ibans,
-                &tokens,
-                &limits,
-                &before.balances,
-                &before.sequences,
-                &balances,
-                &sequences,
-                &before.places,
-                &ids,
-                &reasons,
-                &moved(&rows, |command| command.amount.get()),
-                &moved(&rows, |command| command.from.as_str()),
-                &moved(&rows, |command| command.to.as_str()),
-                &moved(&rows, |command| command.description.as_str()),
-                &number(|changes| changes.from, balance),
-                &number(|changes| changes.from, sequence),
-                &number(|changes| changes.to, balance),
-                &number(|changes| changes.to, sequence),
-            ],
-        )
-        .map_err(database::step("store the outcomes of transfers"))
-        .map_err(|err| if err.is_duplicate() { Error::Claimed } else { err.into() })?;
-    let as_before: i64 = row.get(0);
-    if usize::try_from(as_before) != Ok(before.ibans.len()) {
-        return Ok(None);
+        let new = commands.iter().enumerate().map(&mut decide).collect();
+        Self { commands, ibans, balances, sequences, places, accounts, known, new, first }
     }
-    let (changed, places): (Vec<i64>, Vec<Tid>) = (row.get(2), row.get(3));
-    for (number, place) in changed.into_iter().zip(places) {
-        before.places[usize::try_from(number - 1).expect("they begin with 1")] = place;
+
+    /// Stores the accounts and the new outcomes. `more` are the parameters of the statement after
+    /// those of the batch. The time of the decision is read while all changed accounts are locked,
+    /// so that it does not decrease with the sequence of an account.
+    ///
+    /// # Errors
+    /// The statement failed, and nothing was written.
+    fn store(
+        &self,
+        client: &mut impl GenericClient,
+        statement: &Statement,
+        more: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, database::Error> {
+        let after: Vec<&Account> = self.ibans.iter().map(|iban| &self.accounts[*iban]).collect();
+        let tokens: Vec<&str> = after.iter().map(|account| account.token.as_str()).collect();
+        let limits: Vec<i64> = after.iter().map(|account| account.limit.get()).collect();
+        let balances: Vec<i64> = after.iter().map(|account| account.balance.get()).collect();
+        let sequences: Vec<i64> = after.iter().map(|account| account.sequence).collect();
+        let rows: Vec<(&ConfirmMoneyTransfer, &Result<Changes, Reason>)> = self
+            .commands
+            .iter()
+            .zip(&self.new)
+            .filter_map(|(command, new)| Some((command, new.as_ref()?)))
+            .collect();
+        let ids: Vec<Uuid> = rows.iter().map(|(command, _)| command.id).collect();
+        let reasons: Vec<Option<&str>> =
+            rows.iter().map(|(_, result)| result.err().map(Reason::text)).collect();
+        // A rejection stores nothing of its command.
+        fn moved<'a, T>(
+            rows: &[(&'a ConfirmMoneyTransfer, &Result<Changes, Reason>)],
+            field: impl Fn(&'a ConfirmMoneyTransfer) -> T,
+        ) -> Vec<Option<T>> {
+            rows.iter().map(|(command, result)| result.is_ok().then(|| field(command))).collect()
+        }
+        let number =
+            |side: fn(&Changes) -> Option<Change>, field: fn(Change) -> i64| -> Vec<Option<i64>> {
+                rows.iter().map(|(_, result)| side(result.as_ref().ok()?).map(field)).collect()
+            };
+        let (balance, sequence) =
+            (|change: Change| change.balance.get(), |change: Change| change.sequence);
+        let amounts = moved(&rows, |command| command.amount.get());
+        let senders = moved(&rows, |command| command.from.as_str());
+        let receivers = moved(&rows, |command| command.to.as_str());
+        let descriptions = moved(&rows, |command| command.description.as_str());
+        let from = (number(|it| it.from, balance), number(|it| it.from, sequence));
+        let to = (number(|it| it.to, balance), number(|it| it.to, sequence));
+        let parameters: [&(dyn ToSql + Sync); BATCH_PARAMETERS] = [
+            &self.ibans,
+            &tokens,
+            &limits,
+            &self.balances,
+            &self.sequences,
+            &balances,
+            &sequences,
+            &self.places,
+            &ids,
+            &reasons,
+            &amounts,
+            &senders,
+            &receivers,
+            &descriptions,
+            &from.0,
+            &from.1,
+            &to.0,
+            &to.1,
+        ];
+        client
+            .query_one(statement, &[&parameters, more].concat())
+            .map_err(database::step("store the outcomes of transfers"))
     }
-    Ok(Some(row.get(1)))
 }
 
 fn stored_transfer(row: &Row) -> TransferOutcome {
@@ -663,22 +681,44 @@ const fn a_type_text(a_type: Atype) -> &'static str {
 const ACCOUNTS: &str = "SELECT iban, token, balance, overdraft_limit, sequence, ctid
                         FROM account WHERE iban = ANY($1)";
 
-/// Stores the accounts and the outcomes of a batch. `is_row` finds the row of an account.
+/// The number of parameters of [`Batch::store`], without more.
+const BATCH_PARAMETERS: usize = 18;
+
+/// Stores the accounts and the outcomes of a batch in the transaction that has locked the accounts.
+fn store_transfers_sql() -> String {
+    transfers_sql("", BY_KEY, "true", "")
+}
+
+/// Stores the accounts, the outcomes and the positions of a batch.
+fn store_at_once_sql() -> String {
+    transfers_sql(
+        &ownership::positions_sql(BATCH_PARAMETERS + 1),
+        IN_PLACE,
+        "(SELECT are_stored FROM positions)",
+        ", (SELECT partitions FROM positions), (SELECT places FROM positions)",
+    )
+}
+
+/// Stores the accounts and the outcomes of a batch if `condition` is true, and fails if an account
+/// is not as before. `is_row` finds the row of an account.
 ///
-/// The rows of `named` are in the order of their ibans, so accounts are locked in this
-/// order. A row with another state is not counted, and the caller rolls back.
+/// The rows of `named` are in the order of their ibans, so accounts are locked in this order.
 ///
-/// The insert has no ON CONFLICT, which costs one more index search and WAL record per
-/// row. It fails with a duplicate key if a command has an outcome already.
-fn store_transfers_sql(is_row: &str) -> String {
+/// The insert has no ON CONFLICT, which costs one more index search and WAL record per row. It
+/// fails with a duplicate key if a command has an outcome already.
+fn transfers_sql(with: &str, is_row: &str, condition: &str, columns: &str) -> String {
     let is_as_before = format!(
         "{is_row}
            AND (account.sequence, account.balance, account.overdraft_limit)
                = (named.sequence, named.balance, named.overdraft_limit)
            AND account.token = named.token COLLATE \"C\""
     );
+    let check = check_sql(&format!(
+        "{condition} AND changed + (SELECT count(*) FROM unchanged) = cardinality($1)"
+    ));
     format!(
-        "WITH named AS (
+        "WITH {with}
+     named AS (
          SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[],
                               $5::bigint[], $6::bigint[], $7::bigint[], $8::tid[])
              WITH ORDINALITY
@@ -687,7 +727,7 @@ fn store_transfers_sql(is_row: &str) -> String {
      changed AS (
          UPDATE account SET balance = new_balance, sequence = new_sequence FROM named
          WHERE {is_as_before}
-           AND new_sequence <> named.sequence
+           AND new_sequence <> named.sequence AND {condition}
          RETURNING number, account.ctid AS place),
      unchanged AS (
          SELECT 1 FROM account JOIN named ON {is_as_before}
@@ -705,7 +745,7 @@ fn store_transfers_sql(is_row: &str) -> String {
          FROM unnest($9::uuid[], $10::text[], $11::bigint[], $12::text[], $13::text[],
                      $14::text[], $15::bigint[], $16::bigint[], $17::bigint[],
                      $18::bigint[]) AS new, decision)
-     SELECT changed + (SELECT count(*) FROM unchanged), decided_at, numbers, places
+     SELECT decided_at, numbers, decision.places, {check}{columns}
      FROM decision"
     )
 }
@@ -735,7 +775,7 @@ struct Statements {
     accounts: Statement,
     lock_accounts: Statement,
     store_transfers: Statement,
-    store_in_place: Statement,
+    store_at_once: Statement,
     /// Reads accounts only so that PostgreSQL visits their pages.
     visit: Statement,
 }
@@ -773,8 +813,8 @@ impl Statements {
             )?,
             accounts: prepare(ACCOUNTS)?,
             lock_accounts: prepare(&format!("{ACCOUNTS} ORDER BY iban FOR NO KEY UPDATE"))?,
-            store_transfers: prepare(&store_transfers_sql(BY_KEY))?,
-            store_in_place: prepare(&store_transfers_sql(IN_PLACE))?,
+            store_transfers: prepare(&store_transfers_sql())?,
+            store_at_once: prepare(&store_at_once_sql())?,
             visit: prepare("SELECT count(sequence) FROM account WHERE iban = ANY($1)")?,
         })
     }

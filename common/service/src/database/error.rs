@@ -1,6 +1,6 @@
 //! Errors of database operations, and which of them are retryable.
 
-use postgres::error::SqlState;
+use postgres::error::{DbError, Severity, SqlState};
 
 /// A database operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,12 @@ impl Error {
         source.code() == Some(&SqlState::UNIQUE_VIOLATION)
     }
 
+    /// True for a failed [`check_sql`].
+    pub fn is_failed_check(&self) -> bool {
+        let Self::Step { source, .. } = self else { return false };
+        source.code() == Some(&SqlState::INVALID_TEXT_REPRESENTATION)
+    }
+
     /// True for a text with a NUL character, which PostgreSQL cannot store or compare.
     pub fn is_nul_in_text(&self) -> bool {
         let Self::Step { source, .. } = self else { return false };
@@ -60,6 +66,24 @@ impl Error {
 /// Adds the name of the failed step to an error of PostgreSQL.
 pub fn step(step: &'static str) -> impl FnOnce(postgres::Error) -> Error {
     move |source| Error::Step { step, source }
+}
+
+/// A column that fails its statement unless `condition` is true. So one statement can store changes
+/// and check them, without the round trips of a transaction. PostgreSQL has no function that only
+/// fails: this converts a text, which its log then shows, to a number.
+pub fn check_sql(condition: &str) -> String {
+    // Without the time the planner would convert the text already.
+    format!(
+        "CASE WHEN {condition} THEN 0
+         ELSE ('another session has changed a row: ' || clock_timestamp())::integer END"
+    )
+}
+
+/// True if the connection is lost, or ends with this error of the server. The statement may have
+/// been committed.
+pub fn is_session_lost(err: &postgres::Error) -> bool {
+    let severity = err.as_db_error().map(DbError::parsed_severity);
+    !matches!(severity, Some(Some(Severity::Error)))
 }
 
 /// False if the statement or its data are wrong. All other errors are transient: lost connections,

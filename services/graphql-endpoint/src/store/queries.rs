@@ -339,13 +339,13 @@ impl Store {
     /// Stores a transfer before its command is sent. If the uuid is known, returns the stored
     /// transfer instead.
     pub fn begin_transfer(&self, transfer: &StoredTransfer) -> Result<StoredTransfer, Error> {
-        self.query(
+        let added = self.query(
             "INSERT INTO transfer (uuid, content, from_party, command) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (uuid) DO NOTHING",
+             ON CONFLICT (uuid) DO NOTHING RETURNING uuid",
             parameters![transfer.uuid, transfer.content, transfer.from, transfer.command],
         )?;
-        let stored = self.transfer(transfer.uuid)?;
-        Ok(stored.unwrap_or_else(|| transfer.clone()))
+        let known = if added.is_empty() { self.transfer(transfer.uuid)? } else { None };
+        Ok(known.unwrap_or_else(|| transfer.clone()))
     }
 
     pub fn transfer(&self, uuid: Uuid) -> Result<Option<StoredTransfer>, Error> {

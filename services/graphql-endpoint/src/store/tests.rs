@@ -230,6 +230,51 @@ fn transfer_decided_again_keeps_its_first_record() {
     assert_eq!(database.store().by_iban("a", 10).unwrap(), expected);
 }
 
+/// A small batch is stored by one statement, which finds the positions by the places of their rows.
+#[test]
+#[ignore = "needs PostgreSQL: make test-integration"]
+fn small_batch_is_stored_with_its_positions() {
+    let database = Database::new();
+    let mut writer = database.writer();
+    let seize = |writer: &mut Writer<BalanceChanged>| {
+        writer.owning(|ownership, client| ownership.seize(client, &[3, 4])).unwrap();
+    };
+    seize(&mut writer);
+    let starts = BTreeMap::from([(3, 0), (4, 0)]);
+    writer.owning(|ownership, client| ownership.begin(client, &starts, None)).unwrap();
+    let mut listener =
+        NotificationListener::open(&database.config, &Arc::default(), &Shutdown::default())
+            .unwrap();
+    let mut store = |writer: &mut Writer<BalanceChanged>, numbers: [i64; 2]| {
+        let record = |number| record(number, "a", number, Some(Uuid::from_u128(number as u128)));
+        let batch = numbers.map(record);
+        let next = BTreeMap::from([(3, numbers[0]), (4, numbers[1])]);
+        let stored = writer.store(&batch, &next)?;
+        assert_eq!(published(&mut listener, Duration::from_secs(10)), stored);
+        Ok::<_, Error>(stored.len())
+    };
+    let positions = || {
+        let sql = "SELECT next_offset FROM topic_partition WHERE partition IN (3, 4)
+                   ORDER BY partition";
+        let rows = connect(&database.owner, "").unwrap().query(sql, &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>()
+    };
+    assert_eq!(store(&mut writer, [1, 2]).unwrap(), 2);
+    // As if another endpoint took each second number.
+    database.execute("ALTER SEQUENCE transaction_number_seq INCREMENT 2");
+    assert_eq!(store(&mut writer, [3, 4]).unwrap(), 2);
+    // The rows have other places.
+    database.execute("VACUUM FULL topic_partition");
+    assert_eq!(store(&mut writer, [5, 6]).unwrap(), 2);
+    assert_eq!(store(&mut writer, [6, 7]).unwrap(), 1, "one is known");
+    assert_eq!(positions(), [6, 7]);
+    seize(&mut database.writer());
+    let err = store(&mut writer, [8, 9]).unwrap_err();
+    assert!(matches!(err, Error::Database(database::Error::Fenced)), "{err}");
+    assert_eq!(positions(), [6, 7]);
+    assert_eq!(database.store().by_iban("a", 10).unwrap().len(), 7);
+}
+
 #[test]
 #[ignore = "needs PostgreSQL: make test-integration"]
 fn copied_batch_is_stored_once() {

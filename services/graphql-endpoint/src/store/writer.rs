@@ -8,12 +8,14 @@ use crate::transaction::Transaction;
 use avro::Record;
 use bank::limits::{BALANCE_CHANGED_BYTES_MAX, OUTCOME_BYTES_MAX};
 use bank::records::{AccountCreationConfirmed, BalanceChanged};
+use postgres::types::ToSql;
 use postgres::{Client, Row, Statement};
-use service::database;
-use service::ownership::{Ownership, Positions};
+use service::database::{self, Tid, check_sql, is_session_lost};
+use service::ownership::{Ownership, POSITION_PARAMETERS, PositionRows, Positions, positions_sql};
 use service::shutdown::Shutdown;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::SystemTime;
 use uuid::Uuid;
 
 /// Maximum length of an iban. ISO 13616 allows 34 characters, and an index entry has a limit.
@@ -45,6 +47,30 @@ pub trait Projection: Record + Send + 'static {
     ) -> Result<Vec<Transaction>, Error>
     where
         Self: Sized;
+
+    /// Inserts a small batch by one statement, which also stores its `positions` and notifies the
+    /// other endpoints in the name of `writer`. It writes nothing if another session has changed
+    /// one of the rows. `None` if the batch must be inserted in a transaction.
+    fn insert_at_once(
+        _client: &mut Client,
+        _statements: &Self::Statements,
+        _batch: &[PositionedRecord<Self>],
+        _positions: &PositionRows,
+        _writer: Uuid,
+    ) -> Option<Result<StoredAtOnce, postgres::Error>>
+    where
+        Self: Sized,
+    {
+        None
+    }
+}
+
+/// What one statement has stored.
+pub struct StoredAtOnce {
+    /// What clients receive.
+    transactions: Vec<Transaction>,
+    /// Where the rows of the positions are now, by partition.
+    places: Vec<(i32, Tid)>,
 }
 
 /// A record with its position.
@@ -65,6 +91,8 @@ fn unstorable_text(texts: &[&str]) -> Option<&'static str> {
     texts.iter().any(|text| text.contains('\0')).then_some("a text has a NUL character")
 }
 
+/// The number of [`NEW_COLUMNS`].
+const INSERT_PARAMETERS: usize = 10;
 /// Columns of a new transaction, apart from its number.
 const NEW_COLUMNS: &str = "iban, sequence, new_balance, changed_by, from_to, description,
      transfer_id, record_partition, record_offset, decided_at";
@@ -75,6 +103,7 @@ pub(super) const COPY_MIN: usize = 50;
 /// Statements of the table `transaction`.
 pub struct TransactionStatements {
     insert: Statement,
+    insert_at_once: Statement,
     insert_missing: Statement,
     numbers: Statement,
     copy: Statement,
@@ -101,8 +130,26 @@ impl Projection for BalanceChanged {
                                   $5::text[], $6::text[], $7::uuid[], $8::integer[], $9::bigint[],
                                   $10::timestamptz[])"
         );
+        let first = INSERT_PARAMETERS + 1;
+        let writer = first + POSITION_PARAMETERS;
+        let check = check_sql("are_stored");
+        let insert_at_once = format!(
+            "WITH {} stored AS (
+                 {insert} WHERE (SELECT are_stored FROM positions) RETURNING number),
+             numbers AS (
+                 SELECT array_agg(number) AS numbers,
+                        CASE WHEN max(number) - min(number) = count(*) - 1
+                             THEN min(number) || '-' || max(number)
+                             ELSE string_agg(number || '-' || number, ',') END AS ranges
+                 FROM stored)
+             SELECT numbers, partitions, places, {check},
+                    pg_notify('{CHANNEL}', ${writer}::text || ':' || ranges)
+             FROM numbers, positions",
+            positions_sql(first)
+        );
         Ok(TransactionStatements {
             insert: client.prepare(&format!("{insert} RETURNING number"))?,
+            insert_at_once: client.prepare(&insert_at_once)?,
             insert_missing: client
                 .prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?,
             numbers: client.prepare(
@@ -132,8 +179,36 @@ impl Projection for BalanceChanged {
         } else {
             copy_all(transaction, statements, batch).map_err(step("store transactions"))?
         };
-        Ok(numbers.into_iter().zip(batch).map(|(number, it)| it.stored_as(number)).collect())
+        Ok(numbered(numbers, batch))
     }
+
+    fn insert_at_once(
+        client: &mut Client,
+        statements: &TransactionStatements,
+        batch: &[PositionedRecord<Self>],
+        positions: &PositionRows,
+        writer: Uuid,
+    ) -> Option<Result<StoredAtOnce, postgres::Error>> {
+        if batch.is_empty() || batch.len() >= COPY_MIN {
+            return None;
+        }
+        let columns = Columns::of(batch);
+        let writer = writer.to_string();
+        let parameters = [&columns.parameters()[..], &positions.parameters(), &[&writer]].concat();
+        let row = client.query_one(&statements.insert_at_once, &parameters);
+        Some(row.map(|row| {
+            let (partitions, places): (Vec<i32>, Vec<Tid>) = (row.get(1), row.get(2));
+            StoredAtOnce {
+                transactions: numbered(row.get(0), batch),
+                places: partitions.into_iter().zip(places).collect(),
+            }
+        }))
+    }
+}
+
+/// The transactions of `batch`, which have these numbers in the same order.
+fn numbered(numbers: Vec<i64>, batch: &[PositionedRecord<BalanceChanged>]) -> Vec<Transaction> {
+    numbers.into_iter().zip(batch).map(|(number, it)| it.stored_as(number)).collect()
 }
 
 impl PositionedRecord<BalanceChanged> {
@@ -250,6 +325,9 @@ impl<R: Projection> Writer<R> {
         next: &BTreeMap<i32, i64>,
     ) -> Result<Vec<Transaction>, Error> {
         let positions = Positions { next: next.clone(), resume: next.clone() };
+        if let Some(stored) = self.store_at_once(batch, &positions)? {
+            return Ok(stored);
+        }
         match self.try_store(batch, &positions, false) {
             // The batch contains records that were stored before a crash. A check for duplicates in
             // every batch would double the cost of a row.
@@ -258,6 +336,36 @@ impl<R: Projection> Writer<R> {
             }
             stored => stored,
         }
+    }
+
+    /// See [`Self::store`]. Returns `None` if a transaction must store the batch.
+    fn store_at_once(
+        &mut self,
+        batch: &[PositionedRecord<R>],
+        positions: &Positions,
+    ) -> Result<Option<Vec<Transaction>>, Error> {
+        let before = self.ownership.owned().clone();
+        let Some(rows) = self.ownership.parameters(positions)? else { return Ok(None) };
+        let _watch = database::watch(&self.shutdown, "store records");
+        let (client, statements) = (&mut self.client, &self.statements);
+        match R::insert_at_once(client, statements, batch, &rows, self.id) {
+            Some(Ok(StoredAtOnce { mut transactions, places })) => {
+                self.ownership.set_places(places);
+                transactions.sort_unstable_by_key(|transaction| transaction.number);
+                return Ok(Some(transactions));
+            }
+            // The connection was lost while the statement was executed or committed.
+            Some(Err(err)) if is_session_lost(&err) => return Err(Error::Commit(err)),
+            Some(Err(err)) => {
+                let err = database::step("store transactions")(err);
+                if !err.is_failed_check() && !err.is_duplicate() {
+                    return Err(err.into());
+                }
+            }
+            None => {}
+        }
+        self.ownership.restore(before);
+        Ok(None)
     }
 
     /// See [`Self::store`]. An existing row is an error, unless `again`.
@@ -286,34 +394,67 @@ impl<R: Projection> Writer<R> {
     }
 }
 
+/// The parameters that insert transactions, by column.
+struct Columns<'a> {
+    ibans: Vec<&'a str>,
+    sequences: Vec<i64>,
+    balances: Vec<i64>,
+    changes: Vec<i64>,
+    parties: Vec<&'a str>,
+    descriptions: Vec<&'a str>,
+    transfers: Vec<Option<Uuid>>,
+    partitions: Vec<Option<i32>>,
+    offsets: Vec<Option<i64>>,
+    times: Vec<Option<SystemTime>>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(batch: &'a [PositionedRecord<BalanceChanged>]) -> Self {
+        fn column<'a, T>(
+            batch: &'a [PositionedRecord<BalanceChanged>],
+            field: impl Fn(&'a PositionedRecord<BalanceChanged>) -> T,
+        ) -> Vec<T> {
+            batch.iter().map(field).collect()
+        }
+        Self {
+            ibans: column(batch, |it| it.record.iban.as_str()),
+            sequences: column(batch, |it| it.record.sequence),
+            balances: column(batch, |it| it.record.new_balance.get()),
+            changes: column(batch, |it| it.record.changed_by.get()),
+            parties: column(batch, |it| it.record.from_to.as_str()),
+            descriptions: column(batch, |it| it.record.description.as_str()),
+            transfers: column(batch, |it| it.record.transfer_id),
+            partitions: column(batch, |it| it.position().0),
+            offsets: column(batch, |it| it.position().1),
+            times: column(batch, |it| it.record.decided_at?.system_time()),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); INSERT_PARAMETERS] {
+        let Self { ibans, sequences, balances, changes, parties, descriptions, .. } = self;
+        let Self { transfers, partitions, offsets, times, .. } = self;
+        [
+            ibans,
+            sequences,
+            balances,
+            changes,
+            parties,
+            descriptions,
+            transfers,
+            partitions,
+            offsets,
+            times,
+        ]
+    }
+}
+
 fn insert_all(
     transaction: &mut postgres::Transaction<'_>,
     insert: &Statement,
     batch: &[PositionedRecord<BalanceChanged>],
 ) -> Result<Vec<Row>, Error> {
-    fn column<'a, T>(
-        batch: &'a [PositionedRecord<BalanceChanged>],
-        field: impl Fn(&'a PositionedRecord<BalanceChanged>) -> T,
-    ) -> Vec<T> {
-        batch.iter().map(field).collect()
-    }
-    transaction
-        .query(
-            insert,
-            &[
-                &column(batch, |it| it.record.iban.as_str()),
-                &column(batch, |it| it.record.sequence),
-                &column(batch, |it| it.record.new_balance.get()),
-                &column(batch, |it| it.record.changed_by.get()),
-                &column(batch, |it| it.record.from_to.as_str()),
-                &column(batch, |it| it.record.description.as_str()),
-                &column(batch, |it| it.record.transfer_id),
-                &column(batch, |it| it.position().0),
-                &column(batch, |it| it.position().1),
-                &column(batch, |it| it.record.decided_at?.system_time()),
-            ],
-        )
-        .map_err(step("store transactions"))
+    let columns = Columns::of(batch);
+    transaction.query(insert, &columns.parameters()).map_err(step("store transactions"))
 }
 
 /// Takes a number for each record from the sequence, and stores the batch with them.
