@@ -45,7 +45,7 @@ impl Socket {
     }
 
     /// Waits until `until` for a message. The timeouts of sockets are not exact enough: Linux rounds
-    /// them up to its clock ticks of 4 ms, plus one, and a user would begin its steps late.
+    /// them up to clock ticks of 4 ms, plus one, and a user would begin its steps late.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         self.set_nonblocking(true)?;
         let received = self.poll(until);
