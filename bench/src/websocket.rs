@@ -44,8 +44,8 @@ impl Socket {
         sent.map_err(|source| failed(&self.url, source))
     }
 
-    /// Waits until `until` for a message. The timeouts of sockets are not exact enough: Linux rounds
-    /// them up to clock ticks of 4 ms, plus one, and a user would begin its steps late.
+    /// Waits until `until` for a message. The timeouts of sockets are not exact enough: Linux
+    /// rounds them up to clock ticks of 4 ms, plus one, and a user would begin its steps late.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         self.set_nonblocking(true)?;
         let received = self.poll(until);
