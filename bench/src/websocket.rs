@@ -48,7 +48,7 @@ impl Socket {
     /// rounds them up to clock ticks of 4 ms, plus one, and a user would begin its steps late.
     pub fn receive(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         self.set_nonblocking(true)?;
-        let received = self.poll(until);
+        let received = self.read_until(until);
         self.set_nonblocking(false)?;
         received
     }
@@ -58,7 +58,7 @@ impl Socket {
         set.map_err(|err| failed(&self.url, err.into()))
     }
 
-    fn poll(&mut self, until: Instant) -> Result<Option<Value>, Error> {
+    fn read_until(&mut self, until: Instant) -> Result<Option<Value>, Error> {
         loop {
             match self.socket.read() {
                 Ok(Message::Text(text)) => {
@@ -78,7 +78,7 @@ impl Socket {
                     if wait.is_zero() {
                         return Ok(None);
                     }
-                    let wait = Timespec::try_from(wait).expect("steps are seconds apart");
+                    let wait = Timespec::try_from(wait).expect("deadlines are seconds away");
                     let mut sockets = [PollFd::new(self.socket.get_ref(), PollFlags::IN)];
                     match poll(&mut sockets, Some(&wait)) {
                         // A wait is interrupted when the process continues after a stop.

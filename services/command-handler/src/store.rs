@@ -681,7 +681,7 @@ const fn a_type_text(a_type: Atype) -> &'static str {
 const ACCOUNTS: &str = "SELECT iban, token, balance, overdraft_limit, sequence, ctid
                         FROM account WHERE iban = ANY($1)";
 
-/// The number of parameters of [`Batch::store`], without more.
+/// The number of parameters of [`Batch::store`], apart from `more`.
 const BATCH_PARAMETERS: usize = 18;
 
 /// Stores the accounts and the outcomes of a batch in the transaction that has locked the accounts.

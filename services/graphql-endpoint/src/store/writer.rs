@@ -49,8 +49,8 @@ pub trait Projection: Record + Send + 'static {
         Self: Sized;
 
     /// Inserts a small batch by one statement, which also stores its `positions` and notifies the
-    /// other endpoints in the name of `writer`. It writes nothing if another session has changed
-    /// one of the rows. `None` if the batch must be inserted in a transaction.
+    /// other endpoints in the name of `writer`. It fails and writes nothing if a row exists, or if
+    /// the positions are not as expected. `None` if this record has no such statement.
     fn insert_at_once(
         _client: &mut Client,
         _statements: &Self::Statements,
@@ -133,6 +133,7 @@ impl Projection for BalanceChanged {
         let first = INSERT_PARAMETERS + 1;
         let writer = first + POSITION_PARAMETERS;
         let check = check_sql("are_stored");
+        // Its payload is one of `ranges`: numbers of fewer than COPY_MIN rows always fit.
         let insert_at_once = format!(
             "WITH {} stored AS (
                  {insert} WHERE (SELECT are_stored FROM positions) RETURNING number),
@@ -189,9 +190,6 @@ impl Projection for BalanceChanged {
         positions: &PositionRows,
         writer: Uuid,
     ) -> Option<Result<StoredAtOnce, postgres::Error>> {
-        if batch.is_empty() || batch.len() >= COPY_MIN {
-            return None;
-        }
         let columns = Columns::of(batch);
         let writer = writer.to_string();
         let parameters = [&columns.parameters()[..], &positions.parameters(), &[&writer]].concat();
@@ -325,10 +323,8 @@ impl<R: Projection> Writer<R> {
         next: &BTreeMap<i32, i64>,
     ) -> Result<Vec<Transaction>, Error> {
         let positions = Positions { next: next.clone(), resume: next.clone() };
-        if let Some(stored) = self.store_at_once(batch, &positions)? {
-            return Ok(stored);
-        }
-        match self.try_store(batch, &positions, false) {
+        let at_once = self.store_at_once(batch, &positions).transpose();
+        match at_once.unwrap_or_else(|| self.try_store(batch, &positions, false)) {
             // The batch contains records that were stored before a crash. A check for duplicates in
             // every batch would double the cost of a row.
             Err(Error::Database(err)) if err.is_duplicate() => {
@@ -338,17 +334,21 @@ impl<R: Projection> Writer<R> {
         }
     }
 
-    /// See [`Self::store`]. Returns `None` if a transaction must store the batch.
+    /// See [`Self::store`]. An existing row is an error. Returns `None` if the batch must be stored
+    /// in a transaction of several statements.
     fn store_at_once(
         &mut self,
         batch: &[PositionedRecord<R>],
         positions: &Positions,
     ) -> Result<Option<Vec<Transaction>>, Error> {
+        if batch.is_empty() || batch.len() >= COPY_MIN {
+            return Ok(None);
+        }
         let before = self.ownership.owned().clone();
         let Some(rows) = self.ownership.parameters(positions)? else { return Ok(None) };
         let _watch = database::watch(&self.shutdown, "store records");
         let (client, statements) = (&mut self.client, &self.statements);
-        match R::insert_at_once(client, statements, batch, &rows, self.id) {
+        let failed = match R::insert_at_once(client, statements, batch, &rows, self.id) {
             Some(Ok(StoredAtOnce { mut transactions, places })) => {
                 self.ownership.set_places(places);
                 transactions.sort_unstable_by_key(|transaction| transaction.number);
@@ -356,16 +356,14 @@ impl<R: Projection> Writer<R> {
             }
             // The connection was lost while the statement was executed or committed.
             Some(Err(err)) if is_session_lost(&err) => return Err(Error::Commit(err)),
-            Some(Err(err)) => {
-                let err = database::step("store transactions")(err);
-                if !err.is_failed_check() && !err.is_duplicate() {
-                    return Err(err.into());
-                }
-            }
-            None => {}
-        }
+            Some(Err(err)) => Some(database::step("store transactions")(err)),
+            None => None,
+        };
         self.ownership.restore(before);
-        Ok(None)
+        match failed {
+            Some(err) if !err.is_failed_check() => Err(err.into()),
+            _ => Ok(None),
+        }
     }
 
     /// See [`Self::store`]. An existing row is an error, unless `again`.
