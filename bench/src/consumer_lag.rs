@@ -2,16 +2,24 @@
 //! metrics of the services.
 
 use crate::error::Error;
+use crate::output;
 use crate::topic_reader::{Cluster, ends};
 use bank::topology::{
     BALANCE_CHANGED, CONFIRM_ACCOUNT_CREATION, CONFIRM_MONEY_TRANSFER, HEARTBEAT, TOPICS, Topic,
 };
 use messaging::KafkaClient;
+use service::shutdown::Shutdown;
 use std::ops::Sub;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Timeout of each request to the cluster.
 const WITHIN: Duration = Duration::from_secs(3);
+
+/// Interval of [`ConsumerLag::wait_for_endpoint`], and of its lines. The endpoint commits its
+/// offsets once a second.
+const LOOK: Duration = Duration::from_secs(1);
+/// Time without a stored balance change after which that wait fails.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A Kafka client that reads offsets.
 pub struct ConsumerLag(Box<dyn KafkaClient>);
@@ -52,6 +60,39 @@ impl ConsumerLag {
             lag += self.written(topic)? - done;
         }
         Ok(lag)
+    }
+
+    /// Waits until the graphql-endpoint has stored the balance changes that exist now: a user who
+    /// pays earlier waits for all of them.
+    ///
+    /// # Errors
+    /// It has stored none for [`PATIENCE`], or shutdown was requested.
+    pub fn wait_for_endpoint(&mut self, shutdown: &Shutdown) -> Result<(), Error> {
+        let written = self.written(&BALANCE_CHANGED)?;
+        let (mut last, mut moved) = (0, Instant::now());
+        loop {
+            let done = self.done("graphql-endpoint", &BALANCE_CHANGED)?;
+            let left = written - done;
+            if left <= 0 {
+                return Ok(());
+            }
+            if done != last {
+                (last, moved) = (done, Instant::now());
+            }
+            if moved.elapsed() > PATIENCE {
+                return Err(Error::Bank(format!(
+                    "the graphql-endpoint has stored no balance change for {} s, and {left} are \
+                     left; is it running? (make status, make logs)",
+                    PATIENCE.as_secs()
+                )));
+            }
+            if shutdown.wait(LOOK) {
+                return Err(Error::Stopped);
+            }
+            output::progress(&format!(
+                "Waiting for the graphql-endpoint, which has to store {left} balance changes"
+            ));
+        }
     }
 
     /// Reads all offsets: records written to the topics, and records consumed by the groups.

@@ -24,6 +24,7 @@ use crate::search::Search;
 use crate::simulated_users::{Driver, SimulatedUsers};
 use crate::stack::STACK;
 use crate::start::Start;
+use crate::topic_reader::Cluster;
 use clap::ValueEnum;
 use messaging::KafkaConfig;
 use rand::seq::SliceRandom;
@@ -194,10 +195,11 @@ pub fn run(start: &Start<'_>, options: &RunOptions) -> Result<ExitCode, Error> {
         ("RUNS", options.runs.to_string()),
         ("FAULTS", joined(&options.faults)),
     ];
+    let cluster = Cluster::from_env(&start.env)?;
     let mut load = HeartbeatLoad::open(start)?;
     let ended = (|| {
         // The same users take part in every run, since accounts can't be closed.
-        let users = SimulatedUsers::start(&driver, profile.users, &start.shutdown)?;
+        let users = SimulatedUsers::start(&driver, profile.users, &cluster, &start.shutdown)?;
         let searches = profile.bisections.is_some();
         let mut warm_up = if searches { WARM_UP_FIRST } else { WARM_UP };
         for round in 1..=options.runs {

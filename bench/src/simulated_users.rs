@@ -15,9 +15,11 @@ use self::graphql_user::GraphqlUser;
 pub use self::steps::tests::changed;
 pub use self::steps::{StepEnd, UserStep, UserSteps};
 use crate::browser::Chromium;
+use crate::consumer_lag::ConsumerLag;
 use crate::error::Error;
 use crate::output;
 use crate::schedule::Schedule;
+use crate::topic_reader::Cluster;
 use service::log::Chain;
 use service::shutdown::Shutdown;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -57,8 +59,15 @@ pub struct SimulatedUsers {
 }
 
 impl SimulatedUsers {
-    /// Logs in `count` new users and starts them.
-    pub fn start(driver: &Driver, count: u32, shutdown: &Shutdown) -> Result<Self, Error> {
+    /// Waits until the endpoint of `cluster` has stored what was written before. Then logs in
+    /// `count` new users and starts them.
+    pub fn start(
+        driver: &Driver,
+        count: u32,
+        cluster: &Cluster,
+        shutdown: &Shutdown,
+    ) -> Result<Self, Error> {
+        ConsumerLag::new(cluster).wait_for_endpoint(shutdown)?;
         let browser = match driver {
             Driver::Graphql(_) => None,
             Driver::Browser(_, program) => Some(Chromium::start(program)?),

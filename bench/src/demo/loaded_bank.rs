@@ -65,7 +65,7 @@ impl LoadedBank {
             heartbeat,
             database,
             kafka_client,
-            users: SimulatedUsers::start(&driver, users, &start.shutdown)?,
+            users: SimulatedUsers::start(&driver, users, cluster, &start.shutdown)?,
             user_count: users,
             user_steps: UserSteps::default(),
             graphql_url,
