@@ -9,7 +9,7 @@ use avro::Record;
 use bank::limits::{BALANCE_CHANGED_BYTES_MAX, OUTCOME_BYTES_MAX};
 use bank::records::{AccountCreationConfirmed, BalanceChanged};
 use postgres::types::ToSql;
-use postgres::{Client, Row, Statement};
+use postgres::{Client, Statement};
 use service::database::{self, Tid, check_sql, is_session_lost};
 use service::ownership::{Ownership, POSITION_PARAMETERS, PositionRows, Positions, positions_sql};
 use service::shutdown::Shutdown;
@@ -96,13 +96,12 @@ const INSERT_PARAMETERS: usize = 10;
 /// Columns of a new transaction, apart from its number.
 const NEW_COLUMNS: &str = "iban, sequence, new_balance, changed_by, from_to, description,
      transfer_id, record_partition, record_offset, decided_at";
-/// From this number of rows on, COPY costs less than INSERT, although it has two more round trips.
+/// From this number of rows on, COPY costs less than INSERT, although it has more round trips.
 /// docs/decisions/0058-copied-transactions.md has the figures.
 pub(super) const COPY_MIN: usize = 50;
 
 /// Statements of the table `transaction`.
 pub struct TransactionStatements {
-    insert: Statement,
     insert_at_once: Statement,
     insert_missing: Statement,
     numbers: Statement,
@@ -149,7 +148,6 @@ impl Projection for BalanceChanged {
             positions_sql(first)
         );
         Ok(TransactionStatements {
-            insert: client.prepare(&format!("{insert} RETURNING number"))?,
             insert_at_once: client.prepare(&insert_at_once)?,
             insert_missing: client
                 .prepare(&format!("{insert} ON CONFLICT DO NOTHING RETURNING {COLUMNS}"))?,
@@ -169,18 +167,14 @@ impl Projection for BalanceChanged {
         batch: &[PositionedRecord<Self>],
         again: bool,
     ) -> Result<Vec<Transaction>, Error> {
-        if again {
-            let rows = insert_all(transaction, &statements.insert_missing, batch)?;
-            return Ok(rows.iter().map(connection::transaction).collect());
-        }
-        // One number for each record, in the same order.
-        let numbers: Vec<i64> = if batch.len() < COPY_MIN {
-            let rows = insert_all(transaction, &statements.insert, batch)?;
-            rows.iter().map(|row| row.get(0)).collect()
+        let stored = if again {
+            transaction
+                .query(&statements.insert_missing, &Columns::of(batch).parameters())
+                .map(|rows| rows.iter().map(connection::transaction).collect())
         } else {
-            copy_all(transaction, statements, batch).map_err(step("store transactions"))?
+            copy_all(transaction, statements, batch).map(|numbers| numbered(numbers, batch))
         };
-        Ok(numbered(numbers, batch))
+        stored.map_err(step("store transactions"))
     }
 
     fn insert_at_once(
@@ -344,7 +338,6 @@ impl<R: Projection> Writer<R> {
         if batch.is_empty() || batch.len() >= COPY_MIN {
             return Ok(None);
         }
-        let before = self.ownership.owned().clone();
         let Some(rows) = self.ownership.parameters(positions)? else { return Ok(None) };
         let _watch = database::watch(&self.shutdown, "store records");
         let (client, statements) = (&mut self.client, &self.statements);
@@ -356,14 +349,11 @@ impl<R: Projection> Writer<R> {
             }
             // The connection was lost while the statement was executed or committed.
             Some(Err(err)) if is_session_lost(&err) => return Err(Error::Commit(err)),
-            Some(Err(err)) => Some(database::step("store transactions")(err)),
-            None => None,
+            Some(Err(err)) => database::step("store transactions")(err),
+            None => return Ok(None),
         };
-        self.ownership.restore(before);
-        match failed {
-            Some(err) if !err.is_failed_check() => Err(err.into()),
-            _ => Ok(None),
-        }
+        // The positions are not taken back: the next attempt stores the same ones.
+        if failed.is_failed_check() { Ok(None) } else { Err(failed.into()) }
     }
 
     /// See [`Self::store`]. An existing row is an error, unless `again`.
@@ -444,15 +434,6 @@ impl<'a> Columns<'a> {
             times,
         ]
     }
-}
-
-fn insert_all(
-    transaction: &mut postgres::Transaction<'_>,
-    insert: &Statement,
-    batch: &[PositionedRecord<BalanceChanged>],
-) -> Result<Vec<Row>, Error> {
-    let columns = Columns::of(batch);
-    transaction.query(insert, &columns.parameters()).map_err(step("store transactions"))
 }
 
 /// Takes a number for each record from the sequence, and stores the batch with them.
