@@ -171,13 +171,14 @@ build_from_source() {
       # destructors need no landing pads.
       flags+=" -Z use-sync-unwind=yes -C force-frame-pointers=yes -Z panic-in-drop=abort"
       flags+=" -C link-arg=--eh-frame-hdr"
-      # The unwinder was compiled with glibc's headers, which rename the function that prints its
-      # last message before it aborts.
+      # The unwinder was compiled with glibc's headers, which rename a function. See below.
       flags+=" -C link-arg=--defsym=__fprintf_chk=abort"
       features=optimize_for_size
       ;;
   esac
-  for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none; do
+  # printf takes 10 kB. Only two functions could call it: the unwinder before it aborts, and the one
+  # that names another thread, which nothing calls.
+  for arg in "$sysroot"/crt{1,i,n}.o --icf=all --build-id=none --defsym=vfprintf=abort; do
     flags+=" -C link-arg=$arg"
   done
   env RUSTC_BOOTSTRAP=1 RUSTC="$rustc" "CARGO_TARGET_${TARGET}_LINKER=$linker" \
