@@ -30,6 +30,8 @@ use uuid::Uuid;
 const BATCH_MAX: usize = 2000;
 /// Maximum wait of a poll. An idle thread notices a shutdown after this time.
 pub const POLL_WAIT: Duration = Duration::from_millis(100);
+/// Pause after records that no client waits for. It makes one database transaction of several.
+const UNPUBLISHED_PAUSE: Duration = Duration::from_millis(200);
 /// Interval of offset commits to Kafka.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Timeout of requests to the brokers that are repeated anyway.
@@ -293,7 +295,10 @@ impl<R: Projection> ServedPartitions<'_, R> {
     fn serve(&mut self, writer: &mut Writer<R>, client: &mut dyn KafkaClient) -> Result<(), Error> {
         let mut checked = Instant::now();
         while !self.worker.shutdown.requested() {
-            self.poll(writer)?;
+            let has_stored = self.poll(writer)?;
+            if has_stored && !R::IS_PUBLISHED {
+                self.worker.shutdown.wait(UNPUBLISHED_PAUSE);
+            }
             if self.committed.elapsed() >= COMMIT_INTERVAL {
                 self.commit(client);
             }
@@ -339,10 +344,13 @@ impl<R: Projection> ServedPartitions<'_, R> {
         }
     }
 
-    fn poll(&mut self, writer: &mut Writer<R>) -> Result<(), Error> {
+    /// Stores the next records. Returns false if there were none before the end of the wait.
+    fn poll(&mut self, writer: &mut Writer<R>) -> Result<bool, Error> {
         let mut batch = Vec::new();
         let mut positions = BTreeMap::new();
-        for data in self.consumer.poll(POLL_WAIT)? {
+        let polled = self.consumer.poll(POLL_WAIT)?;
+        let is_empty = polled.is_empty();
+        for data in polled {
             for record in data.records {
                 let (partition, offset) = (data.partition, record.offset);
                 match self.decode(&record)? {
@@ -360,7 +368,8 @@ impl<R: Projection> ServedPartitions<'_, R> {
             // Also moves past control records and the gaps of compaction.
             positions.insert(data.partition, data.next);
         }
-        self.store(writer, &mut batch, &mut positions)
+        self.store(writer, &mut batch, &mut positions)?;
+        Ok(!is_empty)
     }
 
     fn store(

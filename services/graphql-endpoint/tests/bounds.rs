@@ -6,12 +6,11 @@ mod support;
 use bank_tests::handler::Handler;
 use bank_tests::stack::{PATIENCE, Stack};
 use bank_tests::wait::until;
-use postgres::NoTls;
 use serde_json::{Value, json};
 use std::thread;
 use std::time::{Duration, Instant};
 use support::proxy::DatabaseProxy;
-use support::{Endpoint, deposit};
+use support::{Endpoint, deposit, transaction_database};
 use uuid::Uuid;
 
 /// The waits for connections and for results, and a margin for a slow machine.
@@ -55,8 +54,7 @@ fn errors(responses: &[Value], error: [&str; 2]) -> usize {
 
 /// Locks the transfers until the session is dropped.
 fn lock_transfers() -> postgres::Client {
-    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
-    let mut session = postgres::Client::connect(&url, NoTls).unwrap();
+    let mut session = transaction_database();
     session.batch_execute("BEGIN; LOCK TABLE transfer").unwrap();
     session
 }

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-use support::{Endpoint, change, deposit, name, record};
+use support::{Endpoint, change, deposit, name, opened, record, transaction_database};
 use uuid::Uuid;
 
 #[test]
@@ -246,6 +246,31 @@ fn account_is_shown_before_its_first_use() {
     }
 }
 
+/// A transaction of the database for each account would cost as much as one for a batch of
+/// transfers.
+#[test]
+#[ignore = "needs the stack: make test-integration"]
+fn opened_accounts_share_database_transactions() {
+    /// No account waits longer than this for the others of its transaction.
+    const PAUSE: Duration = Duration::from_millis(200);
+    let stack = Stack::shared();
+    let _endpoint = Endpoint::start(&stack);
+    let ibans: Vec<String> = (0..50).map(|_| bank_tests::nobody()).collect();
+    let (mut kafka, mut database) = (stack.kafka_client(), transaction_database());
+    let started = Instant::now();
+    for iban in &ibans {
+        post(&mut *kafka, &[opened(&stack, iban)]);
+    }
+    let count = "SELECT count(*), count(DISTINCT xmin::text) FROM opened_account
+                 WHERE iban = ANY($1)";
+    let transactions = until("all accounts are stored", PATIENCE, || {
+        let row = database.query_one(count, &[&ibans]).unwrap();
+        (row.get::<_, i64>(0) == 50).then(|| row.get::<_, i64>(1))
+    });
+    let pauses = started.elapsed().as_millis() / PAUSE.as_millis();
+    assert!(transactions as u128 <= pauses + 2, "{transactions} transactions, {pauses} pauses");
+}
+
 #[test]
 #[ignore = "needs the stack: make test-integration"]
 fn only_the_password_returns_the_account() {
@@ -403,8 +428,7 @@ fn stored_command_is_sent_with_the_current_id() {
         description: "before".to_owned(),
     });
     value[1..5].copy_from_slice(&stack.schema_ids["heartbeat"].to_be_bytes());
-    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
-    let mut database = postgres::Client::connect(&url, postgres::NoTls).unwrap();
+    let mut database = transaction_database();
     let sql = "INSERT INTO transfer (uuid, content, from_party, command)
                VALUES ($1, sha256(''), 'cash', $2)";
     database.execute(sql, &[&uuid, &value]).unwrap();

@@ -5,11 +5,10 @@ mod support;
 
 use bank_tests::handler::Handler;
 use bank_tests::stack::Stack;
-use postgres::NoTls;
 use serde_json::{Value, json};
 use std::thread;
 use support::proxy::DatabaseProxy;
-use support::{Endpoint, deposit, events, last_event};
+use support::{Endpoint, deposit, events, last_event, transaction_database};
 use tungstenite::Message;
 use uuid::Uuid;
 
@@ -164,8 +163,7 @@ fn ended_event_stream_has_a_code() {
 fn stored_reason_keeps_its_code() {
     let stack = Stack::shared();
     let endpoint = Endpoint::start(&stack);
-    let url = std::env::var("TRANSACTION_DATABASE_URL").unwrap();
-    let mut database = postgres::Client::connect(&url, NoTls).unwrap();
+    let mut database = transaction_database();
     // The second text is one of a command-handler with other rules.
     for (text, code) in [("amount too large", "AMOUNT_TOO_LARGE"), ("daily limit reached", "OTHER")]
     {

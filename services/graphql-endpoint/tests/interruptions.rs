@@ -4,13 +4,12 @@
 
 mod support;
 
-use avro::{Encoder, Record};
 use bank::money::Cents;
-use bank::records::{AccountCreationConfirmed, Atype, BalanceChanged};
+use bank::records::BalanceChanged;
 use bank::timestamp::Timestamp;
 use bank_tests::stack::{PATIENCE, Post, Stack, post};
 use bank_tests::wait::until;
-use postgres::{Client, NoTls, Row};
+use postgres::{Client, Row};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -18,9 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 use support::proxy::DatabaseProxy;
-use support::{Endpoint, change, read, record, subscribe};
+use support::{Endpoint, change, opened, read, record, subscribe, transaction_database};
 use tungstenite::{Message, WebSocket};
-use uuid::Uuid;
 
 /// How often PostgreSQL is killed.
 const KILLS: usize = 3;
@@ -105,16 +103,7 @@ fn lost_account_commit_ends_no_subscription() {
     let bank = Bank::start();
     let mut subscriber = bank.subscribe();
     bank.proxy.lose_next_commit_response("opened_account");
-    let topic = AccountCreationConfirmed::TOPIC;
-    let encoder = Encoder::with_id(bank.stack.schema_ids[topic.name]);
-    let opened = AccountCreationConfirmed {
-        id: Uuid::new_v4(),
-        iban: bank.iban.clone(),
-        token: "01234567890123456789".to_owned(),
-        a_type: Atype::Manual,
-    };
-    let opened = Post::keyed(&topic, opened.id.to_string(), encoder.encode(&opened));
-    post(&mut *bank.stack.kafka_client(), &[opened]);
+    post(&mut *bank.stack.kafka_client(), &[opened(&bank.stack, &bank.iban)]);
     until("the session is lost", PATIENCE, || {
         bank.endpoint.log().contains("session lost, reconnecting").then_some(())
     });
@@ -193,12 +182,6 @@ fn receive_until(over: &AtomicBool, endpoint: &Endpoint, iban: &str) -> BTreeMap
         }
     }
     received
-}
-
-fn transaction_database() -> Client {
-    let url = std::env::var("TRANSACTION_DATABASE_URL")
-        .expect("TRANSACTION_DATABASE_URL: make test-integration sets it");
-    Client::connect(&url, NoTls).unwrap()
 }
 
 /// The stored changes of the accounts, ordered by iban and sequence, with their numbers.

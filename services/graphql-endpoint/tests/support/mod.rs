@@ -5,11 +5,12 @@ pub mod proxy;
 
 use avro::{Encoder, Record};
 use bank::money::Cents;
-use bank::records::BalanceChanged;
+use bank::records::{AccountCreationConfirmed, Atype, BalanceChanged};
 use bank::timestamp::Timestamp;
 use bank_tests::stack::{PATIENCE, Post, Stack, binary};
 use bank_tests::wait::until;
 use free_port::free_port;
+use postgres::{Client, NoTls};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::net::TcpStream;
@@ -293,6 +294,26 @@ pub fn record(stack: &Stack, change: &BalanceChanged) -> Post {
     let topic = BalanceChanged::TOPIC;
     let encoder = Encoder::<BalanceChanged>::with_id(stack.schema_ids[topic.name]);
     Post::keyed(&topic, change.iban.clone(), encoder.encode(change))
+}
+
+/// The record of an account that was opened.
+pub fn opened(stack: &Stack, iban: &str) -> Post {
+    let topic = AccountCreationConfirmed::TOPIC;
+    let opened = AccountCreationConfirmed {
+        id: Uuid::new_v4(),
+        iban: iban.to_owned(),
+        token: "01234567890123456789".to_owned(),
+        a_type: Atype::Manual,
+    };
+    let encoder = Encoder::with_id(stack.schema_ids[topic.name]);
+    Post::keyed(&topic, opened.id.to_string(), encoder.encode(&opened))
+}
+
+/// A connection to the database of the endpoint.
+pub fn transaction_database() -> Client {
+    let url = std::env::var("TRANSACTION_DATABASE_URL")
+        .expect("TRANSACTION_DATABASE_URL: make test-integration sets it");
+    Client::connect(&url, NoTls).unwrap()
 }
 
 /// A new user name.
